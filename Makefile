@@ -1,0 +1,43 @@
+# Everything runs from .venv, installed from the lock files.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench lock clean help
+
+help: ## this text
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/runtime: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "durable-bridge needs Python 3.11 or newer; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: .venv/runtime requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: .venv/runtime ## the main job on embedded parts, ends with a table
+	$(BIN)/python -m demo
+
+test: .venv/dev ## the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: .venv/dev ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev ## all benchmarks, as JSON
+	$(BIN)/python -m benchmarks all --json
+
+lock: .venv/dev ## renew the lock files
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	  --group build pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	  --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what was built
+	rm -rf .venv .bridge .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,167 @@
+"""The seam to brokers: what the pipeline asks of one, and what it promises in return.
+
+A broker hands out deliveries and takes them back settled. It alone knows offsets, locks and commits; it knows nothing
+of rules and engines. All calls happen on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from bridge.message import Message, Position
+from bridge.provenance import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a broker can do; the contract suite asks for exactly this.
+
+    durable: survives a crash of the broker's process. groups: several processes share a subscription by partition.
+    commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
+    to a topic that can be subscribed to like any other. tombstones: a body may be absent.
+    """
+
+    name: str
+    durable: bool
+    groups: bool
+    commits: bool
+    dead_letter_topics: bool
+    tombstones: bool
+
+
+class Partition(Protocol):
+    """One ordered part of a subscription, for as long as it is assigned to us once (one epoch)."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def revoked(self) -> bool:
+        """True from the moment the partition is taken away; it never turns false again."""
+        ...
+
+    @property
+    def gap(self) -> int:
+        """Records fetched since the committable prefix ended: what a crash now would redeliver."""
+        ...
+
+    def pause(self) -> None:
+        """Fetch no more from this partition; membership is kept. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Fetch again. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Delivery(Protocol):
+    """A message and the right to settle it, once."""
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def position(self) -> Position: ...
+
+    @property
+    def partition(self) -> Partition: ...
+
+    @property
+    def attempt(self) -> int:
+        """How often the broker has delivered this message, from 1; 1 where the broker does not count."""
+        ...
+
+    async def complete(self) -> None:
+        """The message is done. May be made durable later, in a batch; never before all earlier effects are.
+
+        Raises: LockLost, PartitionRevoked (do not settle again), BrokerUnavailable (settle again).
+        """
+        ...
+
+    async def dead_letter(self, cause: Cause) -> None:
+        """Write the dead letter durably, then complete.
+
+        Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked.
+        """
+        ...
+
+    async def abandon(self) -> None:
+        """Give the message back unsettled: it will be redelivered, here or elsewhere. Never raises for a lost right."""
+        ...
+
+
+class Listener(Protocol):
+    """Told about assignments. The broker waits for `revoked` before it gives the partitions away."""
+
+    async def assigned(self, partitions: Sequence[Partition]) -> None: ...
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Drop what is queued from them and wait, within the broker's deadline, for what is in flight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeOptions:
+    """One source's wishes.
+
+    topics: one or more names. group: consumer group. start: `earliest` or `latest`, where a group has no position yet.
+    dead_letter: topic for dead letters, `{topic}` stands for the origin's name.
+    """
+
+    topics: tuple[str, ...]
+    group: str
+    start: str = "earliest"
+    dead_letter: str = "{topic}.dlq"
+
+
+class Subscription(Protocol):
+    """A live consumer."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Wait for deliveries, at most `limit`; empty only once the subscription is closed. Event-driven.
+
+        Raises: BrokerUnavailable when the broker is away; the caller may call again.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything completed so far is durably settled. Raises: BrokerUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Flush what was completed, give the rest back, leave the group. Idempotent. Wakes `receive`."""
+        ...
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """Per assigned (topic, partition): records behind the end that are not completed, as last known."""
+        ...
+
+
+class Broker(Protocol):
+    """A configured broker."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def features(self) -> Features: ...
+
+    async def start(self) -> None:
+        """Connect. Raises: BrokerUnavailable."""
+        ...
+
+    async def stop(self) -> None:
+        """Flush and disconnect. Idempotent."""
+        ...
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Subscription: ...
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        """Return when all messages are durably taken. Raises: BrokerUnavailable, PublishFailed."""
+        ...

@@ -1,0 +1,23 @@
+"""The seam to payload formats."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bridge.envelope import Envelope, Event
+from bridge.message import Message, Position
+
+
+class Codec(Protocol):
+    """Turns messages into envelopes and events into messages. Stateless; safe to share."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError, with a sentence that says what is wrong and never quotes the payload."""
+        ...
+
+    def encode(self, event: Event) -> Message:
+        """Raises: DecodeError when the event's data cannot be written in this format."""
+        ...

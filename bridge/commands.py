@@ -1,0 +1,155 @@
+"""What a rule asks of an engine. Every command is a frozen value: building one has no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class OnExisting(StrEnum):
+    """What to do when the instance that should start is already kept by the engine."""
+
+    IGNORE = "ignore"
+    """Count the message as a duplicate."""
+    RESTART = "restart"
+    """Replace a finished instance by a new one; a running one makes the message a duplicate."""
+    DEAD_LETTER = "dead_letter"
+
+
+class OnMissing(StrEnum):
+    """What to do when the instance that should be told something is not known."""
+
+    RETRY = "retry"
+    """Try again within the source's `retry.in_memory`, then dead-letter: the start may still be on its way."""
+    DEAD_LETTER = "dead_letter"
+    IGNORE = "ignore"
+
+
+class OnFinished(StrEnum):
+    """What to do when the instance that should be told something has finished."""
+
+    DEAD_LETTER = "dead_letter"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOrchestration:
+    """Start an orchestration under a deterministic instance id.
+
+    start_at: aware UTC time of the first turn. delay: seconds from the moment the engine is called. At most one is set.
+    """
+
+    orchestration: str
+    instance_id: str
+    input: Any = None
+    version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    start_at: datetime | None = None
+    delay: float | None = None
+    on_existing: OnExisting = OnExisting.IGNORE
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseEvent:
+    """Raise an external event to a running orchestration."""
+
+    instance_id: str
+    name: str
+    data: Any = None
+    on_missing: OnMissing = OnMissing.RETRY
+    on_finished: OnFinished = OnFinished.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrRaise:
+    """Start the orchestration with `input`; when it already runs, raise `event` with `data` instead."""
+
+    orchestration: str
+    instance_id: str
+    event: str
+    input: Any = None
+    data: Any = None
+    version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    on_finished: OnFinished = OnFinished.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask an orchestration to stop in its own way (a saga compensates) by raising the cancel event."""
+
+    instance_id: str
+    event: str = "cancel"
+    reason: str | None = None
+    on_missing: OnMissing = OnMissing.RETRY
+    on_finished: OnFinished = OnFinished.IGNORE
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Stop an orchestration at once. Nothing is compensated."""
+
+    instance_id: str
+    output: Any = None
+    recursive: bool = True
+    on_missing: OnMissing = OnMissing.RETRY
+    on_finished: OnFinished = OnFinished.IGNORE
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Pause an orchestration: it keeps what arrives and runs none of it."""
+
+    instance_id: str
+    reason: str | None = None
+    on_missing: OnMissing = OnMissing.RETRY
+    on_finished: OnFinished = OnFinished.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let a suspended orchestration go on."""
+
+    instance_id: str
+    reason: str | None = None
+    on_missing: OnMissing = OnMissing.RETRY
+    on_finished: OnFinished = OnFinished.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class SignalEntity:
+    """Send a one-way operation to a durable entity. `at` and `delay` (seconds) postpone it; at most one is set."""
+
+    entity: str
+    key: str
+    operation: str
+    input: Any = None
+    at: datetime | None = None
+    delay: float | None = None
+
+
+Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate | Suspend | Resume | SignalEntity
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of a decision, with the route it came from and the engine it goes to."""
+
+    route: str
+    command: Command
+    engine: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the rules say about one message.
+
+    routes: names of the routes that matched, in order. steps: the commands to execute, in order; empty when every
+    matching rule says `ignore`, when `for_each` gave nothing, or when nothing matched and the source ignores that.
+    """
+
+    routes: tuple[str, ...]
+    steps: tuple[Step, ...]

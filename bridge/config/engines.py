@@ -1,0 +1,58 @@
+"""Engines: where orchestrations live."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from bridge.config.types import Duration, Model, Size
+
+
+class WorkerConfig(Model):
+    """How the worker in this process runs workflows."""
+
+    max_orchestrations: int = Field(100, ge=1, description="Orchestration turns in progress at once.")
+    max_activities: int = Field(100, ge=1, description="Activities in progress at once.")
+    max_entities: int = Field(100, ge=1, description="Entity batches in progress at once.")
+    threads: int = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
+
+
+class EngineBase(Model):
+    timeout: Duration = Field(10.0, description="Deadline of one call to the engine.")
+    max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
+    worker: WorkerConfig = WorkerConfig()
+
+
+class EmbeddedEngineConfig(EngineBase):
+    """An engine inside the daemon, for one machine."""
+
+    type: Literal["embedded"]
+    path: str = Field(".bridge/engine", description="Directory of the engine's socket, relative to the config file.")
+    retention: Duration | None = Field(None, description="How long finished instances are kept; null: until exit.")
+
+
+class SchedulerEngineConfig(EngineBase):
+    """Azure Durable Task Scheduler, its emulator, or any Durable Task sidecar."""
+
+    type: Literal["scheduler"]
+    endpoint: str = Field("http://localhost:8080", description="The scheduler's endpoint; http is the emulator's.")
+    task_hub: str = Field("default", min_length=1, description="The task hub's name.")
+    credential: Literal["auto", "none", "default", "managed_identity", "workload_identity", "environment", "cli"] = (
+        Field("auto", description="auto: none for http endpoints, else DefaultAzureCredential.")
+    )
+    client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
+    token: SecretStr | None = Field(None, description="Bearer token for a sidecar that asks for one.")
+    retention: Duration | None = Field(
+        None, description="The scheduler's retention policy, for `bridge check` to compare."
+    )
+
+
+EngineConfig = Annotated[EmbeddedEngineConfig | SchedulerEngineConfig, Field(discriminator="type")]
+
+
+class WorkflowsConfig(Model):
+    """Modules whose orchestrators, activities and entities this worker runs."""
+
+    modules: tuple[str, ...] = ()
+    external: tuple[str, ...] = Field((), description="Orchestrations and entities that other workers run.")

@@ -1,0 +1,48 @@
+"""The seam to engines: anything that speaks the Durable Task sidecar protocol, reached through the SDK's own client."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bridge.engines.registry import Workflows
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.worker import TaskHubGrpcWorker
+
+
+class Engine(Protocol):
+    """A configured engine.
+
+    `durable` is False when acknowledged work is lost at exit; the daemon says so at start.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def durable(self) -> bool: ...
+
+    @property
+    def description(self) -> str:
+        """One line for the start-up banner: what and where, no secrets."""
+        ...
+
+    async def start(self) -> None:
+        """Raises: EngineError when the engine cannot be hosted; a remote engine that is away is not an error here."""
+        ...
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        ...
+
+    async def probe(self) -> None:
+        """Return when the engine answers. Raises: EngineOutage."""
+        ...
+
+    @property
+    def client(self) -> AsyncTaskHubGrpcClient:
+        """The SDK's asynchronous client; valid between start and stop."""
+        ...
+
+    def worker(self, workflows: Workflows) -> TaskHubGrpcWorker:
+        """A worker of the SDK with the workflows registered, not started. The caller starts and stops it."""
+        ...

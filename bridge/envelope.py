@@ -1,0 +1,54 @@
+"""A decoded message, with the attribute names of CloudEvents 1.0 (https://cloudevents.io, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.message import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What rules see of a message.
+
+    message_id is the identity that effects are deduplicated by: the source's `identity:` when it has one, else
+    CloudEvents `source` + `id`, else the broker's message id, else cluster/topic/partition/offset.
+    data is the decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
+    headers are text: undecodable bytes are replaced, and of a repeated name the last value wins.
+    """
+
+    message_id: str
+    id: str
+    source: str
+    type: str
+    data: Any
+    position: Position
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    timestamp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a workflow publishes, before a codec turns it into a message.
+
+    id must be made in the orchestrator (`ctx.new_uuid()`), so that a repeated publish carries the same one.
+    key: ordering key for the broker, None to let the broker spread. extensions: CloudEvents extension attributes.
+    """
+
+    id: str
+    source: str
+    type: str
+    data: Any = None
+    subject: str | None = None
+    time: str | None = None
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None

@@ -1,0 +1,201 @@
+"""Every error the bridge raises on purpose.
+
+    BridgeError
+      ConfigError                  the configuration is wrong; carries every problem, not the first
+      MessageError                 the message will never succeed                    -> dead_letter
+        DecodeError                the body is not what the codec expects
+        SchemaError                the payload breaks its JSON Schema
+        ExpressionError            an expression failed at run time
+        NoRoute                    no rule matched and the source says dead_letter
+        InvalidCommand             a rule produced a command no engine may be given
+      EngineError
+        InstanceAlreadyExists                                                        -> by on_existing
+        InstanceNotFound                                                             -> by on_missing
+        InstanceFinished                                                             -> by on_finished
+        EngineRejected             the engine refused this very request              -> dead_letter
+        EngineUnavailable          nobody answers                                    -> hold
+        EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
+        EngineDenied               credentials refused                               -> hold
+        EngineMisconfigured        missing task hub, unimplemented call              -> hold
+      BrokerError
+        BrokerUnavailable          reconnect with back-off, never settle
+        PublishFailed              the activity fails; the engine's retry policy owns it
+        LockLost                   do not settle, redelivery is coming
+        PartitionRevoked           do not settle, another member owns it
+        ClockSkew                  unready
+
+Foreign errors (gRPC, SQLite, client libraries) are translated where they enter and nowhere else. Anything that is
+not a BridgeError is a bug: it is logged with its traceback, counted, tried a bounded number of times and then
+dead-lettered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class BridgeError(Exception):
+    """Root of the tree. `reason` is a stable snake_case word for dead letters, metrics and logs."""
+
+    reason: ClassVar[str] = "bridge_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in the configuration, with where it is written.
+
+    `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`).
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{where} {self.path}: {self.what}" if self.path else f"{where}: {self.what}"
+
+
+class ConfigError(BridgeError):
+    """The configuration cannot be used."""
+
+    reason = "config_error"
+
+    def __init__(self, problems: list[Problem] | tuple[Problem, ...]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class MessageError(BridgeError):
+    """The message can never succeed."""
+
+    reason = "message_error"
+
+
+class DecodeError(MessageError):
+    """The body is not what the codec expects."""
+
+    reason = "decode_error"
+
+
+class SchemaError(MessageError):
+    """The payload breaks its schema."""
+
+    reason = "schema_error"
+
+
+class ExpressionError(MessageError):
+    """An expression failed for this message."""
+
+    reason = "expression_error"
+
+
+class NoRoute(MessageError):
+    """No rule matched the message."""
+
+    reason = "no_route"
+
+
+class InvalidCommand(MessageError):
+    """A rule produced a command that no engine may be given."""
+
+    reason = "invalid_command"
+
+
+class EngineError(BridgeError):
+    """The engine did not do what it was asked to."""
+
+    reason = "engine_error"
+
+
+class InstanceAlreadyExists(EngineError):
+    """An instance with this id is kept by the engine."""
+
+    reason = "instance_already_exists"
+
+
+class InstanceNotFound(EngineError):
+    """No instance with this id is known to the engine."""
+
+    reason = "instance_not_found"
+
+
+class InstanceFinished(EngineError):
+    """The instance is completed, failed or terminated."""
+
+    reason = "instance_finished"
+
+
+class EngineRejected(EngineError):
+    """The engine refused this very request; repeating it cannot help."""
+
+    reason = "engine_rejected"
+
+
+class EngineOutage(EngineError):
+    """Nothing is wrong with the message; the engine cannot take it now."""
+
+    reason = "engine_outage"
+
+
+class EngineUnavailable(EngineOutage):
+    """The engine does not answer."""
+
+    reason = "engine_unavailable"
+
+
+class EngineTimeout(EngineOutage):
+    """The engine did not answer in time; whether it acted is unknown."""
+
+    reason = "engine_timeout"
+
+
+class EngineDenied(EngineOutage):
+    """The engine refused our credentials."""
+
+    reason = "engine_denied"
+
+
+class EngineMisconfigured(EngineOutage):
+    """The task hub is missing or the engine does not know the call."""
+
+    reason = "engine_misconfigured"
+
+
+class BrokerError(BridgeError):
+    """The broker did not do what it was asked to."""
+
+    reason = "broker_error"
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker does not answer or has no room."""
+
+    reason = "broker_unavailable"
+
+
+class PublishFailed(BrokerError):
+    """The broker refused or did not confirm a published message."""
+
+    reason = "publish_failed"
+
+
+class LockLost(BrokerError):
+    """The right to settle this delivery has passed; it will be redelivered."""
+
+    reason = "lock_lost"
+
+
+class PartitionRevoked(BrokerError):
+    """The partition belongs to another consumer now."""
+
+    reason = "partition_revoked"
+
+
+class ClockSkew(BrokerError):
+    """The local clock and the broker's differ too much to trust locks."""
+
+    reason = "clock_skew"

@@ -1,0 +1,55 @@
+"""A message as a broker carries it: raw bytes, headers, key, and where it stood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Headers = tuple[tuple[str, bytes], ...]
+"""Headers in the broker's order; a name may occur more than once."""
+
+RESERVED_HEADER_PREFIX = "bridge."
+"""Headers below this prefix are ours; on an incoming message they are ignored unless the source is trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, undecoded. The same shape is received and published.
+
+    body: None is a tombstone (a Kafka record with a null value), which is not the same as an empty body.
+    key: the broker's ordering or compaction key (Kafka key, Service Bus session id), None when there is none.
+    timestamp: the broker's time for the message in seconds since the epoch, None when unknown or to be set.
+    message_id: the broker's own message id where the broker has one (Service Bus), else None.
+    content_type: the broker's content-type property where it has one; else taken from the header `content-type`.
+    """
+
+    body: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    timestamp: float | None = None
+    message_id: str | None = None
+    content_type: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of body, key and headers."""
+        size = len(self.body or b"") + len(self.key or b"")
+        for name, value in self.headers:
+            size += len(name) + len(value)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a message stands in its broker.
+
+    cluster: stable identity of the cluster or namespace, so that a mirrored topic does not collide.
+    topic: topic or entity path. partition: 0 where the broker has none. offset: offset or sequence number.
+    """
+
+    cluster: str
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.cluster}/{self.topic}/{self.partition}@{self.offset}"

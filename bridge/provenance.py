@@ -1,0 +1,91 @@
+"""What a dead letter tells about its origin, as `bridge.*` headers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
+
+REASON = RESERVED_HEADER_PREFIX + "reason"
+DETAIL = RESERVED_HEADER_PREFIX + "detail"
+ERROR = RESERVED_HEADER_PREFIX + "error"
+CLUSTER = RESERVED_HEADER_PREFIX + "cluster"
+TOPIC = RESERVED_HEADER_PREFIX + "topic"
+PARTITION = RESERVED_HEADER_PREFIX + "partition"
+OFFSET = RESERVED_HEADER_PREFIX + "offset"
+TIMESTAMP = RESERVED_HEADER_PREFIX + "timestamp"
+MESSAGE_ID = RESERVED_HEADER_PREFIX + "message-id"
+SOURCE = RESERVED_HEADER_PREFIX + "source"
+ROUTE = RESERVED_HEADER_PREFIX + "route"
+EXECUTED = RESERVED_HEADER_PREFIX + "executed"
+ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
+CONFIG = RESERVED_HEADER_PREFIX + "config"
+TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a delivery is dead-lettered.
+
+    reason: stable word (`BridgeError.reason`). detail: a sentence without payload. error: class name.
+    source: the source's name in the config. route: the route whose command failed, None before routing.
+    executed: routes whose commands the engine has taken already; a replay skips them.
+    attempts: how often the delivery was tried. config: version (content hash) of the configuration in force.
+    message_id: the envelope's identity when decoding got that far, so that a replay keeps it.
+    """
+
+    reason: str
+    detail: str
+    error: str
+    source: str
+    route: str | None = None
+    executed: tuple[str, ...] = ()
+    attempts: int = 1
+    config: str = ""
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a trusted replay source believes of an incoming dead letter."""
+
+    message_id: str | None
+    executed: tuple[str, ...]
+
+
+def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
+    """The message to write to the dead-letter topic: same key, payload and headers, plus the cause.
+
+    Older `bridge.*` headers are replaced, so that a message that dies twice tells its last cause and first origin.
+    """
+    kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
+    origin = {name: value for name, value in message.headers if name in (CLUSTER, TOPIC, PARTITION, OFFSET, TIMESTAMP)}
+    texts: dict[str, str] = {
+        REASON: cause.reason,
+        DETAIL: cause.detail,
+        ERROR: cause.error,
+        CLUSTER: position.cluster,
+        TOPIC: position.topic,
+        PARTITION: str(position.partition),
+        OFFSET: str(position.offset),
+        SOURCE: cause.source,
+        ATTEMPTS: str(cause.attempts),
+        CONFIG: cause.config,
+    }
+    if message.timestamp is not None:
+        texts[TIMESTAMP] = f"{message.timestamp:.3f}"
+    if cause.message_id is not None:
+        texts[MESSAGE_ID] = cause.message_id
+    if cause.route is not None:
+        texts[ROUTE] = cause.route
+    if cause.executed:
+        texts[EXECUTED] = ",".join(cause.executed)
+    added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
+    return replace(message, headers=kept + tuple(added.items()), timestamp=None)
+
+
+def read(message: Message) -> Provenance:
+    """Provenance of a dead letter that a source marked `trusted: replay` receives."""
+    found = {name: value.decode("utf-8", "replace") for name, value in message.headers}
+    executed = found.get(EXECUTED, "")
+    return Provenance(found.get(MESSAGE_ID), tuple(executed.split(",")) if executed else ())
