@@ -33,7 +33,7 @@ check: .venv/dev ## format, lint, types, layers
 bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json
 
-lock: .venv/dev ## renew the lock files
+lock: ## renew the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
 	  --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
