@@ -31,8 +31,9 @@ dead-lettered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class BridgeError(Exception):
@@ -45,7 +46,8 @@ class BridgeError(Exception):
 class Problem:
     """One thing that is wrong in the configuration, with where it is written.
 
-    `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`).
+    `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` is worth a look
+    and stops nothing.
     """
 
     file: str
@@ -53,10 +55,16 @@ class Problem:
     column: int
     path: str
     what: str
+    severity: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{where} {self.path}: {self.what}" if self.path else f"{where}: {self.what}"
+        what = self.what if self.severity == "error" else f"warning: {self.what}"
+        return f"{where} {self.path}: {what}" if self.path else f"{where}: {what}"
+
+
+Locate = Callable[[tuple[str | int, ...], str], Problem]
+"""Makes a Problem of a path in the configuration (`("routes", 2, "when")`) and what is wrong there."""
 
 
 class ConfigError(BridgeError):

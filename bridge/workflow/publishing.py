@@ -1,0 +1,51 @@
+"""Publish from an orchestrator: durable, under an id that every replay and retry repeats."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from durabletask import task
+
+PUBLISH_ACTIVITY = "bridge.publish"
+"""Name of the activity that the bridge's worker registers; it takes the dict that `publish` builds."""
+
+DEFAULT_RETRY = task.RetryPolicy(
+    first_retry_interval=timedelta(seconds=1),
+    max_number_of_attempts=10,
+    backoff_coefficient=2.0,
+    max_retry_interval=timedelta(minutes=1),
+)
+
+
+def publish(
+    ctx: task.OrchestrationContext,
+    target: str,
+    data: Any = None,
+    *,
+    type: str,  # noqa: A002 -- the CloudEvents attribute's name
+    subject: str | None = None,
+    key: str | None = None,
+    headers: dict[str, str] | None = None,
+    retry_policy: task.RetryPolicy | None = None,
+) -> task.Task[str]:
+    """Publish an event to a target of the configuration; `yield` the task. Its result is the event's id.
+
+    At least once: the id is made here (`ctx.new_uuid()`), so that consumers can drop repeats by it.
+    key: ordering key, by default the instance id, so that one workflow's events stay in order.
+    retry_policy: DEFAULT_RETRY when None.
+    """
+    return ctx.call_activity(
+        PUBLISH_ACTIVITY,
+        input={
+            "target": target,
+            "id": ctx.new_uuid(),
+            "type": type,
+            "time": ctx.current_utc_datetime.isoformat() + "Z",
+            "subject": subject,
+            "key": ctx.instance_id if key is None else key,
+            "headers": headers or {},
+            "data": data,
+        },
+        retry_policy=retry_policy or DEFAULT_RETRY,
+    )
