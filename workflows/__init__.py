@@ -1,6 +1,6 @@
 """Sample workflows: plain Durable Task functions and entities.
 
-The configuration names this package (`workflows: [workflows]`); all of `__all__` is registered under its own name.
+The configuration names this package (`workflows: [workflows]`), and the bridge finds them in its modules.
 """
 
 from workflows.account import CustomerAccount

@@ -71,6 +71,7 @@ class OffsetTracker:
             above += sorted(offset for offset in self._done if offset > self._last)
         return above
 
-    def is_open(self, offset: int) -> bool:
-        """Whether the record was fetched and is not done."""
-        return offset in self._open
+    @property
+    def outstanding(self) -> int:
+        """Records fetched and not done."""
+        return len(self._open)

@@ -13,7 +13,7 @@ from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.codecs.schema import Schema
 from bridge.envelope import Envelope
-from bridge.errors import ExpressionError
+from bridge.errors import DecodeError, ExpressionError
 from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
 
 IDENTITY_LIMIT = 512
@@ -21,7 +21,6 @@ IDENTITY_LIMIT = 512
 
 REQUIRED = frozenset({"id", "source", "type"})
 OPTIONAL = frozenset({"subject", "time", "datacontenttype", "dataschema"})
-Variables = Mapping[str, Any]
 
 
 class SourceDecoder:
@@ -32,19 +31,21 @@ class SourceDecoder:
         codec: Codec,
         limits: Limits = DEFAULT_LIMITS,
         *,
-        attributes: Mapping[str, Callable[[Variables], Any]] | None = None,
-        identity: Callable[[Variables], str] | None = None,
+        attributes: Mapping[str, Callable[[Any], Any]] | None = None,
+        identity: Callable[[Any], str] | None = None,
+        scope: Callable[..., Any] = dict,
         schema: Schema | None = None,
         trusted: Literal["replay"] | None = None,
     ) -> None:
-        """attributes, identity: called with the variables headers, key, topic, partition, offset, timestamp,
-        message_id (the broker's own, "" where it has none) and payload; key is "" and timestamp 0.0 where there is none.
+        """attributes, identity: called with what `scope` makes of the variables headers, key, topic, partition, offset,
+        timestamp, message_id (the broker's own) and payload, given as keywords; absent ones are None.
         trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
         """
         self._codec = codec
-        self._max_payload = limits
+        self._limits = limits
         self._attributes = tuple((attributes or {}).items())
         self._identity = identity
+        self._scope = scope
         self._schema = schema
         self._trusted = trusted == "replay"
         self._computed = bool(self._attributes) or identity is not None
@@ -53,7 +54,7 @@ class SourceDecoder:
         """Raises: DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
         body = message.body
         if body is not None:
-            check_size(body, self._max_payload)
+            check_size(body, self._limits)
         if not self._trusted:
             for name, _ in message.headers:
                 if name.startswith(RESERVED_HEADER_PREFIX):
@@ -73,16 +74,17 @@ class SourceDecoder:
         return envelope
 
     def _compute(self, envelope: Envelope, message: Message, position: Position) -> Envelope:
-        variables = {
-            "headers": envelope.headers,
-            "key": envelope.key or "",
-            "topic": position.topic,
-            "partition": position.partition,
-            "offset": position.offset,
-            "timestamp": envelope.timestamp or 0.0,
-            "message_id": message.message_id or "",
-            "payload": envelope.data,
-        }
+        # One for all expressions, so that what it converts it converts once
+        variables = self._scope(
+            headers=envelope.headers,
+            key=envelope.key,
+            topic=position.topic,
+            partition=position.partition,
+            offset=position.offset,
+            timestamp=envelope.timestamp,
+            message_id=message.message_id,
+            payload=envelope.data,
+        )
         changes: dict[str, Any] = {}
         extensions: dict[str, Any] | None = None
         for name, expression in self._attributes:
@@ -91,7 +93,7 @@ class SourceDecoder:
                 changes[name] = _required(name, value)
             elif name in OPTIONAL:
                 text = None if value is None else _text(name, value)
-                changes[name] = check_time(text) if name == "time" else text
+                changes[name] = _time(text) if name == "time" else text
             else:
                 if extensions is None:
                     extensions = dict(envelope.extensions)
@@ -117,7 +119,7 @@ def attribute_problem(name: str) -> str | None:
         return f"{name} cannot be set as an attribute"
     try:
         check_name(name)
-    except Exception:
+    except DecodeError:
         return "the name of an attribute is made of a-z and 0-9"
     return None
 
@@ -151,6 +153,13 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
     raise ExpressionError(f"the source's attribute {name} gives {type(value).__name__}, not text")
+
+
+def _time(text: str | None) -> str | None:
+    try:
+        return check_time(text)
+    except DecodeError:
+        raise ExpressionError("the source's attribute time gives no RFC 3339 timestamp for this message") from None
 
 
 def _extension(name: str, value: Any) -> str | int | bool:

@@ -13,8 +13,7 @@ import orjson
 from bridge.errors import DecodeError
 
 _OPEN, _CLOSE = b"[{", b"]}"
-_BRACKETS = _OPEN + _CLOSE
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in _BRACKETS)
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in _OPEN + _CLOSE + b'"')
 # Openers become +1 and closers -1 when read as signed bytes
 _SIGNS = bytes(1 if byte in _OPEN else 255 if byte in _CLOSE else byte for byte in range(256))
 # Digits become "0", minus stays, all else becomes blank: then a long integer is a substring search
@@ -54,9 +53,10 @@ def check_depth(body: bytes, max_depth: int) -> None:
     if b"\\" in body:
         # Runs of backslashes pair up from the left, so what is left before a quote escapes it
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside_strings = b"".join(body.split(b'"')[::2])
-    steps = memoryview(outside_strings.translate(_SIGNS, _NOT_BRACKETS)).cast("b")
-    if max(accumulate(steps), default=0) > max_depth:
+    # Two quotes without a bracket between them: taking both out leaves every bracket inside or outside as it was
+    marks = body.translate(_SIGNS, _NO_MARKS).replace(b'""', b"")
+    outside_strings = b"".join(marks.split(b'"')[::2])
+    if max(accumulate(memoryview(outside_strings).cast("b")), default=0) > max_depth:
         raise DecodeError(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
 
 

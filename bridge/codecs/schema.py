@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ import orjson
 
 from bridge.errors import SchemaError
 
+_LIMIT = 1024
 _SHOWN = 3
 _PATH_LIMIT = 120
 _TEXT_LIMIT = 200
@@ -69,7 +71,7 @@ class Schema:
             if self._validator.is_valid(data):
                 return
             errors = self._validator.iter_errors(data)
-            told = [_tell(error) for error, _ in zip(errors, range(_SHOWN), strict=False)]
+            told = [_tell(error) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
             raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error)}") from None
@@ -77,7 +79,8 @@ class Schema:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
             ) from None
-        raise SchemaError(f"the payload breaks {self.path.name}: {'; '.join(told)}{'; and more' if more else ''}")
+        text = f"the payload breaks {self.path.name}: {'; '.join(told)}{'; and more' if more else ''}"
+        raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
 
 
 def schema_problem(path: Path) -> str | None:

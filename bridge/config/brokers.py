@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bridge.config.types import Duration, Model, Name, Topic
+from bridge.config.types import Duration, Integer, Model, Name, Topic
 
 
 class LocalBrokerConfig(Model):
@@ -14,7 +14,7 @@ class LocalBrokerConfig(Model):
 
     type: Literal["local"] = Field(description="The kind of broker.")
     path: str = Field(".bridge/broker", description="Directory of the log, relative to the config file.")
-    partitions: int = Field(4, ge=1, le=1024, description="Partitions of a topic when it is created.")
+    partitions: Integer = Field(4, ge=1, le=1024, description="Partitions of a topic when it is created.")
     retention: Duration | None = Field(None, description="How long records are kept; null: for ever.")
     commit_interval: Duration = Field(0.05, description="How long completed records may wait to be committed together.")
 
@@ -32,4 +32,6 @@ class TargetConfig(Model):
         "cloudevents", description="Format of what is published; `cloudevents` is the structured form."
     )
     source: str = Field("durable-bridge", description="CloudEvents `source` of what is published here.")
-    timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried.")
+    timeout: Duration = Field(
+        30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried."
+    )

@@ -24,7 +24,9 @@ _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
 _MERGE = "<<"
 
 
-class _Broken(Exception):  # noqa: N818 -- internal: the rest of the file means nothing
+class _Broken(Exception):
+    """The rest of the file means nothing."""
+
     def __init__(self, mark: Mark, what: str) -> None:
         self.problem = mark.problem((), what)
 
@@ -92,14 +94,14 @@ def _remedy(what: str, text: str, line: int, column: int) -> str:
 
 @dataclass(slots=True)
 class _Frame:
-    """A container that is being read. `size` counts the values in it, `height` its deepest nesting."""
+    """A container that is being read. `size` counts its values, `height` is the deepest nesting in it."""
 
     node: MappingNode | None
     items: list[Node]
     mark: Mark
     anchor: str | None
     size: int = 1
-    height: int = 1
+    height: int = 0
     key: str | None = None
     key_mark: Mark | None = None
     merged: list[tuple[Mark, Node]] = field(default_factory=list)
@@ -139,6 +141,7 @@ class _Builder:
 
     def _mark(self, event: yaml.Event) -> Mark:
         at = event.start_mark
+        assert at is not None
         return Mark(self._file, at.line + 1, at.column + 1)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
@@ -157,8 +160,8 @@ class _Builder:
         self._count(mark, 1)
         node = ScalarNode(value, mark)
         if event.anchor:
-            self._anchors[event.anchor] = (node, 1, 1)
-        self._add(node, 1, 1)
+            self._anchors[event.anchor] = (node, 1, 0)
+        self._add(node, 1, 0)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         mark = self._mark(event)
@@ -194,7 +197,7 @@ class _Builder:
             self._merge(frame.node, frame.merged)
         if frame.anchor:
             self._open.discard(frame.anchor)
-            self._anchors[frame.anchor] = (node, frame.size, frame.height)
+            self._anchors[frame.anchor] = (node, frame.size, frame.height + 1)
         self._add(node, frame.size, frame.height + 1)
 
     def _count(self, mark: Mark, size: int, height: int = 0) -> None:

@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from bridge.config.types import Duration, Model, Size
+from bridge.config.types import Duration, Integer, Model, Size
 
 
 class WorkerConfig(Model):
     """How the worker in this process runs workflows."""
 
-    max_orchestrations: int = Field(100, ge=1, description="Orchestration turns in progress at once.")
-    max_activities: int = Field(100, ge=1, description="Activities in progress at once.")
-    max_entities: int = Field(100, ge=1, description="Entity batches in progress at once.")
-    threads: int = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
+    max_orchestrations: Integer = Field(100, ge=1, description="Orchestration turns in progress at once.")
+    max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
+    max_entities: Integer = Field(100, ge=1, description="Entity batches in progress at once.")
+    threads: Integer = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
 
 
 class EngineBase(Model):

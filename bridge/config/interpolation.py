@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|CONNECTION_?STRING|SAS", re.IGNORECASE)
 _FORBIDDEN = (
-    "`${...}` is only replaced below `brokers`, `engines` and `ops`; write `$${` for the characters themselves, or use `vars`"
+    "`${...}` is only replaced below `brokers`, `engines` and `ops`; use `vars`, or write `$${` for the characters"
 )
 
 
@@ -135,7 +135,5 @@ def interpolate(
         known = _Interpolation(environ, [], None).walk(directory, (), allowed=True)
         if isinstance(known, ScalarNode) and isinstance(known.value, str) and known.value:
             settings.secrets = resolve(directory.mark, known.value)
-    entries = {
-        key: settings.walk(value, (key,), allowed=key in SECTIONS) for key, _, value in document.items()
-    }
+    entries = {key: settings.walk(value, (key,), allowed=key in SECTIONS) for key, _, value in document.items()}
     return MappingNode(entries, document.keys, document.mark)

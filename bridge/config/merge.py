@@ -19,13 +19,16 @@ DEFAULTS = {"source": "sources", "route": "routes", "target": "targets", "broker
 def expand(document: MappingNode, problems: list[Problem]) -> MappingNode:
     """The document with its shorthands written out: `engine: {...}` and `workflows: [...]`."""
     if "engine" in document:
-        mark = document.keys["engine"]
-        if "engines" in document:
-            problems.append(mark.problem(("engine",), "`engine` is short for `engines: {default: ...}`; keep one of them"))
-        else:
-            engines = MappingNode({"default": document["engine"]}, {"default": mark}, document["engine"].mark)
-            document = document.with_entry("engines", mark, engines)
-        document = document.without("engine")
+        mark, engine = document.keys["engine"], document["engine"]
+        engines = document.entries.get("engines")
+        if engines is not None:
+            what = "`engine` is short for `engines: {default: ...}`; keep one of them"
+            problems.append(mark.problem(("engine",), what))
+        if not isinstance(engines, MappingNode):
+            engines = MappingNode({}, {}, engine.mark)
+        if "default" not in engines:
+            engines = engines.with_entry("default", mark, engine)
+        document = document.without("engine").with_entry("engines", document.keys.get("engines", mark), engines)
     workflows = document.entries.get("workflows")
     if isinstance(workflows, SequenceNode):
         mark = document.keys["workflows"]
@@ -63,7 +66,9 @@ def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> Map
     for position, item in enumerate(changed.items):
         name = _name(item)
         if name is None or not isinstance(item, MappingNode):
-            problems.append(item.mark.problem(("routes", position), "a route of an overlay needs the `name` it changes"))
+            problems.append(
+                item.mark.problem(("routes", position), "a route of an overlay needs the `name` it changes")
+            )
         elif name not in places:
             known = ", ".join(places) or "none"
             mark = item["name"].mark

@@ -10,14 +10,14 @@ from bridge.config.brokers import BrokerConfig, TargetConfig
 from bridge.config.engines import EngineConfig, WorkflowsConfig
 from bridge.config.routes import RouteConfig
 from bridge.config.sources import SourceConfig
-from bridge.config.types import Duration, Model, Name
+from bridge.config.types import Duration, Integer, Model, Name
 
 
 class HttpConfig(Model):
     """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8099, ge=0, le=65535, description="0 picks a free port.")
+    port: Integer = Field(8099, ge=0, le=65535, description="0 picks a free port.")
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
 
 
@@ -53,7 +53,9 @@ class BridgeConfig(Model):
     workflows: Annotated[WorkflowsConfig, BeforeValidator(_workflows)] = Field(
         WorkflowsConfig(), description="Workflows that run here; a list is short for `modules`."
     )
-    vars: dict[str, Any] = Field(default_factory=dict, description="Constants for expressions and templates, as `vars`.")
+    vars: dict[str, Any] = Field(
+        default_factory=dict, description="Constants for expressions and templates, as `vars`."
+    )
     brokers: dict[Name, BrokerConfig] = Field(min_length=1, description="Brokers by name.")
     targets: dict[Name, TargetConfig] = Field(
         default_factory=dict, description="Logical destinations that workflows publish to, by name."

@@ -1,4 +1,4 @@
-"""A configuration document as a tree whose every part knows where it is written. Values are frozen and may be shared."""
+"""A configuration document as a tree whose every part knows where it is written. Parts may be shared."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
 from bridge.config.types import Expression, Model, Name, Template
@@ -44,7 +44,11 @@ def _check_match_value(value: Any) -> Any:
     return value
 
 
-MatchKey = Annotated[str, AfterValidator(_check_match_key)]
+MatchKey = Annotated[
+    str,
+    AfterValidator(_check_match_key),
+    WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(MATCH_KEYS)}|(headers|payload|extensions)\..+)$"}),
+]
 MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
 
 
@@ -78,7 +82,8 @@ class RaiseEventVerb(Model):
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
     on_missing: OnMissing = Field(
-        OnMissing.RETRY, description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`."
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
@@ -103,7 +108,8 @@ class CancelVerb(Model):
     event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
     on_missing: OnMissing = Field(
-        OnMissing.RETRY, description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`."
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
@@ -115,7 +121,8 @@ class TerminateVerb(Model):
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
     on_missing: OnMissing = Field(
-        OnMissing.RETRY, description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`."
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
@@ -126,7 +133,8 @@ class SuspendVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
     on_missing: OnMissing = Field(
-        OnMissing.RETRY, description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`."
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
@@ -137,7 +145,8 @@ class ResumeVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
     on_missing: OnMissing = Field(
-        OnMissing.RETRY, description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`."
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
@@ -169,6 +178,14 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def wrong_verbs(given: list[str]) -> str | None:
+    """What is wrong with the verbs that a route has; None when there is exactly one."""
+    if len(given) == 1:
+        return None
+    said = f"has {' and '.join(given)}" if given else "has none"
+    return f"a route needs exactly one of {', '.join(VERBS)}; this one {said}"
+
+
 class RouteConfig(Model):
     """One rule. Exactly one verb says what to do."""
 
@@ -193,8 +210,13 @@ class RouteConfig(Model):
     engine: Name = Field("default", description="Name of the engine, from `engines`.")
     schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
     raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
-    start_or_raise: StartOrRaiseVerb | None = Field(None, description="Start an orchestration with the message as input, or raise it as an event when it already runs.")
-    cancel: CancelVerb | None = Field(None, description="Ask an orchestration to stop in its own way by raising a cancel event.")
+    start_or_raise: StartOrRaiseVerb | None = Field(
+        None,
+        description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
+    )
+    cancel: CancelVerb | None = Field(
+        None, description="Ask an orchestration to stop in its own way by raising a cancel event."
+    )
     terminate: TerminateVerb | None = Field(None, description="Stop an orchestration at once, without compensation.")
     suspend: SuspendVerb | None = Field(None, description="Pause an orchestration.")
     resume: ResumeVerb | None = Field(None, description="Let a suspended orchestration go on.")
@@ -203,10 +225,9 @@ class RouteConfig(Model):
 
     @model_validator(mode="after")
     def _one_verb(self) -> RouteConfig:
-        given = [verb for verb in VERBS if getattr(self, verb) is not None]
-        if len(given) != 1:
-            said = f"has {' and '.join(given)}" if given else "has none"
-            raise ValueError(f"a route needs exactly one of {', '.join(VERBS)}; this one {said}")
+        wrong = wrong_verbs([verb for verb in VERBS if getattr(self, verb) is not None])
+        if wrong is not None:
+            raise ValueError(wrong)
         return self
 
     @property

@@ -14,9 +14,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     StringConstraints,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
 )
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -53,9 +51,11 @@ def parse_size(value: Any) -> int:
 
 def format_duration(seconds: float) -> str:
     """`90s`, `250ms`, `7d`: the largest unit that needs no fraction, else seconds. Read back it is the same number."""
+    if seconds == 0:
+        return "0s"
     for unit in ("d", "h", "m", "s", "ms"):
         text = f"{seconds / _DURATION_UNITS[unit]:.0f}{unit}"
-        if seconds and parse_duration(text) == seconds:
+        if parse_duration(text) == seconds:
             return text
     return f"{Decimal(repr(seconds)):f}s"
 
@@ -88,13 +88,15 @@ class Model(BaseModel):
         hide_input_in_errors=True,
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError("expected a number, found a boolean")
-        return value
 
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found a boolean")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_boolean)]
+Number = Annotated[float, BeforeValidator(_refuse_boolean)]
 
 Duration = Annotated[
     float,
@@ -121,7 +123,8 @@ Size = Annotated[
 ]
 """Bytes, written plain or with a unit."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Name of a broker, target, source, route or engine."""
 
 Topic = Annotated[

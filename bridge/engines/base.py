@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bridge.engines.registry import Workflows
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.engines.registry import Workflows
 
 
 class Engine(Protocol):

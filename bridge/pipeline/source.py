@@ -99,6 +99,11 @@ class SourcePipeline:
         """The tasks that must not end by themselves; one that does has met a bug."""
         return (*self._workers, self._intake) if self._intake else ()
 
+    @property
+    def at_work(self) -> int:
+        """Deliveries that a worker has."""
+        return len(self._running)
+
     async def drain(self, deadline: float) -> None:
         """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
         self._stopping = True

@@ -16,7 +16,9 @@ NOT_AN_INDEX = "a list was indexed by something that is not an integer"
 NOT_A_CONTAINER = "a value that is neither a map nor a list was indexed"
 
 _KEY = re.compile(r'Key not found in map : "?(.*?)"?$', re.DOTALL)
-_OVERLOAD = re.compile(r"No matching overloads found : ((?:\([a-z0-9_]+\)\.)?[A-Za-z_@!=<>+\-*/%&|?:\[\]]+)(\([a-z0-9_, .<>]*\))?")
+_OVERLOAD = re.compile(
+    r"No matching overloads found : ((?:\([a-z0-9_]+\)\.)?[A-Za-z_@!=<>+\-*/%&|?:\[\]]+)(\([a-z0-9_, .<>]*\))?"
+)
 _PHRASES = (
     ("Applying SELECT to non-message type", NOT_A_MAP),
     ("Index error: expected integer", NOT_AN_INDEX),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cel_expr_python import cel
+
 from bridge.errors import ExpressionError
 from bridge.routing.syntax import Reading
 
@@ -21,9 +23,10 @@ Tree = Mapping[str, "Tree | None"]
 class Projection:
     """What one expression, or several, read of their variables. Compared by identity: see `Projections`."""
 
-    __slots__ = ("item", "parts")
+    __slots__ = ("env", "item", "parts")
 
-    def __init__(self, parts: tuple[tuple[str, Tree | None], ...]) -> None:
+    def __init__(self, env: cel.Env, parts: tuple[tuple[str, Tree | None], ...]) -> None:
+        self.env = env
         self.parts = parts
         self.item = any(name in ("item", "index") for name, _ in parts)
 
@@ -32,15 +35,15 @@ class Projections:
     """Gives equal projections one identity, so that the rules of a router share what was converted for a message."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Projection] = {}
+        self._known: dict[tuple[int, str], Projection] = {}
 
-    def of(self, readings: Iterable[Reading]) -> Projection:
-        """The projection that serves all these readings."""
+    def of(self, env: cel.Env, readings: Iterable[Reading]) -> Projection:
+        """The projection that serves all these readings in this environment."""
         roots: dict[str, Tree | None] = {}
         for reading in readings:
             roots[reading.variable] = _merged(roots.get(reading.variable, {}), reading.path)
         parts = tuple(sorted(roots.items()))
-        return self._known.setdefault(repr(parts), Projection(parts))
+        return self._known.setdefault((id(env), repr(parts)), Projection(env, parts))
 
 
 def _merged(tree: Tree | None, path: tuple[str, ...]) -> Tree | None:
@@ -57,7 +60,7 @@ def project(value: Any, tree: Tree | None) -> Any:
     """
     if tree is None:
         _refuse_unseen(value)
-        return value
+        return dict(value) if isinstance(value, Mapping) and value.__class__ is not dict else value
     if not isinstance(value, Mapping):
         if isinstance(value, list):
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -52,9 +53,6 @@ def _key(key: Any) -> str:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
-        # binascii lives behind base64's many modules; this is the one call that is needed
-        from binascii import b2a_base64
-
         return b2a_base64(value, newline=False).decode()
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -79,7 +77,7 @@ def text(value: Any) -> str:
     """
     kind = value.__class__
     if kind is str:
-        return value  # type: ignore[no-any-return] -- narrowed by its class
+        return value  # type: ignore[no-any-return]  # narrowed by its class
     if kind is int:
         try:
             return str(value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
 from durabletask import task
 from durabletask.client import OrchestrationState, TaskHubGrpcClient
@@ -40,8 +42,11 @@ class Hub:
             port = probe.getsockname()[1]
         self.backend = create_test_backend(port=port)
         self.backend.start()
-        self.client = TaskHubGrpcClient(host_address=f"localhost:{port}")
-        self.worker = TaskHubGrpcWorker(host_address=f"localhost:{port}")
+        quiet = logging.getLogger("tests.workflows")
+        quiet.setLevel(logging.WARNING)
+        self.client = TaskHubGrpcClient(host_address=f"localhost:{port}", logger=quiet)
+        self._answers()
+        self.worker = TaskHubGrpcWorker(host_address=f"localhost:{port}", logger=quiet)
         self.published: list[dict[str, Any]] = []
         self.reminders: list[dict[str, Any]] = []
         for orchestrator in (workflows.order_saga, workflows.approval, workflows.shipment_watch):
@@ -56,6 +61,17 @@ class Hub:
         for entity in (workflows.CustomerAccount, workflows.StockLevel):
             self.worker.add_entity(entity)
         self.worker.start()
+
+    def _answers(self) -> None:
+        """A gRPC server that has just started cancels a call now and then: ask until it answers."""
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.client.get_orchestration_state("nobody")
+                return
+            except grpc.RpcError:
+                assert time.monotonic() < ends
+                time.sleep(0.02)
 
     def _publish(self, ctx: task.ActivityContext, event: dict[str, Any]) -> str:
         self.published.append(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,14 +11,14 @@ from durabletask.entities import EntityInstanceId
 from .conftest import PATIENCE, Hub
 
 
-def settled(hub: Hub, entity: EntityInstanceId, field: str, wanted: Any) -> dict[str, Any]:
+def settled(hub: Hub, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
     """Wait until `field` of the state is `wanted`."""
     ends = time.monotonic() + PATIENCE
     while True:
         found = hub.client.get_entity(entity)
-        state = found.get_state(dict) if found is not None and found.includes_state else None
-        if state and state[field] == wanted:
-            return dict(state)
+        state = json.loads(found.get_state() or "{}") if found is not None else {}
+        if state.get(field) == wanted:
+            return state
         assert time.monotonic() < ends, f"{entity} is {state}"
         time.sleep(0.02)
 

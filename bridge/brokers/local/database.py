@@ -76,5 +76,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             raise BrokerError(f"{path} is a database of another program; choose another `path`")
-        script = f"BEGIN; {_SCHEMA} INSERT INTO cluster VALUES ('local-{secrets.token_hex(8)}');"
-        connection.executescript(f"{script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        # Under the lock nobody else makes it, and the version, set last, says that it is whole.
+        connection.executescript(f"BEGIN; {_SCHEMA}")
+        connection.execute("INSERT INTO cluster VALUES (?)", (f"local-{secrets.token_hex(8)}",))
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")

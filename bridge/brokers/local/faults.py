@@ -10,10 +10,11 @@ from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 
 _PROGRAMMING = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
 
+_HELD = "another process has held the write lock for too long; look for a stopped or hanging one"
 _SQLITE = {
     sqlite3.SQLITE_FULL: "the disk or quota is full; free some space",
-    sqlite3.SQLITE_BUSY: "another process has held the write lock for too long; look for a stopped or hanging process",
-    sqlite3.SQLITE_LOCKED: "another process has held the write lock for too long; look for a stopped or hanging process",
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
     sqlite3.SQLITE_CORRUPT: "the file is damaged; stop all processes that use it and restore it from a backup",
     sqlite3.SQLITE_NOTADB: "the file is not a SQLite database; move it away or choose another `path`",
     sqlite3.SQLITE_FORMAT: "the file is not a SQLite database; move it away or choose another `path`",
@@ -57,5 +58,5 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> BrokerError | None:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_TOOBIG or isinstance(error, sqlite3.DataError):
         return PublishFailed("a message is larger than the local broker can hold (about 1 GB)")
-    what = _SQLITE.get(code, f"SQLite reports {getattr(error, 'sqlite_errorname', type(error).__name__)}")
+    what = _SQLITE.get(code, f"SQLite reports: {error}")
     return BrokerUnavailable(f"local broker {path}: {what}")

@@ -28,13 +28,17 @@ INSERT INTO records (id, timestamp, appended, key_size, body_size, headers_size,
 SELECT value ->> 0, value ->> 1, ?, value ->> 2, value ->> 3, value ->> 4, substr(?, value ->> 5, value ->> 6)
 FROM json_each(?)
 """
-_ADVANCE = "UPDATE partitions SET next = given.value ->> 1 FROM json_each(?) AS given WHERE id = given.value ->> 0"
+_ADVANCE = """
+UPDATE partitions SET next = given.value ->> 1 FROM json_each(?) AS given WHERE partitions.id = given.value ->> 0
+"""
 _SIZES = """
 SELECT json_group_array(json_array(id - ?1, timestamp, key_size, body_size, headers_size)) FROM (
   SELECT id, timestamp, key_size, body_size, headers_size FROM records WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4
 )
 """
-_DATA = "SELECT CAST(group_concat(data, '') AS BLOB) FROM (SELECT data FROM records WHERE id BETWEEN ? AND ? ORDER BY id)"
+_DATA = (
+    "SELECT CAST(group_concat(data, '') AS BLOB) FROM (SELECT data FROM records WHERE id BETWEEN ? AND ? ORDER BY id)"
+)
 _ENDS = "SELECT json_group_array(json_array(id, next)) FROM partitions WHERE id IN (SELECT value FROM json_each(?))"
 _EXPIRE = """
 DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?) AND appended < ?

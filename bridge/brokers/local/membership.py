@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -44,8 +45,7 @@ class Membership:
 
     def leave(self) -> None:
         """Give all partitions back and be gone. Idempotent."""
-        for partition in tuple(self._owned):
-            self.disown(partition)
+        self.disown(tuple(self._owned))
         if self._presence is not None:
             with contextlib.suppress(OSError):
                 (self._members / self.member.id).unlink()
@@ -74,8 +74,9 @@ class Membership:
             self._owned[partition] = lock
         return True
 
-    def disown(self, partition: int) -> None:
-        """Let another own it. Idempotent."""
-        lock = self._owned.pop(partition, None)
-        if lock is not None:
-            lock.release()
+    def disown(self, partitions: Iterable[int]) -> None:
+        """Let others own them. Idempotent."""
+        for partition in partitions:
+            lock = self._owned.pop(partition, None)
+            if lock is not None:
+                lock.release()

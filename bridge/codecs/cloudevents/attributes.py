@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from bridge.envelope import Event
@@ -39,6 +40,8 @@ def check_version(value: Any) -> None:
 
 def check_required(value: Any, name: str) -> str:
     """Raises: DecodeError unless the value is a non-empty string without control characters."""
+    if type(value) is str and value and value.isprintable():
+        return value
     if value is None:
         raise DecodeError(f"the CloudEvent has no {name}")
     if type(value) is not str:
@@ -46,7 +49,7 @@ def check_required(value: Any, name: str) -> str:
     if not value:
         raise DecodeError(f"the CloudEvent attribute {name} is empty")
     # isprintable is the cheap test: what it refuses may still be allowed, like a no-break space
-    if not value.isprintable() and _FORBIDDEN.search(value):
+    if _FORBIDDEN.search(value):
         raise DecodeError(f"the CloudEvent attribute {name} holds control characters")
     return value
 
@@ -79,6 +82,7 @@ def check_time(value: Any) -> str | None:
     raise DecodeError("the CloudEvent attribute time is not an RFC 3339 timestamp like 2026-01-31T09:30:00Z")
 
 
+@lru_cache(maxsize=1024)
 def check_name(name: str) -> None:
     """Raises: DecodeError unless this can name an extension attribute."""
     if not _NAME.fullmatch(name):

@@ -26,20 +26,29 @@ PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
 _JSON = "application/json"
 
 
-def attributes_of(message: Message) -> dict[str, str]:
+def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
     """Attributes found in the headers, by name without prefix; empty when this is not binary mode.
 
+    headers: those of the message as text, undecodable bytes replaced.
     Raises: DecodeError when an attribute is not valid UTF-8.
     """
     found: dict[str, str] = {}
-    for header, value in message.headers:
+    for header, text in headers.items():
         if header.startswith(PREFIXES):
-            name = header[3:] if header.startswith("ce_") else header[12:]
+            if "\ufffd" in text:
+                _check_utf8(message, header)
+            found[header[3:] if header.startswith("ce_") else header[12:]] = text
+    return found
+
+
+def _check_utf8(message: Message, header: str) -> None:
+    """A replacement character may have been sent as such."""
+    for name, value in message.headers:
+        if name == header:
             try:
-                found[name] = value.decode()
+                value.decode()
             except UnicodeDecodeError:
                 raise DecodeError("a CloudEvent attribute in the headers is not valid UTF-8") from None
-    return found
 
 
 def decode_binary(

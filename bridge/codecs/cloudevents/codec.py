@@ -60,7 +60,7 @@ def _decode(message: Message, position: Position, limits: Limits) -> Envelope:
             raise DecodeError("the message is a batch of CloudEvents, which is not supported: send one event a message")
         if mode == "unknown":
             raise DecodeError("the message is a CloudEvent in a format other than JSON, which is not supported")
-    attributes = attributes_of(message) if headers else None
+    attributes = attributes_of(message, headers) if headers else None
     if attributes:
         return decode_binary(message, position, attributes, content_type, headers, limits)
     return decode_structured(message, position, headers, limits)

@@ -7,8 +7,6 @@ import binascii
 from typing import Any
 
 from bridge.codecs.cloudevents.attributes import (
-    CORE,
-    DATA,
     check_extension,
     check_optional,
     check_required,
@@ -26,7 +24,6 @@ from bridge.errors import DecodeError
 from bridge.message import Message, Position
 
 MEDIA = "application/cloudevents+json"
-_KNOWN = CORE | DATA
 
 
 def decode_structured(message: Message, position: Position, headers: dict[str, str], limits: Limits) -> Envelope:
@@ -38,29 +35,34 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
         if type(event) is list:
             raise DecodeError("the body is a JSON array; batches are not supported, send one CloudEvent a message")
         raise DecodeError("the body is JSON but not an object, so it is no CloudEvent")
-    get = event.get
     if "specversion" not in event:
         raise DecodeError(
             "the body has no specversion and the message has no ce_ headers, so it is no CloudEvent "
             "(plain JSON is read with codec: json)"
         )
-    check_version(get("specversion"))
-    id_ = check_required(get("id"), "id")
-    source = check_source(get("source"))
-    type_ = check_required(get("type"), "type")
-    content_type = check_optional(get("datacontenttype"), "datacontenttype")
-    extensions: dict[str, Any] = {}
-    for name, value in event.items():
-        if name not in _KNOWN and value is not None:
-            check_extension(name, value)
-            extensions[name] = value
-    data = get("data")
-    if get("data_base64") is not None:
+    pop = event.pop
+    check_version(pop("specversion"))
+    id_ = check_required(pop("id", None), "id")
+    source = check_source(pop("source", None))
+    type_ = check_required(pop("type", None), "type")
+    subject = check_optional(pop("subject", None), "subject")
+    time = check_time(pop("time", None))
+    content_type = check_optional(pop("datacontenttype", None), "datacontenttype")
+    schema = check_optional(pop("dataschema", None), "dataschema")
+    data = pop("data", None)
+    encoded = pop("data_base64", None)
+    if encoded is not None:
         if data is not None:
             raise DecodeError("the CloudEvent has both data and data_base64")
-        data = _decode_base64(event["data_base64"], content_type, limits)
+        data = _decode_base64(encoded, content_type, limits)
     elif content_type is not None:
         parse_content_type(content_type)
+    # What is left are extensions, and this dict is ours alone
+    absent = [name for name, value in event.items() if value is None]
+    for name in absent:
+        del event[name]
+    for name, value in event.items():
+        check_extension(name, value)
     return Envelope(
         identity(source, id_),
         id_,
@@ -68,11 +70,11 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
         type_,
         data,
         position,
-        check_optional(get("subject"), "subject"),
-        check_time(get("time")),
+        subject,
+        time,
         content_type,
-        check_optional(get("dataschema"), "dataschema"),
-        extensions,
+        schema,
+        event,
         headers,
         text_key(message.key),
         message.timestamp,

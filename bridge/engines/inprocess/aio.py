@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 - gRPC callers pass their deadline as `timeout`
 """An asynchronous in-process channel."""
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
                 context.finish()
                 raise aio_error(_failure(name, context, error)) from error
             context.finish()
-            if context._code is not None and (status := failure(name, context, None)) is not None:
+            if context.code() is not None and (status := failure(name, context, None)) is not None:
                 raise aio_error(status)
             return response
 

@@ -27,7 +27,7 @@ class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships n
         self._metadata = metadata
         self._deadline = deadline
         self._active = True
-        self._callbacks: list[Callable[[], None]] | None = None
+        self._callbacks: list[Callable[[], object]] | None = None
         self._code: Any = None
         self._details: str | None = None
         self._trailing: Any = ()
@@ -61,7 +61,7 @@ class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships n
         self._code, self._details = grpc.StatusCode.CANCELLED, "cancelled by the servicer"
         self.finish()
 
-    def add_callback(self, callback: Callable[[], None]) -> bool:
+    def add_callback(self, callback: Callable[[], object]) -> bool:
         with _callbacks_lock:
             if not self._active:
                 return False
@@ -116,12 +116,15 @@ class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships n
 class AioCallContext(CallContext):
     """The context of a servicer method that is a coroutine function: there, aborting is awaited."""
 
-    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+    async def abort(  # type: ignore[override]  # awaited there, so gRPC's two contexts differ
+        self, code: Any, details: str = "", trailing_metadata: Any = ()
+    ) -> NoReturn:
         self._trailing = trailing_metadata
         CallContext.abort(self, code, details)
 
-    async def abort_with_status(self, status: Any) -> NoReturn:
-        CallContext.abort_with_status(self, status)
+    async def abort_with_status(self, status: Any) -> NoReturn:  # type: ignore[override]  # awaited there
+        self._trailing = status.trailing_metadata or ()
+        CallContext.abort(self, status.code, status.details)
 
-    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:  # type: ignore[override]  # awaited there
         """Nobody reads it: the SDK never asks for initial metadata."""

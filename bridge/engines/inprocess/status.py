@@ -52,7 +52,9 @@ def failure(method: str, context: CallContext, error: BaseException | None) -> S
     """
     code, details = context.code(), context.details()
     if error is None:
-        return None if code is None or code == grpc.StatusCode.OK else (code, details or "", context.trailing_metadata())
+        return (
+            None if code is None or code == grpc.StatusCode.OK else (code, details or "", context.trailing_metadata())
+        )
     if isinstance(error, TimeoutError) and code is None:
         return timed_out(method)
     if not isinstance(error, Aborted) and code is None:

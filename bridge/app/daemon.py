@@ -1,0 +1,226 @@
+"""The daemon: sources, workers and the ops port of one process, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from durabletask.task import ActivityContext
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.watch import Watch
+from bridge.brokers.base import Broker
+from bridge.codecs import registry as codecs
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import stop_worker
+from bridge.errors import BridgeError, EngineOutage
+from bridge.ops import logging
+from bridge.ops.web import Web
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.pipeline.source import SourcePipeline
+from bridge.workflow import PUBLISH_ACTIVITY
+
+log = structlog.get_logger("bridge.daemon")
+
+
+class Daemon:
+    """One process of the bridge. `start`, then `wait`, then `stop`.
+
+    intake: consume the sources. worker: run the workflows.
+    """
+
+    def __init__(self, loaded: Loaded, *, intake: bool = True, worker: bool = True) -> None:
+        """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError."""
+        config = loaded.config
+        self.loaded = loaded
+        self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.engines = {name: build_engine(loaded, name, host=intake) for name in config.engines}
+        self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
+        self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
+        targets = {
+            name: Target(CommandExecutor(engine).execute, self.breakers[name]) for name, engine in self.engines.items()
+        }
+        self.sources: list[SourcePipeline] = (
+            [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []
+        )
+        self.publishing = Publishing(
+            {
+                name: PublishTarget(
+                    self.brokers[target.broker], target.topic, codecs.get(target.codec), target.source, target.timeout
+                )
+                for name, target in config.targets.items()
+            },
+            asyncio.get_running_loop(),
+        )
+        self.watch = Watch(
+            self.sources,
+            self.engines,
+            self.breakers,
+            self.publishing,
+            stuck_after=config.ops.stuck_after,
+            config_version=loaded.version,
+        )
+        self.web = Web(config.ops.http, self.watch.health, self.watch.metrics)
+        self._run_worker = worker
+        self._workers: list[TaskHubGrpcWorker] = []
+        self._opened: list[Broker | Engine] = []
+
+    @property
+    def url(self) -> str:
+        """Where health and metrics are served."""
+        return self.web.url
+
+    async def start(self) -> None:
+        """Open everything and begin. Raises: BridgeError when something cannot be opened; then nothing stays open."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def _start(self) -> None:
+        config = self.loaded.config
+        await self.web.start()
+        for engine in self.engines.values():
+            await engine.start()
+            self._opened.append(engine)
+            if not engine.durable:
+                log.warning(f"{engine.description}", action="start", engine=engine.name)
+        for broker in self.brokers.values():
+            await broker.start()
+            self._opened.append(broker)
+        for name, engine in self.engines.items():
+            try:
+                await engine.probe()
+            except EngineOutage as error:
+                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                self.breakers[name].trip(error)
+        if self._run_worker:
+            self._start_workers()
+        for source in self.sources:
+            await source.start()
+            log.info(
+                f"consuming {', '.join(source.settings.subscribe.topics)}",
+                action="consume",
+                source=source.settings.name,
+                broker=config.sources[source.settings.name].broker,
+                group=source.settings.subscribe.group,
+            )
+        self.watch.phase = "running"
+        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set. Raises what a task of the daemon died of: that is a bug."""
+        stopped = asyncio.ensure_future(stop.wait())
+        tasks = [task for source in self.sources for task in source.tasks]
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                task.result()
+                raise BridgeError(f"{task.get_name()} ended by itself")
+
+    async def stop(self, deadline: float) -> bool:
+        """Drain within `deadline` seconds and close everything. False when a worker would not stop. Idempotent."""
+        end = time.monotonic() + deadline
+        self.watch.phase = "draining"
+
+        def left() -> float:
+            return max(0.0, end - time.monotonic())
+
+        await asyncio.gather(*(source.drain(left() * 0.6) for source in self.sources))
+        stopped = await asyncio.gather(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        for breaker in self.breakers.values():
+            await breaker.stop()
+        for part in reversed(self._opened):
+            await part.stop()
+        self._opened.clear()
+        await self.web.stop()
+        self._workers.clear()
+        return all(stopped)
+
+    def _start_workers(self) -> None:
+        publishing = self.publishing
+
+        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
+            return publishing(request)
+
+        publish.__name__ = PUBLISH_ACTIVITY
+        workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
+        for engine in self.engines.values():
+            worker = engine.worker(workflows)
+            worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+            self._workers.append(worker)
+        log.info(
+            f"running {len(workflows.orchestrators)} orchestrations, {len(workflows.activities)} activities, "
+            f"{len(workflows.entities)} entities",
+            action="worker",
+        )
+
+
+def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
+
+    ready_file: written once everything runs, with the process id and the address of the ops port as JSON.
+    Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
+    """
+    logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
+    for warning in loaded.warnings:
+        log.warning(str(warning), action="check")
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        stopped = runner.run(_serve(loaded, intake, worker, ready_file))
+    if not stopped:
+        # A workflow thread that never returns would keep the interpreter from ending
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop)
+    daemon = Daemon(loaded, intake=intake, worker=worker)
+    await daemon.start()
+    try:
+        if ready_file is not None:
+            ready_file.write_bytes(orjson.dumps({"pid": os.getpid(), "http": daemon.url}))
+        await daemon.wait(stop)
+    finally:
+        log.info("draining", action="drain", deadline=loaded.config.ops.drain)
+        clean = await daemon.stop(loaded.config.ops.drain)
+        log.info("stopped", action="stop", clean=clean)
+    return clean
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("second signal, ending at once", action="stop")
+        os._exit(1)
+    stop.set()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()

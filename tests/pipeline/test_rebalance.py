@@ -1,0 +1,84 @@
+"""Partitions move in the middle of retries: nothing lost, each start executed once, order per key kept."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from bridge.app.composition import build_broker, build_source, load_config
+from bridge.commands import Command
+from bridge.errors import InstanceNotFound
+from bridge.pipeline.execution import Target
+
+from .harness import bench, message, offsets_by_key
+
+
+async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None:
+    rng = random.Random(11)
+
+    async def flaky(command: Command) -> None:
+        await asyncio.sleep(rng.random() * 0.002)
+        if rng.random() < 0.3:
+            raise InstanceNotFound("injected")
+
+    quick = "    retry: {initial: 1ms, max_delay: 20ms}"
+    async with bench(tmp_path, source=quick) as it:
+        it.faults.before = flaky
+        loaded = load_config([tmp_path / "bridge.yaml"])
+        await it.publish(*(message("start", f"k{number % 30}-{number}", f"k{number % 30}") for number in range(900)))
+        await it.source.start()
+        await it.settled(100)
+        for _ in range(3):
+            broker = build_broker(loaded, "local")
+            await broker.start()
+            target = Target(it.faults.execute, it.breaker)
+            other = build_source(loaded, "orders", {"local": broker}, {"default": target})
+            await other.start()
+            await it.until(lambda other=other: other.assignment, "the new member has its share")  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+            await asyncio.sleep(0.1)
+            assert other.ledger.balanced()
+            await other.drain(5)
+            assert other.ledger.in_flight == 0
+            await broker.stop()
+        await it.until(lambda: len({c.instance_id for c in it.faults.taken}) == 900, "all started")  # type: ignore[union-attr]  # schedules only
+        await it.until(lambda: it.source.ledger.in_flight == 0, "all settled")
+        first_effects = first_of(it.faults.taken)
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(first_effects).values())
+        assert len(it.faults.taken) == 900, "the engine took each start once; repeats met the existing instance"
+
+
+def first_of(commands: list[Command]) -> list[Command]:
+    """Each instance's first start only."""
+    seen: dict[str, Command] = {}
+    for command in commands:
+        seen.setdefault(command.instance_id, command)  # type: ignore[union-attr]  # schedules only
+    return list(seen.values())
+
+
+async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs(tmp_path: Path) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(command: Command) -> None:
+        if command.instance_id == "order-a-0":  # type: ignore[union-attr]  # schedules only
+            entered.set()
+            await leave.wait()
+
+    async with bench(tmp_path) as it:
+        it.faults.before = slow
+        await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
+        await it.source.start()
+        async with asyncio.timeout(30):
+            await entered.wait()
+        partitions = [partition for partition in it.source.assignment if partition.gap]
+        assert len(partitions) == 1
+        revoking = asyncio.create_task(it.source.revoked(partitions))
+        await it.until(lambda: it.source.ledger.abandoned["revoked"] == 4, "what waited is given back")
+        await asyncio.sleep(0.02)
+        assert not revoking.done(), "what runs is waited for"
+        leave.set()
+        async with asyncio.timeout(30):
+            await revoking
+        assert it.source.ledger.outcomes["executed"] == 1
+
+
