@@ -263,7 +263,7 @@ class CommandExecutor:
 
 def _same(serialized: str | None, data: Any) -> bool:
     """Whether an event in a history carries this data. Both are compared as JSON, as engines may reformat it."""
-    if serialized is None:
+    if not serialized:
         return data is None
     try:
         return bool(json.loads(serialized) == json.loads(json.dumps(data)))

@@ -223,6 +223,12 @@ class EngineContract:
         with pytest.raises(InstanceFinished):
             await station.executor.execute(RaiseEvent(instance_id, "approve", {"by": "bob"}))
 
+    async def test_repeated_raise_without_data_that_was_delivered_is_done(self, station: Station) -> None:
+        instance_id = await station.start("approval")
+        await station.executor.execute(RaiseEvent(instance_id, "approve"))
+        await station.finished(instance_id)
+        await station.executor.execute(RaiseEvent(instance_id, "approve"))
+
     async def test_start_or_raise(self, station: Station) -> None:
         instance_id = f"t-{uuid.uuid4().hex}"
         for number in (0, 1, 2):

@@ -167,7 +167,9 @@ class RefusingCredential(SlowCredential):
         raise azure.identity.CredentialUnavailableError("no identity here")
 
 
-@pytest.mark.parametrize(("credential", "expected"), [(SlowCredential, EngineTimeout), (RefusingCredential, EngineDenied)])
+@pytest.mark.parametrize(
+    ("credential", "expected"), [(SlowCredential, EngineTimeout), (RefusingCredential, EngineDenied)]
+)
 async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expected):
     monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", credential)
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, credential="default", timeout="300ms"))
