@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from bridge.app.composition import build_decoder, build_router, load_config, load_workflows
 from bridge.config.source import Loaded
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
+from bridge.routing import Router, lint, referenced_entities, referenced_orchestrations
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +47,35 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
     problems: list[Problem] = list(loaded.warnings)
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
-        problems += unknown_workflows(loaded, workflows)
+        problems += _unknown(loaded, workflows)
     for source in loaded.config.sources:
-        _collect(lambda source=source: build_decoder(loaded, source), problems)
-        _collect(lambda source=source: build_router(loaded, source, imports=imports), problems)
+        _collect(partial(build_decoder, loaded, source), problems)
+        if imports:
+            _collect(partial(build_router, loaded, source), problems)
+        else:
+            _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
     problems += lint(loaded.config, loaded.locate)
     return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
 
 
-def unknown_workflows(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
+def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
     """Orchestrations and entities that rules name and nobody runs."""
-    for index, route in enumerate(loaded.config.routes):
-        verb = getattr(route, route.verb)
-        for kind, known, names in (
-            ("orchestration", workflows.knows_orchestration, workflows.orchestrators),
-            ("entity", workflows.knows_entity, workflows.entities),
-        ):
-            name = getattr(verb, kind, None)
-            if isinstance(name, str) and not known(name):
-                yield loaded.locate(("routes", index, route.verb, kind), _unknown(kind, name, names, workflows.external))
+    for name, path in referenced_orchestrations(loaded.config):
+        if not workflows.knows_orchestration(name):
+            yield loaded.locate(path, _nobody("orchestration", name, workflows.orchestrators, workflows.external))
+    for name, path in referenced_entities(loaded.config):
+        if not workflows.knows_entity(name):
+            yield loaded.locate(path, _nobody("entity", name, workflows.entities, workflows.external))
 
 
-def _unknown(kind: str, name: str, names: Mapping[str, Any], external: frozenset[str]) -> str:
-    near = difflib.get_close_matches(name, [*names, *external], n=1)
-    meant = f"did you mean `{near[0]}`?" if near else f"the workflow modules have {', '.join(sorted(names)) or 'none'}"
-    return f"there is no {kind} `{name}`; {meant} What other workers run is listed under workflows.external"
+def _nobody(kind: str, name: str, known: Collection[str], external: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, [*known, *external], n=1)
+    has = f"the modules under `workflows` have {', '.join(sorted(known)) or 'none'};"
+    meant = f"did you mean `{near[0]}`?" if near else has
+    return f"there is no {kind} `{name}`; {meant} what other workers run is listed under `workflows.external`"
 
 
-def _collect(build: Callable[[], Any], problems: list[Problem]) -> Any:
+def _collect(build: Callable[[], T], problems: list[Problem]) -> T | None:
     """What `build` gives, or None after its problems were noted."""
     try:
         return build()
@@ -82,7 +87,9 @@ def _collect(build: Callable[[], Any], problems: list[Problem]) -> Any:
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:
     """Each once, by file and place: a rule that reads from two sources is compiled twice."""
     files = list(dict.fromkeys(problem.file for problem in problems))
-    return sorted(dict.fromkeys(problems), key=lambda problem: (files.index(problem.file), problem.line, problem.column))
+    return sorted(
+        dict.fromkeys(problems), key=lambda problem: (files.index(problem.file), problem.line, problem.column)
+    )
 
 
 def _counts(loaded: Loaded, workflows: Workflows | None) -> dict[str, int]:

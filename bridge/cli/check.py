@@ -87,9 +87,7 @@ def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int
 
 
 def _summary(report: Report, wrong: bool) -> str:
-    found = [
-        plural(count, noun) for count, noun in ((report.errors, "problem"), (report.warnings, "warning")) if count
-    ]
+    found = [plural(count, noun) for count, noun in ((report.errors, "problem"), (report.warnings, "warning")) if count]
     if wrong:
         return ", ".join(found)
     counts = [plural(count, noun) for noun, count in report.counts.items() if count]

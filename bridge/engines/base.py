@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def client(self) -> AsyncTaskHubGrpcClient:
-        """The SDK's asynchronous client; valid between start and stop."""
+        """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
         ...
 
     def worker(self, workflows: Workflows) -> TaskHubGrpcWorker:

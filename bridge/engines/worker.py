@@ -24,10 +24,22 @@ def concurrency(config: WorkerConfig) -> ConcurrencyOptions:
     )
 
 
+class _WithoutStops(logging.Filter):
+    """Drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
+
+
+_WITHOUT_STOPS = _WithoutStops()
+
+
 def quiet_logger(name: str) -> logging.Logger:
     """A logger for the SDK, whose clients and workers log every call at info."""
     logger = logging.getLogger(f"bridge.sdk.{name}")
     logger.setLevel(logging.WARNING)
+    logger.addFilter(_WITHOUT_STOPS)
     return logger
 
 

@@ -61,7 +61,7 @@ class Expression:
         except (RuntimeError, TypeError, SystemError, ExpressionError) as error:
             self._fail(error)
         if value is True or value is False:
-            return value  # type: ignore[no-any-return]  # narrowed by identity
+            return value
         return self._not_a_condition(self.value(scope))
 
     def value(self, scope: Scope) -> Any:
@@ -152,7 +152,7 @@ class PathExpression(Expression):
     def text(self, scope: Scope) -> str:
         value = self.value(scope)
         if value.__class__ is str:
-            return value  # type: ignore[no-any-return]  # narrowed by its class
+            return str(value)
         try:
             return text(value)
         except ExpressionError as error:

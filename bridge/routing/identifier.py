@@ -1,8 +1,8 @@
 """What ids, names and times an engine may be given.
 
-The limits are those of the Durable Task storage providers: at most 256 characters, no control characters, none of `/ \\ # ?`.
-Ids that begin with `@` are entities and those that begin with `bridge:` are the bridge's own, so that no payload can
-reach them.
+The limits are those of the Durable Task storage providers: at most 256 characters, no control characters, and none of
+`/ \\ # ?`. Ids that begin with `@` are entities and those that begin with `bridge:` are the bridge's own, so that no
+payload can reach them.
 """
 
 from __future__ import annotations

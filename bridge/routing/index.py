@@ -29,7 +29,7 @@ ATTRIBUTES: Mapping[str, Callable[[Envelope], Any]] = {
 }
 
 _COMBINATIONS = 1024
-"""Most value combinations one rule puts into the index; of a rule with more, the longest lists are tested one by one."""
+"""Most value combinations one rule puts into the index; of one with more, the longest lists are tested one by one."""
 
 Reader = Callable[[Envelope], Any]
 

@@ -104,7 +104,7 @@ def readings(text: str, variables: frozenset[str]) -> list[Reading]:
 
 
 def _member(found: list[Token], position: int) -> tuple[str | None, int, bool]:
-    """The member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, and True without `?`."""
+    """The member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, True without `?`."""
     mark = found[position].text if position < len(found) else ""
     if mark not in (".", "["):
         return None, 0, False

@@ -32,8 +32,7 @@ class Template:
 
     def render(self, scope: Scope) -> str:
         """Raises: ExpressionError when an expression fails, gives what is not text, or the text is not Unicode."""
-        parts = [part if part.__class__ is str else part.text(scope) for part in self._parts]  # type: ignore[union-attr]  # narrowed by its class
-        rendered = "".join(parts)  # type: ignore[arg-type]  # str on both branches
+        rendered = "".join([part if isinstance(part, str) else part.text(scope) for part in self._parts])
         if not rendered.isascii():
             try:
                 rendered.encode()

@@ -77,7 +77,7 @@ def text(value: Any) -> str:
     """
     kind = value.__class__
     if kind is str:
-        return value  # type: ignore[no-any-return]  # narrowed by its class
+        return str(value)
     if kind is int:
         try:
             return str(value)

@@ -43,9 +43,9 @@ def parent(ctx: task.OrchestrationContext, value: int):
 
 
 def countdown(ctx: task.OrchestrationContext, left: int):
-    if left == 0:
-        return "done"
-    ctx.continue_as_new(left - 1)
+    if left > 0:
+        ctx.continue_as_new(left - 1)
+    return "done"
 
 
 def reporting(ctx: task.OrchestrationContext, status: str):

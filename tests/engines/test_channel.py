@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - methods have the protocol's names
 """In-process channels: they must be indistinguishable from gRPC where the SDK looks."""
 
 from __future__ import annotations
@@ -205,6 +206,9 @@ async def test_closing_the_channel_ends_waits_and_refuses_calls():
 
 
 async def test_requests_over_the_limit_are_refused_as_grpc_does():
+    waiting = aio_stub(AioServicer(), max_request=1000)
+    with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+        await waiting.StartInstance(pb.CreateInstanceRequest(instanceId="x" * 1000))
     stub = aio_stub(MemoryBackend(), max_request=1000)
     await stub.GetInstance(pb.GetInstanceRequest(instanceId="x" * 900))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -244,11 +248,10 @@ def test_streams_end_with_the_servicers_status():
 
 
 async def test_aio_streams_end_with_the_servicers_status():
-    chunks = []
+    stream = aio_stub(Servicer()).StreamInstanceHistory(pb.StreamInstanceHistoryRequest())
+    await anext(stream)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for chunk in aio_stub(Servicer()).StreamInstanceHistory(pb.StreamInstanceHistoryRequest()):
-            chunks.append(chunk)
-    assert len(chunks) == 1
+        await anext(stream)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 

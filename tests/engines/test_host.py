@@ -18,6 +18,7 @@ from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.endpoint import LOCK, SOCKET
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.memory import MemoryBackend
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.factory import create
 from bridge.engines.scheduler import SchedulerEngine
@@ -259,6 +260,14 @@ async def test_the_socket_keeps_threads_for_quick_calls(tmp_path):
     await host.stop()
     await asyncio.gather(*waits, return_exceptions=True)
     await attached.stop()
+
+
+def test_a_wait_without_time_left_ends_at_once():
+    backend = MemoryBackend()
+    began = time.monotonic()
+    assert backend._wait_for_state("missing", lambda instance: True, 0.0) is None
+    assert time.monotonic() - began < WAIT
+    backend.close()
 
 
 async def test_descriptions_and_factory(tmp_path):

@@ -16,9 +16,8 @@ from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
-from bridge.engines.worker import stop_worker
 from bridge.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
-from tests.engines.contract import WAIT, workflows
+from tests.engines.contract import WAIT, station
 from tests.engines.sidecar import Sidecar
 
 
@@ -60,12 +59,10 @@ async def test_task_hub_and_token_reach_every_call(sidecar):
     sidecar.gate.token = "s3cret"
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, task_hub="orders", token="s3cret"))
     await engine.start()
-    worker = engine.worker(workflows())
-    worker.start()
-    await CommandExecutor(engine).execute(ScheduleOrchestration("chain", "a", 1))
-    await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
-    assert await engine.client.get_orchestration_history("a")
-    assert await stop_worker(worker, WAIT)
+    async with station(engine) as running:
+        await running.executor.execute(ScheduleOrchestration("chain", "a", 1))
+        await running.finished("a")
+        assert await engine.client.get_orchestration_history("a")
     await engine.stop()
     seen = sidecar.gate.seen
     assert {"StartInstance", "GetWorkItems", "CompleteActivityTask", "StreamInstanceHistory"} <= set(seen)

@@ -25,9 +25,9 @@ class LocalPartition:
     """Implements `bridge.brokers.base.Partition`. A new object for every assignment: the object is the epoch."""
 
     __slots__ = (
-        "_at", "_batches", "_changed", "_paused", "_returned", "_row", "_start", "_tracker", "buffered", "cluster",
-        "commits", "dead_letter_topic", "draining", "end", "id", "new_topic_partitions", "next_fetch", "number",
-        "revoked", "skipped", "topic",
+        "_at", "_batches", "_changed", "_paused", "_returned", "_row", "_start", "_tracker", "buffered", "buffered_bytes",
+        "cluster", "commits", "dead_letter_topic", "draining", "end", "id", "new_topic_partitions", "next_fetch", "number",
+        "revoked", "share", "skipped", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,9 @@ class LocalPartition:
         self.draining = False
         self.next_fetch = self.end = self._start = committed.next
         self.buffered = 0
+        self.buffered_bytes = 0
+        self.share = 0
+        """Bytes that may be read ahead; a single record may be larger. Set by the subscription."""
         self.skipped = 0
         self._tracker = OffsetTracker(committed.done)
         self._changed = changed
@@ -88,16 +91,21 @@ class LocalPartition:
         self.draining = True
         self._batches.clear()
         self._returned.clear()
-        self.buffered = 0
+        self.buffered = self.buffered_bytes = 0
 
     @property
     def has_room(self) -> bool:
         """Whether more may be read ahead."""
-        return self.buffered < FETCH_RECORDS and not self._paused and not self.draining
+        return (
+            self.buffered < FETCH_RECORDS
+            and self.buffered_bytes < self.share
+            and not self._paused
+            and not self.draining
+        )
 
-    def wish(self, size: int) -> Fetch:
-        """What to read next, in at most `size` bytes."""
-        return Fetch(self.id, self.next_fetch, FETCH_RECORDS, size)
+    def wish(self) -> Fetch:
+        """What to read next, when there is room."""
+        return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self.share - self.buffered_bytes)
 
     def add(self, batch: Batch) -> None:
         """Take what was read."""
@@ -112,6 +120,7 @@ class LocalPartition:
             )  # fmt: skip
         self.next_fetch = batch.rows[-1][0] + 1
         self.buffered += len(batch.rows)
+        self.buffered_bytes += len(batch.data)
         self._batches.append(batch)
 
     def take(self, limit: int) -> list[LocalDelivery]:
@@ -144,7 +153,7 @@ class LocalPartition:
             self.buffered -= stop - row
             self._row, self._at = stop, at
             if stop == len(batch.rows):
-                self._batches.popleft()
+                self.buffered_bytes -= len(self._batches.popleft().data)
                 self._row = self._at = 0
         return taken
 

@@ -154,8 +154,9 @@ class LocalSubscription:
         partitions = list(self._ownership.partitions.values())
         if not partitions:
             return False
-        size = BUFFER_BYTES // (2 * len(partitions))
-        wishes = [partition.wish(size) for partition in partitions if partition.has_room]
+        for partition in partitions:
+            partition.share = BUFFER_BYTES // len(partitions)
+        wishes = [partition.wish() for partition in partitions if partition.has_room]
         now = asyncio.get_running_loop().time()
         if not wishes and now < self._polled + self._check:
             return False

@@ -13,6 +13,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import database
 from bridge.brokers.local.faults import translate
 from bridge.brokers.local.lock import FileLock
+from bridge.brokers.local.waker import Wake
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
@@ -227,7 +228,7 @@ async def test_a_consumer_that_is_broken_does_not_look_idle(
     [group] = (harness.directory / "groups").iterdir()
     with FileLock.acquire(group / "members" / "0-garbled"):
         (group / "members" / "0-garbled").write_text("no JSON")
-        await broker.subscribe(SubscribeOptions(("orders",), "bridge"), Assignments())
+        subscription.wake(Wake.MEMBERS)
         with pytest.raises(BrokerUnavailable, match="unexpected JSONDecodeError, see the log"):
             await subscription.receive(1)
     assert "JSONDecodeError" in caplog.text
