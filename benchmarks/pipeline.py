@@ -1,7 +1,7 @@
 """What the bridge costs over a bare loop of the SDK's asynchronous client that schedules the same payloads.
 
 `added_micros`: per message, engine in process. `accepted_ratio_over_grpc`: rate with the bridge over the rate without,
-engine behind loopback gRPC in a process of its own. No workers run. The variants alternate; figures are medians of rounds.
+engine behind loopback gRPC in a process of its own. No workers run. The garbage collector is set as in the daemon. The variants alternate; figures are medians of rounds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from durabletask.client import AsyncTaskHubGrpcClient
 
 from benchmarks._sidecar import sidecar
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
+from bridge.app.daemon import tune_gc
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
@@ -140,5 +141,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
+    tune_gc()  # for both variants alike
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure())

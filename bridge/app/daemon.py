@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -183,6 +184,7 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
     logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
     for warning in loaded.warnings:
         log.warning(str(warning), action="check")
+    tune_gc()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         stopped = runner.run(_serve(loaded, intake, worker, ready_file))
     if not stopped:
@@ -191,6 +193,16 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def tune_gc() -> None:
+    """Let the cyclic garbage collector run less often.
+
+    A message makes a few hundred objects and no cycles; with the default thresholds the collector, which looks at all
+    that is alive, takes up to a quarter of a busy daemon's time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from bridge.app.composition import build_decoder, build_router
 from bridge.app.names import require
@@ -15,8 +15,6 @@ from bridge.errors import MessageError
 from bridge.message import Message, Position
 from bridge.routing import Explanation
 from bridge.settlement import Outcome
-
-End = Literal[Outcome.EXECUTED, Outcome.IGNORED, Outcome.DEAD_LETTERED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Answer:
     """
 
     source: str
-    outcome: End
+    outcome: Outcome
     envelope: Envelope | None = None
     explanation: Explanation | None = None
     reason: str | None = None

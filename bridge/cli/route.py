@@ -147,7 +147,7 @@ def _row(rule: Considered) -> tuple[str, str, str]:
 
 def _inequality(equality: Equality) -> str:
     expected = " or ".join(compact(value) for value in equality.expected)
-    actual = "missing" if equality.actual is None else f"'{equality.actual}'"
+    actual = "missing" if equality.actual is None else equality.actual
     return f"{equality.key} is {actual}, not {expected}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,8 +92,9 @@ async def test_suspend_and_resume(instances: Instances, prefix: str) -> None:
     await instances.start(Start("waits", None, prefix + "1"))
     await instances.wait(prefix + "1", "start", PATIENCE)
     await instances.suspend(prefix + "1", "the customer thinks")
-    while (await instances.show(prefix + "1")).status != "SUSPENDED":
-        pass
+    async with asyncio.timeout(PATIENCE):
+        while (await instances.show(prefix + "1")).status != "SUSPENDED":
+            await asyncio.sleep(0.01)
     await instances.raise_event(prefix + "1", "go", 1)
     await instances.resume(prefix + "1", None)
     await finish(instances, prefix + "1")
@@ -117,15 +120,19 @@ async def test_restart(instances: Instances, prefix: str) -> None:
     assert (await instances.show(other)).input == "again"
 
 
-async def test_rewind(instances: Instances, prefix: str, project: Path) -> None:
+async def test_rewind(instances: Instances, prefix: str) -> None:
     await instances.start(Start("breaks", None, prefix + "1"))
     await finish(instances, prefix + "1", "FAILED")
     failure = (await instances.show(prefix + "1")).failure
     assert failure is not None
     assert "the carrier does not answer" in failure["message"]
-    (project / "repaired").touch()
-    await instances.rewind(prefix + "1", "the carrier is back")
-    await finish(instances, prefix + "1")
+    repaired: Path = sys.modules["commanded_flows"].REPAIRED
+    repaired.touch()
+    try:
+        await instances.rewind(prefix + "1", "the carrier is back")
+        await finish(instances, prefix + "1")
+    finally:
+        repaired.unlink()
     with pytest.raises(EngineRejected, match="only a failed instance"):
         await instances.rewind(prefix + "1", None)
 

@@ -32,7 +32,9 @@ def config(*routes: Mapping[str, Any], source: Mapping[str, Any] | None = None, 
         {
             "engines": {"default": {"type": "embedded"}, "eu": {"type": "scheduler"}},
             "brokers": {"local": {"type": "local"}},
-            "sources": {"orders": {"broker": "local", "topics": ["orders"], "no_match": "dead_letter", **(source or {})}},
+            "sources": {
+                "orders": {"broker": "local", "topics": ["orders"], "no_match": "dead_letter", **(source or {})}
+            },
             "routes": list(routes),
             **rest,
         }

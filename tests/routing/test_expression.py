@@ -170,7 +170,7 @@ def test_an_error_says_what_happened_and_never_a_value(text: str, said: str | No
         assert "orValue" in refused(text)
         return
     with pytest.raises(ExpressionError, match=said) as raised:
-        value(text, {"secret": SECRET, "list": [1], "big": 2**70})
+        value(text, {"secret": SECRET, "list": [1]} | ({"big": 2**70} if "big" in text else {}))
     told = str(raised.value)
     assert told.startswith("here: ")
     assert text in told
@@ -201,15 +201,15 @@ def test_conditions(text: str, flag: bool) -> None:
     assert compiled(text, "condition").condition(scope({"flag": flag})) is flag
 
 
-@pytest.mark.parametrize("text", ["1 + 1", "'a'", "[true]", "null", "payload.?flag", "timestamp('2030-01-01T00:00:00Z')"])
+@pytest.mark.parametrize(
+    "text", ["1 + 1", "'a'", "[true]", "null", "payload.?flag", "timestamp('2030-01-01T00:00:00Z')"]
+)
 def test_a_condition_of_another_type_does_not_compile(text: str) -> None:
     assert refused(text, "condition").startswith("must give true or false")
 
 
 def test_a_compile_error_points_at_its_column() -> None:
-    assert refused("payload.a > 1 &&\n  foo(payload)") == (
-        "undeclared reference to 'foo'\n    foo(payload)\n       ^"
-    )
+    assert refused("payload.a > 1 &&\n  foo(payload)") == ("undeclared reference to 'foo'\n    foo(payload)\n       ^")
     assert refused("payload.total >").split("\n")[1:] == ["  payload.total >", "  " + " " * 15 + "^"]
     assert refused("'a' + 1").startswith("found no matching overload")
 

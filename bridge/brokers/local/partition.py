@@ -25,9 +25,9 @@ class LocalPartition:
     """Implements `bridge.brokers.base.Partition`. A new object for every assignment: the object is the epoch."""
 
     __slots__ = (
-        "_at", "_batches", "_changed", "_paused", "_returned", "_row", "_start", "_tracker", "buffered", "buffered_bytes",
-        "cluster", "commits", "dead_letter_topic", "draining", "end", "id", "new_topic_partitions", "next_fetch", "number",
-        "revoked", "share", "skipped", "topic",
+        "_at", "_batches", "_changed", "_paused", "_returned", "_row", "_start", "_tracker", "buffered",
+        "buffered_bytes", "cluster", "commits", "dead_letter_topic", "draining", "end", "id",
+        "new_topic_partitions", "next_fetch", "number", "revoked", "share", "skipped", "topic",
     )  # fmt: skip
 
     def __init__(
