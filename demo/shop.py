@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "bridge.yaml"
-BRIDGE = (sys.executable, "-m", "bridge.cli")
+BRIDGE = (sys.executable, "-m", "bridge")
 CLOUDEVENTS = "application/cloudevents+json"
 
 

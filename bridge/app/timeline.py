@@ -13,6 +13,7 @@ from durabletask.task import FailureDetails
 
 from bridge.app.attachment import payload, stamp
 
+_NEVER = datetime.fromtimestamp(0, UTC)
 _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
 
 
@@ -30,12 +31,14 @@ def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
     """Entries in the order of the history; the orchestrator's own turns are left out."""
     names = _Names()
     entries: list[Entry] = []
-    first = events[0].timestamp if events else datetime.now(UTC)
+    first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
     for event in events:
+        # Some engines give times to turns only: what has none happened in the turn before it.
+        now = names.now = event.timestamp if event.timestamp > _NEVER else now
         if isinstance(event, _TURNS):
             continue
         text, data = _describe(event, names)
-        entries.append(Entry(stamp(event.timestamp), (event.timestamp - first).total_seconds(), text, data))
+        entries.append(Entry(stamp(now), (now - first).total_seconds(), text, data))
     return entries
 
 
@@ -48,14 +51,15 @@ class _Names:
     """What a result belongs to: histories only give the id of the event that asked for it."""
 
     def __init__(self) -> None:
+        self.now = _NEVER
         self._asked: dict[int | str, tuple[str, datetime]] = {}
 
-    def add(self, key: int | str, name: str, event: history.HistoryEvent) -> None:
-        self._asked[key] = (name, event.timestamp)
+    def add(self, key: int | str, name: str) -> None:
+        self._asked[key] = (name, self.now)
 
-    def done(self, key: int | str, word: str, event: history.HistoryEvent) -> str:
-        name, since = self._asked.get(key, (f"task {key}", event.timestamp))
-        return f"{name} {word} after {duration((event.timestamp - since).total_seconds())}"
+    def done(self, key: int | str, word: str) -> str:
+        name, since = self._asked.get(key, (f"task {key}", self.now))
+        return f"{name} {word} after {duration((self.now - since).total_seconds())}"
 
 
 def _describe(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:
@@ -79,19 +83,19 @@ def _describe(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:
         case history.ContinueAsNewEvent():
             return "continued as new", payload(event.input)
         case history.TaskScheduledEvent():
-            names.add(event.event_id, f"activity {event.name}", event)
+            names.add(event.event_id, f"activity {event.name}")
             return f"activity {event.name} called", payload(event.input)
         case history.TaskCompletedEvent():
-            return names.done(event.task_scheduled_id, "done", event), payload(event.result)
+            return names.done(event.task_scheduled_id, "done"), payload(event.result)
         case history.TaskFailedEvent():
-            return names.done(event.task_scheduled_id, "failed", event), _failed(event.failure_details)
+            return names.done(event.task_scheduled_id, "failed"), _failed(event.failure_details)
         case history.SubOrchestrationInstanceCreatedEvent():
-            names.add(event.event_id, f"orchestration {event.name}", event)
+            names.add(event.event_id, f"orchestration {event.name}")
             return f"orchestration {event.name} called as {event.instance_id}", payload(event.input)
         case history.SubOrchestrationInstanceCompletedEvent():
-            return names.done(event.task_scheduled_id, "done", event), payload(event.result)
+            return names.done(event.task_scheduled_id, "done"), payload(event.result)
         case history.SubOrchestrationInstanceFailedEvent():
-            return names.done(event.task_scheduled_id, "failed", event), _failed(event.failure_details)
+            return names.done(event.task_scheduled_id, "failed"), _failed(event.failure_details)
         case history.TimerCreatedEvent():
             return f"timer set for {stamp(event.fire_at)}", None
         case history.TimerFiredEvent():
@@ -109,17 +113,17 @@ def _describe_entity(event: history.HistoryEvent, names: _Names) -> tuple[str, A
         case history.EntityOperationSignaledEvent():
             return f"entity {event.target_instance_id} signalled: {event.operation}", payload(event.input)
         case history.EntityOperationCalledEvent():
-            names.add(event.request_id, f"entity {event.target_instance_id} {event.operation}", event)
+            names.add(event.request_id, f"entity {event.target_instance_id} {event.operation}")
             return f"entity {event.target_instance_id} called: {event.operation}", payload(event.input)
         case history.EntityOperationCompletedEvent():
-            return names.done(event.request_id, "done", event), payload(event.output)
+            return names.done(event.request_id, "done"), payload(event.output)
         case history.EntityOperationFailedEvent():
-            return names.done(event.request_id, "failed", event), _failed(event.failure_details)
+            return names.done(event.request_id, "failed"), _failed(event.failure_details)
         case history.EntityLockRequestedEvent():
-            names.add(event.critical_section_id, f"lock of {', '.join(event.lock_set)}", event)
+            names.add(event.critical_section_id, f"lock of {', '.join(event.lock_set)}")
             return f"lock of {', '.join(event.lock_set)} asked for", None
         case history.EntityLockGrantedEvent():
-            return names.done(event.critical_section_id, "granted", event), None
+            return names.done(event.critical_section_id, "granted"), None
         case history.EntityUnlockSentEvent():
             return f"lock of {event.target_instance_id} released", None
         case history.GenericEvent():

@@ -97,6 +97,10 @@ class Root(Group):
             raise SystemExit(code)
         return code
 
+    def invoke(self, ctx: click.Context) -> Any:
+        # Inside of click's own main, which has another idea of what a broken pipe is.
+        return failure.written(lambda: super(Root, self).invoke(ctx))
+
 
 def command(
     name: str, *, examples: str, exits: Mapping[int, str] | None = None, **options: Any

@@ -16,29 +16,35 @@ from bridge.errors import BridgeError, ConfigError
 def guarded(run: Callable[[], Any]) -> int:
     """The exit code of a command line. `run` returns a code, or anything else for success."""
     try:
-        try:
-            result = run()
-            sys.stdout.flush()
-        except BridgeError as error:
-            return report(error)
-        except click.ClickException as error:
-            return _usage(error)
-        except LookupError as error:
-            # What was asked for by a name that is not configured; the subclasses, like KeyError, are bugs.
-            if type(error) is not LookupError:
-                raise
-            click.echo(f"error: {error}", err=True)
-            return exit_codes.USAGE
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("error: interrupted", err=True)
-            return exit_codes.INTERRUPTED
+        result = run()
+    except BridgeError as error:
+        return report(error)
+    except click.ClickException as error:
+        return _usage(error)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("error: interrupted", err=True)
+        return exit_codes.INTERRUPTED
+    except LookupError as error:
+        # What was asked for by a name that is not configured; the subclasses, like KeyError, are bugs.
+        if type(error) is not LookupError:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return exit_codes.USAGE
+    return result if isinstance(result, int) else exit_codes.OK
+
+
+def written(run: Callable[[], Any]) -> Any:
+    """The result of `run` once its output is written; a code of its own when whoever read it went away."""
+    try:
+        result = run()
+        sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes both streams at exit and would complain about the pipe once more.
+        # The interpreter flushes at exit and would complain about the pipe once more.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
         return exit_codes.BROKEN_PIPE
-    return result if isinstance(result, int) else exit_codes.OK
+    return result
 
 
 def report(error: BridgeError) -> int:

@@ -230,6 +230,8 @@ async def test_the_history_as_a_timeline(instances: Instances, prefix: str) -> N
     ]
     assert texts[-1] == "completed"
     assert [entry.after for entry in entries] == sorted(entry.after for entry in entries)
+    assert entries[0].after == 0
+    assert datetime.now(UTC) - datetime.fromisoformat(entries[0].at) < timedelta(minutes=1)
     assert entries[-1].data == "hello child"
     raw = as_json(events)
     assert raw[0]["event"] in ("ExecutionStarted", "OrchestratorStarted")

@@ -84,7 +84,7 @@ def test_the_index_finds_what_a_scan_finds(rules: list[dict[str, Any]], message:
 def test_values_with_too_many_combinations_are_tested_one_by_one(
     rules: list[dict[str, Any]], message: Envelope
 ) -> None:
-    many = tuple(["a", "b", *(f"x{number}" for number in range(40))])
+    many = ("a", "b", *(f"x{number}" for number in range(40)))
     wide = [match | {"headers.h": many, "payload.p": many, "extensions.e": many} for match in rules]
     assert list(Index(wide).candidates(message)) == naive(wide, message)
 
