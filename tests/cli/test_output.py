@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
@@ -34,7 +35,7 @@ def test_a_table_on_a_terminal_fits_it() -> None:
             pass  # how Linux says that the other side has closed
         assert process.wait(30) == 0
     os.close(primary)
-    lines = output.decode().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
     assert max(map(len, lines)) <= 60
     assert sum(line.count("x") for line in lines) == 200
 
