@@ -214,13 +214,20 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     await daemon.start()
     try:
         if ready_file is not None:
-            ready_file.write_bytes(orjson.dumps({"pid": os.getpid(), "http": daemon.url}))
+            _write(ready_file, {"pid": os.getpid(), "http": daemon.url})
         await daemon.wait(stop)
     finally:
         log.info("draining", action="drain", deadline=loaded.config.ops.drain)
         clean = await daemon.stop(loaded.config.ops.drain)
         log.info("stopped", action="stop", clean=clean)
     return clean
+
+
+def _write(ready_file: Path, told: dict[str, object]) -> None:
+    """At once and whole, so that whoever waits for the file never reads half of it."""
+    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    beside.write_bytes(orjson.dumps(told))
+    beside.replace(ready_file)
 
 
 def _stop(stop: asyncio.Event) -> None:

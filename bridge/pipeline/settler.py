@@ -16,7 +16,7 @@ from bridge.settlement import Complete, DeadLetter, Outcome
 log = structlog.get_logger("bridge.settler")
 
 
-class FuseBlown(Exception):  # noqa: N818 -- a state the source handles, not an error anyone catches elsewhere
+class FuseBlown(Exception):
     """Too many dead letters: this one was not written and its delivery stays unsettled."""
 
 

@@ -131,18 +131,16 @@ class SourcePipeline:
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
-        self._revoking |= gone
-        try:
-            removed, running = self.lanes.drop(lambda item: item.delivery.partition in gone)
-            for item in removed:
-                self.ledger.abandon(item, "revoked")
-            self._measure()
-            await self._end_of(running)
-        finally:
-            self._revoking -= gone
-            self.assignment -= gone
-            for partition in gone:
-                self.gate.forget(partition)
+        # The broker marks a partition only after this returns: until then it is remembered here
+        self._revoking = {partition for partition in self._revoking if not partition.revoked} | gone
+        self.assignment -= gone
+        for partition in gone:
+            self.gate.forget(partition)
+        removed, running = self.lanes.drop(lambda item: item.delivery.partition in gone)
+        for item in removed:
+            self.ledger.abandon(item, "revoked")
+        self._measure()
+        await self._end_of(running)
 
     # -- intake
 
@@ -184,6 +182,10 @@ class SourcePipeline:
             if self.settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self.ledger.receive(item)
+            if self._revoked(delivery.partition):
+                # Handed out before the revocation, seen after it: another member may be at work on it
+                self.ledger.abandon(item, "revoked")
+                continue
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and lane.backlog > self.settings.max_key_backlog:
                 self.lanes.hurry(lane)
@@ -237,7 +239,7 @@ class SourcePipeline:
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
             self._let_go(lane, item, settlement.reason)
-        elif self._stopping or item.delivery.partition in self._revoking:
+        elif self._stopping or self._revoked(item.delivery.partition):
             self._let_go(lane, item, "drain" if self._stopping else "revoked")
         elif isinstance(settlement, Hold):
             self.lanes.hold(lane)
@@ -296,6 +298,9 @@ class SourcePipeline:
         else:
             self.gate.release(f"engine {name}")
             self.lanes.release()
+
+    def _revoked(self, partition: Partition) -> bool:
+        return partition.revoked or partition in self._revoking
 
     def _measure(self) -> None:
         self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes)

@@ -18,7 +18,7 @@ routes:
 ops: {http: {port: 0}, drain: 3s}
 """
 
-SLOW = '''
+SLOW = """
 import time
 
 from durabletask import task
@@ -31,7 +31,7 @@ def work(ctx: task.OrchestrationContext, order: dict):
 def nap(ctx: task.ActivityContext, seconds: float) -> str:
     time.sleep(seconds)
     return "rested"
-'''
+"""
 
 
 def project(directory: Path) -> Path:

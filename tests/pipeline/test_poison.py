@@ -135,7 +135,8 @@ async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after
         if command.instance_id == "order-bad-0":  # type: ignore[union-attr]  # schedules only
             raise InstanceNotFound("injected")
 
-    settings = "    retry: {initial: 20ms, in_memory: 1m}\n    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
+    limits = "    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
+    settings = "    retry: {initial: 20ms, in_memory: 1m}\n" + limits
     async with bench(tmp_path, source=settings) as it:
         it.faults.before = blocked
         await it.publish(message("start", "bad-0", "same"))
