@@ -13,6 +13,7 @@ from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -21,19 +22,27 @@ T = TypeVar("T")
 async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Engine]:
     """The engine of this name, which must be running. None: `default`, or the only one there is.
 
-    Raises: LookupError for an unknown name, EngineOutage when it does not answer.
+    Raises: LookupError for an unknown name, ConfigError, EngineOutage when it does not answer.
     """
     engines = loaded.config.engines
     if name is None:
         name = next(iter(engines)) if len(engines) == 1 else "default"
     require("engine", name, engines)
-    engine = build_engine(loaded, name, host=False)
+    engine = reached(loaded, name)
     await engine.start()
     try:
         await engine.probe()
         yield engine
     finally:
         await engine.stop()
+
+
+def reached(loaded: Loaded, name: str) -> Engine:
+    """An engine of the configuration as other processes reach it, not started. Raises: ConfigError."""
+    try:
+        return build_engine(loaded, name, host=False)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
 async def asked(call: Awaitable[T], what: str) -> T:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.attachment import reached
 from bridge.app.composition import build_decoder, build_router, load_config, load_workflows
 from bridge.config.source import Loaded
 from bridge.engines.registry import Workflows
@@ -48,6 +49,8 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
         problems += _unknown(loaded, workflows)
+    for engine in loaded.config.engines:
+        _collect(partial(reached, loaded, engine), problems)
     for source in loaded.config.sources:
         _collect(partial(build_decoder, loaded, source), problems)
         if imports:

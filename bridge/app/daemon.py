@@ -33,7 +33,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
-from bridge.workflow import PUBLISH_ACTIVITY
+from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -165,7 +165,7 @@ class Daemon:
         publish.__name__ = PUBLISH_ACTIVITY
         workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
         for engine in self.engines.values():
-            worker = engine.worker(workflows)
+            worker = engine.worker(workflows, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(

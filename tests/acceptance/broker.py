@@ -5,53 +5,52 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import LocalBroker
+from bridge.brokers.local.subscription import LocalSubscription
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.message import Message
 
 from .daemon import PATIENCE
 
 
-def publish(path: Path, topic: str, *messages: Message) -> None:
-    """Put messages on a topic; they are durable on return."""
+class Log:
+    """Publishes and reads, beside a daemon that has the same directory. Use as a context manager."""
 
-    async def run() -> None:
-        broker = await _started(path)
-        try:
-            await broker.publish(topic, messages)
-        finally:
-            await broker.stop()
+    def __init__(self, directory: Path) -> None:
+        self._broker = LocalBroker("local", directory, LocalBrokerConfig(type="local"))
+        self._subscriptions: dict[str, LocalSubscription] = {}
+        self._runner = asyncio.Runner()
 
-    asyncio.run(run())
+    def __enter__(self) -> Log:
+        self._runner.run(self._broker.start())
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.run(self._broker.stop())
+        self._runner.close()
 
-def read(path: Path, topic: str, count: int, group: str) -> list[Message]:
-    """The next `count` messages of a topic for this group, which has read them then."""
+    def publish(self, topic: str, *messages: Message) -> None:
+        """They are durable on return."""
+        self._runner.run(self._broker.publish(topic, messages))
 
-    async def run() -> list[Message]:
-        broker = await _started(path)
+    def read(self, topic: str, count: int) -> list[Message]:
+        """The next messages of a topic."""
+        return self._runner.run(self._read(topic, count))
+
+    async def _read(self, topic: str, count: int) -> list[Message]:
+        if topic not in self._subscriptions:
+            options = SubscribeOptions((topic,), "reader")
+            self._subscriptions[topic] = await self._broker.subscribe(options, _Listener())
         found: list[Message] = []
-        try:
-            subscription = await broker.subscribe(SubscribeOptions((topic,), group), _Listener())
-            async with asyncio.timeout(PATIENCE):
-                while len(found) < count:
-                    for delivery in await subscription.receive(count - len(found)):
-                        found.append(delivery.message)
-                        await delivery.complete()
-            await subscription.close()
-        finally:
-            await broker.stop()
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < count:
+                for delivery in await self._subscriptions[topic].receive(count - len(found)):
+                    found.append(delivery.message)
+                    await delivery.complete()
         return found
-
-    return asyncio.run(run())
-
-
-async def _started(path: Path) -> LocalBroker:
-    broker = LocalBroker("local", path, LocalBrokerConfig(type="local"))
-    await broker.start()
-    return broker
 
 
 class _Listener:
