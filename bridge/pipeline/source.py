@@ -13,7 +13,7 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, MessageError, PartitionRevoked
+from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
@@ -156,7 +156,8 @@ class SourcePipeline:
                 failures += 1
                 self.gate.holds["broker"] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
-                self.gate.release("broker")
+                # Lanes that were held meanwhile wait for the same end
+                self._broker_again()
                 continue
             failures = 0
             if not deliveries:
@@ -171,12 +172,13 @@ class SourcePipeline:
         partitions: set[Partition] = set()
         for delivery in deliveries:
             envelope: Envelope | None = None
-            error: MessageError | None = None
+            error: Exception | None = None
             key: Hashable | None = delivery.message.key
             try:
                 envelope = self._decode(delivery.message, delivery.position)
                 key = self._key(delivery, envelope)
-            except MessageError as failure:
+            except Exception as failure:
+                # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
             item = Item(delivery, envelope, error, now)
             if self.settings.trusted_replay:
@@ -239,9 +241,10 @@ class SourcePipeline:
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
             self._let_go(lane, item, settlement.reason)
-        elif self._stopping or self._revoked(item.delivery.partition):
-            self._let_go(lane, item, "drain" if self._stopping else "revoked")
+        elif (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
         elif isinstance(settlement, Hold):
+            item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
         else:
             self.ledger.retries += 1
@@ -256,15 +259,14 @@ class SourcePipeline:
         except (LockLost, PartitionRevoked) as error:
             self.ledger.locks_lost += isinstance(error, LockLost)
             self._let_go(lane, item, error.reason)
-        except BrokerUnavailable as error:
-            item.pending = end
-            self._hold_for_broker(lane, error)
-        except FuseBlown:
-            self.lanes.hold(lane)
-            self.gate.hold(
-                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
-            )
-            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+        except (BrokerUnavailable, FuseBlown) as error:
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+            elif isinstance(error, BrokerUnavailable):
+                item.pending = end
+                self._hold_for_broker(lane, error)
+            else:
+                self._pause(lane)
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
@@ -273,6 +275,21 @@ class SourcePipeline:
                 self.gate.settled(item.delivery.partition)
             if self.gate.full:
                 self._measure()
+
+    def _pause(self, lane: Lane) -> None:
+        """The fuse has blown."""
+        self.lanes.hold(lane)
+        if "fuse" not in self.gate.holds:
+            self.gate.hold(
+                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
+            )
+            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+
+    def _over(self, item: Item) -> str | None:
+        """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
+        if self._stopping:
+            return "drain"
+        return "revoked" if self._revoked(item.delivery.partition) else None
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
         self.ledger.abandon(item, reason)

@@ -64,8 +64,9 @@ class Shell:
         if words[0] == "cd":
             self.directory /= words[1]
         elif words[0] == "kill":
+            running = [daemon for daemon in self._daemons if daemon.poll() is None]
             for word in words[1:]:
-                self._stop(int(word.removeprefix("%")))
+                _stop(running[int(word.removeprefix("%")) - 1], where)
         elif command.endswith("&"):
             said = self._serve(command.removesuffix("&"), where)
             assert matches(expected, said), f"{where}\nexpected:\n{expected}\nfound:\n{said}"
@@ -107,11 +108,11 @@ class Shell:
             self._address = json.loads(ready.read_bytes())["http"].removeprefix("http://")
         return log.read_text().replace(self._address, DOCUMENTED)
 
-    def _stop(self, number: int) -> None:
-        running = [daemon for daemon in self._daemons if daemon.poll() is None]
-        daemon = running[number - 1]
-        daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(PATIENCE) == 0
+
+def _stop(daemon: subprocess.Popen[bytes], where: str) -> None:
+    daemon.send_signal(signal.SIGTERM)
+    code = daemon.wait(PATIENCE)
+    assert code == 0, f"{where}\nthe daemon ended with exit code {code}"
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
