@@ -13,7 +13,6 @@ from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -28,21 +27,13 @@ async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Eng
     if name is None:
         name = next(iter(engines)) if len(engines) == 1 else "default"
     require("engine", name, engines)
-    engine = reached(loaded, name)
+    engine = build_engine(loaded, name, host=False)
     await engine.start()
     try:
         await engine.probe()
         yield engine
     finally:
         await engine.stop()
-
-
-def reached(loaded: Loaded, name: str) -> Engine:
-    """An engine of the configuration as other processes reach it, not started. Raises: ConfigError."""
-    try:
-        return build_engine(loaded, name, host=False)
-    except ValueError as error:
-        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
 async def asked(call: Awaitable[T], what: str) -> T:

@@ -62,8 +62,14 @@ def module_base(loaded: Loaded) -> Path:
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
-    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running."""
-    return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running.
+
+    Raises: ConfigError.
+    """
+    try:
+        return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:

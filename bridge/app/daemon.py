@@ -17,6 +17,7 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -26,7 +27,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.errors import BridgeError, EngineOutage
+from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
@@ -182,7 +183,10 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
     logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
-    for warning in loaded.warnings:
+    found = inspect(loaded, imports=worker)
+    if found.errors:
+        raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
+    for warning in found.problems:
         log.warning(str(warning), action="check")
     tune_gc()
     with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -21,7 +21,7 @@ from bridge.engines.remote import channel_options, probe
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 
-RECONNECT_SECONDS = 5.0
+RECONNECT_SECONDS = 1.0
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
 
 
