@@ -3,14 +3,14 @@
 Conventions for whoever writes documentation:
 
 - ```console: lines that begin with `$ ` are run one after the other in the document's scratch directory (a line that
-  ends in a backslash goes on in the next); the lines below are the output, in which `...` stands for anything and a line
-  of only `...` for any lines. No lines below: the output does not matter. A command must end with exit code 0.
+  ends in a backslash goes on in the next); the lines below are the output, in which `...` stands for anything and a
+  line of only `...` for any lines. No lines below: the output does not matter. A command must end with exit code 0.
   `bridge serve &` and `bridge worker &` are started and waited for until they are ready, `kill %1` stops the first one
   in the orderly way, and 127.0.0.1:8099 stands for its address.
 - ```sh is not run, but its `bridge` commands and options must exist, and its `make` targets too.
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
-- ```yaml is a configuration; `<!-- in: SECTION -->` puts it below that section of one, `<!-- overlay: NAME -->` writes it
-  and lays it over bridge.yaml, `<!-- kubernetes -->` is none.
+- ```yaml is a configuration, or some sections of one; `<!-- in: SECTION -->` puts it below that section,
+  `<!-- overlay: NAME -->` writes it and lays it over bridge.yaml, `<!-- kubernetes -->` is none.
 - ```python must compile; `<!-- from: PATH -->`: every part between lines of `...` stands so in that file.
 """
 
@@ -25,6 +25,7 @@ DOCUMENTS = ("README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path i
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _MARK = re.compile(r"^<!-- (?:(\w+): (\S+)|(\w+)) -->$")
+_CODE = re.compile(r"^`([^`]+)`$")
 _HEADING = re.compile(r"^#+ (.+)$")
 
 
@@ -80,11 +81,11 @@ def anchors(document: str) -> set[str]:
 
 
 def table(document: str, header: str) -> list[list[str]]:
-    """Rows of the table whose first column is called `header`, cells without their backticks."""
+    """Rows of the table whose first column is called `header`; cells that are code come without backticks."""
     rows: list[list[str]] = []
     inside = False
     for line in prose(document).splitlines():
-        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        cells = [_CODE.sub(r"\1", cell.strip()) for cell in line.strip("|").split("|")]
         if line.startswith("|") and cells[0] == header:
             inside = True
         elif inside and not line.startswith("|"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import get_args
 
@@ -13,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge import provenance
 from bridge.cli import exit_codes, root
 from bridge.config import shape
+from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.routes import VERBS
 from bridge.errors import BridgeError, EngineError, EngineOutage, MessageError
 from bridge.message import Message, Position
 from bridge.ops.health import State
@@ -47,9 +50,10 @@ def test_links(document: str) -> None:
 def test_files_that_are_named(document: str) -> None:
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"(bridge|tests|config/|demo|workflows)/?[\w./-]+\.(py|yaml|json)", code):
-            beside_samples = code in ("workflows/refund.py",)
             scaffolded = code in ("tests/test_workflow.py", "bridge.yaml")
-            assert beside_samples or scaffolded or (ROOT / code).is_file(), f"{document}: {code}"
+            assert scaffolded or (ROOT / code).is_file(), f"{document}: {code}"
+        elif re.fullmatch(r"(bridge|tests|config|demo|workflows)/[\w./-]*/", code):
+            assert (ROOT / code).is_dir(), f"{document}: {code}"
 
 
 def _command_lines(document: str) -> Iterator[list[str]]:
@@ -134,15 +138,12 @@ def test_every_metric() -> None:
     }
     assert {(row[0], row[1]) for row in table("docs/operations.md", "Metric")} == exposed
     named = set(re.findall(r"\bbridge_[a-z_]+\b", "".join(map(read, DOCUMENTS))))
-    assert named <= {name for name, _ in exposed}
+    assert [word for word in named if not any(name.startswith(word) for name, _ in exposed)] == []
 
 
 def test_every_header_of_a_dead_letter() -> None:
     cause = provenance.Cause("r", "d", "E", "s", "route", ("a", "b"), 2, "c", "m")
     written = provenance.dead_letter(Message(b"", timestamp=1.0), Position("c", "t", 0, 1), cause)
-    assert [row[0] for row in table("docs/messages.md", "Header")].sort() == [
-        name for name, _ in written.headers
-    ].sort()
     assert {row[0] for row in table("docs/messages.md", "Header")} == {name for name, _ in written.headers}
 
 
@@ -167,13 +168,15 @@ def test_every_state_outcome_and_exit_code() -> None:
 
 
 def test_every_verb_and_credential() -> None:
-    verbs = {row[0] for row in table("docs/routing.md", "Verb")}
-    from bridge.config.engines import SchedulerEngineConfig
-    from bridge.config.routes import VERBS
-
-    assert verbs == set(VERBS)
+    assert {row[0] for row in table("docs/routing.md", "Verb")} == set(VERBS)
     credentials = get_args(SchedulerEngineConfig.model_fields["credential"].annotation)
-    assert {row[0] for row in table("docs/engines.md", "`credential`".strip("`"))} == set(credentials)
+    assert {row[0] for row in table("docs/engines.md", "credential")} == set(credentials)
+
+
+def test_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {re.split(r"[><=;\[ ]", text)[0] for text in project["project"]["dependencies"]}
+    assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
 
 
 def test_the_table_of_documents_is_complete() -> None:

@@ -20,7 +20,7 @@ BASE = {
         name: {"broker": "local", "topics": [name], "no_match": "dead_letter"} for name in ("orders", "payments")
     },
 }
-"""What a snippet of one section is put into."""
+"""What a snippet of some sections is put into."""
 
 
 def _each(language: str) -> list[object]:
@@ -50,8 +50,12 @@ def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], 
                 config.write_text(config.read_text() + next(b.text for b in blocks(document) if b.mark == "append"))
             overlay.write_text(block.text)
             return [config], [overlay]
-        case _:
+        case "file":
             config.write_text(block.text)
+        case _:
+            given = yaml.safe_load(block.text)
+            rest = {name: entry for name, entry in BASE.items() if name != "engine" or "engines" not in given}
+            config.write_text(json.dumps({**rest, **given}))
     return [config], []
 
 
