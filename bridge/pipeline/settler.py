@@ -23,9 +23,10 @@ class FuseBlown(Exception):
 class Settler:
     """Settles items of one source."""
 
-    def __init__(self, source: str, config_version: str, ledger: Ledger, fuse: Fuse) -> None:
+    def __init__(self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, fuse: Fuse) -> None:
         self._source = source
         self._config_version = config_version
+        self._trusted_replay = trusted_replay
         self._ledger = ledger
         self._fuse = fuse
 
@@ -63,4 +64,5 @@ class Settler:
             attempts=item.attempt,
             config=self._config_version,
             message_id=item.envelope.message_id if item.envelope else None,
+            replayed=self._trusted_replay,
         )

@@ -72,7 +72,7 @@ class SourcePipeline:
         self._routes = routes
         self._engines = engines
         self._execution = Execution(routes, engines, settings.retry, self.ledger)
-        self._settler = Settler(settings.name, settings.config_version, self.ledger, self.fuse)
+        self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
         self._finished = asyncio.Event()
@@ -109,10 +109,10 @@ class SourcePipeline:
         self._stopping = True
         if self._intake is not None:
             self._intake.cancel()
+        # Before anything is awaited: what follows a given-back message must not be executed before it
+        running = self._give_back(lambda item: True, "drain")
+        if self._intake is not None:
             await asyncio.gather(self._intake, return_exceptions=True)
-        removed, running = self.lanes.drop(lambda item: True)
-        for item in removed:
-            self.ledger.abandon(item, "drain")
         try:
             async with asyncio.timeout(deadline):
                 await self._end_of(running)
@@ -136,10 +136,7 @@ class SourcePipeline:
         self.assignment -= gone
         for partition in gone:
             self.gate.forget(partition)
-        removed, running = self.lanes.drop(lambda item: item.delivery.partition in gone)
-        for item in removed:
-            self.ledger.abandon(item, "revoked")
-        self._measure()
+        running = self._give_back(lambda item: item.delivery.partition in gone, "revoked")
         await self._end_of(running)
 
     # -- intake
@@ -290,6 +287,14 @@ class SourcePipeline:
         if self._stopping:
             return "drain"
         return "revoked" if self._revoked(item.delivery.partition) else None
+
+    def _give_back(self, gone: Callable[[Item], bool], reason: str) -> list[Item]:
+        """Abandon what waits; returns what is still at work."""
+        removed, running = self.lanes.drop(gone)
+        for item in removed:
+            self.ledger.abandon(item, reason)
+        self._measure()
+        return running
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
         self.ledger.abandon(item, reason)

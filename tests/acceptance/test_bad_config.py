@@ -1,4 +1,4 @@
-"""A broken configuration never starts half a daemon: every problem is told with its place, and nothing is left behind."""
+"""A broken configuration never starts half a daemon: every problem is told with its place, and nothing is left."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ BROKEN: dict[str, tuple[str, str, list[tuple[int, str]]]] = {
     "endpoint": ("{type: embedded}", "{type: scheduler, endpoint: 'ftp://x/y'}", [(1, "not an endpoint")]),
     "no such broker": ("broker: local, topic: r", "broker: lokal, topic: r", [(4, "local")]),
     "no such module": ("[flows]", "[flaws]", [(2, "flaws")]),
-    "unknown orchestration": ("orchestration: work, instance_id: \"o", "orchestration: wrok, instance_id: \"o", [(10, "work")]),
+    "unknown orchestration": ('work, instance_id: "o', 'wrok, instance_id: "o', [(10, "did you mean `work`")]),
     "two verbs": ("from: others,", "from: others, ignore: {},", [(10, "exactly one")]),
     "CEL type": ("from: others,", "from: others, when: '1 + 1',", [(10, "true or false")]),
     "map": ("from: others,", "from: others, map: 'flows:nothing',", [(10, "nothing")]),
     "schema file": ("topics: [others],", "topics: [others], schema: none.json,", [(7, "none.json")]),
     "secret file": ("{type: embedded}", "{type: scheduler, token: '${file:/etc/hostname}'}", [(1, "secrets_dir")]),
     "in two sources": (
-        "codec: json, no_match", "codec: json, ordering: '{{ payload. }}', no_match", [(6, "ordering"), (7, "ordering")]),
+        "json, no_match", "json, ordering: '{{ payload. }}', no_match", [(6, "ordering"), (7, "ordering")]),
 }  # fmt: skip
 
 
