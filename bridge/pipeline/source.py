@@ -30,6 +30,8 @@ Decode = Callable[[Message, Position], Envelope]
 """Raises: MessageError."""
 
 _BATCH = 256
+_CHANCES = 3
+"""Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -186,7 +188,7 @@ class SourcePipeline:
                 self.ledger.abandon(item, "revoked")
                 continue
             lane = self.lanes.push(key, item)
-            if lane.state is LaneState.WAITING and lane.backlog > self.settings.max_key_backlog:
+            if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
             partitions.add(delivery.partition)
         for partition in partitions:
@@ -231,7 +233,7 @@ class SourcePipeline:
         else:
             settlement, step = await self._execution.run(item, time.monotonic)
             item.failed_step = step
-        if isinstance(settlement, Retry) and lane.backlog > self.settings.max_key_backlog:
+        if isinstance(settlement, Retry) and self._crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, Complete | DeadLetter):
@@ -295,6 +297,10 @@ class SourcePipeline:
             self.ledger.abandon(item, reason)
         self._measure()
         return running
+
+    def _crowded(self, lane: Lane) -> bool:
+        """Whether too many wait behind a head that had its chances."""
+        return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
         self.ledger.abandon(item, reason)

@@ -173,4 +173,4 @@ async def test_a_message_of_many_commands_leaves_room_for_others(tmp_path: Path)
         await it.source.start()
         await it.until(lambda: len(it.faults.taken) == 640, "all taken")
         others.cancel()
-        assert turns >= 640 // 32
+        assert turns >= 640 // 32 - 1, "a turn for the others between every 32 commands"
