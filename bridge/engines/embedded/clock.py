@@ -1,0 +1,20 @@
+"""Time in whole microseconds since 1970 UTC, as the file keeps it."""
+
+from __future__ import annotations
+
+import time
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def now() -> int:
+    return time.time_ns() // 1000
+
+
+def timestamp(micros: int) -> Timestamp:
+    seconds, rest = divmod(micros, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1000)
+
+
+def micros(moment: Timestamp) -> int:
+    return moment.seconds * 1_000_000 + moment.nanos // 1000
