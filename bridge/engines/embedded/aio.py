@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.database import Database
@@ -14,8 +16,6 @@ from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import LoopReply
 from bridge.engines.embedded.service import PING_SECONDS, UNARY, WAITS
-from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 
 class AioSidecarService(TaskHubSidecarServiceServicer):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
@@ -15,7 +16,6 @@ from bridge.engines.embedded.rejection import Rejection, invalid, late, missing,
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.waiters import Waiter, found
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 MAX_ID = 1024
 """Longest instance id, in characters."""
@@ -219,12 +219,14 @@ class Calls:
             request.input if request.HasField("input") else None,
             request.requestId or uuid.uuid4().hex,
         )
-        hub.operate(target, event, micros(request.scheduledTime) if request.HasField("scheduledTime") else None)
+        hub.entities.operate(
+            target, event, micros(request.scheduledTime) if request.HasField("scheduledTime") else None
+        )
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:
         try:
-            entity = self._hub.find_entity(entity_id(request.instanceId))
+            entity = self._hub.entities.find(entity_id(request.instanceId))
         except BadResponse as error:
             raise invalid(f"The call {error}") from error
         if entity is None:
@@ -243,5 +245,3 @@ class Calls:
             else:
                 self.terminate_instance(instance, pb.TerminateRequest(instanceId=instance_id, output=request.reason))
         return pb.SkipGracefulOrchestrationTerminationsResponse(unterminatedInstanceIds=left)
-
-

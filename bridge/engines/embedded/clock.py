@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from bridge.engines.embedded.wire import Timestamp
 
 
 def now() -> int:
@@ -17,4 +17,4 @@ def timestamp(micros: int) -> Timestamp:
 
 
 def micros(moment: Timestamp) -> int:
-    return moment.seconds * 1_000_000 + moment.nanos // 1000
+    return int(moment.seconds) * 1_000_000 + int(moment.nanos) // 1000

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import uuid
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded import event as events
-from bridge.engines.embedded.calls import Calls, check_id
-from bridge.engines.embedded.clock import micros, now as clock_now
+from bridge.engines.embedded.calls import Calls
+from bridge.engines.embedded.child import start_child
+from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.hub import TaskHub
-from bridge.engines.embedded.instance import COMPLETED, CONTINUED_AS_NEW, FAILED, RUNNING, Instance, text
+from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Completions:
             instance.status = RUNNING
         hub.touch(instance)
         if outcome.rewind is not None:
-            self._rewind(instance, outcome.rewind)
+            rewind(hub, self._calls, instance, outcome.rewind)
         else:
             self._record(instance, outcome)
         hub.settle_deferred(instance)
@@ -84,18 +88,18 @@ class Completions:
             fired = events.timer_fired(fire_at, timer_id, fire_at)
             hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
         for task_id, child in outcome.children:
-            self._start_child(instance, task_id, child)
+            start_child(hub, instance, task_id, child)
         for target, event in outcome.operations:
             signal = event.entityOperationSignaled if event.HasField("entityOperationSignaled") else None
             due = micros(signal.scheduledTime) if signal is not None and signal.HasField("scheduledTime") else None
-            hub.operate(target, event, due)
+            hub.entities.operate(target, event, due)
         for target, section in outcome.unlocks:
-            entity = hub.find_entity(target)
+            entity = hub.entities.find(target)
             if entity is not None and entity.section == section and entity.owner == instance.id:
-                hub.unlock(entity)
+                hub.entities.unlock(entity)
         for lock in outcome.locks:
-            hub.locks_used = True
-            hub.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+            hub.entities.locks_used = True
+            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
         for target, name, data in outcome.raised:
             receiver = hub.find(target)
             if receiver is not None and not receiver.finished:
@@ -108,41 +112,6 @@ class Completions:
                     instanceId=termination.instanceId, output=reason, recursive=termination.recurse
                 )
                 self._calls.terminate_instance(receiver, request)
-
-    def _start_child(self, parent: Instance, task_id: int, child: pb.CreateSubOrchestrationAction) -> None:
-        hub = self._hub
-        after = 0
-        try:
-            check_id(child.instanceId)
-        except Rejection as rejection:
-            hub.deliver(parent, events.child_failed(hub.now, task_id, events.failure("InvalidInstanceId", str(rejection))))
-            return
-        existing = hub.find(child.instanceId)
-        if existing is not None:
-            if not existing.finished:
-                message = f"Orchestration instance '{child.instanceId}' already exists"
-                failure = events.failure("InstanceAlreadyExists", message)
-                hub.deliver(parent, events.child_failed(hub.now, task_id, failure))
-                return
-            after = existing.turn_at
-            hub.replace(existing)
-        hub.create(
-            child.instanceId,
-            child.name,
-            version=child.version if child.HasField("version") else None,
-            input=child.input if child.HasField("input") else None,
-            tags=dict(child.tags) if child.tags else None,
-            trace=child.parentTraceContext if child.HasField("parentTraceContext") else None,
-            parent=pb.ParentInstanceInfo(
-                taskScheduledId=task_id,
-                name=text(parent.name),
-                version=text(parent.version),
-                orchestrationInstance=pb.OrchestrationInstance(
-                    instanceId=parent.id, executionId=text(parent.execution)
-                ),
-            ),
-            after=after,
-        )
 
     def _continue_as_new(self, instance: Instance, completion: pb.CompleteOrchestrationAction) -> None:
         hub = self._hub
@@ -171,75 +140,7 @@ class Completions:
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
-        hub.release_locks(instance)
-
-    def _rewind(self, instance: Instance, history: list[pb.HistoryEvent]) -> None:
-        """The worker has rewritten the history; what it still waits for is set going again."""
-        hub = self._hub
-        execution = ""
-        done: set[int] = set()
-        fired: set[int] = set()
-        reason: str | None = None
-        for event in history:
-            kind = event.WhichOneof("eventType")
-            if kind == "executionStarted":
-                instance.start = event
-                execution = event.executionStarted.orchestrationInstance.executionId.value
-            elif kind == "taskCompleted":
-                done.add(event.taskCompleted.taskScheduledId)
-            elif kind == "subOrchestrationInstanceCompleted":
-                done.add(event.subOrchestrationInstanceCompleted.taskScheduledId)
-            elif kind == "timerFired":
-                fired.add(event.timerFired.timerId)
-            elif kind == "executionRewound":
-                reason = event.executionRewound.reason.value
-        instance.execution = execution or uuid.uuid4().hex
-        instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
-        hub.tx.clear(instance, "tasks", "timers")
-        hub.drop_history(instance)
-        hub.tx.change_generation(instance)
-        hub.tx.flush()
-        hub.append(instance, history)
-        for event in history:
-            kind = event.WhichOneof("eventType")
-            if kind == "taskScheduled" and event.eventId not in done:
-                hub.add_task(instance, _activity_again(instance, event))
-            elif kind == "timerCreated" and event.eventId not in fired:
-                fire_at = micros(event.timerCreated.fireAt)
-                timer = events.timer_fired(fire_at, event.eventId, fire_at)
-                hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=timer))
-            elif kind == "subOrchestrationInstanceCreated" and event.eventId not in done:
-                self._rewind_child(instance, event, reason)
-        hub.deliver(instance, events.generic(hub.now, "rewound"))
-
-    def _rewind_child(self, parent: Instance, event: pb.HistoryEvent, reason: str | None) -> None:
-        hub = self._hub
-        created = event.subOrchestrationInstanceCreated
-        child = hub.find(created.instanceId)
-        if child is not None and child.status == FAILED:
-            link = child.start.executionStarted.parentInstance
-            link.taskScheduledId = event.eventId
-            link.orchestrationInstance.instanceId = parent.id
-            link.orchestrationInstance.executionId.value = parent.execution
-            hub.tx.change_generation(child)
-            self._calls.rewind_instance(child, reason, parent.execution)
-            return
-        if child is not None and child.status == COMPLETED:
-            hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))
-            return
-        if child is not None and not child.finished:
-            child.start.executionStarted.parentInstance.orchestrationInstance.executionId.value = parent.execution
-            hub.tx.change_generation(child)
-            return
-        action = pb.CreateSubOrchestrationAction(
-            instanceId=created.instanceId,
-            name=created.name,
-            version=created.version if created.HasField("version") else None,
-            input=created.input if created.HasField("input") else None,
-            parentTraceContext=created.parentTraceContext if created.HasField("parentTraceContext") else None,
-            tags=created.tags,
-        )
-        self._start_child(parent, event.eventId, action)
+        hub.entities.release_locks(instance)
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
         hub = self._hub
@@ -261,7 +162,7 @@ class Completions:
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
         hub.dispatcher.release(lease, done=True)
-        entity = hub.find_entity(lease.subject)
+        entity = hub.entities.find(lease.subject)
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
         batch = entity.batch
@@ -283,7 +184,7 @@ class Completions:
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
-        hub.advance(entity)
+        hub.entities.advance(entity)
 
     def _answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""
@@ -310,7 +211,9 @@ class Completions:
                 target = entity_id(signal.instanceId)
                 data = signal.input if signal.HasField("input") else None
                 event = events.signal(hub.now, target, signal.name, data, uuid.uuid4().hex)
-                hub.operate(target, event, micros(signal.scheduledTime) if signal.HasField("scheduledTime") else None)
+                hub.entities.operate(
+                    target, event, micros(signal.scheduledTime) if signal.HasField("scheduledTime") else None
+                )
             elif action.HasField("startNewOrchestration"):
                 start = action.startNewOrchestration
                 self._calls.start(
@@ -355,12 +258,12 @@ class Completions:
             hub.settle_deferred(instance)
             return True
         if lease.kind == ENTITY:
-            entity = hub.find_entity(lease.subject)
+            entity = hub.entities.find(lease.subject)
             if entity is None or entity.token != lease.token:
                 return False
             entity.token = None
             entity.batch = None
-            hub.advance(entity)
+            hub.entities.advance(entity)
             return True
         assert lease.kind == ACTIVITY
         return True
@@ -392,16 +295,3 @@ _OF_GENERATION = frozenset(
 def _outlives_generation(event: pb.HistoryEvent) -> bool:
     """Whether an event that no turn took is for the next generation too, as raised events are."""
     return event.WhichOneof("eventType") not in _OF_GENERATION
-
-
-def _activity_again(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
-    task = scheduled.taskScheduled
-    return pb.ActivityRequest(
-        name=task.name,
-        version=task.version if task.HasField("version") else None,
-        input=task.input if task.HasField("input") else None,
-        orchestrationInstance=pb.OrchestrationInstance(instanceId=instance.id, executionId=text(instance.execution)),
-        taskId=scheduled.eventId,
-        parentTraceContext=task.parentTraceContext if task.HasField("parentTraceContext") else None,
-        tags=task.tags,
-    )

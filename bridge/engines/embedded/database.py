@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
@@ -21,10 +23,9 @@ from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.empty_pb2 import Empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,9 @@ class Database:
         if lease is None or lease.kind != kind:
             if lease is not None:
                 leases.put_back(lease)
-            raise precondition("The work item is no longer this worker's: its completion token is unknown or was withdrawn")
+            raise precondition(
+                "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
+            )
         self.writer.submit(operation, lease, request)
         return pb.CompleteTaskResponse()
 

@@ -37,8 +37,8 @@ class Stream:
         self.shares = shares
         self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
         self.credits = tuple(
-            credits if credits > 0 else DEFAULT_CREDITS
-            for credits in (
+            wanted if wanted > 0 else DEFAULT_CREDITS
+            for wanted in (
                 request.maxConcurrentOrchestrationWorkItems,
                 request.maxConcurrentActivityWorkItems,
                 request.maxConcurrentEntityWorkItems,

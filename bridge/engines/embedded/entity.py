@@ -6,9 +6,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.instance import text
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 MAX_BATCH = 500
 """Operations that one work item holds at most."""
@@ -78,7 +79,7 @@ class Entity:
 
 
 def _caller(event: pb.HistoryEvent) -> str:
-    return event.entityOperationCalled.parentInstanceId.value
+    return str(event.entityOperationCalled.parentInstanceId.value)
 
 
 class EntityCache:

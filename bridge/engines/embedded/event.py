@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.instance import text
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue
+from bridge.engines.embedded.wire import StringValue
 
 
 def execution_started(
@@ -88,9 +89,7 @@ def execution_rewound(now: int, reason: str | None, parent_execution: str | None
 
 
 def event_raised(now: int, name: str, data: StringValue | None) -> pb.HistoryEvent:
-    return pb.HistoryEvent(
-        eventId=-1, timestamp=timestamp(now), eventRaised=pb.EventRaisedEvent(name=name, input=data)
-    )
+    return pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), eventRaised=pb.EventRaisedEvent(name=name, input=data))
 
 
 def timer_fired(now: int, timer_id: int, fire_at: int) -> pb.HistoryEvent:
@@ -179,7 +178,7 @@ def generic(now: int, data: str) -> pb.HistoryEvent:
 
 
 def lock_requested(now: int, request: pb.EntityLockRequestedEvent, execution: str) -> pb.HistoryEvent:
-    """A lock request as the engine queues it: with the generation it belongs to, for which the protocol has no field."""
+    """A lock request as the engine queues it: with its generation, for which the protocol has no field."""
     event = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityLockRequested=request)
     event.entityLockRequested.criticalSectionId = f"{request.criticalSectionId}{_SEPARATOR}{execution}"
     return event

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
-from bridge.engines.embedded.entity import Entity, EntityCache
+from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
 from bridge.engines.embedded.rejection import late, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
@@ -21,9 +23,8 @@ from bridge.engines.embedded.schema import VERSION
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
 from bridge.engines.embedded.transaction import Transaction
 from bridge.engines.embedded.waiters import Waiters
+from bridge.engines.embedded.wire import StringValue
 from bridge.engines.embedded.workitem import WorkItems
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue
 
 
 class TaskHub:
@@ -40,7 +41,7 @@ class TaskHub:
         self.store = store
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
-        self.entities = EntityCache(max_cached_instances)
+        self.entities = Entities(self, max_cached_instances)
         self.waiters = Waiters()
         self.dispatcher = Dispatcher(self._build)
         self.work = WorkItems(self, max_message)
@@ -55,9 +56,6 @@ class TaskHub:
         self._woken: dict[int, Instance] = {}
         self._moved: dict[int, Instance] = {}
         self._new_tasks: list[Task] = []
-        self._woken_entities: dict[str, Entity] = {}
-        self.locks_used = False
-        """Whether any lock was asked for since the start, or is held in the file; without, none is looked for."""
         self.cancelled: set[int] = set()
         """Keys of instances whose queued activities are moot."""
         self.load_counters()
@@ -155,7 +153,7 @@ class TaskHub:
 
     def replace(self, instance: Instance) -> None:
         """Remove the instance, so that its id is free."""
-        self.release_locks(instance)
+        self.entities.release_locks(instance)
         self.void(instance)
         self.tx.delete(instance)
         self.instances.remove(instance)
@@ -186,7 +184,9 @@ class TaskHub:
         """The instance may have something to do after this commit."""
         self._woken[instance.key] = instance
 
-    def finish(self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None) -> None:
+    def finish(
+        self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
+    ) -> None:
         """The instance ends. Its parent is told, and what is left of it is dropped."""
         instance.status = status
         instance.suspended = False
@@ -198,7 +198,7 @@ class TaskHub:
         self.tx.clear(instance, "inbox", "timers")
         instance.inbox.clear()
         instance.taken = 0
-        self.release_locks(instance)
+        self.entities.release_locks(instance)
         if instance.parent is not None:
             self._tell_parent(instance)
 
@@ -273,76 +273,9 @@ class TaskHub:
 
     def add_task(self, instance: Instance, request: pb.ActivityRequest) -> None:
         version = request.version.value if request.HasField("version") else None
-        task = Task(
-            self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request
-        )
+        task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
         self.tx.add_task(task)
         self._new_tasks.append(task)
-
-    # Entities
-
-    def find_entity(self, entity_id: str) -> Entity | None:
-        entity = self.entities.get(entity_id)
-        if entity is None:
-            entity = self.store.entity(entity_id)
-            if entity is not None:
-                self.entities.add(entity)
-        return entity
-
-    def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
-        """Put an operation, call or lock request in the entity's queue; a signal with a later time when it is due."""
-        if due is not None and due > self.now:
-            self.tx.add_timer(Timer(self.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
-            return
-        entity = self.find_entity(entity_id)
-        if entity is None:
-            entity = Entity(entity_id, modified_at=self.now)
-            self.entities.add(entity)
-            self.tx.change_entity(entity)
-        seq = self.next_seq()
-        entity.queue.append((seq, event))
-        self.tx.add_operation(seq, entity, event)
-        self.advance(entity)
-
-    def advance(self, entity: Entity) -> None:
-        """Grant the lock that can be granted, and hand out what can run after this commit."""
-        while (entry := entity.grantable()) is not None:
-            seq, event = entry
-            request = event.entityLockRequested
-            entity.queue.popleft()
-            self.tx.remove("operations", [seq])
-            owner = self.find(request.parentInstanceId.value)
-            section, execution = events.lock_section(request)
-            if owner is None or owner.finished or owner.execution != execution:
-                continue
-            entity.section = section
-            entity.owner = owner.id
-            self.tx.change_entity(entity)
-            position = request.position + 1
-            if position < len(request.lockSet):
-                onward = pb.HistoryEvent()
-                onward.CopyFrom(event)
-                onward.entityLockRequested.position = position
-                self.operate(request.lockSet[position], onward)
-            else:
-                self.deliver(owner, events.lock_granted(self.now, section))
-        self._woken_entities[entity.id] = entity
-
-    def unlock(self, entity: Entity) -> None:
-        entity.section = None
-        entity.owner = None
-        self.tx.change_entity(entity)
-        self.advance(entity)
-
-    def release_locks(self, instance: Instance) -> None:
-        """Free every entity that the instance holds."""
-        if not self.locks_used:
-            return
-        self.tx.flush()
-        for entity_id in self.store.entities_owned(instance.id):
-            entity = self.find_entity(entity_id)
-            if entity is not None and entity.owner == instance.id:
-                self.unlock(entity)
 
     # Time
 
@@ -352,7 +285,7 @@ class TaskHub:
         if timer.kind == SIGNAL_IS_DUE:
             assert timer.entity is not None
             assert timer.event is not None
-            self.operate(timer.entity, timer.event)
+            self.entities.operate(timer.entity, timer.event)
             return
         assert timer.key is not None
         instance = self.find_key(timer.key)
@@ -375,7 +308,7 @@ class TaskHub:
                 ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
         for task in self._new_tasks:
             ready[ACTIVITY].add(task.name, task.version, task)
-        for entity in self._woken_entities.values():
+        for entity in self.entities.woken.values():
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
         for instance in self._moved.values():
@@ -394,8 +327,9 @@ class TaskHub:
         self._woken.clear()
         self._moved.clear()
         self._new_tasks.clear()
-        self._woken_entities.clear()
+        self.entities.woken.clear()
 
-    def _build(self, kind: int, name: str, version: str | None, subject: Any, stream: Stream) -> tuple[Lease, Any] | None:
+    def _build(
+        self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
+    ) -> tuple[Lease, Any] | None:
         return self.work.build(kind, name, version, subject, stream)
-

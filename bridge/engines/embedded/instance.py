@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.reply import Reply
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue
+from bridge.engines.embedded.wire import StringValue
 
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
 COMPLETED = pb.ORCHESTRATION_STATUS_COMPLETED

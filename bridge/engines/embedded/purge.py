@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.turn import BadResponse, entity_id
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import BoolValue
+from bridge.engines.embedded.wire import BoolValue
 
 STEP = 200
 """Instances that one transaction removes at most."""
@@ -86,13 +87,12 @@ class Purges:
 
     def _entity(self, value: str) -> int:
         try:
-            entity = self._hub.find_entity(entity_id(value))
+            entity = self._hub.entities.find(entity_id(value))
         except BadResponse:
             return 0
         if entity is None or entity.queue or entity.token is not None or entity.owner is not None:
             return 0
         self._hub.entities.remove(entity)
-        self._hub.tx.delete_entity(entity)
         return 1
 
     def clean_entities(self, request: pb.CleanEntityStorageRequest) -> pb.CleanEntityStorageResponse:
@@ -105,18 +105,17 @@ class Purges:
             (request.continuationToken.value, STEP),
         ).fetchall()
         for (each,) in rows:
-            entity = hub.find_entity(each)
+            entity = hub.entities.find(each)
             if entity is None:
                 continue
             if request.releaseOrphanedLocks and entity.owner is not None:
                 owner = hub.find(entity.owner)
                 if owner is None or owner.finished:
-                    hub.unlock(entity)
+                    hub.entities.unlock(entity)
                     released += 1
             idle = not entity.queue and entity.token is None and entity.owner is None
             if request.removeEmptyEntities and entity.state is None and idle:
                 hub.entities.remove(entity)
-                hub.tx.delete_entity(entity)
                 empty += 1
         token = rows[-1][0] if len(rows) == STEP else None
         response = pb.CleanEntityStorageResponse(emptyEntitiesRemoved=empty, orphanedLocksReleased=released)

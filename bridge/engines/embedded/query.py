@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import PENDING, RUNNING, SUSPENDED, text
 from bridge.engines.embedded.rejection import invalid, missing
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 PAGE = 100
 MAX_PAGE = 1000
@@ -88,9 +89,9 @@ class Queries:
         if not query.includeTransient:
             where.append("(state IS NOT NULL OR owner IS NOT NULL)")
         limit = min(query.pageSize.value, MAX_PAGE) if query.pageSize.value > 0 else MAX_PAGE
+        columns = "id, state, owner, modified_at, (SELECT count(*) FROM operations WHERE entity = entities.id)"
         rows = self._connection.execute(
-            "SELECT id, state, owner, modified_at, (SELECT count(*) FROM operations WHERE entity = entities.id)"
-            f" FROM entities WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 -- fixed parts
+            f"SELECT {columns} FROM entities WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 -- fixed parts
             (*values, limit + 1),
         )
         found: list[pb.EntityMetadata] = []

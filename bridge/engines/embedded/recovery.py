@@ -19,5 +19,5 @@ def recover(hub: TaskHub) -> None:
         ready[ACTIVITY].add(task.name, task.version, task)
     for entity_id in hub.store.busy_entities():
         ready[ENTITY].add(entity_id[1:].partition("@")[0], None, entity_id)
-    hub.locks_used = hub.store.has_locks()
+    hub.entities.locks_used = hub.store.has_locks()
     hub.load_counters()

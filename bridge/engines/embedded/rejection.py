@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 
 
-class Rejection(Exception):  # noqa: N818 -- it is an answer, not a fault
+class Rejection(Exception):
     """Ends the call it is raised in with `code` and `details`; nothing was changed."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:

@@ -8,15 +8,15 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import ThreadReply
-from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 PING_SECONDS = 30.0
 """Silence on a worker's stream after which it gets a health ping; workers give up after 120 seconds."""
@@ -105,4 +105,3 @@ def _handler(method: str) -> Callable[..., Any]:
 
 for _method in UNARY:
     setattr(SidecarService, _method, _handler(_method))
-

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
@@ -153,7 +154,8 @@ class Store:
         return [
             Timer(seq, fire_at, kind, key, entity, None if event is None else pb.HistoryEvent.FromString(event))
             for seq, fire_at, kind, key, entity, event in self.connection.execute(
-                "SELECT seq, fire_at, kind, key, entity, event FROM timers WHERE fire_at<=? ORDER BY fire_at, seq LIMIT ?",
+                "SELECT seq, fire_at, kind, key, entity, event FROM timers"
+                " WHERE fire_at<=? ORDER BY fire_at, seq LIMIT ?",
                 (moment, limit),
             )
         ]
@@ -202,8 +204,9 @@ class Store:
         )
 
     def open_tasks(self) -> Iterator[Task]:
-        for row in self.connection.execute("SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"):
-            yield Task(*row, request=None)
+        query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
+        for seq, key, execution, task_id, name, version in self.connection.execute(query):
+            yield Task(seq, key, execution, task_id, name, version, None)
 
     def busy_entities(self) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT DISTINCT entity FROM operations")]

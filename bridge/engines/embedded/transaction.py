@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import Instance
 from bridge.engines.embedded.rows import KeyStatement, Statement
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, Task, Timer
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 _INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19)
 _UPDATE_INSTANCE = Statement(

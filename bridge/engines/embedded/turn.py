@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance, text
-from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue
+from bridge.engines.embedded.wire import StringValue
 
 
-class BadResponse(Exception):  # noqa: N818 -- describes the answer
+class BadResponse(Exception):
     """An answer that no orchestrator may give."""
 
 
@@ -122,7 +123,9 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
             name=task.name,
             version=version,
             input=data,
-            orchestrationInstance=pb.OrchestrationInstance(instanceId=instance.id, executionId=text(instance.execution)),
+            orchestrationInstance=pb.OrchestrationInstance(
+                instanceId=instance.id, executionId=text(instance.execution)
+            ),
             taskId=task_id,
             parentTraceContext=trace,
             tags=task.tags,
@@ -146,9 +149,7 @@ def _send_entity_message(
     kind = message.WhichOneof("EntityMessageType")
     if kind == "entityOperationSignaled":
         signaled = message.entityOperationSignaled
-        outcome.history.append(
-            pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled)
-        )
+        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled))
         operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationSignaled=signaled)
         outcome.operations.append((entity_id(signaled.targetInstanceId.value), operation))
     elif kind == "entityOperationCalled":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.instance import PENDING, Instance
 from bridge.engines.embedded.reply import Reply, settle_all
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 
 @dataclass(slots=True, eq=False)

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.worker import TaskHubGrpcWorker, WorkItemFilters
+
 from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.workitem import TurnRequest
-from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.worker import TaskHubGrpcWorker, WorkItemFilters
 
 _Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
 
@@ -170,4 +171,6 @@ class DirectWorker(TaskHubGrpcWorker):
     def _failed(self, token: str, error: BaseException) -> None:
         """An executor raised in spite of itself: the work goes back, or it would hang until the worker stops."""
         self._logger.error("A work item failed outside user code", exc_info=error)
-        self._database.call("AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), ThreadReply())
+        self._database.call(
+            "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), ThreadReply()
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.instance import Instance, text
 from bridge.engines.embedded.store import Task
-from durabletask.internal import orchestrator_service_pb2 as pb
 
 if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
@@ -65,7 +66,9 @@ class WorkItems:
             return self._activity(subject, stream)
         return self._batch(subject, stream)
 
-    def _lease(self, kind: int, subject: Any, name: str, version: str | None, stream: Stream, instance_id: str) -> Lease:
+    def _lease(
+        self, kind: int, subject: Any, name: str, version: str | None, stream: Stream, instance_id: str
+    ) -> Lease:
         self._token += 1
         token = f"{self._hub.dispatcher.epoch}-{self._token}"
         return Lease(token, kind, subject, name, version, stream, instance_id, self._hub.dispatcher.epoch)
@@ -133,14 +136,14 @@ class WorkItems:
 
     def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:
         hub = self._hub
-        entity = hub.find_entity(entity_id)
+        entity = hub.entities.find(entity_id)
         if entity is None or entity.token is not None:
             return None
         runnable = entity.runnable()
         if not runnable:
             return None
         room = self._max_message - ENVELOPE - len((entity.state or "").encode())
-        batch = []
+        batch: list[tuple[int, pb.HistoryEvent]] = []
         for entry in runnable:
             room -= entry[1].ByteSize() + 8
             if batch and room < 0 and not stream.shares:
@@ -164,4 +167,3 @@ def too_large(what: str, limit: int) -> pb.TaskFailureDetails:
         f"The orchestration {what}, and its worker takes at most {limit}. Use continue_as_new, smaller payloads, "
         "or a payload store.",
     )
-

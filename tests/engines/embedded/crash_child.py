@@ -11,14 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bridge.engines.embedded.database import Database
-from bridge.engines.embedded.rejection import Rejection
-from bridge.engines.embedded.reply import ThreadReply
-from bridge.engines.embedded.worker import DirectWorker
 from durabletask import task
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue
+
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.reply import ThreadReply
+from bridge.engines.embedded.wire import StringValue
+from bridge.engines.embedded.worker import DirectWorker
 
 Steps = Generator[task.Task[Any], Any, Any]
 KINDS = ("sequence", "timer", "events", "parent", "counting", "generations")
