@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -11,6 +10,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import FAILED, RUNNING, TERMINATED, Instance
 from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
 from bridge.engines.embedded.reply import Reply
@@ -48,7 +48,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The orchestration's name is empty")
-        instance_id = check_id(request.instanceId) if request.instanceId else uuid.uuid4().hex
+        instance_id = check_id(request.instanceId) if request.instanceId else new_id()
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
@@ -166,7 +166,7 @@ class Calls:
             raise missing(request.instanceId)
         if not instance.finished:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
-        instance_id = uuid.uuid4().hex if request.restartWithNewInstanceId else instance.id
+        instance_id = new_id() if request.restartWithNewInstanceId else instance.id
         started = instance.start.executionStarted
         if instance_id == instance.id:
             hub.replace(instance)
@@ -217,7 +217,7 @@ class Calls:
             target,
             request.name,
             request.input if request.HasField("input") else None,
-            request.requestId or uuid.uuid4().hex,
+            request.requestId or new_id(),
         )
         hub.entities.operate(
             target, event, micros(request.scheduledTime) if request.HasField("scheduledTime") else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -15,6 +14,7 @@ from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.rewind import rewind
@@ -116,7 +116,7 @@ class Completions:
     def _continue_as_new(self, instance: Instance, completion: pb.CompleteOrchestrationAction) -> None:
         hub = self._hub
         old = instance.start.executionStarted
-        instance.execution = uuid.uuid4().hex
+        instance.execution = new_id()
         if completion.HasField("newVersion"):
             instance.version = completion.newVersion.value
         instance.start = events.execution_started(
@@ -210,7 +210,7 @@ class Completions:
                 signal = action.sendSignal
                 target = entity_id(signal.instanceId)
                 data = signal.input if signal.HasField("input") else None
-                event = events.signal(hub.now, target, signal.name, data, uuid.uuid4().hex)
+                event = events.signal(hub.now, target, signal.name, data, new_id())
                 hub.entities.operate(
                     target, event, micros(signal.scheduledTime) if signal.HasField("scheduledTime") else None
                 )

@@ -115,9 +115,12 @@ class EntityCache:
         surplus = len(self._entities) - self._max
         if surplus <= 0:
             return
-        for entity in list(self._entities.values()):
+        for _ in range(len(self._entities)):
             if surplus <= 0:
                 break
+            entity = next(iter(self._entities.values()))
             if entity.token is None:
                 self.remove(entity)
                 surplus -= 1
+            else:
+                self._entities.move_to_end(entity.id)

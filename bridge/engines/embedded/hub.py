@@ -6,7 +6,6 @@ from it (work to hand out, answers to give) happens after the commit.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
 from bridge.engines.embedded.entities import Entities
+from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
 from bridge.engines.embedded.rejection import late, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
@@ -51,6 +51,7 @@ class TaskHub:
         """Answers that were put off and are due after the commit."""
         self.later: list[Callable[[], None]] = []
         """Moves for the next transaction."""
+        self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
         self._woken: dict[int, Instance] = {}
@@ -93,9 +94,17 @@ class TaskHub:
 
     # Instances
 
+    def look_ahead(self, instance_ids: list[str]) -> None:
+        """Find out for many ids at once which of them nobody has, since most that are started are new."""
+        unknown = [each for each in instance_ids if each and self.instances.by_id(each) is None]
+        if len(unknown) > 1:
+            self._absent = set(unknown) - self.store.ids_present(unknown)
+
     def find(self, instance_id: str) -> Instance | None:
         instance = self.instances.by_id(instance_id)
-        return self._loaded(self.store.instance_by_id(instance_id)) if instance is None else instance
+        if instance is not None or instance_id in self._absent:
+            return instance
+        return self._loaded(self.store.instance_by_id(instance_id))
 
     def find_key(self, key: int) -> Instance | None:
         instance = self.instances.by_key(key)
@@ -122,7 +131,7 @@ class TaskHub:
     ) -> Instance:
         """A new instance; nothing with its id may be there. Its turns come later than `after`."""
         self._key += 1
-        execution = execution or uuid.uuid4().hex
+        execution = execution or new_id()
         started = events.execution_started(
             self.now, name, instance_id, execution,
             version=version, input=input, tags=tags, scheduled_at=start_at, trace=trace, parent=parent,
@@ -143,6 +152,7 @@ class TaskHub:
             history=[],
         )
         self.instances.add(instance)
+        self._absent.discard(instance_id)
         self.tx.create(instance)
         if start_at is not None and start_at > self.now:
             instance.waiting_start = True
@@ -324,6 +334,7 @@ class TaskHub:
 
     def forget(self) -> None:
         """What the transaction at hand would have led to."""
+        self._absent.clear()
         self._woken.clear()
         self._moved.clear()
         self._new_tasks.clear()

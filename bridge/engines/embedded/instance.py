@@ -168,9 +168,12 @@ class InstanceCache:
         surplus = len(self._instances) - self._max_instances
         if surplus <= 0 and self.history_bytes <= self._max_bytes:
             return
-        for instance in list(self._instances.values()):
+        for _ in range(len(self._instances)):
             if surplus <= 0 and self.history_bytes <= self._max_bytes:
                 break
+            instance = next(iter(self._instances.values()))
             if instance.token is None:
                 self.remove(instance)
                 surplus -= 1
+            else:
+                self._instances.move_to_end(instance.key)

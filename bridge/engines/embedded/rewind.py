@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
@@ -11,6 +9,7 @@ from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, Instance, text
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 
@@ -34,7 +33,7 @@ def rewind(hub: TaskHub, calls: Calls, instance: Instance, history: list[pb.Hist
             fired.add(event.timerFired.timerId)
         elif kind == "executionRewound":
             reason = event.executionRewound.reason.value
-    instance.execution = execution or uuid.uuid4().hex
+    instance.execution = execution or new_id()
     instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
     hub.tx.clear(instance, "tasks", "timers")
     hub.drop_history(instance)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.recovery import recover
@@ -125,6 +127,8 @@ class Writer:
     def _transact(self, group: list[_Operation]) -> None:
         hub = self._hub
         hub.tick()
+        if len(group) > 1:
+            hub.look_ahead([a[0].instanceId for _, a, _ in group if a and isinstance(a[0], pb.CreateInstanceRequest)])
         answers: list[tuple[Reply, Any]] = []
         for operation, args, reply in group:
             try:
