@@ -321,11 +321,14 @@ class TaskHub:
         for entity in self.entities.woken.values():
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
+        told: list[tuple[Reply, Any]] = []
         for instance in self._moved.values():
-            self.waiters.notify(instance)
+            told += self.waiters.notify(instance)
             if instance.finished:
                 self.instances.remove(instance)
         self.forget()
+        if told:
+            settle_all(told)
         self.dispatcher.pump()
         if self.cancelled and not len(ready[ACTIVITY]):
             self.cancelled.clear()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.instance import PENDING, Instance
-from bridge.engines.embedded.reply import Reply, settle_all
+from bridge.engines.embedded.reply import Reply
 
 
 @dataclass(slots=True, eq=False)
@@ -40,19 +40,20 @@ class Waiters:
         else:
             self._by_id.pop(instance_id, None)
 
-    def notify(self, instance: Instance) -> None:
+    def notify(self, instance: Instance) -> list[tuple[Reply, pb.GetInstanceResponse]]:
+        """The answers that are due now that the instance has changed."""
         waiting = self._by_id.get(instance.id)
         if not waiting:
-            return
+            return []
         told = [waiter for waiter in waiting if waiter.satisfied_by(instance)]
         if not told:
-            return
+            return []
         rest = [waiter for waiter in waiting if not waiter.satisfied_by(instance)]
         if rest:
             self._by_id[instance.id] = rest
         else:
             del self._by_id[instance.id]
-        settle_all((waiter.reply, found(instance, waiter.payloads)) for waiter in told)
+        return [(waiter.reply, found(instance, waiter.payloads)) for waiter in told]
 
     def end(self, instance_id: str) -> None:
         """The instance is gone: those who wait learn that there is none."""

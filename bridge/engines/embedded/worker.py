@@ -16,13 +16,13 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import TaskHubGrpcWorker, WorkItemFilters
 
-from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.workitem import TurnRequest
 
 _Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
+_NO_REPLY = ThreadReply()
 
 
 class Pool:
@@ -73,9 +73,8 @@ class DirectStub:
             self.on_error(token, error)
 
     def _call(self, method: str, request: Any) -> Any:
-        reply = ThreadReply()
-        answer = self._database.call(method, request, reply)
-        return reply.future.result() if answer is DEFERRED else answer
+        # Completions and abandons are answered at once, so that no reply is ever waited for.
+        return self._database.call(method, request, _NO_REPLY)
 
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         return self._call("CompleteOrchestratorTask", response)
@@ -172,5 +171,5 @@ class DirectWorker(TaskHubGrpcWorker):
         """An executor raised in spite of itself: the work goes back, or it would hang until the worker stops."""
         self._logger.error("A work item failed outside user code", exc_info=error)
         self._database.call(
-            "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), ThreadReply()
+            "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), _NO_REPLY
         )
