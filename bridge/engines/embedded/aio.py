@@ -27,19 +27,24 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def database(self, context: Any) -> Database:
+        """The hub that a call is for. Raises: Rejection."""
+        return self._database
+
     async def _unary(self, method: str, request: Any, context: Any) -> Any:
         reply = LoopReply(asyncio.get_running_loop())
         try:
-            answer = self._database.call(method, request, reply)
+            database = self.database(context)
+            answer = database.call(method, request, reply)
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
-                return await self._wait(request, reply, context)
+                return await self._wait(database, request, reply, context)
             return await reply.future
         except Rejection as rejection:
             return await context.abort(rejection.code, rejection.details)
 
-    async def _wait(self, request: pb.GetInstanceRequest, reply: LoopReply, context: Any) -> Any:
+    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply, context: Any) -> Any:
         left = context.time_remaining()
         try:
             async with asyncio.timeout(None if left is None or left > 1e8 else left):
@@ -48,7 +53,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The instance did not get there in time")
         finally:
             if not reply.future.done() or reply.future.cancelled():
-                self._database.forget(request.instanceId, reply)
+                database.forget(request.instanceId, reply)
 
     async def GetWorkItems(  # noqa: N802 -- the protocol's name
         self, request: pb.GetWorkItemsRequest, context: Any
@@ -63,9 +68,11 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
 
         stream = Stream(request, send)
         try:
-            self._database.connect(stream)
+            database = self.database(context)
+            database.connect(stream)
         except Rejection as rejection:
             await context.abort(rejection.code, rejection.details)
+            return
         try:
             while True:
                 try:
@@ -74,7 +81,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
                     item = pb.WorkItem(healthPing=pb.HealthPing())
                 yield item
         finally:
-            self._database.disconnect(stream)
+            database.disconnect(stream)
 
     async def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
         self, request: pb.StreamInstanceHistoryRequest, context: Any

@@ -245,6 +245,12 @@ class Completions:
             if lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease):
                 self._hub.dispatcher.ready[lease.kind].add(lease.name, lease.version, lease.subject)
 
+    def expired(self, leases: list[Lease]) -> None:
+        """The worker took too long; its credit comes back, and its work is for whoever takes it."""
+        for lease in leases:
+            self._hub.dispatcher.release(lease, done=False)
+        self.disconnected(leases)
+
     def give_back(self, lease: Lease) -> bool:
         """Whether there still is something to do."""
         hub = self._hub

@@ -40,6 +40,8 @@ class DatabaseOptions:
     """Largest request that is taken from a client or worker."""
     certain_raise: bool = True
     """Whether raising an event waits for a turn in flight, to know for certain that the event is taken."""
+    lease_seconds: float | None = None
+    """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
@@ -85,11 +87,12 @@ class Database:
             max_cached_instances=options.max_cached_instances,
             max_cached_bytes=options.max_cached_bytes,
             max_message=options.max_message,
+            lease_seconds=options.lease_seconds,
         )
         recover(self.hub)
-        self.writer = Writer(self.hub, self.path.stem)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)
         self._completions = Completions(self.hub, self._calls)
+        self.writer = Writer(self.hub, self.path.stem, self._completions.expired)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem)
@@ -201,6 +204,11 @@ class Database:
         """Ends the lease now, records the result in a coming transaction. What it leads to waits for the commit."""
         leases = self.hub.dispatcher.leases
         token = request.completionToken
+        if kind == ORCHESTRATION and request.isPartial:
+            held = leases.get(token)
+            if held is not None and held.kind == kind:
+                held.chunks.append(request)
+                return pb.CompleteTaskResponse()
         if token:
             lease = leases.take(token)
         else:
@@ -211,7 +219,13 @@ class Database:
             raise precondition(
                 "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
             )
-        self.writer.submit(operation, lease, request)
+        if lease.chunks:
+            request = _joined(lease.chunks, request)
+        if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
+            # It had expected to need less than it was given; it gets all of it again.
+            self.writer.submit(self._completions.abandon, lease)
+        else:
+            self.writer.submit(operation, lease, request)
         return pb.CompleteTaskResponse()
 
     def _abandon(self, request: Any, response: Any) -> Any:
@@ -219,3 +233,14 @@ class Database:
         if lease is not None:
             self.writer.submit(self._completions.abandon, lease)
         return response
+
+
+def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:
+    """One answer from its parts."""
+    whole = pb.OrchestratorResponse()
+    whole.CopyFrom(last)
+    del whole.actions[:]
+    for chunk in sorted(chunks, key=lambda part: int(part.chunkIndex.value)):
+        whole.actions.extend(chunk.actions)
+    whole.actions.extend(last.actions)
+    return whole

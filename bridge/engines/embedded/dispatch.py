@@ -6,6 +6,7 @@ Everything here runs in the writer's thread, except `Leases.take`, which any thr
 from __future__ import annotations
 
 import heapq
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ class Lease:
     instance_id: str
     epoch: int
     task_id: int = 0
-    expires_at: float | None = None
+    chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
+    """Parts of an answer that comes in several messages."""
 
 
 class ReadyQueue:
@@ -150,6 +152,10 @@ class Leases:
         """End the lease; None when it has ended already. Of several callers one gets it."""
         return self._by_token.pop(token, None)
 
+    def get(self, token: str) -> Lease | None:
+        """The lease, which goes on."""
+        return self._by_token.get(token)
+
     def put_back(self, lease: Lease) -> None:
         self._by_token[lease.token] = lease
 
@@ -177,8 +183,14 @@ class _Rest:
 class Dispatcher:
     """Hands ready work to streams. `build` makes the work item of a subject, or says None when it is moot."""
 
-    def __init__(self, build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None]) -> None:
+    def __init__(
+        self,
+        build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
+        lease_seconds: float | None = None,
+    ) -> None:
         self._build = build
+        self._lease_seconds = lease_seconds
+        self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
         self.streams: list[Stream] = []
         self.leases = Leases()
@@ -223,8 +235,19 @@ class Dispatcher:
             rest = heapq.heappop(self._resting)
             self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
 
+    def expired(self, now: float) -> list[Lease]:
+        """Leases that have run out and are ended hereby. There are none unless leases have a time."""
+        ended: list[Lease] = []
+        while self._expiring and self._expiring[0][0] <= now:
+            lease = self.leases.take(heapq.heappop(self._expiring)[1])
+            if lease is not None:
+                ended.append(lease)
+        return ended
+
     def next_wake(self) -> float | None:
-        return self._resting[0].until if self._resting else None
+        """When `wake` or `expired` has something to do; seconds since 1970."""
+        moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
+        return min(moments, default=None)
 
     def pump(self) -> None:
         """Hand out all that can be handed out."""
@@ -249,6 +272,8 @@ class Dispatcher:
                 stream.free[kind] -= 1
                 stream.leases.add(lease.token)
                 self.leases.add(lease)
+                if self._lease_seconds is not None:
+                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
                 stream.send(item)
         return handed
 
@@ -259,6 +284,7 @@ class Dispatcher:
             queue.clear()
         self.leases.clear()
         self._resting.clear()
+        self._expiring.clear()
         self._attempts.clear()
         for stream in self.streams:
             stream.leases.clear()

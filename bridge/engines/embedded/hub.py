@@ -37,13 +37,14 @@ class TaskHub:
         max_cached_instances: int = 10_000,
         max_cached_bytes: int = 32 * 1024 * 1024,
         max_message: int = 4 * 1024 * 1024,
+        lease_seconds: float | None = None,
     ) -> None:
         self.store = store
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances)
         self.waiters = Waiters()
-        self.dispatcher = Dispatcher(self._build)
+        self.dispatcher = Dispatcher(self._build, lease_seconds)
         self.work = WorkItems(self, max_message)
         self.now = clock_now()
         """Time of the transaction at hand, microseconds; never goes back."""

@@ -103,7 +103,7 @@ VERSION = len(MIGRATIONS)
 def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode with the settings that every connection of the engine has.
 
-    Raises: EngineUnavailable when the file cannot be opened.
+    Raises: EngineUnavailable when the file cannot be opened, EngineMisconfigured when it is not a database.
     """
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
@@ -113,8 +113,15 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA journal_size_limit=67108864")
     except sqlite3.Error as error:
-        raise EngineUnavailable(f"{path}: cannot be opened: {error}") from error
+        raise _translated(path, "opened", error) from error
     return connection
+
+
+def _translated(path: Path, what: str, error: sqlite3.Error) -> EngineMisconfigured | EngineUnavailable:
+    # Locked, full, read-only and the like are OperationalErrors; a damaged or foreign file is a bare DatabaseError.
+    if isinstance(error, sqlite3.OperationalError) or not isinstance(error, sqlite3.DatabaseError):
+        return EngineUnavailable(f"{path}: cannot be {what}: {error}")
+    return EngineMisconfigured(f"{path}: is not a database, or is damaged: {error}")
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -143,6 +150,4 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     except sqlite3.DatabaseError as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
-            raise EngineUnavailable(f"{path}: cannot be prepared: {error}") from error
-        raise EngineMisconfigured(f"{path}: is not a database, or is damaged: {error}") from error
+        raise _translated(path, "prepared", error) from error

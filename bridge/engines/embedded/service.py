@@ -42,10 +42,18 @@ class SidecarService(TaskHubSidecarServiceServicer):
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def database(self, context: grpc.ServicerContext) -> Database:
+        """The hub that a call is for. Raises: Rejection."""
+        return self._database
+
     def _unary(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         reply = ThreadReply()
         try:
-            answer = self._database.call(method, request, reply)
+            database = self.database(context)
+        except Rejection as rejection:
+            return context.abort(rejection.code, rejection.details)
+        try:
+            answer = database.call(method, request, reply)
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
@@ -55,7 +63,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
             context.abort(rejection.code, rejection.details)
         except (FutureTimeout, CancelledError):
             if method in WAITS:
-                self._database.forget(request.instanceId, reply)
+                database.forget(request.instanceId, reply)
             context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{method}: the deadline has passed")
 
     def GetWorkItems(  # noqa: N802 -- the protocol's name
@@ -67,9 +75,11 @@ class SidecarService(TaskHubSidecarServiceServicer):
         if not context.add_callback(lambda: queue.put(_CLOSED)):
             return
         try:
-            self._database.connect(stream)
+            database = self.database(context)
+            database.connect(stream)
         except Rejection as rejection:
             context.abort(rejection.code, rejection.details)
+            return
         try:
             while True:
                 try:
@@ -80,7 +90,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
                     return
                 yield item
         finally:
-            self._database.disconnect(stream)
+            database.disconnect(stream)
 
     def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
         self, request: pb.StreamInstanceHistoryRequest, context: grpc.ServicerContext

@@ -13,6 +13,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.calls import DEFERRED
+from bridge.engines.embedded.dispatch import Lease
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.recovery import recover
 from bridge.engines.embedded.rejection import Rejection, unavailable
@@ -41,13 +42,14 @@ class Writer:
     is read anew: nothing that was acknowledged is lost.
     """
 
-    def __init__(self, hub: TaskHub, name: str) -> None:
+    def __init__(self, hub: TaskHub, name: str, on_expired: Callable[[list[Lease]], None]) -> None:
         self._hub = hub
+        self._on_expired = on_expired
         self._queue: SimpleQueue[_Operation] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
         self._next_timer: int | None = None
-        self._broken: str | None = None
+        self.broken: str | None = None
         self._retry_at = 0.0
         self.commits = 0
 
@@ -76,7 +78,7 @@ class Writer:
         running = True
         while running:
             group, running = self._collect()
-            if self._broken is not None and not self._mend():
+            if self.broken is not None and not self._mend():
                 self._refuse(group)
                 continue
             try:
@@ -111,7 +113,7 @@ class Writer:
 
     def _patience(self) -> float | None:
         """Seconds until something is due by itself."""
-        if self._broken is not None:
+        if self.broken is not None:
             return max(0.0, self._retry_at - time.monotonic())
         if self._hub.later:
             return 0.0
@@ -159,6 +161,7 @@ class Writer:
                 move()
         if hub.dispatcher.next_wake() is not None:
             hub.dispatcher.wake(time.time())
+            self._on_expired(hub.dispatcher.expired(time.time()))
         if self._next_timer is not None and self._next_timer <= hub.now:
             hub.tx.flush()
             hub.tx.next_timer = None
@@ -172,10 +175,10 @@ class Writer:
     def _fall_back(self, error: Exception, group: list[_Operation]) -> None:
         if isinstance(error, sqlite3.Error):
             logger.error("The engine's file cannot be written: %s", error)
-            self._broken = f"The engine's file cannot be written: {error}"
+            self.broken = f"The engine's file cannot be written: {error}"
         else:
             logger.exception("An operation of the engine failed; its group is undone")
-            self._broken = "The engine failed; see its log"
+            self.broken = "The engine failed; see its log"
         self._refuse(group)
         self._retry_at = time.monotonic() + (RETRY_SECONDS if isinstance(error, sqlite3.Error) else 0.0)
 
@@ -191,14 +194,14 @@ class Writer:
             hub.probe()
             self._next_timer = hub.store.next_timer()
         except sqlite3.Error as error:
-            self._broken = f"The engine's file cannot be written: {error}"
+            self.broken = f"The engine's file cannot be written: {error}"
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
-        self._broken = None
+        self.broken = None
         return True
 
     def _refuse(self, group: list[_Operation]) -> None:
-        reason = self._broken or "The engine is stopping"
+        reason = self.broken or "The engine is stopping"
         answers = [(reply, unavailable(reason)) for _, _, reply in group if reply is not None]
         settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled)])
         self._hub.settled.clear()

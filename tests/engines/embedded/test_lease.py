@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.wire import Int32Value
 from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state, text
 
 
@@ -148,3 +151,34 @@ def test_a_worker_that_streams_history_is_given_none(database: Database) -> None
     history = pb.StreamInstanceHistoryRequest(instanceId="a", forWorkItemProcessing=True)
     chunks = call(database, "StreamInstanceHistory", history)
     assert sum(len(chunk.events) for chunk in chunks) == 4
+
+
+def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    for number in range(2):
+        hands.turn(item, activity(number + 1, f"part-{number}"), isPartial=True, chunkIndex=Int32Value(value=number))
+    assert hands.nothing()
+    hands.turn(item, activity(3, "part-2"), chunkIndex=Int32Value(value=2))
+    assert [hands.take().activityRequest.name for _ in range(3)] == ["part-0", "part-1", "part-2"]
+
+
+def test_a_worker_that_needs_more_gets_the_turn_again(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), requiresHistory=True)
+    hands.turn(hands.take(), complete(1, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_lease_runs_out_where_leases_have_a_time(tmp_path: Path) -> None:
+    database = Database(tmp_path / "hub.db", DatabaseOptions(lease_seconds=0.05))
+    database.start()
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    start(database, "work", "a")
+    slow = hands.take()
+    hands.take()
+    with pytest.raises(Rejection, match="no longer"):
+        hands.turn(slow, complete(1))
+    database.stop()
