@@ -87,6 +87,13 @@ class TaskHub:
         self.instances.clear()
         self.entities.clear()
 
+    def close(self) -> None:
+        """Answer those who still wait. A raise that waits for a turn is taken: its event is in the file."""
+        self.waiters.end_all(unavailable("The engine is stopping"))
+        for instance in self.instances:
+            settle_all(instance.deferred)
+            instance.deferred.clear()
+
     def probe(self) -> None:
         """Raises: sqlite3.Error when the file cannot be written."""
         self.store.connection.execute("BEGIN IMMEDIATE")

@@ -85,7 +85,7 @@ class Writer:
                 self._transact(group)
             except Exception as error:
                 self._fall_back(error, group)
-        self._hub.waiters.end_all(unavailable("The engine is stopping"))
+        self._hub.close()
         self._refuse(self._drain())
 
     def _drain(self) -> list[_Operation]:

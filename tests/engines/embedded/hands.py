@@ -16,7 +16,7 @@ from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.wire import StringValue
 
-PATIENCE = 20.0
+PATIENCE = 5.0
 
 
 def begin(database: Database, method: str, request: Any) -> ThreadReply:

@@ -8,6 +8,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
+from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import Hands, activity, begin, call, complete, kinds, raise_event, start, state
 
 
@@ -77,3 +78,13 @@ def test_an_event_to_an_instance_that_is_terminated_meanwhile_is_refused(databas
     with pytest.raises(Rejection, match="has finished"):
         reply.future.result(20)
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED
+
+
+def test_an_event_that_waits_for_a_turn_is_answered_when_the_engine_stops_and_is_kept(restartable: Restartable) -> None:
+    hands = Hands(restartable.now)
+    start(restartable.now, "work", "a")
+    hands.take()
+    reply = begin(restartable.now, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
+    database = restartable.again()
+    reply.future.result(20)
+    assert kinds(Hands(database).take()) == ["executionStarted", "eventRaised"]
