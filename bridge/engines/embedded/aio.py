@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -63,7 +64,8 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
         queue: asyncio.Queue[pb.WorkItem] = asyncio.Queue()
 
         def send(item: pb.WorkItem) -> None:
-            if not loop.is_closed():
+            # Once the loop is closed, the stream's end is on its way and gives the work back.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
         stream = Stream(request, send)

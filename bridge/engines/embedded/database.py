@@ -55,6 +55,7 @@ class Database:
         self.path = path
         self.options = options or DatabaseOptions()
         self._lock = FileLock(path)
+        self._connection: sqlite3.Connection | None = None
         self._open = False
 
     def start(self) -> None:
@@ -70,20 +71,21 @@ class Database:
             raise EngineUnavailable(f"{self.path}: {error.strerror}") from error
         try:
             self._build()
-        except sqlite3.Error as error:
+        except BaseException as error:
+            if self._connection is not None:
+                self._connection.close()
             self._lock.release()
-            raise EngineUnavailable(f"{self.path}: cannot be read: {error}") from error
-        except BaseException:
-            self._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise EngineUnavailable(f"{self.path}: cannot be read: {error}") from error
             raise
         self._open = True
 
     def _build(self) -> None:
         options = self.options
-        self._connection = connect(self.path)
-        prepare(self._connection, self.path)
+        connection = self._connection = connect(self.path)
+        prepare(connection, self.path)
         self.hub = TaskHub(
-            Store(self._connection),
+            Store(connection),
             max_cached_instances=options.max_cached_instances,
             max_cached_bytes=options.max_cached_bytes,
             max_message=options.max_message,
@@ -145,7 +147,8 @@ class Database:
         self._retention.stop()
         self.writer.stop()
         self._reader.stop()
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
         self._lock.release()
 
     def call(self, method: str, request: Any, reply: Reply) -> Any:

@@ -72,12 +72,18 @@ class Purges:
         hub = self._hub
         if instance_id.startswith("@"):
             return self._entity(instance_id)
-        instance = hub.find(instance_id)
-        if instance is None or instance.status not in FINISHED:
-            return 0
-        children = hub.store.children(instance_id) if recursive else []
-        self.remove(instance)
-        return 1 + sum(self._by_id(child, True) for child in children)
+        removed = 0
+        waiting = [instance_id]
+        while waiting:
+            each = waiting.pop()
+            instance = hub.find(each)
+            if instance is None or instance.status not in FINISHED:
+                continue
+            if recursive:
+                waiting += hub.store.children(each)
+            self.remove(instance)
+            removed += 1
+        return removed
 
     def remove(self, instance: Instance) -> None:
         """The instance must have finished."""

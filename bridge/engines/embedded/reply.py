@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ class ThreadReply:
         self.future: Future[Any] = Future()
 
     def settle(self, outcome: Any) -> None:
-        if self.future.set_running_or_notify_cancel():
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
             if isinstance(outcome, BaseException):
                 self.future.set_exception(outcome)
             else:
@@ -53,7 +54,7 @@ def settle_all(answers: Iterable[tuple[Reply, Any]]) -> None:
             reply.settle(outcome)
     for loop, settled in by_loop.items():
         # A loop that has been closed has nobody left to tell.
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle_futures, settled)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded import event as events
 from bridge.engines.embedded.calls import DEFERRED
-from bridge.engines.embedded.dispatch import Lease
+from bridge.engines.embedded.dispatch import ORCHESTRATION, Lease
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.recovery import recover
 from bridge.engines.embedded.rejection import Rejection, unavailable
@@ -50,6 +51,7 @@ class Writer:
         self._stopped = False
         self._next_timer: int | None = None
         self.broken: str | None = None
+        self._culprit: Lease | None = None
         self._retry_at = 0.0
         self.commits = 0
 
@@ -137,6 +139,9 @@ class Writer:
                 result = operation(*args)
             except Rejection as rejection:
                 result = rejection
+            except Exception:
+                self._culprit = args[0] if args and isinstance(args[0], Lease) else None
+                raise
             if reply is not None and result is not DEFERRED:
                 answers.append((reply, result))
         self._due()
@@ -198,7 +203,18 @@ class Writer:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
         self.broken = None
+        culprit, self._culprit = self._culprit, None
+        if culprit is not None and culprit.kind == ORCHESTRATION:
+            # Handed out again it would fail again, and take its group with it each time.
+            self._give_up(culprit)
         return True
+
+    def _give_up(self, lease: Lease) -> None:
+        hub = self._hub
+        instance = hub.find_key(lease.subject)
+        if instance is not None:
+            failure = events.failure("EngineError", "The engine could not process the worker's answer; see its log")
+            hub.later.append(lambda: hub.fail(instance, failure))
 
     def _refuse(self, group: list[_Operation]) -> None:
         reason = self.broken or "The engine is stopping"

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.instance import Instance
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.schema import APPLICATION_ID, VERSION
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
-from tests.engines.embedded.hands import Hands, activity, complete, start, state
+from tests.engines.embedded.hands import Hands, activity, call, complete, start, state
 
 
 def test_the_file_is_marked_and_durable(restartable: Restartable) -> None:
@@ -128,3 +130,26 @@ def test_an_operation_that_fails_unexpectedly_undoes_its_group_only(restartable:
     assert state(database, "kept").name == "work"
     start(database, "work", "half")
     assert Hands(database).take().orchestratorRequest.instanceId == "kept"
+
+
+def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_coming_again(
+    restartable: Restartable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = restartable.now
+    hands = Hands(database)
+    start(database, "work", "poison")
+    start(database, "work", "fine")
+    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
+    real = database.hub.add_task
+
+    def broken(instance: Instance, request: pb.ActivityRequest) -> None:
+        real(instance, request)
+        if instance.id == "poison":
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(database.hub, "add_task", broken)
+    hands.turn(items["poison"], activity(1, "x"))
+    assert hands.take().orchestratorRequest.instanceId in ("poison", "fine")
+    told = call(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="poison")).orchestrationState
+    assert told.failureDetails.errorType == "EngineError"
+    assert state(database, "fine").name == "work"

@@ -56,7 +56,7 @@ def messages(descriptor: Any, depth: int = 3) -> st.SearchStrategy[dict[str, Any
                 continue
             if field.message_type.name in ("Timestamp", "Duration"):
                 value: st.SearchStrategy[Any] = st.fixed_dictionaries(
-                    {"seconds": st.integers(-(10**10), 10**11), "nanos": st.integers(0, 999_999_999)}
+                    {"seconds": st.integers(-(2**63), 2**63 - 1), "nanos": st.integers(-(2**31), 2**31 - 1)}
                 )
             else:
                 value = messages(field.message_type, depth - 1)

@@ -108,3 +108,28 @@ def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> 
     told = state(database, "a")
     assert (told.input.value, told.output.value) == ('{"x": 1}', '"ok"')
     assert len(database.hub.instances) == 0
+
+
+def test_an_activity_that_is_done_is_not_handed_out_again(restartable: Restartable) -> None:
+    hands = Hands(restartable.now)
+    start(restartable.now, "work", "a")
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), 1)
+    assert kinds(hands.take()) == ["taskCompleted"]
+    hands = Hands(restartable.again())
+    item = hands.take()
+    assert kinds(item) == ["taskCompleted"]
+    assert hands.nothing()
+
+
+def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(restartable: Restartable) -> None:
+    restartable.now.hub.now += 3_600_000_000
+    hands = Hands(restartable.now)
+    start(restartable.now, "work", "a")
+    first = hands.take()
+    hands.turn(first, complete(1))
+    database = restartable.again()
+    call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
+    second = Hands(database).take()
+    moments = [item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds() for item in (first, second)]
+    assert moments[0] < moments[1]
