@@ -70,6 +70,11 @@ class TaskHub:
         """A transaction begins."""
         self.now = max(self.now, clock_now())
 
+    @property
+    def last_key(self) -> int:
+        """No instance has a greater key."""
+        return self._key
+
     def next_seq(self) -> int:
         self._seq += 1
         return self._seq

@@ -19,6 +19,9 @@ from bridge.engines.embedded.wire import BoolValue
 STEP = 200
 """Instances that one transaction removes at most."""
 
+WINDOW = 2000
+"""Keys that one transaction looks at, at most."""
+
 
 class Purges:
     """Runs in the writer's thread. `again` submits the next step of a long purge."""
@@ -45,7 +48,8 @@ class Purges:
         hub = self._hub
         hub.tx.flush()
         chosen = request.purgeInstanceFilter
-        where, values = ["key > ?", "finished_at IS NOT NULL"], [after]
+        last = after + WINDOW
+        where, values = ["key > ?", "key <= ?", "finished_at IS NOT NULL"], [after, last]
         if chosen.HasField("createdTimeFrom"):
             where.append("created_at >= ?")
             values.append(micros(chosen.createdTimeFrom))
@@ -60,12 +64,14 @@ class Purges:
         for _, instance_id in rows:
             removed += self._by_id(instance_id, request.recursive)
         hub.tx.flush()
-        if len(rows) < STEP:
+        if len(rows) == STEP:
+            last = rows[-1][0]
+        if last >= hub.last_key:
             hub.settled.append((reply, _answer(removed, True)))
         elif deadline is not None and time.monotonic() >= deadline:
             hub.settled.append((reply, _answer(removed, False)))
         else:
-            self._again(self._filtered, request, reply, rows[-1][0], removed, deadline)
+            self._again(self._filtered, request, reply, last, removed, deadline)
         return DEFERRED
 
     def _by_id(self, instance_id: str, recursive: bool) -> int:

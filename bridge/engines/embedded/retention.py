@@ -45,13 +45,14 @@ class Retention:
         while not self._stop.wait(self._policy.period):
             self._submit(self.step)
 
-    def step(self) -> Any:
-        """Remove a few; submits the next step while there are more."""
+    def step(self, limit: int | None = None) -> Any:
+        """Remove a few that finished up to `limit`; submits the next step while there are more."""
         hub = self._hub
         hub.tx.flush()
-        limit = self._limit()
         if limit is None:
-            return None
+            limit = self._limit()
+            if limit is None:
+                return None
         rows = hub.store.connection.execute(
             "SELECT id FROM instances WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?",
             (limit, STEP),
@@ -61,7 +62,7 @@ class Retention:
             if instance is not None and instance.finished:
                 self._purges.remove(instance)
         if len(rows) == STEP and not self._stop.is_set():
-            self._submit(self.step)
+            self._submit(self.step, limit)
         return None
 
     def _limit(self) -> int | None:
