@@ -11,6 +11,7 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.instance import Instance, text
 from bridge.engines.embedded.store import Task
+from bridge.engines.embedded.wire import Duration
 
 if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
@@ -38,10 +39,17 @@ class TurnRequest:
     def WhichOneof(self, name: str) -> str:  # noqa: N802 -- as a WorkItem has it
         return "orchestratorRequest"
 
-    def message(self, execution: str) -> pb.OrchestratorRequest:
+    def message(self, execution: str, *, with_history: bool = True) -> pb.OrchestratorRequest:
         """The same as a message of the protocol; copies the events."""
-        request = pb.OrchestratorRequest(instanceId=self.instanceId, executionId=text(execution))
-        request.pastEvents.extend(self.pastEvents)
+        request = pb.OrchestratorRequest(
+            instanceId=self.instanceId,
+            executionId=text(execution),
+            # Some workers take their absence to mean that the engine knows no entities.
+            entityParameters=pb.OrchestratorEntityParameters(entityMessageReorderWindow=Duration()),
+            requiresHistoryStreaming=not with_history,
+        )
+        if with_history:
+            request.pastEvents.extend(self.pastEvents)
         request.newEvents.extend(self.newEvents)
         if self.HasField("orchestrationTraceContext"):
             request.orchestrationTraceContext.CopyFrom(self.orchestrationTraceContext)
@@ -106,11 +114,7 @@ class WorkItems:
 
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
         if stream.streams_history and instance.history_bytes >= STREAMED_FROM:
-            turn = pb.OrchestratorRequest(
-                instanceId=instance.id, executionId=text(instance.execution), requiresHistoryStreaming=True
-            )
-            turn.newEvents.extend(request.newEvents)
-            return pb.WorkItem(orchestratorRequest=turn)
+            return pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=False))
         item = pb.WorkItem(orchestratorRequest=request.message(instance.execution))
         if instance.history_bytes + sum(e.ByteSize() for e in request.newEvents) < self._max_message // 2:
             return item

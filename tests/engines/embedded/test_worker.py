@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from typing import Any
 
+import grpc.aio
 import pytest
 from durabletask import task
-from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
+from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationStatus, TaskHubGrpcClient
 from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
 from durabletask.payload import LargePayloadStorageOptions, PayloadStore
-from durabletask.worker import TaskHubGrpcWorker, VersioningOptions, VersionMatchStrategy
+from durabletask.worker import TaskHubGrpcWorker, VersioningOptions, VersionMatchStrategy, WorkItemFilters
 
+from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.inprocess import Channel
+from bridge.engines.inprocess import AioChannel, Channel
 
 Steps = Generator[task.Task[Any], Any, Any]
 MakeWorker = Callable[..., TaskHubGrpcWorker]
@@ -294,3 +298,45 @@ def test_functions_as_entities_see_their_context(make_worker: MakeWorker, client
     for _ in range(2):
         client.signal_entity(EntityInstanceId("counter", "x"), "add", input=1)
     assert outcome(client, "told") == '"at 2"'
+
+
+def test_the_sdk_still_has_what_the_direct_worker_uses() -> None:
+    for name in ("_execute_orchestrator", "_execute_activity", "_execute_entity_batch"):
+        parameters = list(inspect.signature(getattr(TaskHubGrpcWorker, name)).parameters)
+        assert parameters == ["self", "req", "stub", "completionToken"], name
+    worker = TaskHubGrpcWorker(logger=quiet())
+    for name in (
+        "_is_running",
+        "_auto_generate_work_item_filters",
+        "_work_item_filters",
+        "_payload_store",
+        "_registry",
+    ):
+        assert hasattr(worker, name), name
+    assert worker._concurrency_options.maximum_concurrent_entity_work_items > 0
+    assert WorkItemFilters._from_registry(worker._registry)._to_grpc() is not None
+
+
+async def test_the_asynchronous_client_in_the_same_process(database: Database) -> None:
+    def work(ctx: task.OrchestrationContext, value: int) -> Steps:
+        return (yield ctx.wait_for_external_event("go"))
+
+    worker = DirectWorker(database, logger=quiet())
+    worker.add_orchestrator(work)
+    worker.start()
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(AioSidecarService(database)), logger=quiet())
+    ids = await asyncio.gather(*[client.schedule_new_orchestration(work) for _ in range(50)])
+    with pytest.raises(TimeoutError):
+        await client.wait_for_orchestration_completion(ids[0], timeout=0.05)
+    waits = [asyncio.create_task(client.wait_for_orchestration_completion(each, timeout=30)) for each in ids]
+    await asyncio.gather(*[client.raise_orchestration_event(each, "go", data=1) for each in ids])
+    found = await asyncio.gather(*waits)
+    assert {each.serialized_output for each in found if each is not None} == {"1"}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.raise_orchestration_event(ids[0], "go")
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert len(await client.get_orchestration_history(ids[0])) == 7
+    assert len(await client.get_all_orchestration_states()) == 50
+    await client.close()
+    worker.stop()
+    assert len(database.hub.waiters) == 0
