@@ -22,28 +22,45 @@ def execution_started(
     trace: pb.TraceContext | None = None,
     parent: pb.ParentInstanceInfo | None = None,
 ) -> pb.HistoryEvent:
-    return pb.HistoryEvent(
-        eventId=-1,
-        timestamp=timestamp(now),
-        executionStarted=pb.ExecutionStartedEvent(
-            name=name,
-            version=version,
-            input=input,
-            orchestrationInstance=pb.OrchestrationInstance(instanceId=instance_id, executionId=text(execution)),
-            parentInstance=parent,
-            scheduledStartTimestamp=None if scheduled_at is None else timestamp(scheduled_at),
-            parentTraceContext=trace,
-            tags=tags,
-        ),
-    )
+    # Field by field, which takes a third of the time that nested constructors take.
+    event = _event(now)
+    started = event.executionStarted
+    started.name = name
+    if version is not None:
+        started.version.CopyFrom(version)
+    if input is not None:
+        started.input.CopyFrom(input)
+    started.orchestrationInstance.instanceId = instance_id
+    started.orchestrationInstance.executionId.value = execution
+    if parent is not None:
+        started.parentInstance.CopyFrom(parent)
+    if scheduled_at is not None:
+        started.scheduledStartTimestamp.CopyFrom(timestamp(scheduled_at))
+    if trace is not None:
+        started.parentTraceContext.CopyFrom(trace)
+    if tags:
+        started.tags.update(tags)
+    return event
+
+
+def _event(now: int) -> pb.HistoryEvent:
+    event = pb.HistoryEvent(eventId=-1)
+    moment = event.timestamp
+    moment.seconds, rest = divmod(now, 1_000_000)
+    moment.nanos = rest * 1000
+    return event
 
 
 def orchestrator_started(now: int) -> pb.HistoryEvent:
-    return pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), orchestratorStarted=pb.OrchestratorStartedEvent())
+    event = _event(now)
+    event.orchestratorStarted.SetInParent()
+    return event
 
 
 def orchestrator_completed(now: int) -> pb.HistoryEvent:
-    return pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), orchestratorCompleted=pb.OrchestratorCompletedEvent())
+    event = _event(now)
+    event.orchestratorCompleted.SetInParent()
+    return event
 
 
 def execution_completed(
@@ -101,11 +118,11 @@ def timer_fired(now: int, timer_id: int, fire_at: int) -> pb.HistoryEvent:
 
 
 def task_completed(now: int, task_id: int, result: StringValue | None) -> pb.HistoryEvent:
-    return pb.HistoryEvent(
-        eventId=-1,
-        timestamp=timestamp(now),
-        taskCompleted=pb.TaskCompletedEvent(taskScheduledId=task_id, result=result),
-    )
+    event = _event(now)
+    event.taskCompleted.taskScheduledId = task_id
+    if result is not None:
+        event.taskCompleted.result.CopyFrom(result)
+    return event
 
 
 def task_failed(now: int, task_id: int, failure: pb.TaskFailureDetails) -> pb.HistoryEvent:
