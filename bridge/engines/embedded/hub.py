@@ -26,6 +26,9 @@ from bridge.engines.embedded.waiters import Waiters
 from bridge.engines.embedded.wire import StringValue
 from bridge.engines.embedded.workitem import WorkItems
 
+MAX_REQUESTS = 2000
+"""Waiting activities whose inputs are kept in memory; those of further ones are read when their turn comes."""
+
 
 class TaskHub:
     """The working set over one store. `tx` is the transaction at hand."""
@@ -330,6 +333,8 @@ class TaskHub:
             if instance.deliverable and instance.token is None:
                 ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
         for task in self._new_tasks:
+            if len(ready[ACTIVITY]) >= MAX_REQUESTS:
+                task.request = None
             ready[ACTIVITY].add(task.name, task.version, task)
         for entity in self.entities.woken.values():
             if entity.token is None and entity.queue:

@@ -8,6 +8,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import now
 from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.dispatch import ACTIVITY
+from bridge.engines.embedded.hub import MAX_REQUESTS
 from bridge.engines.embedded.rejection import Rejection
 from tests.engines.embedded.hands import (
     Hands,
@@ -177,6 +179,18 @@ def test_a_fan_out_of_thousands_completes(database: Database) -> None:
         done += len(kinds(item))
         hands.turn(item, *([complete(3000, done)] if done == 2000 else []))
     assert state(database, "a").output.value == "2000"
+
+
+def test_inputs_of_many_waiting_activities_stay_on_disk(database: Database) -> None:
+    filters = pb.WorkItemFilters(orchestrations=[pb.OrchestrationFilter(name="work")])
+    turns = Hands(database, workItemFilters=filters)
+    start(database, "work", "a")
+    turns.turn(turns.take(), *[activity(number, "x", number) for number in range(1, MAX_REQUESTS + 501)])
+    assert turns.nothing()
+    assert len(database.hub.dispatcher.ready[ACTIVITY]) == MAX_REQUESTS + 500
+    hands = Hands(database, maxConcurrentActivityWorkItems=10_000)
+    items = [hands.take().activityRequest for _ in range(MAX_REQUESTS + 500)]
+    assert all(item.input.value == str(item.taskId) for item in items)
 
 
 def test_send_event_and_terminate_reach_other_instances(database: Database) -> None:
