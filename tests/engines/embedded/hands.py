@@ -16,7 +16,7 @@ from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.wire import StringValue
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 def begin(database: Database, method: str, request: Any) -> ThreadReply:
@@ -76,6 +76,10 @@ class Hands:
         """Whether there is no work, after all that was asked for so far is done."""
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
+        return self.idle()
+
+    def idle(self) -> bool:
+        """Whether nothing has been handed out that was not taken."""
         return self._items.empty()
 
     def leave(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,7 @@ from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.schema import APPLICATION_ID, VERSION
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
-from tests.engines.embedded.hands import Hands, activity, call, complete, start, state
+from tests.engines.embedded.hands import Hands, activity, begin, call, complete, start, state
 
 
 def test_the_file_is_marked_and_durable(restartable: Restartable) -> None:
@@ -153,3 +154,30 @@ def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_
     told = call(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="poison")).orchestrationState
     assert told.failureDetails.errorType == "EngineError"
     assert state(database, "fine").name == "work"
+
+
+def test_nothing_is_answered_or_handed_out_before_its_commit(
+    restartable: Restartable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = restartable.now
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    transaction = database.hub.tx
+    held, reached, real = threading.Event(), threading.Event(), transaction.commit
+
+    def slow() -> bool:
+        reached.set()
+        held.wait(20)
+        return real()
+
+    monkeypatch.setattr(transaction, "commit", slow)
+    # A worker's report is answered at once; what follows from it waits.
+    hands.turn(item, activity(1, "x"))
+    reply = begin(database, "StartInstance", pb.CreateInstanceRequest(instanceId="b", name="work"))
+    assert reached.wait(20)
+    assert hands.idle()
+    assert not reply.future.done()
+    held.set()
+    reply.future.result(20)
+    assert {hands.take().WhichOneof("request") for _ in range(2)} == {"activityRequest", "orchestratorRequest"}

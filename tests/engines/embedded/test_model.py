@@ -279,7 +279,7 @@ def _label(event: pb.HistoryEvent) -> str:
 
 
 EngineModel.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
