@@ -1,1 +1,40 @@
+"""The command line: one file per command. Each parses, calls one plain function and maps its result to an exit code."""
 
+from __future__ import annotations
+
+import click
+
+from bridge import __version__
+from bridge.cli.command import Root
+
+__all__ = ["main", "root"]
+
+
+@click.group(
+    cls=Root,
+    package="bridge.cli",
+    members={
+        "serve": "Run the daemon: consume, route, and run workflows.",
+        "worker": "Run workflows only, beside a `serve --no-worker`.",
+        "publish": "Put messages on a configured broker.",
+        "check": "Find every problem of a configuration, without a network.",
+        "route": "Show what a message would lead to, without a network.",
+        "instances": "See and steer orchestrations.",
+        "entities": "See and signal durable entities.",
+        "init": "Make a project that runs at once.",
+    },
+    examples="""
+        bridge init shop && cd shop && bridge serve
+        bridge publish orders --file samples/order.json
+        bridge instances list
+    """,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="bridge", message="%(prog)s %(version)s")
+def root() -> None:
+    """Messages from brokers become calls on durable workflows, by rules in config files."""
+
+
+def main() -> None:
+    """The entry point `bridge`."""
+    root(prog_name="bridge")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from bridge.config.types import Duration, Model, Name, Template
+from bridge.config.types import Duration, Integer, Model, Name, Topic
 
 
 class LocalBrokerConfig(Model):
     """A durable log in one SQLite file, shared by the processes of one machine."""
 
-    type: Literal["local"]
+    type: Literal["local"] = Field(description="The kind of broker.")
     path: str = Field(".bridge/broker", description="Directory of the log, relative to the config file.")
-    partitions: int = Field(4, ge=1, le=1024, description="Partitions of a topic when it is created.")
+    partitions: Integer = Field(4, ge=1, le=1024, description="Partitions of a topic when it is created.")
     retention: Duration | None = Field(None, description="How long records are kept; null: for ever.")
     commit_interval: Duration = Field(0.05, description="How long completed records may wait to be committed together.")
 
@@ -26,12 +26,12 @@ BrokerConfig = LocalBrokerConfig
 class TargetConfig(Model):
     """A logical destination that activities publish to."""
 
-    broker: Name
-    topic: str = Field(min_length=1)
-    codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes"] = "cloudevents"
+    broker: Name = Field(description="Name of the broker, from `brokers`.")
+    topic: Topic = Field(description="Topic to publish to.")
+    codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes"] = Field(
+        "cloudevents", description="Format of what is published; `cloudevents` is the structured form."
+    )
     source: str = Field("durable-bridge", description="CloudEvents `source` of what is published here.")
-    timeout: Duration = Field(30.0, description="Deadline of one publish; then the activity fails and is retried.")
-
-
-NoMatch = Annotated[Literal["dead_letter", "ignore"], Field(description="What happens when no rule matches.")]
-__all__ = ["BrokerConfig", "LocalBrokerConfig", "NoMatch", "TargetConfig", "Template"]
+    timeout: Duration = Field(
+        30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried."
+    )

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, StringConstraints
 
-from bridge.config.types import Duration, Model, Size
+from bridge.config.types import Duration, Integer, Model, Size
 
 
 class WorkerConfig(Model):
     """How the worker in this process runs workflows."""
 
-    max_orchestrations: int = Field(100, ge=1, description="Orchestration turns in progress at once.")
-    max_activities: int = Field(100, ge=1, description="Activities in progress at once.")
-    max_entities: int = Field(100, ge=1, description="Entity batches in progress at once.")
-    threads: int = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
+    max_orchestrations: Integer = Field(100, ge=1, description="Orchestration turns in progress at once.")
+    max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
+    max_entities: Integer = Field(100, ge=1, description="Entity batches in progress at once.")
+    threads: Integer = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
 
 
 class EngineBase(Model):
-    timeout: Duration = Field(10.0, description="Deadline of one call to the engine.")
+    """What every engine has."""
+
+    timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
-    worker: WorkerConfig = WorkerConfig()
+    worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
 
 
 class EmbeddedEngineConfig(EngineBase):
     """An engine inside the daemon, for one machine."""
 
-    type: Literal["embedded"]
+    type: Literal["embedded"] = Field(description="The kind of engine.")
     path: str = Field(".bridge/engine", description="Directory of the engine's socket, relative to the config file.")
     retention: Duration | None = Field(None, description="How long finished instances are kept; null: until exit.")
 
@@ -35,7 +37,7 @@ class EmbeddedEngineConfig(EngineBase):
 class SchedulerEngineConfig(EngineBase):
     """Azure Durable Task Scheduler, its emulator, or any Durable Task sidecar."""
 
-    type: Literal["scheduler"]
+    type: Literal["scheduler"] = Field(description="The kind of engine.")
     endpoint: str = Field("http://localhost:8080", description="The scheduler's endpoint; http is the emulator's.")
     task_hub: str = Field("default", min_length=1, description="The task hub's name.")
     credential: Literal["auto", "none", "default", "managed_identity", "workload_identity", "environment", "cli"] = (
@@ -48,11 +50,13 @@ class SchedulerEngineConfig(EngineBase):
     )
 
 
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
 EngineConfig = Annotated[EmbeddedEngineConfig | SchedulerEngineConfig, Field(discriminator="type")]
 
 
 class WorkflowsConfig(Model):
     """Modules whose orchestrators, activities and entities this worker runs."""
 
-    modules: tuple[str, ...] = ()
+    modules: tuple[ModuleName, ...] = Field((), description="Python modules, found beside the configuration file too.")
     external: tuple[str, ...] = Field((), description="Orchestrations and entities that other workers run.")

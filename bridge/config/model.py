@@ -10,29 +10,36 @@ from bridge.config.brokers import BrokerConfig, TargetConfig
 from bridge.config.engines import EngineConfig, WorkflowsConfig
 from bridge.config.routes import RouteConfig
 from bridge.config.sources import SourceConfig
-from bridge.config.types import Duration, Model, Name
+from bridge.config.types import Duration, Integer, Model, Name
 
 
 class HttpConfig(Model):
     """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8099, ge=0, le=65535, description="0 picks a free port.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Integer = Field(
+        8099, ge=0, le=65535, description="0 picks a free port; `bridge worker` does so unless this is set."
+    )
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
 
 
 class LogConfig(Model):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What the daemon says on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe records to write.")
     format: Literal["auto", "human", "json"] = Field("auto", description="auto: human on a terminal, else JSON.")
 
 
 class OpsConfig(Model):
     """How the daemon is run and watched."""
 
-    http: HttpConfig = HttpConfig()
-    log: LogConfig = LogConfig()
+    http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
+    log: LogConfig = Field(LogConfig(), description="Logging.")
+    secrets_dir: str | None = Field(
+        None, min_length=1, description="Directory below which `${file:NAME}` reads; null: such references are refused."
+    )
     drain: Duration = Field(20.0, description="How long a stop may take before it is forced.")
-    stuck_after: Duration = Field(60.0, description="A source that waits this long without progress is unready.")
+    stuck_after: Duration = Field(60.0, gt=0, description="A source that waits this long without progress is unready.")
 
 
 def _workflows(value: Any) -> Any:
@@ -42,11 +49,23 @@ def _workflows(value: Any) -> Any:
 class BridgeConfig(Model):
     """One bridge."""
 
-    engines: dict[Name, EngineConfig] = Field(min_length=1)
-    workflows: Annotated[WorkflowsConfig, BeforeValidator(_workflows)] = WorkflowsConfig()
-    vars: dict[str, Any] = Field(default_factory=dict)
-    brokers: dict[Name, BrokerConfig] = Field(min_length=1)
-    targets: dict[Name, TargetConfig] = Field(default_factory=dict)
-    sources: dict[Name, SourceConfig] = Field(default_factory=dict)
-    routes: tuple[RouteConfig, ...] = ()
-    ops: OpsConfig = OpsConfig()
+    engines: dict[Name, EngineConfig] = Field(
+        min_length=1, description="Engines by name; `engine: {...}` is short for one that is named `default`."
+    )
+    workflows: Annotated[WorkflowsConfig, BeforeValidator(_workflows)] = Field(
+        WorkflowsConfig(), description="Workflows that run here; a list is short for `modules`."
+    )
+    vars: dict[str, Any] = Field(
+        default_factory=dict, description="Constants for expressions and templates, as `vars`."
+    )
+    brokers: dict[Name, BrokerConfig] = Field(min_length=1, description="Brokers by name.")
+    targets: dict[Name, TargetConfig] = Field(
+        default_factory=dict, description="Logical destinations that workflows publish to, by name."
+    )
+    sources: dict[Name, SourceConfig] = Field(
+        default_factory=dict, description="Streams of messages that are consumed, by name."
+    )
+    routes: tuple[RouteConfig, ...] = Field(
+        (), description="Rules, tried in order (file name, then position); the first that matches wins."
+    )
+    ops: OpsConfig = Field(OpsConfig(), description="How the daemon is run and watched.")

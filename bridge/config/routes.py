@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
 from bridge.config.types import Expression, Model, Name, Template
 
 Scalar = str | bool | int | float
+MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
+MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
 VERBS = (
     "schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume", "signal_entity", "ignore",
 )  # fmt: skip
 
 
+def _check_match_key(key: str) -> str:
+    if key in MATCH_KEYS or (key.startswith(MATCH_PREFIXES) and not key.endswith(MATCH_PREFIXES)):
+        return key
+    near = difflib.get_close_matches(key, (*MATCH_KEYS, "headers", "payload", "extensions"), n=1, cutoff=0.75)
+    meant = near[0] if near else ""
+    if meant in MATCH_KEYS:
+        raise ValueError(f"`{key}` cannot be matched; did you mean `{meant}`?")
+    if meant or key.split(".")[0] in ("header", "data", "event"):
+        raise ValueError(
+            f"`{key}` cannot be matched; write `headers.NAME`, `payload.PATH` or `extensions.NAME` to match a part"
+        )
+    raise ValueError(
+        f"`{key}` cannot be matched; did you mean `extensions.{key}`, `headers.{key}` or `payload.{key}`? "
+        f"(known: {', '.join(MATCH_KEYS)})"
+    )
+
+
+def _check_match_value(value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not parts:
+        raise ValueError("an empty list matches nothing; write at least one value")
+    if not all(isinstance(part, Scalar) for part in parts):
+        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for anything else")
+    return value
+
+
+MatchKey = Annotated[
+    str,
+    AfterValidator(_check_match_key),
+    WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(MATCH_KEYS)}|(headers|payload|extensions)\..+)$"}),
+]
+MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
+
+
 class ScheduleVerb(Model):
     """Start an orchestration."""
 
-    orchestration: str = Field(min_length=1)
-    instance_id: Template
-    input: Expression = "payload"
-    version: Template | None = None
-    tags: dict[str, Template] = Field(default_factory=dict)
+    orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    input: Expression = Field("payload", description="Input.")
+    version: Template | None = Field(None, description="Version of the orchestrator.")
+    tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
     start_at: Template | None = Field(None, description="RFC 3339 time of the first turn.")
     delay: Template | None = Field(
         None, description="Duration until the first turn, like `30s` or `{{ payload.minutes }}m`."
     )
-    on_existing: OnExisting = OnExisting.IGNORE
+    on_existing: OnExisting = Field(
+        OnExisting.IGNORE, description="When the instance is there already; `restart` replaces a finished one."
+    )
 
     @model_validator(mode="after")
     def _one_time(self) -> ScheduleVerb:
@@ -39,71 +78,86 @@ class ScheduleVerb(Model):
 class RaiseEventVerb(Model):
     """Raise an event to a running orchestration."""
 
-    instance_id: Template
-    name: Template
-    data: Expression = "payload"
-    on_missing: OnMissing = OnMissing.RETRY
-    on_finished: OnFinished = OnFinished.DEAD_LETTER
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    name: Template = Field(min_length=1, description="Name of the event.")
+    data: Expression = Field("payload", description="Data of the event.")
+    on_missing: OnMissing = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class StartOrRaiseVerb(Model):
     """Start an orchestration with the message as input, or raise it as an event when it already runs."""
 
-    orchestration: str = Field(min_length=1)
-    instance_id: Template
-    event: Template
-    input: Expression = "payload"
-    data: Expression = "payload"
-    version: Template | None = None
-    tags: dict[str, Template] = Field(default_factory=dict)
-    on_finished: OnFinished = OnFinished.DEAD_LETTER
+    orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    event: Template = Field(min_length=1, description="Name of the event that is raised when the instance runs.")
+    input: Expression = Field("payload", description="Input.")
+    data: Expression = Field("payload", description="Data of the event.")
+    version: Template | None = Field(None, description="Version of the orchestrator.")
+    tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class CancelVerb(Model):
     """Ask an orchestration to stop in its own way by raising a cancel event."""
 
-    instance_id: Template
-    event: Template = "cancel"
-    reason: Template | None = None
-    on_missing: OnMissing = OnMissing.RETRY
-    on_finished: OnFinished = OnFinished.IGNORE
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    on_missing: OnMissing = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class TerminateVerb(Model):
     """Stop an orchestration at once, without compensation."""
 
-    instance_id: Template
-    output: Expression | None = None
-    recursive: bool = True
-    on_missing: OnMissing = OnMissing.RETRY
-    on_finished: OnFinished = OnFinished.IGNORE
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    output: Expression | None = Field(None, description="Output of the instance.")
+    recursive: bool = Field(True, description="Terminate its child orchestrations too.")
+    on_missing: OnMissing = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class SuspendVerb(Model):
     """Pause an orchestration."""
 
-    instance_id: Template
-    reason: Template | None = None
-    on_missing: OnMissing = OnMissing.RETRY
-    on_finished: OnFinished = OnFinished.DEAD_LETTER
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    on_missing: OnMissing = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class ResumeVerb(Model):
     """Let a suspended orchestration go on."""
 
-    instance_id: Template
-    reason: Template | None = None
-    on_missing: OnMissing = OnMissing.RETRY
-    on_finished: OnFinished = OnFinished.DEAD_LETTER
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    on_missing: OnMissing = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class SignalEntityVerb(Model):
     """Send a one-way operation to a durable entity."""
 
-    entity: str = Field(min_length=1)
-    key: Template
-    operation: Template
-    input: Expression = "payload"
+    entity: str = Field(min_length=1, description="Name of the entity.")
+    key: Template = Field(min_length=1, description="Key of the entity.")
+    operation: Template = Field(min_length=1, description="Name of the operation.")
+    input: Expression = Field("payload", description="Input.")
     at: Template | None = Field(None, description="RFC 3339 time of the operation.")
     delay: Template | None = Field(None, description="Duration until the operation.")
 
@@ -124,16 +178,27 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def wrong_verbs(given: list[str]) -> str | None:
+    """What is wrong with the verbs that a route has; None when there is exactly one."""
+    if len(given) == 1:
+        return None
+    said = f"has {' and '.join(given)}" if given else "has none"
+    return f"a route needs exactly one of {', '.join(VERBS)}; this one {said}"
+
+
 class RouteConfig(Model):
     """One rule. Exactly one verb says what to do."""
 
-    name: Name
-    from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(alias="from", min_length=1)
-    match: dict[str, Scalar | tuple[Scalar, ...]] = Field(
-        default_factory=dict,
-        description="Equalities on type, source, subject, topic, key, `headers.x`, `payload.x.y`; a list means any of.",
+    name: Name = Field(description="Name of the route, unique in the configuration.")
+    from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
+        alias="from", min_length=1, description="Source, or a list of sources, whose messages the rule is tried on."
     )
-    when: Expression | None = None
+    match: dict[MatchKey, MatchValue] = Field(
+        default_factory=dict,
+        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, `dataschema`, "
+        "`headers.NAME`, `payload.PATH` and `extensions.NAME`; a list means any of.",
+    )
+    when: Expression | None = Field(None, description="Condition that must hold too.")
     on_error: Literal["dead_letter", "no_match"] = Field("dead_letter", description="What a failing `when` means.")
     continue_: bool = Field(False, alias="continue", description="Let later rules match too.")
     for_each: Expression | None = Field(None, description="A list; the verb runs once per `item`, with its `index`.")
@@ -142,23 +207,27 @@ class RouteConfig(Model):
         description="`module:function` that takes the envelope and returns the payload that the verb sees.",
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
-    engine: Name = "default"
-    schedule: ScheduleVerb | None = None
-    raise_event: RaiseEventVerb | None = None
-    start_or_raise: StartOrRaiseVerb | None = None
-    cancel: CancelVerb | None = None
-    terminate: TerminateVerb | None = None
-    suspend: SuspendVerb | None = None
-    resume: ResumeVerb | None = None
-    signal_entity: SignalEntityVerb | None = None
-    ignore: IgnoreVerb | None = None
+    engine: Name = Field("default", description="Name of the engine, from `engines`.")
+    schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
+    raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
+    start_or_raise: StartOrRaiseVerb | None = Field(
+        None,
+        description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
+    )
+    cancel: CancelVerb | None = Field(
+        None, description="Ask an orchestration to stop in its own way by raising a cancel event."
+    )
+    terminate: TerminateVerb | None = Field(None, description="Stop an orchestration at once, without compensation.")
+    suspend: SuspendVerb | None = Field(None, description="Pause an orchestration.")
+    resume: ResumeVerb | None = Field(None, description="Let a suspended orchestration go on.")
+    signal_entity: SignalEntityVerb | None = Field(None, description="Send a one-way operation to a durable entity.")
+    ignore: IgnoreVerb | None = Field(None, description="Take the message and do nothing: counted as ignored.")
 
     @model_validator(mode="after")
     def _one_verb(self) -> RouteConfig:
-        given = [verb for verb in VERBS if getattr(self, verb) is not None]
-        if len(given) != 1:
-            said = f"has {' and '.join(given)}" if given else "has none"
-            raise ValueError(f"a route needs exactly one of {', '.join(VERBS)}; this one {said}")
+        wrong = wrong_verbs([verb for verb in VERBS if getattr(self, verb) is not None])
+        if wrong is not None:
+            raise ValueError(wrong)
         return self
 
     @property

@@ -2,56 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from bridge.config.brokers import NoMatch
-from bridge.config.types import Duration, Expression, Model, Name, Size, Template
+from bridge.config.types import Duration, Expression, Integer, Model, Name, Number, Size, Template, Topic, check_topic
+
+
+def _check_ordering(value: str) -> str:
+    if value not in ("key", "partition", "none") and "{{" not in value:
+        raise ValueError("must be key, partition, none, or a template with {{ }} in it")
+    return value
+
+
+def _check_dead_letter(value: str) -> str:
+    if not value.replace("{topic}", "topic"):
+        raise ValueError("must not be empty")
+    check_topic(value.replace("{topic}", "t"))
+    return value
+
+
+def _check_attribute(value: str) -> str:
+    if value not in ATTRIBUTES and not (value.isascii() and value.isalnum() and value == value.lower()):
+        raise ValueError("an attribute is named by lower-case letters and digits, as CloudEvents says")
+    return value
+
+
+ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
+"""Attributes of CloudEvents 1.0; a source's `attributes` may give extensions too."""
 
 
 class RetryConfig(Model):
     """Retries in memory, per ordering key. Outages are not counted: they are held."""
 
     initial: Duration = Field(0.2, description="Wait after the first failure.")
-    multiplier: float = Field(2.0, ge=1.0, le=10.0)
+    multiplier: Number = Field(2.0, ge=1.0, le=10.0, description="Factor from one wait to the next.")
     max_delay: Duration = Field(10.0, description="Longest wait between two attempts.")
     in_memory: Duration = Field(30.0, description="Longest time a message holds its key before it is dead-lettered.")
-    bug_attempts: int = Field(3, ge=1, description="Attempts when the failure is an unexpected exception.")
+    bug_attempts: Integer = Field(3, ge=1, description="Attempts when the failure is an unexpected exception.")
 
 
 class LimitsConfig(Model):
     """What bounds memory and time. At a limit the partition pauses; nothing is dropped."""
 
     max_payload: Size = Field(1048576, description="Largest message body; a larger one is dead-lettered.")
-    max_depth: int = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
-    max_in_flight: int = Field(1000, ge=1, description="Records received and not settled.")
+    max_depth: Integer = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
+    max_in_flight: Integer = Field(1000, ge=1, description="Records received and not settled.")
     max_in_flight_bytes: Size = Field(67108864, description="Bytes received and not settled.")
-    concurrency: int = Field(64, ge=1, le=10_000, description="Commands executed at once.")
-    max_key_backlog: int = Field(100, ge=1, description="Records that may wait behind a retrying key.")
-    max_gap: int = Field(10_000, ge=1, description="Records above the committed prefix of one partition.")
-    dead_letter_limit: int = Field(100, ge=1, description="Dead letters a minute; above it the source pauses, unready.")
+    concurrency: Integer = Field(64, ge=1, le=10_000, description="Commands executed at once.")
+    max_key_backlog: Integer = Field(100, ge=1, description="Records that may wait behind a retrying key.")
+    max_gap: Integer = Field(10_000, ge=1, description="Records above the committed prefix of one partition.")
+    dead_letter_limit: Integer = Field(
+        100, ge=1, description="Dead letters a minute; above it the source pauses, unready."
+    )
 
 
 class SourceConfig(Model):
     """One stream of messages and how it is read."""
 
-    broker: Name
-    topics: tuple[str, ...] = Field(min_length=1)
-    group: str = Field("bridge", min_length=1, description="Consumer group.")
+    broker: Name = Field(description="Name of the broker, from `brokers`.")
+    topics: tuple[Topic, ...] = Field(min_length=1, description="Topics to read.")
+    group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
-    codec: Literal["cloudevents", "json", "text", "bytes"] = "cloudevents"
-    attributes: dict[str, Expression] = Field(
+    codec: Literal["cloudevents", "json", "text", "bytes"] = Field(
+        "cloudevents", description="Format of the messages; `cloudevents` takes the structured and the binary form."
+    )
+    attributes: dict[Annotated[str, AfterValidator(_check_attribute)], Expression] = Field(
         default_factory=dict, description="Event attributes from `headers`, `key`, `topic` and `payload`."
     )
     identity: Template | None = Field(None, description="Identity of a message, for senders that reuse ids.")
-    ordering: Literal["key", "partition", "none"] | Template = Field(
+    ordering: Annotated[Template, AfterValidator(_check_ordering)] = Field(
         "key", description="What is kept in order: `key`, `partition`, `none`, or a template with `{{ }}`."
     )
-    schema_file: str | None = Field(None, alias="schema", description="JSON Schema file, relative to this file.")
-    no_match: NoMatch
-    dead_letter: str = Field("{topic}.dlq", description="Topic for dead letters; `{topic}` is the origin's name.")
+    schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
+    no_match: Literal["dead_letter", "ignore"] = Field(description="What happens when no rule matches.")
+    dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] = Field(
+        "{topic}.dlq", description="Topic for dead letters; `{topic}` is the origin's name."
+    )
     trusted: Literal["replay"] | None = Field(None, description="`replay`: believe `bridge.*` headers of messages.")
     retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
-    retry: RetryConfig = RetryConfig()
-    limits: LimitsConfig = LimitsConfig()
+    retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")

@@ -1,26 +1,41 @@
-"""Scalar types of the configuration: durations, sizes, names, expressions, templates."""
+"""Scalar types of the configuration: durations, sizes, names, topics, expressions, templates."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
     "": 1, "B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3,
     "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
 }  # fmt: skip
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_LONGEST = 36_500 * 86_400.0
 
 
 def parse_duration(value: Any) -> float:
     """Seconds of `250ms`, `30s`, `1h30m`, `7d`. Raises ValueError with the remedy."""
     if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
-        return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+        seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+        if seconds > _LONGEST:
+            raise ValueError("a duration may be at most 36500d")
+        return seconds
     raise ValueError(f"{value!r} is not a duration; write a number with a unit, like 250ms, 30s, 5m, 1h30m or 7d")
 
 
@@ -29,20 +44,64 @@ def parse_size(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found and found[2] in _SIZE_UNITS:
-        return int(float(found[1]) * _SIZE_UNITS[found[2]])
+    if found and found[2] in _SIZE_UNITS and len(value) < 32:
+        return int(Decimal(found[1]) * _SIZE_UNITS[found[2]])
     raise ValueError(f"{value!r} is not a size; write bytes, or a number with a unit, like 64KiB or 1MiB")
 
 
+def format_duration(seconds: float) -> str:
+    """`90s`, `250ms`, `7d`: the largest unit that needs no fraction, else seconds. Read back it is the same number."""
+    if seconds == 0:
+        return "0s"
+    for unit in ("d", "h", "m", "s", "ms"):
+        text = f"{seconds / _DURATION_UNITS[unit]:.0f}{unit}"
+        if parse_duration(text) == seconds:
+            return text
+    return f"{Decimal(repr(seconds)):f}s"
+
+
+def format_size(size: int) -> str | int:
+    """`4MiB`, `64KiB`; plain bytes where no unit fits."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit] == 0:
+            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    return size
+
+
+def check_topic(value: str) -> str:
+    """The same name. Raises ValueError when no topic or consumer group can be called so."""
+    if _TOPIC.fullmatch(value) is None or value in (".", ".."):
+        raise ValueError("a topic or group is named by 1 to 249 of the characters A-Z a-z 0-9 . _ -")
+    return value
+
+
 class Model(BaseModel):
-    """Base of every configuration model: unknown keys are errors, values are frozen, no silent conversions."""
+    """Base of every configuration model: unknown keys are errors, values are frozen, booleans are no numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        # Text becomes a number where one is due, because `${PORT}` is always text.
+        strict=False,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
 
+
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found a boolean")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_boolean)]
+Number = Annotated[float, BeforeValidator(_refuse_boolean)]
 
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema(
         {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$", "examples": ["250ms", "30s", "1h30m"]}
     ),
@@ -52,12 +111,28 @@ Duration = Annotated[
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "examples": ["64KiB", "1MiB"]}]}),
+    PlainSerializer(format_size, return_type=str | int, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)?$", "examples": ["64KiB"]},
+            ]
+        }
+    ),
 ]
 """Bytes, written plain or with a unit."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Name of a broker, target, source, route or engine."""
+
+Topic = Annotated[
+    str,
+    AfterValidator(check_topic),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9._-]{1,249}$", "not": {"enum": [".", ".."]}}),
+]
+"""Name of a topic or consumer group: 1 to 249 of A-Z a-z 0-9 . _ -"""
 
 Expression = Annotated[str, StringConstraints(min_length=1), Field(json_schema_extra={"x-language": "cel"})]
 """A CEL expression, all of it."""

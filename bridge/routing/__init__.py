@@ -1,1 +1,17 @@
+"""Rules: which message leads to which commands. Pure; needs no broker and no engine."""
 
+from bridge.routing.explain import Considered, Equality, Explanation, command_dict
+from bridge.routing.lint import lint, referenced_entities, referenced_orchestrations
+from bridge.routing.router import Router, Validate
+
+__all__ = [
+    "Considered",
+    "Equality",
+    "Explanation",
+    "Router",
+    "Validate",
+    "command_dict",
+    "lint",
+    "referenced_entities",
+    "referenced_orchestrations",
+]

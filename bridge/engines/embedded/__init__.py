@@ -1,1 +1,1 @@
-
+"""The engine inside the daemon."""

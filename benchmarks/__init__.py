@@ -1,0 +1,1 @@
+"""Measurements: ratios between variants interleaved in one run."""

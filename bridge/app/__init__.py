@@ -1,0 +1,1 @@
+"""Puts the parts together, and holds the plain functions behind the commands."""

@@ -1,0 +1,60 @@
+"""A short visit to a running engine, as commands make it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bridge.app.composition import build_engine
+from bridge.app.names import require
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Engine]:
+    """The engine of this name, which must be running. None: `default`, or the only one there is.
+
+    Raises: LookupError for an unknown name, ConfigError, EngineOutage when it does not answer.
+    """
+    engines = loaded.config.engines
+    if name is None:
+        name = next(iter(engines)) if len(engines) == 1 else "default"
+    require("engine", name, engines)
+    engine = build_engine(loaded, name, host=False)
+    await engine.start()
+    try:
+        await engine.probe()
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def asked(call: Awaitable[T], what: str) -> T:
+    """The result of a call of the SDK's client. Raises: EngineError."""
+    try:
+        return await call
+    except Exception as error:
+        raise translate(error, what=what) from error
+
+
+def payload(serialized: str | None) -> Any:
+    """The JSON value of a payload; text that is no JSON as it is."""
+    if not serialized:
+        return None
+    try:
+        return json.loads(serialized)
+    except (ValueError, RecursionError):
+        return serialized
+
+
+def stamp(moment: datetime) -> str:
+    """RFC 3339 in UTC. The SDK's naive times are UTC."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

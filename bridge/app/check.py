@@ -1,0 +1,108 @@
+"""Every problem of a configuration at once, without a network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from bridge.app.composition import build_decoder, build_engine, build_router, load_config, load_workflows
+from bridge.config.source import Loaded
+from bridge.engines.registry import Workflows
+from bridge.errors import ConfigError, Problem
+from bridge.routing import Router, lint, referenced_entities, referenced_orchestrations
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. counts: how many sources, routes and so on there are; empty when that cannot be said."""
+
+    problems: tuple[Problem, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> int:
+        return sum(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.problems) - self.errors
+
+
+def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: bool = True) -> Report:
+    """Load and compile everything and report all that is wrong, in the order of the files.
+
+    imports: import the workflow modules and the functions of `map:`. Without, nothing of the project's own code runs,
+    and names of orchestrations and entities are not looked at.
+    """
+    try:
+        loaded = load_config(config, overlays)
+    except ConfigError as error:
+        return Report(error.problems)
+    return inspect(loaded, imports=imports)
+
+
+def inspect(loaded: Loaded, *, imports: bool = True) -> Report:
+    """The same of a configuration that is loaded."""
+    problems: list[Problem] = list(loaded.warnings)
+    workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
+    if workflows is not None:
+        problems += _unknown(loaded, workflows)
+    for engine in loaded.config.engines:
+        _collect(partial(build_engine, loaded, engine, host=False), problems)
+    for source in loaded.config.sources:
+        _collect(partial(build_decoder, loaded, source), problems)
+        if imports:
+            _collect(partial(build_router, loaded, source), problems)
+        else:
+            _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
+    problems += lint(loaded.config, loaded.locate)
+    return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
+
+
+def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
+    """Orchestrations and entities that rules name and nobody runs."""
+    for name, path in referenced_orchestrations(loaded.config):
+        if not workflows.knows_orchestration(name):
+            yield loaded.locate(path, _nobody("orchestration", name, workflows.orchestrators, workflows.external))
+    for name, path in referenced_entities(loaded.config):
+        if not workflows.knows_entity(name):
+            yield loaded.locate(path, _nobody("entity", name, workflows.entities, workflows.external))
+
+
+def _nobody(kind: str, name: str, known: Collection[str], external: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, [*known, *external], n=1)
+    has = f"the modules under `workflows` have {', '.join(sorted(known)) or 'none'};"
+    meant = f"did you mean `{near[0]}`?" if near else has
+    return f"there is no {kind} `{name}`; {meant} what other workers run is listed under `workflows.external`"
+
+
+def _collect(build: Callable[[], T], problems: list[Problem]) -> T | None:
+    """What `build` gives, or None after its problems were noted."""
+    try:
+        return build()
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _sorted(problems: Sequence[Problem]) -> list[Problem]:
+    """Each once, by file and place: a rule that reads from two sources is compiled twice."""
+    files = list(dict.fromkeys(problem.file for problem in problems))
+    return sorted(
+        dict.fromkeys(problems), key=lambda problem: (files.index(problem.file), problem.line, problem.column)
+    )
+
+
+def _counts(loaded: Loaded, workflows: Workflows | None) -> dict[str, int]:
+    config = loaded.config
+    counts = {"source": len(config.sources), "route": len(config.routes), "target": len(config.targets)}
+    if workflows is not None:
+        counts |= {"orchestration": len(workflows.orchestrators), "activity": len(workflows.activities)}
+        counts |= {"entity": len(workflows.entities)}
+    return counts

@@ -1,0 +1,168 @@
+"""The only place that names implementations: from a configuration to live parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bridge.brokers.base import Broker, SubscribeOptions
+from bridge.brokers.local import LocalBroker
+from bridge.codecs import registry as codecs
+from bridge.codecs.decoder import SourceDecoder, attribute_problem
+from bridge.codecs.limits import Limits
+from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.config.source import Loaded, load
+from bridge.engines import factory
+from bridge.engines.base import Engine
+from bridge.engines.registry import Workflows, functions
+from bridge.engines.registry import load as load_modules
+from bridge.errors import ConfigError, Problem
+from bridge.pipeline.execution import Target
+from bridge.pipeline.source import SourcePipeline, SourceSettings
+from bridge.routing import Router
+from bridge.routing.expression import SOURCE, Compiler
+from bridge.routing.scope import SourceScope
+from bridge.routing.template import compile_template
+from bridge.settlement import RetryPolicy
+
+DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
+
+
+def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
+    """The configuration at `config`, or at the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
+    if config:
+        return load(config, overlays)
+    for path in DEFAULT_CONFIGS:
+        if path.exists():
+            return load([path], overlays)
+    looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
+    raise ConfigError(
+        [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]
+    )
+
+
+def load_workflows(loaded: Loaded) -> Workflows:
+    """The workflow modules of the configuration, imported. Raises: ConfigError."""
+    workflows = loaded.config.workflows
+    return load_modules(workflows.modules, module_base(loaded), loaded.locate, external=workflows.external)
+
+
+def module_base(loaded: Loaded) -> Path:
+    """The directory that modules named in the configuration are looked up in.
+
+    Beside the configuration file, or in the directory above it where that holds one of them, so that
+    `config/bridge.yaml` can name the package `workflows` next to `config`.
+    """
+    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
+    tops = {reference.partition(":")[0].partition(".")[0] for reference in references}
+    for directory in (loaded.base, loaded.base.absolute().parent):
+        if any((directory / top).is_dir() or (directory / f"{top}.py").is_file() for top in tops):
+            return directory
+    return loaded.base
+
+
+def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
+    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running.
+
+    Raises: ConfigError.
+    """
+    try:
+        return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+def build_broker(loaded: Loaded, name: str) -> Broker:
+    """A broker, not started."""
+    config = loaded.config.brokers[name]
+    return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+
+
+def build_router(loaded: Loaded, source: str) -> Router:
+    """The compiled rules of a source. Raises: ConfigError with every problem."""
+    validators = {
+        route.name: _schema(loaded, ("routes", index, "schema"), route.schema_file).validate
+        for index, route in enumerate(loaded.config.routes)
+        if route.schema_file is not None and source in route.from_
+    }
+    return Router.compile(source, loaded.config, loaded.locate, functions(module_base(loaded)), validators)
+
+
+def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
+    """The decoder of a source. Raises: ConfigError with every problem."""
+    config = loaded.config.sources[source]
+    limits = Limits(config.limits.max_payload, config.limits.max_depth)
+    compiler = Compiler(loaded.locate)
+    attributes = {}
+    for name, text in config.attributes.items():
+        path: tuple[str | int, ...] = ("sources", source, "attributes", name)
+        if (problem := attribute_problem(name)) is not None:
+            compiler.report(path, problem)
+        expression = compiler.value(text, path, f"source {source!r}, attribute {name}", SOURCE)
+        if expression is not None:
+            attributes[name] = expression.value
+    identity = None
+    if config.identity is not None:
+        path = ("sources", source, "identity")
+        template = compile_template(config.identity, path, f"source {source!r}, identity", compiler, SOURCE)
+        identity = template.render if template is not None else None
+    schema = None
+    if config.schema_file is not None:
+        try:
+            schema = _schema(loaded, ("sources", source, "schema"), config.schema_file)
+        except ConfigError as error:
+            compiler.problems += error.problems
+    if compiler.problems:
+        raise ConfigError(compiler.problems)
+    return SourceDecoder(
+        codecs.get(config.codec, limits),
+        limits,
+        attributes=attributes,
+        identity=identity,
+        scope=SourceScope,
+        schema=schema,
+        trusted=config.trusted,
+    )
+
+
+def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
+    try:
+        return Schema(loaded.resolve(path, file))
+    except SchemaProblem as problem:
+        raise ConfigError([loaded.locate(path, str(problem))]) from None
+
+
+def build_source(
+    loaded: Loaded, name: str, brokers: Mapping[str, Broker], engines: Mapping[str, Target]
+) -> SourcePipeline:
+    """A source's pipeline, not started. Raises: ConfigError."""
+    config = loaded.config.sources[name]
+    router = build_router(loaded, name)
+    used = {route.engine for route in loaded.config.routes if name in route.from_}
+    settings = SourceSettings(
+        name=name,
+        subscribe=SubscribeOptions(config.topics, config.group, config.start, config.dead_letter),
+        ordering=config.ordering,
+        retry=RetryPolicy(
+            config.retry.initial,
+            config.retry.multiplier,
+            config.retry.max_delay,
+            config.retry.in_memory,
+            config.retry.bug_attempts,
+        ),
+        concurrency=config.limits.concurrency,
+        max_in_flight=config.limits.max_in_flight,
+        max_in_flight_bytes=config.limits.max_in_flight_bytes,
+        max_key_backlog=config.limits.max_key_backlog,
+        max_gap=config.limits.max_gap,
+        dead_letter_limit=config.limits.dead_letter_limit,
+        trusted_replay=config.trusted == "replay",
+        config_version=loaded.version,
+    )
+    return SourcePipeline(
+        settings,
+        brokers[config.broker],
+        build_decoder(loaded, name).decode,
+        router,
+        {engine: target for engine, target in engines.items() if engine in used},
+    )

@@ -1,0 +1,282 @@
+"""The daemon: sources, workers and the ops port of one process, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import structlog
+from durabletask.task import ActivityContext
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.app.check import inspect
+from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.watch import Watch
+from bridge.brokers.base import Broker
+from bridge.codecs import registry as codecs
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import stop_worker
+from bridge.errors import BridgeError, ConfigError, EngineOutage
+from bridge.ops import logging
+from bridge.ops.web import Web
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.pipeline.source import SourcePipeline
+from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
+
+log = structlog.get_logger("bridge.daemon")
+
+
+class Daemon:
+    """One process of the bridge. `start`, then `wait`, then `stop`.
+
+    intake: consume the sources. worker: run the workflows.
+    """
+
+    def __init__(self, loaded: Loaded, *, intake: bool = True, worker: bool = True) -> None:
+        """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError."""
+        config = loaded.config
+        self.loaded = loaded
+        self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.engines = {name: build_engine(loaded, name, host=intake) for name in config.engines}
+        self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
+        self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
+        targets = {
+            name: Target(CommandExecutor(engine).execute, self.breakers[name]) for name, engine in self.engines.items()
+        }
+        self.sources: list[SourcePipeline] = (
+            [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []
+        )
+        self.publishing = Publishing(
+            {
+                name: PublishTarget(
+                    self.brokers[target.broker], target.topic, codecs.get(target.codec), target.source, target.timeout
+                )
+                for name, target in config.targets.items()
+            },
+            asyncio.get_running_loop(),
+        )
+        self.watch = Watch(
+            self.sources,
+            self.engines,
+            self.breakers,
+            self.publishing,
+            stuck_after=config.ops.stuck_after,
+            config_version=loaded.version,
+        )
+        http = config.ops.http
+        if not intake and "port" not in http.model_fields_set:
+            # Beside the intake that has the default port, which nobody chose
+            http = http.model_copy(update={"port": 0})
+        self.web = Web(http, self.watch.health, self.watch.metrics)
+        self._run_worker = worker
+        self._workers: list[TaskHubGrpcWorker] = []
+        self._opened: list[Broker | Engine] = []
+        self._report: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where health and metrics are served."""
+        return self.web.url
+
+    async def start(self) -> None:
+        """Open everything and begin. Raises: BridgeError when something cannot be opened; then nothing stays open."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def _start(self) -> None:
+        config = self.loaded.config
+        await self.web.start()
+        for engine in self.engines.values():
+            await engine.start()
+            self._opened.append(engine)
+            if not engine.durable:
+                log.warning(f"{engine.description}", action="start", engine=engine.name)
+        for broker in self.brokers.values():
+            await broker.start()
+            self._opened.append(broker)
+        for name, engine in self.engines.items():
+            try:
+                await engine.probe()
+            except EngineOutage as error:
+                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                self.breakers[name].trip(error)
+        if self._run_worker:
+            self._start_workers()
+        for source in self.sources:
+            await source.start()
+            log.info(
+                f"consuming {', '.join(source.settings.subscribe.topics)}",
+                action="consume",
+                source=source.settings.name,
+                broker=config.sources[source.settings.name].broker,
+                group=source.settings.subscribe.group,
+            )
+        self.watch.phase = "running"
+        self._report = asyncio.create_task(self.watch.report(), name="readiness")
+        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set. Raises what a task of the daemon died of: that is a bug."""
+        stopped = asyncio.ensure_future(stop.wait())
+        tasks = [task for source in self.sources for task in source.tasks]
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                if not task.cancelled():
+                    task.result()
+                raise BridgeError(f"{task.get_name()} ended by itself")
+
+    async def stop(self, deadline: float) -> bool:
+        """Drain within `deadline` seconds and close everything. False when a worker would not stop. Idempotent.
+
+        What fails to close is logged and keeps nothing else open.
+        """
+        end = time.monotonic() + deadline
+        self.watch.phase = "draining"
+        if self._report is not None:
+            self._report.cancel()
+            await asyncio.gather(self._report, return_exceptions=True)
+
+        def left() -> float:
+            return max(0.0, end - time.monotonic())
+
+        await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        await _closed(*(breaker.stop() for breaker in self.breakers.values()))
+        for part in reversed(self._opened):
+            await _closed(part.stop())
+        self._opened.clear()
+        await _closed(self.web.stop())
+        self._workers.clear()
+        return all(clean is True for clean in stopped)
+
+    def _start_workers(self) -> None:
+        publishing = self.publishing
+
+        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
+            return publishing(request)
+
+        publish.__name__ = PUBLISH_ACTIVITY
+        workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
+        for engine in self.engines.values():
+            worker = engine.worker(workflows, DataConverter())
+            worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+            self._workers.append(worker)
+        log.info(
+            f"running {len(workflows.orchestrators)} orchestrations, {len(workflows.activities)} activities, "
+            f"{len(workflows.entities)} entities",
+            action="worker",
+        )
+
+
+async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What each gave, or the error that it met."""
+    results = await asyncio.gather(*closing, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            log.error("a part did not close cleanly", action="stop", exc_info=result)
+    return results
+
+
+def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
+
+    ready_file: written once everything runs, with the process id and the address of the ops port as JSON.
+    Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
+    """
+    logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
+    found = inspect(loaded, imports=worker)
+    if found.errors:
+        raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
+    for warning in found.problems:
+        log.warning(str(warning), action="check")
+    tune_gc()
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        stopped = runner.run(_serve(loaded, intake, worker, ready_file))
+    if not stopped:
+        _end_at_once(0)
+    return 0
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """A workflow thread that never returns would keep the interpreter from ending."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def tune_gc() -> None:
+    """Let the cyclic garbage collector run less often.
+
+    A message makes a few hundred objects and no cycles; with the default thresholds the collector, which looks at all
+    that is alive, takes up to a quarter of a busy daemon's time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop)
+    daemon = Daemon(loaded, intake=intake, worker=worker)
+    await daemon.start()
+    failure: Exception | None = None
+    try:
+        if ready_file is not None:
+            _write(ready_file, {"pid": os.getpid(), "http": daemon.url})
+        await daemon.wait(stop)
+    except Exception as error:
+        failure = error
+    log.info("draining", action="drain", deadline=loaded.config.ops.drain)
+    clean = await daemon.stop(loaded.config.ops.drain)
+    log.info("stopped", action="stop", clean=clean)
+    if failure is not None:
+        if not clean:
+            log.error("ended by a failure", action="crash", exc_info=failure)
+            _end_at_once(1)
+        raise failure
+    return clean
+
+
+def _write(ready_file: Path, told: dict[str, object]) -> None:
+    """At once and whole, so that whoever waits for the file never reads half of it."""
+    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    beside.write_bytes(orjson.dumps(told))
+    beside.replace(ready_file)
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("second signal, ending at once", action="stop")
+        os._exit(1)
+    stop.set()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()

@@ -1,0 +1,90 @@
+"""What a message would lead to: decoded and routed for real, executed not at all."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bridge.app.composition import build_decoder, build_router
+from bridge.app.names import require
+from bridge.config.source import Loaded
+from bridge.envelope import Envelope
+from bridge.errors import MessageError
+from bridge.message import Message, Position
+from bridge.routing import Explanation
+from bridge.settlement import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How the message ends if the engine takes its commands.
+
+    envelope: None when it cannot be decoded, and then there is no explanation either. reason, detail: why it is
+    dead-lettered, else None.
+    """
+
+    source: str
+    outcome: Outcome
+    envelope: Envelope | None = None
+    explanation: Explanation | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the routes that matched."""
+        decision = self.explanation.decision if self.explanation is not None else None
+        return decision.routes if decision is not None else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; bytes of a payload as base64 below the key `base64`."""
+        told = self.explanation.to_dict() if self.explanation is not None else {}
+        plain: dict[str, Any] = _plain(
+            {
+                "source": self.source,
+                "outcome": self.outcome.value,
+                "routes": list(self.routes),
+                "steps": told.get("steps") or [],
+                "rules": told.get("rules") or [],
+                "reason": self.reason,
+                "detail": self.detail,
+                "envelope": None if self.envelope is None else _envelope(self.envelope),
+            }
+        )
+        return plain
+
+
+def explain(loaded: Loaded, source: str, message: Message) -> Answer:
+    """What the source would make of the message, received from its first topic.
+
+    Raises: LookupError for an unknown source, ConfigError when its rules do not compile.
+    """
+    require("source", source, loaded.config.sources)
+    config = loaded.config.sources[source]
+    decoder, router = build_decoder(loaded, source), build_router(loaded, source)
+    try:
+        envelope = decoder.decode(message, Position(config.broker, config.topics[0], 0, 0))
+    except MessageError as error:
+        return Answer(source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
+    explanation = router.explain(envelope)
+    if explanation.decision is None:
+        return Answer(source, Outcome.DEAD_LETTERED, envelope, explanation, explanation.reason, explanation.error)
+    outcome = Outcome.EXECUTED if explanation.decision.steps else Outcome.IGNORED
+    return Answer(source, outcome, envelope, explanation)
+
+
+def _envelope(envelope: Envelope) -> dict[str, Any]:
+    members = {field.name: getattr(envelope, field.name) for field in fields(envelope) if field.name != "position"}
+    return members | {"topic": envelope.position.topic}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

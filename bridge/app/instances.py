@@ -1,0 +1,249 @@
+"""What can be done with orchestrations on a running engine: every operation of the SDK's client has its place here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
+from durabletask.history import HistoryEvent
+from durabletask.task import FailureDetails
+
+from bridge.app.attachment import asked, payload, stamp
+from bridge.commands import OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.execution import CommandExecutor
+from bridge.errors import EngineRejected, InstanceNotFound
+from bridge.routing.identifier import check_instance_id, check_name
+
+FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
+"""Statuses from which an instance does not go on by itself."""
+
+_ID_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One orchestration as it is now. Times are RFC 3339 in UTC, payloads are JSON values."""
+
+    instance_id: str
+    name: str
+    status: str
+    created_at: str
+    last_updated_at: str
+    input: Any
+    output: Any
+    custom_status: Any
+    failure: dict[str, Any] | None
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which instances. Empty and None mean any. completed_*: only instances that have finished, by when."""
+
+    statuses: tuple[str, ...] = ()
+    prefix: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    completed_from: datetime | None = None
+    completed_to: datetime | None = None
+
+    @property
+    def runtime_status(self) -> list[OrchestrationStatus] | None:
+        return [OrchestrationStatus[status] for status in self.statuses] or None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What to start, and how. start_at is aware, delay in seconds; at most one is given."""
+
+    orchestration: str
+    input: Any = None
+    instance_id: str | None = None
+    start_at: datetime | None = None
+    delay: float | None = None
+    version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Instances:
+    """Orchestrations of one engine. Every method raises EngineError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._execute = CommandExecutor(engine).execute
+
+    async def list(self, filter_: Filter, *, payloads: bool) -> list[Instance]:
+        """Instances that the filter lets through, newest first. payloads: with input and output."""
+        if filter_.completed_from or filter_.completed_to:
+            states = await self._completed(filter_, payloads)
+        else:
+            query = OrchestrationQuery(
+                created_time_from=filter_.created_from,
+                created_time_to=filter_.created_to,
+                runtime_status=filter_.runtime_status,
+                fetch_inputs_and_outputs=payloads,
+                instance_id_prefix=filter_.prefix,
+            )
+            states = await asked(self._client.get_all_orchestration_states(query), "list instances")
+        return sorted((_instance(state) for state in states), key=lambda one: one.created_at, reverse=True)
+
+    async def _completed(self, filter_: Filter, payloads: bool) -> Sequence[OrchestrationState]:
+        states = []
+        for instance_id in await self.finished_ids(filter_):
+            state = await self._state(instance_id, payloads)
+            created = state.created_at.timestamp() if state is not None else 0.0
+            # The engine lists finished ids by when they completed; the rest of the filter is looked at here.
+            if (
+                state is not None
+                and instance_id.startswith(filter_.prefix or "")
+                and (filter_.created_from is None or created >= filter_.created_from.timestamp())
+                and (filter_.created_to is None or created < filter_.created_to.timestamp())
+            ):
+                states.append(state)
+        return states
+
+    async def finished_ids(self, filter_: Filter) -> Sequence[str]:
+        """Ids of finished instances by status and time of completion."""
+        ids: list[str] = []
+        token: str | None = None
+        while True:
+            page = await asked(
+                self._client.list_instance_ids(
+                    filter_.runtime_status, filter_.completed_from, filter_.completed_to, _ID_PAGE, token
+                ),
+                "list finished instances",
+            )
+            ids += page.items
+            if not page.items or not page.continuation_token or page.continuation_token == token:
+                return ids
+            token = page.continuation_token
+
+    async def show(self, instance_id: str) -> Instance:
+        """Raises: InstanceNotFound."""
+        state = await self._state(instance_id, payloads=True)
+        if state is None:
+            raise InstanceNotFound(f"there is no instance {instance_id!r}")
+        return _instance(state)
+
+    async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
+        """Everything that happened to an instance, oldest first."""
+        return await asked(self._client.get_orchestration_history(instance_id), f"history of {instance_id!r}")
+
+    async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
+        """The instance once it has started or finished, None when the time is up. Raises: InstanceNotFound."""
+        await self.show(instance_id)
+        wait = (
+            self._client.wait_for_orchestration_start
+            if until == "start"
+            else self._client.wait_for_orchestration_completion
+        )
+        try:
+            state = await wait(instance_id, fetch_payloads=True, timeout=seconds)
+        except TimeoutError:
+            return None
+        except Exception as error:
+            raise translate(error, what=f"wait for {instance_id!r}") from error
+        return None if state is None else _instance(state)
+
+    async def start(self, start: Start) -> str:
+        """The id of the new instance. Raises: InstanceAlreadyExists, InvalidCommand."""
+        instance_id = uuid4().hex if start.instance_id is None else check_instance_id(start.instance_id)
+        command = ScheduleOrchestration(
+            check_name(start.orchestration, "the orchestration's name"),
+            instance_id,
+            start.input,
+            start.version,
+            start.tags,
+            start.start_at,
+            start.delay,
+            OnExisting.DEAD_LETTER,
+        )
+        await self._execute(command)
+        return instance_id
+
+    async def terminate(self, instance_id: str, output: Any, *, recursive: bool) -> None:
+        """Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Terminate(instance_id, output, recursive))
+
+    async def raise_event(self, instance_id: str, name: str, data: Any) -> None:
+        """Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
+        await self._execute(RaiseEvent(instance_id, check_name(name, "the event name"), data))
+
+    async def suspend(self, instance_id: str, reason: str | None) -> None:
+        """Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Suspend(instance_id, reason))
+
+    async def resume(self, instance_id: str, reason: str | None) -> None:
+        """Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Resume(instance_id, reason))
+
+    async def restart(self, instance_id: str, *, new_id: bool) -> str:
+        """Run a finished instance again with its input; the id it runs under. Raises: InstanceNotFound."""
+        await self._finished(instance_id, "restart")
+        call = self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
+        return await asked(call, f"restart {instance_id!r}")
+
+    async def rewind(self, instance_id: str, reason: str | None) -> None:
+        """Let a failed instance go on before its failure; what had succeeded is not repeated."""
+        found = await self.show(instance_id)
+        if found.status != "FAILED":
+            raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
+        await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+
+    async def purge(self, instance_id: str, *, recursive: bool) -> int:
+        """Forget a finished instance; how many were forgotten with it. Raises: InstanceNotFound."""
+        await self._finished(instance_id, "purge")
+        result = await asked(self._client.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+        return result.deleted_instance_count
+
+    async def purge_by(self, filter_: Filter, *, recursive: bool) -> tuple[int, bool]:
+        """Forget finished instances by status and creation; how many, and whether all were."""
+        call = self._client.purge_orchestrations_by(
+            filter_.created_from, filter_.created_to, filter_.runtime_status, recursive
+        )
+        result = await asked(call, "purge instances")
+        return result.deleted_instance_count, result.is_complete is not False
+
+    async def _finished(self, instance_id: str, what: str) -> None:
+        found = await self.show(instance_id)
+        if not found.finished:
+            raise EngineRejected(f"{what} {instance_id!r}: it is {found.status}; wait for it, or terminate it first")
+
+    async def _state(self, instance_id: str, payloads: bool) -> OrchestrationState | None:
+        call = self._client.get_orchestration_state(instance_id, fetch_payloads=payloads)
+        try:
+            return await asked(call, f"show {instance_id!r}")
+        except InstanceNotFound:
+            return None
+
+
+def _instance(state: OrchestrationState) -> Instance:
+    return Instance(
+        state.instance_id,
+        state.name,
+        state.runtime_status.name,
+        stamp(state.created_at),
+        stamp(state.last_updated_at),
+        payload(state.serialized_input),
+        payload(state.serialized_output),
+        payload(state.serialized_custom_status),
+        failure(state.failure_details),
+    )
+
+
+def failure(details: FailureDetails | None) -> dict[str, Any] | None:
+    """Type, message, stack trace and cause of a failure."""
+    if details is None:
+        return None
+    told = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}
+    inner = failure(details.inner_failure)
+    return told | {"cause": inner} if inner else told

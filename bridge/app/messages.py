@@ -1,0 +1,208 @@
+"""Messages as a person or a script gives them: a file, a text, or lines of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from bridge.codecs import registry as codecs
+from bridge.codecs.limits import Limits, parse_json, write_json
+from bridge.config.types import check_topic
+from bridge.envelope import Event
+from bridge.errors import DecodeError
+from bridge.message import Message
+
+CLI_SOURCE = "bridge-cli"
+"""CloudEvents `source` of what is wrapped here."""
+
+LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500)
+"""For what is parsed here. The receiving source has its own limits; only what must be understood is held to these."""
+
+_MEDIA = "application/cloudevents+json"
+_CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
+_MEMBERS = frozenset({"topic", "key", "headers", "body"})
+_READ = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wanted of messages beside their body.
+
+    type: wrap the data as a CloudEvent of this type. id: of that CloudEvent, random when None. raw: send the body as it
+    is, even where the receiving source will refuse it.
+    """
+
+    type: str | None = None
+    id: str | None = None
+    key: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    raw: bool = False
+
+    def message(self, body: bytes | None) -> Message:
+        """The body as it is, with the key and the headers."""
+        return Message(body, key=_key(self.key), headers=_headers(self.headers))
+
+
+def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message:
+    """One message of a body.
+
+    codec: what the receiving source reads, None when it is not known. label: names the body in errors.
+    Raises: DecodeError.
+    """
+    if wishes.raw:
+        return wishes.message(body)
+    event = _cloud_event(body)
+    if event is not None:
+        if wishes.type is not None or wishes.id is not None:
+            raise DecodeError(f"{label} is a CloudEvent already: leave out --type and --id, or change them in it")
+        return _marked(wishes.message(body), event)
+    if wishes.type is not None:
+        if codec is not None and codec not in _CLOUDEVENTS:
+            raise DecodeError(
+                f"--type makes a CloudEvent, and this source reads {codec}: it takes the type from its `attributes`, "
+                "so give what those read, with --header or in the data"
+            )
+        return _wrapped(body, wishes, wishes.type, label)
+    if codec in _CLOUDEVENTS and not any(name.startswith(("ce_", "ce-")) for name, _ in wishes.headers):
+        raise DecodeError(
+            f"{label} is no CloudEvent, and this source reads nothing else: wrap it with --type, or send it as it is "
+            "with --raw"
+        )
+    return wishes.message(body)
+
+
+def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> Iterator[list[tuple[str, Message]]]:
+    """Batches of (topic, message) of JSON Lines, in order; a batch is what could be read without waiting for more.
+
+    A line is a CloudEvent, or {"body": ..., "key": ..., "headers": {...}, "topic": ...} of which only the body must be
+    there: text is sent as it is, null as a tombstone, anything else as JSON. topic: of every line; when it is None each
+    line names its own. The wishes are for lines that say nothing else. Blank lines are skipped.
+    Raises: DecodeError naming label and line, after everything before it was yielded.
+    """
+    read = getattr(stream, "read1", stream.read)
+    rest, number = b"", 0
+    while True:
+        chunk = read(_READ)
+        *whole, rest = (rest + chunk).split(b"\n") if chunk else [rest, b""]
+        batch: list[tuple[str, Message]] = []
+        for line in whole:
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                own, message = _line(line, wishes)
+                batch.append((_topic(topic, own), message))
+            except DecodeError as error:
+                if batch:
+                    yield batch
+                raise DecodeError(f"{label}:{number}: {error}") from None
+        if batch:
+            yield batch
+        if not chunk:
+            return
+        if len(rest) > LIMITS.max_payload:
+            raise DecodeError(f"{label}:{number + 1}: the line is longer than {LIMITS.max_payload // 1024**2} MiB")
+
+
+def _line(line: bytes, wishes: Wishes) -> tuple[Any, Message]:
+    value = _parse(line, "the line")
+    if not isinstance(value, dict):
+        raise DecodeError('expected a CloudEvent or {"body": ...}')
+    if "specversion" in value:
+        return None, _marked(wishes.message(line.strip()), value)
+    if "body" not in value:
+        raise DecodeError('expected a CloudEvent, with specversion, or {"body": ...}')
+    unknown = value.keys() - _MEMBERS
+    if unknown:
+        raise DecodeError(f"unknown member {sorted(unknown)[0]!r}; known are {', '.join(sorted(_MEMBERS))}")
+    key, headers = value.get("key"), value.get("headers", {})
+    if not isinstance(key, str | None):
+        raise DecodeError("key must be text")
+    if not isinstance(headers, dict) or not all(isinstance(text, str) for text in headers.values()):
+        raise DecodeError("headers must be an object of texts")
+    message = replace(wishes, key=wishes.key if key is None else key).message(_body(value["body"]))
+    own = tuple(header for header in message.headers if header[0] not in headers)
+    return value.get("topic"), replace(message, headers=own + _headers(tuple(headers.items())))
+
+
+def _topic(topic: str | None, own: Any) -> str:
+    if own is None or own == topic:
+        if topic is None:
+            raise DecodeError('the line needs a "topic", since only a broker is named')
+        return topic
+    if topic is not None:
+        raise DecodeError(f"the line names another topic than {topic}; name only BROKER/ to let each line say it")
+    if not isinstance(own, str):
+        raise DecodeError("topic must be text")
+    try:
+        return check_topic(own)
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
+
+
+def _body(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    return value.encode() if isinstance(value, str) else write_json(value)
+
+
+def _wrapped(body: bytes, wishes: Wishes, type_: str, label: str) -> Message:
+    event = Event(
+        id=wishes.id or str(uuid4()),
+        source=CLI_SOURCE,
+        type=type_,
+        data=_data(body, label),
+        time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    )
+    message = wishes.message(codecs.get("cloudevents").encode(event).body)
+    return _marked(message, {})
+
+
+def _data(body: bytes, label: str) -> Any:
+    """JSON where it is JSON, text where it is text, else the bytes themselves."""
+    try:
+        return _parse(body, label)
+    except DecodeError:
+        if body.lstrip()[:1] in (b"{", b"["):
+            raise
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def _parse(body: bytes, label: str) -> Any:
+    try:
+        return parse_json(body, LIMITS)
+    except DecodeError as error:
+        raise DecodeError(str(error).replace("the body", label, 1)) from None
+
+
+def _cloud_event(body: bytes) -> dict[str, Any] | None:
+    if b'"specversion"' not in body:
+        return None
+    try:
+        value = parse_json(body, LIMITS)
+    except DecodeError:
+        return None
+    return value if isinstance(value, dict) and "specversion" in value else None
+
+
+def _marked(message: Message, event: dict[str, Any]) -> Message:
+    """With the content type of a CloudEvent, and its partition key where none is given."""
+    headers = message.headers
+    if not any(name.lower() == "content-type" for name, _ in headers):
+        headers = (*headers, ("content-type", _MEDIA.encode()))
+    key = event.get("partitionkey") if message.key is None else None
+    return replace(message, headers=headers, key=_key(key) if isinstance(key, str) else message.key)
+
+
+def _key(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _headers(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, text.encode()) for name, text in pairs)

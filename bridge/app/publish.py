@@ -1,0 +1,75 @@
+"""Puts messages on a configured broker, from any process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bridge.app.composition import build_broker
+from bridge.app.names import require
+from bridge.config.source import Loaded
+from bridge.config.types import check_topic
+from bridge.message import Message
+
+MAX_BATCH = 1000
+"""Messages that are published at once at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where messages go. topic: None when every message says it. codec: what is read there, None when not known."""
+
+    broker: str
+    topic: str | None
+    codec: str | None
+
+
+def destination(loaded: Loaded, text: str) -> Destination:
+    """What `SOURCE`, `BROKER/TOPIC` or `BROKER/` means. Raises: LookupError."""
+    config = loaded.config
+    broker, slash, topic = text.partition("/")
+    if not slash:
+        require("source", text, config.sources, "or name BROKER/TOPIC")
+        source = config.sources[text]
+        return Destination(source.broker, source.topics[0], source.codec)
+    require("broker", broker, config.brokers)
+    if not topic:
+        return Destination(broker, None, None)
+    try:
+        check_topic(topic)
+    except ValueError as error:
+        raise LookupError(str(error)) from None
+    read = {source.codec for source in config.sources.values() if source.broker == broker and topic in source.topics}
+    return Destination(broker, topic, read.pop() if len(read) == 1 else None)
+
+
+def publish(
+    loaded: Loaded,
+    broker_name: str,
+    batches: Iterable[Sequence[tuple[str, Message]]],
+    progress: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Publish batches of (topic, message), in order; returns how many messages.
+
+    progress: told, after every step, how many are durably taken.
+    Raises: BrokerUnavailable, PublishFailed, and what `batches` raises; what `progress` was told of stays published.
+    """
+    broker = build_broker(loaded, broker_name)
+    count = 0
+    # Batches may wait for standard input, so they are drawn outside of the event loop: Ctrl-C then ends the wait.
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(broker.start())
+            for batch in batches:
+                for topic, run in groupby(batch, key=lambda pair: pair[0]):
+                    messages = [message for _, message in run]
+                    for start in range(0, len(messages), MAX_BATCH):
+                        part = messages[start : start + MAX_BATCH]
+                        runner.run(broker.publish(topic, part))
+                        count += len(part)
+                        progress(count)
+        finally:
+            runner.run(broker.stop())
+    return count

@@ -1,0 +1,149 @@
+"""The history of an orchestration as a person reads it: what happened when, calls and their results joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from durabletask import history
+from durabletask.client import OrchestrationStatus
+from durabletask.task import FailureDetails
+
+from bridge.app.attachment import payload, stamp
+
+_NEVER = datetime.fromtimestamp(0, UTC)
+_TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line. after: seconds since the first event. data: JSON value that came with it."""
+
+    at: str
+    after: float
+    event: str
+    data: Any = None
+
+
+def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
+    """Entries in the order of the history; the orchestrator's own turns are left out."""
+    names = _Names()
+    entries: list[Entry] = []
+    first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
+    for event in events:
+        # Some engines give times to turns only: what has none happened in the turn before it.
+        now = names.now = event.timestamp if event.timestamp > _NEVER else now
+        if isinstance(event, _TURNS):
+            continue
+        text, data = _describe(event, names)
+        entries.append(Entry(stamp(now), (now - first).total_seconds(), text, data))
+    return entries
+
+
+def as_json(events: Sequence[history.HistoryEvent]) -> list[dict[str, Any]]:
+    """Every event with all its fields, as the engine keeps it."""
+    return [{"event": type(event).__name__.removesuffix("Event")} | event.to_dict() for event in events]
+
+
+class _Names:
+    """What a result belongs to: histories only give the id of the event that asked for it."""
+
+    def __init__(self) -> None:
+        self.now = _NEVER
+        self._asked: dict[int | str, tuple[str, datetime]] = {}
+
+    def add(self, key: int | str, name: str) -> None:
+        self._asked[key] = (name, self.now)
+
+    def done(self, key: int | str, word: str) -> str:
+        name, since = self._asked.get(key, (f"task {key}", self.now))
+        return f"{name} {word} after {duration((self.now - since).total_seconds())}"
+
+
+def _describe(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:
+    match event:
+        case history.ExecutionStartedEvent():
+            version = f" version {event.version}" if event.version else ""
+            parent = event.parent_instance and event.parent_instance.orchestration_instance
+            by = f" by {parent.instance_id}" if parent else ""
+            return f"started {event.name}{version}{by}", payload(event.input)
+        case history.ExecutionCompletedEvent():
+            status = OrchestrationStatus(event.orchestration_status).name.lower().replace("_", " ")
+            return status, payload(event.result) if event.failure_details is None else _failed(event.failure_details)
+        case history.ExecutionTerminatedEvent():
+            return "terminate asked for", payload(event.input)
+        case history.ExecutionSuspendedEvent():
+            return "suspended", payload(event.input)
+        case history.ExecutionResumedEvent():
+            return "resumed", payload(event.input)
+        case history.ExecutionRewoundEvent():
+            return "rewound", event.reason
+        case history.ContinueAsNewEvent():
+            return "continued as new", payload(event.input)
+        case history.TaskScheduledEvent():
+            names.add(event.event_id, f"activity {event.name}")
+            return f"activity {event.name} called", payload(event.input)
+        case history.TaskCompletedEvent():
+            return names.done(event.task_scheduled_id, "done"), payload(event.result)
+        case history.TaskFailedEvent():
+            return names.done(event.task_scheduled_id, "failed"), _failed(event.failure_details)
+        case history.SubOrchestrationInstanceCreatedEvent():
+            names.add(event.event_id, f"orchestration {event.name}")
+            return f"orchestration {event.name} called as {event.instance_id}", payload(event.input)
+        case history.SubOrchestrationInstanceCompletedEvent():
+            return names.done(event.task_scheduled_id, "done"), payload(event.result)
+        case history.SubOrchestrationInstanceFailedEvent():
+            return names.done(event.task_scheduled_id, "failed"), _failed(event.failure_details)
+        case history.TimerCreatedEvent():
+            return f"timer set for {stamp(event.fire_at)}", None
+        case history.TimerFiredEvent():
+            return "timer fired", None
+        case history.EventRaisedEvent():
+            return f"event {event.name} received", payload(event.input)
+        case history.EventSentEvent():
+            return f"event {event.name} sent to {event.instance_id}", payload(event.input)
+        case _:
+            return _describe_entity(event, names)
+
+
+def _describe_entity(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:
+    match event:
+        case history.EntityOperationSignaledEvent():
+            return f"entity {event.target_instance_id} signalled: {event.operation}", payload(event.input)
+        case history.EntityOperationCalledEvent():
+            names.add(event.request_id, f"entity {event.target_instance_id} {event.operation}")
+            return f"entity {event.target_instance_id} called: {event.operation}", payload(event.input)
+        case history.EntityOperationCompletedEvent():
+            return names.done(event.request_id, "done"), payload(event.output)
+        case history.EntityOperationFailedEvent():
+            return names.done(event.request_id, "failed"), _failed(event.failure_details)
+        case history.EntityLockRequestedEvent():
+            names.add(event.critical_section_id, f"lock of {', '.join(event.lock_set)}")
+            return f"lock of {', '.join(event.lock_set)} asked for", None
+        case history.EntityLockGrantedEvent():
+            return names.done(event.critical_section_id, "granted"), None
+        case history.EntityUnlockSentEvent():
+            return f"lock of {event.target_instance_id} released", None
+        case history.GenericEvent():
+            return "note", payload(event.data)
+        case _:
+            return type(event).__name__.removesuffix("Event"), None
+
+
+def _failed(details: FailureDetails | None) -> str | None:
+    return None if details is None else f"{details.error_type}: {details.message}"
+
+
+def duration(seconds: float) -> str:
+    """`4ms`, `2.5s`, `3m 20s`, `2h 5m`, `3d 4h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // part}{smaller}"
+    return f"{whole // 60}m {whole % 60}s"

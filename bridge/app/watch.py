@@ -1,0 +1,190 @@
+"""Shows the daemon's state to health and metrics in their own words."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from bridge import __version__
+from bridge.engines.base import Engine
+from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
+from bridge.ops.metrics import Metrics
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.source import SourcePipeline
+
+log = structlog.get_logger("bridge.watch")
+
+_LOOK = 5.0
+"""Seconds between two looks at the state of everything."""
+
+
+class SourceView:
+    """A source pipeline as `bridge.ops.metrics.SourceStats`."""
+
+    def __init__(self, source: SourcePipeline) -> None:
+        self._source = source
+        self._ledger = source.ledger
+
+    @property
+    def name(self) -> str:
+        return self._source.settings.name
+
+    @property
+    def received(self) -> int:
+        return self._ledger.received
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        return self._ledger.outcomes
+
+    @property
+    def dead_letters(self) -> Mapping[str, int]:
+        return self._ledger.dead_letters
+
+    @property
+    def abandoned(self) -> Mapping[str, int]:
+        return self._ledger.abandoned
+
+    @property
+    def commands(self) -> Mapping[tuple[str, str], int]:
+        return self._ledger.commands
+
+    @property
+    def retries(self) -> int:
+        return self._ledger.retries
+
+    @property
+    def bugs(self) -> int:
+        return self._ledger.bugs
+
+    @property
+    def in_flight(self) -> int:
+        return self._ledger.in_flight
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return self._ledger.in_flight_bytes
+
+    @property
+    def queued(self) -> int:
+        return self._ledger.in_flight - self._source.at_work
+
+    @property
+    def locks_lost(self) -> int:
+        return self._ledger.locks_lost
+
+    @property
+    def held(self) -> bool:
+        return bool(self._source.gate.holds) and not self.paused
+
+    @property
+    def paused(self) -> bool:
+        return self._source.fuse.blown
+
+    @property
+    def processing(self) -> Histogram:
+        return self._ledger.processing
+
+    @property
+    def critical(self) -> Histogram:
+        return self._ledger.critical
+
+    def partitions(self) -> Iterator[tuple[str, int, int, int]]:
+        """Topic, number, gap and lag of each assigned partition."""
+        lag = self._source.subscription.lag() if self._source.subscription else {}
+        for partition in self._source.assignment:
+            behind = lag.get((partition.topic, partition.number), 0)
+            yield partition.topic, partition.number, partition.gap, behind
+
+    def reading(self) -> SourceReading:
+        """For health."""
+        ledger = self._ledger
+        holds = dict(self._source.gate.holds)
+        paused = holds.pop("fuse", None)
+        behind = sum(lag for _, _, _, lag in self.partitions())
+        settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
+        died = next((task for task in self._source.tasks if task.done()), None)
+        dead = f"{died.get_name()} ended" if died is not None else None
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """An engine as `bridge.ops.metrics.EngineStats`."""
+
+    name: str
+    up: bool
+    durable: bool
+
+
+class Watch:
+    """What the ops port shows of a daemon."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourcePipeline],
+        engines: Mapping[str, Engine],
+        breakers: Mapping[str, Breaker],
+        publishing: Publishing,
+        *,
+        stuck_after: float,
+        config_version: str,
+    ) -> None:
+        self.phase: Phase = "starting"
+        self._sources = [SourceView(source) for source in sources]
+        self._engines = engines
+        self._breakers = breakers
+        self._health = Health(stuck_after)
+        self._metrics = Metrics(
+            lambda: self._sources,
+            self._engine_views,
+            publishing,
+            version=__version__,
+            config=config_version,
+        )
+
+    def health(self) -> Readiness:
+        """For /readyz."""
+        parts = [
+            PartReading(
+                "engine",
+                name,
+                str(self._breakers[name].error) if self._breakers[name].error else None,
+                engine.description,
+            )
+            for name, engine in self._engines.items()
+        ]
+        readings = [source.reading() for source in self._sources] if self.phase == "running" else []
+        return self._health.look(readings, parts, time.monotonic(), self.phase)
+
+    async def report(self) -> None:
+        """Look every few seconds, so that a source without progress is found though nobody asks, and log changes."""
+        troubles: dict[tuple[str, str], State] = {}
+        while True:
+            for check in self.health().checks:
+                component = (check.kind, check.name)
+                trouble = None if check.ready else check.state
+                if trouble == troubles.get(component):
+                    continue
+                if trouble is None:
+                    del troubles[component]
+                    log.info(f"{check.kind} {check.name} is ready again", action="readiness", state=check.state)
+                else:
+                    troubles[component] = trouble
+                    what = f"{check.kind} {check.name} is {trouble}"
+                    log.warning(what, action="readiness", state=trouble, detail=check.detail)
+            await asyncio.sleep(_LOOK)
+
+    def metrics(self) -> bytes:
+        """For /metrics."""
+        return self._metrics.render()
+
+    def _engine_views(self) -> Iterator[EngineView]:
+        for name, engine in self._engines.items():
+            yield EngineView(name, not self._breakers[name].open, engine.durable)

@@ -1,0 +1,42 @@
+"""Who gets which partition. Pure: every member computes the same from the same members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Member:
+    """A live consumer of a group. Ids sort by the time of joining."""
+
+    id: str
+    topics: tuple[str, ...]
+
+
+def assign(members: Sequence[Member], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
+    """Member id by (topic, partition), as even as the members' topics allow.
+
+    partitions: their number by topic. Members take their share in the order of joining, each from those who have most,
+    so that a newcomer moves no more partitions than it gets.
+    """
+    owners: dict[tuple[str, int], str] = {}
+    held: dict[str, int] = {}
+    for member in sorted(members):
+        wanted = [(topic, number) for topic in sorted(set(member.topics)) for number in range(partitions.get(topic, 0))]
+        held[member.id] = 0
+        for place in wanted:
+            if place not in owners:
+                owners[place] = member.id
+                held[member.id] += 1
+        while True:
+            taken = [place for place in wanted if owners[place] != member.id]
+            if not taken:
+                break
+            place = max(taken, key=lambda place: held[owners[place]])
+            if held[owners[place]] < held[member.id] + 2:
+                break
+            held[owners[place]] -= 1
+            held[member.id] += 1
+            owners[place] = member.id
+    return owners

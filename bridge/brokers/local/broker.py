@@ -1,0 +1,175 @@
+"""The local broker's front: start and stop, publish and subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.local.commits import Commits
+from bridge.brokers.local.faults import translate
+from bridge.brokers.local.log import Log
+from bridge.brokers.local.membership import Membership
+from bridge.brokers.local.ownership import Ownership
+from bridge.brokers.local.partition import LocalPartition
+from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
+from bridge.brokers.local.waker import Wake, Waker
+from bridge.brokers.local.writer import Writer
+from bridge.config.brokers import LocalBrokerConfig
+from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.message import Message
+
+_log = logging.getLogger(__name__)
+
+REVOKE_SECONDS = 10.0
+"""How long a partition that another member gets may wait for what is in flight."""
+
+POLL_SECONDS = 0.25
+"""How often a consumer looks for records where it cannot be woken."""
+
+EXPIRE_RECORDS = 500
+"""Records of a partition that are deleted in one transaction, so that publishers hardly wait."""
+
+FEATURES = Features("local", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
+
+
+class LocalBroker:
+    """Implements `bridge.brokers.base.Broker` on one directory, shared with other processes of this machine."""
+
+    features = FEATURES
+
+    def __init__(
+        self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
+    ) -> None:
+        """directory: where the log lies; `config.path` is not looked at. revoke_timeout: seconds for hand-overs."""
+        self.name = name
+        self._directory = directory
+        self._config = config
+        self._revoke_timeout = revoke_timeout
+        self._waker = Waker(directory, self._wake)
+        self._writer = Writer(directory, lambda: self._waker.notify(Wake.RECORDS))
+        self._reader = Reader(directory)
+        self._subscriptions: set[LocalSubscription] = set()
+        self._cluster = ""
+        self._expiry: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """See `Broker.start`. Makes the directory, private to this user, when it is missing.
+
+        Raises: BrokerUnavailable, BrokerError when the log is of a newer version of the bridge.
+        """
+        try:
+            await asyncio.to_thread(self._directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+            self._waker.start()
+        except OSError as error:
+            raise translate(error, self._directory) or error from error
+        self._reader.start()
+        self._writer.start()
+        try:
+            # On the writer, so that a log that cannot be written shows now.
+            self._cluster = await self._writer.submit(_begin)
+        except BaseException:
+            await self.stop()
+            raise
+        if self._config.retention is not None:
+            self._expiry = asyncio.create_task(self._expire(self._config.retention))
+
+    async def stop(self) -> None:
+        """See `Broker.stop`. Closes the subscriptions that are open."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            await asyncio.wait([self._expiry])
+            self._expiry = None
+        for subscription in tuple(self._subscriptions):
+            await subscription.close()
+        await self._writer.stop()
+        await self._reader.stop()
+        self._waker.stop()
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        """See `Broker.publish`. All messages are taken, or none. The topic is made when it is missing.
+
+        Records with one key go to one partition, the same in every process; those without one are spread.
+        """
+        given, partitions = tuple(messages), self._config.partitions
+        if given:
+            await self._writer.submit(lambda log: log.append(topic, given, partitions))
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        return await self._reader.query(lambda log: log.topics())
+
+    async def create_topic(self, name: str, partitions: int) -> None:
+        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
+        if existing != partitions:
+            raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> LocalSubscription:
+        """See `Broker.subscribe`. Topics are made when they are missing. Raises: BrokerUnavailable."""
+        latest, count = options.start == "latest", self._config.partitions
+        places = await self._writer.submit(lambda log: log.enter(options.group, options.topics, count, latest))
+        self._waker.listen()
+        commits = Commits(self._writer, options.group, self._config.commit_interval)
+
+        def make(key: int, topic: str, number: int, committed: CommittedPosition) -> LocalPartition:
+            return LocalPartition(
+                partition=key,
+                topic=topic,
+                number=number,
+                cluster=self._cluster,
+                committed=committed,
+                commits=commits,
+                dead_letter_topic=options.dead_letter.replace("{topic}", topic),
+                new_topic_partitions=count,
+                changed=subscription.changed,
+            )
+
+        ownership = Ownership(
+            membership=Membership(self._directory, options.group, options.topics),
+            places=places,
+            reader=self._reader,
+            waker=self._waker,
+            listener=listener,
+            commits=commits,
+            make=make,
+            revoke_timeout=self._revoke_timeout,
+        )
+        subscription = LocalSubscription(
+            ownership=ownership,
+            commits=commits,
+            reader=self._reader,
+            check=CHECK_SECONDS if self._waker.listening else POLL_SECONDS,
+            closed=lambda: self._subscriptions.discard(subscription),
+        )
+        self._subscriptions.add(subscription)
+        try:
+            await subscription.start()
+        except BaseException:
+            self._subscriptions.discard(subscription)
+            raise
+        return subscription
+
+    def _wake(self, wake: Wake) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake(wake)
+
+    async def _expire(self, retention: float) -> None:
+        while True:
+            pause = min(max(retention / 10, 1.0), 60.0)
+            try:
+                if await self._writer.submit(lambda log: log.expire(time.time() - retention, EXPIRE_RECORDS)):
+                    # There may be more, but publishers come first.
+                    pause = 0.01
+            except BrokerUnavailable as error:
+                _log.warning("old records are not deleted yet: %s", error)
+            await asyncio.sleep(pause)
+
+
+def _begin(log: Log) -> str:
+    return log.cluster()

@@ -1,0 +1,88 @@
+"""Positions of a group on their way into the log, gathered for a moment and committed together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from bridge.brokers.local.log import Log
+from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.writer import Writer
+from bridge.errors import BrokerError
+
+if TYPE_CHECKING:
+    from bridge.brokers.local.partition import LocalPartition
+
+_log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class Commits:
+    """One subscription's commits."""
+
+    def __init__(self, writer: Writer, group: str, interval: float) -> None:
+        self.writer = writer
+        self.group = group
+        self._interval = interval
+        self._dirty: set[LocalPartition] = set()
+        self._turn = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._failing = False
+
+    def soon(self, partition: LocalPartition) -> None:
+        """Something in the partition was completed: commit it within the interval."""
+        self._dirty.add(partition)
+        if self._timer is None and self._background is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
+        self._background = asyncio.create_task(self._in_background())
+
+    async def _in_background(self) -> None:
+        delay = self._interval
+        try:
+            await self.commit()
+        except BrokerError as error:
+            delay = max(delay, RETRY_SECONDS)
+            if not self._failing:
+                _log.warning("group %s cannot commit, will go on trying: %s", self.group, error)
+            self._failing = True
+        else:
+            self._failing = False
+        finally:
+            self._background = None
+        if self._dirty:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._start)
+
+    async def commit(self) -> None:
+        """Return when everything completed before the call, and every dead letter begun before it, is durable.
+
+        Raises: BrokerUnavailable; then it is kept for the next commit.
+        """
+        async with self._turn:
+            dirty, self._dirty = self._dirty, set()
+            given = [(partition, partition.snapshot()) for partition in dirty]
+            try:
+                # Also without positions: the writer keeps the order, so this waits for what it was given before.
+                await self.writer.submit(lambda log: _commit(log, self.group, given))
+            except BaseException:
+                self._dirty |= dirty
+                raise
+
+    async def stop(self) -> None:
+        """Commit no more in the background. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.wait([self._background])
+
+
+def _commit(log: Log, group: str, given: list[tuple[LocalPartition, CommittedPosition]]) -> None:
+    for partition, position in given:
+        log.commit(group, partition.id, position)

@@ -1,0 +1,214 @@
+"""The queries of the log, on one connection.
+
+Many records go in and come out with one statement each, packed in JSON and one blob: SQLite's Python module gives up
+the interpreter lock at every row it steps to, and beside a busy event loop each of those costs up to 5 ms to get back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import sqlite3
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from bridge.brokers.local import headers, positions
+from bridge.brokers.local.positions import CommittedPosition
+from bridge.message import Message
+
+_OFFSET_BITS = 40
+_APPEND_BYTES = 32 * 1024 * 1024
+
+_INSERT = """
+INSERT INTO records (id, timestamp, appended, key_size, body_size, headers_size, data)
+SELECT value ->> 0, value ->> 1, ?, value ->> 2, value ->> 3, value ->> 4, substr(?, value ->> 5, value ->> 6)
+FROM json_each(?)
+"""
+_ADVANCE = """
+UPDATE partitions SET next = given.value ->> 1 FROM json_each(?) AS given WHERE partitions.id = given.value ->> 0
+"""
+_SIZES = """
+SELECT json_group_array(json_array(id - ?1, timestamp, key_size, body_size, headers_size)) FROM (
+  SELECT id, timestamp, key_size, body_size, headers_size FROM records WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4
+)
+"""
+_DATA = (
+    "SELECT CAST(group_concat(data, '') AS BLOB) FROM (SELECT data FROM records WHERE id BETWEEN ? AND ? ORDER BY id)"
+)
+_ENDS = "SELECT json_group_array(json_array(id, next)) FROM partitions WHERE id IN (SELECT value FROM json_each(?))"
+_EXPIRE = """
+DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?) AND appended < ?
+"""
+
+Row = tuple[int, int, int | None, int | None, int]
+"""Offset, timestamp in microseconds, sizes of key, body and headers."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records of one partition in order: their rows, and their keys, bodies and headers in one piece."""
+
+    rows: list[Row]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A wish for records of a partition from `offset` on: at most `limit` and `size` bytes, yet at least one."""
+
+    partition: int
+    offset: int
+    limit: int
+    size: int
+
+
+class Log:
+    """One connection's view of the log. Not for several threads at once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.appended = False
+        """Set when records were appended; the writer resets it."""
+        self._topics: dict[str, list[int]] = {}
+        # Where records without a key go: round the partitions, from a place that differs between processes.
+        self._turn = itertools.count(secrets.randbelow(1 << 16))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def cluster(self) -> str:
+        """Stable identity of this log."""
+        return str(self.connection.execute("SELECT id FROM cluster").fetchone()[0])
+
+    def topics(self) -> dict[str, int]:
+        """Number of partitions by topic."""
+        rows = self.connection.execute(
+            "SELECT name, count(*) FROM topics JOIN partitions ON topic = topics.id GROUP BY name ORDER BY name"
+        )
+        return dict(rows.fetchall())
+
+    def topic(self, name: str, partitions: int) -> list[int]:
+        """Ids of the topic's partitions by number; the topic is made with `partitions` when it is missing.
+
+        Only within a write transaction: what a rolled back one made must be forgotten with its connection.
+        """
+        known = self._topics.get(name)
+        if known is not None:
+            return known
+        found = self.connection.execute("SELECT id FROM topics WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            topic = self.connection.execute("INSERT INTO topics (name) VALUES (?)", (name,)).lastrowid
+            rows = [(topic, number) for number in range(partitions)]
+            self.connection.executemany("INSERT INTO partitions (topic, number, next) VALUES (?, ?, 0)", rows)
+        else:
+            topic = found[0]
+        ids = self.connection.execute("SELECT id FROM partitions WHERE topic = ? ORDER BY number", (topic,)).fetchall()
+        self._topics[name] = [row[0] for row in ids]
+        return self._topics[name]
+
+    def append(self, topic: str, messages: Sequence[Message], partitions: int) -> None:
+        """Append to a topic, made with `partitions` when it is missing. Only within a write transaction."""
+        ids = self.topic(topic, partitions)
+        ends = self.ends(ids)
+        now = time.time()
+        rows: list[tuple[int, int, int | None, int | None, int, int, int]] = []
+        # SQLite hands an empty blob to its functions as NULL, so the first byte is never used.
+        parts, at = [b"\0"], 2
+        for message in messages:
+            key, body = message.key, message.body
+            turn = next(self._turn) if key is None else zlib.crc32(key)
+            partition = ids[turn % len(ids)]
+            offset = ends[partition]
+            ends[partition] = offset + 1
+            packed = headers.encode(message.headers) if message.headers else b""
+            data = b"".join((key or b"", body or b"", packed))
+            stamp = int((now if message.timestamp is None else message.timestamp) * 1e6)
+            key_size = None if key is None else len(key)
+            body_size = None if body is None else len(body)
+            record = (partition << _OFFSET_BITS) + offset
+            rows.append((record, stamp, key_size, body_size, len(packed), at, len(data)))
+            parts.append(data)
+            at += len(data)
+            if at > _APPEND_BYTES:
+                self._insert(rows, parts, int(now))
+                rows, parts, at = [], [b"\0"], 2
+        self._insert(rows, parts, int(now))
+        self.connection.execute(_ADVANCE, (orjson.dumps(list(ends.items())).decode(),))
+        self.appended = True
+
+    def _insert(
+        self, rows: list[tuple[int, int, int | None, int | None, int, int, int]], parts: list[bytes], now: int
+    ) -> None:
+        if rows:
+            self.connection.execute(_INSERT, (now, b"".join(parts), orjson.dumps(rows).decode()))
+
+    def ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The next offset to be written, by partition id."""
+        return dict(orjson.loads(self.connection.execute(_ENDS, (orjson.dumps(partitions).decode(),)).fetchone()[0]))
+
+    def fetch(self, partitions: Sequence[int], wishes: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
+        """The ends of all `partitions`, and records for those wishes that have any, of one moment."""
+        self.connection.execute("BEGIN")
+        try:
+            ends = self.ends(partitions)
+            batches = {wish.partition: self._read(wish) for wish in wishes if wish.offset < ends[wish.partition]}
+        finally:
+            self.connection.execute("COMMIT")
+        return ends, batches
+
+    def _read(self, wish: Fetch) -> Batch:
+        base = wish.partition << _OFFSET_BITS
+        end = (wish.partition + 1) << _OFFSET_BITS
+        sizes = self.connection.execute(_SIZES, (base, base + wish.offset, end, wish.limit)).fetchone()[0]
+        rows: list[Row] = orjson.loads(sizes)
+        if not rows:
+            return Batch([], b"")
+        total = 0
+        for count, (_, _, key_size, body_size, headers_size) in enumerate(rows):
+            total += (key_size or 0) + (body_size or 0) + headers_size
+            if total > wish.size and count:
+                del rows[count:]
+                break
+        data = self.connection.execute(_DATA, (base + rows[0][0], base + rows[-1][0])).fetchone()[0]
+        return Batch(rows, data or b"")
+
+    def enter(self, group: str, topics: Sequence[str], partitions: int, latest: bool) -> dict[str, list[int]]:
+        """Partition ids of the topics by name; fixes where the group begins in partitions that are new to it."""
+        found = {name: self.topic(name, partitions) for name in topics}
+        ids = [partition for topic in found.values() for partition in topic]
+        starts = self.ends(ids) if latest else dict.fromkeys(ids, 0)
+        self.connection.executemany(
+            "INSERT INTO positions VALUES (?, ?, ?, '[]') ON CONFLICT DO NOTHING",
+            [(group, partition, start) for partition, start in starts.items()],
+        )
+        return found
+
+    def position(self, group: str, partition: int) -> CommittedPosition:
+        """What the group has committed."""
+        query = "SELECT next, done FROM positions WHERE consumer_group = ? AND partition = ?"
+        found = self.connection.execute(query, (group, partition)).fetchone()
+        return CommittedPosition(0) if found is None else CommittedPosition(found[0], positions.decode(found[1]))
+
+    def commit(self, group: str, partition: int, given: CommittedPosition) -> None:
+        """Add to what the group has committed. Only within a write transaction."""
+        merged = self.position(group, partition).merge(given)
+        self.connection.execute(
+            "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
+            (group, partition, merged.next, positions.encode(merged.done)),
+        )
+
+    def expire(self, before: float, limit: int) -> int:
+        """Delete the oldest records that were appended before a time (seconds); how many, at most `limit` a partition.
+
+        Only within a write transaction.
+        """
+        deleted = 0
+        for (partition,) in self.connection.execute("SELECT id FROM partitions").fetchall():
+            base, end = partition << _OFFSET_BITS, (partition + 1) << _OFFSET_BITS
+            deleted += self.connection.execute(_EXPIRE, (base, end, limit, int(before))).rowcount
+        return deleted

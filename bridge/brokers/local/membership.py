@@ -1,0 +1,82 @@
+"""Membership of a consumer group, and ownership of its partitions, by locked files.
+
+A member is a file in the group's directory that is locked for as long as the member lives. A partition is owned by
+whoever holds the lock on its file: two live members can never own it at once, and the kernel frees a killed one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import orjson
+
+from bridge.brokers.local.assignment import Member
+from bridge.brokers.local.lock import FileLock, is_held
+
+DIRECTORY = "groups"
+
+
+class Membership:
+    """One member. All methods block on files; all raise OSError."""
+
+    def __init__(self, directory: Path, group: str, topics: tuple[str, ...]) -> None:
+        # A group's name may hold anything; its directory's name may not.
+        self._group = directory / DIRECTORY / hashlib.sha256(group.encode()).hexdigest()[:32]
+        self._members = self._group / "members"
+        # Sorts by the time of joining.
+        self.member = Member(f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}", topics)
+        self._presence: FileLock | None = None
+        self._owned: dict[int, FileLock] = {}
+
+    def join(self) -> None:
+        """Become visible to the others."""
+        self._members.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = self._group / f"{self.member.id}.new"
+        self._presence = FileLock.acquire(made)
+        made.write_bytes(orjson.dumps(self.member.topics))
+        # Locked before it is visible: a file that can be locked is a dead member's.
+        made.rename(self._members / self.member.id)
+
+    def leave(self) -> None:
+        """Give all partitions back and be gone. Idempotent."""
+        self.disown(tuple(self._owned))
+        if self._presence is not None:
+            with contextlib.suppress(OSError):
+                (self._members / self.member.id).unlink()
+            self._presence.release()
+            self._presence = None
+
+    def members(self) -> list[Member]:
+        """All live members, this one among them; what dead ones left is removed."""
+        found = [self.member]
+        for path in self._members.iterdir():
+            if path.name == self.member.id:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if is_held(path):
+                    found.append(Member(path.name, tuple(orjson.loads(path.read_bytes()))))
+                else:
+                    path.unlink()
+        return found
+
+    def try_own(self, partition: int) -> bool:
+        """Own the partition with this id, unless another still does."""
+        if partition not in self._owned:
+            lock = FileLock.try_acquire(self._group / f"{partition}.owner")
+            if lock is None:
+                return False
+            self._owned[partition] = lock
+        return True
+
+    def disown(self, partitions: Iterable[int]) -> None:
+        """Let others own them. Idempotent."""
+        for partition in partitions:
+            lock = self._owned.pop(partition, None)
+            if lock is not None:
+                lock.release()

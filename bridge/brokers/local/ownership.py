@@ -1,0 +1,134 @@
+"""Which partitions of the group are ours: follows the members that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from bridge.brokers.base import Listener
+from bridge.brokers.local.assignment import Member, assign
+from bridge.brokers.local.commits import Commits
+from bridge.brokers.local.membership import Membership
+from bridge.brokers.local.partition import LocalPartition
+from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.waker import Wake, Waker
+from bridge.errors import BrokerError
+
+_log = logging.getLogger(__name__)
+
+Make = Callable[[int, str, int, CommittedPosition], LocalPartition]
+"""Makes a partition from its id, topic, number and the group's position."""
+
+
+class Ownership:
+    """The partitions of one subscription."""
+
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        places: Mapping[str, Sequence[int]],
+        reader: Reader,
+        waker: Waker,
+        listener: Listener,
+        commits: Commits,
+        make: Make,
+        revoke_timeout: float,
+    ) -> None:
+        """`places`: ids of the partitions by topic. `revoke_timeout`: seconds the listener gets to finish."""
+        self.partitions: dict[int, LocalPartition] = {}
+        """By id; those being revoked among them until they are given away."""
+        self._membership = membership
+        self._places = places
+        self._reader = reader
+        self._waker = waker
+        self._listener = listener
+        self._commits = commits
+        self._make = make
+        self._revoke_timeout = revoke_timeout
+        self._counts = {topic: len(ids) for topic, ids in places.items()}
+
+    async def join(self) -> None:
+        """Become a member. Raises: BrokerUnavailable."""
+        await self._reader.run(self._membership.join)
+        self._waker.notify(Wake.MEMBERS)
+
+    async def rebalance(self) -> bool:
+        """Give away what is another's now, take what is ours; whether anything was taken. Raises: BrokerUnavailable."""
+        members = await self._reader.run(self._membership.members)
+        owners = assign(members, await self._known(members))
+        me = self._membership.member.id
+        wanted = {
+            self._places[topic][number]: (topic, number) for (topic, number), owner in owners.items() if owner == me
+        }
+        await self._revoke([partition for key, partition in self.partitions.items() if key not in wanted])
+        missing = {key: place for key, place in wanted.items() if key not in self.partitions}
+        return bool(missing) and await self._take(missing)
+
+    async def _known(self, members: Sequence[Member]) -> dict[str, int]:
+        """Partition counts of all members' topics: with fewer, members would compute different assignments."""
+        if any(topic not in self._counts for member in members for topic in member.topics):
+            self._counts = await self._reader.query(lambda log: log.topics())
+        return self._counts
+
+    async def _revoke(self, lost: list[LocalPartition]) -> None:
+        if not lost:
+            return
+        for partition in lost:
+            partition.drain()
+        try:
+            async with asyncio.timeout(self._revoke_timeout):
+                await self._listener.revoked(lost)
+        except TimeoutError:
+            _log.warning("records of %s are still in flight and will be repeated by their new owner", _names(lost))
+        except Exception:
+            _log.exception("the listener failed when %s were revoked", _names(lost))
+        for partition in lost:
+            # Before the last commit, so that nothing can be completed after it.
+            partition.revoked = True
+        try:
+            await self._commits.commit()
+        except BrokerError as error:
+            _log.warning("what was done in %s will be repeated by its new owner: %s", _names(lost), error)
+        for partition in lost:
+            del self.partitions[partition.id]
+        await self._reader.run(lambda: self._membership.disown([partition.id for partition in lost]))
+        self._waker.notify(Wake.MEMBERS)
+
+    async def _take(self, missing: dict[int, tuple[str, int]]) -> bool:
+        free = await self._reader.run(lambda: [key for key in missing if self._membership.try_own(key)])
+        if not free:
+            return False
+        group = self._commits.group
+        try:
+            # Read while owned: the last owner's final commit is in.
+            positions = await self._reader.query(lambda log: {key: log.position(group, key) for key in free})
+        except BrokerError:
+            await self._reader.run(lambda: self._membership.disown(free))
+            raise
+        taken = [self._make(key, *missing[key], positions[key]) for key in free]
+        try:
+            await self._listener.assigned(taken)
+        except Exception:
+            _log.exception("the listener failed when %s were assigned", _names(taken))
+        self.partitions.update((partition.id, partition) for partition in taken)
+        return True
+
+    async def leave(self) -> None:
+        """Commit what is done, then give everything back, without asking the listener. Idempotent."""
+        for partition in self.partitions.values():
+            partition.drain()
+            partition.revoked = True
+        try:
+            await self._commits.commit()
+        except BrokerError as error:
+            _log.warning("what was done in %s will be repeated: %s", _names(list(self.partitions.values())), error)
+        self.partitions.clear()
+        await self._reader.run(self._membership.leave)
+        self._waker.notify(Wake.MEMBERS)
+
+
+def _names(partitions: Sequence[LocalPartition]) -> str:
+    return ", ".join(f"{partition.topic}/{partition.number}" for partition in partitions) or "no partitions"

@@ -1,0 +1,173 @@
+"""A live consumer of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from bridge.brokers.local.commits import Commits
+from bridge.brokers.local.delivery import LocalDelivery
+from bridge.brokers.local.ownership import Ownership
+from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.waker import Wake
+from bridge.errors import BrokerUnavailable
+
+_log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+"""How often a consumer looks for itself: a killed member wakes nobody, and a datagram may be lost."""
+
+RETRY_SECONDS = 1.0
+"""How long a consumer waits after a failure."""
+
+BUFFER_BYTES = 32 * 1024 * 1024
+"""Bytes read ahead by one subscription, over all its partitions; a single record may be larger."""
+
+
+class LocalSubscription:
+    """Implements `bridge.brokers.base.Subscription`."""
+
+    def __init__(
+        self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
+    ) -> None:
+        """`check`: seconds between looks for what no wake-up told. `closed` is called once, at the end of `close`."""
+        self._ownership = ownership
+        self._commits = commits
+        self._reader = reader
+        self._check = check
+        self._on_closed = closed
+        self._closed = False
+        self._failure: BrokerUnavailable | None = None
+        self._ready = asyncio.Event()
+        self._records = asyncio.Event()
+        self._members = asyncio.Event()
+        self._polled = 0.0
+        self._first = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Join the group. Raises: BrokerUnavailable."""
+        await self._ownership.join()
+        self._tasks = [
+            asyncio.create_task(self._keep(self._rebalance, self._members, CHECK_SECONDS)),
+            asyncio.create_task(self._keep(self._read, self._records, self._check)),
+        ]
+
+    def wake(self, wake: Wake) -> None:
+        """Look at the log, or at the group."""
+        (self._records if wake is Wake.RECORDS else self._members).set()
+
+    def changed(self) -> None:
+        """Partitions may have something to hand out, or room."""
+        self._ready.set()
+        self._records.set()
+
+    async def receive(self, limit: int) -> Sequence[LocalDelivery]:
+        """See `Subscription.receive`."""
+        while not self._closed:
+            taken = self._take(limit)
+            if taken:
+                return taken
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            self._ready.clear()
+            await self._ready.wait()
+        return ()
+
+    def _take(self, limit: int) -> list[LocalDelivery]:
+        partitions = list(self._ownership.partitions.values())
+        taken: list[LocalDelivery] = []
+        if partitions:
+            # Another one is first each time, so that none starves behind a full one.
+            self._first = (self._first + 1) % len(partitions)
+            for partition in itertools.chain(partitions[self._first :], partitions[: self._first]):
+                taken += partition.take(limit - len(taken))
+                if partition.has_room and partition.next_fetch < partition.end:
+                    self._records.set()
+                if len(taken) >= limit:
+                    break
+        return taken
+
+    async def flush(self) -> None:
+        """See `Subscription.flush`."""
+        await self._commits.commit()
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """See `Subscription.lag`."""
+        return {(each.topic, each.number): each.lag for each in self._ownership.partitions.values()}
+
+    async def close(self) -> None:
+        """See `Subscription.close`. The listener is not asked: who closes has nothing in flight, or gives it up."""
+        if self._closing is None:
+            self._closed = True
+            self._ready.set()
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._commits.stop()
+        await self._ownership.leave()
+        self._on_closed()
+
+    async def _keep(self, work: Callable[[], Awaitable[bool]], event: asyncio.Event, check: float) -> None:
+        """Do `work` whenever `event` is set or `check` seconds have passed, at once again while it returns True."""
+        while True:
+            event.clear()
+            try:
+                again = await work()
+                self._failure = None
+            except Exception as error:
+                self._fail(error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if not again:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(check):
+                        await event.wait()
+
+    def _fail(self, error: Exception) -> None:
+        """Let `receive` tell it: a consumer must not look idle when it is broken."""
+        if not isinstance(error, BrokerUnavailable):
+            _log.error("the local consumer failed unexpectedly", exc_info=error)
+            error = BrokerUnavailable(
+                f"the local consumer failed with an unexpected {type(error).__name__}, see the log"
+            )
+        self._failure = error
+        self._ready.set()
+
+    async def _rebalance(self) -> bool:
+        if await self._ownership.rebalance():
+            self.changed()
+        return False
+
+    async def _read(self) -> bool:
+        """Read for the partitions that have room; whether there is more to read at once."""
+        partitions = list(self._ownership.partitions.values())
+        if not partitions:
+            return False
+        for partition in partitions:
+            partition.share = BUFFER_BYTES // len(partitions)
+        wishes = [partition.wish() for partition in partitions if partition.has_room]
+        now = asyncio.get_running_loop().time()
+        if not wishes and now < self._polled + self._check:
+            return False
+        self._polled = now
+        keys = [partition.id for partition in partitions]
+        ends, batches = await self._reader.query(lambda log: log.fetch(keys, wishes))
+        for partition in partitions:
+            partition.end = ends[partition.id]
+            batch = batches.get(partition.id)
+            if batch is not None:
+                partition.add(batch)
+        if batches:
+            self._ready.set()
+        return any(partition.has_room and partition.next_fetch < partition.end for partition in partitions)

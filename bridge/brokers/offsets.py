@@ -1,0 +1,77 @@
+"""Which offsets of one partition may be committed. Pure; one tracker lives as long as one assignment (epoch)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+
+class OffsetTracker:
+    """The contiguous prefix over what was fetched, while records complete in any order.
+
+    Offsets need not be contiguous: a compacted or transactional log has holes, and only what was fetched counts.
+    `done` holds offsets that an earlier epoch completed above its prefix; they are not to be processed again.
+    """
+
+    __slots__ = ("_committable", "_done", "_last", "_open", "_pending")
+
+    def __init__(self, done: Iterable[int] = ()) -> None:
+        self._pending: deque[int] = deque()
+        self._open: set[int] = set()
+        self._done = set(done)
+        self._last = -1
+        self._committable: int | None = None
+
+    def fetched(self, offset: int) -> bool:
+        """Note the next record; False when an earlier epoch has completed it already.
+
+        Raises: ValueError when offsets do not increase.
+        """
+        if offset <= self._last:
+            raise ValueError(f"offset {offset} follows {self._last}: offsets of a partition must increase")
+        self._last = offset
+        self._pending.append(offset)
+        if self._done and offset in self._done:
+            self._done.remove(offset)
+            self._advance()
+            return False
+        self._open.add(offset)
+        return True
+
+    def complete(self, offset: int) -> bool:
+        """Note that a fetched record is done; False when it is not open (completed before, or never fetched)."""
+        try:
+            self._open.remove(offset)
+        except KeyError:
+            return False
+        if self._pending[0] == offset:
+            self._advance()
+        return True
+
+    def _advance(self) -> None:
+        pending, still_open = self._pending, self._open
+        while pending and pending[0] not in still_open:
+            self._committable = pending.popleft() + 1
+
+    @property
+    def committable(self) -> int | None:
+        """The offset to commit: all fetched records below it are done. None while no prefix is done."""
+        return self._committable
+
+    @property
+    def gap(self) -> int:
+        """Records fetched since the prefix ended, done ones among them."""
+        return len(self._pending)
+
+    @property
+    def completed_above(self) -> list[int]:
+        """Offsets above the prefix that are done, ascending: what a restart must not repeat."""
+        above = [offset for offset in self._pending if offset not in self._open]
+        if self._done:
+            above += sorted(offset for offset in self._done if offset > self._last)
+        return above
+
+    @property
+    def outstanding(self) -> int:
+        """Records fetched and not done."""
+        return len(self._open)

@@ -1,0 +1,94 @@
+"""`bridge check`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.options import EXISTING, config_options, json_option
+from bridge.cli.output import plural, print_json
+
+if TYPE_CHECKING:
+    from bridge.app.check import Report
+
+
+@make(
+    "check",
+    examples="""
+        bridge check
+        bridge check bridge.yaml --overlay prod.yaml --strict
+        bridge check --no-import untrusted/bridge.yaml        # run none of its code
+        bridge check --print                                  # what is in force, and where it comes from
+        bridge check --schema > bridge.schema.json            # for editors
+    """,
+    exits={0: "no problems", 1: "there are problems; with --strict warnings count too"},
+)
+@click.argument("files", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
+@click.option("--strict", is_flag=True, help="Warnings count as problems.")
+@click.option("--no-import", is_flag=True, help="Import no workflow modules and no functions: for untrusted changes.")
+@click.option("--print", "print_", is_flag=True, help="Print the effective configuration, with origins; no secrets.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration.")
+@json_option
+@config_options
+def command(
+    files: tuple[Path, ...],
+    strict: bool,
+    no_import: bool,
+    print_: bool,
+    schema: bool,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Find every problem of a configuration at once, without a network.
+
+    Each is a line `file:line:column path: what`; the last line sums up. Rules are compiled, schema files are read and
+    workflow modules are imported, so that orchestrations that nobody runs are found.
+    """
+    if print_ and schema:
+        raise click.UsageError("--print and --schema exclude each other", click.get_current_context())
+    if schema:
+        from bridge.config.json_schema import schema as make_schema
+
+        print_json(make_schema())
+        return exit_codes.OK
+    if print_:
+        return _print_effective((*config, *files), overlay)
+    from bridge.app.check import check
+
+    report = check((*config, *files), overlay, imports=not no_import)
+    wrong = report.errors + (report.warnings if strict else 0)
+    if as_json:
+        problems = [asdict(problem) for problem in report.problems]
+        print_json({"ok": not wrong, "problems": problems, "counts": report.counts})
+    else:
+        for problem in report.problems:
+            click.echo(problem)
+        click.echo(_summary(report, wrong > 0))
+    return exit_codes.FAILED if wrong else exit_codes.OK
+
+
+def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int:
+    from bridge.app.composition import load_config
+    from bridge.errors import ConfigError
+
+    try:
+        click.echo(load_config(config, overlay).effective(), nl=False)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        return exit_codes.FAILED
+    return exit_codes.OK
+
+
+def _summary(report: Report, wrong: bool) -> str:
+    found = [plural(count, noun) for count, noun in ((report.errors, "problem"), (report.warnings, "warning")) if count]
+    if wrong:
+        return ", ".join(found)
+    counts = [plural(count, noun) for noun, count in report.counts.items() if count]
+    return "; ".join(filter(None, (": ".join(filter(None, ("ok", ", ".join(counts)))), ", ".join(found))))

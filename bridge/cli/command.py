@@ -1,0 +1,116 @@
+"""Commands with examples in their help, and groups that import a command when it is used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from inspect import cleandoc
+from typing import Any
+
+import click
+
+from bridge.cli import exit_codes, failure
+
+
+class Command(click.Command):
+    """A command. examples: lines for the help, kept as they are. exits: what its exit codes mean in particular."""
+
+    def __init__(
+        self, *arguments: Any, examples: str = "", exits: Mapping[int, str] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.examples = cleandoc(examples)
+        self.exits = exit_codes.MEANINGS | dict(exits or {})
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_block(formatter, "Examples", self.examples.splitlines())
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in sorted(self.exits.items())])
+
+
+class Group(click.Group):
+    """A group of commands, each a module below `package` with the attribute `command`.
+
+    members: one line of help per command, so that listing them imports none. modules: where the module's name is not
+    the command's.
+    """
+
+    command_class = Command
+
+    def __init__(
+        self,
+        *arguments: Any,
+        package: str,
+        members: Mapping[str, str],
+        modules: Mapping[str, str] | None = None,
+        examples: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._package = package
+        self._members = members
+        self._modules = modules or {}
+        self._examples = cleandoc(examples)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._members)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._members:
+            return None
+        module = import_module(f"{self._package}.{self._modules.get(cmd_name, cmd_name)}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self._members and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, self._members, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(self._members)})"
+            raise click.UsageError(f"there is no command {name!r}{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._members.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_block(formatter, "Examples", self._examples.splitlines())
+
+
+class Root(Group):
+    """The command line as a whole: errors become one line and an exit code."""
+
+    def main(  # type: ignore[override]  # click's overloads tell standalone from embedded use; here both return
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> int:
+        code = failure.guarded(lambda: super(Root, self).main(args, prog_name, standalone_mode=False, **extra))
+        if standalone_mode:
+            raise SystemExit(code)
+        return code
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Inside of click's own main, which has another idea of what a broken pipe is.
+        return failure.written(lambda: super(Root, self).invoke(ctx))
+
+
+def command(
+    name: str, *, examples: str, exits: Mapping[int, str] | None = None, **options: Any
+) -> Callable[[Callable[..., Any]], Command]:
+    """Decorator that makes a Command of a function."""
+    return click.command(name, cls=Command, examples=examples, exits=exits, **options)
+
+
+def _write_block(formatter: click.HelpFormatter, title: str, lines: Sequence[str]) -> None:
+    if lines:
+        formatter.write(f"\n{title}:\n")
+        for line in lines:
+            formatter.write(f"  {line}\n" if line else "\n")

@@ -1,0 +1,61 @@
+"""What the commands on a running engine have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge.cli.options import config_options
+
+if TYPE_CHECKING:
+    from bridge.app.entities import Entities
+    from bridge.app.instances import Instances
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXITS = {
+    0: "done",
+    1: "the engine has no such instance, or it is in no state for this",
+    3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+}
+
+
+def engine_options(function: F) -> F:
+    """Adds `config`, `overlay` and `engine`."""
+    engine = click.option("--engine", metavar="NAME", help="Engine, from `engines`.  [default: default]")
+    return engine(config_options(function))
+
+
+def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
+    """The result of an operation on orchestrations. options: what `engine_options` gave."""
+    from bridge.app.instances import Instances
+
+    return _run(options, Instances, operation)
+
+
+def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitable[T]]) -> T:
+    """The result of an operation on entities. options: what `engine_options` gave."""
+    from bridge.app.entities import Entities
+
+    return _run(options, Entities, operation)
+
+
+def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:
+    from bridge.app.attachment import attached
+    from bridge.app.composition import load_config
+
+    config: tuple[Path, ...] = options["config"]
+    overlay: tuple[Path, ...] = options["overlay"]
+    name: str | None = options["engine"]
+    loaded = load_config(config, overlay)
+
+    async def visit() -> T:
+        async with attached(loaded, name) as engine:
+            return await operation(make(engine))
+
+    return asyncio.run(visit())

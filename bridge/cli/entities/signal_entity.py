@@ -1,0 +1,37 @@
+"""`bridge entities signal`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_entities
+from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
+
+
+@make(
+    "signal",
+    examples="""
+        bridge entities signal stock_level@sku-1 receive --input '{"id": "d1", "quantity": 10}'
+        bridge entities signal stock_level@sku-1 count --delay 1h
+    """,
+    exits=EXITS | {0: "the engine has taken it", 1: "the engine refused"},
+)
+@click.argument("entity", type=ENTITY, metavar="NAME@KEY")
+@click.argument("operation")
+@click.option("--input", "input_", type=JSON, metavar="JSON|@FILE", help="Input of the operation.")
+@click.option("--at", type=AT, metavar="TIME", help="RFC 3339 time of the operation.")
+@click.option("--delay", type=DURATION, metavar="T", help="Duration until the operation.")
+@engine_options
+def command(
+    entity: tuple[str, str], operation: str, input_: Any, at: datetime | None, delay: float | None, **engine: Any
+) -> None:
+    """Send a durable entity a one-way operation; its outcome is not waited for."""
+    if at is not None and delay is not None:
+        raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
+    name, key = entity
+    on_entities(engine, lambda entities: entities.signal(name, key, operation, input_, at, delay))
+    click.echo(f"{name}@{key}: {operation} signalled")

@@ -1,0 +1,77 @@
+"""`bridge instances purge`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import plural
+from bridge.cli.parameters import SINCE, STATUS
+
+
+@make(
+    "purge",
+    examples="""
+        bridge instances purge order-1001
+        bridge instances purge --status completed --created-to 7d
+        bridge instances purge --status terminated --yes
+    """,
+    exits=EXITS | {1: "no such instance, it has not finished, or the question was answered no"},
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option(
+    "--status", "statuses", type=STATUS, multiple=True, metavar="STATUS", help="completed, failed or terminated."
+)
+@click.option("--created-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option("--created-to", "--created-before", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option("--no-recursive", is_flag=True, help="Keep their child orchestrations.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@engine_options
+def command(
+    ids: tuple[str, ...],
+    statuses: tuple[str, ...],
+    created_from: datetime | None,
+    created_to: datetime | None,
+    no_recursive: bool,
+    yes: bool,
+    **engine: Any,
+) -> int:
+    """Forget finished orchestrations, by id or by a filter. What is forgotten cannot be brought back.
+
+    A filter asks before it forgets.
+    """
+    from bridge.app.instances import FINISHED, Filter, Instances
+
+    context = click.get_current_context()
+    filtered = bool(statuses or created_from or created_to)
+    if filtered == bool(ids):
+        raise click.UsageError("give ids, or a filter: --status, --created-from, --created-to", context)
+    if running := [status.lower() for status in statuses if status not in FINISHED]:
+        raise click.UsageError(f"only finished instances can be purged, not {', '.join(running)}", context)
+    if ids:
+
+        async def each(instances: Instances) -> int:
+            return sum([await instances.purge(one, recursive=not no_recursive) for one in ids])
+
+        click.echo(f"{plural(on_instances(engine, each), 'instance')} purged")
+        return 0
+    filter_ = Filter(statuses or tuple(sorted(FINISHED)), None, created_from, created_to)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: say --yes to purge by a filter", context)
+        found = on_instances(engine, lambda instances: instances.list(filter_, payloads=False))
+        if not found:
+            click.echo("nothing to purge")
+            return 0
+        if not click.confirm(f"Forget {plural(len(found), 'instance')} for good?", err=True):
+            return 1
+    count, complete = on_instances(engine, lambda instances: instances.purge_by(filter_, recursive=not no_recursive))
+    click.echo(f"{plural(count, 'instance')} purged")
+    if not complete:
+        click.echo("error: the engine stopped before it was done; run it again", err=True)
+    return 0 if complete else 1

@@ -1,0 +1,26 @@
+"""`bridge instances restart`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+
+
+@make(
+    "restart",
+    examples="""
+        bridge instances restart order-1001
+        bridge instances restart order-1001 --new-id
+    """,
+    exits=EXITS | {0: "the engine has taken it; the id it runs under is printed"},
+)
+@click.argument("instance_id", metavar="ID")
+@click.option("--new-id", is_flag=True, help="Keep the old instance, and run the new one under a random id.")
+@engine_options
+def command(instance_id: str, new_id: bool, **engine: Any) -> None:
+    """Run a finished orchestration again with the same input, and print the id it runs under."""
+    click.echo(on_instances(engine, lambda instances: instances.restart(instance_id, new_id=new_id)))

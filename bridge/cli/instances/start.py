@@ -1,0 +1,48 @@
+"""`bridge instances start`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.parameters import AT, DURATION, JSON, TAG
+
+
+@make(
+    "start",
+    examples="""
+        bridge instances start order_saga --id order-1001 --input @order.json
+        bridge instances start cleanup --delay 1h --tag by=operations
+        id=$(bridge instances start cleanup) && bridge instances wait "$id"
+    """,
+    exits=EXITS | {0: "the engine has taken it; its id is printed", 1: "the engine refused, or the id is in use"},
+)
+@click.argument("orchestration")
+@click.option("--input", "input_", type=JSON, metavar="JSON|@FILE", help="Input.")
+@click.option("--id", "instance_id", metavar="ID", help="Instance id.  [default: random]")
+@click.option("--at", "start_at", type=AT, metavar="TIME", help="RFC 3339 time of the first turn.")
+@click.option("--delay", type=DURATION, metavar="T", help="Duration until the first turn.")
+@click.option("--version", metavar="V", help="Version of the orchestrator.")
+@click.option("--tag", "tags", type=TAG, multiple=True, metavar="K=V", help="Tag of the instance; repeatable.")
+@engine_options
+def command(
+    orchestration: str,
+    input_: Any,
+    instance_id: str | None,
+    start_at: datetime | None,
+    delay: float | None,
+    version: str | None,
+    tags: tuple[tuple[str, str], ...],
+    **engine: Any,
+) -> None:
+    """Start an orchestration by its name, and print the instance's id."""
+    from bridge.app.instances import Start
+
+    if start_at is not None and delay is not None:
+        raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
+    start = Start(orchestration, input_, instance_id, start_at, delay, version, dict(tags))
+    click.echo(on_instances(engine, lambda instances: instances.start(start)))

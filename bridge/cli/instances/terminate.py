@@ -1,0 +1,29 @@
+"""`bridge instances terminate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.parameters import JSON
+
+
+@make(
+    "terminate",
+    examples="""
+        bridge instances terminate order-1001
+        bridge instances terminate order-1001 --output '{"reason": "fraud"}' --no-recursive
+    """,
+    exits=EXITS,
+)
+@click.argument("instance_id", metavar="ID")
+@click.option("--output", type=JSON, metavar="JSON|@FILE", help="Output of the instance.")
+@click.option("--no-recursive", is_flag=True, help="Leave its child orchestrations running.")
+@engine_options
+def command(instance_id: str, output: Any, no_recursive: bool, **engine: Any) -> None:
+    """Stop an orchestration at once. Nothing is compensated: to let it clean up, raise its cancel event instead."""
+    on_instances(engine, lambda instances: instances.terminate(instance_id, output, recursive=not no_recursive))
+    click.echo(f"{instance_id}: told to terminate")

@@ -1,0 +1,52 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bridge.cli.parameters import HEADER
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXISTING = click.Path(path_type=Path)
+"""A path to read. Whether it is there is said by whoever reads it, with the remedy."""
+
+
+def config_options(function: F) -> F:
+    """Adds `config` and `overlay`, tuples of paths."""
+    overlay = click.option(
+        "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Laid over the configuration; repeatable."
+    )
+    config = click.option(
+        "-c",
+        "--config",
+        type=EXISTING,
+        multiple=True,
+        metavar="FILE|DIR",
+        help="Configuration; repeatable.  [default: bridge.yaml, else config/bridge.yaml]",
+    )
+    return config(overlay(function))
+
+
+def message_options(function: F) -> F:
+    """Adds what makes a message: `type_`, `key`, `headers` and `id_`."""
+    decorators = (
+        click.option("--type", "type_", metavar="T", help="Wrap the data as a CloudEvent of this type."),
+        click.option("--key", metavar="K", help="Key: messages of one key are handled in order."),
+        click.option(
+            "--header", "headers", type=HEADER, multiple=True, metavar="K=V", help="Header of the message; repeatable."
+        ),
+        click.option("--id", "id_", metavar="ID", help="Id of the CloudEvent.  [default: random]"),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    """Adds `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="JSON for machines.")(function)

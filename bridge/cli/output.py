@@ -1,0 +1,101 @@
+"""What commands print: JSON for machines, tables and lines for people, never a raw control character."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+WIDE = 100_000
+"""Width of tables that no terminal shows: nothing is wrapped for a pipe."""
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output. Numbers of any size and any text keep their value."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not _encodable(value)))
+
+
+def _encodable(value: Any) -> bool:
+    """Whether the text can be written as UTF-8: payloads may hold lone surrogates."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def compact(value: Any, limit: int | None = None) -> str:
+    """A JSON value in one line, shortened to `limit` characters; nothing for None."""
+    text = "" if value is None else clean(json.dumps(value, ensure_ascii=False))
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def clean(text: str) -> str:
+    """Text that can be shown: control characters, which could drive a terminal, are written out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 route`, `2 routes`, `1 entity`, `2 entities`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output. On a terminal long cells are folded; into a pipe every row is one line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False, emoji=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    if terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """`name  value` lines, aligned; empty values are left out."""
+    shown = [(name, text) for name, text in fields if text]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, text in shown:
+        click.echo(f"{name:<{width}}  {clean(text)}")
+
+
+class Progress:
+    """A count on standard error while long work goes on; silent when that is no terminal."""
+
+    INTERVAL = 0.2
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = sys.stderr.isatty()
+        self._next = time.monotonic() + self.INTERVAL
+        self._written = False
+
+    def __call__(self, count: int) -> None:
+        if self._shown and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.INTERVAL
+            self._written = True
+            click.echo(f"\r{count:,} {self._what}", nl=False, err=True)
+
+    def close(self) -> None:
+        if self._written:
+            click.echo("\r\x1b[K", nl=False, err=True)

@@ -1,0 +1,127 @@
+"""Kinds of values on the command line, each refused with what is wrong and how it is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+class JsonValue(click.ParamType[Any]):
+    """JSON text, `@FILE` or `@-` for standard input. Gives the parsed value."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        if text.startswith("@"):
+            try:
+                text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "not UTF-8"
+                self.fail(f"{text[1:]}: {reason}", param, ctx)
+        try:
+            return json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            where = f" (line {error.lineno} column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            self.fail(f"not JSON{where}; text needs its quotes too, like '\"text\"'; a file is @FILE", param, ctx)
+
+
+class Time(click.ParamType[Any]):
+    """An RFC 3339 time, or a duration for so long ago. Gives an aware UTC time."""
+
+    name = "time"
+
+    def __init__(self, *, ago: bool = True) -> None:
+        self._ago = ago
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        from bridge.errors import InvalidCommand
+        from bridge.routing.identifier import parse_time
+
+        text = str(value)
+        try:
+            return parse_time(text, "the time")
+        except InvalidCommand:
+            pass
+        if self._ago:
+            try:
+                return datetime.now(UTC) - timedelta(seconds=_seconds(text))
+            except (ValueError, OverflowError):
+                pass
+        also = ", or a duration like 2h for two hours ago" if self._ago else ""
+        raise click.BadParameter(f"{text!r} is not an RFC 3339 time like 2030-01-31T08:00:00Z{also}", ctx, param)
+
+
+class Duration(click.ParamType[Any]):
+    """`30s`, `1h30m`. Gives seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return _seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _seconds(text: str) -> float:
+    from bridge.config.types import parse_duration
+
+    return parse_duration(text)
+
+
+class Pair(click.ParamType[Any]):
+    """`NAME=VALUE`. Gives the two."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, text = str(value).partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+        return name, text
+
+
+class Status(click.ParamType[Any]):
+    """Runtime status of an orchestration, in upper or lower case."""
+
+    name = "status"
+    words = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED", "CONTINUED_AS_NEW")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        word = str(value).upper().replace("-", "_")
+        if word not in self.words:
+            self.fail(f"{value!r} is none of {', '.join(self.words).lower()}", param, ctx)
+        return word
+
+
+class EntityId(click.ParamType[Any]):
+    """`NAME@KEY`, as entities are listed. Gives the two."""
+
+    name = "entity"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, at, key = str(value).removeprefix("@").partition("@")
+        if not name or not at or not key:
+            self.fail(f"{value!r} is not of the form NAME@KEY, like account@c-17", param, ctx)
+        return name, key
+
+
+JSON = JsonValue()
+SINCE = Time()
+AT = Time(ago=False)
+DURATION = Duration()
+HEADER = Pair("header")
+TAG = Pair("tag")
+STATUS = Status()
+ENTITY = EntityId()

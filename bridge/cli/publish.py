@@ -1,0 +1,146 @@
+"""`bridge publish`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from bridge.cli import failure
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options, message_options
+from bridge.cli.output import Progress, plural
+from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge.app.messages import Wishes
+    from bridge.app.publish import Destination
+    from bridge.message import Message
+
+
+@make(
+    "publish",
+    examples="""
+        bridge publish orders --file order.json                       # a CloudEvent goes as it is
+        bridge publish orders --type order.created --key 1001 --data '{"id": "1001", "total": 25}'
+        bridge publish local/orders --raw --data 'not even JSON'      # any topic of a broker
+        bridge publish orders --jsonl events.jsonl                    # many; - is standard input
+        generate | bridge publish local/ --jsonl -                    # each line names its "topic"
+
+        A line of JSON Lines is a CloudEvent, or
+        {"body": {"id": "1001"}, "key": "1001", "headers": {"source": "shop"}, "topic": "orders"}
+        of which only the body must be there: text is sent as it is, null as a tombstone.
+    """,
+    exits={0: "the broker has durably taken everything", 1: "something could not be published"},
+)
+@click.argument("destination", metavar="SOURCE|BROKER/TOPIC")
+@click.option("--file", "files", multiple=True, metavar="FILE", help="One message; repeatable, - is standard input.")
+@click.option("--data", metavar="TEXT", help="One message.")
+@click.option("--jsonl", metavar="FILE", help="One message per line; - is standard input.")
+@message_options
+@click.option("--raw", is_flag=True, help="Send the data as it is, even where the source will refuse it.")
+@config_options
+def command(
+    destination: str,
+    files: tuple[str, ...],
+    data: str | None,
+    jsonl: str | None,
+    type_: str | None,
+    key: str | None,
+    headers: tuple[tuple[str, str], ...],
+    id_: str | None,
+    raw: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Put messages on a broker of the configuration.
+
+    The name of a source stands for its broker and its first topic. Data for a source that reads CloudEvents is wrapped
+    as one when --type is given; what is a CloudEvent already goes as it is.
+    """
+    _check(files, data, jsonl, type_, id_, raw)
+    from bridge.app.composition import load_config
+    from bridge.app.messages import Wishes
+    from bridge.app.publish import destination as resolve
+    from bridge.app.publish import publish
+
+    loaded = load_config(config, overlay)
+    to = resolve(loaded, destination)
+    wishes = Wishes(type_, id_, key, headers, raw)
+    batches = _lines(jsonl, to, wishes) if jsonl else _singles(files, data, to, wishes)
+    progress = Progress("messages published")
+    published = 0
+
+    def count(total: int) -> None:
+        nonlocal published
+        published = total
+        progress(total)
+
+    try:
+        publish(loaded, to.broker, batches, count)
+    except BridgeError as error:
+        progress.close()
+        code = failure.report(error)
+        click.echo(f"{plural(published, 'message')} published before that", err=True)
+        return code
+    finally:
+        progress.close()
+    click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
+    return 0
+
+
+def _check(
+    files: tuple[str, ...], data: str | None, jsonl: str | None, type_: str | None, id_: str | None, raw: bool
+) -> None:
+    given = bool(files) + (data is not None) + (jsonl is not None)
+    if given != 1:
+        raise click.UsageError("give one of --file, --data and --jsonl", click.get_current_context())
+    if files.count("-") > 1:
+        raise click.UsageError("standard input can be read once", click.get_current_context())
+    if jsonl and (type_ or id_ or raw):
+        raise click.UsageError(
+            "--type, --id and --raw are for single messages; lines of --jsonl go as they are",
+            click.get_current_context(),
+        )
+    if raw and (type_ or id_):
+        raise click.UsageError("--raw sends the data as it is, without --type and --id", click.get_current_context())
+    if id_ and not type_:
+        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
+    if id_ and len(files) > 1:
+        raise click.UsageError("--id is for one message: ids must differ", click.get_current_context())
+
+
+def _singles(
+    files: tuple[str, ...], data: str | None, to: Destination, wishes: Wishes
+) -> Iterator[list[tuple[str, Message]]]:
+    from bridge.app.messages import build
+
+    if to.topic is None:
+        raise LookupError("name the topic too, like BROKER/TOPIC; only lines of --jsonl can name their own")
+    bodies = [("--data", data.encode())] if data is not None else [(name, _read(name)) for name in files]
+    yield [(to.topic, build(body, to.codec, wishes, label)) for label, body in bodies]
+
+
+def _read(name: str) -> bytes:
+    with _open(name) as stream:
+        return stream.read()
+
+
+def _lines(name: str, to: Destination, wishes: Wishes) -> Iterator[list[tuple[str, Message]]]:
+    from bridge.app.messages import lines
+
+    with _open(name) as stream:
+        yield from lines(stream, to.topic, wishes, "stdin" if name == "-" else name)
+
+
+def _open(name: str) -> AbstractContextManager[BinaryIO]:
+    if name == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise click.FileError(name, error.strerror or "") from None

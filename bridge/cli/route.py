@@ -1,0 +1,166 @@
+"""`bridge route`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options, json_option, message_options
+from bridge.cli.output import clean, compact, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from bridge.app.explain import Answer
+    from bridge.app.messages import Wishes
+    from bridge.message import Message
+    from bridge.routing import Considered, Equality
+
+
+@make(
+    "route",
+    examples="""
+        bridge route orders --file order.json
+        bridge route orders --type order.created --data '{"id": "1001", "total": 25}'
+        bridge route orders --file order.json --expect start-order      # in tests of your rules
+        bridge route orders --file broken.json --expect-dead-letter
+        generate | bridge route orders --json
+    """,
+    exits={
+        0: "the message has a route, the expected one if one is expected",
+        1: "another route than the expected one, or the message would be dead-lettered",
+    },
+)
+@click.argument("source")
+@click.option("--file", metavar="FILE", help="The message.  [default: standard input]")
+@click.option("--data", metavar="TEXT", help="The message.")
+@message_options
+@click.option("--expect", metavar="ROUTE", help="Fail unless this route matches.")
+@click.option("--expect-dead-letter", is_flag=True, help="Fail unless the message would be dead-lettered.")
+@json_option
+@config_options
+def command(
+    source: str,
+    file: str | None,
+    data: str | None,
+    type_: str | None,
+    key: str | None,
+    headers: tuple[tuple[str, str], ...],
+    id_: str | None,
+    expect: str | None,
+    expect_dead_letter: bool,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Show what a message would lead to, without a network: the rule it hits, every condition on the way, the calls.
+
+    The message is made as `bridge publish` would make it.
+    """
+    if file is not None and data is not None:
+        raise click.UsageError("give one of --file and --data", click.get_current_context())
+    if id_ and not type_:
+        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
+    if expect is not None and expect_dead_letter:
+        raise click.UsageError("--expect and --expect-dead-letter exclude each other", click.get_current_context())
+    from bridge.app.composition import load_config
+    from bridge.app.explain import explain
+    from bridge.app.messages import Wishes
+    from bridge.app.names import require
+
+    loaded = load_config(config, overlay)
+    require("source", source, loaded.config.sources)
+    if expect is not None:
+        require("route", expect, [route.name for route in loaded.config.routes if source in route.from_])
+    wishes = Wishes(type_, id_, key, headers)
+    answer = explain(loaded, source, _message(loaded.config.sources[source].codec, file, data, wishes))
+    if as_json:
+        print_json(answer.to_dict())
+    else:
+        _print(answer)
+    return _verdict(answer, expect, expect_dead_letter)
+
+
+def _message(codec: str, file: str | None, data: str | None, wishes: Wishes) -> Message:
+    from bridge.app.messages import build
+    from bridge.errors import DecodeError
+
+    body = data.encode() if data is not None else _read(file or "-")
+    try:
+        return build(body, codec, wishes, "--data" if data is not None else file or "stdin")
+    except DecodeError:
+        if wishes.type is not None:
+            raise
+        # What `publish` would not send is still worth asking about: the answer is what the source says to it.
+        return wishes.message(body)
+
+
+def _read(name: str) -> bytes:
+    if name == "-":
+        if sys.stdin.isatty():
+            click.echo("the message, then Ctrl-D:", err=True)
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise click.FileError(name, error.strerror or "") from None
+
+
+def _print(answer: Answer) -> None:
+    if answer.envelope is not None:
+        event = answer.envelope
+        print_fields(
+            (
+                ("source", answer.source),
+                ("type", event.type),
+                ("id", event.id),
+                ("from", event.source),
+                ("subject", event.subject or ""),
+                ("key", event.key or ""),
+            )
+        )
+        click.echo()
+    if answer.explanation is not None:
+        print_table(("RULE", "VERDICT", "WHY"), [_row(rule) for rule in answer.explanation.rules])
+        click.echo()
+    for step in answer.to_dict()["steps"]:
+        command = dict(step["command"])
+        click.echo(f"{command.pop('type')} by {step['route']} on engine {step['engine']}")
+        print_fields([(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})])
+        click.echo()
+    by = f" by {', '.join(answer.routes)}" if answer.routes else ""
+    why = f" ({answer.reason}): {clean(answer.detail or '')}" if answer.reason else ""
+    click.echo(f"outcome: {answer.outcome.value.replace('_', '-')}{by}{why}")
+
+
+def _row(rule: Considered) -> tuple[str, str, str]:
+    if rule.failed:
+        return rule.route, "no", "; ".join(_inequality(each) for each in rule.failed)
+    condition = f"when: {rule.condition}" if rule.condition else ""
+    if rule.error is not None:
+        return rule.route, "failed", rule.error
+    if rule.when is not None:
+        condition += f" is {str(rule.when).lower()}"
+    return rule.route, {"matched": "MATCHED", "when false": "no"}.get(rule.verdict, rule.verdict), condition
+
+
+def _inequality(equality: Equality) -> str:
+    expected = " or ".join(compact(value) for value in equality.expected)
+    actual = "missing" if equality.actual is None else equality.actual
+    return f"{equality.key} is {actual}, not {expected}"
+
+
+def _verdict(answer: Answer, expect: str | None, expect_dead_letter: bool) -> int:
+    dead = answer.reason is not None
+    if expect_dead_letter:
+        if not dead:
+            click.echo("error: expected a dead letter", err=True)
+        return exit_codes.OK if dead else exit_codes.FAILED
+    if expect is not None and (dead or expect not in answer.routes):
+        found = ", ".join(answer.routes) or (f"a dead letter ({answer.reason})" if dead else "no route")
+        click.echo(f"error: expected {expect}, found {found}", err=True)
+        return exit_codes.FAILED
+    return exit_codes.FAILED if dead else exit_codes.OK

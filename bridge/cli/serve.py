@@ -1,0 +1,36 @@
+"""`bridge serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options
+
+
+@make(
+    "serve",
+    examples="""
+        bridge serve                                   # bridge.yaml or config/bridge.yaml
+        bridge serve -c bridge.yaml --overlay prod.yaml
+        bridge serve --no-worker                       # workflows run in `bridge worker`
+    """,
+    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
+)
+@config_options
+@click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running."
+)
+def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
+    """Run the daemon: consume the sources, call the engine, run the workflows.
+
+    It says what it consumes and where its health endpoint is. Ctrl-C or SIGTERM drains and stops within the deadline
+    (`ops.drain`); a second one forces.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.daemon import serve
+
+    return serve(load_config(config, overlay), intake=True, worker=not no_worker, ready_file=ready_file)

@@ -1,0 +1,33 @@
+"""`bridge worker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options
+
+
+@make(
+    "worker",
+    examples="""
+        bridge worker
+        bridge worker -c bridge.yaml --overlay prod.yaml
+    """,
+    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
+)
+@config_options
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running."
+)
+def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Path | None) -> int:
+    """Run the workflows only, beside one or more `bridge serve --no-worker`.
+
+    Ctrl-C or SIGTERM lets what runs finish within the deadline (`ops.drain`); a second one forces.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.daemon import serve
+
+    return serve(load_config(config, overlay), intake=False, worker=True, ready_file=ready_file)

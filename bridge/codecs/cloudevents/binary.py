@@ -1,0 +1,120 @@
+"""Binary content mode: attributes are headers, the body is the data (Kafka and AMQP protocol bindings)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.codecs.cloudevents.attributes import (
+    CORE,
+    check_extension,
+    check_optional,
+    check_required,
+    check_source,
+    check_time,
+    check_version,
+    event_attributes,
+    identity,
+)
+from bridge.codecs.content_type import decode_data, parse_content_type
+from bridge.codecs.limits import Limits, write_json
+from bridge.codecs.plain import binary_key, binary_text, text_key
+from bridge.envelope import Envelope, Event
+from bridge.errors import DecodeError
+from bridge.message import Message, Position
+
+PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
+_JSON = "application/json"
+
+
+def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
+    """Attributes found in the headers, by name without prefix; empty when this is not binary mode.
+
+    headers: those of the message as text, undecodable bytes replaced.
+    Raises: DecodeError when an attribute is not valid UTF-8.
+    """
+    found: dict[str, str] = {}
+    for header, text in headers.items():
+        if header.startswith(PREFIXES):
+            if "\ufffd" in text:
+                _check_utf8(message, header)
+            found[header[3:] if header.startswith("ce_") else header[12:]] = text
+    return found
+
+
+def _check_utf8(message: Message, header: str) -> None:
+    """A replacement character may have been sent as such."""
+    for name, value in message.headers:
+        if name == header:
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                raise DecodeError("a CloudEvent attribute in the headers is not valid UTF-8") from None
+
+
+def decode_binary(
+    message: Message,
+    position: Position,
+    attributes: dict[str, str],
+    content_type: str | None,
+    headers: dict[str, str],
+    limits: Limits,
+) -> Envelope:
+    """Without a content type the data is taken as JSON, as in structured mode; an empty body is no data.
+
+    Raises: DecodeError.
+    """
+    get = attributes.get
+    check_version(get("specversion"))
+    id_ = check_required(get("id"), "id")
+    source = check_source(get("source"))
+    type_ = check_required(get("type"), "type")
+    extensions: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if name not in CORE:
+            check_extension(name, value)
+            extensions[name] = value
+    content_type = content_type or check_optional(get("datacontenttype"), "datacontenttype")
+    return Envelope(
+        identity(source, id_),
+        id_,
+        source,
+        type_,
+        _data(message.body, content_type, limits),
+        position,
+        check_optional(get("subject"), "subject"),
+        check_time(get("time")),
+        content_type,
+        check_optional(get("dataschema"), "dataschema"),
+        extensions,
+        headers,
+        text_key(message.key),
+        message.timestamp,
+    )
+
+
+def _data(body: bytes | None, content_type: str | None, limits: Limits) -> Any:
+    if body is None:
+        return None
+    parsed = parse_content_type(content_type or _JSON)
+    if not body and parsed.kind == "json":
+        return None
+    return decode_data(body, parsed, limits)
+
+
+def encode_binary(event: Event) -> Message:
+    """Bytes are written as they are, all else as JSON (None as `null`). Raises: DecodeError."""
+    attributes = event_attributes(event)
+    if isinstance(event.data, bytes):
+        body, content_type = event.data, "application/octet-stream"
+    else:
+        body, content_type = write_json(event.data), _JSON
+    key = event.key if event.key is not None else event.extensions.get("partitionkey")
+    headers = {**event.headers, "content-type": content_type}
+    headers.update((f"ce_{name}", value) for name, value in attributes.items())
+    return Message(
+        body,
+        key=binary_key(key),
+        headers=tuple((name, binary_text(value, f"header {name}")) for name, value in headers.items()),
+        message_id=event.id,
+        content_type=content_type,
+    )

@@ -1,0 +1,66 @@
+"""The codecs: one decoder for both content modes, and an encoder for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.codecs.cloudevents.binary import attributes_of, decode_binary, encode_binary
+from bridge.codecs.cloudevents.structured import decode_structured, encode_structured
+from bridge.codecs.content_type import content_type_of, parse_content_type
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
+from bridge.codecs.plain import text_headers
+from bridge.envelope import Envelope, Event
+from bridge.errors import DecodeError
+from bridge.message import Message, Position
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEventsCodec:
+    """Reads both content modes, writes structured mode."""
+
+    limits: Limits = DEFAULT_LIMITS
+    name: str = "cloudevents"
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError."""
+        return _decode(message, position, self.limits)
+
+    def encode(self, event: Event) -> Message:
+        """Raises: DecodeError."""
+        return encode_structured(event)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEventsBinaryCodec:
+    """Reads both content modes, writes binary mode."""
+
+    limits: Limits = DEFAULT_LIMITS
+    name: str = "cloudevents-binary"
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError."""
+        return _decode(message, position, self.limits)
+
+    def encode(self, event: Event) -> Message:
+        """Raises: DecodeError."""
+        return encode_binary(event)
+
+
+def _decode(message: Message, position: Position, limits: Limits) -> Envelope:
+    """The content type decides the mode; without one of CloudEvents, `ce_` headers mean binary mode."""
+    if message.body is not None:
+        check_size(message.body, limits)
+    content_type = content_type_of(message)
+    headers = text_headers(message.headers)
+    if content_type is not None:
+        mode = parse_content_type(content_type).cloudevents
+        if mode == "json":
+            return decode_structured(message, position, headers, limits)
+        if mode == "batch":
+            raise DecodeError("the message is a batch of CloudEvents, which is not supported: send one event a message")
+        if mode == "unknown":
+            raise DecodeError("the message is a CloudEvent in a format other than JSON, which is not supported")
+    attributes = attributes_of(message, headers) if headers else None
+    if attributes:
+        return decode_binary(message, position, attributes, content_type, headers, limits)
+    return decode_structured(message, position, headers, limits)

@@ -1,0 +1,166 @@
+"""From a message to the envelope of its source: the codec, then what the source's configuration adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Literal
+
+from bridge import provenance
+from bridge.codecs.base import Codec
+from bridge.codecs.cloudevents.attributes import check_name, check_time
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
+from bridge.codecs.schema import Schema
+from bridge.envelope import Envelope
+from bridge.errors import DecodeError, ExpressionError
+from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
+
+IDENTITY_LIMIT = 512
+"""Longest identity in characters; a longer one is replaced by its hash, so that dedupe windows stay bounded."""
+
+REQUIRED = frozenset({"id", "source", "type"})
+OPTIONAL = frozenset({"subject", "time", "datacontenttype", "dataschema"})
+
+
+class SourceDecoder:
+    """Decodes the messages of one source. Stateless between messages."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        attributes: Mapping[str, Callable[[Any], Any]] | None = None,
+        identity: Callable[[Any], str] | None = None,
+        scope: Callable[..., Any] = dict,
+        schema: Schema | None = None,
+        trusted: Literal["replay"] | None = None,
+    ) -> None:
+        """attributes, identity: called with what `scope` makes of the variables headers, key, topic, partition, offset,
+        timestamp, message_id (the broker's own) and payload, given as keywords; absent ones are None.
+        trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
+        """
+        self._codec = codec
+        self._limits = limits
+        self._attributes = tuple((attributes or {}).items())
+        self._identity = identity
+        self._scope = scope
+        self._schema = schema
+        self._trusted = trusted == "replay"
+        self._computed = bool(self._attributes) or identity is not None
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
+        body = message.body
+        if body is not None:
+            check_size(body, self._limits)
+        if not self._trusted:
+            for name, _ in message.headers:
+                if name.startswith(RESERVED_HEADER_PREFIX):
+                    message = _without_reserved(message)
+                    break
+        envelope = self._codec.decode(message, position)
+        if self._computed:
+            envelope = self._compute(envelope, message, position)
+        if self._trusted:
+            told = provenance.read(message).message_id
+            if told:
+                envelope = replace(envelope, message_id=told)
+        if len(envelope.message_id) > IDENTITY_LIMIT:
+            envelope = replace(envelope, message_id=_hash(envelope.message_id))
+        if self._schema is not None and body is not None:
+            self._schema.validate(envelope.data)
+        return envelope
+
+    def _compute(self, envelope: Envelope, message: Message, position: Position) -> Envelope:
+        # One for all expressions, so that what it converts it converts once
+        variables = self._scope(
+            headers=envelope.headers,
+            key=envelope.key,
+            topic=position.topic,
+            partition=position.partition,
+            offset=position.offset,
+            timestamp=envelope.timestamp,
+            message_id=message.message_id,
+            payload=envelope.data,
+        )
+        changes: dict[str, Any] = {}
+        extensions: dict[str, Any] | None = None
+        for name, expression in self._attributes:
+            value = expression(variables)
+            if name in REQUIRED:
+                changes[name] = _required(name, value)
+            elif name in OPTIONAL:
+                text = None if value is None else _text(name, value)
+                changes[name] = _time(text) if name == "time" else text
+            else:
+                if extensions is None:
+                    extensions = dict(envelope.extensions)
+                if value is None:
+                    extensions.pop(name, None)
+                else:
+                    extensions[name] = _extension(name, value)
+        if extensions is not None:
+            changes["extensions"] = extensions
+        if self._identity is not None:
+            identity = self._identity(variables)
+            if not identity:
+                raise ExpressionError("the source's identity is empty for this message")
+            changes["message_id"] = identity
+        return replace(envelope, **changes)
+
+
+def attribute_problem(name: str) -> str | None:
+    """What is wrong with a name under a source's `attributes:`, None when nothing is. For checking a configuration."""
+    if name in REQUIRED or name in OPTIONAL:
+        return None
+    if name in ("specversion", "data", "headers", "key", "topic", "payload"):
+        return f"{name} cannot be set as an attribute"
+    try:
+        check_name(name)
+    except DecodeError:
+        return "the name of an attribute is made of a-z and 0-9"
+    return None
+
+
+def _without_reserved(message: Message) -> Message:
+    return replace(
+        message,
+        headers=tuple(header for header in message.headers if not header[0].startswith(RESERVED_HEADER_PREFIX)),
+    )
+
+
+def _hash(identity: str) -> str:
+    return "sha256:" + sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _required(name: str, value: Any) -> str:
+    text = "" if value is None else _text(name, value)
+    if not text:
+        raise ExpressionError(f"the source's attribute {name} is empty for this message")
+    return text
+
+
+def _text(name: str, value: Any) -> str:
+    """Numbers are rendered, whole ones without a fraction."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    raise ExpressionError(f"the source's attribute {name} gives {type(value).__name__}, not text")
+
+
+def _time(text: str | None) -> str | None:
+    try:
+        return check_time(text)
+    except DecodeError:
+        raise ExpressionError("the source's attribute time gives no RFC 3339 timestamp for this message") from None
+
+
+def _extension(name: str, value: Any) -> str | int | bool:
+    return value if isinstance(value, str | int | bool) else _text(name, value)

@@ -1,0 +1,32 @@
+"""Plain JSON: the body is the payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json, write_json
+from bridge.codecs.plain import plain_envelope, plain_message
+from bridge.envelope import Envelope, Event
+from bridge.message import Message, Position
+
+_MEDIA = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCodec:
+    """Attributes have defaults (no type, source from the topic) until the source's `attributes:` set them."""
+
+    limits: Limits = DEFAULT_LIMITS
+    name: str = "json"
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError."""
+        body = message.body
+        if body is None:
+            return plain_envelope(message, position, None, None)
+        check_size(body, self.limits)
+        return plain_envelope(message, position, parse_json(body, self.limits), _MEDIA)
+
+    def encode(self, event: Event) -> Message:
+        """Raises: DecodeError when the data has no JSON form."""
+        return plain_message(event, write_json(event.data), _MEDIA)

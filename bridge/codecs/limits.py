@@ -1,0 +1,135 @@
+"""Parsing JSON that a stranger wrote: bounded in depth, exact in integers, strict in encoding."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import orjson
+
+from bridge.errors import DecodeError
+
+_OPEN, _CLOSE = b"[{", b"]}"
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in _OPEN + _CLOSE + b'"')
+# Openers become +1 and closers -1 when read as signed bytes
+_SIGNS = bytes(1 if byte in _OPEN else 255 if byte in _CLOSE else byte for byte in range(256))
+# Digits become "0", minus stays, all else becomes blank: then a long integer is a substring search
+_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte if byte == 0x2D else 0x20 for byte in range(256))
+_MAYBE_LONG = b"0" * 19
+_LONG = b"0" * 20
+_LONG_NEGATIVE = b"-" + b"0" * 19
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a message body may be. max_payload: bytes. max_depth: nested arrays and objects (1 is a flat one)."""
+
+    max_payload: int = 1_048_576
+    max_depth: int = 100
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def check_size(body: bytes, limits: Limits) -> None:
+    """Raises: DecodeError when the body is larger than `max_payload`."""
+    if len(body) > limits.max_payload:
+        raise DecodeError(
+            f"the body has {len(body)} bytes, more than the {limits.max_payload} that limits.max_payload allows"
+        )
+
+
+def check_depth(body: bytes, max_depth: int) -> None:
+    """Look at the brackets of a JSON text without parsing it.
+
+    Exact for well-formed JSON; for malformed text never lower than what a parser would reach before it stops.
+    Raises: DecodeError when arrays and objects nest deeper than `max_depth`.
+    """
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return
+    if b"\\" in body:
+        # Runs of backslashes pair up from the left, so what is left before a quote escapes it
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes without a bracket between them: taking both out leaves every bracket inside or outside as it was
+    marks = body.translate(_SIGNS, _NO_MARKS).replace(b'""', b"")
+    outside_strings = b"".join(marks.split(b'"')[::2])
+    if max(accumulate(memoryview(outside_strings).cast("b")), default=0) > max_depth:
+        raise DecodeError(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
+
+
+def parse_json(body: bytes, limits: Limits) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    Integers are exact up to the range of a double (308 digits); of a repeated key the last value wins.
+
+    Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the
+        range of a double, and nesting beyond `max_depth`. The text never quotes the body.
+    """
+    check_depth(body, limits.max_depth)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if not body:
+            raise DecodeError("the body is empty where JSON is expected") from None
+        # `msg` is one of orjson's fixed phrases and quotes nothing
+        raise DecodeError(
+            f"the body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from None
+    digits = body.translate(_DIGITS)
+    if _MAYBE_LONG in digits and (_LONG in digits or _LONG_NEGATIVE in digits):
+        return _exact(body)
+    return value
+
+
+def _exact(body: bytes) -> Any:
+    """Parse again what orjson accepted, keeping integers of more than 64 bits, which it turns into floats."""
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise DecodeError("the body nests too deep to keep its integers of more than 64 bits exact") from None
+
+
+def write_json(value: Any) -> bytes:
+    """Compact JSON in UTF-8, integers of any size included.
+
+    Raises: DecodeError when the value has no JSON form (NaN, Infinity, bytes, sets, lone surrogates, cycles).
+    """
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:
+        return _write_exact(value)
+    # orjson writes NaN and Infinity as null: look closer only where there is one
+    if b"null" in text and not _is_finite(value):
+        raise DecodeError("the event's data holds NaN or Infinity, which JSON cannot carry")
+    return text
+
+
+def _is_finite(value: Any) -> bool:
+    open_values = [value]
+    while open_values:
+        current = open_values.pop()
+        if isinstance(current, dict):
+            open_values.extend(current.values())
+        elif isinstance(current, list | tuple):
+            open_values.extend(current)
+        elif isinstance(current, float) and not math.isfinite(current):
+            return False
+    return True
+
+
+def _write_exact(value: Any) -> bytes:
+    """The way of what orjson refuses: integers of more than 64 bits, or a reason to tell."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise DecodeError("the event's data nests too deep to be written as JSON") from None
+    except UnicodeEncodeError:
+        raise DecodeError("the event's data holds a lone surrogate, which UTF-8 cannot carry") from None
+    except ValueError:
+        raise DecodeError("the event's data holds NaN, Infinity or a cycle, which JSON cannot carry") from None
+    except TypeError as error:
+        # The standard library names the type only: "Object of type set is not JSON serializable"
+        raise DecodeError(f"the event's data cannot be written as JSON: {error}") from None

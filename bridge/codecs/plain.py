@@ -1,0 +1,65 @@
+"""What the codecs without an event format have in common: attributes come from the message around the body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.envelope import Envelope, Event
+from bridge.errors import DecodeError
+from bridge.message import Headers, Message, Position
+
+MESSAGE_ID_HEADER = "message-id"
+MESSAGE_TYPE_HEADER = "message-type"
+
+
+def text_headers(headers: Headers) -> dict[str, str]:
+    """Headers as text: undecodable bytes are replaced, of a repeated name the last value wins."""
+    return {name: value.decode("utf-8", "replace") for name, value in headers}
+
+
+def text_key(key: bytes | None) -> str | None:
+    """The key as text, undecodable bytes replaced."""
+    return None if key is None else key.decode("utf-8", "replace")
+
+
+def binary_key(key: str | None) -> bytes | None:
+    """Raises: DecodeError when the key holds a lone surrogate."""
+    return None if key is None else binary_text(key, "key")
+
+
+def binary_text(text: str, what: str) -> bytes:
+    """UTF-8 of a header value or key. Raises: DecodeError, naming `what`, for a lone surrogate."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise DecodeError(f"the event's {what} holds a lone surrogate, which UTF-8 cannot carry") from None
+
+
+def plain_envelope(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
+    """An envelope with the default attributes: id and identity from the broker, source from the topic, no type."""
+    message_id = message.message_id or str(position)
+    return Envelope(
+        message_id,
+        message_id,
+        f"/{position.topic}",
+        "",
+        data,
+        position,
+        datacontenttype=content_type,
+        headers=text_headers(message.headers),
+        key=text_key(message.key),
+        timestamp=message.timestamp,
+    )
+
+
+def plain_message(event: Event, body: bytes | None, content_type: str) -> Message:
+    """A message with the event's id and type as headers, since the body has no place for them."""
+    headers = {MESSAGE_ID_HEADER: event.id, MESSAGE_TYPE_HEADER: event.type, **event.headers}
+    headers["content-type"] = content_type
+    return Message(
+        body,
+        key=binary_key(event.key),
+        headers=tuple((name, binary_text(value, f"header {name}")) for name, value in headers.items()),
+        message_id=event.id,
+        content_type=content_type,
+    )

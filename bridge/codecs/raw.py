@@ -1,0 +1,61 @@
+"""Bodies that are taken as they are: text and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.codecs.content_type import content_type_of, decode_text
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
+from bridge.codecs.plain import binary_text, plain_envelope, plain_message
+from bridge.envelope import Envelope, Event
+from bridge.errors import DecodeError
+from bridge.message import Message, Position
+
+
+@dataclass(frozen=True, slots=True)
+class TextCodec:
+    """The body is UTF-8 text."""
+
+    limits: Limits = DEFAULT_LIMITS
+    name: str = "text"
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError when the body is not UTF-8."""
+        body = message.body
+        if body is None:
+            return plain_envelope(message, position, None, None)
+        check_size(body, self.limits)
+        return plain_envelope(message, position, decode_text(body), content_type_of(message) or "text/plain")
+
+    def encode(self, event: Event) -> Message:
+        """Data None becomes a tombstone. Raises: DecodeError when the data is no string."""
+        if event.data is None:
+            return plain_message(event, None, "text/plain; charset=utf-8")
+        if not isinstance(event.data, str):
+            raise DecodeError(f"the text codec writes strings, the event's data is {type(event.data).__name__}")
+        return plain_message(event, binary_text(event.data, "data"), "text/plain; charset=utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class BytesCodec:
+    """The body is opaque."""
+
+    limits: Limits = DEFAULT_LIMITS
+    name: str = "bytes"
+
+    def decode(self, message: Message, position: Position) -> Envelope:
+        """Raises: DecodeError when the body is too large."""
+        body = message.body
+        if body is None:
+            return plain_envelope(message, position, None, None)
+        check_size(body, self.limits)
+        return plain_envelope(message, position, body, content_type_of(message) or "application/octet-stream")
+
+    def encode(self, event: Event) -> Message:
+        """Data None becomes a tombstone; a string is written as UTF-8. Raises: DecodeError for any other type."""
+        data = event.data
+        if isinstance(data, str):
+            data = binary_text(data, "data")
+        if data is not None and not isinstance(data, bytes):
+            raise DecodeError(f"the bytes codec writes bytes, the event's data is {type(data).__name__}")
+        return plain_message(event, data, "application/octet-stream")

@@ -1,0 +1,42 @@
+"""Codecs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.codecs.base import Codec
+from bridge.codecs.cloudevents import CloudEventsBinaryCodec, CloudEventsCodec
+from bridge.codecs.json import JsonCodec
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits
+from bridge.codecs.raw import BytesCodec, TextCodec
+
+CodecFactory = Callable[[Limits], Codec]
+"""Makes a codec that keeps the given limits: a codec alone knows which of its parts are recursive."""
+
+_factories: dict[str, CodecFactory] = {
+    "cloudevents": CloudEventsCodec,
+    "cloudevents-binary": CloudEventsBinaryCodec,
+    "json": JsonCodec,
+    "text": TextCodec,
+    "bytes": BytesCodec,
+}
+
+
+def register(name: str, factory: CodecFactory) -> None:
+    """Add a codec. Raises: ValueError when the name is taken."""
+    if name in _factories:
+        raise ValueError(f"there is already a codec named {name}")
+    _factories[name] = factory
+
+
+def get(name: str, limits: Limits = DEFAULT_LIMITS) -> Codec:
+    """The codec of this name. Raises: LookupError, listing the known names."""
+    factory = _factories.get(name)
+    if factory is None:
+        raise LookupError(f"there is no codec named {name}; known are {', '.join(names())}")
+    return factory(limits)
+
+
+def names() -> tuple[str, ...]:
+    """Every registered name, sorted."""
+    return tuple(sorted(_factories))

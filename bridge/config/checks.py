@@ -1,0 +1,115 @@
+"""What no single entry can know: names that refer to each other. Pure.
+
+Works on the plain document, not on the models, so that these problems are found beside those of wrong types.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from bridge.config.routes import VERBS, wrong_verbs
+from bridge.config.sources import SourceConfig
+from bridge.config.types import check_topic
+from bridge.errors import Locate, Problem
+
+_GROUP = SourceConfig.model_fields["group"].default
+_DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
+
+
+def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    """Problems between entries; what is not of the expected shape is left to the models."""
+    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources")}
+    routes = document.get("routes")
+    routes = routes if isinstance(routes, list) else []
+    for section in ("targets", "sources"):
+        for name, entry in sections[section].items():
+            broker = _mapping(entry).get("broker")
+            if isinstance(broker, str) and broker not in sections["brokers"]:
+                yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
+    yield from _consumers(sections["sources"], locate)
+    yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
+    if not sections["sources"]:
+        yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
+    elif not routes:
+        yield replace(locate(("routes",), "there are no routes: no message leads to anything"), severity="warning")
+
+
+def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    taken: dict[tuple[Any, ...], str] = {}
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        topics, group = source.get("topics"), source.get("group", _GROUP)
+        topics = [topic for topic in topics if isinstance(topic, str)] if isinstance(topics, list) else []
+        for index, topic in enumerate(topics):
+            consumer = (str(source.get("broker")), str(group), topic)
+            if consumer in taken:
+                other = "this source" if taken[consumer] == name else f"the source `{taken[consumer]}`"
+                what = (
+                    f"`{topic}` is read by {other} in the same group `{group}` already; give one of them another group"
+                )
+                yield locate(("sources", name, "topics", index), what)
+            taken.setdefault(consumer, name)
+        yield from _dead_letters(name, source.get("dead_letter", _DEAD_LETTER), topics, locate)
+
+
+def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
+    if not isinstance(template, str) or not template:
+        return
+    for topic in topics:
+        target = template.replace("{topic}", topic)
+        if target in topics:
+            what = f"dead letters would go to `{target}`, which this source reads itself"
+            yield locate(("sources", name, "dead_letter"), what)
+        elif len(target) > 249 and len(topic) <= 249 and _is_topic(topic):
+            yield locate(("sources", name, "dead_letter"), f"`{target[:40]}…` is longer than 249 characters")
+
+
+def _is_topic(topic: str) -> bool:
+    try:
+        return bool(check_topic(topic))
+    except ValueError:
+        return False
+
+
+def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: Locate) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    read: set[str] = set()
+    for index, entry in enumerate(routes):
+        route = _mapping(entry)
+        wrong = wrong_verbs([verb for verb in VERBS if route.get(verb) is not None]) if route else None
+        if wrong is not None:
+            yield locate(("routes", index), wrong)
+        name, given, engine = route.get("name"), route.get("from"), route.get("engine", "default")
+        if isinstance(name, str):
+            if name in first:
+                at = locate(("routes", first[name], "name"), "")
+                what = f"the name `{name}` is taken by the route at {at.file}:{at.line}"
+                yield locate(("routes", index, "name"), what)
+            first.setdefault(name, index)
+        for position, source in enumerate(given if isinstance(given, list) else [given]):
+            if isinstance(source, str):
+                read.add(source)
+                if source not in sources:
+                    path = ("routes", index, "from") + ((position,) if isinstance(given, list) else ())
+                    yield locate(path, _unknown("source", source, sources))
+        if isinstance(engine, str) and engines and engine not in engines:
+            what = _unknown("engine", engine, engines)
+            yield locate(("routes", index, "engine"), what if "engine" in route else f"{what}; name one with `engine:`")
+    for source in sources if routes else ():
+        if source not in read:
+            what = "no route reads from this source: every message of it ends as `no_match` says"
+            yield replace(locate(("sources", source), what), severity="warning")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"there is no {kind} `{name}`; did you mean `{near[0]}`?"
+    return f"there is no {kind} `{name}` (known: {', '.join(known) or 'none'})"

@@ -1,0 +1,135 @@
+"""JSON Schema (2020-12) of the files as people write them, for editors and for `bridge check --schema`.
+
+One file need not be complete (others, `defaults:` and overlays fill it), so entries require only what tells them apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.config.interpolation import SECTIONS
+from bridge.config.merge import DEFAULTS
+from bridge.config.model import BridgeConfig
+from bridge.config.routes import VERBS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REFERENCE = "#/$defs/"
+_INTERPOLATED = {"type": "string", "pattern": r"\$\{", "description": "Text with `${VAR}` or `${file:NAME}` in it."}
+_FILLED = ("SourceConfig", "TargetConfig")
+
+
+def schema() -> dict[str, Any]:
+    """The schema, ready to be written as JSON."""
+    whole = BridgeConfig.model_json_schema(by_alias=True, mode="validation")
+    definitions: dict[str, Any] = whole.pop("$defs")
+    properties: dict[str, Any] = whole.pop("properties")
+    _name_entries([properties, definitions])
+    for section in SECTIONS:
+        for name in sorted(_reachable(properties[section], definitions)):
+            _interpolate(definitions[name])
+    _bare(definitions)
+    defaults = {kind: _partial(properties[section], definitions) for kind, section in DEFAULTS.items()}
+    for name in _FILLED:
+        definitions[name].pop("required", None)
+    route = definitions["RouteConfig"]
+    route["required"] = ["name"]
+    route["oneOf"] = [{"required": [verb]} for verb in VERBS]
+    modules = definitions["WorkflowsConfig"]["properties"]["modules"]
+    properties["workflows"]["anyOf"] = [{"$ref": properties["workflows"].pop("$ref")}, modules]
+    properties["engine"] = {
+        **properties["engines"]["additionalProperties"],
+        "description": "The engine, when there is one: short for `engines: {default: {...}}`.",
+    }
+    properties["defaults"] = {
+        "type": "object",
+        "description": "What entries of a kind have unless they say otherwise.",
+        "properties": defaults,
+        "additionalProperties": False,
+    }
+    _untitled(properties)
+    _untitled(definitions)
+    return {
+        "$schema": DIALECT,
+        "title": "durable-bridge configuration",
+        "description": "A configuration file of durable-bridge.",
+        "type": "object",
+        "properties": properties,
+        "not": {"required": ["engine", "engines"]},
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _name_entries(node: Any) -> None:
+    """Say of a mapping what its keys are like, and refuse others."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            named = part.get("patternProperties")
+            if isinstance(named, dict) and len(named) == 1:
+                del part["patternProperties"]
+                [(pattern, entry)] = named.items()
+                part |= {"propertyNames": {"pattern": pattern}, "additionalProperties": entry}
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _reachable(node: Any, definitions: dict[str, Any]) -> set[str]:
+    found: set[str] = set()
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            name = str(part.get("$ref", "")).removeprefix(_REFERENCE)
+            if name and name not in found:
+                found.add(name)
+                waiting.append(definitions[name])
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return found
+
+
+def _interpolate(definition: dict[str, Any]) -> None:
+    """Let `${VAR}` stand where a number, a boolean or a word of a list is due."""
+    for name, value in definition.get("properties", {}).items():
+        if name == "type" or "$ref" in value or value.get("type") in ("array", "object"):
+            continue
+        kept = {key: value.pop(key) for key in ("default", "description") if key in value}
+        branches = value.pop("anyOf", None) or [dict(value)]
+        value.clear()
+        value.update(kept, anyOf=[*branches, _INTERPOLATED])
+
+
+def _bare(definitions: dict[str, Any]) -> None:
+    """One name may stand for a list of one in `from`."""
+    names = definitions["RouteConfig"]["properties"]["from"]
+    kept = {"description": names.pop("description")}
+    branches = [dict(names["items"]), dict(names)]
+    names.clear()
+    names.update(kept, anyOf=branches)
+
+
+def _partial(section: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A mapping of some keys that an entry of the section may have, none of them required."""
+    entry = section.get("additionalProperties") or section["items"]
+    properties: dict[str, Any] = {}
+    for name in [str(part["$ref"]).removeprefix(_REFERENCE) for part in entry.get("oneOf", [entry])]:
+        for key, value in definitions[name]["properties"].items():
+            properties[key] = {} if key in VERBS or key == "type" else value
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _untitled(node: Any) -> None:
+    """Titles only repeat the keys."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if isinstance(part.get("title"), str):
+                del part["title"]
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part

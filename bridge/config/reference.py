@@ -1,0 +1,239 @@
+"""The configuration reference as Markdown, written from the models: `python -m bridge.config.reference`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from bridge.config import brokers, engines, model, routes, sources
+from bridge.config.shape import members
+from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
+
+_INTRODUCTION = """\
+# Configuration reference
+
+Written from the models by `python -m bridge.config.reference`; do not edit it by hand.
+
+A configuration is one YAML file, several, or a directory of `*.yaml` and `*.yml` files, read in the order of their
+names. `bridge check` names every problem with its file, line and column, `bridge check --print` shows what is in force
+and where each value comes from, and `bridge check --schema` prints the JSON Schema for editors
+(`# yaml-language-server: $schema=...`).
+
+```yaml
+engine: {type: embedded}
+workflows: [workflows]
+brokers:
+  local: {type: local}
+sources:
+  orders: {broker: local, topics: [orders], no_match: dead_letter}
+routes:
+  - name: start-order
+    from: orders
+    match: {type: order.created}
+    when: payload.total > 0.0
+    schedule: {orchestration: order_saga, instance_id: "order-{{ payload.id }}"}
+```
+
+## Several files, overlays, defaults
+
+- **Files beside each other** merge: mappings are joined, `routes` and the lists below `workflows` line up. What two
+  files both say, or an entry that two files both name, is an error that tells both places.
+- **Overlays** (`--overlay prod.yaml`) lie on top and win. A route in an overlay changes the route of the same `name`; a
+  verb in it replaces the route's verb. An engine or a broker with another `type` replaces the whole entry.
+- **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`) that every entry of the kind has
+  unless it says otherwise. Defaults below a verb reach only routes with that verb.
+- **Paths** are relative to the file that they are written in; default paths to the first file.
+
+## Values
+
+- **Text, numbers, booleans** are YAML 1.2's: `yes`, `no`, `on`, `off`, dates, times, `007` and `0x1f` are text.
+  Anchors, aliases and `<<` work; tags (`!!...`) and several documents in one file do not.
+- **Duration**: a number with a unit: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
+- **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
+- **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
+- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `engines` and `ops`, and
+  nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir` without its
+  last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+"""
+
+EXAMPLES = """\
+engines:
+  default: {type: embedded, path: .bridge/engine}
+  eu: {type: scheduler, endpoint: "${ENDPOINT:-http://localhost:8080}", task_hub: orders}
+
+workflows: {modules: [workflows.orders], external: [bill_customer]}
+
+vars: {currency: EUR, limits: {large: 1000}}
+
+brokers:
+  local: {type: local, path: .bridge/broker, retention: 7d}
+
+targets:
+  order-results: {broker: local, topic: order-results}
+
+sources:
+  payments:
+    broker: local
+    topics: [payments]
+    codec: json
+    attributes: {type: "headers['eventType']"}
+    no_match: dead_letter
+    retry: {in_memory: 10s}
+
+routes:
+  - name: payment-captured
+    from: payments
+    match: {type: payment.captured, headers.region: [eu, us]}
+    raise_event: {instance_id: "order-{{ payload.order_id }}", name: payment_captured}
+
+ops:
+  http: {port: 0}
+  drain: 10s
+"""
+"""One example per section; together they are a configuration."""
+
+_MODELS: dict[str, tuple[type[BaseModel], ...]] = {
+    "engines": (engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig),
+    "workflows": (engines.WorkflowsConfig,),
+    "brokers": (brokers.LocalBrokerConfig,),
+    "targets": (brokers.TargetConfig,),
+    "sources": (sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig),
+    "routes": (
+        routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
+        routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
+    ),
+    "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
+}  # fmt: skip
+
+_HEADINGS = {
+    engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
+    engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
+    brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+    routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+}  # fmt: skip
+
+
+_LANGUAGES = {"cel": "CEL", "cel-template": "template"}
+_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", check_topic: "topic"}
+_PLAIN: dict[Any, str] = {
+    str: "text", int: "whole number", float: "number", bool: "boolean", NoneType: "null", SecretStr: "secret text",
+    Any: "anything",
+}  # fmt: skip
+
+
+def reference() -> str:
+    """The whole reference as Markdown."""
+    parts = [_INTRODUCTION, "## Sections\n", "\n".join(_overview()) + "\n"]
+    for example in EXAMPLES.rstrip().split("\n\n"):
+        name = example.partition(":")[0]
+        parts.append(f"## `{name}`\n\n{model.BridgeConfig.model_fields[name].description}\n\n```yaml\n{example}\n```\n")
+        parts += ["\n".join(_table(part)) + "\n" for part in _MODELS.get(name, ())]
+    return "\n".join(parts)
+
+
+def _overview() -> Iterator[str]:
+    for name, field in model.BridgeConfig.model_fields.items():
+        required = " Required." if field.is_required() else ""
+        yield f"- `{name}`: {field.description}{required}"
+    yield "- `defaults`: Keys per kind that every entry has unless it says otherwise."
+
+
+def _table(part: type[BaseModel]) -> Iterator[str]:
+    names = {field.annotation: name for name, field in routes.RouteConfig.model_fields.items()}
+    heading = _HEADINGS.get(part)
+    if heading is None:
+        heading = next(name for annotation, name in names.items() if part in members(annotation))
+    if heading:
+        yield f"### `{heading}`\n"
+    yield f"{(part.__doc__ or '').strip()}\n"
+    yield "| Key | Type | Default | Meaning |"
+    yield "|---|---|---|---|"
+    dumped = _defaults(part)
+    for name, field in part.model_fields.items():
+        key = field.alias or name
+        default = "required" if field.is_required() else _default(dumped.get(name))
+        meaning = " ".join(filter(None, (field.description, _bounds(field)))).replace("|", "\\|")
+        yield f"| `{key}` | {_type(field)} | {default} | {meaning} |"
+
+
+def _defaults(part: type[BaseModel]) -> dict[str, Any]:
+    """Defaults as they would be written."""
+    given = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in part.model_fields.items()
+        if field.default is not PydanticUndefined or field.default_factory is not None
+    }
+    return part.model_construct(**given).model_dump(mode="json", warnings=False)
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict) and value:
+        return "see below"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else '`""`'
+
+
+def _bounds(field: FieldInfo) -> str:
+    words = []
+    for word, attribute in (("at least", "ge"), ("more than", "gt"), ("at most", "le")):
+        words += [f"{word} {bound}" for part in field.metadata if (bound := getattr(part, attribute, None)) is not None]
+    return f"({', '.join(words)})" if words else ""
+
+
+def _type(field: FieldInfo) -> str:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return " or ".join(dict.fromkeys(_words(field.annotation, [*field.metadata, extra])))
+
+
+def _words(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
+    """Words for what an annotation takes."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    special = next((word for part in metadata if (word := _special(part))), None)
+    if special is not None:
+        yield special
+    elif origin is Annotated:
+        yield from _words(arguments[0], annotation.__metadata__)
+    elif origin in (Union, UnionType):
+        for part in arguments:
+            yield from _words(part, ())
+    elif origin is Literal:
+        yield from (f"`{word}`" for word in arguments)
+    elif origin is tuple:
+        yield f"list of {' or '.join(_words(arguments[0], ()))}"
+    elif origin is dict:
+        yield f"mapping to {' or '.join(dict.fromkeys(_words(arguments[1], ())))}"
+    elif isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        yield from (f"`{word}`" for word in annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "mapping"
+    else:
+        yield _PLAIN[annotation]
+
+
+def _special(part: Any) -> str | None:
+    if isinstance(part, FieldInfo):
+        part = part.json_schema_extra
+    if isinstance(part, dict):
+        return _LANGUAGES.get(str(part.get("x-language")))
+    function = getattr(part, "func", None)
+    if function is not None:
+        return _VALIDATED.get(function)
+    pattern = getattr(part, "pattern", None)
+    return "name" if pattern == NAME_PATTERN else None
+
+
+def main() -> None:
+    """Print the reference."""
+    sys.stdout.write(reference())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Which keys a place in the configuration may hold, read from the models."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+from bridge.config.model import BridgeConfig
+from bridge.config.node import Path
+
+
+def keys_at(path: Path, tag: str | None = None) -> list[str]:
+    """Keys that the mapping at `path` may hold, as written; of a union, those of the member that `tag` chooses."""
+    models = [kind for kind in _kinds_at(path) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    tagged = [model for model in models if tag is not None and tag in tags(model)]
+    return [key for model in tagged or models for key in fields(model)]
+
+
+def is_secret(path: Path) -> bool:
+    """Whether the value at `path` is never to be shown."""
+    return SecretStr in _kinds_at(path)
+
+
+def fields(model: type[BaseModel]) -> dict[str, Any]:
+    """Annotations by key as written in files."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Values of `type` that choose this model; empty when it is not a member of a union."""
+    field = model.model_fields.get("type")
+    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+
+
+def members(annotation: Any) -> Iterable[Any]:
+    """What an annotation allows, unions and metadata unwrapped."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from members(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from members(part)
+    else:
+        yield annotation
+
+
+def _kinds_at(path: Path) -> list[Any]:
+    kinds: list[Any] = [BridgeConfig]
+    for part in path:
+        kinds = [kind for parent in kinds for step in _steps(parent, part) for kind in members(step)]
+    return kinds
+
+
+def _steps(kind: Any, part: str | int) -> Iterable[Any]:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        found = fields(kind).get(str(part))
+        if found is not None:
+            yield found
+    elif origin in (dict, Mapping) and isinstance(part, str):
+        yield arguments[1]
+    elif origin in (tuple, list) and isinstance(part, int):
+        yield arguments[0]

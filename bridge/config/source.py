@@ -1,0 +1,174 @@
+"""Loads the configuration: files and overlays in, one checked value with positions out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bridge.config import checks, schema_files
+from bridge.config.document import read
+from bridge.config.interpolation import interpolate
+from bridge.config.merge import DEFAULTS, apply_defaults, expand, join, overlay
+from bridge.config.model import BridgeConfig
+from bridge.config.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
+from bridge.config.rendering import masked, render
+from bridge.config.shape import keys_at
+from bridge.config.translation import suggestion, translate
+from bridge.errors import ConfigError, Problem
+
+SUFFIXES = (".yaml", ".yml")
+"""What a directory is searched for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is written, merged, with the places it is written at."""
+
+    root: MappingNode
+    directories: Mapping[str, Path]
+    base: Path
+
+    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+        """A problem at a path, placed where it is written or at the nearest parent that is."""
+        words = tuple(ALIASES.get(part, part) if isinstance(part, str) else part for part in path)
+        return place(self.root, words).problem(words, what)
+
+    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+        """The absolute path of a relative one: beside the file that `path` is written in, else the first."""
+        node = find(self.root, path)
+        return self.beside(node.mark, value) if node is not None else self.base / value
+
+    def beside(self, mark: Mark, value: str) -> Path:
+        """The absolute path of a relative one that is written at a place."""
+        return self.directories.get(mark.file, self.base) / value
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be used.
+
+    version: short content hash of what is in force, secrets left out. base: directory of the first file, absolute.
+    warnings: what is worth a look and stops nothing.
+    """
+
+    config: BridgeConfig = field(repr=False)
+    version: str
+    base: Path
+    warnings: tuple[Problem, ...]
+    document: Document = field(repr=False)
+
+    def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
+        """A problem at a path (`("routes", 2, "when")`), placed where that or its nearest parent is written."""
+        return self.document.locate(path, what)
+
+    def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
+        """The absolute path of `value`: relative to the file that `path` is written in; `base` for a default."""
+        return self.document.resolve(path, value)
+
+    def effective(self) -> str:
+        """YAML of what is in force, with the origin of every value as a comment and secrets masked."""
+        return render(self.config, self.document.root)
+
+
+def load(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read, merge and check a configuration.
+
+    paths: files, or directories whose *.yaml and *.yml files are read in the order of their names. overlays: the same,
+    laid on top in order. environ: the process's own when None. Raises ConfigError with every problem.
+    """
+    problems: list[Problem] = []
+    directories: dict[str, Path] = {}
+    root = _joined(paths, directories, problems)
+    tops = [(path, _joined([path], directories, problems)) for path in overlays]
+    if root is None:
+        raise ConfigError(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}")])
+    for _, top in tops:
+        if top is not None:
+            root = overlay(root, top, problems)
+    base = directories[root.mark.file]
+    _check_defaults(root, problems)
+    document = Document(apply_defaults(root), directories, base)
+    environment = os.environ if environ is None else environ
+    document = Document(interpolate(document.root, environment, document.beside, problems), directories, base)
+    config = _validated(document, problems)
+    found = _unique(problems, list(directories))
+    warnings = tuple(problem for problem in found if problem.severity == "warning")
+    if config is None or len(warnings) < len(found):
+        raise ConfigError(found)
+    content = json.dumps(masked(config, document.root), sort_keys=True).encode()
+    return Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document)
+
+
+_HELP = "name a file or a directory, or let `bridge init NAME` write one to start from"
+
+
+def _files(path: Path, problems: list[Problem]) -> list[Path]:
+    if path.is_dir():
+        files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()), key=str)
+        if not files:
+            problems.append(Problem(str(path), 0, 0, "", f"holds no *.yaml or *.yml file; {_HELP}"))
+        return files
+    if not path.exists():
+        problems.append(Problem(str(path), 0, 0, "", f"does not exist; {_HELP}"))
+        return []
+    return [path]
+
+
+def _joined(paths: Sequence[Path], directories: dict[str, Path], problems: list[Problem]) -> MappingNode | None:
+    joined: MappingNode | None = None
+    for path in paths:
+        for file in _files(path, problems):
+            directories[str(file)] = file.absolute().parent
+            document = read(file, problems)
+            if document is not None:
+                document = expand(document, problems)
+                joined = document if joined is None else join(joined, document, problems)
+    return joined
+
+
+def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
+    defaults = root.entries.get("defaults")
+    if defaults is None:
+        return
+    if not isinstance(defaults, MappingNode):
+        problems.append(
+            place(root, ("defaults",)).problem(("defaults",), "expected a mapping of kinds, like `source:`")
+        )
+        return
+    for kind, mark, entry in defaults.items():
+        if kind not in DEFAULTS:
+            what = f"unknown kind `{kind}`{suggestion(kind, list(DEFAULTS))}"
+            problems.append(mark.problem(("defaults", kind), what))
+        elif not isinstance(entry, MappingNode):
+            problems.append(mark.problem(("defaults", kind), "expected a mapping of keys and values"))
+        else:
+            known = keys_at((DEFAULTS[kind], 0 if kind == "route" else ""))
+            for key in entry.entries:
+                if key not in known:
+                    what = f"unknown key `{key}`{suggestion(key, known)}"
+                    problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
+
+
+def _validated(document: Document, problems: list[Problem]) -> BridgeConfig | None:
+    config: BridgeConfig | None = None
+    values = plain(document.root)
+    problems.extend(checks.check(values, document.locate))
+    problems.extend(schema_files.check(values, document.locate, document.resolve))
+    try:
+        config = BridgeConfig.model_validate(values, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems.extend(translate(error, document.root))
+    return config
+
+
+def _unique(problems: Sequence[Problem], read: Sequence[str]) -> list[Problem]:
+    """Each problem once, in the order of the files: a wrong default is wrong in every entry it is laid under."""
+    files = list(dict.fromkeys((*read, *(problem.file for problem in problems))))
+    once = {(problem.file, problem.line, problem.column, problem.what): problem for problem in reversed(problems)}
+    return sorted(once.values(), key=lambda problem: (files.index(problem.file), problem.line, problem.column))

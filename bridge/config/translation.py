@@ -1,0 +1,193 @@
+"""What pydantic finds wrong, in words for people, at the place where it is written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bridge.config.node import ALIASES, MappingNode, Node, Path, ScalarNode, SequenceNode, find, key_mark, kind, place
+from bridge.config.shape import is_secret, keys_at
+from bridge.errors import Problem
+
+_EXPECTED = {
+    "string": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "mapping": "a mapping",
+    "list": "a list",
+    "tuple": "a list",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+_NEEDED: dict[Path, str] = {
+    ("engines",): "at least one engine is needed, like `engine: {type: embedded}`",
+    ("brokers",): "at least one broker is needed, like `brokers: {local: {type: local}}`",
+}
+_LONGEST_SHOWN = 60
+_NAME_RULE = (
+    "must begin with a letter or digit and hold only letters, digits, dots, dashes and underscores (at most 128)"
+)
+_SECTIONS_OF_TYPES = ("brokers", "engines")
+
+
+def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
+    """Every problem of a validation, in the order of the file."""
+    details = [(_path(root, detail["loc"]), detail) for detail in error.errors(include_url=False)]
+    untyped = {path[:2] for path, detail in details if _is_about_type(path, detail)}
+    return [
+        _problem(root, path, detail)
+        for path, detail in details
+        # Without a known type nothing else about an engine or broker can be judged.
+        if (path[:2] not in untyped or _is_about_type(path, detail)) and not _is_echo(root, path, detail)
+    ]
+
+
+def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
+    """A list whose entries are wrong counts as too short."""
+    node = find(root, path)
+    return detail["type"] == "too_short" and isinstance(node, SequenceNode) and bool(node.items)
+
+
+def _is_about_type(path: Path, detail: ErrorDetails) -> bool:
+    if len(path) < 2 or path[0] not in _SECTIONS_OF_TYPES:
+        return False
+    return detail["type"].startswith("union_tag") or (path[2:] == ("type",) and detail["type"] != "extra_forbidden")
+
+
+def _path(root: Node, loc: Sequence[str | int]) -> Path:
+    """pydantic's location less what it adds for unions and keys, in the words of the file."""
+    path: list[str | int] = []
+    node: Node | None = root
+    for index, part in enumerate(loc):
+        if part == "[key]":
+            continue
+        if index == 2 and path[0] in _SECTIONS_OF_TYPES and isinstance(node, MappingNode):
+            tag = node.entries.get("type")
+            if isinstance(tag, ScalarNode) and tag.value == part and (len(loc) > 3 or part not in node):
+                continue
+        if path[:1] == ["routes"] and len(path) == 4 and path[2] == "match" and isinstance(node, ScalarNode):
+            continue
+        written = isinstance(node, MappingNode) and part in node
+        path.append(part if written or isinstance(part, int) else ALIASES.get(part, part))
+        node = find(node, (part,)) if node is not None else None
+    return tuple(path)
+
+
+def _problem(root: MappingNode, path: Path, detail: ErrorDetails) -> Problem:
+    node = find(root, path)
+    mark = place(root, path)
+    parent = find(root, path[:-1])
+    if isinstance(parent, MappingNode) and detail["loc"][-1:] == ("[key]",):
+        mark = key_mark(parent, str(path[-1]))
+    elif detail["type"] == "extra_forbidden" and isinstance(parent, MappingNode):
+        mark = key_mark(parent, str(path[-1]))
+        return mark.problem(path, _unknown(parent, path))
+    what = _what(path, detail, node)
+    if isinstance(node, ScalarNode) and node.variables:
+        what = _discreet(what, node)
+    return mark.problem(path, what)
+
+
+def _unknown(parent: MappingNode, path: Path) -> str:
+    tag = parent.entries.get("type")
+    chosen = tag.value if isinstance(tag, ScalarNode) and isinstance(tag.value, str) else None
+    known = keys_at(path[:-1], chosen)
+    if not path[:-1]:
+        known += ["engine", "defaults"]
+    return f"unknown key `{path[-1]}`{suggestion(str(path[-1]), known)}"
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?`, or the list of what is known."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+    code, context = detail["type"], detail.get("ctx", {})
+    base = code.split("_")[0]
+    if code in ("missing", "too_short") and path in _NEEDED:
+        return _NEEDED[path]
+    if code == "missing":
+        return f"the key `{path[-1]}` is missing"
+    if code == "union_tag_not_found":
+        return "the key `type` is missing"
+    if code in ("literal_error", "enum", "union_tag_invalid"):
+        return _choice(path, detail, node)
+    if code == "string_pattern_mismatch":
+        return "is not the name of a Python module" if path[0] == "workflows" else _pattern(path)
+    if code in ("too_short", "string_too_short"):
+        return _too_short(code)
+    if code == "value_error":
+        return str(context.get("error", detail["msg"]))
+    if code in _BOUNDS:
+        words, key = _BOUNDS[code]
+        return f"must be {words} {context.get(key)}{_found(path, node)}"
+    if base in _EXPECTED and code.endswith(("_type", "_parsing", "_from_float", "_size", "_not_finite")):
+        hint = ""
+        if base == "string" and isinstance(node, ScalarNode) and node.value is not None:
+            hint = "; put it in quotes"
+        return f"expected {_EXPECTED[base]}{_found(path, node)}{hint}"
+    return detail["msg"][:1].lower() + detail["msg"][1:]
+
+
+def _choice(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+    context = detail.get("ctx", {})
+    expected = str(context.get("expected") or context.get("expected_tags") or "")
+    known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+    if isinstance(node, MappingNode):
+        node = node.entries.get("type")
+    if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or _hidden(path, node):
+        return f"must be one of {', '.join(known)}"
+    if _is_about_type(path, detail):
+        return f"unknown type `{_short(node.value)}`; known types: {', '.join(known)}"
+    near = difflib.get_close_matches(node.value, known, n=1, cutoff=0.6)
+    guess = f"; did you mean `{near[0]}`?" if near else ""
+    return f"must be one of {', '.join(known)}; found `{_short(node.value)}`{guess}"
+
+
+def _pattern(path: Path) -> str:
+    return "must be `module:function`" if path[-1:] == ("map",) else f"a name {_NAME_RULE}"
+
+
+def _too_short(code: str) -> str:
+    return "must not be empty" if code == "string_too_short" else "must have at least one entry"
+
+
+def _hidden(path: Path, node: ScalarNode) -> bool:
+    return node.secret or bool(node.variables) or is_secret(path)
+
+
+def _found(path: Path, node: Node | None) -> str:
+    if node is None:
+        return ""
+    if isinstance(node, MappingNode | SequenceNode) or node.value is None or _hidden(path, node):
+        return f", found {kind(node)}"
+    value = str(node.value).lower() if isinstance(node.value, bool) else str(node.value)
+    return f", found {kind(node)}: {_short(value)}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _LONGEST_SHOWN else value[: _LONGEST_SHOWN - 1] + "…"
+
+
+def _discreet(what: str, node: ScalarNode) -> str:
+    """The same sentence without the value, which came from the environment or from a secret file."""
+    value = str(node.value)
+    if value:
+        what = what.replace(repr(value), "this")
+        if value in what:
+            what = "the value does not fit here"
+    return f"{what} (from ${{{node.variables[0]}}})"

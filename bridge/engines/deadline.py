@@ -1,0 +1,42 @@
+"""Interceptors of the asynchronous client: a deadline for calls without one, and streams for those of the SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+
+
+class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Gives every call that has none a timeout in seconds: all of the SDK's but its two waits.
+
+    It bounds the interceptors after it too, one of which may be waiting for a token. Raises TimeoutError for those.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        details = self._timed(client_call_details)
+        async with asyncio.timeout(details.timeout):
+            return await continuation(details, request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+    def _timed(self, details: Any) -> Any:
+        return details if details.timeout is not None else details._replace(timeout=self._timeout)
+
+
+class OnStreams(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Lets an interceptor see streamed responses too.
+
+    grpc.aio takes an interceptor of several kinds for the first of them only. The SDK's own are such, so without this
+    the history is asked for without task hub and credentials.
+    """
+
+    def __init__(self, interceptor: Any) -> None:
+        self._interceptor = interceptor
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._interceptor.intercept_unary_stream(continuation, client_call_details, request)

@@ -1,0 +1,52 @@
+"""What every engine that is reached over gRPC has in common."""
+
+from __future__ import annotations
+
+import asyncio
+
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.grpc_options import GrpcChannelOptions
+
+from bridge.engines.errors import translate
+from bridge.errors import EngineUnavailable, InstanceNotFound
+
+PROBE_ID = "bridge:probe"
+"""Asked for by a probe. Ids with this prefix are ours, so no instance has it."""
+
+
+def channel_options(max_request: int | None, reconnect_seconds: float, proxy: bool) -> GrpcChannelOptions:
+    """Options of a channel.
+
+    max_request: bytes, gRPC refuses a larger request before it is sent; None for no limit, as workers need it: a turn's
+        result must not be lost to it. Responses are never limited: a long history is not an error.
+    reconnect_seconds: longest pause between two attempts to connect; gRPC's own is two minutes.
+    """
+    return GrpcChannelOptions(
+        max_receive_message_length=-1,
+        max_send_message_length=-1 if max_request is None else max_request,
+        raw_options=[
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
+            ("grpc.enable_http_proxy", int(proxy)),
+        ],
+    )
+
+
+async def probe(client: AsyncTaskHubGrpcClient, what: str) -> None:
+    """Asks for an instance that does not exist: unlike a greeting this needs the task hub and the credentials.
+
+    Raises: EngineError.
+    """
+    try:
+        await client.get_orchestration_state(PROBE_ID, fetch_payloads=False)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # gRPC says so when the channel was closed under the call.
+        raise EngineUnavailable(f"{what}: the connection to the engine was closed") from error
+    except Exception as error:
+        translated = translate(error, what=what)
+        if not isinstance(translated, InstanceNotFound):
+            raise translated from error

@@ -1,0 +1,126 @@
+"""Azure Durable Task Scheduler, its emulator, or any sidecar that speaks the Durable Task protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
+from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import DTSAsyncDefaultClientInterceptorImpl
+from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
+from durabletask.serialization import DataConverter
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.config.engines import SchedulerEngineConfig
+from bridge.engines import credentials
+from bridge.engines.deadline import DeadlineInterceptor, OnStreams
+from bridge.engines.registry import Workflows
+from bridge.engines.remote import channel_options, probe
+from bridge.engines.worker import concurrency, quiet_logger, register
+from bridge.errors import EngineMisconfigured
+
+RECONNECT_SECONDS = 1.0
+_PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
+
+
+def parse_endpoint(endpoint: str) -> tuple[str, bool]:
+    """`host:port` and whether it is TLS. Without a scheme it is TLS, as with the SDK.
+
+    Raises: ValueError.
+    """
+    parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    if parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.path.strip("/") or parts.query:
+        raise ValueError(
+            f"{endpoint!r} is not an endpoint; write it like https://name.region.durabletask.io or http://localhost:8080"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")
+
+
+class SchedulerEngine:
+    """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
+
+    durable = True
+
+    def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
+        """Raises: ValueError when the endpoint is not one."""
+        self.name = name
+        self._config = config
+        self._host_address, self._secure = parse_endpoint(config.endpoint)
+        self._credentials: credentials.Credentials | None = None
+        self._client: AsyncTaskHubGrpcClient | None = None
+
+    @property
+    def description(self) -> str:
+        identity = credentials.kind(self._config, self._secure)
+        with_what = "a token" if self._config.token is not None else f"credential {identity}"
+        transport = "TLS" if self._secure else "no TLS"
+        return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
+
+    async def start(self) -> None:
+        """Does not connect: an engine that is away is noticed by the probe and by the first call.
+
+        Raises: EngineMisconfigured when the chosen credential cannot be made.
+        """
+        if self._client is not None:
+            return
+        try:
+            self._credentials = credentials.create(self._config, self._secure)
+        except ValueError as error:
+            raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
+        credential = None if self._credentials is None else self._credentials.asynchronous
+        interceptors: list[Any] = [DeadlineInterceptor(self._config.timeout)]
+        if self._config.token is not None:
+            interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
+        streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
+        self._client = AsyncDurableTaskSchedulerClient(
+            host_address=self._host_address,
+            taskhub=self._config.task_hub,
+            token_credential=credential,
+            secure_channel=self._secure,
+            interceptors=[*interceptors, *map(OnStreams, streams)],
+            channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True),
+            logger=quiet_logger(f"{self.name}.client"),
+        )
+
+    def _authorization(self) -> list[tuple[str, str]]:
+        assert self._config.token is not None
+        return [("authorization", f"Bearer {self._config.token.get_secret_value()}")]
+
+    async def stop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        held, self._credentials = self._credentials, None
+        if held is not None:
+            await held.close()
+
+    async def probe(self) -> None:
+        """Raises: EngineError."""
+        await probe(self.client, f"engine {self.name!r} at {self._host_address}")
+
+    @property
+    def client(self) -> AsyncTaskHubGrpcClient:
+        if self._client is None:
+            raise RuntimeError(f"engine {self.name!r} is not started")
+        return self._client
+
+    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+        if self._client is None:
+            raise RuntimeError(f"engine {self.name!r} is not started")
+        return register(
+            DurableTaskSchedulerWorker(
+                host_address=self._host_address,
+                taskhub=self._config.task_hub,
+                token_credential=None if self._credentials is None else self._credentials.synchronous,
+                secure_channel=self._secure,
+                interceptors=[DefaultClientInterceptorImpl(self._authorization())] if self._config.token else None,
+                channel_options=channel_options(None, RECONNECT_SECONDS, proxy=True),
+                concurrency_options=concurrency(self._config.worker),
+                data_converter=data_converter,
+                logger=quiet_logger(f"{self.name}.worker"),
+            ),
+            workflows,
+        )

@@ -1,0 +1,90 @@
+"""Workers of the SDK: how one is filled, and how one is stopped within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any, TypeVar
+
+from durabletask.worker import ConcurrencyOptions, TaskHubGrpcWorker
+
+from bridge.config.engines import WorkerConfig
+from bridge.engines.registry import Workflows
+
+W = TypeVar("W", bound=TaskHubGrpcWorker)
+
+
+def concurrency(config: WorkerConfig) -> ConcurrencyOptions:
+    return ConcurrencyOptions(
+        maximum_concurrent_activity_work_items=config.max_activities,
+        maximum_concurrent_orchestration_work_items=config.max_orchestrations,
+        maximum_concurrent_entity_work_items=config.max_entities,
+        maximum_thread_pool_workers=config.threads,
+    )
+
+
+class _WithoutStops(logging.Filter):
+    """Drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
+
+
+_WITHOUT_STOPS = _WithoutStops()
+
+
+def quiet_logger(name: str) -> logging.Logger:
+    """A logger for the SDK, whose clients and workers log every call at info."""
+    logger = logging.getLogger(f"bridge.sdk.{name}")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_WITHOUT_STOPS)
+    return logger
+
+
+def register(worker: W, workflows: Workflows) -> W:
+    """Adds the workflows, and filters so that the worker never takes work it does not know."""
+    for orchestrator in workflows.orchestrators.values():
+        worker.add_orchestrator(orchestrator)
+    for activity in workflows.activities.values():
+        worker.add_activity(activity)
+    for entity in workflows.entities.values():
+        worker.add_entity(entity)
+    worker.use_work_item_filters()
+    return worker
+
+
+async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
+    """Stops the worker; False when work in progress kept it from stopping within `deadline` seconds.
+
+    The SDK waits for running activities without a limit. When that takes too long the wait goes on in a daemon thread,
+    so that it does not keep the process alive, but the worker's own threads do: exit hard after flushing.
+    """
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if not stopped.done():
+            stopped.set_result(error)
+
+    def stop() -> None:
+        error: Any = None
+        try:
+            worker.stop()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        except Exception as caught:
+            error = caught
+        try:
+            loop.call_soon_threadsafe(tell, error)
+        except RuntimeError:
+            return  # the loop was closed: nobody waits any more
+
+    threading.Thread(target=stop, name="bridge-stop-worker", daemon=True).start()
+    try:
+        async with asyncio.timeout(deadline):
+            error = await stopped
+    except TimeoutError:
+        return False
+    if error is not None:
+        raise error
+    return True

@@ -1,0 +1,129 @@
+"""Whether the bridge does its work: a decision over observed numbers. Pure: the clock is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Phase = Literal["starting", "running", "draining"]
+State = Literal["idle", "consuming", "held", "paused", "stuck", "dead", "up", "away"]
+_READY: frozenset[State] = frozenset({"idle", "consuming", "up"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReading:
+    """One source as seen now.
+
+    settled: deliveries settled or abandoned since the start; that it grows is progress. waiting: records that could be
+    worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. paused: why the fuse
+    has stopped it. dead: why its tasks have ended, when they should not have.
+    """
+
+    name: str
+    settled: int
+    waiting: int
+    holds: Mapping[str, str] = field(default_factory=dict)
+    paused: str | None = None
+    dead: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartReading:
+    """An engine or broker as seen now. away: why it cannot be used, None when it can. note: said when it is up."""
+
+    kind: Literal["engine", "broker"]
+    name: str
+    away: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The state of one component. detail: a sentence for a person, without payload."""
+
+    kind: Literal["source", "engine", "broker"]
+    name: str
+    state: State
+    detail: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state in _READY
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The answer of /readyz: ready when the bridge runs and every component is ready."""
+
+    phase: Phase
+    checks: tuple[Check, ...]
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "running" and all(check.ready for check in self.checks)
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON types."""
+        return {
+            "ready": self.ready,
+            "phase": self.phase,
+            "components": [
+                {
+                    "kind": check.kind,
+                    "name": check.name,
+                    "ready": check.ready,
+                    "state": check.state,
+                    **({"detail": check.detail} if check.detail else {}),
+                }
+                for check in self.checks
+            ],
+        }
+
+
+class Health:
+    """Remembers when each source last got on, which is what tells a stuck source from a slow one.
+
+    Whoever asks drives it: a source is found stuck after it was seen waiting, without progress, by two looks that are
+    `stuck_after` seconds or more apart, and by none in between that saw progress or nothing waiting.
+    """
+
+    def __init__(self, stuck_after: float) -> None:
+        self._stuck_after = stuck_after
+        self._seen: dict[str, tuple[int, float | None]] = {}
+
+    def look(
+        self, sources: Iterable[SourceReading], parts: Iterable[PartReading], now: float, phase: Phase = "running"
+    ) -> Readiness:
+        """Judge one set of readings. now: monotonic seconds, never smaller than at the last look."""
+        checks = [self._judge(source, now) for source in sources]
+        checks += [
+            Check(part.kind, part.name, "up", part.note)
+            if part.away is None
+            else Check(part.kind, part.name, "away", part.away)
+            for part in parts
+        ]
+        return Readiness(phase, tuple(checks))
+
+    def _judge(self, source: SourceReading, now: float) -> Check:
+        def check(state: State, detail: str = "") -> Check:
+            return Check("source", source.name, state, detail)
+
+        # Nothing is expected of a source that has nothing to do or is not allowed to; when that ends it gets its time
+        expected = source.waiting > 0 and not source.holds and source.paused is None
+        settled, since = self._seen.get(source.name, (source.settled, None))
+        if since is None or settled != source.settled:
+            since = now
+        self._seen[source.name] = (source.settled, since if expected else None)
+        if source.dead is not None:
+            return check("dead", source.dead)
+        if source.paused is not None:
+            return check("paused", source.paused)
+        if source.holds:
+            return check("held", "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
+        if not source.waiting:
+            return check("idle")
+        idle_for = now - since
+        if idle_for >= self._stuck_after:
+            return check("stuck", f"{source.waiting} records wait and none was settled for {idle_for:.0f} s")
+        return check("consuming", f"{source.waiting} records wait")

@@ -1,0 +1,257 @@
+"""Prometheus metrics, read from counters at scrape time: a message costs no metric call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class HistogramLike(Protocol):
+    """bounds: inclusive upper ends in seconds. counts: per bound and one above the last, not cumulative."""
+
+    @property
+    def bounds(self) -> Sequence[float]: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+    @property
+    def total(self) -> float: ...
+
+
+class SourceStats(Protocol):
+    """Counts of one source since the process started, read on the event loop's thread.
+
+    outcomes, dead_letters, abandoned: by outcome or reason. commands: by (route, verb). in_flight: received and not
+    settled. queued: those that wait for their turn. held: an outage stops it. paused: the fuse stopped it.
+    processing: seconds from receipt to settlement. critical: seconds from the broker's timestamp to settlement.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def outcomes(self) -> Mapping[str, int]: ...
+    @property
+    def dead_letters(self) -> Mapping[str, int]: ...
+    @property
+    def abandoned(self) -> Mapping[str, int]: ...
+    @property
+    def commands(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def retries(self) -> int: ...
+
+    @property
+    def bugs(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def in_flight_bytes(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def locks_lost(self) -> int: ...
+    @property
+    def held(self) -> bool: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def processing(self) -> HistogramLike: ...
+    @property
+    def critical(self) -> HistogramLike: ...
+
+    def partitions(self) -> Iterable[tuple[str, int, int, int]]:
+        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag."""
+        ...
+
+
+class EngineStats(Protocol):
+    """up: its breaker is closed. durable: acknowledged work survives the process."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def up(self) -> bool: ...
+    @property
+    def durable(self) -> bool: ...
+
+
+class PublishStats(Protocol):
+    """published, failed: messages that a broker took or did not take, by target."""
+
+    @property
+    def published(self) -> Mapping[str, int]: ...
+
+    @property
+    def failed(self) -> Mapping[str, int]: ...
+
+
+class Metrics:
+    """A registry of its own, so that several bridges in one process do not meet."""
+
+    def __init__(
+        self,
+        sources: Callable[[], Iterable[SourceStats]],
+        engines: Callable[[], Iterable[EngineStats]],
+        publishing: PublishStats | None = None,
+        *,
+        version: str,
+        config: str,
+    ) -> None:
+        """sources, engines: called at every scrape. publishing: None where no workflow runs. version: of the bridge.
+        config: version of the configuration.
+        """
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_BridgeCollector(sources, engines, publishing, version, config))
+
+    def render(self) -> bytes:
+        """The text exposition format (`CONTENT_TYPE`)."""
+        return generate_latest(self._registry)
+
+
+_Rows = Iterable[tuple[Sequence[str], float]]
+_Counter = tuple[str, str, tuple[str, ...], Callable[[SourceStats], _Rows]]
+
+
+def _single(read: Callable[[SourceStats], float]) -> Callable[[SourceStats], _Rows]:
+    return lambda source: (((), read(source)),)
+
+
+def _by_word(read: Callable[[SourceStats], Mapping[str, int]]) -> Callable[[SourceStats], _Rows]:
+    return lambda source: [((word,), count) for word, count in read(source).items()]
+
+
+_COUNTERS: tuple[_Counter, ...] = (
+    ("bridge_received", "Deliveries received.", (), _single(lambda source: source.received)),
+    ("bridge_outcomes", "Deliveries settled, by outcome.", ("outcome",), _by_word(lambda source: source.outcomes)),
+    ("bridge_dead_letters", "Dead letters, by reason.", ("reason",), _by_word(lambda source: source.dead_letters)),
+    (
+        "bridge_abandoned",
+        "Deliveries let go unsettled, by reason; they are redelivered.",
+        ("reason",),
+        _by_word(lambda source: source.abandoned),
+    ),
+    ("bridge_retries", "Attempts that failed and are repeated.", (), _single(lambda source: source.retries)),
+    ("bridge_bugs", "Attempts that failed of an unexpected exception.", (), _single(lambda source: source.bugs)),
+    (
+        "bridge_locks_lost",
+        "Locks that passed before their delivery was settled.",
+        (),
+        _single(lambda source: source.locks_lost),
+    ),
+    (
+        "bridge_commands",
+        "Commands that an engine took.",
+        ("route", "verb"),
+        lambda source: list(source.commands.items()),
+    ),
+)
+_GAUGES: tuple[_Counter, ...] = (
+    ("bridge_in_flight", "Deliveries received and not settled.", (), _single(lambda source: source.in_flight)),
+    (
+        "bridge_in_flight_bytes",
+        "Bytes of deliveries received and not settled.",
+        (),
+        _single(lambda source: source.in_flight_bytes),
+    ),
+    ("bridge_queued", "Deliveries that wait for their turn.", (), _single(lambda source: source.queued)),
+    ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
+    (
+        "bridge_paused",
+        "1 while the dead-letter fuse has stopped the source.",
+        (),
+        _single(lambda source: source.paused),
+    ),
+    (
+        "bridge_gap",
+        "Records fetched above the committable prefix.",
+        ("topic", "partition"),
+        lambda source: [((topic, str(number)), gap) for topic, number, gap, _ in source.partitions()],
+    ),
+    (
+        "bridge_lag",
+        "Records behind the end that are not completed.",
+        ("topic", "partition"),
+        lambda source: [((topic, str(number)), lag) for topic, number, _, lag in source.partitions()],
+    ),
+)
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...] = (
+    ("bridge_processing_seconds", "From receipt to settlement.", lambda source: source.processing),
+    ("bridge_critical_seconds", "From the broker's timestamp to settlement.", lambda source: source.critical),
+)
+
+
+class _BridgeCollector(Collector):
+    def __init__(
+        self,
+        sources: Callable[[], Iterable[SourceStats]],
+        engines: Callable[[], Iterable[EngineStats]],
+        publishing: PublishStats | None,
+        version: str,
+        config: str,
+    ) -> None:
+        self._sources = sources
+        self._engines = engines
+        self._publishing = publishing
+        self._info = (version, config)
+
+    def collect(self) -> Iterator[Metric]:
+        sources = list(self._sources())
+        for name, text, labels, read in _COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=("source", *labels))
+            for source in sources:
+                for values, number in read(source):
+                    counter.add_metric((source.name, *values), number)
+            yield counter
+        for name, text, labels, read in _GAUGES:
+            gauge = GaugeMetricFamily(name, text, labels=("source", *labels))
+            for source in sources:
+                for values, number in read(source):
+                    gauge.add_metric((source.name, *values), float(number))
+            yield gauge
+        for name, text, histogram_of in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, text, labels=("source",))
+            for source in sources:
+                histogram = histogram_of(source)
+                family.add_metric((source.name,), _buckets(histogram), histogram.total)
+            yield family
+        yield from self._collect_engines()
+        if self._publishing is not None:
+            yield _by_target("bridge_published", "Messages published, by target.", self._publishing.published)
+            yield _by_target("bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+        info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
+        info.add_metric(self._info, 1)
+        yield info
+
+    def _collect_engines(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))
+        durable = GaugeMetricFamily("bridge_engine_durable", "1 when acknowledged work survives.", labels=("engine",))
+        for engine in self._engines():
+            up.add_metric((engine.name,), engine.up)
+            durable.add_metric((engine.name,), engine.durable)
+        yield up
+        yield durable
+
+
+def _by_target(name: str, text: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=("target",))
+    for target, count in counts.items():
+        family.add_metric((target,), count)
+    return family
+
+
+def _buckets(histogram: HistogramLike) -> list[tuple[str, float]]:
+    """Cumulative counts, as the exposition format wants them."""
+    buckets: list[tuple[str, float]] = []
+    running = 0
+    for bound, count in zip(
+        (*(repr(float(bound)) for bound in histogram.bounds), "+Inf"), histogram.counts, strict=True
+    ):
+        running += count
+        buckets.append((bound, running))
+    return buckets

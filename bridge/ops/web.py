@@ -1,0 +1,130 @@
+"""Health and metrics over HTTP: read-only, and closed to other names than its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from bridge.config.model import HttpConfig
+from bridge.errors import ConfigError, Problem
+from bridge.ops.health import Readiness
+from bridge.ops.metrics import CONTENT_TYPE
+
+_SECURITY = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Web:
+    """Serves /healthz, /readyz and /metrics on the event loop it is started on.
+
+    That /healthz is answered at all shows that the process lives and its event loop turns.
+    """
+
+    def __init__(self, settings: HttpConfig, health: Callable[[], Readiness], metrics: Callable[[], bytes]) -> None:
+        """health, metrics: called on the event loop at every request; they must not block."""
+        self._settings = settings
+        self._health = health
+        self._metrics = metrics
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        self._hosts = (
+            _LOOPBACK | {_bracketed(settings.host).lower()} | {host.lower() for host in settings.allowed_hosts}
+        )
+
+    @property
+    def port(self) -> int:
+        """The port in use; 0 before `start`."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Address without a trailing slash; valid after `start`."""
+        host = self._settings.host
+        return f"http://{_bracketed({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{self._port}"  # noqa: S104 - turned into loopback
+
+    async def start(self) -> None:
+        """Listen. Raises: ConfigError when the address cannot be bound."""
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._render_metrics)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            what = (
+                f"cannot listen on {self._settings.host}:{self._settings.port}: {error.strerror}; choose another port"
+            )
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http", what)]) from None
+        self._runner = runner
+        self._port = int(runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close every connection. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            response = await self._answer(request, handler)
+        except web.HTTPException as refusal:
+            response = _text(refusal.status, refusal.reason)
+            if "Allow" in refusal.headers:
+                response.headers["Allow"] = refusal.headers["Allow"]
+        except Exception:
+            logging.getLogger("bridge.web").exception("request failed", extra={"action": "http", "path": request.path})
+            response = _text(500, "the bridge could not answer; see its log")
+        response.headers.update(_SECURITY)
+        return response
+
+    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        # A page in a browser can reach loopback through a name of its own (DNS rebinding); its Host header tells
+        if _host_of(request.headers.get("Host", "")) not in self._hosts:
+            return _text(421, "this host name is not served here; list it under ops.http.allowed_hosts")
+        return await handler(request)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _json(200, {"alive": True})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        readiness = self._health()
+        return _json(200 if readiness.ready else 503, readiness.as_dict())
+
+    async def _render_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _host_of(header: str) -> str:
+    """The name of a Host header, lower-case, without its port; empty when it is malformed."""
+    found = _HOST.fullmatch(header.strip().lower())
+    return found[1] if found else ""
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _json(status: int, content: object) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(content) + b"\n", content_type="application/json")
+
+
+def _text(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=text + "\n")

@@ -1,0 +1,120 @@
+"""Executes the steps of one item and says how it ends. Everything that can go wrong becomes a settlement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from bridge.commands import Command, Decision, Step
+from bridge.envelope import Envelope
+from bridge.errors import BridgeError, EngineOutage
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.item import Item
+from bridge.pipeline.ledger import Ledger
+from bridge.settlement import Complete, Outcome, RetryPolicy, Settlement, decide
+
+log = structlog.get_logger("bridge.execution")
+
+_TURN = 32
+"""Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
+
+Execute = Callable[[Command], Awaitable[None]]
+"""Gives one command to an engine. Raises EngineError."""
+
+
+class Routes(Protocol):
+    """What the pipeline needs of the compiled rules of a source."""
+
+    def route(self, envelope: Envelope) -> Decision:
+        """Raises: MessageError."""
+        ...
+
+    def ordering_key(self, envelope: Envelope) -> str | None:
+        """Raises: MessageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An engine as the pipeline sees it."""
+
+    execute: Execute
+    breaker: Breaker
+
+
+class Execution:
+    """Runs items of one source against the engines."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        engines: Mapping[str, Target],
+        policy: RetryPolicy,
+        ledger: Ledger,
+    ) -> None:
+        self._routes = routes
+        self._engines = engines
+        self._policy = policy
+        self._ledger = ledger
+
+    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement, Step | None]:
+        """How the item ends now, and the step that failed if one did. Goes on where an earlier attempt stopped."""
+        step: Step | None = None
+        try:
+            if item.error is not None:
+                raise item.error
+            if item.decision is None:
+                assert item.envelope is not None
+                item.decision = self._routes.route(item.envelope)
+            steps = item.decision.steps
+            for position in range(item.next_step, len(steps)):
+                step = steps[position]
+                if step.route in item.executed:
+                    item.next_step = position + 1
+                    continue
+                settlement = await self._step(item, step, now)
+                if settlement is not None:
+                    return settlement, step
+                item.next_step = position + 1
+                if item.next_step == len(steps) or steps[item.next_step].route != step.route:
+                    item.executed.append(step.route)
+                if item.next_step % _TURN == 0:
+                    await asyncio.sleep(0)
+        except Exception as error:
+            return self._judge(error, item, None, now()), step
+        if item.effects:
+            return Complete(Outcome.EXECUTED), None
+        return Complete(Outcome.DUPLICATE if item.duplicates else Outcome.IGNORED), None
+
+    async def _step(self, item: Item, step: Step, now: Callable[[], float]) -> Settlement | None:
+        """None when the step is done, one way or another."""
+        engine = self._engines[step.engine]
+        if engine.breaker.error is not None:
+            return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
+        try:
+            await engine.execute(step.command)
+        except Exception as error:
+            if isinstance(error, EngineOutage):
+                engine.breaker.trip(error)
+            settlement = self._judge(error, item, step.command, now())
+            if not isinstance(settlement, Complete):
+                return settlement
+            if settlement.outcome is Outcome.DUPLICATE:
+                item.duplicates += 1
+        else:
+            item.effects += 1
+            self._ledger.commands[step.route, type(step.command).__name__] += 1
+        engine.breaker.succeed()
+        return None
+
+    def _judge(self, error: Exception, item: Item, command: Command | None, now: float) -> Settlement:
+        elapsed = 0.0 if item.failed_at is None else now - item.failed_at
+        if not isinstance(error, BridgeError):
+            self._ledger.bugs += 1
+            log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
+        item.error_class = type(error).__name__
+        return decide(error, command, item.attempt, elapsed, self._policy)

@@ -1,0 +1,76 @@
+"""When a source may take in more: bounds with high and low water marks, and what holds it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bridge.brokers.base import Partition
+
+_LOW_WATER = 0.75
+
+
+class Gate:
+    """Intake passes while the gate is open.
+
+    holds: what keeps it closed, by cause (`engine default`, `broker`, `fuse`), with a sentence for a person.
+    Fullness closes it too: at the high mark (the limit) until the low mark (three quarters of it).
+    """
+
+    def __init__(self, max_records: int, max_bytes: int, max_gap: int) -> None:
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._max_gap = max_gap
+        self._open = asyncio.Event()
+        self._open.set()
+        self._full = False
+        self.holds: dict[str, str] = {}
+        self.paused: set[Partition] = set()
+        """Partitions at their gap limit: fetched no further until what blocks their prefix is settled."""
+
+    @property
+    def full(self) -> bool:
+        return self._full
+
+    async def wait(self) -> None:
+        """Return when intake may go on."""
+        await self._open.wait()
+
+    def hold(self, cause: str, detail: str) -> None:
+        self.holds[cause] = detail
+        self._open.clear()
+
+    def release(self, cause: str) -> None:
+        self.holds.pop(cause, None)
+        self._update()
+
+    def measure(self, records: int, size: int) -> None:
+        """Tell what is in flight: records and bytes."""
+        if self._full:
+            full = records > self._max_records * _LOW_WATER or size > self._max_bytes * _LOW_WATER
+        else:
+            full = records >= self._max_records or size >= self._max_bytes
+        if full is not self._full:
+            self._full = full
+            self._update()
+
+    def fetched(self, partition: Partition) -> None:
+        """Pause a partition whose gap reached the limit."""
+        if partition.gap >= self._max_gap and partition not in self.paused:
+            self.paused.add(partition)
+            partition.pause()
+
+    def settled(self, partition: Partition) -> None:
+        """Resume a paused partition whose gap fell to the low mark."""
+        if partition in self.paused and partition.gap <= self._max_gap * _LOW_WATER:
+            self.paused.discard(partition)
+            partition.resume()
+
+    def forget(self, partition: Partition) -> None:
+        """The partition is gone."""
+        self.paused.discard(partition)
+
+    def _update(self) -> None:
+        if self._full or self.holds:
+            self._open.clear()
+        else:
+            self._open.set()

@@ -1,0 +1,72 @@
+"""The activity behind `bridge.workflow.publish`: from an activity thread to a broker and back."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.brokers.base import Broker
+from bridge.codecs.base import Codec
+from bridge.envelope import Event
+from bridge.errors import BrokerUnavailable, PublishFailed
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTarget:
+    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds."""
+
+    broker: Broker
+    topic: str
+    codec: Codec
+    source: str
+    timeout: float = 30.0
+
+
+class Publishing:
+    """Publishes to the configured targets. Call it from any thread but the event loop's."""
+
+    def __init__(self, targets: Mapping[str, PublishTarget], loop: asyncio.AbstractEventLoop) -> None:
+        self._targets = targets
+        self._loop = loop
+        self.published: Counter[str] = Counter()
+        """Messages the brokers took, by target."""
+        self.failed: Counter[str] = Counter()
+
+    def __call__(self, request: Mapping[str, Any]) -> str:
+        """Publish what `bridge.workflow.publish` built; returns the event's id.
+
+        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable likewise,
+        DecodeError when the data cannot be written in the target's format.
+        """
+        name = request["target"]
+        target = self._targets.get(name)
+        if target is None:
+            known = ", ".join(sorted(self._targets)) or "none"
+            raise PublishFailed(f"target {name!r} is not configured; configured targets: {known}")
+        event = Event(
+            id=request["id"],
+            source=target.source,
+            type=request["type"],
+            data=request.get("data"),
+            subject=request.get("subject"),
+            time=request.get("time"),
+            headers=request.get("headers") or {},
+            key=request.get("key"),
+        )
+        message = target.codec.encode(event)
+        done = asyncio.run_coroutine_threadsafe(target.broker.publish(target.topic, [message]), self._loop)
+        try:
+            done.result(target.timeout)
+        except concurrent.futures.TimeoutError as error:
+            done.cancel()
+            self.failed[name] += 1
+            raise BrokerUnavailable(f"{name}: not confirmed within {target.timeout:g} s") from error
+        except Exception:
+            self.failed[name] += 1
+            raise
+        self.published[name] += 1
+        return event.id

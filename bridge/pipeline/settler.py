@@ -1,0 +1,68 @@
+"""Carries decided ends out: completes, dead-letters, counts."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from bridge.commands import Step
+from bridge.pipeline.fuse import Fuse
+from bridge.pipeline.item import Item
+from bridge.pipeline.ledger import Ledger
+from bridge.provenance import Cause
+from bridge.settlement import Complete, DeadLetter, Outcome
+
+log = structlog.get_logger("bridge.settler")
+
+
+class FuseBlown(Exception):
+    """Too many dead letters: this one was not written and its delivery stays unsettled."""
+
+
+class Settler:
+    """Settles items of one source."""
+
+    def __init__(self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, fuse: Fuse) -> None:
+        self._source = source
+        self._config_version = config_version
+        self._trusted_replay = trusted_replay
+        self._ledger = ledger
+        self._fuse = fuse
+
+    async def settle(self, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+        """Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked (forget it), FuseBlown."""
+        if isinstance(end, Complete):
+            await item.delivery.complete()
+            self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
+            return
+        if item.pending is None and not self._fuse.allow(time.monotonic()):
+            raise FuseBlown
+        item.pending = end
+        await item.delivery.dead_letter(self._cause(item, end, step))
+        self._ledger.dead_letters[end.reason] += 1
+        self._ledger.settle(item, Outcome.DEAD_LETTERED, time.monotonic(), time.time())
+        log.warning(
+            "dead-lettered",
+            action="dead_letter",
+            source=self._source,
+            reason=end.reason,
+            detail=end.detail,
+            route=step.route if step else None,
+            position=str(item.delivery.position),
+            attempts=item.attempt,
+        )
+
+    def _cause(self, item: Item, end: DeadLetter, step: Step | None) -> Cause:
+        return Cause(
+            reason=end.reason,
+            detail=end.detail,
+            error=item.error_class,
+            source=self._source,
+            route=step.route if step else None,
+            executed=tuple(dict.fromkeys(item.executed)),
+            attempts=item.attempt,
+            config=self._config_version,
+            message_id=item.envelope.message_id if item.envelope else None,
+            replayed=self._trusted_replay,
+        )

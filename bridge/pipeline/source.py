@@ -1,0 +1,339 @@
+"""One source from subscription to settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from bridge import provenance
+from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
+from bridge.commands import Step
+from bridge.envelope import Envelope
+from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
+from bridge.message import Message, Position
+from bridge.pipeline.execution import Execution, Routes, Target
+from bridge.pipeline.fuse import Fuse
+from bridge.pipeline.gate import Gate
+from bridge.pipeline.item import Item
+from bridge.pipeline.lanes import Lane, Lanes, LaneState
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.settler import FuseBlown, Settler
+from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
+
+log = structlog.get_logger("bridge.source")
+
+Decode = Callable[[Message, Position], Envelope]
+"""Raises: MessageError."""
+
+_BATCH = 256
+_CHANCES = 3
+"""Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
+_SLICE = 0.005
+"""Longest time in seconds that workers keep the event loop when nothing they await suspends."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """What one source wants and what bounds it; LimitsConfig tells what each limit means."""
+
+    name: str
+    subscribe: SubscribeOptions
+    ordering: str = "key"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    concurrency: int = 64
+    max_in_flight: int = 1000
+    max_in_flight_bytes: int = 64 * 1024 * 1024
+    max_key_backlog: int = 100
+    max_gap: int = 10_000
+    dead_letter_limit: int = 100
+    trusted_replay: bool = False
+    config_version: str = ""
+
+
+class SourcePipeline:
+    """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
+
+    def __init__(
+        self, settings: SourceSettings, broker: Broker, decode: Decode, routes: Routes, engines: Mapping[str, Target]
+    ) -> None:
+        self.settings = settings
+        self.ledger = Ledger()
+        self.lanes = Lanes()
+        self.fuse = Fuse(settings.dead_letter_limit)
+        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap)
+        self.last_progress = time.monotonic()
+        """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
+        self.assignment: set[Partition] = set()
+        self.subscription: Subscription | None = None
+        self._broker = broker
+        self._decode = decode
+        self._routes = routes
+        self._engines = engines
+        self._execution = Execution(routes, engines, settings.retry, self.ledger)
+        self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
+        self._revoking: set[Partition] = set()
+        self._running: set[Item] = set()
+        self._finished = asyncio.Event()
+        self._stopping = False
+        self._intake: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._slice = time.monotonic()
+        self._broker_failures = 0
+
+    async def start(self) -> None:
+        """Subscribe and begin. Raises: BrokerUnavailable."""
+        for name, engine in self._engines.items():
+            engine.breaker.subscribe(lambda name=name, engine=engine: self._breaker_changed(name, engine))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+            self._breaker_changed(name, engine)
+        self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
+        self._workers = [
+            asyncio.create_task(self._work(), name=f"{self.settings.name}:worker:{number}")
+            for number in range(self.settings.concurrency)
+        ]
+        self._intake = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
+
+    @property
+    def tasks(self) -> Collection[asyncio.Task[None]]:
+        """The tasks that must not end by themselves; one that does has met a bug."""
+        return (*self._workers, self._intake) if self._intake else ()
+
+    @property
+    def at_work(self) -> int:
+        """Deliveries that a worker has."""
+        return len(self._running)
+
+    async def drain(self, deadline: float) -> None:
+        """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
+        self._stopping = True
+        if self._intake is not None:
+            self._intake.cancel()
+        # Before anything is awaited: what follows a given-back message must not be executed before it
+        running = self._give_back(lambda item: True, "drain")
+        if self._intake is not None:
+            await asyncio.gather(self._intake, return_exceptions=True)
+        try:
+            async with asyncio.timeout(deadline):
+                await self._end_of(running)
+        except TimeoutError:
+            log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self.subscription is not None:
+            await self.subscription.close()
+
+    # -- listener of the subscription
+
+    async def assigned(self, partitions: Sequence[Partition]) -> None:
+        self.assignment.update(partitions)
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None:
+        gone = set(partitions)
+        # The broker marks a partition only after this returns: until then it is remembered here
+        self._revoking = {partition for partition in self._revoking if not partition.revoked} | gone
+        self.assignment -= gone
+        for partition in gone:
+            self.gate.forget(partition)
+        running = self._give_back(lambda item: item.delivery.partition in gone, "revoked")
+        await self._end_of(running)
+
+    # -- intake
+
+    async def _take_in(self) -> None:
+        assert self.subscription is not None
+        failures = 0
+        while True:
+            await self.gate.wait()
+            room = min(_BATCH, max(1, self.settings.max_in_flight - self.ledger.in_flight))
+            try:
+                deliveries = await self.subscription.receive(room)
+            except BrokerUnavailable as error:
+                failures += 1
+                self.gate.holds["broker"] = str(error)
+                await asyncio.sleep(self.settings.retry.delay(failures))
+                # Lanes that were held meanwhile wait for the same end
+                self._broker_again()
+                continue
+            failures = 0
+            if not deliveries:
+                return
+            self._admit(deliveries)
+            await asyncio.sleep(0)
+
+    def _admit(self, deliveries: Iterable[Delivery]) -> None:
+        now = time.monotonic()
+        if not self.ledger.in_flight:
+            self.last_progress = now
+        partitions: set[Partition] = set()
+        for delivery in deliveries:
+            envelope: Envelope | None = None
+            error: Exception | None = None
+            key: Hashable | None = delivery.message.key
+            try:
+                envelope = self._decode(delivery.message, delivery.position)
+                key = self._key(delivery, envelope)
+            except Exception as failure:
+                # Judged when its turn comes; whatever it is, intake goes on
+                error = failure
+            item = Item(delivery, envelope, error, now)
+            if self.settings.trusted_replay:
+                item.executed = list(provenance.read(delivery.message).executed)
+            self.ledger.receive(item)
+            if self._revoked(delivery.partition):
+                # Handed out before the revocation, seen after it: another member may be at work on it
+                self.ledger.abandon(item, "revoked")
+                continue
+            lane = self.lanes.push(key, item)
+            if lane.state is LaneState.WAITING and self._crowded(lane):
+                self.lanes.hurry(lane)
+            partitions.add(delivery.partition)
+        for partition in partitions:
+            self.gate.fetched(partition)
+        self._measure()
+
+    def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
+        match self.settings.ordering:
+            case "key":
+                return delivery.message.key
+            case "none":
+                return None
+            case "partition":
+                return (delivery.position.topic, delivery.position.partition)
+            case _:
+                return self._routes.ordering_key(envelope)
+
+    # -- work
+
+    async def _work(self) -> None:
+        while True:
+            lane = await self.lanes.take()
+            item = lane.items[0]
+            self._running.add(item)
+            try:
+                await self._process(lane, item)
+            except asyncio.CancelledError:
+                self.ledger.abandon(item, "drain")
+                raise
+            finally:
+                self._running.discard(item)
+                self._finished.set()
+            if time.monotonic() - self._slice > _SLICE:
+                await asyncio.sleep(0)
+                self._slice = time.monotonic()
+
+    async def _process(self, lane: Lane, item: Item) -> None:
+        step: Step | None = item.failed_step
+        settlement: Settlement
+        if item.pending is not None:
+            settlement = item.pending
+        else:
+            settlement, step = await self._execution.run(item, time.monotonic)
+            item.failed_step = step
+        if isinstance(settlement, Retry) and self._crowded(lane):
+            detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
+            settlement = DeadLetter(settlement.reason, detail)
+        if isinstance(settlement, Complete | DeadLetter):
+            await self._settle(lane, item, settlement, step)
+        elif isinstance(settlement, Release):
+            self._let_go(lane, item, settlement.reason)
+        elif (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
+        elif isinstance(settlement, Hold):
+            item.failed_at = None  # the time of an outage is not the message's
+            self.lanes.hold(lane)
+        else:
+            self.ledger.retries += 1
+            item.attempt += 1
+            if item.failed_at is None:
+                item.failed_at = time.monotonic()
+            self.lanes.wait(lane, settlement.delay)
+
+    async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+        try:
+            await self._settler.settle(item, end, step)
+        except (LockLost, PartitionRevoked) as error:
+            self.ledger.locks_lost += isinstance(error, LockLost)
+            self._let_go(lane, item, error.reason)
+        except (BrokerUnavailable, FuseBlown) as error:
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+            elif isinstance(error, BrokerUnavailable):
+                item.pending = end
+                self._hold_for_broker(lane, error)
+            else:
+                self._pause(lane)
+        else:
+            self._broker_failures = 0
+            self.lanes.settled(lane)
+            self.last_progress = time.monotonic()
+            if self.gate.paused:
+                self.gate.settled(item.delivery.partition)
+            if self.gate.full:
+                self._measure()
+
+    def _pause(self, lane: Lane) -> None:
+        """The fuse has blown."""
+        self.lanes.hold(lane)
+        if "fuse" not in self.gate.holds:
+            self.gate.hold(
+                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
+            )
+            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+
+    def _over(self, item: Item) -> str | None:
+        """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
+        if self._stopping:
+            return "drain"
+        return "revoked" if self._revoked(item.delivery.partition) else None
+
+    def _give_back(self, gone: Callable[[Item], bool], reason: str) -> list[Item]:
+        """Abandon what waits; returns what is still at work."""
+        removed, running = self.lanes.drop(gone)
+        for item in removed:
+            self.ledger.abandon(item, reason)
+        self._measure()
+        return running
+
+    def _crowded(self, lane: Lane) -> bool:
+        """Whether too many wait behind a head that had its chances."""
+        return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
+
+    def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
+        self.ledger.abandon(item, reason)
+        self.lanes.settled(lane)
+        self._measure()
+
+    def _hold_for_broker(self, lane: Lane, error: BridgeError) -> None:
+        self.lanes.hold(lane)
+        if "broker" not in self.gate.holds:
+            self._broker_failures += 1
+            self.gate.hold("broker", str(error))
+            log.warning("broker away", action="hold", source=self.settings.name, detail=str(error))
+            delay = self.settings.retry.delay(self._broker_failures)
+            asyncio.get_running_loop().call_later(delay, self._broker_again)
+
+    def _broker_again(self) -> None:
+        self.gate.release("broker")
+        self.lanes.release()
+
+    def _breaker_changed(self, name: str, engine: Target) -> None:
+        if engine.breaker.error is not None:
+            self.gate.hold(f"engine {name}", str(engine.breaker.error))
+        else:
+            self.gate.release(f"engine {name}")
+            self.lanes.release()
+
+    def _revoked(self, partition: Partition) -> bool:
+        return partition.revoked or partition in self._revoking
+
+    def _measure(self) -> None:
+        self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes)
+
+    async def _end_of(self, items: Sequence[Item]) -> None:
+        while any(item in self._running for item in items):
+            self._finished.clear()
+            await self._finished.wait()

@@ -1,0 +1,144 @@
+"""How a decision comes about, for `bridge route`. Slower than routing, and it looks at every rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from bridge.commands import Command, Decision
+from bridge.envelope import Envelope
+from bridge.errors import ExpressionError, MessageError
+from bridge.routing.index import ATTRIBUTES, reader, values
+from bridge.routing.scope import RouteScope
+
+if TYPE_CHECKING:
+    from bridge.routing.router import Router
+    from bridge.routing.rule import Rule
+
+_SHOWN = 80
+
+Verdict = Literal["matched", "equality failed", "when false", "when failed", "not considered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """An equality of `match:` that does not hold. actual is shortened; None when it is missing."""
+
+    key: str
+    expected: tuple[Any, ...]
+    actual: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One rule. when: the value of its condition, None without one or when it failed or was not reached."""
+
+    route: str
+    verdict: Verdict
+    failed: tuple[Equality, ...] = ()
+    condition: str | None = None
+    when: bool | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The rules in order, and the decision or the error they lead to (`error`, with its stable word `reason`)."""
+
+    source: str
+    rules: tuple[Considered, ...]
+    decision: Decision | None
+    reason: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only, but for what a payload brings itself (bytes)."""
+        return {
+            "source": self.source,
+            "rules": [_plain(rule) for rule in self.rules],
+            "routes": None if self.decision is None else list(self.decision.routes),
+            "steps": None
+            if self.decision is None
+            else [
+                {"route": step.route, "engine": step.engine, "command": command_dict(step.command)}
+                for step in self.decision.steps
+            ],
+            "reason": self.reason,
+            "error": self.error,
+        }
+
+
+def command_dict(command: Command) -> dict[str, Any]:
+    """A command with its kind in `type`, times as RFC 3339."""
+    return {"type": type(command).__name__, **_plain(command)}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for field in fields(value):
+        member = getattr(value, field.name)
+        if isinstance(member, datetime):
+            member = member.isoformat().replace("+00:00", "Z")
+        elif isinstance(member, tuple):
+            member = [_plain(each) if isinstance(each, Equality) else each for each in member]
+        plain[field.name] = member
+    return plain
+
+
+def explained(router: Router, envelope: Envelope, scope: RouteScope) -> Explanation:
+    """Every rule's part in the decision."""
+    rules: list[Considered] = []
+    decided = False
+    for rule in router.rules:
+        if decided:
+            rules.append(Considered(rule.config.name, "not considered"))
+            continue
+        considered = _considered(rule, envelope, scope)
+        rules.append(considered)
+        decided = (considered.verdict == "matched" and not rule.config.continue_) or (
+            considered.verdict == "when failed" and rule.config.on_error == "dead_letter"
+        )
+    try:
+        return Explanation(router.source, tuple(rules), router.route(envelope))
+    except MessageError as error:
+        return Explanation(router.source, tuple(rules), None, error.reason, str(error))
+
+
+def _considered(rule: Rule, envelope: Envelope, scope: RouteScope) -> Considered:
+    name, condition = rule.config.name, rule.config.when
+    failed = tuple(
+        Equality(key, wanted if isinstance(wanted, tuple) else (wanted,), _actual(key, envelope))
+        for key, wanted in rule.config.match.items()
+        if reader(key)(envelope) not in values(wanted)
+    )
+    if failed:
+        return Considered(name, "equality failed", failed, condition)
+    if rule.when is None:
+        return Considered(name, "matched")
+    try:
+        value = rule.when.condition(scope)
+    except ExpressionError as error:
+        return Considered(name, "when failed", (), condition, None, str(error))
+    return Considered(name, "matched" if value else "when false", (), condition, value)
+
+
+def _actual(key: str, envelope: Envelope) -> str | None:
+    value: Any = None
+    if key in ATTRIBUTES:
+        value = ATTRIBUTES[key](envelope)
+    else:
+        room, _, name = key.partition(".")
+        if room == "payload":
+            value = envelope.data
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+        else:
+            value = getattr(envelope, room).get(name)
+    if value is None:
+        return None
+    if isinstance(value, dict | list):
+        return "a map" if isinstance(value, dict) else "a list"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

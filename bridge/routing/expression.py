@@ -1,0 +1,268 @@
+"""CEL expressions, compiled once.
+
+What is only a member path (`payload.a.b`) is read by plain access: that gives the same value untouched, integers above
+64 bits included, at a fraction of the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NoReturn
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
+
+from bridge.errors import ExpressionError, Locate, Problem
+from bridge.routing import failure
+from bridge.routing.projection import Projection, Projections
+from bridge.routing.scope import EVENT, Scope
+from bridge.routing.syntax import Reading, readings, tokens
+from bridge.routing.value import json_value, kind_name, text
+
+_SHOWN = 120
+"""Characters of an expression that an error quotes."""
+
+ROUTE = frozenset(("event", "payload", "vars"))
+ITEM = ROUTE | {"item", "index"}
+SOURCE = frozenset(("payload", "headers", "key", "topic", "partition", "offset", "message_id", "timestamp"))
+
+
+@cache
+def _environment(variables: frozenset[str]) -> cel.Env:
+    return cel.NewEnv(
+        variables=dict.fromkeys(sorted(variables), cel.Type.DYN),
+        extensions=[
+            ext_optional.ExtOptional(),
+            ext_strings.ExtStrings(),
+            ext_math.ExtMath(),
+            ext_encoders.ExtEncoders(),
+            ext_bindings.ExtBindings(),
+        ],
+    )
+
+
+class Expression:
+    """One expression in its place. `where` says which, for errors (`route 'a', when`)."""
+
+    __slots__ = ("_program", "_projection", "source", "where")
+
+    def __init__(self, source: str, where: str, program: cel.Expression, projection: Projection) -> None:
+        self.source = source
+        self.where = where
+        self._program = program
+        self._projection = projection
+
+    def condition(self, scope: Scope) -> bool:
+        """Raises: ExpressionError when it fails or gives anything but true or false."""
+        try:
+            value = self._program.eval(scope.activation(self._projection)).value()
+        except (RuntimeError, TypeError, SystemError, ExpressionError) as error:
+            self._fail(error)
+        if value is True or value is False:
+            return value
+        return self._not_a_condition(self.value(scope))
+
+    def value(self, scope: Scope) -> Any:
+        """The result as a JSON value. Raises: ExpressionError."""
+        try:
+            return json_value(self._result(scope))
+        except ExpressionError as error:
+            self._fail(error)
+
+    def text(self, scope: Scope) -> str:
+        """The result as a template writes it. Raises: ExpressionError."""
+        try:
+            return text(self._result(scope))
+        except ExpressionError as error:
+            self._fail(error)
+
+    def _result(self, scope: Scope) -> Any:
+        try:
+            result = self._program.eval(scope.activation(self._projection))
+            value = result.plain_value()
+            # asking for the type is dear, and only a text with a status code in front can be an error
+            if (
+                value.__class__ is str
+                and value.partition(":")[0] in failure.STATUS_CODES
+                and result.type() == cel.Type.ERROR
+            ):
+                raise ExpressionError(failure.sentence(value, self.source))
+            return value
+        except RuntimeError as error:
+            raise ExpressionError(failure.sentence(str(error), self.source)) from None
+        except (TypeError, SystemError, ValueError, OverflowError):
+            # how the library says that a value has no Python form: an optional
+            raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
+
+    def _not_a_condition(self, value: Any) -> NoReturn:
+        self._fail(ExpressionError(f"a condition must be true or false, and this gave {kind_name(value)}"))
+
+    def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, _Placed):
+            raise error
+        what = str(error) if isinstance(error, ExpressionError) else failure.sentence(str(error), self.source)
+        shown = self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
+        raise _Placed(f"{self.where}: {what}, in `{shown}`") from None
+
+
+class _Placed(ExpressionError):
+    """An error that says already which expression failed."""
+
+
+class PathExpression(Expression):
+    """An expression that is only a member path of a variable."""
+
+    __slots__ = ("_path", "_root")
+
+    def __init__(
+        self, source: str, where: str, program: cel.Expression, projection: Projection, reading: Reading
+    ) -> None:
+        super().__init__(source, where, program, projection)
+        self._path = tuple(zip(reading.path, reading.indexed, strict=True))
+        self._root: Callable[[Any], Any]
+        variable = reading.variable
+        if variable == "event" and reading.path and reading.path[0] in EVENT:
+            member = EVENT[reading.path[0]]
+            self._root = lambda scope: member(scope.envelope)
+            self._path = self._path[1:]
+        else:
+            self._root = lambda scope: getattr(scope, variable)
+
+    def condition(self, scope: Scope) -> bool:
+        value = self._walk(scope)
+        return value if value is True or value is False else self._not_a_condition(value)
+
+    def value(self, scope: Scope) -> Any:
+        value = self._walk(scope)
+        return json_value(value) if value.__class__ is bytes else value
+
+    def text(self, scope: Scope) -> str:
+        value = self._walk(scope)
+        if value.__class__ is str:
+            return str(value)
+        try:
+            return text(value)
+        except ExpressionError as error:
+            self._fail(error)
+
+    def _walk(self, scope: Scope) -> Any:
+        value = self._root(scope)
+        for key, indexed in self._path:
+            if value.__class__ is dict or isinstance(value, Mapping):
+                if key not in value:
+                    self._fail(ExpressionError(failure.missing_key(key)))
+                value = value[key]
+            elif not indexed:
+                self._fail(ExpressionError(failure.NOT_A_MAP))
+            elif isinstance(value, list):
+                self._fail(ExpressionError(failure.NOT_AN_INDEX))
+            else:
+                self._fail(ExpressionError(failure.NOT_A_CONTAINER))
+        return value
+
+
+@dataclass
+class Compiler:
+    """Compiles the expressions of one configuration and collects what is wrong with them.
+
+    variables: the configuration's `vars`, whose names are checked.
+    """
+
+    locate: Locate
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    _projections: Projections = field(default_factory=Projections)
+
+    def report(self, path: tuple[str | int, ...], what: str) -> None:
+        """Add a problem."""
+        self.problems.append(self.locate(path, what))
+
+    def condition(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """An expression that gives true or false; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_condition)
+
+    def value(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """An expression that gives a JSON value; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_value)
+
+    def text(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """An expression inside a template; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_text)
+
+    def _compile(
+        self,
+        source: str,
+        path: tuple[str | int, ...],
+        where: str,
+        names: frozenset[str],
+        refused: Callable[[str], str | None],
+    ) -> Expression | None:
+        environment = _environment(names)
+        try:
+            program = environment.compile(source)
+        except RuntimeError as error:
+            self.report(path, failure.compile_text(str(error), source))
+            return None
+        if what := refused(program.return_type().name()):
+            self.report(path, f"{what}\n  {source}")
+            return None
+        found = readings(source, names)
+        if what := self._unknown_member(source, found):
+            self.report(path, what)
+            return None
+        projection = self._projections.of(environment, found)
+        if len(found) == 1 and found[0].alone:
+            return PathExpression(source, where, program, projection, found[0])
+        return Expression(source, where, program, projection)
+
+    def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
+        for reading in found:
+            known = {"event": EVENT, "vars": self.variables}.get(reading.variable)
+            if known is None or not reading.path or reading.path[0] in known or _bound(source, reading.variable):
+                continue
+            member = reading.path[0]
+            names = ", ".join(map(str, known)) or "nothing"
+            column = source.find(member, source.find(reading.variable))
+            line_start = source.rfind("\n", 0, column) + 1
+            shown = source[line_start:].split("\n", 1)[0]
+            return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {' ' * (column - line_start)}^"
+        return None
+
+
+def _bound(source: str, variable: str) -> bool:
+    """True when a macro may bind the name (`items.map(event, event.sku)`)."""
+    found = tokens(source)
+    return any(
+        token.text == variable and found[at - 1].text in "(," and found[at + 1].text == ","
+        for at, token in enumerate(found[:-1])
+        if at
+    )
+
+
+def _refused_as_condition(kind: str) -> str | None:
+    return None if kind in ("BOOL", "DYN") else f"must give true or false, and gives {_said(kind)}"
+
+
+def _refused_as_value(kind: str) -> str | None:
+    if kind.startswith("optional_type"):
+        return "gives an optional; end it with .orValue(...)"
+    return "gives a type, which is no JSON value" if kind.startswith("TYPE") else None
+
+
+def _refused_as_text(kind: str) -> str | None:
+    if kind.startswith(("LIST", "MAP", "NULL", "BYTES")):
+        return f"a template cannot hold {_said(kind)}"
+    return _refused_as_value(kind)
+
+
+def _said(kind: str) -> str:
+    word = kind.partition("<")[0].lower().removesuffix("_type")
+    return "null" if word == "null" else f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

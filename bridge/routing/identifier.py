@@ -1,0 +1,101 @@
+"""What ids, names and times an engine may be given.
+
+The limits are those of the Durable Task storage providers: at most 256 characters, no control characters, and none of
+`/ \\ # ?`. Ids that begin with `@` are entities and those that begin with `bridge:` are the bridge's own, so that no
+payload can reach them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from bridge.config.types import parse_duration
+from bridge.errors import InvalidCommand
+
+LONGEST = 256
+"""Characters of an instance id, entity id or name."""
+
+RESERVED_PREFIXES = ("@", "bridge:")
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_SHOWN = 60
+_LONGEST_DELAY = 3650 * 86400.0
+
+
+def shown(text: str) -> str:
+    """An id for a message to people: quoted, without control characters, at most 60 characters."""
+    quoted = ascii(text) if _CONTROL.search(text[:_SHOWN]) else f"'{text[:_SHOWN]}'"
+    return quoted if len(quoted) <= _SHOWN and len(text) <= _SHOWN else f"{quoted[: _SHOWN - 2]}…'"
+
+
+def check_instance_id(text: str) -> str:
+    """The id itself. Raises: InvalidCommand."""
+    if not text:
+        raise InvalidCommand("the instance id is empty")
+    if len(text) > LONGEST:
+        raise InvalidCommand(
+            f"the instance id {shown(text)} has {len(text)} characters; at most {LONGEST} are possible"
+        )
+    if text.startswith(RESERVED_PREFIXES):
+        owner = "entities" if text[0] == "@" else "the bridge's own instances"
+        prefix = "@" if text[0] == "@" else "bridge:"
+        raise InvalidCommand(f"the instance id {shown(text)} begins with {prefix!r}, which is kept for {owner}")
+    if found := _FORBIDDEN.search(text):
+        raise InvalidCommand(f"the instance id {shown(text)} holds {_character(found[0])}, which ids cannot have")
+    return text
+
+
+def check_name(text: str, what: str) -> str:
+    """The name itself; `what` says whose (`the event name`). Raises: InvalidCommand."""
+    if not text.strip():
+        raise InvalidCommand(f"{what} is empty")
+    if len(text) > LONGEST:
+        raise InvalidCommand(f"{what} {shown(text)} has {len(text)} characters; at most {LONGEST} are possible")
+    if found := _CONTROL.search(text):
+        raise InvalidCommand(f"{what} {shown(text)} holds {_character(found[0])}, which names cannot have")
+    return text
+
+
+def check_entity(entity: str, key: str) -> None:
+    """The two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
+    check_name(entity, "the entity name")
+    if "@" in entity or (found := _FORBIDDEN.search(entity)):
+        character = "an @" if "@" in entity else _character(found[0] if found else "")
+        raise InvalidCommand(f"the entity name {shown(entity)} holds {character}, which entity names cannot have")
+    check_name(key, "the entity key")
+    if found := _FORBIDDEN.search(key):
+        raise InvalidCommand(f"the entity key {shown(key)} holds {_character(found[0])}, which ids cannot have")
+    if len(entity) + len(key) + 2 > LONGEST:
+        raise InvalidCommand(f"the entity id @{shown(entity)}@{shown(key)} has more than {LONGEST} characters")
+
+
+def parse_time(text: str, what: str) -> datetime:
+    """Aware UTC time of an RFC 3339 text. Raises: InvalidCommand, without the text."""
+    if _TIME.fullmatch(text):
+        try:
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise InvalidCommand(f"{what} is not an RFC 3339 time with an offset, like 2030-01-31T08:00:00Z")
+
+
+def parse_delay(text: str, what: str) -> float:
+    """Seconds of a duration. Raises: InvalidCommand, without the text."""
+    try:
+        seconds = parse_duration(text)
+    except (ValueError, OverflowError):
+        raise InvalidCommand(f"{what} is not a duration, like 30s or 1h30m") from None
+    if not math.isfinite(seconds) or seconds > _LONGEST_DELAY:
+        raise InvalidCommand(f"{what} is longer than ten years")
+    return seconds
+
+
+def _character(character: str) -> str:
+    code = ord(character)
+    if 0xD800 <= code <= 0xDFFF:
+        return "a lone surrogate"
+    return f"the control character U+{code:04X}" if _CONTROL.match(character) else f"the character {character}"

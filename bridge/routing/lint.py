@@ -1,0 +1,140 @@
+"""What is allowed in a set of rules and yet hardly meant. Expressions are looked at when a router is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from bridge.config.model import BridgeConfig
+from bridge.config.routes import RouteConfig
+from bridge.errors import Locate, Problem
+from bridge.routing.index import values
+from bridge.routing.template import constant_prefix
+
+_COMBINATIONS = 256
+"""Most value combinations of one rule that are looked at; a rule with more is not judged."""
+
+ConfigPath = tuple[str | int, ...]
+
+
+def lint(config: BridgeConfig, locate: Locate) -> list[Problem]:
+    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short."""
+    return [
+        replace(locate(path, what), severity="warning")
+        for path, what in (*_unreachable(config), *_open_ids(config), *_short_retention(config))
+    ]
+
+
+def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
+    """Names of orchestrations that routes start, each with where it is written."""
+    return [
+        (verb.orchestration, ("routes", position, route.verb, "orchestration"))
+        for position, route in enumerate(config.routes)
+        if (verb := route.schedule or route.start_or_raise) is not None
+    ]
+
+
+def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
+    """Names of entities that routes signal, each with where it is written."""
+    return [
+        (route.signal_entity.entity, ("routes", position, "signal_entity", "entity"))
+        for position, route in enumerate(config.routes)
+        if route.signal_entity is not None
+    ]
+
+
+def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    found: list[tuple[ConfigPath, str]] = []
+    for source in config.sources:
+        # of earlier rules that end the search: keys and condition, then values, to the rule's name
+        taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]] = {}
+        for position, route in enumerate(config.routes):
+            if source not in route.from_:
+                continue
+            match = {key: values(wanted) for key, wanted in sorted(route.match.items())}
+            if catcher := _catcher(taken, match, route.when):
+                found.append(
+                    (
+                        ("routes", position),
+                        (
+                            f"{route.name} is never reached from {source}: {catcher} takes every message it matches; "
+                            "move it up, or set `continue: true` there"
+                        ),
+                    )
+                )
+            elif not route.continue_ and _count(match, tuple(match)) <= _COMBINATIONS:
+                by_values = taken.setdefault((tuple(match), _condition(route.when)), {})
+                for combination in product(*match.values()):
+                    by_values.setdefault(combination, route.name)
+    return found
+
+
+def _catcher(
+    taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]],
+    match: dict[str, tuple[Any, ...]],
+    when: str | None,
+) -> str | None:
+    """The name of an earlier rule that leaves nothing to this one, by itself or with others."""
+    for (keys, condition), by_values in taken.items():
+        if condition not in (None, _condition(when)) or not all(key in match for key in keys):
+            continue
+        if _count(match, keys) > _COMBINATIONS:
+            continue
+        names = {by_values.get(combination) for combination in product(*(match[key] for key in keys))}
+        if names and None not in names:
+            return " with ".join(sorted(name for name in names if name is not None))
+    return None
+
+
+def _count(match: dict[str, tuple[Any, ...]], keys: tuple[str, ...]) -> int:
+    count = 1
+    for key in keys:
+        count *= len(match[key])
+    return count
+
+
+def _condition(when: str | None) -> str | None:
+    return None if when is None or when.strip() == "true" else when.strip()
+
+
+def _open_ids(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    found: list[tuple[ConfigPath, str]] = []
+    for position, route in enumerate(config.routes):
+        template = getattr(_verb(route), "instance_id", None)
+        if template is not None and not constant_prefix(template):
+            found.append(
+                (
+                    ("routes", position, route.verb, "instance_id"),
+                    (
+                        "the instance id has no constant prefix, so a message may name any instance; "
+                        "begin it with a word of its own, like `order-{{ ... }}`"
+                    ),
+                )
+            )
+    return found
+
+
+def _short_retention(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    found: list[tuple[ConfigPath, str]] = []
+    for position, route in enumerate(config.routes):
+        engine = config.engines.get(route.engine)
+        if engine is None or engine.retention is None or (route.schedule is None and route.start_or_raise is None):
+            continue
+        for name in route.from_:
+            source = config.sources.get(name)
+            if source is not None and source.retention is not None and engine.retention < source.retention:
+                found.append(
+                    (
+                        ("routes", position, route.verb),
+                        (
+                            f"engine {route.engine} keeps finished instances for less time than {name} keeps messages: "
+                            "a message read again after that starts its orchestration a second time"
+                        ),
+                    )
+                )
+    return found
+
+
+def _verb(route: RouteConfig) -> Any:
+    return getattr(route, route.verb)

@@ -1,0 +1,108 @@
+"""What of a message an expression reads, so that no more than that is converted for CEL.
+
+Converting costs more than evaluating: 1 KB of payload takes several times as long as a condition on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cel_expr_python import cel
+
+from bridge.errors import ExpressionError
+from bridge.routing.syntax import Reading
+
+DEPTH_LIMIT = 1000
+"""Deepest nesting that is given to CEL, which some thousands of levels would crash."""
+
+Tree = Mapping[str, "Tree | None"]
+"""Keys that are read of a map, each with what is read below it; None stands for everything."""
+
+
+class Projection:
+    """What one expression, or several, read of their variables. Compared by identity: see `Projections`."""
+
+    __slots__ = ("env", "item", "parts")
+
+    def __init__(self, env: cel.Env, parts: tuple[tuple[str, Tree | None], ...]) -> None:
+        self.env = env
+        self.parts = parts
+        self.item = any(name in ("item", "index") for name, _ in parts)
+
+
+class Projections:
+    """Gives equal projections one identity, so that the rules of a router share what was converted for a message."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], Projection] = {}
+
+    def of(self, env: cel.Env, readings: Iterable[Reading]) -> Projection:
+        """The projection that serves all these readings in this environment."""
+        roots: dict[str, Tree | None] = {}
+        for reading in readings:
+            roots[reading.variable] = _merged(roots.get(reading.variable, {}), reading.path)
+        parts = tuple(sorted(roots.items()))
+        return self._known.setdefault((id(env), repr(parts)), Projection(env, parts))
+
+
+def _merged(tree: Tree | None, path: tuple[str, ...]) -> Tree | None:
+    if tree is None or not path:
+        return None
+    return {**tree, path[0]: _merged(tree.get(path[0], {}), path[1:])}
+
+
+def project(value: Any, tree: Tree | None) -> Any:
+    """The part of `value` that `tree` names, for CEL.
+
+    What is not a map where the tree expects one is left as it is: selecting from it fails in CEL as it would have.
+    Raises: ExpressionError when CEL cannot see the value as it is (a NUL character, too deep).
+    """
+    if tree is None:
+        _refuse_unseen(value)
+        return dict(value) if isinstance(value, Mapping) and value.__class__ is not dict else value
+    if not isinstance(value, Mapping):
+        if isinstance(value, list):
+            return []
+        _refuse_unseen(value)
+        return value
+    result = {}
+    for key, below in tree.items():
+        if key in value:
+            member = value[key]
+            kind = member.__class__
+            if kind is int or kind is float or kind is bool or member is None:
+                result[key] = member
+            elif kind is str:
+                if "\0" in member:
+                    raise ExpressionError(_NUL)
+                result[key] = member
+            else:
+                result[key] = project(member, below)
+    return result
+
+
+_NUL = "a string holds a NUL character, which CEL would cut off"
+
+
+def _refuse_unseen(value: Any) -> None:
+    """Refuse what the CEL library mistakes: it ends strings at a NUL, and deep nesting overflows its stack."""
+    level = [value]
+    depth = 0
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for member in level:
+            kind = member.__class__
+            if kind is str:
+                if "\0" in member:
+                    raise ExpressionError(_NUL)
+            elif kind is dict:
+                if any("\0" in key for key in member if key.__class__ is str):
+                    raise ExpressionError(_NUL)
+                below.extend(member.values())
+            elif kind is list:
+                below.extend(member)
+        if depth > DEPTH_LIMIT:
+            raise ExpressionError(f"a value is nested deeper than {DEPTH_LIMIT} levels")
+        level = below

@@ -1,0 +1,131 @@
+"""Which commands a message leads to. Pure: the same message gives the same decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bridge.commands import Decision, Step
+from bridge.config.model import BridgeConfig
+from bridge.envelope import Envelope
+from bridge.errors import ConfigError, Locate, NoRoute
+from bridge.routing import explain
+from bridge.routing.expression import Compiler
+from bridge.routing.index import Index, reader
+from bridge.routing.rule import Rule, compile_rule
+from bridge.routing.scope import RouteScope
+from bridge.routing.template import Template, compile_template
+
+Validate = Callable[[Any], None]
+"""Checks a payload against the schema of a route. Raises: SchemaError."""
+
+_IGNORED = Decision((), ())
+
+
+class Router:
+    """The rules of one source, compiled."""
+
+    def __init__(
+        self,
+        source: str,
+        rules: Sequence[Rule],
+        variables: Mapping[str, Any],
+        ignores: bool,
+        ordering: str | Template,
+    ) -> None:
+        self.source = source
+        self.rules = tuple(rules)
+        self._variables = variables
+        self._ignores = ignores
+        self._ordering = ordering
+        self._index = Index([rule.config.match for rule in rules])
+
+    @classmethod
+    def compile(
+        cls,
+        source_name: str,
+        config: BridgeConfig,
+        locate: Locate,
+        functions: Callable[[str], Callable[[Envelope], Any]] | None = None,
+        validators: Mapping[str, Validate] | None = None,
+    ) -> Router:
+        """Compile all routes from one source.
+
+        functions: resolves the `module:function` of `map`; None leaves them out, and a route with one fails when run.
+        Whatever it raises is a problem of the route, with its text.
+        validators: by route name, for routes with a schema; a route that is not in it is not validated.
+        Raises: ConfigError with every problem of the source's routes.
+        """
+        compiler = Compiler(locate, config.vars)
+        rules = []
+        for position, route in enumerate(config.routes):
+            if source_name not in route.from_:
+                continue
+            for key in route.match:
+                try:
+                    reader(key)
+                except ValueError as error:
+                    compiler.report(("routes", position, "match", key), str(error))
+            function = None
+            if route.map is not None and functions is not None:
+                try:
+                    function = functions(route.map)
+                except Exception as error:  # it imports a module of the user's, which may raise anything
+                    compiler.report(("routes", position, "map"), str(error))
+            validate = (validators or {}).get(route.name)
+            rules.append(compile_rule(route, position, compiler, function, validate))
+        source = config.sources[source_name]
+        ordering: str | Template | None = source.ordering
+        if source.ordering not in ("key", "partition", "none"):
+            path = ("sources", source_name, "ordering")
+            if "{{" in source.ordering:
+                ordering = compile_template(source.ordering, path, f"source {source_name}, ordering", compiler)
+            else:
+                compiler.report(
+                    path, f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
+                )
+        if compiler.problems:
+            raise ConfigError(compiler.problems)
+        assert ordering is not None  # a template that did not compile is a problem
+        return cls(source_name, rules, config.vars, source.no_match == "ignore", ordering)
+
+    def route(self, envelope: Envelope) -> Decision:
+        """What the rules say about a message. First match wins; `continue` lets later rules match too.
+
+        Raises: NoRoute, ExpressionError, SchemaError, InvalidCommand.
+        """
+        scope = RouteScope(envelope, envelope.data, self._variables)
+        names: tuple[str, ...] = ()
+        steps: list[Step] = []
+        rules = self.rules
+        for position in self._index.candidates(envelope):
+            rule = rules[position]
+            if not rule.holds(scope):
+                continue
+            names = (*names, rule.config.name)
+            steps += rule.steps(scope)
+            if not rule.config.continue_:
+                break
+        if names:
+            return Decision(names, tuple(steps))
+        if self._ignores:
+            return _IGNORED
+        raise NoRoute(f"none of the {len(rules)} routes from {self.source} matches the message")
+
+    def ordering_key(self, envelope: Envelope) -> str | None:
+        """What keeps messages in order: those with the same key go one after the other. None: any order.
+
+        With `ordering: key`, a message without a key has None. Raises: ExpressionError.
+        """
+        ordering = self._ordering
+        if ordering == "key":
+            return envelope.key
+        if ordering == "partition":
+            return f"{envelope.position.topic}/{envelope.position.partition}"
+        if isinstance(ordering, Template):
+            return ordering.render(RouteScope(envelope, envelope.data, self._variables))
+        return None
+
+    def explain(self, envelope: Envelope) -> explain.Explanation:
+        """How the rules come to their decision, rule by rule. Raises nothing that `route` may raise: it is told."""
+        return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables))

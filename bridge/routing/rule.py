@@ -1,0 +1,102 @@
+"""One compiled rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.commands import Step
+from bridge.config.routes import RouteConfig
+from bridge.envelope import Envelope
+from bridge.errors import BridgeError, ExpressionError, InvalidCommand
+from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression
+from bridge.routing.scope import RouteScope
+from bridge.routing.verb import Build, VerbCompiler
+
+ITEM_LIMIT = 1000
+"""Most commands that `for_each` may make of one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A route of one source. build is None for `ignore`; function is None while `map` is not resolved."""
+
+    config: RouteConfig
+    when: Expression | None
+    for_each: Expression | None
+    build: Build | None
+    function: Callable[[Envelope], Any] | None
+    validate: Callable[[Any], None] | None
+
+    def holds(self, scope: RouteScope) -> bool:
+        """Whether `when` is true; `match` was looked at before. Raises: ExpressionError unless `on_error: no_match`."""
+        if self.when is None:
+            return True
+        try:
+            return self.when.condition(scope)
+        except ExpressionError:
+            if self.config.on_error == "no_match":
+                return False
+            raise
+
+    def steps(self, scope: RouteScope) -> list[Step]:
+        """The commands for a message that matched. `for_each` sees what `map` returned.
+
+        Raises: SchemaError, ExpressionError, InvalidCommand.
+        """
+        config = self.config
+        if self.validate is not None:
+            self.validate(scope.payload)
+        if self.build is None:
+            return []
+        if config.map is not None:
+            scope = RouteScope(scope.envelope, self._mapped(scope.envelope), scope.vars)
+        if self.for_each is None:
+            return [Step(config.name, self.build(scope), config.engine)]
+        build = self.build
+        return [
+            Step(config.name, build(scope.for_item(item, index)), config.engine)
+            for index, item in enumerate(self._items(self.for_each, scope))
+        ]
+
+    def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
+        items = for_each.value(scope)
+        if not isinstance(items, list):
+            raise ExpressionError(f"{for_each.where}: for_each needs a list, in `{for_each.source[:120]}`")
+        if len(items) > ITEM_LIMIT:
+            raise InvalidCommand(
+                f"{for_each.where}: the list has {len(items)} items; one message leads to at most {ITEM_LIMIT} commands"
+            )
+        return items
+
+    def _mapped(self, envelope: Envelope) -> Any:
+        name = f"route {self.config.name}, map {self.config.map}"
+        if self.function is None:
+            raise ExpressionError(f"{name}: the function was not loaded")
+        try:
+            return self.function(envelope)
+        except BridgeError as error:
+            raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
+        except Exception as error:
+            # its text may quote the payload
+            raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
+
+
+def compile_rule(
+    config: RouteConfig,
+    position: int,
+    compiler: Compiler,
+    function: Callable[[Envelope], Any] | None,
+    validate: Callable[[Any], None] | None,
+) -> Rule:
+    """The rule; what is wrong goes to the compiler. position: of the route in the configuration."""
+    path: tuple[str | int, ...] = ("routes", position)
+    place = f"route {config.name}"
+    when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
+    for_each = (
+        None if config.for_each is None else compiler.value(config.for_each, (*path, "for_each"), f"{place}, for_each")
+    )
+    names = ROUTE if config.for_each is None else ITEM
+    build = VerbCompiler(compiler, config, path, names).compile()
+    return Rule(config, when, for_each, build, function, validate)

@@ -1,0 +1,121 @@
+"""The variables that expressions see, of one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cel_expr_python import cel
+
+from bridge.envelope import Envelope
+from bridge.routing.projection import Projection, Tree, project
+
+EVENT: Mapping[str, Callable[[Envelope], Any]] = {
+    "type": lambda envelope: envelope.type,
+    "source": lambda envelope: envelope.source,
+    "id": lambda envelope: envelope.id,
+    "subject": lambda envelope: envelope.subject,
+    "time": lambda envelope: envelope.time,
+    "datacontenttype": lambda envelope: envelope.datacontenttype,
+    "dataschema": lambda envelope: envelope.dataschema,
+    "key": lambda envelope: envelope.key,
+    "topic": lambda envelope: envelope.position.topic,
+    "partition": lambda envelope: envelope.position.partition,
+    "offset": lambda envelope: envelope.position.offset,
+    "message_id": lambda envelope: envelope.message_id,
+    "timestamp": lambda envelope: envelope.timestamp,
+    "headers": lambda envelope: envelope.headers,
+    "extensions": lambda envelope: envelope.extensions,
+}
+"""Members of `event`. An attribute that the message has not is null, so that a condition on it is just false."""
+
+_ALL_OF_EVENT: Tree = dict.fromkeys(EVENT)
+
+
+class Scope:
+    """Variables of one message, converted for CEL when first read and then shared by all its expressions."""
+
+    __slots__ = ("_activations",)
+
+    def __init__(self) -> None:
+        self._activations: dict[Projection, cel.Activation] = {}
+
+    def activation(self, projection: Projection) -> cel.Activation:
+        """Raises: ExpressionError when the message holds what CEL cannot see as it is."""
+        found = self._activations.get(projection)
+        if found is None:
+            data = {name: self.part(name, tree) for name, tree in projection.parts}
+            found = self._activations[projection] = projection.env.Activation(data)
+        return found
+
+    def part(self, variable: str, tree: Tree | None) -> Any:
+        """What `tree` names of a variable."""
+        return project(getattr(self, variable), tree)
+
+
+class RouteScope(Scope):
+    """Variables of rules: `event`, `payload`, `vars`, and below `for_each` `item` and `index`."""
+
+    __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
+
+    def __init__(self, envelope: Envelope, payload: Any, variables: Mapping[str, Any]) -> None:
+        # the fields of Scope too: one call less for each message
+        self._activations = {}
+        self._outer: RouteScope | None = None
+        self.envelope = envelope
+        self.payload = payload
+        self.vars = variables
+        self.item: Any = None
+        self.index = 0
+
+    def for_item(self, item: Any, index: int) -> RouteScope:
+        """The same message with one of its items. What does not read the item is converted once for all of them."""
+        inner = RouteScope(self.envelope, self.payload, self.vars)
+        inner._outer = self
+        inner.item = item
+        inner.index = index
+        return inner
+
+    def activation(self, projection: Projection) -> cel.Activation:
+        if self._outer is not None and not projection.item:
+            return self._outer.activation(projection)
+        return super().activation(projection)
+
+    @property
+    def event(self) -> dict[str, Any]:
+        return {name: read(self.envelope) for name, read in EVENT.items()}
+
+    def part(self, variable: str, tree: Tree | None) -> Any:
+        if variable == "event":
+            members = _ALL_OF_EVENT if tree is None else tree
+            return {
+                name: project(EVENT[name](self.envelope), below) for name, below in members.items() if name in EVENT
+            }
+        return project(getattr(self, variable), tree)
+
+
+class SourceScope(Scope):
+    """Variables of a source's `attributes:` and `identity:`, before there is an envelope."""
+
+    __slots__ = ("headers", "key", "message_id", "offset", "partition", "payload", "timestamp", "topic")
+
+    def __init__(
+        self,
+        payload: Any,
+        headers: Mapping[str, str],
+        key: str | None,
+        topic: str,
+        partition: int,
+        offset: int,
+        message_id: str | None,
+        timestamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.payload = payload
+        self.headers = headers
+        self.key = key
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.message_id = message_id
+        self.timestamp = timestamp

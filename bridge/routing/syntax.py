@@ -1,0 +1,123 @@
+"""CEL's tokens, as far as they are needed to find what an expression reads. The grammar proper is the CEL library's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+|//[^\n]*)
+    | (?P<string>[rRbB]{0,2}(?:
+          (?:(?<=[rR])|(?<=[rR][bB]))(?:'''(?s:.*?)'''|\"{3}(?s:.*?)\"{3}|'[^'\n]*'|"[^"\n]*")
+        | '''(?s:\\.|[^\\])*?'''|\"{3}(?s:\\.|[^\\])*?\"{3}|'(?:\\.|[^\\'\n])*'|"(?:\\.|[^\\"\n])*"))
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<number>\d[\dA-Za-z_]*)
+    | (?P<mark>.)
+    """,
+    re.VERBOSE,
+)
+_PLAIN_STRING = re.compile(r"""'[^'"\\\n]*'|"[^'"\\\n]*\"""")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """kind: string, name, number or mark (one character). start, end: offsets in the text."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def key(self) -> str | None:
+        """Value of a string literal without prefix and escapes, else None."""
+        return self.text[1:-1] if self.kind == "string" and _PLAIN_STRING.fullmatch(self.text) else None
+
+
+def tokens(text: str) -> list[Token]:
+    """Tokens without white space and comments. Never fails: an unclosed quote is a mark."""
+    return [
+        Token(found.lastgroup or "mark", found.group(), found.start(), found.end())
+        for found in _TOKEN.finditer(text)
+        if found.lastgroup != "space"
+    ]
+
+
+def closing_braces(text: str, start: int) -> int:
+    """Offset of the `}}` that ends the expression which begins at `start`, or -1.
+
+    Braces in string literals and comments do not count; those of CEL's own maps are matched.
+    """
+    depth = 0
+    position = start
+    while found := _TOKEN.match(text, position):
+        position = found.end()
+        if found.group() == "{":
+            depth += 1
+        elif found.group() == "}":
+            if depth == 0:
+                return found.start() if text.startswith("}}", found.start()) else -1
+            depth -= 1
+    return -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One place where an expression reads a variable: its name, the member path behind it, and whether nothing else
+    stands in the expression, so that plain access gives the same value. `indexed[i]` is True for `['x']`.
+    """
+
+    variable: str
+    path: tuple[str, ...]
+    indexed: tuple[bool, ...]
+    alone: bool
+
+
+def readings(text: str, variables: frozenset[str]) -> list[Reading]:
+    """Where the expression may read one of the variables.
+
+    It errs to one side: a name behind a dot, or one that a macro binds, counts as the whole variable or as a reading of
+    it, so what is reported is never less than what is read.
+    """
+    found = tokens(text)
+    result: list[Reading] = []
+    for start, token in enumerate(found):
+        if token.kind != "name" or token.text not in variables:
+            continue
+        path: list[str] = []
+        indexed: list[bool] = []
+        position = start + 1
+        plain = True
+        behind_dot = start > 0 and found[start - 1].text == "."
+        while not behind_dot:
+            member, width, strict = _member(found, position)
+            if member is None:
+                break
+            path.append(member)
+            indexed.append(found[position].text == "[")
+            plain = plain and strict
+            position += width
+        alone = start == 0 and position == len(found) and plain
+        result.append(Reading(token.text, tuple(path), tuple(indexed), alone))
+    return result
+
+
+def _member(found: list[Token], position: int) -> tuple[str | None, int, bool]:
+    """The member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, True without `?`."""
+    mark = found[position].text if position < len(found) else ""
+    if mark not in (".", "["):
+        return None, 0, False
+    optional = position + 1 < len(found) and found[position + 1].text == "?"
+    at = position + 1 + optional
+    if at >= len(found):
+        return None, 0, False
+    if mark == ".":
+        called = at + 1 < len(found) and found[at + 1].text == "("
+        if found[at].kind != "name" or called:
+            return None, 0, False
+        return found[at].text, 2 + optional, not optional
+    key = found[at].key
+    if key is None or at + 1 >= len(found) or found[at + 1].text != "]":
+        return None, 0, False
+    return key, 3 + optional, not optional

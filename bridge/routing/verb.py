@@ -1,0 +1,237 @@
+"""Verbs of routes, compiled: what builds a command of a message's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bridge.commands import (
+    Cancel,
+    Command,
+    RaiseEvent,
+    Resume,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartOrRaise,
+    Suspend,
+    Terminate,
+)
+from bridge.config.routes import (
+    CancelVerb,
+    IgnoreVerb,
+    RaiseEventVerb,
+    ResumeVerb,
+    RouteConfig,
+    ScheduleVerb,
+    SignalEntityVerb,
+    StartOrRaiseVerb,
+    SuspendVerb,
+    TerminateVerb,
+)
+from bridge.errors import InvalidCommand
+from bridge.routing.expression import Compiler
+from bridge.routing.identifier import (
+    RESERVED_PREFIXES,
+    check_entity,
+    check_instance_id,
+    check_name,
+    parse_delay,
+    parse_time,
+)
+from bridge.routing.scope import Scope
+from bridge.routing.template import Template, compile_template
+
+Build = Callable[[Scope], Command]
+"""Raises: ExpressionError, InvalidCommand."""
+
+
+@dataclass
+class VerbCompiler:
+    """Compiles the verb of one route; problems go to the compiler. Afterwards `build` must not be called if any did."""
+
+    compiler: Compiler
+    route: RouteConfig
+    path: tuple[str | int, ...]
+    names: frozenset[str]
+
+    def compile(self) -> Build | None:
+        """What builds the command; None for `ignore`."""
+        verb = getattr(self.route, self.route.verb)
+        if isinstance(verb, IgnoreVerb):
+            return None
+        make: Callable[[Any], Build] = getattr(self, f"_{self.route.verb}")
+        return make(verb)
+
+    def _schedule(self, verb: ScheduleVerb) -> Build:
+        self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+        instance_id = self._instance_id(verb.instance_id)
+        value = self._value(verb.input, "input")
+        version = self._optional_name(verb.version, "version", "the version")
+        tags = self._tags(verb.tags)
+        start_at, delay = self._time(verb.start_at, "start_at"), self._delay(verb.delay)
+
+        def build(scope: Scope) -> Command:
+            return ScheduleOrchestration(
+                verb.orchestration,
+                instance_id(scope),
+                value(scope),
+                version(scope),
+                tags(scope),
+                start_at(scope),
+                delay(scope),
+                verb.on_existing,
+            )
+
+        return build
+
+    def _raise_event(self, verb: RaiseEventVerb) -> Build:
+        instance_id = self._instance_id(verb.instance_id)
+        name = self._name(verb.name, "name", "the event name")
+        data = self._value(verb.data, "data")
+        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), verb.on_missing, verb.on_finished)
+
+    def _start_or_raise(self, verb: StartOrRaiseVerb) -> Build:
+        self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+        instance_id = self._instance_id(verb.instance_id)
+        event = self._name(verb.event, "event", "the event name")
+        value, data = self._value(verb.input, "input"), self._value(verb.data, "data")
+        version = self._optional_name(verb.version, "version", "the version")
+        tags = self._tags(verb.tags)
+        return lambda scope: StartOrRaise(
+            verb.orchestration,
+            instance_id(scope),
+            event(scope),
+            value(scope),
+            data(scope),
+            version(scope),
+            tags(scope),
+            verb.on_finished,
+        )
+
+    def _cancel(self, verb: CancelVerb) -> Build:
+        instance_id = self._instance_id(verb.instance_id)
+        event = self._name(verb.event, "event", "the event name")
+        reason = self._optional_text(verb.reason, "reason")
+        return lambda scope: Cancel(instance_id(scope), event(scope), reason(scope), verb.on_missing, verb.on_finished)
+
+    def _terminate(self, verb: TerminateVerb) -> Build:
+        instance_id = self._instance_id(verb.instance_id)
+        output = self._value(verb.output, "output")
+        return lambda scope: Terminate(
+            instance_id(scope), output(scope), verb.recursive, verb.on_missing, verb.on_finished
+        )
+
+    def _suspend(self, verb: SuspendVerb) -> Build:
+        instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
+        return lambda scope: Suspend(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+
+    def _resume(self, verb: ResumeVerb) -> Build:
+        instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
+        return lambda scope: Resume(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+
+    def _signal_entity(self, verb: SignalEntityVerb) -> Build:
+        self._static(lambda: check_entity(verb.entity, "key"), "entity")
+        key = self._template(verb.key, "key", lambda text: _entity_key(verb.entity, text))
+        operation = self._name(verb.operation, "operation", "the operation name")
+        value = self._value(verb.input, "input")
+        at, delay = self._time(verb.at, "at"), self._delay(verb.delay)
+        return lambda scope: SignalEntity(
+            verb.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
+        )
+
+    def _instance_id(self, template: str) -> Callable[[Scope], str]:
+        compiled = self._compiled(template, "instance_id")
+        if compiled is None:
+            return _never
+        if compiled.literal is None and compiled.constant_prefix.startswith(RESERVED_PREFIXES):
+            self.compiler.report(
+                self._at("instance_id"),
+                "an instance id must not begin with '@' (kept for entities) or 'bridge:' (kept for the bridge)",
+            )
+            return _never
+        return self._checked(compiled, "instance_id", check_instance_id)
+
+    def _name(self, template: str, field: str, what: str) -> Callable[[Scope], str]:
+        return self._template(template, field, lambda text: check_name(text, what))
+
+    def _optional_name(self, template: str | None, field: str, what: str) -> Callable[[Scope], str | None]:
+        return _none if template is None else self._name(template, field, what)
+
+    def _optional_text(self, template: str | None, field: str) -> Callable[[Scope], str | None]:
+        return _none if template is None else self._template(template, field, str)
+
+    def _time(self, template: str | None, field: str) -> Callable[[Scope], datetime | None]:
+        return _none if template is None else self._template(template, field, lambda text: parse_time(text, field))
+
+    def _delay(self, template: str | None) -> Callable[[Scope], float | None]:
+        return _none if template is None else self._template(template, "delay", lambda text: parse_delay(text, "delay"))
+
+    def _tags(self, templates: dict[str, str]) -> Callable[[Scope], dict[str, str]]:
+        if not templates:
+            return lambda _: {}
+        compiled = {name: self._template(text, "tags", str, name) for name, text in templates.items()}
+        return lambda scope: {name: render(scope) for name, render in compiled.items()}
+
+    def _value(self, source: str | None, field: str) -> Callable[[Scope], Any]:
+        if source is None:
+            return _none
+        expression = self.compiler.value(source, self._at(field), self._where(field), self.names)
+        return _never if expression is None else expression.value
+
+    def _template(
+        self, template: str, field: str, check: Callable[[str], Any], key: str | None = None
+    ) -> Callable[[Scope], Any]:
+        compiled = self._compiled(template, field, key)
+        return _never if compiled is None else self._checked(compiled, field, check)
+
+    def _checked(self, template: Template, field: str, check: Callable[[str], Any]) -> Callable[[Scope], Any]:
+        """What is literal is checked once and now; the rest with every message."""
+        place = f"{self._where(field)}: "
+        if template.literal is not None:
+            text = template.literal
+            checked = self._static(lambda: check(text), field)
+            return lambda _: checked
+        render = template.render
+
+        def rendered(scope: Scope) -> Any:
+            try:
+                return check(render(scope))
+            except InvalidCommand as error:
+                raise InvalidCommand(f"{place}{error}") from None
+
+        return rendered
+
+    def _compiled(self, template: str, field: str, key: str | None = None) -> Template | None:
+        path = self._at(field) if key is None else (*self._at(field), key)
+        return compile_template(template, path, self._where(field), self.compiler, self.names)
+
+    def _static_name(self, name: str, field: str, what: str) -> None:
+        self._static(lambda: check_name(name, what), field)
+
+    def _static(self, check: Callable[[], Any], field: str) -> Any:
+        try:
+            return check()
+        except InvalidCommand as error:
+            self.compiler.report(self._at(field), str(error))
+            return None
+
+    def _at(self, field: str) -> tuple[str | int, ...]:
+        return (*self.path, self.route.verb, field)
+
+    def _where(self, field: str) -> str:
+        return f"route {self.route.name}, {self.route.verb}.{field}"
+
+
+def _entity_key(entity: str, key: str) -> str:
+    check_entity(entity, key)
+    return key
+
+
+def _none(_: Scope) -> None:
+    return None
+
+
+def _never(_: Scope) -> Any:
+    raise AssertionError("a route with problems is not run")

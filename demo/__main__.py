@@ -1,0 +1,115 @@
+"""`python -m demo`: run the shop's day through the bridge; exit code 0 when everything ended as it should."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from demo.generate import Line, load
+from demo.observation import observe
+from demo.oracle import expect
+from demo.progress import Progress
+from demo.report import table
+from demo.shop import Shop, ShopFailed
+from demo.tally import Tally, differences
+
+START = 30.0
+"""Seconds the daemon may take to be ready."""
+DEADLINE = 100.0
+"""Seconds until all messages must have come to their end."""
+PACE = 0.012
+"""Seconds between two messages."""
+POLL = 0.5
+"""Seconds between two looks at the metrics."""
+
+
+def main() -> int:
+    """Exit code: 0 as expected, 1 not."""
+    signal.signal(signal.SIGTERM, _terminated)
+    console = Console()
+    directory = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
+    shop = Shop(directory)
+    lines = load()
+    expected = expect(lines)
+    try:
+        with shop:
+            observed = _run(shop, lines, expected, console)
+    except ShopFailed as error:
+        console.print(shop.last_words(), markup=False, highlight=False)
+        console.print(f"The demo failed: {error}", style="bold red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. The daemon's log: {shop.log}", markup=False)
+        return 130
+    console.print(table(expected, observed))
+    wrong = differences(expected, observed)
+    if wrong:
+        for sentence in wrong:
+            console.print(sentence, style="bold red", markup=False)
+        console.print(f"The daemon's log: {shop.log}", markup=False)
+        return 1
+    console.print("Everything ended as it should.", style="bold green")
+    shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Tally:
+    """Publish everything and watch until all is as expected, or the time is up. Raises ShopFailed."""
+    console.print("Starting bridge serve: local broker, embedded engine, a fresh directory.")
+    shop.open(START)
+    ends = time.monotonic() + DEADLINE
+    with Progress(console, {"published": len(lines), "settled": len(lines), "results": expected.published}) as progress:
+        looked = 0.0
+        for number, line in enumerate(lines, 1):
+            if line.get("wait"):
+                _wait(shop, expect(lines[: number - 1]), progress, ends)
+            shop.publish(line)
+            progress.show(published=number)
+            time.sleep(PACE)
+            if time.monotonic() - looked > POLL:
+                looked = time.monotonic()
+                _show(progress, observe(shop.metrics()))
+        shop.published(within=ends - time.monotonic())
+        observed = observe(shop.metrics())
+        while time.monotonic() < ends:
+            _show(progress, observed)
+            if observed.settled >= expected.settled and observed.published >= expected.published:
+                observed = observe(shop.metrics(), shop.instances())
+                if not differences(expected, observed):
+                    return observed
+            time.sleep(POLL)
+            observed = observe(shop.metrics())
+    return observe(shop.metrics(), shop.instances())
+
+
+def _wait(shop: Shop, expected: Tally, progress: Progress, ends: float) -> None:
+    """Until what was published so far has come to its end. Raises ShopFailed."""
+    while True:
+        observed = observe(shop.metrics())
+        _show(progress, observed)
+        if observed.settled >= expected.settled and observed.published >= expected.published:
+            return
+        if time.monotonic() > ends:
+            break
+        time.sleep(POLL)
+    missing = f"settled {observed.settled} of {expected.settled}, results {observed.published} of {expected.published}"
+    raise ShopFailed(f"the messages of a day did not come to their end in time: {missing}; the log: {shop.log}")
+
+
+def _show(progress: Progress, tally: Tally) -> None:
+    progress.show(settled=tally.settled, results=tally.published)
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

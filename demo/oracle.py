@@ -1,0 +1,123 @@
+"""What should become of the messages, worked out from the file alone.
+
+It knows the shop's rules, not the bridge: it looks at each order as a whole, whatever order the topics are read in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from demo.tally import Tally
+
+KNOWN = {
+    "orders": {
+        "order.created", "order.held", "order.released", "order.cancelled", "order.flagged",
+        "return.requested", "return.decided",
+    },
+    "payments": {"payment.authorised", "payment.captured", "payment.failed"},
+}  # fmt: skip
+"""Types that a topic's rules know. Shipments take any: what is not known there is ignored."""
+
+PATIENCE = 60.0
+"""Seconds within which a deadline runs out during the demo; longer ones do not."""
+
+Event = dict[str, Any]
+
+
+def expect(lines: Iterable[dict[str, Any]]) -> Tally:
+    """Count what the messages of the file should lead to."""
+    tally = Tally()
+    orders: dict[str, list[Event]] = defaultdict(list)
+    returns: dict[str, list[Event]] = defaultdict(list)
+    parcels: dict[str, set[str]] = defaultdict(set)
+    seen: set[tuple[str, str]] = set()
+    payments: list[Event] = []
+
+    for line in lines:
+        tally.settled += 1
+        topic = line["topic"]
+        reason = _refusal(line)
+        if reason is not None:
+            tally.dead_letters[topic, reason] += 1
+            continue
+        event, data = line["event"], line["event"]["data"]
+        identity = (event["source"], event["id"])
+        if identity in seen:
+            tally.duplicates += 1
+            continue
+        seen.add(identity)
+        if topic == "orders":
+            (returns if event["type"].startswith("return.") else orders)[data["id"]].append(event)
+        elif topic == "payments":
+            payments.append(event)
+        elif "tracking" in data:
+            parcels[data["tracking"]].add(data["status"])
+            orders[data["order_id"]].append(event)
+
+    for event in payments:
+        started = any(known["type"] == "order.created" for known in orders.get(event["data"]["order_id"], ()))
+        if started:
+            orders[event["data"]["order_id"]].append(event)
+        elif event["type"] != "payment.authorised":
+            tally.dead_letters["payments", "instance_not_found"] += 1
+
+    for events in orders.values():
+        status = _order(events)
+        if status is not None:
+            tally.orders[status] += 1
+    for events in returns.values():
+        tally.returns[_return(events)] += 1
+    for heard in parcels.values():
+        tally.parcels[next((word for word in ("delivered", "lost") if word in heard), "running")] += 1
+    ended = tally.orders["completed"] + tally.orders["compensated"]
+    tally.published = ended + sum(tally.returns.values()) - tally.returns["running"]
+    return tally
+
+
+def _refusal(line: dict[str, Any]) -> str | None:
+    """Why a message is dead-lettered whatever else arrives, or None."""
+    if "raw" in line:
+        try:
+            json.loads(line["raw"])
+        except ValueError:
+            return "decode_error"
+    event = line["event"]
+    data, type_, topic = event["data"], event["type"], line["topic"]
+    if topic == "orders" and ("id" not in data or not isinstance(data.get("total", 0), int | float)):
+        return "schema_error"
+    if topic in KNOWN and type_ not in KNOWN[topic]:
+        return "no_route"
+    if topic == "payments" and "order_id" not in data:
+        return "expression_error"
+    if type_ == "order.created" and data["total"] > 0 and not data["id"].isprintable():
+        return "invalid_command"
+    return None
+
+
+def _order(events: list[Event]) -> str | None:
+    """How the order's workflow ends: completed, compensated, terminated, suspended or running; None: it has none."""
+    by_type = {event["type"]: event["data"] for event in events}
+    created = by_type.get("order.created")
+    if created is None or created["total"] <= 0:
+        return None
+    if by_type.get("order.flagged", {}).get("verdict") == "fraud":
+        return "terminated"
+    if "order.held" in by_type and "order.released" not in by_type:
+        return "suspended"
+    if any(line["sku"] == "out-of-stock" for line in created["lines"]):
+        return "compensated"
+    if {"order.cancelled", "payment.failed", "shipment.lost"} & by_type.keys():
+        return "compensated"
+    if "payment.captured" not in by_type:
+        return "compensated" if created.get("payment_deadline", PATIENCE) < PATIENCE else "running"
+    return "completed" if "shipment.delivered" in by_type else "running"
+
+
+def _return(events: list[Event]) -> str:
+    decided = [event["data"]["approved"] for event in events if event["type"] == "return.decided"]
+    if not decided:
+        return "running"
+    return "approved" if decided[0] else "rejected"

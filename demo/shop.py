@@ -1,0 +1,147 @@
+"""The parts of the demo that are processes: the daemon, the publisher, and the questions put to them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+
+CONFIG = Path(__file__).resolve().parent.parent / "config" / "bridge.yaml"
+BRIDGE = (sys.executable, "-m", "bridge")
+CLOUDEVENTS = "application/cloudevents+json"
+
+
+class ShopFailed(Exception):
+    """A process of the demo did not do what it should; the text says which, and where to look."""
+
+
+def overlay(directory: Path) -> dict[str, Any]:
+    """Changes to the configuration: everything below `directory`, a free port, and little patience with strays."""
+    return {
+        "engine": {"path": str(directory / "engine")},
+        "brokers": {"local": {"path": str(directory / "broker")}},
+        "sources": {"payments": {"retry": {"in_memory": "10s"}}},
+        "ops": {"http": {"port": 0}},
+    }
+
+
+def body(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the file as `bridge publish --jsonl` takes it."""
+    content = line["raw"] if "raw" in line else line["event"]
+    return {"topic": line["topic"], "key": line["key"], "headers": {"content-type": CLOUDEVENTS}, "body": content}
+
+
+class Shop:
+    """A daemon in its own directory. Use as a context manager: leaving it stops every process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "daemon.log"
+        self._ready = directory / "ready.json"
+        overlay_file = directory / "overlay.yaml"
+        overlay_file.write_text(json.dumps(overlay(directory)), encoding="utf-8")
+        self._configuration = ("-c", str(CONFIG), "--overlay", str(overlay_file))
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._publisher: subprocess.Popen[bytes] | None = None
+        self._http = ""
+
+    def __enter__(self) -> Shop:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _stop(self._publisher)
+        _stop(self._daemon)
+
+    def open(self, within: float) -> None:
+        """Start the daemon and wait until it is ready. Raises ShopFailed after `within` seconds."""
+        command = (*BRIDGE, "serve", *self._configuration, "--ready-file", str(self._ready))
+        with self.log.open("ab") as log:
+            self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        ends = time.monotonic() + within
+        while not self._ready.exists() or not self._ready.read_text(encoding="utf-8").strip():
+            self.check()
+            if time.monotonic() > ends:
+                raise ShopFailed(f"the daemon was not ready within {within:.0f} s; its log: {self.log}")
+            time.sleep(0.05)
+        self._http = str(json.loads(self._ready.read_text(encoding="utf-8"))["http"]).rstrip("/")
+
+    def last_words(self, count: int = 15) -> str:
+        """The end of the log: what daemon and publisher said last."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+    def check(self) -> None:
+        """Raises ShopFailed when the daemon has ended."""
+        if self._daemon is not None and self._daemon.poll() is not None:
+            raise ShopFailed(f"the daemon ended with exit code {self._daemon.returncode}; its log: {self.log}")
+
+    def publish(self, line: dict[str, Any]) -> None:
+        """Send one line of the file through the publisher, which is started with the first. Raises ShopFailed."""
+        if self._publisher is None:
+            command = (*BRIDGE, "publish", "local/", "--jsonl", "-", *self._configuration)
+            with self.log.open("ab") as log:
+                self._publisher = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+                )
+        assert self._publisher.stdin is not None
+        try:
+            self._publisher.stdin.write(json.dumps(body(line)).encode() + b"\n")
+            self._publisher.stdin.flush()
+        except BrokenPipeError:
+            raise ShopFailed(f"the publisher ended early; see {self.log}") from None
+
+    def published(self, within: float) -> None:
+        """Wait until the publisher has sent everything. Raises ShopFailed."""
+        if self._publisher is None:
+            return
+        _close(self._publisher.stdin)
+        try:
+            code = self._publisher.wait(timeout=max(0.1, within))
+        except subprocess.TimeoutExpired:
+            raise ShopFailed(f"the publisher did not finish; see {self.log}") from None
+        if code:
+            raise ShopFailed(f"the publisher ended with exit code {code}; see {self.log}")
+
+    def metrics(self) -> str:
+        """Text of the daemon's metrics. Raises ShopFailed."""
+        self.check()
+        try:
+            with urllib.request.urlopen(f"{self._http}/metrics", timeout=10) as response:  # noqa: S310 -- the daemon's own loopback address
+                return str(response.read().decode())
+        except OSError as error:
+            raise ShopFailed(f"the daemon's metrics at {self._http} do not answer: {error}") from None
+
+    def instances(self) -> list[dict[str, Any]]:
+        """All instances of the daemon's engine. Raises ShopFailed."""
+        command = (*BRIDGE, "instances", "list", "--json", "--limit", "0", *self._configuration)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        if done.returncode:
+            raise ShopFailed(f"bridge instances list failed: {done.stderr.decode(errors='replace').strip()}")
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None and not pipe.closed:
+        try:
+            pipe.close()
+        except BrokenPipeError:
+            return  # the process has ended; its exit code tells the rest
+
+
+def _stop(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    _close(process.stdin)
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(timeout=25)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,46 @@
+"""What became of a stream of messages, counted: the same shape for what should be and for what is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Tally:
+    """Counts by word.
+
+    orders, returns, parcels: how their workflows stand. dead_letters: by (source, reason). settled: messages that have
+    come to an end of any kind. duplicates: repeated starts. published: results that workflows published.
+    """
+
+    orders: Counter[str] = field(default_factory=Counter)
+    returns: Counter[str] = field(default_factory=Counter)
+    parcels: Counter[str] = field(default_factory=Counter)
+    dead_letters: Counter[tuple[str, str]] = field(default_factory=Counter)
+    settled: int = 0
+    duplicates: int = 0
+    published: int = 0
+
+    def rows(self) -> dict[tuple[str, str], int]:
+        """Every count under (what, which), in the order to show them."""
+        rows: dict[tuple[str, str], int] = {("messages", "settled"): self.settled}
+        for what in ("orders", "returns", "parcels"):
+            counts: Counter[str] = getattr(self, what)
+            rows |= {(what, which): counts[which] for which in sorted(counts) if counts[which]}
+        rows["messages", "dropped as duplicates"] = self.duplicates
+        for (source, reason), count in sorted(self.dead_letters.items()):
+            rows["dead letters", f"{source}: {reason}"] = count
+        rows["results", "published"] = self.published
+        return rows
+
+
+def differences(expected: Tally, observed: Tally) -> list[str]:
+    """A sentence for each count that is not as expected; empty when all are."""
+    wanted, found = expected.rows(), observed.rows()
+    keys = [*wanted, *(key for key in found if key not in wanted)]
+    return [
+        f"{what}, {which}: expected {wanted.get((what, which), 0)}, found {found.get((what, which), 0)}"
+        for what, which in keys
+        if wanted.get((what, which), 0) != found.get((what, which), 0)
+    ]

@@ -1,0 +1,116 @@
+"""The real command in a process of its own, as a user runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks._sidecar import sidecar
+
+PATIENCE = 60.0
+
+__all__ = ["PATIENCE", "Serve", "bridge", "sidecar"]
+
+
+def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0) -> str:
+    """Run `bridge ...` to its end; returns standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", *map(str, arguments)],
+        cwd=cwd, input=text, text=True, capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert expect is None or done.returncode == expect, (done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+class Serve:
+    """`bridge serve` on a free port; its log is in `log`."""
+
+    def __init__(self, directory: Path, *arguments: str, command: str = "serve") -> None:
+        self._directory = directory
+        self._ready = directory / f"ready-{time.monotonic_ns()}.json"
+        self._command = [sys.executable, "-m", "bridge", command, *arguments, "--ready-file", str(self._ready)]
+        self.log = directory / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Serve:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, cwd=self._directory, stdout=log, stderr=log)
+        self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
+        self.url = json.loads(self._ready.read_bytes())["http"]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self) -> int:
+        """Wait for the end; returns the exit code."""
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, condition: Any, what: str) -> None:
+        """Until `condition()` holds; fails with the log when the daemon ends before or never gets there."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process is not None
+            assert self.process.poll() is None, f"the daemon ended\n{self.log.read_text()[-4000:]}"
+            assert time.monotonic() < end, f"never came: {what}\n{self.log.read_text()[-4000:]}"
+            time.sleep(0.02)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of a page of the ops port."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as answer:
+            return answer.code, answer.read().decode()
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Samples of one metric by their labels as written."""
+        found = {}
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith((name + "{", name + " ")):
+                labels, _, value = line.removeprefix(name).rpartition(" ")
+                found[labels] = float(value)
+        return found
+
+    def settled(self) -> int:
+        return int(sum(self.metrics("bridge_outcomes_total").values()))
+
+    def lag(self) -> int:
+        return int(sum(self.metrics("bridge_lag").values()))
+
+
+@contextlib.contextmanager
+def events(path: Path, lines: Sequence[Any]) -> Iterator[Path]:
+    """A JSON Lines file."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    yield path

@@ -1,0 +1,31 @@
+"""One project and one engine for the tests of this directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.config.source import Loaded, load
+from tests.app.project import Host, write_project
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the project."""
+    return write_project(tmp_path_factory.mktemp("project")).parent
+
+
+@pytest.fixture(scope="session")
+def loaded(project: Path) -> Loaded:
+    return load([project / "bridge.yaml"], environ={})
+
+
+@pytest.fixture(scope="session")
+def host(project: Path) -> Iterator[Host]:
+    """The engine runs."""
+    host = Host(project)
+    host.start()
+    yield host
+    host.stop()

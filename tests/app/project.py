@@ -1,0 +1,130 @@
+"""A small project on disk, and its embedded engine with a worker, for commands to visit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.registry import load
+from bridge.engines.worker import stop_worker
+
+PATIENCE = 30.0
+"""Seconds that something may take which should take milliseconds."""
+
+FLOWS = '''
+"""Workflows that do little, each in its own way."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from durabletask import entities, task
+
+REPAIRED = Path(__file__).with_name("repaired")
+
+
+def say(ctx: task.ActivityContext, name: str) -> str:
+    return f"hello {name}"
+
+
+def fragile(ctx: task.ActivityContext, _: None) -> str:
+    if not REPAIRED.exists():
+        raise ConnectionError("the carrier does not answer")
+    return "carried"
+
+
+def greet(ctx: task.OrchestrationContext, name: str):
+    said = yield ctx.call_activity(say, input=name)
+    return said
+
+
+def waits(ctx: task.OrchestrationContext, _):
+    ctx.set_custom_status({"stage": "waiting"})
+    data = yield ctx.wait_for_external_event("go")
+    return data
+
+
+def breaks(ctx: task.OrchestrationContext, _):
+    result = yield ctx.call_activity(fragile)
+    return result
+
+
+def family(ctx: task.OrchestrationContext, _):
+    yield ctx.create_timer(timedelta(milliseconds=10))
+    said = yield ctx.call_sub_orchestrator(greet, input="child", instance_id=ctx.instance_id + "-child")
+    ctx.signal_entity(entities.EntityInstanceId("counter", "of-family"), "add", 2)
+    return said
+
+
+class Counter(entities.DurableEntity):
+    def add(self, amount: int) -> None:
+        self.set_state(self.get_state(int, 0) + amount)
+'''
+
+CONFIG = """
+engine: {type: embedded, path: .bridge/engine}
+workflows: [commanded_flows]
+brokers:
+  local: {type: local, path: .bridge/broker, partitions: 2}
+sources:
+  orders: {broker: local, topics: [orders], no_match: dead_letter}
+  plain: {broker: local, topics: [plain], codec: json, attributes: {type: "payload.kind"}, no_match: ignore}
+routes:
+  - name: greet
+    from: orders
+    match: {type: greeting.asked}
+    when: payload.name != ''
+    schedule: {orchestration: greet, instance_id: "greet-{{ payload.name }}", input: payload.name}
+  - name: nobody
+    from: orders
+    match: {type: greeting.asked}
+    ignore: {reason: nobody to greet}
+  - name: go
+    from: [orders, plain]
+    match: {type: go}
+    raise_event: {instance_id: "waits-{{ payload.id }}", name: go, data: payload}
+"""
+
+
+def write_project(directory: Path) -> Path:
+    """Writes it and returns the configuration's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "commanded_flows.py").write_text(FLOWS)
+    config = directory / "bridge.yaml"
+    config.write_text(CONFIG)
+    return config
+
+
+class Host:
+    """The project's engine and worker, on an event loop of their own in a thread, like a daemon in another process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="test-host")
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(PATIENCE)
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        config = EmbeddedEngineConfig(type="embedded")
+        engine = EmbeddedEngine("default", config, self._directory / config.path, host=True)
+        await engine.start()
+        worker = engine.worker(load(["commanded_flows"], self._directory))
+        worker.start()
+        self._ready.set()
+        await self._stop.wait()
+        assert await stop_worker(worker, PATIENCE)
+        await engine.stop()

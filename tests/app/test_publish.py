@@ -1,0 +1,115 @@
+"""Publishing to a real local broker, and what its consumers get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from bridge.app.composition import build_broker
+from bridge.app.publish import MAX_BATCH, Destination, destination, publish
+from bridge.brokers.base import Partition, SubscribeOptions
+from bridge.config.source import Loaded, load
+from bridge.errors import BrokerUnavailable, DecodeError
+from bridge.message import Message
+from tests.app.project import write_project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_project(tmp_path / "publishing").parent
+
+
+@pytest.fixture
+def loaded(project: Path) -> Loaded:
+    return load([project / "bridge.yaml"], environ={})
+
+
+class Listener:
+    async def assigned(self, partitions: Sequence[Partition]) -> None: ...
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None: ...
+
+
+async def consume(loaded: Loaded, topic: str, count: int) -> list[Message]:
+    broker = build_broker(loaded, "local")
+    await broker.start()
+    try:
+        subscription = await broker.subscribe(SubscribeOptions((topic,), "test"), Listener())
+        messages: list[Message] = []
+        while len(messages) < count:
+            messages += [delivery.message for delivery in await subscription.receive(1000)]
+        return messages
+    finally:
+        await broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("orders", Destination("local", "orders", "cloudevents")),
+        ("plain", Destination("local", "plain", "json")),
+        ("local/plain", Destination("local", "plain", "json")),
+        ("local/orders.dlq", Destination("local", "orders.dlq", None)),
+        ("local/", Destination("local", None, None)),
+    ],
+)
+def test_destinations(loaded: Loaded, text: str, expected: Destination) -> None:
+    assert destination(loaded, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("order", "there is no source 'order'; did you mean 'orders'.* or name BROKER/TOPIC"),
+        ("kafka/orders", r"there is no broker 'kafka' \(known: local\)"),
+        ("local/a b", "a topic or group is named by"),
+        ("", "there is no source ''"),
+    ],
+)
+def test_unknown_destinations(loaded: Loaded, text: str, what: str) -> None:
+    with pytest.raises(LookupError, match=what):
+        destination(loaded, text)
+
+
+async def test_everything_arrives_in_order(loaded: Loaded) -> None:
+    count = 2 * MAX_BATCH + 7
+    batch = [("orders", Message(str(number).encode(), b"k", (("n", b"1"), ("n", b"2")))) for number in range(count)]
+    told: list[int] = []
+    assert await in_thread(loaded, [batch[:5], batch[5:]], told) == count
+    assert told == [5, 5 + MAX_BATCH, 5 + 2 * MAX_BATCH, count]
+    messages = await consume(loaded, "orders", count)
+    assert [message.body for message in messages] == [str(number).encode() for number in range(count)]
+    assert {(message.key, message.headers) for message in messages} == {(b"k", (("n", b"1"), ("n", b"2")))}
+
+
+async def test_tombstones_and_topics(loaded: Loaded) -> None:
+    batch = [("a", Message(b"1", b"k")), ("b", Message(b"2", b"k")), ("a", Message(None, b"k"))]
+    assert await in_thread(loaded, [batch]) == 3
+    assert [message.body for message in await consume(loaded, "a", 2)] == [b"1", None]
+    assert [message.body for message in await consume(loaded, "b", 1)] == [b"2"]
+
+
+async def test_what_came_before_an_error_stays_published(loaded: Loaded) -> None:
+    def batches() -> Iterable[list[tuple[str, Message]]]:
+        yield [("orders", Message(b"1"))]
+        raise DecodeError("line 2")
+
+    told: list[int] = []
+    with pytest.raises(DecodeError, match="line 2"):
+        await in_thread(loaded, batches(), told)
+    assert told == [1]
+    assert len(await consume(loaded, "orders", 1)) == 1
+
+
+async def test_a_broker_that_cannot_be_reached(project: Path, loaded: Loaded) -> None:
+    (project / ".bridge").write_text("a file where the directory should be")
+    with pytest.raises(BrokerUnavailable):
+        await in_thread(loaded, [[("orders", Message(b"1"))]])
+
+
+async def in_thread(loaded: Loaded, batches: Iterable[list[tuple[str, Message]]], told: list[int] | None = None) -> int:
+    """Runs `publish`, which has an event loop of its own, beside the test's."""
+    return await asyncio.to_thread(publish, loaded, "local", batches, ([] if told is None else told).append)

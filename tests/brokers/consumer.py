@@ -1,0 +1,99 @@
+"""What the broker suites consume with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bridge.brokers.base import Broker, Delivery, Features, Partition, SubscribeOptions, Subscription
+from bridge.message import Message
+from bridge.provenance import Cause
+
+PATIENCE = 30.0
+"""Seconds after which something that should have happened has not."""
+
+CAUSE = Cause("no_route", "no rule matched", "NoRoute", source="orders", attempts=2, config="abc", message_id="m-1")
+
+ORDERS = SubscribeOptions(("orders",), "bridge")
+DEAD = SubscribeOptions(("orders.dlq",), "operators")
+
+
+class Harness(Protocol):
+    """One log (cluster, namespace) for one test, and clients of it."""
+
+    @property
+    def features(self) -> Features: ...
+
+    async def broker(self) -> Broker:
+        """Another started client; stopped at the end of the test. It commits only when flushed, revoked or closed."""
+        ...
+
+    async def crash(self) -> None:
+        """End all clients as a power cut would. New clients find what was durable."""
+        ...
+
+    async def create_topic(self, name: str, partitions: int) -> None: ...
+
+
+@dataclass
+class Assignments:
+    """A listener that remembers, and does what the test wants when partitions are revoked."""
+
+    assigned_now: list[Partition] = field(default_factory=list)
+    revoked_ever: list[Partition] = field(default_factory=list)
+    on_revoked: Callable[[Sequence[Partition]], Awaitable[None]] | None = None
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def assigned(self, partitions: Sequence[Partition]) -> None:
+        async with self.changed:
+            self.assigned_now += partitions
+            self.changed.notify_all()
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None:
+        if self.on_revoked is not None:
+            await self.on_revoked(partitions)
+        async with self.changed:
+            for partition in partitions:
+                self.assigned_now.remove(partition)
+                self.revoked_ever.append(partition)
+            self.changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE), self.changed:
+            await self.changed.wait_for(condition)
+
+
+async def take(subscription: Subscription, count: int, limit: int = 100) -> list[Delivery]:
+    """Exactly `count` deliveries."""
+    taken: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < count:
+            taken += await subscription.receive(min(limit, count - len(taken)))
+    return taken
+
+
+async def nothing_more(subscription: Subscription, seconds: float = 0.3) -> None:
+    """Fail when something is received within the time."""
+    try:
+        async with asyncio.timeout(seconds):
+            extra = await subscription.receive(10)
+    except TimeoutError:
+        return
+    raise AssertionError(f"unexpected: {[(str(each.position), each.message) for each in extra]}")
+
+
+def numbered(count: int, start: int = 0, key: bytes | None = None) -> list[Message]:
+    """Messages whose body is their number."""
+    return [Message(b"%d" % number, key) for number in range(start, start + count)]
+
+
+def numbers(deliveries: Sequence[Delivery]) -> list[int]:
+    """Of `numbered` messages."""
+    return [int(delivery.message.body or b"-1") for delivery in deliveries]
+
+
+async def consume(harness: Harness, options: SubscribeOptions = ORDERS) -> Subscription:
+    """A consumer of its own client."""
+    return await (await harness.broker()).subscribe(options, Assignments())

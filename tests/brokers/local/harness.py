@@ -1,0 +1,47 @@
+"""Local brokers for tests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bridge.brokers.base import Features
+from bridge.brokers.local import LocalBroker
+from bridge.config.brokers import LocalBrokerConfig
+
+NEVER = "1d"
+"""A commit interval that no test sees the end of: only flush, revoke and close commit."""
+
+
+class LocalHarness:
+    """One directory, and brokers on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "log"
+        self.features: Features = LocalBroker.features
+        self._brokers: list[LocalBroker] = []
+        self._crashes = 0
+
+    async def broker(self, revoke_timeout: float = 10.0, **config: object) -> LocalBroker:
+        """Another started broker on the directory; `config` are settings of `LocalBrokerConfig`."""
+        settings = LocalBrokerConfig.model_validate({"type": "local", "commit_interval": NEVER, **config})
+        broker = LocalBroker("local", self.directory, settings, revoke_timeout=revoke_timeout)
+        self._brokers.append(broker)
+        await broker.start()
+        return broker
+
+    async def crash(self) -> None:
+        """Go on with a copy of the files as they are this moment: what a power cut would leave."""
+        self._crashes += 1
+        copy = self.directory.with_name(f"log-{self._crashes}")
+        copy.mkdir()
+        for name in ("log.db", "log.db-wal"):
+            shutil.copy(self.directory / name, copy / name)
+        self.directory = copy
+
+    async def create_topic(self, name: str, partitions: int) -> None:
+        await (await self.broker()).create_topic(name, partitions)
+
+    async def stop(self) -> None:
+        for broker in self._brokers:
+            await broker.stop()

@@ -1,0 +1,266 @@
+"""`bridge instances` on a running engine: every command, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import root
+from tests.app.project import PATIENCE, write_project
+from tests.cli.conftest import Bridge
+
+pytestmark = pytest.mark.usefixtures("host")
+TIMEOUT = f"{PATIENCE:g}s"
+
+
+@pytest.fixture
+def name() -> str:
+    """An instance id that no other test uses."""
+    return f"c-{uuid4().hex[:8]}"
+
+
+def started(bridge: Bridge, orchestration: str, name: str, *options: str) -> str:
+    result = bridge("instances", "start", orchestration, "--id", name, *options)
+    assert (result.exit_code, result.stdout) == (0, f"{name}\n"), result.output
+    return name
+
+
+def finished(bridge: Bridge, name: str, code: int = 0) -> None:
+    assert bridge("instances", "wait", name, "--timeout", TIMEOUT).exit_code == code
+
+
+def shown(bridge: Bridge, name: str, *options: str) -> dict[str, object]:
+    result = bridge("instances", "show", name, "--json", *options)
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert isinstance(told, dict)
+    return told
+
+
+def test_start_wait_show(bridge: Bridge, name: str) -> None:
+    started(bridge, "greet", name, "--input", '"ada"', "--tag", "by=test", "--version", "1.0")
+    result = bridge("instances", "wait", name, "--timeout", TIMEOUT, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["output"]) == (0, "hello ada")
+    told = shown(bridge, name)
+    assert list(told) == [
+        "instance_id", "name", "status", "created_at", "last_updated_at", "input", "output", "custom_status", "failure",
+    ]  # fmt: skip
+    assert (told["name"], told["status"], told["input"]) == ("greet", "COMPLETED", "ada")
+    lines = bridge("instances", "show", name).stdout.splitlines()
+    assert f"instance  {name}" in lines
+    assert 'output    "hello ada"' in lines
+
+
+def test_inputs_come_from_files_and_standard_input(bridge: Bridge, name: str, tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text('{"big": 1180591620717411303424}')
+    started(bridge, "greet", name, "--input", f"@{tmp_path}/input.json")
+    result = bridge("instances", "start", "greet", "--id", f"{name}-2", "--input", "@-", input='"from a pipe"')
+    assert result.exit_code == 0
+    assert shown(bridge, name)["input"] == {"big": 1180591620717411303424}
+    assert shown(bridge, f"{name}-2")["input"] == "from a pipe"
+
+
+def test_an_id_can_only_be_started_once(bridge: Bridge, name: str) -> None:
+    started(bridge, "greet", name)
+    result = bridge("instances", "start", "greet", "--id", name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_list(bridge: Bridge, name: str) -> None:
+    for number in range(3):
+        started(bridge, "greet", f"{name}-{number}", "--input", '"x"')
+        finished(bridge, f"{name}-{number}")
+    started(bridge, "waits", f"{name}-w")
+    select = ("instances", "list", "--prefix", name)
+
+    table = bridge(*select).stdout.splitlines()
+    assert table[0].split() == ["INSTANCE", "NAME", "STATUS", "CREATED", "UPDATED", "CUSTOM", "STATUS"]
+    assert [row.split()[0] for row in table[1:]] == [f"{name}-{end}" for end in "w210"]
+    assert "\x1b" not in "".join(table)
+
+    told = json.loads(bridge(*select, "--json", "--status", "completed").stdout)
+    assert [(one["instance_id"], one["output"]) for one in told] == [(f"{name}-{end}", "hello x") for end in "210"]
+
+    result = bridge(*select, "--ids", "--limit", "2")
+    assert result.stdout.splitlines() == [f"{name}-w", f"{name}-2"]
+    assert "the newest 2 of 4; --limit 0 shows all" in result.stderr
+    assert len(bridge(*select, "--ids", "--limit", "0").stdout.splitlines()) == 4
+    assert len(bridge(*select, "--ids", "--completed-from", "1h").stdout.splitlines()) == 3
+    assert bridge(*select, "--ids", "--created-from", "2999-01-01T00:00:00Z").stdout == ""
+    nothing = bridge("instances", "list", "--prefix", "nobody-")
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "no instances\n")
+    assert bridge("instances", "list", "--prefix", "nobody-", "--json").stdout == "[]\n"
+
+
+def test_rows_are_one_line_however_long(bridge: Bridge, name: str) -> None:
+    long = name + "x" * 200
+    started(bridge, "greet", long)
+    [row] = bridge("instances", "list", "--prefix", name).stdout.splitlines()[1:]
+    assert row.startswith(long)
+
+
+def test_raise(bridge: Bridge, name: str) -> None:
+    started(bridge, "waits", name)
+    assert bridge("instances", "wait", name, "--for", "start", "--timeout", TIMEOUT).exit_code == 0
+    result = bridge("instances", "raise", name, "go", "--data", '{"how": "fast"}')
+    assert (result.exit_code, result.stdout) == (0, f"{name}: go raised\n")
+    finished(bridge, name)
+    assert shown(bridge, name)["output"] == {"how": "fast"}
+    assert bridge("instances", "raise", name, "go").exit_code == 1
+
+
+def test_a_wait_that_is_too_short(bridge: Bridge, name: str) -> None:
+    started(bridge, "waits", name)
+    result = bridge("instances", "wait", name, "--timeout", "50ms")
+    assert (result.exit_code, result.stderr) == (1, f"error: {name} has not finished after 0.05s\n")
+
+
+def test_suspend_and_resume(bridge: Bridge, name: str) -> None:
+    started(bridge, "waits", name)
+    assert bridge("instances", "suspend", name, "--reason", "thinking").stdout == f"{name}: suspended\n"
+    assert bridge("instances", "resume", name).stdout == f"{name}: resumed\n"
+    bridge("instances", "raise", name, "go")
+    finished(bridge, name)
+
+
+def test_terminate(bridge: Bridge, name: str) -> None:
+    started(bridge, "waits", name)
+    assert bridge("instances", "terminate", name, "--output", '{"why": "fraud"}').exit_code == 0
+    finished(bridge, name, code=1)
+    told = shown(bridge, name)
+    assert (told["status"], told["output"]) == ("TERMINATED", {"why": "fraud"})
+
+
+def test_failure_and_rewind(bridge: Bridge, name: str) -> None:
+    started(bridge, "breaks", name)
+    finished(bridge, name, code=1)
+    told = bridge("instances", "show", name).stdout
+    assert "the carrier does not answer" in told
+    assert "in breaks" in told
+    repaired: Path = sys.modules["commanded_flows"].REPAIRED
+    repaired.touch()
+    try:
+        assert bridge("instances", "rewind", name, "--reason", "repaired").exit_code == 0
+        finished(bridge, name)
+    finally:
+        repaired.unlink()
+
+
+def test_restart(bridge: Bridge, name: str) -> None:
+    started(bridge, "greet", name)
+    finished(bridge, name)
+    assert bridge("instances", "restart", name).stdout == f"{name}\n"
+    finished(bridge, name)
+    other = bridge("instances", "restart", name, "--new-id").stdout.strip()
+    assert other not in ("", name)
+
+
+def test_history(bridge: Bridge, name: str) -> None:
+    started(bridge, "family", name)
+    finished(bridge, name)
+    lines = bridge("instances", "show", name, "--history").stdout.splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split() == ["TIME", "AFTER", "EVENT", "DATA"]
+    assert "started family" in table[1]
+    assert "completed" in table[-1]
+    assert '"hello child"' in table[-1]
+    history = shown(bridge, name, "--history")["history"]
+    assert isinstance(history, list)
+    assert {"event", "timestamp"} <= set(history[0])
+
+
+def test_purge_ids(bridge: Bridge, name: str) -> None:
+    for number in range(2):
+        started(bridge, "greet", f"{name}-{number}")
+        finished(bridge, f"{name}-{number}")
+    assert bridge("instances", "purge", f"{name}-0", f"{name}-1").stdout == "2 instances purged\n"
+    assert bridge("instances", "show", f"{name}-0").exit_code == 1
+
+
+def test_a_bulk_purge_asks_first(bridge: Bridge, name: str) -> None:
+    started(bridge, "waits", name)
+    bridge("instances", "terminate", name)
+    finished(bridge, name, code=1)
+    refused = bridge("instances", "purge", "--status", "terminated")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--yes" in refused.stderr
+    assert shown(bridge, name)["status"] == "TERMINATED"
+    done = bridge("instances", "purge", "--status", "terminated", "--created-from", "1h", "--yes")
+    assert done.exit_code == 0
+    assert done.stdout.endswith("purged\n")
+    assert bridge("instances", "show", name).exit_code == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0)])
+def test_a_person_is_asked_before_a_bulk_purge(
+    bridge: Bridge, name: str, project: Path, answer: bytes, code: int
+) -> None:
+    started(bridge, "waits", name)
+    bridge("instances", "terminate", name)
+    finished(bridge, name, code=1)
+    command = [sys.executable, "-m", "bridge", "instances", "purge", "--status", "terminated", "-c", "bridge.yaml"]
+    primary, secondary = pty.openpty()
+    with subprocess.Popen(command, stdin=secondary, stderr=subprocess.PIPE, cwd=project) as process:
+        os.write(primary, answer)
+        _, errors = process.communicate(timeout=60)
+    os.close(primary)
+    os.close(secondary)
+    assert process.returncode == code
+    assert re.search(rb"Forget \d+ instances? for good\? \[y/N\]", errors)
+    assert bridge("instances", "show", name).exit_code == 1 - code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("purge",), "give ids, or a filter"),
+        (("purge", "x", "--status", "failed"), "give ids, or a filter"),
+        (("purge", "--status", "running", "--yes"), "only finished instances"),
+        (("list", "--status", "done"), "'done' is none of pending, running"),
+        (("list", "--created-from", "yesterday"), "RFC 3339"),
+        (("start", "greet", "--input", "{broken"), "not JSON (line 1 column 2)"),
+        (("start", "greet", "--input", "@/nowhere.json"), "/nowhere.json: No such file"),
+        (("start", "greet", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "exclude each other"),
+        (("start", "greet", "--delay", "soon"), "'soon' is not a duration"),
+        (("start", "greet", "--tag", "novalue"), "NAME=VALUE"),
+        (("wait", "x", "--timeout", "5"), "'5' is not a duration"),
+        (("list", "--engine", "eu"), "there is no engine 'eu' (known: default)"),
+    ],
+)
+def test_mistakes(bridge: Bridge, arguments: tuple[str, ...], said: str) -> None:
+    result = bridge("instances", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "wait", "terminate", "suspend", "resume", "restart", "rewind", "purge"])
+def test_unknown_instances(bridge: Bridge, verb: str) -> None:
+    result = bridge("instances", verb, "nobody")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert "nobody" in result.stderr
+
+
+def test_ids_of_entities_are_refused(bridge: Bridge) -> None:
+    result = bridge("instances", "start", "greet", "--id", "@counter@1")
+    assert result.exit_code == 1
+    assert "kept for entities" in result.stderr
+
+
+def test_an_engine_that_is_not_running(tmp_path: Path) -> None:
+    config = write_project(tmp_path / "idle")
+    result = CliRunner().invoke(root, ["instances", "list", "-c", str(config)])
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "bridge serve" in result.stderr
+    assert result.stderr.count("\n") == 1

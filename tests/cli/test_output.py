@@ -1,0 +1,87 @@
+"""What is printed: tables, JSON, and never a control character."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bridge.cli.output import Progress, clean, compact, plural, print_fields, print_json, print_table
+
+
+def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("ID", "NAME"), [("a", "x" * 3000), ("long id", "[bold]markup[/bold] :smile:")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["ID       NAME", "a        " + "x" * 3000, "long id  [bold]markup[/bold] :smile:"]
+
+
+def test_a_table_on_a_terminal_fits_it() -> None:
+    code = "from bridge.cli.output import print_table\nprint_table(('ID', 'NAME'), [('a', 'x' * 200)])"
+    primary, secondary = pty.openpty()
+    environ = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=secondary, stdin=secondary, env=environ) as process:
+        os.close(secondary)
+        output = b""
+        try:
+            while chunk := os.read(primary, 65536):
+                output += chunk
+        except OSError:
+            pass  # how Linux says that the other side has closed
+        assert process.wait(30) == 0
+    os.close(primary)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert sum(line.count("x") for line in lines) == 200
+
+
+@pytest.mark.parametrize("value", [{"a": 2**70}, "é", "\ud800", [None, 1.5], {"\x1b": "\x9b"}])
+def test_json_keeps_values(value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    print_json(value)
+    assert json.loads(capsys.readouterr().out) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain é", "plain é"), ("a\x1b[31mb", "a\\x1b[31mb"), ("\u202e\x9b\n", "\\u202e\\x9b\\n"), ("\ud800", "\\ud800")],
+)
+def test_control_characters_are_written_out(text: str, shown: str) -> None:
+    assert clean(text) == shown
+
+
+def test_compact() -> None:
+    assert compact(None) == ""
+    assert compact({"a": "é"}) == '{"a": "é"}'
+    assert compact("x" * 100, 10) == '"xxxxxxxx…'
+
+
+def test_fields_are_aligned_and_empty_ones_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields((("a", "1"), ("longer", "2"), ("none", "")))
+    assert capsys.readouterr().out == "a       1\nlonger  2\n"
+
+
+def test_plurals() -> None:
+    assert [plural(1, "route"), plural(2, "entity"), plural(1234, "message")] == [
+        "1 route", "2 entities", "1,234 messages",
+    ]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages\r\x1b[K"), (io.StringIO(), "")])
+def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    progress = Progress("messages")
+    progress(12_345)
+    progress.close()
+    assert stream.getvalue() == shown

@@ -1,0 +1,147 @@
+"""`bridge publish`, and what arrives on the local broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.cli import root
+from bridge.config.source import load
+from bridge.message import Message
+from tests.app.project import write_project
+from tests.app.test_publish import consume
+
+EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/test", "type": "go", "data": {"id": "1"}})
+Publish = Callable[..., Result]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_project(tmp_path / "publishing")
+
+
+@pytest.fixture
+def publish(config: Path) -> Publish:
+    def run(*arguments: str, input: str | bytes | None = None) -> Result:  # noqa: A002 -- click's name
+        result = CliRunner().invoke(root, ["publish", *arguments, "-c", str(config)], input=input)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def arrived(config: Path, topic: str, count: int) -> list[Message]:
+    return asyncio.run(consume(load([config], environ={}), topic, count))
+
+
+def test_files_and_standard_input(publish: Publish, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(EVENT)
+    result = publish("orders", "--file", f"{tmp_path}/a.json", "--file", "-", "--key", "k", input=EVENT)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 messages published to local/orders\n", "")
+    assert [(message.body, message.key) for message in arrived(config, "orders", 2)] == [(EVENT.encode(), b"k")] * 2
+
+
+def test_data_with_a_type_is_wrapped(publish: Publish, config: Path) -> None:
+    options = ("--type", "go", "--id", "7", "--key", "k", "--header", "a=b=c", "--data", '{"id": "1"}')
+    assert publish("orders", *options).exit_code == 0
+    [message] = arrived(config, "orders", 1)
+    event = json.loads(message.body or b"")
+    assert (event["type"], event["id"], event["data"]) == ("go", "7", {"id": "1"})
+    assert (message.key, message.headers[0]) == (b"k", ("a", b"b=c"))
+
+
+def test_any_topic_of_a_broker(publish: Publish, config: Path) -> None:
+    assert publish("local/anywhere", "--data", "not json").exit_code == 0
+    assert [message.body for message in arrived(config, "anywhere", 1)] == [b"not json"]
+
+
+def test_json_lines(publish: Publish, config: Path) -> None:
+    text = '{"body": {"n": 1}, "key": "k", "headers": {"a": "b"}}\n' + EVENT + '\n{"body": "{broken", "key": "k"}\n'
+    result = publish("orders", "--jsonl", "-", input=text)
+    assert (result.exit_code, result.stdout) == (0, "3 messages published to local/orders\n")
+    messages = arrived(config, "orders", 3)
+    assert {message.body for message in messages} == {b'{"n":1}', EVENT.encode(), b"{broken"}
+
+
+def test_json_lines_name_their_topics(publish: Publish, config: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"topic": topic, "body": number}) for number, topic in enumerate("aab")]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    result = publish("local/", "--jsonl", f"{tmp_path}/lines.jsonl")
+    assert (result.exit_code, result.stdout) == (0, "3 messages published to local/\n")
+    assert len(arrived(config, "a", 2)) == 2
+    assert len(arrived(config, "b", 1)) == 1
+
+
+def test_a_bad_line(publish: Publish, config: Path) -> None:
+    result = publish("orders", "--jsonl", "-", input='{"body": 1}\n{"body": 2}\n{"boddy": 3}\n{"body": 4}\n')
+    assert (result.exit_code, result.stdout) == (1, "")
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: stdin:3: ")
+    assert second == "2 messages published before that"
+    assert len(arrived(config, "orders", 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("orders",), 2, "give one of --file, --data and --jsonl"),
+        (("orders", "--data", "x", "--jsonl", "-"), 2, "give one of --file, --data and --jsonl"),
+        (("orders", "--file", "-", "--file", "-"), 2, "standard input can be read once"),
+        (("orders", "--jsonl", "-", "--type", "t"), 2, "lines of --jsonl go as they are"),
+        (("orders", "--data", "x", "--raw", "--type", "t"), 2, "--raw sends the data as it is"),
+        (("orders", "--file", "a", "--file", "b", "--type", "t", "--id", "1"), 2, "ids must differ"),
+        (("orders", "--data", "x", "--id", "1"), 2, "--id is for the CloudEvent that --type makes"),
+        (("order", "--data", "x"), 2, "did you mean 'orders'?"),
+        (("local/", "--data", "x"), 2, "name the topic too"),
+        (("orders", "--data", "{}"), 1, "wrap it with --type"),
+        (("plain", "--data", "{}", "--type", "t"), 1, "this source reads json"),
+        (("orders", "--file", "/nowhere.json"), 1, "/nowhere.json"),
+    ],
+)
+def test_mistakes(publish: Publish, arguments: tuple[str, ...], code: int, said: str) -> None:
+    result = publish(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+
+
+def test_a_broker_that_cannot_be_reached(publish: Publish, config: Path) -> None:
+    (config.parent / ".bridge").write_text("in the way")
+    result = publish("plain", "--data", "{}")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: ")
+
+
+def test_another_process_and_a_live_pipe(config: Path) -> None:
+    """What is written into the pipe is published although the pipe stays open."""
+    command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
+    assert process.stdin is not None
+    process.stdin.write(b'{"body": 1}\n')
+    process.stdin.flush()
+    assert len(arrived(config, "plain", 1)) == 1
+    assert process.poll() is None
+    output, _ = process.communicate(b'{"body": 2}', timeout=30)
+    assert (process.returncode, output) == (0, b"2 messages published to local/plain\n")
+
+
+def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
+    command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b'{"body": 1}\n')
+    process.stdin.flush()
+    assert len(arrived(config, "plain", 1)) == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.lstrip()) == (130, b"error: interrupted\n")

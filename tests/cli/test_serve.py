@@ -1,0 +1,110 @@
+"""`bridge serve` and `bridge worker` as processes: a message goes in, a workflow comes out, and they stop when told."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.app.project import CONFIG, PATIENCE, write_project
+
+EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/t", "type": "greeting.asked", "data": {"name": "ada"}})
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    config = write_project(tmp_path / "served")
+    config.write_text(CONFIG + "ops: {http: {port: 0}}\n")
+    return config.parent
+
+
+def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bridge", *arguments]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+
+
+@contextmanager
+def running(project: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that is ready; it is told to stop at the end and must do so cleanly."""
+    ready = project / f"ready-{arguments[0]}"
+    with (project / f"{arguments[0]}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bridge", *arguments, "--ready-file", str(ready)],
+            cwd=project,
+            stderr=log,
+            stdout=log,
+        )
+        try:
+            ends = time.monotonic() + PATIENCE
+            while not ready.exists():
+                assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
+                assert time.monotonic() < ends
+                time.sleep(0.05)
+            yield process
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_from_a_message_to_a_workflow(project: Path) -> None:
+    (project / "event.json").write_text(EVENT)
+    with running(project, "serve"):
+        assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
+        wait = f"{PATIENCE:g}s"
+        ends = time.monotonic() + PATIENCE
+        while (result := bridge(project, "instances", "wait", "greet-ada", "--timeout", wait, "--json")).returncode:
+            assert time.monotonic() < ends, result.stderr
+        assert json.loads(result.stdout)["output"] == "hello ada"
+        second = bridge(project, "serve")
+        assert second.returncode == 3
+        assert "error: " in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_intake_and_workers_in_two_processes(project: Path) -> None:
+    (project / "event.json").write_text(EVENT)
+    with running(project, "serve", "--no-worker"):
+        assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
+        ends = time.monotonic() + PATIENCE
+        while bridge(project, "instances", "list", "--ids").stdout != "greet-ada\n":
+            assert time.monotonic() < ends
+        assert json.loads(bridge(project, "instances", "show", "greet-ada", "--json").stdout)["status"] == "PENDING"
+        with running(project, "worker"):
+            assert bridge(project, "instances", "wait", "greet-ada", "--timeout", f"{PATIENCE:g}s").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_broken_configuration_starts_nothing(project: Path, command: str) -> None:
+    config = project / "bridge.yaml"
+    config.write_text(CONFIG.replace("payload.name != ''", "payload.name =! ''").replace("type: local", "type: lokal"))
+    result = bridge(project, command)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert re.match(r"error: bridge\.yaml:\d+:\d+ ", result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not (project / ".bridge").exists()
+
+
+def test_rules_that_do_not_compile_start_nothing(project: Path) -> None:
+    config = project / "bridge.yaml"
+    config.write_text(CONFIG.replace("payload.name != ''", "payload.name =! ''"))
+    result = bridge(project, "serve")
+    assert result.returncode == 3
+    assert "error: bridge.yaml:13:" in result.stderr
+    assert not (project / ".bridge").exists()
+
+
+def test_without_a_configuration_it_says_what_to_do(tmp_path: Path) -> None:
+    result = bridge(tmp_path, "serve")
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "bridge.yaml" in result.stderr
+    assert "bridge init" in result.stderr

@@ -1,0 +1,100 @@
+"""JSON, text and bytes as they are, and the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bridge.codecs import registry
+from bridge.codecs.json import JsonCodec
+from bridge.codecs.limits import Limits
+from bridge.envelope import Event
+from bridge.errors import DecodeError
+from bridge.message import Message, Position
+
+POSITION = Position("local", "orders", 3, 42)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "data", "content_type"),
+    [
+        ("json", b'{"a":1}', {"a": 1}, "application/json"),
+        ("text", "ü".encode(), "ü", "text/plain"),
+        ("bytes", b"\xff", b"\xff", "application/octet-stream"),
+    ],
+)
+def test_attributes_have_defaults(name: str, body: bytes, data: Any, content_type: str) -> None:
+    message = Message(body, b"k", (("h", b"1"), ("h", b"2\xff")), timestamp=3.5)
+    envelope = registry.get(name).decode(message, POSITION)
+    assert envelope.message_id == envelope.id == "local/orders/3@42"
+    assert (envelope.source, envelope.type, envelope.data) == ("/orders", "", data)
+    assert (envelope.headers, envelope.key, envelope.timestamp) == ({"h": "2�"}, "k", 3.5)
+    assert envelope.datacontenttype == content_type
+
+
+@pytest.mark.parametrize("name", ["json", "text", "bytes"])
+def test_the_brokers_message_id_is_the_identity(name: str) -> None:
+    envelope = registry.get(name).decode(Message(b"1", message_id="m-1"), POSITION)
+    assert envelope.message_id == envelope.id == "m-1"
+
+
+@pytest.mark.parametrize("name", ["json", "text", "bytes"])
+def test_a_tombstone_is_no_data(name: str) -> None:
+    assert registry.get(name).decode(Message(None), POSITION).data is None
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [("json", b"", "empty"), ("json", b"{", "not valid JSON"), ("text", b"a\xff", "not valid UTF-8 at byte 1")],
+)
+def test_a_body_of_another_kind_is_told(name: str, body: bytes, said: str) -> None:
+    with pytest.raises(DecodeError, match=said):
+        registry.get(name).decode(Message(body), POSITION)
+
+
+@pytest.mark.parametrize("name", ["json", "text", "bytes", "cloudevents", "cloudevents-binary"])
+def test_every_codec_keeps_the_size_limit(name: str) -> None:
+    with pytest.raises(DecodeError, match="max_payload"):
+        registry.get(name, Limits(max_payload=3)).decode(Message(b"1234"), POSITION)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "body"),
+    [
+        ("json", {"a": [None, 2**70]}, b'{"a":[null,1180591620717411303424]}'),
+        ("json", None, b"null"),
+        ("text", "ü", "ü".encode()),
+        ("text", None, None),
+        ("bytes", b"\xff", b"\xff"),
+        ("bytes", "ü", "ü".encode()),
+        ("bytes", None, None),
+    ],
+)
+def test_data_is_written(name: str, data: Any, body: bytes | None) -> None:
+    message = registry.get(name).encode(Event("7", "/s", "done", data, key="k", headers={"h": "1"}))
+    assert (message.body, message.key, message.message_id) == (body, b"k", "7")
+    headers = dict(message.headers)
+    assert (headers["h"], headers["message-id"], headers["message-type"]) == (b"1", b"7", b"done")
+    assert headers["content-type"].decode() == message.content_type
+
+
+@pytest.mark.parametrize(("name", "data"), [("text", 7), ("text", b"x"), ("text", "\ud800"), ("bytes", [1])])
+def test_data_of_another_kind_is_not_written(name: str, data: Any) -> None:
+    with pytest.raises(DecodeError):
+        registry.get(name).encode(Event("7", "/s", "done", data))
+
+
+def test_an_unknown_codec_lists_the_known() -> None:
+    with pytest.raises(
+        LookupError, match="no codec named avro; known are bytes, cloudevents, cloudevents-binary, json"
+    ):
+        registry.get("avro")
+
+
+def test_codecs_are_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    registry.register("mine", JsonCodec)
+    assert isinstance(registry.get("mine"), JsonCodec)
+    with pytest.raises(ValueError, match="already a codec named mine"):
+        registry.register("mine", JsonCodec)

@@ -1,0 +1,157 @@
+"""JSON Schema validation: what it says, what it never says, what it never fetches."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.codecs.schema import Schema, SchemaProblem, schema_problem
+from bridge.errors import SchemaError
+
+ORDER = {
+    "type": "object",
+    "required": ["id", "total"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[A-Z]-[0-9]+$"},
+        "total": {"type": "number", "minimum": 0},
+        "state": {"enum": ["new", "paid"]},
+        "lines": {"items": {"$ref": "line.json"}},
+        "note": {"const": "x"},
+        "who": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    },
+    "propertyNames": {"maxLength": 30},
+    "additionalProperties": False,
+}
+
+
+def write(folder: Path, schema: Any, name: str = "order.json") -> Path:
+    path = folder / name
+    path.write_text(schema if isinstance(schema, str) else json.dumps(schema))
+    return path
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Schema:
+    write(tmp_path, {"$ref": "nested/quantity.json#/$defs/line"}, "line.json")
+    (tmp_path / "nested").mkdir()
+    write(tmp_path, {"$defs": {"line": {"type": "object", "required": ["sku"]}}}, "nested/quantity.json")
+    return Schema(write(tmp_path, ORDER))
+
+
+def test_a_valid_payload_passes(order: Schema) -> None:
+    order.validate({"id": "A-1", "total": 2**70, "lines": [{"sku": "x"}]})
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"total": 1}, 'payload "id" is a required property'),
+        ({"id": "A-1", "total": -1}, "payload.total is less than the minimum of 0"),
+        ({"id": "A-1", "total": 1, "lines": [{"sku": 1}, {}]}, r'payload\.lines\[1\] "sku" is a required property'),
+        ([], 'payload is not of type "object"'),
+        ({"id": "A-1", "total": 1, "x": 1, "y": 2}, "has 2 properties that the schema does not allow"),
+    ],
+)
+def test_a_broken_payload_is_told_with_its_path(order: Schema, payload: Any, said: str) -> None:
+    with pytest.raises(SchemaError, match=said):
+        order.validate(payload)
+
+
+def test_no_value_of_the_payload_is_quoted(order: Schema) -> None:
+    secret = "SECRETSECRETSECRETSECRETSECRETSECRET"
+    for payload in (
+        {"id": secret},
+        {"total": secret},
+        {"state": secret},
+        {"note": secret},
+        {"who": [secret]},
+        {"lines": [secret]},
+        {secret: secret},
+        secret,
+        [secret],
+    ):
+        with pytest.raises(SchemaError) as caught:
+            order.validate({"id": "A-1", "total": 1, **payload} if isinstance(payload, dict) else payload)
+        assert secret not in str(caught.value)
+
+
+def test_three_errors_are_told(tmp_path: Path) -> None:
+    schema = Schema(write(tmp_path, {"additionalProperties": {"enum": ["x"]}}))
+    for count, more in ((2, False), (3, False), (4, True), (9, True)):
+        with pytest.raises(SchemaError) as caught:
+            schema.validate({f"k{n}": 1 for n in range(count)})
+        assert str(caught.value).count("payload.") == min(count, 3)
+        assert str(caught.value).endswith("and more") is more
+
+
+@pytest.mark.parametrize("letter", ["k", "ü", "\U0001f600"])
+def test_the_text_is_at_most_a_kilobyte(tmp_path: Path, letter: str) -> None:
+    long = letter * 2000
+    schema = Schema(write(tmp_path, {"additionalProperties": {"enum": [long]}}))
+    with pytest.raises(SchemaError) as caught:
+        schema.validate({f"{long}{n}": 1 for n in range(9)})
+    assert len(str(caught.value).encode()) <= 1024
+
+
+def test_what_json_has_no_type_for_is_a_schema_error(order: Schema) -> None:
+    for data in (b"raw", {"id": b"raw"}):
+        with pytest.raises(SchemaError, match="JSON values only"):
+            order.validate(data)
+
+
+def test_a_hostile_pattern_stays_bounded(tmp_path: Path) -> None:
+    schema = Schema(write(tmp_path, {"pattern": "^(?=(a+)+$)(?!b).*x$"}))
+    with pytest.raises(SchemaError):
+        schema.validate("a" * 5000 + "!")
+
+
+def test_an_older_draft_is_honoured(tmp_path: Path) -> None:
+    old = {"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 3, "exclusiveMaximum": True}
+    with pytest.raises(SchemaError):
+        Schema(write(tmp_path, old)).validate(3)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "holds no JSON Schema"),
+        ({"type": "nope"}, "not a valid JSON Schema"),
+        ({"pattern": "("}, "at /pattern"),
+        ({"$ref": "#/$defs/nope"}, "/\\$defs/nope"),
+        ({"$ref": "missing.json"}, r"cannot read the schema .*missing\.json: No such file"),
+        ({"$ref": "file://elsewhere/x.json"}, "only local files"),
+        ({"$id": "https://example.com/order.json", "$ref": "line.json"}, "refers to https://example.com/line.json"),
+        ({"$schema": "http://json-schema.org/draft-03/schema"}, "meta-schema"),
+    ],
+)
+def test_what_is_wrong_with_a_schema_is_told(tmp_path: Path, schema: Any, said: str) -> None:
+    path = write(tmp_path, schema)
+    problem = schema_problem(path)
+    assert problem is not None
+    assert str(path) in problem
+    with pytest.raises(SchemaProblem, match=said):
+        Schema(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert "No such file" in (schema_problem(tmp_path / "none.json") or "")
+
+
+def test_a_good_schema_has_no_problem(tmp_path: Path) -> None:
+    assert schema_problem(write(tmp_path, {"type": "object"})) is None
+
+
+def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.3)
+        port = server.getsockname()[1]
+        problem = schema_problem(write(tmp_path, {"$ref": f"http://127.0.0.1:{port}/order.json"}))
+        assert problem is not None
+        assert "only local files are read" in problem
+        with pytest.raises(TimeoutError):
+            server.accept()

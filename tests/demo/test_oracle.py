@@ -1,0 +1,113 @@
+"""The oracle on small streams, whose end one sees without running anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from demo import generate
+from demo.oracle import expect
+
+_numbers = iter(range(10**6))
+
+
+def line(topic: str, type_: str, **data: Any) -> dict[str, Any]:
+    event = {"id": f"e{next(_numbers)}", "source": f"/shop/{topic}", "type": type_, "data": data}
+    return {"topic": topic, "key": "k", "event": event}
+
+
+def created(**changes: Any) -> dict[str, Any]:
+    data = {"id": "o", "total": 10.0, "customer": "c", "lines": [{"sku": "tea", "quantity": 1}]}
+    return line("orders", "order.created", **(data | changes))
+
+
+CAPTURED = line("payments", "payment.captured", order_id="o")
+FAILED = line("payments", "payment.failed", order_id="o")
+DISPATCHED = line("shipments", "shipment.dispatched", order_id="o", tracking="t", status="dispatched")
+DELIVERED = line("shipments", "shipment.delivered", order_id="o", tracking="t", status="delivered")
+LOST = line("shipments", "shipment.lost", order_id="o", tracking="t", status="lost")
+
+
+def about(type_: str, **data: Any) -> dict[str, Any]:
+    return line("orders", type_, id="o", **data)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([created(), CAPTURED, DISPATCHED, DELIVERED], "completed"),
+        ([CAPTURED, DELIVERED, created()], "completed"),
+        ([created(), FAILED], "compensated"),
+        ([created(), CAPTURED, LOST], "compensated"),
+        ([created(lines=[{"sku": "out-of-stock", "quantity": 1}])], "compensated"),
+        ([created(payment_deadline=2)], "compensated"),
+        ([created(), about("order.cancelled")], "compensated"),
+        ([created(), about("order.flagged", verdict="fraud")], "terminated"),
+        ([created(), about("order.flagged", verdict="clean")], "running"),
+        ([created(), about("order.held")], "suspended"),
+        ([created(), about("order.held"), about("order.released"), CAPTURED, DELIVERED], "completed"),
+        ([created(), CAPTURED], "running"),
+        ([created()], "running"),
+    ],
+)
+def test_an_order_ends_once(lines: list[dict[str, Any]], status: str) -> None:
+    tally = expect(lines)
+    assert +tally.orders == {status: 1}
+    assert tally.published == (status in ("completed", "compensated"))
+    assert tally.settled == len(lines)
+    assert not tally.dead_letters
+
+
+@pytest.mark.parametrize(
+    ("odd", "source", "reason"),
+    [
+        ({"topic": "orders", "key": "k", "raw": '{"id": "x'}, "orders", "decode_error"),
+        (created(total="ten"), "orders", "schema_error"),
+        (line("orders", "order.held"), "orders", "schema_error"),
+        (about("order.teleported"), "orders", "no_route"),
+        (created(id="o\n"), "orders", "invalid_command"),
+        (line("payments", "payment.captured"), "payments", "expression_error"),
+        (line("payments", "payment.failed", order_id="nobody"), "payments", "instance_not_found"),
+        (line("payments", "payment.mislaid", order_id="nobody"), "payments", "no_route"),
+    ],
+)
+def test_what_cannot_succeed_is_dead_lettered(odd: dict[str, Any], source: str, reason: str) -> None:
+    tally = expect([odd])
+    assert tally.dead_letters == {(source, reason): 1}
+    assert (tally.settled, not tally.orders, tally.published) == (1, True, 0)
+
+
+def test_what_nobody_needs_is_neither_an_order_nor_a_dead_letter() -> None:
+    unneeded = [
+        created(total=0), line("shipments", "shipment.weather_delay", order_id="o"),
+        line("payments", "payment.authorised", order_id="nobody"),
+    ]  # fmt: skip
+    tally = expect(unneeded)
+    assert (tally.settled, not +tally.orders, not tally.dead_letters, tally.published) == (3, True, True, 0)
+
+
+def test_a_repeated_event_is_a_duplicate() -> None:
+    first = created()
+    tally = expect([first, first, CAPTURED, DELIVERED])
+    assert tally.duplicates == 1
+    assert +tally.orders == {"completed": 1}
+
+
+def test_returns_and_parcels_are_counted_by_how_they_end() -> None:
+    asked, no = about("return.requested"), about("return.decided", approved=False)
+    scanned = line("shipments", "shipment.scanned", order_id="o", tracking="other", status="scanned")
+    tally = expect([created(), CAPTURED, DISPATCHED, DELIVERED, scanned, asked, no])
+    assert +tally.returns == {"rejected": 1}
+    assert +tally.parcels == {"delivered": 1, "running": 1}
+    assert tally.published == 2
+
+
+def test_the_file_holds_every_end() -> None:
+    tally = expect(generate.load())
+    assert {"completed", "compensated", "terminated", "suspended"} == set(+tally.orders)
+    assert sum(tally.orders.values()) == sum(generate.FATES.values())
+    assert {reason for _, reason in tally.dead_letters} == {
+        "decode_error", "schema_error", "no_route", "invalid_command", "expression_error", "instance_not_found",
+    }  # fmt: skip
+    assert tally.duplicates > 0

@@ -1,0 +1,70 @@
+"""Workflows as the SDK's documentation writes them; the contract suite runs them on every engine."""
+
+from datetime import timedelta
+
+from durabletask import entities, task
+
+
+def echo(ctx: task.OrchestrationContext, value):
+    return value
+
+
+def add_one(ctx: task.ActivityContext, value: int) -> int:
+    return value + 1
+
+
+def chain(ctx: task.OrchestrationContext, value: int):
+    first = yield ctx.call_activity(add_one, input=value)
+    return (yield ctx.call_activity(add_one, input=first))
+
+
+def fan_out(ctx: task.OrchestrationContext, width: int):
+    results = yield task.when_all([ctx.call_activity(add_one, input=number) for number in range(width)])
+    return sum(results)
+
+
+def approval(ctx: task.OrchestrationContext, _):
+    return (yield ctx.wait_for_external_event("approve"))
+
+
+def twice(ctx: task.OrchestrationContext, _):
+    first = yield ctx.wait_for_external_event("item")
+    second = yield ctx.wait_for_external_event("item")
+    return [first, second]
+
+
+def patient(ctx: task.OrchestrationContext, seconds: float):
+    yield ctx.create_timer(timedelta(seconds=seconds))
+    return "woke"
+
+
+def parent(ctx: task.OrchestrationContext, value: int):
+    return (yield ctx.call_sub_orchestrator(chain, input=value))
+
+
+def countdown(ctx: task.OrchestrationContext, left: int):
+    if left > 0:
+        ctx.continue_as_new(left - 1)
+    return "done"
+
+
+def reporting(ctx: task.OrchestrationContext, status: str):
+    ctx.set_custom_status(status)
+    yield ctx.wait_for_external_event("go")
+
+
+def cancellable(ctx: task.OrchestrationContext, _):
+    return (yield ctx.wait_for_external_event("cancel"))
+
+
+def versioned(ctx: task.OrchestrationContext, _):
+    return ctx.version
+
+
+def failing(ctx: task.OrchestrationContext, _):
+    raise RuntimeError("as planned")
+
+
+class Counter(entities.DurableEntity):
+    def add(self, amount: int):
+        self.set_state(self.get_state(int, 0) + amount)

@@ -1,0 +1,70 @@
+"""A sidecar on loopback gRPC, as remote engines see one: with metadata, tokens, faults, and a way to go away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import durabletask.internal.orchestrator_service_pb2_grpc as stubs
+import grpc
+
+from bridge.engines.embedded.memory import MemoryBackend
+
+
+class Gatekeeper(grpc.ServerInterceptor):
+    """Records metadata by method and refuses calls without the token."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[dict[str, str]]] = {}
+        self.token: str | None = None
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
+        self.seen.setdefault(details.method.rpartition("/")[2], []).append(metadata)
+        refusal = self.refusal
+        if self.token is not None and metadata.get("authorization") != f"Bearer {self.token}":
+            refusal = (grpc.StatusCode.UNAUTHENTICATED, "no valid token")
+        handler = continuation(details)
+        if refusal is None:
+            return handler
+
+        def refuse(request: Any, context: Any) -> Any:
+            context.abort(*refusal)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(refuse, handler.request_deserializer)
+        return grpc.unary_unary_rpc_method_handler(refuse, handler.request_deserializer)
+
+
+class Sidecar:
+    def __init__(self) -> None:
+        self.backend = MemoryBackend()
+        self.gate = Gatekeeper()
+        self.port = 0
+        self._server: grpc.Server | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._pool = ThreadPoolExecutor(64)
+        server = grpc.server(self._pool, interceptors=[self.gate], options=[("grpc.so_reuseport", 0)])
+        stubs.add_TaskHubSidecarServiceServicer_to_server(self.backend, server)
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.start()
+        self._server = server
+
+    def go_away(self) -> None:
+        """Stops serving; the instances stay."""
+        assert self._server is not None
+        self._server.stop(0).wait()
+        self._server = None
+
+    def close(self) -> None:
+        self.backend.close()
+        if self._server is not None:
+            self.go_away()

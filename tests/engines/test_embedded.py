@@ -1,0 +1,26 @@
+"""The embedded engine in the process that hosts it."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.engines.contract import EngineContract, station
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
+async def hosted(tmp_path_factory):
+    config = EmbeddedEngineConfig(type="embedded", max_request="512KiB")
+    engine = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
+    await engine.start()
+    async with station(engine) as running:
+        yield running
+    await engine.stop()
+
+
+class TestEmbedded(EngineContract):
+    pass

@@ -1,0 +1,31 @@
+"""The embedded engine seen from another process: client and worker attach to the host's socket."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.engines.contract import EngineContract, station
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
+async def attached(tmp_path_factory):
+    # Longer than a socket's path may be.
+    directory = tmp_path_factory.mktemp("engine") / ("deep" * 20) / ("deeper" * 10)
+    config = EmbeddedEngineConfig(type="embedded", max_request="512KiB")
+    host = EmbeddedEngine("default", config, directory, host=True)
+    await host.start()
+    engine = EmbeddedEngine("default", config, directory, host=False)
+    await engine.start()
+    async with station(engine) as running:
+        yield running
+    await engine.stop()
+    await host.stop()
+
+
+class TestEmbeddedSocket(EngineContract):
+    pass

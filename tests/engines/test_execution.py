@@ -1,0 +1,208 @@
+"""What is believed when the outcome of a call is unknown. Real client and backend; only the answers are disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import durabletask.internal.orchestrator_service_pb2 as pb
+import grpc
+import pytest
+from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationStatus
+
+from bridge.commands import OnExisting, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Terminate
+from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.inprocess import AioChannel
+from bridge.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    InstanceNotFound,
+)
+
+
+class Disturbed:
+    """Passes calls on, and answers those named in `faults` otherwise: (code, whether the call took effect)."""
+
+    def __init__(self) -> None:
+        self.backend = MemoryBackend()
+        self.faults: dict[str, tuple[grpc.StatusCode, bool]] = {}
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(request: Any, context: Any) -> Any:
+            method = getattr(self.backend, name)
+            self.calls.append((name, request))
+            code, effect = self.faults.get(name, (None, True))
+            response = method(request, context) if effect else None
+            if code is not None:
+                context.abort(code, "disturbed")
+            return response
+
+        return call
+
+
+@pytest.fixture
+def servicer():
+    servicer = Disturbed()
+    yield servicer
+    servicer.backend.close()
+
+
+@pytest.fixture
+def executor(servicer):
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(servicer, timeout=5.0))
+    return CommandExecutor(SimpleNamespace(client=client))
+
+
+def finish(servicer: Disturbed, instance_id: str) -> None:
+    servicer.backend._instances[instance_id].status = pb.ORCHESTRATION_STATUS_COMPLETED
+
+
+START = ScheduleOrchestration("echo", "a", 1)
+NO_ANSWER = grpc.StatusCode.DEADLINE_EXCEEDED
+QUESTIONS = [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS]
+
+
+async def test_start_without_answer_that_took_effect_is_done(servicer, executor):
+    servicer.faults["StartInstance"] = NO_ANSWER, True
+    await executor.execute(START)
+    assert "a" in servicer.backend._instances
+
+
+async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer, executor):
+    servicer.faults["StartInstance"] = NO_ANSWER, False
+    with pytest.raises(EngineTimeout):
+        await executor.execute(START)
+
+
+async def test_start_without_answer_of_an_old_instance_is_a_duplicate(servicer, executor):
+    await executor.execute(START)
+    instance = servicer.backend._instances["a"]
+    instance.created_at = instance.created_at.replace(year=2020)
+    servicer.faults["StartInstance"] = NO_ANSWER, False
+    with pytest.raises(InstanceAlreadyExists):
+        await executor.execute(START)
+
+
+@pytest.mark.parametrize("code", QUESTIONS)
+async def test_untyped_answer_to_a_duplicate_is_a_duplicate(servicer, executor, code):
+    await executor.execute(START)
+    servicer.faults["StartInstance"] = code, False
+    with pytest.raises(InstanceAlreadyExists):
+        await executor.execute(START)
+
+
+@pytest.mark.parametrize("code", QUESTIONS)
+async def test_untyped_answer_about_nothing_is_tried_a_bounded_number_of_times(servicer, executor, code):
+    servicer.faults["StartInstance"] = code, False
+    with pytest.raises(EngineError) as caught:
+        await executor.execute(START)
+    assert type(caught.value) is EngineError
+
+
+@pytest.mark.parametrize("command", [START, RaiseEvent("a", "go"), SignalEntity("counter", "k", "add")])
+async def test_an_engine_that_answers_nothing_useful_is_an_outage(servicer, executor, command):
+    for method in ("StartInstance", "RaiseEvent", "SignalEntity", "GetInstance"):
+        servicer.faults[method] = grpc.StatusCode.INTERNAL, False
+    with pytest.raises(EngineUnavailable, match="nothing useful"):
+        await executor.execute(command)
+
+
+async def test_an_outage_is_not_asked_about(servicer, executor):
+    servicer.faults["StartInstance"] = grpc.StatusCode.UNAVAILABLE, False
+    with pytest.raises(EngineUnavailable):
+        await executor.execute(START)
+    assert [name for name, _request in servicer.calls] == ["StartInstance"]
+
+
+async def test_a_reuse_policy_is_always_sent(servicer, executor):
+    await executor.execute(START)
+    await executor.execute(StartOrRaise("echo", "b", "go"))
+    await executor.execute(ScheduleOrchestration("echo", "c", on_existing=OnExisting.RESTART))
+    requests = [request for name, request in servicer.calls if name == "StartInstance"]
+    assert all(request.HasField("orchestrationIdReusePolicy") for request in requests)
+    statuses = [set(request.orchestrationIdReusePolicy.replaceableStatus) for request in requests]
+    assert statuses == [set(), set(), {1, 3, 4, 5}]
+    assert {pb.OrchestrationStatus.Name(value) for value in statuses[2]} == {
+        "ORCHESTRATION_STATUS_COMPLETED",
+        "ORCHESTRATION_STATUS_FAILED",
+        "ORCHESTRATION_STATUS_CANCELED",
+        "ORCHESTRATION_STATUS_TERMINATED",
+    }
+
+
+async def test_raise_that_the_engine_took_for_a_missing_instance(servicer, executor):
+    """Some engines store events for ids they do not know."""
+    servicer.backend.RaiseEvent = lambda request, context: pb.RaiseEventResponse()
+    with pytest.raises(InstanceNotFound):
+        await executor.execute(RaiseEvent("missing", "go"))
+
+
+async def test_raise_that_raced_with_the_end_is_not_lost_silently(servicer, executor):
+    await executor.execute(START)
+    backend_raise = servicer.backend.RaiseEvent
+
+    def take_and_finish(request, context):
+        response = backend_raise(request, context)
+        finish(servicer, "a")
+        return response
+
+    servicer.backend.RaiseEvent = take_and_finish
+    with pytest.raises(InstanceFinished):
+        await executor.execute(RaiseEvent("a", "go", 1))
+
+
+async def test_raise_without_answer_is_repeated(servicer, executor):
+    await executor.execute(START)
+    servicer.faults["RaiseEvent"] = NO_ANSWER, True
+    with pytest.raises(EngineTimeout):
+        await executor.execute(RaiseEvent("a", "go", 1))
+
+
+async def test_terminate_is_not_sent_to_a_finished_instance(servicer, executor):
+    await executor.execute(START)
+    finish(servicer, "a")
+    with pytest.raises(InstanceFinished):
+        await executor.execute(Terminate("a"))
+    assert "TerminateInstance" not in [name for name, _request in servicer.calls]
+
+
+async def test_start_or_raise_of_a_start_without_answer_does_not_raise_too(servicer, executor):
+    servicer.faults["StartInstance"] = NO_ANSWER, True
+    await executor.execute(StartOrRaise("twice", "a", "item", data=1))
+    assert "RaiseEvent" not in [name for name, _request in servicer.calls]
+
+
+async def test_a_channel_closed_under_a_call_is_an_outage(executor):
+    async def closed() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(EngineUnavailable):
+        await executor._call("start 'a'", None, closed)
+
+
+async def test_a_cancelled_task_stays_cancelled(servicer, executor):
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(executor._call("start 'a'", None, hang))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_errors_never_hold_payload(servicer, executor):
+    servicer.faults["StartInstance"] = grpc.StatusCode.UNKNOWN, False
+    with pytest.raises(EngineError) as caught:
+        await executor.execute(ScheduleOrchestration("echo", "a", {"card": "4111"}))
+    assert "4111" not in str(caught.value)
+    assert OrchestrationStatus.PENDING.name not in str(caught.value)

@@ -1,0 +1,306 @@
+"""The embedded engine's life: who hosts it, who may, what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge.commands import ScheduleOrchestration
+from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.engines.base import Engine
+from bridge.engines.embedded.endpoint import LOCK, SOCKET
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.factory import create
+from bridge.engines.scheduler import SchedulerEngine
+from bridge.engines.worker import stop_worker
+from bridge.errors import EngineMisconfigured, EngineUnavailable
+from tests.engines.contract import workflows
+
+WAIT = 10
+CONFIG = EmbeddedEngineConfig(type="embedded", timeout="5s")
+
+HOST = """
+import asyncio, sys
+from pathlib import Path
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+
+async def main():
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(sys.argv[1]), host=True)
+    await engine.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def host_elsewhere(directory: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOST, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+async def test_one_host_per_directory(tmp_path):
+    first = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await first.start()
+    second = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    with pytest.raises(EngineUnavailable, match=rf"hosted by process {os.getpid()};"):
+        await second.start()
+    await second.stop()
+    await first.probe()
+    await first.stop()
+    await second.start()
+    await second.stop()
+
+
+async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path):
+    process = host_elsewhere(tmp_path)
+    try:
+        with pytest.raises(EngineUnavailable, match=f"hosted by process {process.pid};"):
+            await EmbeddedEngine("default", CONFIG, tmp_path, host=True).start()
+    finally:
+        kill(process)
+    assert (tmp_path / SOCKET).exists()
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await engine.start()
+    attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await attached.start()
+    await attached.probe()
+    await attached.stop()
+    await engine.stop()
+    assert not (tmp_path / SOCKET).exists()
+    assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path):
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await engine.start()
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="start `bridge serve`"):
+        await engine.probe()
+    with pytest.raises(EngineUnavailable, match="start 'a'"):
+        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+    assert time.monotonic() - began < 2 * CONFIG.timeout
+    process = host_elsewhere(tmp_path)
+    try:
+        await until_it_answers(engine)
+        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+    finally:
+        kill(process)
+    with pytest.raises(EngineUnavailable):
+        await engine.probe()
+    await engine.stop()
+
+
+async def until_it_answers(engine: Engine) -> None:
+    async with asyncio.timeout(WAIT):
+        while True:
+            try:
+                return await engine.probe()
+            except EngineUnavailable:
+                await asyncio.sleep(0.05)
+
+
+async def test_the_directory_is_made_private(tmp_path):
+    directory = tmp_path / "engine"
+    directory.mkdir(mode=0o755)
+    engine = EmbeddedEngine("default", CONFIG, directory, host=True)
+    await engine.start()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    await engine.stop()
+
+
+async def test_a_directory_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineMisconfigured, match="cannot be made ours alone"):
+        await EmbeddedEngine("default", CONFIG, tmp_path / "file", host=True).start()
+
+
+async def test_stop_ends_waits_of_other_processes_and_is_idempotent(tmp_path):
+    host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await host.start()
+    attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await attached.start()
+    await attached.client.schedule_new_orchestration("nobody", instance_id="a")
+    waits = [
+        asyncio.ensure_future(engine.client.wait_for_orchestration_completion("a", timeout=600))
+        for engine in (host, attached)
+    ]
+    await until(lambda: len(host._backend._state_waiters.get("a", ())) == 2)
+    async with asyncio.timeout(WAIT):
+        await host.stop()
+        results = await asyncio.gather(*waits, return_exceptions=True)
+    assert all(isinstance(result, Exception) for result in results)
+    await host.stop()
+    await attached.stop()
+    await until_threads_are_gone()
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(WAIT):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def before() -> None:
+    """Other tests of the same process may keep an engine running."""
+    OTHERS.clear()
+    OTHERS.update(engine_threads())
+
+
+OTHERS: set[str] = set()
+
+
+async def until_threads_are_gone() -> None:
+    try:
+        await until(lambda: not set(engine_threads()) - OTHERS)
+    except TimeoutError:
+        raise AssertionError(f"threads are left: {set(engine_threads()) - OTHERS}") from None
+
+
+def engine_threads() -> list[str]:
+    ours = ("bridge-", "DurableTask", "(run_loop)", "(stream_reader)")
+    return [thread.name for thread in threading.enumerate() if any(part in thread.name for part in ours)]
+
+
+@pytest.mark.parametrize("host", [True, False])
+async def test_workers_leave_no_threads(tmp_path, host):
+    owner = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await owner.start()
+    engine = owner if host else EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await engine.start()
+    client = engine.client
+    for number in range(3):
+        worker = engine.worker(workflows())
+        worker.start()
+        await client.schedule_new_orchestration("chain", input=1, instance_id=f"a{number}")
+        state = await client.wait_for_orchestration_completion(f"a{number}", timeout=WAIT)
+        assert state is not None
+        assert state.get_output() == 3
+        assert await stop_worker(worker, WAIT)
+    await engine.stop()
+    await owner.stop()
+    await until_threads_are_gone()
+
+
+async def test_a_worker_that_cannot_stop_is_reported(tmp_path):
+    """An activity that blocks keeps the SDK's stop waiting."""
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await engine.start()
+    entered, leave = threading.Event(), threading.Event()
+
+    def block(ctx, _):
+        entered.set()
+        leave.wait(WAIT)
+
+    def blocked(ctx, _):
+        yield ctx.call_activity(block)
+
+    worker = engine.worker(type(workflows())(orchestrators={"blocked": blocked}, activities={"block": block}))
+    worker.start()
+    await engine.client.schedule_new_orchestration("blocked", instance_id="a")
+    assert await asyncio.to_thread(entered.wait, WAIT)
+    assert not await stop_worker(worker, 0.2)
+    leave.set()
+    await until(lambda: not worker._is_running)
+    assert await stop_worker(worker, WAIT)
+    await engine.stop()
+
+
+async def test_finished_instances_go_after_their_retention(tmp_path):
+    engine = EmbeddedEngine("default", CONFIG.model_copy(update={"retention": 0.3}), tmp_path, host=True)
+    await engine.start()
+    worker = engine.worker(workflows())
+    worker.start()
+    await engine.client.schedule_new_orchestration("echo", instance_id="a")
+    await engine.client.schedule_new_orchestration("approval", instance_id="b")
+    await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
+    await until(lambda: "a" not in engine._backend._instances)
+    assert "b" in engine._backend._instances
+    assert await stop_worker(worker, WAIT)
+    await engine.stop()
+
+
+async def test_many_timers_need_one_thread(tmp_path):
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await engine.start()
+    worker = engine.worker(workflows())
+    worker.start()
+    before = threading.active_count()
+    for number in range(100):
+        await engine.client.schedule_new_orchestration("patient", input=3600, instance_id=f"a{number}")
+    for number in range(100):
+        await engine.client.wait_for_orchestration_start(f"a{number}", timeout=WAIT)
+    assert threading.active_count() - before < 60
+    assert await stop_worker(worker, WAIT)
+    await engine.stop()
+
+
+async def test_the_socket_keeps_threads_for_quick_calls(tmp_path):
+    host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await host.start()
+    attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await attached.start()
+    await attached.client.schedule_new_orchestration("nobody", instance_id="a")
+    waits = [
+        asyncio.ensure_future(attached.client.wait_for_orchestration_completion("a", timeout=600)) for _ in range(60)
+    ]
+    await until(lambda: sum(wait.done() for wait in waits) == 60 - 32)
+    assert await attached.client.get_orchestration_state("a") is not None
+    await host.stop()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await attached.stop()
+
+
+def test_a_wait_without_time_left_ends_at_once():
+    backend = MemoryBackend()
+    began = time.monotonic()
+    assert backend._wait_for_state("missing", lambda instance: True, 0.0) is None
+    assert time.monotonic() - began < WAIT
+    backend.close()
+
+
+async def test_descriptions_and_factory(tmp_path):
+    embedded = create("default", CONFIG, tmp_path, host=True)
+    assert isinstance(embedded, EmbeddedEngine)
+    assert not embedded.durable
+    assert "NOT DURABLE" in embedded.description
+    assert str(tmp_path / CONFIG.path / SOCKET) in embedded.description
+    scheduler = create("eu", SchedulerEngineConfig(type="scheduler"), tmp_path, host=True)
+    assert isinstance(scheduler, SchedulerEngine)
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = embedded.client
+
+
+def test_a_socket_is_not_reachable_by_others(tmp_path):
+    """The directory's mode guards it: nothing else asks who connects."""
+
+    async def main() -> None:
+        engine = EmbeddedEngine("default", CONFIG, tmp_path / "engine", host=True)
+        await engine.start()
+        assert (tmp_path / "engine").stat().st_mode & 0o077 == 0
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "engine" / SOCKET))
+        await engine.stop()
+
+    asyncio.run(main())

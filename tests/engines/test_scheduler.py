@@ -1,0 +1,209 @@
+"""What only a remote engine has: metadata, credentials, absence."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import azure.identity
+import azure.identity.aio
+import grpc
+import pytest
+from azure.core.credentials import AccessToken
+
+from bridge.commands import ScheduleOrchestration
+from bridge.config.engines import SchedulerEngineConfig
+from bridge.engines import credentials
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
+from bridge.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
+from tests.engines.contract import WAIT, station
+from tests.engines.sidecar import Sidecar
+
+
+@pytest.fixture
+def sidecar():
+    sidecar = Sidecar()
+    sidecar.start()
+    yield sidecar
+    sidecar.close()
+
+
+def config(**values) -> SchedulerEngineConfig:
+    return SchedulerEngineConfig(type="scheduler", **{"timeout": "5s", **values})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("http://localhost:8080", ("localhost:8080", False)),
+        ("https://x.westeurope.durabletask.io", ("x.westeurope.durabletask.io:443", True)),
+        ("https://x.durabletask.io:8443/", ("x.durabletask.io:8443", True)),
+        ("x.durabletask.io", ("x.durabletask.io:443", True)),
+        ("x.durabletask.io:443", ("x.durabletask.io:443", True)),
+        ("grpc://10.0.0.1:4001", ("10.0.0.1:4001", False)),
+        ("http://[::1]:8080", ("[::1]:8080", False)),
+    ],
+)
+def test_endpoints(endpoint, expected):
+    assert parse_endpoint(endpoint) == expected
+
+
+@pytest.mark.parametrize("endpoint", ["", "https://", "ftp://x", "http://u:p@x", "http://x/path", "http://x?y=1"])
+def test_endpoints_that_are_none(endpoint):
+    with pytest.raises(ValueError, match="write it like"):
+        parse_endpoint(endpoint)
+
+
+async def test_task_hub_and_token_reach_every_call(sidecar):
+    sidecar.gate.token = "s3cret"
+    engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, task_hub="orders", token="s3cret"))
+    await engine.start()
+    async with station(engine) as running:
+        await running.executor.execute(ScheduleOrchestration("chain", "a", 1))
+        await running.finished("a")
+        assert await engine.client.get_orchestration_history("a")
+    await engine.stop()
+    seen = sidecar.gate.seen
+    assert {"StartInstance", "GetWorkItems", "CompleteActivityTask", "StreamInstanceHistory"} <= set(seen)
+    for method, calls in seen.items():
+        for metadata in calls:
+            assert metadata["taskhub"] == "orders", method
+            assert metadata["authorization"] == "Bearer s3cret", method
+    assert "s3cret" not in engine.description
+
+
+async def test_a_wrong_token_is_denied_and_the_right_one_recovers(sidecar):
+    sidecar.gate.token = "right"
+    engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, token="wrong"))
+    await engine.start()
+    with pytest.raises(EngineDenied, match="no valid token"):
+        await engine.probe()
+    with pytest.raises(EngineDenied):
+        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+    sidecar.gate.token = "wrong"
+    await engine.probe()
+    await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (grpc.StatusCode.UNIMPLEMENTED, "", EngineMisconfigured),
+        (grpc.StatusCode.NOT_FOUND, "task hub 'default' not found", EngineMisconfigured),
+        (grpc.StatusCode.PERMISSION_DENIED, "role missing", EngineDenied),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", EngineUnavailable),
+    ],
+)
+async def test_refusals_are_outages(sidecar, code, details, expected):
+    sidecar.gate.refusal = code, details
+    engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
+    await engine.start()
+    for call in (engine.probe(), CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))):
+        with pytest.raises(EngineOutage) as caught:
+            await call
+        assert type(caught.value) is expected
+    await engine.stop()
+
+
+async def test_away_and_back(sidecar):
+    engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
+    await engine.start()
+    executor = CommandExecutor(engine)
+    await executor.execute(ScheduleOrchestration("echo", "before"))
+    sidecar.go_away()
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        await executor.execute(ScheduleOrchestration("echo", "during"))
+    with pytest.raises(EngineUnavailable):
+        await engine.probe()
+    assert time.monotonic() - began < 10
+    sidecar.start()
+    async with asyncio.timeout(WAIT):
+        while True:
+            try:
+                await executor.execute(ScheduleOrchestration("echo", "after"))
+                break
+            except EngineUnavailable:
+                await asyncio.sleep(0.05)
+    assert {"before", "after"} <= set(sidecar.backend._instances)
+    await engine.stop()
+
+
+async def test_an_engine_that_never_answers_times_out():
+    """Something listens and says nothing."""
+    connections: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda reader, writer: connections.append(writer), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    engine = SchedulerEngine("eu", config(endpoint=f"http://127.0.0.1:{port}", timeout="300ms"))
+    await engine.start()
+    began = time.monotonic()
+    with pytest.raises(EngineOutage) as caught:
+        await engine.probe()
+    assert type(caught.value) in (EngineTimeout, EngineUnavailable)
+    assert time.monotonic() - began < 5
+    await engine.stop()
+    for writer in connections:
+        writer.close()
+    server.close()
+
+
+class SlowCredential:
+    """Waits for an identity service that does not answer."""
+
+    async def get_token(self, *scopes: str) -> AccessToken:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def close(self) -> None:
+        pass
+
+
+class RefusingCredential(SlowCredential):
+    async def get_token(self, *scopes: str) -> AccessToken:
+        raise azure.identity.CredentialUnavailableError("no identity here")
+
+
+@pytest.mark.parametrize(
+    ("credential", "expected"), [(SlowCredential, EngineTimeout), (RefusingCredential, EngineDenied)]
+)
+async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expected):
+    monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", credential)
+    engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, credential="default", timeout="300ms"))
+    await engine.start()
+    executor = CommandExecutor(engine)
+    for call in (engine.probe(), executor.execute(ScheduleOrchestration("echo", "a"))):
+        with pytest.raises(expected):
+            await call
+    await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("values", "secure", "expected"),
+    [
+        ({}, False, "none"),
+        ({}, True, "default"),
+        ({"token": "x"}, True, "none"),
+        ({"credential": "cli"}, False, "cli"),
+        ({"credential": "none"}, True, "none"),
+    ],
+)
+def test_which_credential(values, secure, expected):
+    assert credentials.kind(config(**values), secure) == expected
+
+
+@pytest.mark.parametrize("name", ["default", "managed_identity", "environment", "cli"])
+async def test_credentials_come_in_pairs_and_are_closed(name):
+    made = credentials.create(config(credential=name, client_id="0000"), True)
+    assert made is not None
+    assert type(made.asynchronous).__name__ == type(made.synchronous).__name__
+    assert type(made.asynchronous).__module__.startswith("azure.identity.aio")
+    await made.close()
+
+
+async def test_a_credential_that_cannot_be_made(monkeypatch):
+    for variable in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    engine = SchedulerEngine("eu", config(endpoint="https://x.durabletask.io", credential="workload_identity"))
+    with pytest.raises(EngineMisconfigured, match="workload_identity"):
+        await engine.start()

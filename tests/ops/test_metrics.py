@@ -1,0 +1,125 @@
+"""What is exported, from which numbers, and that it is the format Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge.ops.metrics import CONTENT_TYPE, Metrics
+from bridge.pipeline.histogram import Histogram
+
+
+@dataclass
+class Stats:
+    name: str = "orders"
+    received: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    abandoned: dict[str, int] = field(default_factory=dict)
+    commands: dict[tuple[str, str], int] = field(default_factory=dict)
+    retries: int = 0
+    bugs: int = 0
+    in_flight: int = 0
+    in_flight_bytes: int = 0
+    queued: int = 0
+    locks_lost: int = 0
+    held: bool = False
+    paused: bool = False
+    processing: Histogram = field(default_factory=Histogram)
+    critical: Histogram = field(default_factory=Histogram)
+
+    def partitions(self) -> Iterable[tuple[str, int, int, int]]:
+        return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
+
+
+@dataclass
+class Engine:
+    name: str = "default"
+    up: bool = True
+    durable: bool = False
+
+
+def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_every_number_is_exported_with_its_labels() -> None:
+    stats = Stats(
+        received=11,
+        outcomes={"executed": 5, "dead_lettered": 2},
+        dead_letters={"decode_error": 2},
+        abandoned={"revoked": 1},
+        commands={("start", "schedule"): 5},
+        retries=3,
+        bugs=2,
+        in_flight=3,
+        in_flight_bytes=4096,
+        queued=2,
+        locks_lost=1,
+        held=True,
+    )
+    stats.processing.observe(0.001)
+    stats.processing.observe(0.002)
+    stats.critical.observe(9999.0)
+    text = Metrics(lambda: [stats, Stats("payments")], lambda: [Engine()], version="1.2", config="abc").render()
+    found = samples(text)
+
+    def value(name: str, source: str = "orders", **labels: str) -> float:
+        return found[name, frozenset({"source": source, **labels}.items())]
+
+    assert value("bridge_received_total") == 11
+    assert value("bridge_received_total", "payments") == 0
+    assert value("bridge_outcomes_total", outcome="executed") == 5
+    assert value("bridge_dead_letters_total", reason="decode_error") == 2
+    assert value("bridge_abandoned_total", reason="revoked") == 1
+    assert value("bridge_commands_total", route="start", verb="schedule") == 5
+    assert value("bridge_retries_total") == 3
+    assert value("bridge_bugs_total") == 2
+    assert value("bridge_locks_lost_total") == 1
+    assert value("bridge_in_flight") == 3
+    assert value("bridge_in_flight_bytes") == 4096
+    assert value("bridge_queued") == 2
+    assert (value("bridge_held"), value("bridge_paused")) == (1, 0)
+    assert value("bridge_gap", topic="orders", partition="0") == 5
+    assert value("bridge_lag", topic="orders", partition="0") == 7
+    assert value("bridge_processing_seconds_count") == 2
+    assert value("bridge_processing_seconds_sum") == pytest.approx(0.003)
+    assert value("bridge_processing_seconds_bucket", le="0.001") == 1
+    assert value("bridge_processing_seconds_bucket", le="0.0025") == 2
+    assert value("bridge_processing_seconds_bucket", le="+Inf") == 2
+    assert value("bridge_critical_seconds_bucket", le="1800.0") == 0
+    assert value("bridge_critical_seconds_bucket", le="+Inf") == 1
+    assert found["bridge_engine_up", frozenset({("engine", "default")})] == 1
+    assert found["bridge_engine_durable", frozenset({("engine", "default")})] == 0
+    assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
+    assert "version=0.0.4" in CONTENT_TYPE
+
+
+def test_numbers_are_read_at_every_scrape() -> None:
+    sources = [Stats()]
+    metrics = Metrics(lambda: sources, list, version="", config="")
+    key = ("bridge_received_total", frozenset({("source", "orders")}))
+    assert samples(metrics.render())[key] == 0
+    sources[0].received = 7
+    assert samples(metrics.render())[key] == 7
+    sources.clear()
+    assert key not in samples(metrics.render())
+
+
+def test_two_bridges_in_one_process_do_not_meet() -> None:
+    first, second = (Metrics(list, list, version=version, config="") for version in ("1", "2"))
+    assert b'version="2"' not in first.render()
+    assert b'version="2"' in second.render()
+    assert b"python_info" not in first.render()
+
+
+def test_odd_names_stay_inside_their_quotes() -> None:
+    text = Metrics(lambda: [Stats('a"\n\\b')], list, version="", config="").render()
+    assert ("bridge_received_total", frozenset({("source", 'a"\n\\b')})) in samples(text)

@@ -1,0 +1,171 @@
+"""The ops port over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from bridge.config.model import HttpConfig
+from bridge.errors import ConfigError
+from bridge.ops.health import Check, Readiness
+from bridge.ops.web import Web
+
+READY = Readiness("running", (Check("source", "orders", "idle"),))
+UNREADY = Readiness("running", (Check("source", "orders", "held", "engine default: away"),))
+
+
+class Answers:
+    readiness = READY
+    text = b"bridge_info 1.0\n"
+
+    def health(self) -> Readiness:
+        return self.readiness
+
+    def metrics(self) -> bytes:
+        if not self.text:
+            raise RuntimeError("SECRET")
+        return self.text
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+async def web(answers: Answers) -> AsyncIterator[Web]:
+    web = Web(HttpConfig(port=0, allowed_hosts=("Bridge.Internal",)), answers.health, answers.metrics)
+    await web.start()
+    yield web
+    await web.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def test_the_port_in_use_is_told(web: Web) -> None:
+    assert web.port > 0
+    assert web.url == f"http://127.0.0.1:{web.port}"
+
+
+async def test_health_answers(web: Web, http: aiohttp.ClientSession) -> None:
+    async with http.get(f"{web.url}/healthz") as response:
+        assert (response.status, await response.json()) == (200, {"alive": True})
+
+
+async def test_readiness_answers_200_or_503(web: Web, http: aiohttp.ClientSession, answers: Answers) -> None:
+    async with http.get(f"{web.url}/readyz") as response:
+        assert (response.status, await response.json()) == (200, READY.as_dict())
+    answers.readiness = UNREADY
+    async with http.get(f"{web.url}/readyz") as response:
+        assert response.status == 503
+        assert (await response.json())["components"][0]["detail"] == "engine default: away"
+
+
+async def test_metrics_answer_in_the_text_format(web: Web, http: aiohttp.ClientSession, answers: Answers) -> None:
+    async with http.get(f"{web.url}/metrics") as response:
+        assert await response.read() == answers.text
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+async def test_nothing_can_be_changed(web: Web, http: aiohttp.ClientSession, path: str, method: str) -> None:
+    async with http.request(method, web.url + path, data=b"x" if method != "TRACE" else None) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET,HEAD"
+
+
+async def test_other_paths_are_not_found(web: Web, http: aiohttp.ClientSession) -> None:
+    for path in ("/", "/metrics/x", "/..%2fetc", "/healthz/"):
+        async with http.get(web.url + path) as response:
+            assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("127.0.0.1:8099", 200),
+        ("[::1]:8099", 200),
+        ("bridge.internal:8099", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("evil.example:localhost", 421),
+        ("[::1].evil.example", 421),
+        ("127.0.0.1@evil.example", 421),
+        ("", 421),
+    ],
+)
+async def test_only_known_host_names_are_served(web: Web, http: aiohttp.ClientSession, host: str, status: int) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        async with http.get(web.url + path, headers={"Host": host}) as response:
+            assert response.status == status
+
+
+async def test_every_answer_carries_security_headers(web: Web, http: aiohttp.ClientSession) -> None:
+    for path, headers in (("/healthz", {}), ("/nothing", {}), ("/metrics", {"Host": "evil.example"})):
+        async with http.get(web.url + path, headers=headers) as response:
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+            assert response.headers["Cache-Control"] == "no-store"
+            assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_a_bug_is_answered_without_its_text(web: Web, http: aiohttp.ClientSession, answers: Answers) -> None:
+    answers.text = b""
+    async with http.get(f"{web.url}/metrics") as response:
+        assert response.status == 500
+        assert "SECRET" not in await response.text()
+    async with http.get(f"{web.url}/healthz") as response:
+        assert response.status == 200
+
+
+async def test_a_taken_port_is_a_configuration_error(web: Web, answers: Answers) -> None:
+    second = Web(HttpConfig(port=web.port), answers.health, answers.metrics)
+    with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{web.port}.*choose another port"):
+        await second.start()
+    await second.stop()
+
+
+async def test_stopping_leaves_nothing_behind(answers: Answers) -> None:
+    before = asyncio.all_tasks()
+    web = Web(HttpConfig(port=0), answers.health, answers.metrics)
+    await web.stop()
+    await web.start()
+    async with aiohttp.ClientSession() as http, http.get(f"{web.url}/healthz") as response:
+        assert response.status == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")  # never finished
+        await writer.drain()
+        async with asyncio.timeout(10):
+            await web.stop()
+            await web.stop()
+            assert await reader.read() == b""
+        writer.close()
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", web.port), 5):
+        pass
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before | {task for task in asyncio.all_tasks() if task.done()}
+
+
+async def test_ipv6_loopback(answers: Answers) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return  # this machine has no IPv6
+    web = Web(HttpConfig(host="::1", port=0), answers.health, answers.metrics)
+    await web.start()
+    async with aiohttp.ClientSession() as http, http.get(f"{web.url}/readyz") as response:
+        assert response.status == 200
+        assert json.loads(await response.text())["ready"] is True
+    await web.stop()

@@ -1,0 +1,46 @@
+"""Deliveries for tests of single pipeline parts that never settle them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bridge.message import Message, Position
+from bridge.pipeline.item import Item
+from bridge.provenance import Cause
+
+
+@dataclass(eq=False)
+class Part:
+    topic: str = "t"
+    number: int = 0
+    revoked: bool = False
+    gap: int = 0
+    paused: bool = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
+@dataclass
+class Unsettled:
+    message: Message
+    position: Position
+    partition: Part = field(default_factory=Part)
+    attempt: int = 1
+
+    async def complete(self) -> None:
+        raise AssertionError("not to be settled")
+
+    async def dead_letter(self, cause: Cause) -> None:
+        raise AssertionError("not to be settled")
+
+    async def abandon(self) -> None:
+        raise AssertionError("not to be settled")
+
+
+def item(number: int = 0, partition: Part | None = None) -> Item:
+    delivery = Unsettled(Message(b"x"), Position("c", "t", 0, number), partition or Part())
+    return Item(delivery, None, None, 0.0)

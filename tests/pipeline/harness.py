@@ -1,0 +1,170 @@
+"""A source pipeline over real parts: SQLite broker, compiled rules, the SDK's client and backend; faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bridge.app.composition import build_broker, build_engine, build_source, load_config
+from bridge.brokers.base import Broker, SubscribeOptions
+from bridge.commands import Command
+from bridge.engines.base import Engine
+from bridge.engines.execution import CommandExecutor
+from bridge.message import Message
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+from bridge.pipeline.source import SourcePipeline
+
+PATIENCE = 30.0
+
+CONFIG = """
+engine: {{type: embedded}}
+brokers: {{local: {{type: local, partitions: 2}}}}
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {{type: "headers['type']"}}
+{source}
+routes:
+{routes}
+workflows: {{external: [order, other]}}
+"""
+
+START = """
+  - name: start
+    from: orders
+    match: {type: start}
+    schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}
+"""
+
+
+class Faults:
+    """Stands between the pipeline and the real executor: fails on demand, records what the engine took, in order."""
+
+    def __init__(self, execute: Callable[[Command], Awaitable[None]], probe: Callable[[], Awaitable[None]]) -> None:
+        self._execute = execute
+        self._probe = probe
+        self.before: Callable[[Command], Awaitable[None]] | None = None
+        """Awaited before a command reaches the engine; may raise."""
+        self.outage: Exception | None = None
+        self.taken: list[Command] = []
+        self.tried: list[Command] = []
+
+    async def execute(self, command: Command) -> None:
+        self.tried.append(command)
+        if self.outage is not None:
+            raise self.outage
+        if self.before is not None:
+            await self.before(command)
+        await self._execute(command)
+        self.taken.append(command)
+
+    async def probe(self) -> None:
+        if self.outage is not None:
+            raise self.outage
+        await self._probe()
+
+
+class Bench:
+    """One source under test."""
+
+    def __init__(
+        self, source: SourcePipeline, broker: Broker, engine: Engine, faults: Faults, breaker: Breaker
+    ) -> None:
+        self.source = source
+        self.broker = broker
+        self.engine = engine
+        self.faults = faults
+        self.breaker = breaker
+
+    async def publish(self, *messages: Message, topic: str = "orders") -> None:
+        await self.broker.publish(topic, messages)
+
+    async def until(self, condition: Callable[[], Any], what: str = "") -> None:
+        """Wait for a condition, checking the ledger's balance at every look."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    assert self.source.ledger.balanced()
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            ledger = self.source.ledger
+            raise AssertionError(
+                f"never came: {what}; {ledger.outcomes} {ledger.dead_letters} in flight {ledger.in_flight} "
+                f"holds {self.source.gate.holds}"
+            ) from None
+        assert self.source.ledger.balanced()
+
+    async def settled(self, count: int) -> None:
+        await self.until(lambda: sum(self.source.ledger.outcomes.values()) >= count, f"{count} settled")
+
+    async def read(self, topic: str, count: int) -> list[Message]:
+        """The first `count` messages of a topic, through a group of its own."""
+        subscription = await self.broker.subscribe(SubscribeOptions((topic,), f"reader-{topic}"), Ignore())
+        found: list[Message] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while len(found) < count:
+                    found += [delivery.message for delivery in await subscription.receive(count - len(found))]
+        finally:
+            await subscription.close()
+        return found
+
+
+class Ignore:
+    async def assigned(self, partitions: Any) -> None:
+        pass
+
+    async def revoked(self, partitions: Any) -> None:
+        pass
+
+
+def message(kind: str, number: int | str, key: str | None = None, **fields: Any) -> Message:
+    body = orjson.dumps({"id": number, **fields})
+    return Message(body, key.encode() if key is not None else None, (("type", kind.encode()),))
+
+
+def offsets_by_key(commands: list[Command]) -> dict[str, list[int]]:
+    """Sequence numbers by key of instance ids like `order-KEY-7`, in the order given."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for command in commands:
+        _, key, number = command.instance_id.split("-")  # type: ignore[union-attr]  # tests schedule only
+        found[key].append(int(number))
+    return found
+
+
+@asynccontextmanager
+async def bench(
+    directory: Path, routes: str = START, source: str = "", broker: Callable[[Broker], Broker] = lambda real: real
+) -> AsyncIterator[Bench]:
+    """A bench whose source is not started. source: more YAML below the source, indented by four."""
+    path = directory / "bridge.yaml"
+    path.write_text(CONFIG.format(source=source, routes=routes))
+    loaded = load_config([path])
+    engine = build_engine(loaded, "default", host=True)
+    await engine.start()
+    real = build_broker(loaded, "local")
+    await real.start()
+    executor = CommandExecutor(engine)
+    faults = Faults(executor.execute, engine.probe)
+    breaker = Breaker("default", faults.probe, first_delay=0.005)
+    used = broker(real)
+    pipeline = build_source(loaded, "orders", {"local": used}, {"default": Target(faults.execute, breaker)})
+    try:
+        yield Bench(pipeline, used, engine, faults, breaker)
+    finally:
+        await pipeline.drain(5)
+        await breaker.stop()
+        await real.stop()
+        await engine.stop()
+        assert pipeline.ledger.balanced()
+        assert pipeline.ledger.in_flight == 0

@@ -1,0 +1,152 @@
+"""Poison stays local: dead-lettered with its cause, bounded in time, backlog and rate."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
+from bridge.commands import Command
+from bridge.errors import BrokerUnavailable, InstanceNotFound
+from bridge.message import Message
+from bridge.provenance import Cause
+
+from .harness import START, bench, message
+
+
+async def always(command: Command) -> None:
+    raise InstanceNotFound("nobody there")
+
+
+async def test_retries_end_after_their_time_with_the_cause(tmp_path: Path) -> None:
+    async with bench(tmp_path, source="    retry: {initial: 5ms, in_memory: 60ms}") as it:
+        it.faults.before = always
+        await it.publish(message("start", "k-1", "k"))
+        await it.source.start()
+        await it.settled(1)
+        assert it.source.ledger.dead_letters == {"instance_not_found": 1}
+        letter = (await it.read("orders.dlq", 1))[0]
+        headers = dict(letter.headers)
+        assert letter.key == b"k"
+        assert headers["bridge.reason"] == b"instance_not_found"
+        assert headers["bridge.route"] == b"start"
+        assert headers["bridge.error"] == b"InstanceNotFound"
+        assert int(headers["bridge.attempts"]) > 2
+        assert headers["type"] == b"start"
+
+
+async def test_a_bug_is_tried_three_times(tmp_path: Path) -> None:
+    async def bug(command: Command) -> None:
+        raise ZeroDivisionError("secret payload")
+
+    async with bench(tmp_path, source="    retry: {initial: 1ms}") as it:
+        it.faults.before = bug
+        await it.publish(message("start", "k-1", "k"))
+        await it.source.start()
+        await it.settled(1)
+        assert len(it.faults.tried) == 3
+        assert it.source.ledger.bugs == 3
+        headers = dict((await it.read("orders.dlq", 1))[0].headers)
+        assert headers["bridge.reason"] == b"bug"
+        assert b"secret" not in headers["bridge.detail"]
+
+
+async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Path) -> None:
+    settings = (
+        "    retry: {initial: 5ms, multiplier: 10, max_delay: 5m, in_memory: 10m}\n    limits: {max_key_backlog: 5}"
+    )
+    async with bench(tmp_path, source=settings) as it:
+        it.faults.before = always
+        await it.publish(message("start", "k-0", "k"))
+        await it.source.start()
+        await it.until(lambda: it.source.ledger.retries == 4, "tries 5, 50, 500 ms apart; the next is seconds away")
+        await it.publish(*(message("start", f"k-{number}", "k") for number in range(1, 8)))
+        await it.until(lambda: it.source.ledger.dead_letters["instance_not_found"] == 2, "two ended early")
+        await asyncio.sleep(0.05)
+        assert it.source.ledger.in_flight == 6
+
+
+async def test_the_fuse_stops_the_source_and_what_blew_it_is_not_lost(tmp_path: Path) -> None:
+    async with bench(tmp_path, source="    limits: {dead_letter_limit: 10, concurrency: 1}") as it:
+        await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(50)))
+        await it.source.start()
+        await it.until(lambda: "fuse" in it.source.gate.holds, "fuse")
+        await asyncio.sleep(0.05)
+        assert it.source.ledger.dead_letters == {"no_route": 10}
+        await it.source.drain(5)
+    async with bench(tmp_path, START + "  - {name: rest, from: orders, ignore: {}}\n") as again:
+        await again.source.start()
+        await again.settled(40)
+        assert again.source.ledger.outcomes["ignored"] == 40
+
+
+class NoDeadLetters:
+    """A real delivery whose dead letter cannot be written while `broken`."""
+
+    broken = True
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+    async def dead_letter(self, cause: Cause) -> None:
+        if NoDeadLetters.broken:
+            raise BrokerUnavailable("the dead-letter topic cannot be written")
+        await self._delivery.dead_letter(cause)
+
+
+class NoDeadLetterBroker:
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Any:
+        subscription = await self._broker.subscribe(options, listener)
+        receive = subscription.receive
+
+        async def wrapped(limit: int) -> list[Any]:
+            return [NoDeadLetters(delivery) for delivery in await receive(limit)]
+
+        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # fault injection on our own seam
+        return subscription
+
+
+async def test_a_dead_letter_that_cannot_be_written_holds_the_source_and_is_written_later(tmp_path: Path) -> None:
+    NoDeadLetters.broken = True
+    async with bench(tmp_path, source="    retry: {initial: 10ms}", broker=NoDeadLetterBroker) as it:  # type: ignore[arg-type]  # wraps the real one
+        await it.publish(Message(b"{broken", b"k"), message("start", "k-1", "k"))
+        await it.source.start()
+        await it.until(lambda: "broker" in it.source.gate.holds, "held")
+        await asyncio.sleep(0.05)
+        assert sum(it.source.ledger.outcomes.values()) == 0
+        NoDeadLetters.broken = False
+        await it.settled(2)
+        assert it.source.ledger.dead_letters == {"decode_error": 1}
+        assert it.source.ledger.outcomes["executed"] == 1
+        assert "broker" not in it.source.gate.holds
+        assert len(await it.read("orders.dlq", 1)) == 1
+
+
+async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after(tmp_path: Path) -> None:
+    async def blocked(command: Command) -> None:
+        if command.instance_id == "order-bad-0":  # type: ignore[union-attr]  # schedules only
+            raise InstanceNotFound("injected")
+
+    limits = "    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
+    settings = "    retry: {initial: 20ms, in_memory: 1m}\n" + limits
+    async with bench(tmp_path, source=settings) as it:
+        it.faults.before = blocked
+        await it.publish(message("start", "bad-0", "same"))
+        await it.publish(*(message("start", f"good-{number}", "same") for number in range(1, 2000)))
+        await it.source.start()
+        await it.until(lambda: it.source.gate.paused, "paused")
+        await asyncio.sleep(0.1)
+        assert it.source.ledger.received < 1500, "the partition stops near its gap limit"
+        it.faults.before = None
+        await it.settled(2000)
+        assert not it.source.gate.paused

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from bridge import provenance
+from bridge.message import Message, Position
+from bridge.provenance import Cause, Provenance
+
+POSITION = Position("cluster", "orders", 3, 42)
+CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "r2", ("r1", "r2"), 4, "abc", "m-1")
+
+
+def test_a_dead_letter_keeps_the_message_and_tells_the_cause() -> None:
+    message = Message(b"body", b"key", (("a", b"1"), ("a", b"\xff")), 12.5)
+    letter = provenance.dead_letter(message, POSITION, CAUSE)
+    assert (letter.body, letter.key, letter.headers[:2]) == (b"body", b"key", (("a", b"1"), ("a", b"\xff")))
+    told = dict(letter.headers[2:])
+    assert told == {
+        "bridge.reason": b"no_route",
+        "bridge.detail": b"no rule matched",
+        "bridge.error": b"NoRoute",
+        "bridge.cluster": b"cluster",
+        "bridge.topic": b"orders",
+        "bridge.partition": b"3",
+        "bridge.offset": b"42",
+        "bridge.timestamp": b"12.500",
+        "bridge.source": b"orders",
+        "bridge.message-id": b"m-1",
+        "bridge.route": b"r2",
+        "bridge.executed": b"r1,r2",
+        "bridge.attempts": b"4",
+        "bridge.config": b"abc",
+    }
+
+
+def test_a_message_that_dies_twice_keeps_its_first_origin_and_tells_its_last_cause() -> None:
+    first = provenance.dead_letter(Message(b"", timestamp=1.0), POSITION, CAUSE)
+    again = Cause("decode_error", "why", "DecodeError", "orders.dlq", replayed=True)
+    second = dict(provenance.dead_letter(first, Position("c2", "orders.dlq", 0, 1), again).headers)
+    assert second["bridge.reason"] == b"decode_error"
+    assert (second["bridge.topic"], second["bridge.offset"], second["bridge.cluster"]) == (b"orders", b"42", b"cluster")
+    assert "bridge.route" not in second
+
+
+def test_a_forged_origin_is_not_believed() -> None:
+    forged = Message(b"", headers=(("bridge.topic", b"payroll"), ("bridge.offset", b"7"), ("bridge.executed", b"r9")))
+    told = dict(provenance.dead_letter(forged, POSITION, CAUSE).headers)
+    assert (told["bridge.topic"], told["bridge.offset"], told["bridge.executed"]) == (b"orders", b"42", b"r1,r2")
+
+
+def test_a_replay_reads_back_what_was_executed() -> None:
+    letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
+    assert provenance.read(letter) == Provenance("m-1", ("r1", "r2"))
+    assert provenance.read(Message(b"")) == Provenance(None, ())

@@ -1,0 +1,128 @@
+"""The decision table: every error of the tree, every verb, every policy."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge import commands, errors
+from bridge.commands import OnExisting, OnFinished, OnMissing
+from bridge.settlement import (
+    DETAIL_LIMIT,
+    Complete,
+    DeadLetter,
+    Hold,
+    Outcome,
+    Release,
+    Retry,
+    RetryPolicy,
+    decide,
+    detail_of,
+)
+
+POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
+START = commands.ScheduleOrchestration("o", "i")
+TOLD = [
+    commands.RaiseEvent("i", "e"),
+    commands.Cancel("i"),
+    commands.Terminate("i"),
+    commands.Suspend("i"),
+    commands.Resume("i"),
+]
+ALL = [*TOLD, START, commands.StartOrRaise("o", "i", "e"), commands.SignalEntity("e", "k", "op"), None]
+
+
+def every_error() -> list[type[errors.BridgeError]]:
+    found = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.BridgeError)]
+    assert len(found) > 20
+    return found
+
+
+def made(kind: type[errors.BridgeError]) -> errors.BridgeError:
+    return kind([]) if kind is errors.ConfigError else kind("what happened")
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize("kind", every_error())
+def test_no_outage_is_ever_dead_lettered_or_completed(kind: type[errors.BridgeError], command: object) -> None:
+    settlement = decide(made(kind), command, 10_000, 1e9, POLICY)  # type: ignore[arg-type]
+    outage = issubclass(kind, errors.EngineOutage | errors.BrokerUnavailable | errors.ClockSkew)
+    assert isinstance(settlement, Hold) is outage
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize("kind", [errors.DecodeError, errors.SchemaError, errors.NoRoute, errors.EngineRejected])
+def test_what_can_never_succeed_is_dead_lettered_at_once(kind: type[errors.BridgeError], command: object) -> None:
+    assert decide(made(kind), command, 1, 0.0, POLICY) == DeadLetter(kind.reason, "what happened")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [errors.LockLost, errors.PartitionRevoked])
+def test_a_lost_right_is_released(kind: type[errors.BridgeError]) -> None:
+    assert decide(made(kind), START, 1, 0.0, POLICY) == Release(kind.reason)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (OnExisting.IGNORE, Complete(Outcome.DUPLICATE)),
+        (OnExisting.RESTART, Complete(Outcome.DUPLICATE)),
+        (OnExisting.DEAD_LETTER, DeadLetter("instance_already_exists", "what happened")),
+    ],
+)
+def test_on_existing(policy: OnExisting, expected: object) -> None:
+    command = commands.ScheduleOrchestration("o", "i", on_existing=policy)
+    assert decide(made(errors.InstanceAlreadyExists), command, 1, 0.0, POLICY) == expected
+
+
+@pytest.mark.parametrize("kind", [commands.RaiseEvent, commands.Cancel, commands.Terminate])
+def test_on_missing_and_on_finished(kind: type) -> None:
+    extra = {"name": "e"} if kind is commands.RaiseEvent else {}
+    missing, finished = made(errors.InstanceNotFound), made(errors.InstanceFinished)
+    ignore = kind(instance_id="i", on_missing=OnMissing.IGNORE, on_finished=OnFinished.IGNORE, **extra)
+    strict = kind(instance_id="i", on_missing=OnMissing.DEAD_LETTER, on_finished=OnFinished.DEAD_LETTER, **extra)
+    retry = kind(instance_id="i", on_missing=OnMissing.RETRY, **extra)
+    assert decide(missing, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
+    assert decide(finished, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
+    assert decide(missing, strict, 1, 0.0, POLICY) == DeadLetter("instance_not_found", "what happened")
+    assert decide(finished, strict, 1, 0.0, POLICY) == DeadLetter("instance_finished", "what happened")
+    assert decide(missing, retry, 1, 0.0, POLICY) == Retry(1.0, "instance_not_found")
+    assert decide(missing, retry, 5, 29.9, POLICY) == DeadLetter("instance_not_found", "what happened")
+
+
+def test_a_bug_is_tried_a_bounded_number_of_times_and_its_text_is_not_repeated() -> None:
+    bug = KeyError("a payload value that must not leak")
+    assert isinstance(decide(bug, START, 1, 0.0, POLICY), Retry)
+    assert isinstance(decide(bug, START, 2, 0.0, POLICY), Retry)
+    end = decide(bug, START, 3, 0.0, POLICY)
+    assert isinstance(end, DeadLetter)
+    assert end.reason == "bug"
+    assert "leak" not in end.detail
+
+
+@given(st.integers(1, 10_000))
+def test_delays_grow_and_stay_bounded(attempt: int) -> None:
+    assert POLICY.initial <= POLICY.delay(attempt) <= POLICY.max_delay
+    assert POLICY.delay(attempt) <= POLICY.delay(attempt + 1)
+
+
+@given(st.integers(1, 50), st.floats(0, 100))
+def test_retries_never_outlast_their_time(attempt: int, elapsed: float) -> None:
+    settlement = decide(made(errors.InstanceNotFound), commands.RaiseEvent("i", "e"), attempt, elapsed, POLICY)
+    if isinstance(settlement, Retry):
+        assert elapsed + settlement.delay <= POLICY.in_memory
+
+
+def test_details_are_cut() -> None:
+    assert detail_of(errors.DecodeError("x" * 5000)) == "x" * (DETAIL_LIMIT - 3) + "…"
+
+
+@given(st.text(max_size=3000))
+def test_details_are_at_most_a_kilobyte_of_text(text: str) -> None:
+    assert len(detail_of(errors.DecodeError(text)).encode("utf-8", "replace")) <= DETAIL_LIMIT
+
+
+def test_details_are_cut_between_characters() -> None:
+    assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"

@@ -1,0 +1,39 @@
+"""The watch over a parcel: every scan is seen, silence is reported."""
+
+from __future__ import annotations
+
+import time
+
+from workflows import shipment_watch
+from workflows.parcel import Parcel
+
+from .conftest import PATIENCE, Hub
+
+
+def test_scans_are_followed_to_the_end(hub: Hub) -> None:
+    hub.start("shipment_watch", "parcel-t1", {"tracking": "t1", "order_id": "o1", "status": "dispatched", "extra": 1})
+    for status in ("scanned", "scanned", "delivered"):
+        hub.tell("parcel-t1", "scan", {"status": status})
+    assert hub.result("parcel-t1") == {
+        "tracking": "t1", "order_id": "o1", "status": "delivered", "scans": ["dispatched", "scanned", "delivered"],
+        "alerts": 0,
+    }  # fmt: skip
+
+
+def test_a_parcel_that_is_lost_at_once_needs_no_scan(hub: Hub) -> None:
+    hub.start(shipment_watch, "parcel-t2", Parcel("t2", "o2", "lost"))
+    assert hub.result("parcel-t2")["scans"] == ["lost"]
+
+
+def test_silence_is_reported_and_the_next_scan_is_not_swallowed(hub: Hub) -> None:
+    hub.start(shipment_watch, "parcel-t3", Parcel("t3", "o3", "dispatched", silent_after=0.3))
+    ends = time.monotonic() + PATIENCE
+    while not hub.published_for("t3"):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    hub.tell("parcel-t3", "scan", {"status": "delivered"})
+    result = hub.result("parcel-t3")
+    assert result["status"] == "delivered"
+    alerts = hub.published_for("t3")
+    assert [event["data"]["alert"] for event in alerts] == list(range(1, result["alerts"] + 1))
+    assert {(event["target"], event["type"]) for event in alerts} == {("parcel-alerts", "parcel.silent")}

@@ -1,0 +1,62 @@
+"""The sample configuration and the sample workflows belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import workflows
+from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.routes import VERBS
+from bridge.config.source import load
+from bridge.engines import registry
+from workflows import order, parcel
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+
+
+def test_it_uses_every_verb() -> None:
+    config = load([CONFIG / "bridge.yaml"], environ={}).config
+    assert {route.verb for route in config.routes} == set(VERBS)
+
+
+def test_it_loads_without_warnings() -> None:
+    assert load([CONFIG / "bridge.yaml"], environ={}).warnings == ()
+
+
+def test_what_it_starts_and_signals_exists() -> None:
+    config = load([CONFIG / "bridge.yaml"], environ={}).config
+    started = {verb.orchestration for route in config.routes if (verb := route.schedule or route.start_or_raise)}
+    assert started == {"order_saga", "approval", "shipment_watch"}
+    assert started <= set(workflows.__all__)
+    signalled = {route.signal_entity.entity for route in config.routes if route.signal_entity}
+    known = {workflows.CustomerAccount.__durable_entity_name__, workflows.StockLevel.__durable_entity_name__}
+    assert signalled == known
+
+
+def test_the_bridge_finds_the_workflows() -> None:
+    found = registry.load(["workflows"], CONFIG.parent)
+    assert set(found.orchestrators) == {"order_saga", "approval", "shipment_watch"}
+    assert set(found.entities) == {"customer_account", "stock_level"}
+    functions = {getattr(workflows, name) for name in workflows.__all__}
+    assert {*found.orchestrators.values(), *found.activities.values(), *found.entities.values()} == functions
+
+
+def test_targets_that_workflows_publish_to_exist() -> None:
+    config = load([CONFIG / "bridge.yaml"], environ={}).config
+    assert {order.RESULTS, parcel.ALERTS} == set(config.targets)
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint", "task_hub"),
+    [
+        ({}, "http://localhost:8080", "default"),
+        ({"ENDPOINT": "https://x.durabletask.io", "TASKHUB": "shop"}, "https://x.durabletask.io", "shop"),
+    ],
+)
+def test_the_scheduler_is_an_overlay(environ: dict[str, str], endpoint: str, task_hub: str) -> None:
+    config = load([CONFIG / "bridge.yaml"], [CONFIG / "overlays" / "scheduler.yaml"], environ=environ).config
+    engine = config.engines["default"]
+    assert isinstance(engine, SchedulerEngineConfig)
+    assert (engine.endpoint, engine.task_hub) == (endpoint, task_hub)

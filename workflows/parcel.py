@@ -1,0 +1,52 @@
+"""Follows one parcel: started by whatever is heard of it first, told everything that comes after."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from durabletask import task
+
+from bridge.workflow import publish
+
+ALERTS = "parcel-alerts"
+"""Target of the configuration that hears of silent parcels."""
+
+LAST_WORDS = ("delivered", "lost")
+
+
+@dataclass
+class Parcel:
+    """Input of `shipment_watch`: the first thing heard. silent_after is seconds without a word."""
+
+    tracking: str
+    order_id: str
+    status: str
+    silent_after: float = 3 * 24 * 3600
+
+
+def shipment_watch(ctx: task.OrchestrationContext, parcel: Parcel) -> Generator[task.Task[Any], Any, dict[str, Any]]:
+    """Take `scan` events until the parcel is delivered or lost, and raise an alarm whenever it is silent for long."""
+    scans, alerts = [parcel.status], 0
+    while scans[-1] not in LAST_WORDS:
+        ctx.set_custom_status({"status": scans[-1], "alerts": alerts})
+        scan = ctx.wait_for_external_event("scan")
+        silence = ctx.create_timer(timedelta(seconds=parcel.silent_after))
+        winner = yield task.when_any([scan, silence])
+        if winner is scan:
+            silence.cancel()
+            status = scan.get_result()["status"]
+            if status != scans[-1]:  # a repeated message brings nothing new
+                scans.append(status)
+            continue
+        # A wait that loses must be cancelled, or it would swallow the next scan.
+        scan.cancel()
+        alerts += 1
+        alert = {"tracking": parcel.tracking, "order_id": parcel.order_id, "last": scans[-1], "alert": alerts}
+        yield publish(ctx, ALERTS, alert, type="parcel.silent", subject=parcel.tracking)
+    ctx.set_custom_status({"status": scans[-1], "alerts": alerts})
+    return {
+        "tracking": parcel.tracking, "order_id": parcel.order_id, "status": scans[-1], "scans": scans, "alerts": alerts,
+    }  # fmt: skip
