@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
 import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.readiness import write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
@@ -106,8 +106,8 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
-            if not engine.durable:
-                log.warning(f"{engine.description}", action="start", engine=engine.name)
+            tell = log.info if engine.durable else log.warning
+            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
@@ -245,7 +245,7 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     failure: Exception | None = None
     try:
         if ready_file is not None:
-            _write(ready_file, {"pid": os.getpid(), "http": daemon.url})
+            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url})
         await daemon.wait(stop)
     except Exception as error:
         failure = error
@@ -258,13 +258,6 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
             _end_at_once(1)
         raise failure
     return clean
-
-
-def _write(ready_file: Path, told: dict[str, object]) -> None:
-    """At once and whole, so that whoever waits for the file never reads half of it."""
-    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-    beside.write_bytes(orjson.dumps(told))
-    beside.replace(ready_file)
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -16,7 +16,7 @@ from bridge.engines.embedded.instance import FINISHED
 from bridge.engines.embedded.lock import FileLock
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 _ORPHANS = {
     "history": "SELECT count(*) FROM history WHERE key NOT IN (SELECT key FROM instances)",
@@ -39,7 +39,12 @@ def check(path: Path) -> list[str]:
 
     Raises: EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer, or not an engine's file).
     """
-    connection = _opened(path)
+    try:
+        connection = _opened(path)
+    except EngineMisconfigured as error:
+        if isinstance(error.__cause__, sqlite3.DatabaseError):
+            return [f"the file is no database, or is damaged at its beginning: {error.__cause__}"]
+        raise
     try:
         problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
         for table, query in _ORPHANS.items():
@@ -71,10 +76,13 @@ def compact(path: Path) -> tuple[int, int]:
     lock = FileLock(path)
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    lock.acquire()
     try:
+        lock.acquire()
+    except OSError as error:
+        raise EngineUnavailable(f"{path}: cannot be locked: {error.strerror}") from error
+    try:
+        before = _size(path)
         connection = _opened(path)
-        before = path.stat().st_size
         try:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -82,7 +90,7 @@ def compact(path: Path) -> tuple[int, int]:
             raise EngineUnavailable(f"{path}: cannot be compacted: {error}") from error
         finally:
             connection.close()
-        return before, path.stat().st_size
+        return before, _size(path)
     finally:
         lock.release()
 
@@ -106,11 +114,19 @@ def export(path: Path, out: TextIO) -> int:
             }
             out.write(json.dumps(record) + "\n")
             written += 1
-    except sqlite3.Error as error:
-        raise EngineUnavailable(f"{path}: cannot be read: {error}") from error
+    except (sqlite3.Error, DecodeError) as error:
+        raise EngineUnavailable(
+            f"{path}: cannot be read further after {written} instances: {error}; `bridge engine check` says more"
+        ) from error
     finally:
         connection.close()
     return written
+
+
+def _size(path: Path) -> int:
+    """Bytes of the file and of what waits beside it to be written into it."""
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
