@@ -16,7 +16,7 @@ from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database, DatabaseOptions
-from bridge.engines.embedded.retention import RetentionPolicy
+from bridge.engines.embedded.retention import PERIOD_SECONDS, RetentionPolicy
 from bridge.engines.embedded.server import Server
 from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
@@ -74,7 +74,9 @@ class EmbeddedEngine:
 
     def _start_host(self) -> None:
         make_private(self._directory)
-        retention = RetentionPolicy(age=self._config.retention, count=self._config.retention_count)
+        age = self._config.retention
+        period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
+        retention = RetentionPolicy(age, self._config.retention_count, period)
         database = Database(self._directory / FILE, DatabaseOptions(retention=retention))
         database.start()
         self._database = database

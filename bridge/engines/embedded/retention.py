@@ -11,13 +11,16 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.purge import STEP, Purges
 
 
+PERIOD_SECONDS = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
     """`age` in seconds since the instance finished; `count` is how many finished ones stay. None: no limit."""
 
     age: float | None = None
     count: int | None = None
-    period: float = 60.0
+    period: float = PERIOD_SECONDS
     """Seconds between looks."""
 
 
