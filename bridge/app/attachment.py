@@ -23,10 +23,7 @@ async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Eng
 
     Raises: LookupError for an unknown name, ConfigError, EngineOutage when it does not answer.
     """
-    engines = loaded.config.engines
-    if name is None:
-        name = next(iter(engines)) if len(engines) == 1 else "default"
-    require("engine", name, engines)
+    name = chosen(loaded, name)
     engine = build_engine(loaded, name, host=False)
     await engine.start()
     try:
@@ -34,6 +31,15 @@ async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Eng
         yield engine
     finally:
         await engine.stop()
+
+
+def chosen(loaded: Loaded, name: str | None) -> str:
+    """The name of the engine that is meant. None: `default`, or the only one. Raises: LookupError when unknown."""
+    engines = loaded.config.engines
+    if name is None:
+        name = next(iter(engines)) if len(engines) == 1 else "default"
+    require("engine", name, engines)
+    return name
 
 
 async def asked(call: Awaitable[T], what: str) -> T:

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
 import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
@@ -107,8 +107,8 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
-            if not engine.durable:
-                log.warning(f"{engine.description}", action="start", engine=engine.name)
+            tell = log.info if engine.durable else log.warning
+            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
@@ -208,7 +208,7 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
     """
     logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
     if ready_file is not None:
-        _clear(ready_file)
+        clear_ready(ready_file)
     found = inspect(loaded, imports=worker)
     if found.errors:
         raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
@@ -249,13 +249,13 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     failure: Exception | None = None
     try:
         if ready_file is not None:
-            _write(ready_file, {"pid": os.getpid(), "http": daemon.url})
+            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url})
         await daemon.wait(stop)
     except Exception as error:
         failure = error
     if ready_file is not None:
         with suppress(BridgeError):
-            _clear(ready_file)
+            clear_ready(ready_file)
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
     log.info("stopped", action="stop", clean=clean)
@@ -265,26 +265,6 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
             _end_at_once(1)
         raise failure
     return clean
-
-
-def _clear(ready_file: Path) -> None:
-    """Whoever waits for the file must not find that of an earlier process. Raises: BridgeError."""
-    try:
-        ready_file.unlink(missing_ok=True)
-        if not ready_file.parent.is_dir():
-            raise BridgeError(f"ready file {ready_file}: there is no directory {ready_file.parent}")
-    except OSError as error:
-        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
-
-
-def _write(ready_file: Path, told: dict[str, object]) -> None:
-    """At once and whole, so that whoever waits for the file never reads half of it."""
-    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(orjson.dumps(told))
-        beside.replace(ready_file)
-    except OSError as error:
-        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
 
 
 def _stop(stop: asyncio.Event) -> None:

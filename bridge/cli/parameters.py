@@ -117,7 +117,20 @@ class EntityId(click.ParamType[Any]):
         return name, key
 
 
+class Address(click.ParamType[Any]):
+    """`HOST:PORT`; port 0 takes a free one. Gives the text."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, colon, port = str(value).rpartition(":")
+        if not host or not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            self.fail(f"{value!r} is not of the form HOST:PORT, like 127.0.0.1:8080", param, ctx)
+        return str(value)
+
+
 JSON = JsonValue()
+ADDRESS = Address()
 SINCE = Time()
 AT = Time(ago=False)
 DURATION = Duration()

@@ -15,7 +15,9 @@ class WorkerConfig(Model):
     max_orchestrations: Integer = Field(100, ge=1, description="Orchestration turns in progress at once.")
     max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
     max_entities: Integer = Field(100, ge=1, description="Entity batches in progress at once.")
-    threads: Integer = Field(16, ge=1, description="Threads shared by orchestrations and activities.")
+    threads: Integer = Field(
+        16, ge=1, description="Threads for activities; where the SDK's own worker runs, for orchestrations too."
+    )
 
 
 class EngineBase(Model):
@@ -27,11 +29,23 @@ class EngineBase(Model):
 
 
 class EmbeddedEngineConfig(EngineBase):
-    """An engine inside the daemon, for one machine."""
+    """A durable engine inside the daemon, for one machine."""
 
     type: Literal["embedded"] = Field(description="The kind of engine.")
-    path: str = Field(".bridge/engine", description="Directory of the engine's socket, relative to the config file.")
-    retention: Duration | None = Field(None, description="How long finished instances are kept; null: until exit.")
+    path: str = Field(
+        ".bridge/engine", description="Directory of the engine's file and socket, relative to the config file."
+    )
+    retention: Duration | None = Field(604800.0, description="How long finished instances are kept; null: for ever.")
+    retention_count: Integer | None = Field(None, ge=0, description="How many finished instances are kept at most.")
+    dispatch: Literal["direct", "protocol"] = Field(
+        "direct",
+        description="How this process's worker gets its work: `direct` hands it straight to the SDK's executors; "
+        "`protocol` runs the SDK's worker unchanged.",
+    )
+    listen: str | None = Field(
+        None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
+    )
+    token: SecretStr | None = Field(None, description="Bearer token that `listen` asks for; needed beyond loopback.")
 
 
 class SchedulerEngineConfig(EngineBase):

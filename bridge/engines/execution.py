@@ -31,6 +31,7 @@ from bridge.engines.errors import QUESTIONS, status_of, translate
 from bridge.errors import (
     EngineError,
     EngineOutage,
+    EngineRejected,
     EngineTimeout,
     EngineUnavailable,
     InstanceAlreadyExists,
@@ -148,8 +149,14 @@ class CommandExecutor:
     async def _raise_event(self, instance_id: str, name: str, data: Any) -> None:
         what = f"raise {name!r} to {instance_id!r}"
         client = self._engine.client
-        await self._call(what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=data))
+        refused: EngineRejected | None = None
+        try:
+            await self._call(what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=data))
+        except EngineRejected as error:
+            refused = error  # how the embedded engine says that the instance has finished
         state = await self._state(what, instance_id)
+        if refused is not None and (state is None or state.runtime_status not in _TERMINAL):
+            raise refused
         if state is None:
             raise InstanceNotFound(f"{what}: no such instance")
         if state.runtime_status not in _TERMINAL:

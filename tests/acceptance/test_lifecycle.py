@@ -55,7 +55,7 @@ def test_it_runs_a_workflow_says_ready_and_drains(tmp_path: Path) -> None:
         daemon.signal(signal.SIGTERM)
         assert daemon.ended() == 0
     log = daemon.log.read_text()
-    assert "NOT DURABLE" in log
+    assert f"engine default: durable, in {tmp_path / '.bridge/engine/engine.db'}" in log
     assert "consuming orders" in log
     assert daemon.url in log
 

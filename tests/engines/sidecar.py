@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import durabletask.internal.orchestrator_service_pb2_grpc as stubs
 import grpc
 
-from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.service import SidecarService
 
 
 class Gatekeeper(grpc.ServerInterceptor):
@@ -39,8 +41,9 @@ class Gatekeeper(grpc.ServerInterceptor):
 
 
 class Sidecar:
-    def __init__(self) -> None:
-        self.backend = MemoryBackend()
+    def __init__(self, directory: Path) -> None:
+        self.database = Database(directory / "sidecar.db")
+        self.database.start()
         self.gate = Gatekeeper()
         self.port = 0
         self._server: grpc.Server | None = None
@@ -53,7 +56,7 @@ class Sidecar:
     def start(self) -> None:
         self._pool = ThreadPoolExecutor(64)
         server = grpc.server(self._pool, interceptors=[self.gate], options=[("grpc.so_reuseport", 0)])
-        stubs.add_TaskHubSidecarServiceServicer_to_server(self.backend, server)
+        stubs.add_TaskHubSidecarServiceServicer_to_server(SidecarService(self.database), server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         self._server = server
@@ -65,6 +68,6 @@ class Sidecar:
         self._server = None
 
     def close(self) -> None:
-        self.backend.close()
+        self.database.stop()
         if self._server is not None:
             self.go_away()

@@ -15,7 +15,6 @@ import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, TaskHubGrpcClient
 from google.protobuf import empty_pb2
 
-from bridge.engines.embedded.memory import MemoryBackend
 from bridge.engines.inprocess import AioChannel, Channel
 
 WAIT = 20
@@ -205,11 +204,11 @@ async def test_closing_the_channel_ends_waits_and_refuses_calls():
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_requests_over_the_limit_are_refused_as_grpc_does():
+async def test_requests_over_the_limit_are_refused_as_grpc_does(service):
     waiting = aio_stub(AioServicer(), max_request=1000)
     with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
         await waiting.StartInstance(pb.CreateInstanceRequest(instanceId="x" * 1000))
-    stub = aio_stub(MemoryBackend(), max_request=1000)
+    stub = aio_stub(service, max_request=1000)
     await stub.GetInstance(pb.GetInstanceRequest(instanceId="x" * 900))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GetInstance(pb.GetInstanceRequest(instanceId="x" * 1000))
@@ -299,11 +298,10 @@ async def test_a_call_that_would_wait_for_itself_is_refused():
         stub.Hello(empty_pb2.Empty())
 
 
-async def test_clients_of_the_sdk_time_out():
-    backend = MemoryBackend()
-    client = TaskHubGrpcClient(channel=Channel(backend))
+async def test_clients_of_the_sdk_time_out(service):
+    client = TaskHubGrpcClient(channel=Channel(service))
     instance_id = client.schedule_new_orchestration("nobody", instance_id="i")
-    aio = AsyncTaskHubGrpcClient(channel=AioChannel(backend))
+    aio = AsyncTaskHubGrpcClient(channel=AioChannel(service))
     with pytest.raises(TimeoutError):
         await aio.wait_for_orchestration_completion(instance_id, timeout=0.1)
     with pytest.raises(TimeoutError):

@@ -12,9 +12,9 @@ from tests.engines.contract import EngineContract, station
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def hosted(tmp_path_factory):
-    config = EmbeddedEngineConfig(type="embedded", max_request="512KiB")
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station", params=["direct", "protocol"])
+async def hosted(request, tmp_path_factory):
+    config = EmbeddedEngineConfig(type="embedded", max_request="512KiB", dispatch=request.param)
     engine = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
     await engine.start()
     async with station(engine) as running:

@@ -1,4 +1,4 @@
-"""What is believed when the outcome of a call is unknown. Real client and backend; only the answers are disturbed."""
+"""What is believed when the outcome of a call is unknown. Real client and engine; only the answers are disturbed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationStatus
 
 from bridge.commands import OnExisting, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Terminate
-from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.embedded.service import SidecarService
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.inprocess import AioChannel
+from bridge.engines.inprocess.context import CallContext
 from bridge.errors import (
     EngineError,
     EngineTimeout,
@@ -28,8 +29,8 @@ from bridge.errors import (
 class Disturbed:
     """Passes calls on, and answers those named in `faults` otherwise: (code, whether the call took effect)."""
 
-    def __init__(self) -> None:
-        self.backend = MemoryBackend()
+    def __init__(self, backend: SidecarService) -> None:
+        self.backend = backend
         self.faults: dict[str, tuple[grpc.StatusCode, bool]] = {}
         self.calls: list[tuple[str, Any]] = []
 
@@ -47,10 +48,8 @@ class Disturbed:
 
 
 @pytest.fixture
-def servicer():
-    servicer = Disturbed()
-    yield servicer
-    servicer.backend.close()
+def servicer(service):
+    return Disturbed(service)
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def executor(servicer):
 
 
 def finish(servicer: Disturbed, instance_id: str) -> None:
-    servicer.backend._instances[instance_id].status = pb.ORCHESTRATION_STATUS_COMPLETED
+    servicer.backend.TerminateInstance(pb.TerminateRequest(instanceId=instance_id), CallContext((), None))
 
 
 START = ScheduleOrchestration("echo", "a", 1)
@@ -71,7 +70,8 @@ QUESTIONS = [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.
 async def test_start_without_answer_that_took_effect_is_done(servicer, executor):
     servicer.faults["StartInstance"] = NO_ANSWER, True
     await executor.execute(START)
-    assert "a" in servicer.backend._instances
+    request = pb.GetInstanceRequest(instanceId="a")
+    assert servicer.backend.GetInstance(request, CallContext((), None)).exists
 
 
 async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer, executor):
@@ -80,10 +80,9 @@ async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer, exec
         await executor.execute(START)
 
 
-async def test_start_without_answer_of_an_old_instance_is_a_duplicate(servicer, executor):
+async def test_start_without_answer_of_an_old_instance_is_a_duplicate(servicer, executor, monkeypatch):
     await executor.execute(START)
-    instance = servicer.backend._instances["a"]
-    instance.created_at = instance.created_at.replace(year=2020)
+    monkeypatch.setattr("bridge.engines.execution.CLOCK_MARGIN", 0.0)  # in place of waiting that long
     servicer.faults["StartInstance"] = NO_ANSWER, False
     with pytest.raises(InstanceAlreadyExists):
         await executor.execute(START)

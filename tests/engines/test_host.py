@@ -16,9 +16,9 @@ import pytest
 from bridge.commands import ScheduleOrchestration
 from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
-from bridge.engines.embedded.endpoint import LOCK, SOCKET
+from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.embedded.retention import RetentionPolicy
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.factory import create
 from bridge.engines.scheduler import SchedulerEngine
@@ -63,7 +63,7 @@ async def test_one_host_per_directory(tmp_path):
     first = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await first.start()
     second = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
-    with pytest.raises(EngineUnavailable, match=rf"hosted by process {os.getpid()};"):
+    with pytest.raises(EngineUnavailable, match=rf"{FILE}: process {os.getpid()} has this engine file open"):
         await second.start()
     await second.stop()
     await first.probe()
@@ -75,7 +75,7 @@ async def test_one_host_per_directory(tmp_path):
 async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path):
     process = host_elsewhere(tmp_path)
     try:
-        with pytest.raises(EngineUnavailable, match=f"hosted by process {process.pid};"):
+        with pytest.raises(EngineUnavailable, match=f"process {process.pid} has this engine file open"):
             await EmbeddedEngine("default", CONFIG, tmp_path, host=True).start()
     finally:
         kill(process)
@@ -88,7 +88,7 @@ async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path):
     await attached.stop()
     await engine.stop()
     assert not (tmp_path / SOCKET).exists()
-    assert (tmp_path / LOCK).read_text() == str(os.getpid())
+    assert (tmp_path / f"{FILE}.lock").read_text() == str(os.getpid())
 
 
 async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path):
@@ -145,7 +145,9 @@ async def test_stop_ends_waits_of_other_processes_and_is_idempotent(tmp_path):
         asyncio.ensure_future(engine.client.wait_for_orchestration_completion("a", timeout=600))
         for engine in (host, attached)
     ]
-    await until(lambda: len(host._backend._state_waiters.get("a", ())) == 2)
+    assert host._database is not None
+    waiters = host._database.hub.waiters
+    await until(lambda: len(waiters) == 2)
     async with asyncio.timeout(WAIT):
         await host.stop()
         results = await asyncio.gather(*waits, return_exceptions=True)
@@ -179,13 +181,15 @@ async def until_threads_are_gone() -> None:
 
 
 def engine_threads() -> list[str]:
-    ours = ("bridge-", "DurableTask", "(run_loop)", "(stream_reader)")
+    ours = (
+        "bridge-", "engine-", "turns-", "activities-", "entities-", "DurableTask", "(run_loop)", "(stream_reader)",
+    )  # fmt: skip
     return [thread.name for thread in threading.enumerate() if any(part in thread.name for part in ours)]
 
 
-@pytest.mark.parametrize("host", [True, False])
-async def test_workers_leave_no_threads(tmp_path, host):
-    owner = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+@pytest.mark.parametrize(("host", "dispatch"), [(True, "direct"), (True, "protocol"), (False, "direct")])
+async def test_workers_leave_no_threads(tmp_path, host, dispatch):
+    owner = EmbeddedEngine("default", CONFIG.model_copy(update={"dispatch": dispatch}), tmp_path, host=True)
     await owner.start()
     engine = owner if host else EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await engine.start()
@@ -203,9 +207,10 @@ async def test_workers_leave_no_threads(tmp_path, host):
     await until_threads_are_gone()
 
 
-async def test_a_worker_that_cannot_stop_is_reported(tmp_path):
+@pytest.mark.parametrize("dispatch", ["direct", "protocol"])
+async def test_a_worker_that_cannot_stop_is_reported(tmp_path, dispatch):
     """An activity that blocks keeps the SDK's stop waiting."""
-    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    engine = EmbeddedEngine("default", CONFIG.model_copy(update={"dispatch": dispatch}), tmp_path, host=True)
     await engine.start()
     entered, leave = threading.Event(), threading.Event()
 
@@ -227,65 +232,135 @@ async def test_a_worker_that_cannot_stop_is_reported(tmp_path):
     await engine.stop()
 
 
-async def test_finished_instances_go_after_their_retention(tmp_path):
-    engine = EmbeddedEngine("default", CONFIG.model_copy(update={"retention": 0.3}), tmp_path, host=True)
+async def test_what_was_taken_survives_a_stop(tmp_path):
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
-    worker = engine.worker(workflows())
-    worker.start()
-    await engine.client.schedule_new_orchestration("echo", instance_id="a")
-    await engine.client.schedule_new_orchestration("approval", instance_id="b")
-    await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
-    await until(lambda: "a" not in engine._backend._instances)
-    assert "b" in engine._backend._instances
-    assert await stop_worker(worker, WAIT)
+    await engine.client.schedule_new_orchestration("twice", instance_id="a")
+    await engine.client.raise_orchestration_event("a", "item", data=1)
     await engine.stop()
-
-
-async def test_many_timers_need_one_thread(tmp_path):
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
     worker = engine.worker(workflows())
     worker.start()
-    before = threading.active_count()
-    for number in range(100):
-        await engine.client.schedule_new_orchestration("patient", input=3600, instance_id=f"a{number}")
-    for number in range(100):
-        await engine.client.wait_for_orchestration_start(f"a{number}", timeout=WAIT)
-    assert threading.active_count() - before < 60
+    await engine.client.raise_orchestration_event("a", "item", data=2)
+    state = await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
+    assert state is not None
+    assert state.get_output() == [1, 2]
     assert await stop_worker(worker, WAIT)
     await engine.stop()
 
 
-async def test_the_socket_keeps_threads_for_quick_calls(tmp_path):
+async def test_what_was_acknowledged_survives_a_kill(tmp_path):
+    """Told through the socket, as another process hears it."""
+    process = host_elsewhere(tmp_path)
+    attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    try:
+        await attached.start()
+        await attached.client.schedule_new_orchestration("approval", instance_id="a")
+        await attached.client.raise_orchestration_event("a", "approve", data="kept")
+    finally:
+        kill(process)
+        await attached.stop()
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await engine.start()
+    worker = engine.worker(workflows())
+    worker.start()
+    state = await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
+    assert state is not None
+    assert state.get_output() == "kept"
+    assert await stop_worker(worker, WAIT)
+    await engine.stop()
+
+
+async def test_an_attached_worker_outlives_its_host(tmp_path):
+    """The host is killed and started over; the worker and the client of another process go on by themselves."""
+    process = host_elsewhere(tmp_path)
+    attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
+    await attached.start()
+    worker = attached.worker(workflows())
+    worker.start()
+    try:
+        await attached.client.schedule_new_orchestration("approval", instance_id="a")
+        await attached.client.wait_for_orchestration_start("a", timeout=WAIT)
+        kill(process)
+        process = host_elsewhere(tmp_path)
+        await until_it_answers(attached)
+        await attached.client.raise_orchestration_event("a", "approve", data="again")
+        state = await attached.client.wait_for_orchestration_completion("a", timeout=WAIT)
+        assert state is not None
+        assert state.get_output() == "again"
+        assert await stop_worker(worker, WAIT)
+        await attached.stop()
+    finally:
+        kill(process)
+
+
+async def test_finished_instances_go_after_their_retention(tmp_path):
+    config = CONFIG.model_copy(update={"retention": 0.3, "retention_count": 5})
+    engine = EmbeddedEngine("default", config, tmp_path, host=True)
+    await engine.start()
+    assert engine._database is not None
+    assert engine._database.options.retention == RetentionPolicy(age=0.3, count=5, period=1.0)
+    worker = engine.worker(workflows())
+    worker.start()
+    client = engine.client
+    await client.schedule_new_orchestration("echo", instance_id="a")
+    await client.schedule_new_orchestration("approval", instance_id="b")
+    async with asyncio.timeout(WAIT):
+        while await client.get_orchestration_state("a") is not None:
+            await asyncio.sleep(0.05)
+    assert await client.get_orchestration_state("b") is not None
+    assert await stop_worker(worker, WAIT)
+    await engine.stop()
+
+
+async def test_timers_and_waits_need_no_threads(tmp_path):
     host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await host.start()
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await attached.start()
-    await attached.client.schedule_new_orchestration("nobody", instance_id="a")
+    worker = host.worker(workflows())
+    worker.start()
+    before = threading.active_count()
+    for number in range(100):
+        await host.client.schedule_new_orchestration("patient", input=3600, instance_id=f"a{number}")
+        await host.client.wait_for_orchestration_start(f"a{number}", timeout=WAIT)
     waits = [
-        asyncio.ensure_future(attached.client.wait_for_orchestration_completion("a", timeout=600)) for _ in range(60)
+        asyncio.ensure_future(engine.client.wait_for_orchestration_completion(f"a{number}", timeout=600))
+        for number in range(100)
+        for engine in (host, attached)
     ]
-    await until(lambda: sum(wait.done() for wait in waits) == 60 - 32)
-    assert await attached.client.get_orchestration_state("a") is not None
+    assert host._database is not None
+    waiters = host._database.hub.waiters
+    await until(lambda: len(waiters) == 200)
+    assert threading.active_count() == before
+    assert await attached.client.get_orchestration_state("a0") is not None
+    assert await stop_worker(worker, WAIT)
     await host.stop()
-    await asyncio.gather(*waits, return_exceptions=True)
+    assert all(isinstance(result, Exception) for result in await asyncio.gather(*waits, return_exceptions=True))
     await attached.stop()
 
 
-def test_a_wait_without_time_left_ends_at_once():
-    backend = MemoryBackend()
-    began = time.monotonic()
-    assert backend._wait_for_state("missing", lambda instance: True, 0.0) is None
-    assert time.monotonic() - began < WAIT
-    backend.close()
+async def test_a_wait_without_time_left_ends_at_once(tmp_path):
+    engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
+    await engine.start()
+    await engine.client.schedule_new_orchestration("nobody", instance_id="a")
+    async with asyncio.timeout(WAIT):
+        with pytest.raises(TimeoutError):
+            await engine.client.wait_for_orchestration_completion("a", timeout=0.05)
+    assert engine._database is not None
+    waiters = engine._database.hub.waiters
+    await until(lambda: len(waiters) == 0)
+    await engine.stop()
 
 
 async def test_descriptions_and_factory(tmp_path):
     embedded = create("default", CONFIG, tmp_path, host=True)
     assert isinstance(embedded, EmbeddedEngine)
-    assert not embedded.durable
-    assert "NOT DURABLE" in embedded.description
-    assert str(tmp_path / CONFIG.path / SOCKET) in embedded.description
+    assert embedded.durable
+    assert embedded.description == f"durable, in {tmp_path / CONFIG.path / FILE}"
+    attached = create("default", CONFIG, tmp_path, host=False)
+    assert attached.description == f"durable, attached through {tmp_path / CONFIG.path / SOCKET}"
     scheduler = create("eu", SchedulerEngineConfig(type="scheduler"), tmp_path, host=True)
     assert isinstance(scheduler, SchedulerEngine)
     with pytest.raises(RuntimeError, match="not started"):

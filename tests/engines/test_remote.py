@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.embedded.service import SidecarService
 from bridge.engines.inprocess import AioChannel
 from bridge.engines.remote import probe
 from bridge.errors import EngineUnavailable
 
 
-async def test_a_connection_that_is_closed_is_an_outage() -> None:
-    client = AsyncTaskHubGrpcClient(channel=AioChannel(MemoryBackend()))
+async def test_a_connection_that_is_closed_is_an_outage(service: SidecarService) -> None:
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(service))
 
     async def closed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError  # what grpc.aio raises for calls of a channel that is closed
@@ -25,8 +25,8 @@ async def test_a_connection_that_is_closed_is_an_outage() -> None:
         await probe(client, "engine 'default'")
 
 
-async def test_a_cancelled_probe_is_cancelled() -> None:
-    client = AsyncTaskHubGrpcClient(channel=AioChannel(MemoryBackend()))
+async def test_a_cancelled_probe_is_cancelled(service: SidecarService) -> None:
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(service))
     asked = asyncio.Event()
 
     async def never(*_: Any, **__: Any) -> None:

@@ -22,8 +22,8 @@ from tests.engines.sidecar import Sidecar
 
 
 @pytest.fixture
-def sidecar():
-    sidecar = Sidecar()
+def sidecar(tmp_path):
+    sidecar = Sidecar(tmp_path)
     sidecar.start()
     yield sidecar
     sidecar.close()
@@ -126,7 +126,8 @@ async def test_away_and_back(sidecar):
                 break
             except EngineUnavailable:
                 await asyncio.sleep(0.05)
-    assert {"before", "after"} <= set(sidecar.backend._instances)
+    for instance_id in ("before", "after"):
+        assert await engine.client.get_orchestration_state(instance_id) is not None
     await engine.stop()
 
 

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def remote():
-    sidecar = Sidecar()
+async def remote(tmp_path_factory):
+    sidecar = Sidecar(tmp_path_factory.mktemp("sidecar"))
     sidecar.start()
     config = SchedulerEngineConfig(type="scheduler", endpoint=sidecar.endpoint, max_request="512KiB")
     engine = SchedulerEngine("default", config)

@@ -13,8 +13,13 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
-from bridge.engines.embedded.endpoint import SOCKET, Address, Endpoint
-from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
+from bridge.engines.embedded.aio import AioSidecarService
+from bridge.engines.embedded.database import Database, DatabaseOptions
+from bridge.engines.embedded.retention import PERIOD_SECONDS, RetentionPolicy
+from bridge.engines.embedded.server import Server
+from bridge.engines.embedded.service import SidecarService
+from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
@@ -25,20 +30,21 @@ RECONNECT_SECONDS = 1.0
 
 
 class EmbeddedEngine:
-    """An engine for one machine. For now it keeps everything in memory.
+    """An engine for one machine: a task hub in one SQLite file.
 
-    directory: of the lock and the socket. host: True in the one process that runs the engine, False to attach to it.
+    directory: of the file, its lock and the socket. host: True in the one process that runs the engine, False to attach
+    to it.
     """
 
-    durable = False
+    durable = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
         self.name = name
         self._config = config
         self._directory = directory
         self._host = host
-        self._backend: MemoryBackend | None = None
-        self._endpoint: Endpoint | None = None
+        self._database: Database | None = None
+        self._servers: list[Server] = []
         self._address: Address | None = None
         self._channel: AioChannel | None = None
         self._client: AsyncTaskHubGrpcClient | None = None
@@ -46,29 +52,61 @@ class EmbeddedEngine:
 
     @property
     def description(self) -> str:
-        kind = "in memory, NOT DURABLE: everything is lost at exit"
-        return f"{kind}; {'hosts' if self._host else 'attaches to'} {self._directory / SOCKET}"
+        if self._host:
+            listens = f", listens on {self._config.listen}" if self._config.listen else ""
+            return f"durable, in {self._directory / FILE}{listens}"
+        return f"durable, attached through {self._directory / SOCKET}"
 
     async def start(self) -> None:
-        """Raises: EngineUnavailable (another process hosts it), EngineMisconfigured (the directory cannot be used)."""
+        """Raises: EngineUnavailable (another process hosts it, the file cannot be read or written),
+        EngineMisconfigured (the directory cannot be used, the file is of a newer version or not an engine's).
+        """
         if self._client is not None:
             return
         if self._host:
-            self._start_host()
+            await asyncio.to_thread(self._start_host)
+            assert self._database is not None
+            service = AioSidecarService(self._database)
+            self._channel = AioChannel(service, timeout=self._config.timeout, max_request=self._config.max_request)
+            self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
         else:
             self._attach()
 
     def _start_host(self) -> None:
-        backend = MemoryBackend(self._config.retention)
-        endpoint = Endpoint(self._directory, backend)
+        make_private(self._directory)
+        age = self._config.retention
+        period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
+        retention = RetentionPolicy(age, self._config.retention_count, period)
+        database = Database(self._directory / FILE, DatabaseOptions(retention=retention))
+        database.start()
+        self._database = database
         try:
-            endpoint.open()
+            # Only the lock's holder gets here, so a socket file is a dead host's.
+            (self._directory / SOCKET).unlink(missing_ok=True)
+            self._address = Address(self._directory)
+            service = AioSidecarService(database)
+            local = Server(service, [self._address.target])
+            local.start()
+            self._servers.append(local)
+            if self._config.listen is not None:
+                token = self._config.token.get_secret_value() if self._config.token is not None else None
+                remote = Server(service, [self._config.listen], token)
+                remote.start()
+                self._servers.append(remote)
         except BaseException:
-            backend.close()
+            self._stop_host()
             raise
-        self._backend, self._endpoint = backend, endpoint
-        self._channel = AioChannel(backend, timeout=self._config.timeout, max_request=self._config.max_request)
-        self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+
+    def _stop_host(self) -> None:
+        # Waits end first, so that the servers can.
+        if self._database is not None:
+            self._database.stop()
+            self._database = None
+        for server in self._servers:
+            server.stop()
+        self._servers.clear()
+        if self._host:
+            (self._directory / SOCKET).unlink(missing_ok=True)
 
     def _attach(self) -> None:
         self._address = Address(self._directory)
@@ -90,13 +128,8 @@ class EmbeddedEngine:
         for channel in self._workers:
             channel.close()
         self._workers.clear()
-        if self._backend is not None:
-            # Waits end first, so that the server's threads do.
-            self._backend.close()
-            self._backend = None
-        if self._endpoint is not None:
-            await asyncio.to_thread(self._endpoint.close)
-            self._endpoint = None
+        if self._database is not None:
+            await asyncio.to_thread(self._stop_host)
         if self._address is not None:
             self._address.close()
             self._address = None
@@ -131,8 +164,12 @@ class EmbeddedEngine:
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
             ),
         }
-        if self._backend is not None:
-            channel = Channel(self._backend, timeout=self._config.timeout)
+        if self._database is not None:
+            if self._config.dispatch == "direct":
+                del options["resiliency_options"]
+                threads = self._config.worker.threads
+                return register(DirectWorker(self._database, activity_threads=threads, **options), workflows)
+            channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             return register(TaskHubGrpcWorker(channel=channel, **options), workflows)
         if self._address is None:

@@ -1,0 +1,56 @@
+"""The file of an embedded engine, looked after without the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from bridge.app.attachment import chosen
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.source import Loaded
+from bridge.engines.embedded import upkeep
+from bridge.engines.embedded.address import FILE
+from bridge.errors import EngineMisconfigured
+
+check = upkeep.check
+compact = upkeep.compact
+export = upkeep.export
+
+
+def configured(loaded: Loaded, name: str | None = None) -> Path:
+    """The file of a configured engine. None: `default`, or the only one there is.
+
+    Raises: LookupError for an unknown name, EngineMisconfigured when that engine has no file.
+    """
+    name = chosen(loaded, name)
+    config = loaded.config.engines[name]
+    if not isinstance(config, EmbeddedEngineConfig):
+        raise EngineMisconfigured(f"engine {name!r} is of type {config.type}: only embedded engines have a file here")
+    return loaded.base / config.path / FILE
+
+
+def given(path: Path) -> Path:
+    """A file that a person named. Raises: EngineMisconfigured for a directory."""
+    if path.is_dir():
+        held = sorted(path.glob("*.db"))
+        meant = f", like {held[0]}" if held else ""
+        raise EngineMisconfigured(f"{path}: is a directory; name the engine's file in it{meant}")
+    return path
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when it is whole, and not at all when writing it fails.
+
+    Raises: OSError.
+    """
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as out:
+            yield out
+        beside.replace(output)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""`bridge engine check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.engine.file import file_options, named
+from bridge.cli.options import json_option
+from bridge.cli.output import clean, print_json
+
+
+@make(
+    "check",
+    examples="""
+        bridge engine check
+        bridge engine check --engine eu
+        bridge engine check --path hubs/default.db --json
+    """,
+    exits={0: "the file is sound", 1: "the file is damaged", 3: "no such file, or not one that can be read"},
+)
+@file_options
+@json_option
+def command(path: Path | None, as_json: bool, **options: Any) -> int:
+    """Read the whole file of an embedded engine and say what is damaged. The engine may run meanwhile."""
+    file = named(path, options)
+    from bridge.app.engine_file import check
+
+    problems = check(file)
+    if as_json:
+        print_json({"file": str(file), "problems": problems})
+    else:
+        for problem in problems:
+            click.echo(f"{file}: {clean(problem)}")
+        if not problems:
+            click.echo(f"{file}: ok")
+    return exit_codes.FAILED if problems else exit_codes.OK

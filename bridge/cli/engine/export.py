@@ -1,0 +1,56 @@
+"""`bridge engine export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.engine.file import file_options, named
+from bridge.cli.options import json_option
+from bridge.cli.output import plural, print_json
+
+
+@make(
+    "export",
+    examples="""
+        bridge engine export | jq .state.instanceId
+        bridge engine export --output instances.jsonl
+        bridge engine export --path hubs/default.db --output default.jsonl --json
+    """,
+    exits={0: "every instance was written", 1: "the output cannot be written", 3: "the file cannot be read"},
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written here, and then only what was done is said.",
+)
+@file_options
+@json_option
+def command(path: Path | None, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Write every instance of an embedded engine with its history, a JSON object a line.
+
+    An object has the keys state, finished and history, with the field names of the Durable Task protocol. Payloads are
+    written as they are. The engine may run meanwhile.
+    """
+    file = named(path, options)
+    from bridge.app.engine_file import export, replacing
+
+    if output is None:
+        export(file, sys.stdout)
+        return
+    if output.exists() and file.exists() and output.samefile(file):
+        raise click.UsageError("--output is the engine's own file", click.get_current_context())
+    try:
+        with replacing(output) as out:
+            count = export(file, out)
+    except OSError as error:
+        raise click.FileError(str(output), error.strerror or "") from None
+    if as_json:
+        print_json({"file": str(file), "output": str(output), "instances": count})
+    else:
+        click.echo(f"{plural(count, 'instance')} exported to {output}")

@@ -1,0 +1,55 @@
+"""The directory of an embedded engine, and the socket in it that other processes reach it on."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from bridge.errors import EngineMisconfigured, EngineUnavailable
+
+SOCKET = "engine.sock"
+FILE = "engine.db"
+PATH_LIMIT = 100
+"""Longest socket path in bytes that every system takes (sun_path holds 104 to 108)."""
+
+
+def make_private(directory: Path) -> None:
+    """Create the directory, for its owner alone. Raises: EngineMisconfigured."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(directory.stat().st_mode) & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise EngineMisconfigured(
+            f"{directory}: the engine's directory cannot be made ours alone ({error.strerror})"
+        ) from error
+
+
+class Address:
+    """How to name the socket to gRPC, however long its path is. Keep it open as long as connections are made."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises: EngineUnavailable when there is no such directory, EngineMisconfigured when it cannot be named."""
+        path = str(directory.absolute() / SOCKET)
+        self._descriptor: int | None = None
+        if len(os.fsencode(path)) > PATH_LIMIT:
+            if sys.platform != "linux":
+                raise EngineMisconfigured(
+                    f"{path}: longer than the {PATH_LIMIT} bytes of a socket's path; choose a shorter `path`"
+                )
+            try:
+                self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise EngineUnavailable(
+                    f"{directory}: {error.strerror}; no daemon runs here, start `bridge serve`"
+                ) from error
+            path = f"/proc/self/fd/{self._descriptor}/{SOCKET}"
+        self.target = f"unix:{path}"
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,105 @@
+"""The sidecar protocol over a database, for servers and in-process channels whose handlers are coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
+
+from bridge.engines.embedded.calls import DEFERRED
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.dispatch import Stream
+from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.reply import LoopReply
+from bridge.engines.embedded.service import PING_SECONDS, UNARY, WAITS
+
+
+class AioSidecarService(TaskHubSidecarServiceServicer):
+    """A servicer of coroutines: no call holds a thread while it waits for its commit.
+
+    `context` is that of grpc.aio or of an in-process channel: `abort` is awaited, `time_remaining` gives seconds.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def database(self, context: Any) -> Database:
+        """The hub that a call is for. Raises: Rejection."""
+        return self._database
+
+    async def _unary(self, method: str, request: Any, context: Any) -> Any:
+        reply = LoopReply(asyncio.get_running_loop())
+        try:
+            database = self.database(context)
+            answer = database.call(method, request, reply)
+            if answer is not DEFERRED:
+                return answer
+            if method in WAITS:
+                return await self._wait(database, request, reply, context)
+            return await reply.future
+        except Rejection as rejection:
+            return await context.abort(rejection.code, rejection.details)
+
+    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply, context: Any) -> Any:
+        left = context.time_remaining()
+        try:
+            async with asyncio.timeout(None if left is None or left > 1e8 else left):
+                return await reply.future
+        except TimeoutError:
+            return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The instance did not get there in time")
+        finally:
+            if not reply.future.done() or reply.future.cancelled():
+                database.forget(request.instanceId, reply)
+
+    async def GetWorkItems(  # noqa: N802 -- the protocol's name
+        self, request: pb.GetWorkItemsRequest, context: Any
+    ) -> AsyncIterator[pb.WorkItem]:
+        """Work for a worker, until it or the engine goes."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[pb.WorkItem] = asyncio.Queue()
+
+        def send(item: pb.WorkItem) -> None:
+            # Once the loop is closed, the stream's end is on its way and gives the work back.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        stream = Stream(request, send)
+        try:
+            database = self.database(context)
+            database.connect(stream)
+        except Rejection as rejection:
+            await context.abort(rejection.code, rejection.details)
+            return
+        try:
+            while True:
+                try:
+                    item = await asyncio.wait_for(queue.get(), PING_SECONDS)
+                except TimeoutError:
+                    item = pb.WorkItem(healthPing=pb.HealthPing())
+                yield item
+        finally:
+            database.disconnect(stream)
+
+    async def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
+        self, request: pb.StreamInstanceHistoryRequest, context: Any
+    ) -> AsyncIterator[pb.HistoryChunk]:
+        """An instance's history in pieces."""
+        for chunk in await self._unary("StreamInstanceHistory", request, context):
+            yield chunk
+
+
+def _handler(method: str) -> Callable[..., Any]:
+    async def handle(self: AioSidecarService, request: Any, context: Any) -> Any:
+        return await self._unary(method, request, context)
+
+    handle.__name__ = method
+    return handle
+
+
+for _method in UNARY:
+    setattr(AioSidecarService, _method, _handler(_method))

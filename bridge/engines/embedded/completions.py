@@ -1,0 +1,303 @@
+"""What workers report, inside the transaction that records it: a turn, an activity's result, a batch of operations."""
+
+from __future__ import annotations
+
+import logging
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded import event as events
+from bridge.engines.embedded.calls import Calls
+from bridge.engines.embedded.child import start_child
+from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import now as clock_now
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
+from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import new_id
+from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
+from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.rewind import rewind
+from bridge.engines.embedded.store import TIMER_FIRES, Timer
+from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
+
+logger = logging.getLogger(__name__)
+
+
+class Completions:
+    """Each method runs in the writer's thread with a lease that its caller has taken."""
+
+    def __init__(self, hub: TaskHub, calls: Calls) -> None:
+        self._hub = hub
+        self._calls = calls
+
+    def turn(self, lease: Lease, response: pb.OrchestratorResponse) -> None:
+        hub = self._hub
+        hub.dispatcher.release(lease, done=True)
+        instance = hub.find_key(lease.subject)
+        if instance is None or instance.token != lease.token or instance.turn is None:
+            return
+        try:
+            outcome = apply(instance, instance.turn, response, hub.now)
+        except BadResponse as error:
+            failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
+            hub.fail(instance, failure)
+            return
+        instance.token = None
+        instance.turn = None
+        taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
+        instance.taken = 0
+        if taken:
+            hub.tx.remove("inbox", taken)
+        if response.HasField("customStatus"):
+            instance.custom_status = response.customStatus.value
+        if response.HasField("orchestrationTraceContext"):
+            instance.trace = response.orchestrationTraceContext
+        if instance.status != RUNNING:
+            instance.status = RUNNING
+        hub.touch(instance)
+        if outcome.rewind is not None:
+            rewind(hub, self._calls, instance, outcome.rewind)
+        else:
+            self._record(instance, outcome)
+        hub.settle_deferred(instance)
+        hub.wake(instance)
+
+    def _record(self, instance: Instance, outcome: Outcome) -> None:
+        hub = self._hub
+        completion = outcome.completion
+        self._follow_up(instance, outcome)
+        if completion is None:
+            hub.append(instance, outcome.history)
+            return
+        result = completion.result.value if completion.HasField("result") else None
+        if completion.orchestrationStatus == CONTINUED_AS_NEW:
+            self._continue_as_new(instance, completion)
+            return
+        failure = completion.failureDetails if completion.HasField("failureDetails") else None
+        status = completion.orchestrationStatus
+        outcome.history.append(events.execution_completed(hub.now, status, result, failure))
+        hub.append(instance, outcome.history)
+        hub.finish(instance, status, result, failure)
+
+    def _follow_up(self, instance: Instance, outcome: Outcome) -> None:
+        hub = self._hub
+        for request in outcome.activities:
+            hub.add_task(instance, request)
+        for timer_id, fire_at in outcome.timers:
+            fired = events.timer_fired(fire_at, timer_id, fire_at)
+            hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+        for task_id, child in outcome.children:
+            start_child(hub, instance, task_id, child)
+        for target, event in outcome.operations:
+            signal = event.entityOperationSignaled if event.HasField("entityOperationSignaled") else None
+            due = micros(signal.scheduledTime) if signal is not None and signal.HasField("scheduledTime") else None
+            hub.entities.operate(target, event, due)
+        for target, section in outcome.unlocks:
+            entity = hub.entities.find(target)
+            if entity is not None and entity.section == section and entity.owner == instance.id:
+                hub.entities.unlock(entity)
+        for lock in outcome.locks:
+            hub.entities.locks_used = True
+            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+        for target, name, data in outcome.raised:
+            receiver = hub.find(target)
+            if receiver is not None and not receiver.finished:
+                hub.deliver(receiver, events.event_raised(hub.now, name, data))
+        for termination in outcome.terminations:
+            receiver = hub.find(termination.instanceId)
+            if receiver is not None and receiver is not instance:
+                reason = termination.reason if termination.HasField("reason") else None
+                request = pb.TerminateRequest(
+                    instanceId=termination.instanceId, output=reason, recursive=termination.recurse
+                )
+                self._calls.terminate_instance(receiver, request)
+
+    def _continue_as_new(self, instance: Instance, completion: pb.CompleteOrchestrationAction) -> None:
+        hub = self._hub
+        old = instance.start.executionStarted
+        instance.execution = new_id()
+        if completion.HasField("newVersion"):
+            instance.version = completion.newVersion.value
+        instance.start = events.execution_started(
+            hub.now,
+            instance.name,
+            instance.id,
+            instance.execution,
+            version=text(instance.version),
+            input=completion.result if completion.HasField("result") else None,
+            tags=dict(completion.tags or old.tags),
+            trace=old.parentTraceContext if old.HasField("parentTraceContext") else None,
+            parent=old.parentInstance if old.HasField("parentInstance") else None,
+        )
+        instance.custom_status = None
+        instance.trace = None
+        hub.tx.clear(instance, "timers")
+        hub.drop_history(instance)
+        hub.tx.change_generation(instance)
+        kept = [event for _, event in instance.inbox if _outlives_generation(event)]
+        hub.tx.remove("inbox", [seq for seq, _ in instance.inbox])
+        instance.inbox.clear()
+        for event in (*completion.carryoverEvents, *kept):
+            hub.deliver(instance, event)
+        hub.entities.release_locks(instance)
+
+    def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
+        hub = self._hub
+        if lease.epoch != hub.dispatcher.epoch:
+            return
+        hub.dispatcher.release(lease, done=True)
+        task = lease.subject
+        hub.tx.remove("tasks", [task.seq])
+        instance = hub.find_key(task.key)
+        if instance is None or instance.finished or instance.execution != task.execution:
+            return
+        if response.HasField("failureDetails"):
+            event = events.task_failed(hub.now, task.task_id, response.failureDetails)
+        else:
+            result = response.result if response.HasField("result") else None
+            event = events.task_completed(hub.now, task.task_id, result)
+        hub.deliver(instance, event)
+
+    def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
+        hub = self._hub
+        hub.dispatcher.release(lease, done=True)
+        entity = hub.entities.find(lease.subject)
+        if entity is None or entity.token != lease.token or entity.batch is None:
+            return
+        batch = entity.batch
+        entity.token = None
+        entity.batch = None
+        if result.HasField("failureDetails"):
+            for _, operation in batch:
+                self._answer(operation, pb.OperationResult(failure={"failureDetails": result.failureDetails}))
+            processed = batch
+        else:
+            processed = batch[: len(result.results)]
+            for (_, operation), answer in zip(processed, result.results, strict=True):
+                self._answer(operation, answer)
+            entity.state = result.entityState.value if result.HasField("entityState") else None
+            entity.modified_at = hub.now
+            hub.tx.change_entity(entity)
+            for action in result.actions:
+                self._side_effect(entity, action)
+        seqs = {seq for seq, _ in processed}
+        entity.remove(seqs)
+        hub.tx.remove("operations", seqs)
+        hub.entities.advance(entity)
+
+    def _answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
+        """Tell the orchestration that called, if it was a call and its caller still waits."""
+        if not operation.HasField("entityOperationCalled"):
+            return
+        hub = self._hub
+        call = operation.entityOperationCalled
+        caller = hub.find(call.parentInstanceId.value)
+        if caller is None or caller.finished or caller.execution != call.parentExecutionId.value:
+            return
+        if answer.HasField("failure"):
+            event = events.operation_failed(hub.now, call.requestId, answer.failure.failureDetails)
+        else:
+            output = answer.success.result if answer.success.HasField("result") else None
+            event = events.operation_completed(hub.now, call.requestId, output)
+        hub.deliver(caller, event)
+
+    def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
+        """An entity may only signal and start; what it names wrongly is logged, since nobody waits for it."""
+        hub = self._hub
+        try:
+            if action.HasField("sendSignal"):
+                signal = action.sendSignal
+                target = entity_id(signal.instanceId)
+                data = signal.input if signal.HasField("input") else None
+                event = events.signal(hub.now, target, signal.name, data, new_id())
+                hub.entities.operate(
+                    target, event, micros(signal.scheduledTime) if signal.HasField("scheduledTime") else None
+                )
+            elif action.HasField("startNewOrchestration"):
+                start = action.startNewOrchestration
+                self._calls.start(
+                    pb.CreateInstanceRequest(
+                        instanceId=start.instanceId,
+                        name=start.name,
+                        version=start.version if start.HasField("version") else None,
+                        input=start.input if start.HasField("input") else None,
+                        scheduledStartTimestamp=start.scheduledTime if start.HasField("scheduledTime") else None,
+                        orchestrationIdReusePolicy=_FINISHED_MAY_BE_REPLACED,
+                        parentTraceContext=start.parentTraceContext if start.HasField("parentTraceContext") else None,
+                    )
+                )
+        except (BadResponse, Rejection) as error:
+            logger.warning("An action of entity %s was dropped: %s", entity.id, error)
+
+    def abandon(self, lease: Lease) -> None:
+        """The worker gives the work back; it rests for a while."""
+        hub = self._hub
+        if lease.epoch != hub.dispatcher.epoch:
+            return
+        hub.dispatcher.release(lease, done=False)
+        if self.give_back(lease):
+            hub.dispatcher.rest(lease, clock_now() / 1_000_000)
+
+    def disconnected(self, leases: list[Lease]) -> None:
+        """The worker is gone: its work is for others, at once."""
+        for lease in leases:
+            if lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease):
+                self._hub.dispatcher.ready[lease.kind].add(lease.name, lease.version, lease.subject)
+
+    def expired(self, leases: list[Lease]) -> None:
+        """The worker took too long; its credit comes back, and its work is for whoever takes it."""
+        for lease in leases:
+            self._hub.dispatcher.release(lease, done=False)
+        self.disconnected(leases)
+
+    def give_back(self, lease: Lease) -> bool:
+        """Whether there still is something to do."""
+        hub = self._hub
+        if lease.kind == ORCHESTRATION:
+            instance = hub.find_key(lease.subject)
+            if instance is None or instance.token != lease.token:
+                return False
+            instance.token = None
+            instance.turn = None
+            instance.taken = 0
+            hub.settle_deferred(instance)
+            return True
+        if lease.kind == ENTITY:
+            entity = hub.entities.find(lease.subject)
+            if entity is None or entity.token != lease.token:
+                return False
+            entity.token = None
+            entity.batch = None
+            hub.entities.advance(entity)
+            return True
+        assert lease.kind == ACTIVITY
+        return True
+
+
+_FINISHED_MAY_BE_REPLACED = pb.OrchestrationIdReusePolicy(
+    replaceableStatus=[
+        pb.ORCHESTRATION_STATUS_COMPLETED,
+        pb.ORCHESTRATION_STATUS_FAILED,
+        pb.ORCHESTRATION_STATUS_CANCELED,
+        pb.ORCHESTRATION_STATUS_TERMINATED,
+    ]
+)
+
+_OF_GENERATION = frozenset(
+    {
+        "taskCompleted",
+        "taskFailed",
+        "timerFired",
+        "subOrchestrationInstanceCompleted",
+        "subOrchestrationInstanceFailed",
+        "entityOperationCompleted",
+        "entityOperationFailed",
+        "entityLockGranted",
+    }
+)
+
+
+def _outlives_generation(event: pb.HistoryEvent) -> bool:
+    """Whether an event that no turn took is for the next generation too, as raised events are."""
+    return event.WhichOneof("eventType") not in _OF_GENERATION

@@ -1,0 +1,249 @@
+"""A task hub in a file: everything that serves it, started and stopped together."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.calls import DEFERRED, Calls
+from bridge.engines.embedded.completions import Completions
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.lock import FileLock
+from bridge.engines.embedded.purge import Purges
+from bridge.engines.embedded.reader import Reader
+from bridge.engines.embedded.recovery import recover
+from bridge.engines.embedded.rejection import invalid, precondition, unavailable
+from bridge.engines.embedded.reply import Reply
+from bridge.engines.embedded.retention import Retention, RetentionPolicy
+from bridge.engines.embedded.schema import connect, prepare
+from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.wire import Empty
+from bridge.engines.embedded.writer import Writer
+from bridge.errors import EngineUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseOptions:
+    """Limits of a hub. Sizes are in bytes."""
+
+    max_cached_instances: int = 10_000
+    max_cached_bytes: int = 32 * 1024 * 1024
+    max_message: int = 4 * 1024 * 1024
+    """Largest message that a remote worker takes; an instance that needs a larger one fails."""
+    max_request: int = 64 * 1024 * 1024
+    """Largest request that is taken from a client or worker."""
+    certain_raise: bool = True
+    """Whether raising an event waits for a turn in flight, to know for certain that the event is taken."""
+    lease_seconds: float | None = None
+    """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+
+
+class Database:
+    """A durable task hub over one SQLite file.
+
+    `call` takes a request of the sidecar protocol by the name of its method; `connect` adds a worker.
+    """
+
+    def __init__(self, path: Path, options: DatabaseOptions | None = None) -> None:
+        self.path = path
+        self.options = options or DatabaseOptions()
+        self._lock = FileLock(path)
+        self._connection: sqlite3.Connection | None = None
+        self._open = False
+
+    def start(self) -> None:
+        """Open the file, creating it where it is missing, and go on with what it holds.
+
+        Raises: EngineUnavailable (locked by another process, cannot be read or written), EngineMisconfigured
+        (newer, or not an engine's file).
+        """
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise EngineUnavailable(f"{self.path}: {error.strerror}") from error
+        try:
+            self._build()
+        except BaseException as error:
+            if self._connection is not None:
+                self._connection.close()
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise EngineUnavailable(f"{self.path}: cannot be read: {error}") from error
+            raise
+        self._open = True
+
+    def _build(self) -> None:
+        options = self.options
+        connection = self._connection = connect(self.path)
+        prepare(connection, self.path)
+        self.hub = TaskHub(
+            Store(connection),
+            max_cached_instances=options.max_cached_instances,
+            max_cached_bytes=options.max_cached_bytes,
+            max_message=options.max_message,
+            lease_seconds=options.lease_seconds,
+        )
+        recover(self.hub)
+        self._calls = Calls(self.hub, certain_raise=options.certain_raise)
+        self._completions = Completions(self.hub, self._calls)
+        self.writer = Writer(self.hub, self.path.stem, self._completions.expired)
+        self._purges = Purges(self.hub, self.writer.submit)
+        self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
+        self._reader = Reader(self.path, self.path.stem)
+        self._writes: dict[str, Callable[[Any], Any]] = {
+            "StartInstance": self._calls.start,
+            "GetInstance": self._calls.get,
+            "TerminateInstance": self._calls.terminate,
+            "SuspendInstance": self._calls.suspend,
+            "ResumeInstance": self._calls.resume,
+            "RestartInstance": self._calls.restart,
+            "RewindInstance": self._calls.rewind,
+            "SignalEntity": self._calls.signal_entity,
+            "GetEntity": self._calls.get_entity,
+            "CleanEntityStorage": self._purges.clean_entities,
+            "SkipGracefulOrchestrationTerminations": self._calls.skip_graceful_terminations,
+        }
+        self._deferrable: dict[str, Callable[[Any, Reply], Any]] = {
+            "RaiseEvent": self._calls.raise_event,
+            "PurgeInstances": self._purges.purge,
+            "WaitForInstanceStart": lambda request, reply: self._calls.wait(request, True, reply),
+            "WaitForInstanceCompletion": lambda request, reply: self._calls.wait(request, False, reply),
+        }
+        self._questions: dict[str, Callable[[Any], Any]] = {
+            "QueryInstances": self._reader.queries.instances,
+            "ListInstanceIds": self._reader.queries.ids,
+            "QueryEntities": self._reader.queries.entities,
+            "StreamInstanceHistory": self._reader.queries.history,
+        }
+        self._completed: dict[str, tuple[int, Callable[[Lease, Any], None]]] = {
+            "CompleteOrchestratorTask": (ORCHESTRATION, self._completions.turn),
+            "CompleteActivityTask": (ACTIVITY, self._completions.activity),
+            "CompleteEntityTask": (ENTITY, self._completions.batch),
+        }
+        self._immediate: dict[str, Callable[[Any], Any]] = {
+            "Hello": lambda _: Empty(),
+            "CreateTaskHub": lambda _: pb.CreateTaskHubResponse(),
+            "AbandonTaskOrchestratorWorkItem": lambda r: self._abandon(r, pb.AbandonOrchestrationTaskResponse()),
+            "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
+            "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
+        }
+        self._reader.start()
+        self.writer.start()
+        self._retention.start()
+
+    def stop(self) -> None:
+        """Finish what was accepted and close the file. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._retention.stop()
+        self.writer.stop()
+        self._reader.stop()
+        if self._connection is not None:
+            self._connection.close()
+        self._lock.release()
+
+    def call(self, method: str, request: Any, reply: Reply) -> Any:
+        """Take a request. Answers at once, or returns DEFERRED and settles `reply` later, from another thread.
+
+        Raises: Rejection.
+        """
+        if not self._open:
+            raise unavailable("The engine is not running")
+        operation = self._writes.get(method)
+        if operation is not None:
+            self._check_size(method, request)
+            self.writer.submit(operation, request, reply=reply)
+            return DEFERRED
+        completed = self._completed.get(method)
+        if completed is not None:
+            return self._complete(*completed, request)
+        immediate = self._immediate.get(method)
+        if immediate is not None:
+            return immediate(request)
+        deferrable = self._deferrable.get(method)
+        if deferrable is not None:
+            self._check_size(method, request)
+            self.writer.submit(deferrable, request, reply, reply=reply)
+            return DEFERRED
+        question = self._questions.get(method)
+        if question is not None:
+            self._reader.submit(question, request, reply)
+            return DEFERRED
+        raise invalid(f"{method} is not a call of this engine")
+
+    def forget(self, instance_id: str, reply: Reply) -> None:
+        """The caller of a wait has gone."""
+        self.writer.submit(self.hub.waiters.discard, instance_id, reply)
+
+    def connect(self, stream: Stream) -> None:
+        """From now on the stream gets work. Raises: Rejection when the engine is not running."""
+        if not self._open:
+            raise unavailable("The engine is not running")
+        self.writer.submit(self.hub.dispatcher.connect, stream)
+
+    def disconnect(self, stream: Stream) -> None:
+        """The worker is gone; what it held goes to others at once."""
+        if self._open:
+            self.writer.submit(self._disconnected, stream)
+
+    def _disconnected(self, stream: Stream) -> None:
+        self._completions.disconnected(self.hub.dispatcher.disconnect(stream))
+
+    def _check_size(self, method: str, request: Any) -> None:
+        size = request.ByteSize()
+        if size > self.options.max_request:
+            raise invalid(f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken")
+
+    def _complete(self, kind: int, operation: Callable[[Lease, Any], None], request: Any) -> pb.CompleteTaskResponse:
+        """Ends the lease now, records the result in a coming transaction. What it leads to waits for the commit."""
+        leases = self.hub.dispatcher.leases
+        token = request.completionToken
+        if kind == ORCHESTRATION and request.isPartial:
+            held = leases.get(token)
+            if held is not None and held.kind == kind:
+                held.chunks.append(request)
+                return pb.CompleteTaskResponse()
+        if token:
+            lease = leases.take(token)
+        else:
+            lease = leases.find(kind, getattr(request, "instanceId", ""), getattr(request, "taskId", 0))
+        if lease is None or lease.kind != kind:
+            if lease is not None:
+                leases.put_back(lease)
+            raise precondition(
+                "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
+            )
+        if lease.chunks:
+            request = _joined(lease.chunks, request)
+        if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
+            # It had expected to need less than it was given; it gets all of it again.
+            self.writer.submit(self._completions.abandon, lease)
+        else:
+            self.writer.submit(operation, lease, request)
+        return pb.CompleteTaskResponse()
+
+    def _abandon(self, request: Any, response: Any) -> Any:
+        lease = self.hub.dispatcher.leases.take(request.completionToken)
+        if lease is not None:
+            self.writer.submit(self._completions.abandon, lease)
+        return response
+
+
+def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:
+    """One answer from its parts."""
+    whole = pb.OrchestratorResponse()
+    whole.CopyFrom(last)
+    del whole.actions[:]
+    for chunk in sorted(chunks, key=lambda part: int(part.chunkIndex.value)):
+        whole.actions.extend(chunk.actions)
+    whole.actions.extend(last.actions)
+    return whole

@@ -1,0 +1,291 @@
+"""Which worker gets what: ready work, the workers' streams with filters and credits, and leases.
+
+Everything here runs in the writer's thread, except `Leases.take`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+ORCHESTRATION = 0
+ACTIVITY = 1
+ENTITY = 2
+KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
+
+DEFAULT_CREDITS = 100
+"""Work items of one kind that a stream holds at once, where it names no number."""
+
+Names = dict[str, frozenset[str]]
+"""Accepted versions by name; an empty set accepts every version."""
+
+
+class Stream:
+    """A connected worker: what it takes, how much of it at once, and what it holds.
+
+    `send` must not block; it is called in the writer's thread with a WorkItem, or with a TurnRequest in its place
+    when `shares` is true.
+    """
+
+    def __init__(self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False) -> None:
+        self.send = send
+        self.shares = shares
+        self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
+        self.credits = tuple(
+            wanted if wanted > 0 else DEFAULT_CREDITS
+            for wanted in (
+                request.maxConcurrentOrchestrationWorkItems,
+                request.maxConcurrentActivityWorkItems,
+                request.maxConcurrentEntityWorkItems,
+            )
+        )
+        self.free = list(self.credits)
+        self.filters: tuple[Names | None, Names | None, Names | None] = (None, None, None)
+        if request.HasField("workItemFilters"):
+            chosen = request.workItemFilters
+            self.filters = (
+                _names(chosen.orchestrations),
+                _names(chosen.activities),
+                {entity.name.lower(): frozenset() for entity in chosen.entities},
+            )
+        self.leases: set[str] = set()
+        self.connected = True
+
+
+def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
+    names: Names = {}
+    for each in filters:
+        known = names.get(each.name)
+        versions = frozenset(each.versions)
+        # A filter without versions accepts all of them, whatever another filter of that name lists.
+        names[each.name] = versions if known is None else frozenset() if not known or not versions else known | versions
+    return names
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The right of one stream to complete one work item."""
+
+    token: str
+    kind: int
+    subject: Any
+    """Key of the instance, the Task, or id of the entity."""
+    name: str
+    version: str | None
+    stream: Stream
+    instance_id: str
+    epoch: int
+    task_id: int = 0
+    chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
+    """Parts of an answer that comes in several messages."""
+
+
+class ReadyQueue:
+    """Work of one kind that waits for a worker, oldest first per name and version."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str | None], deque[tuple[int, Hashable]]] = {}
+        self._members: set[Hashable] = set()
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, name: str, version: str | None, item: Hashable) -> None:
+        """Queue the item, unless it is queued already."""
+        if item in self._members:
+            return
+        self._members.add(item)
+        self._order += 1
+        group = self._groups.get((name, version))
+        if group is None:
+            group = self._groups[(name, version)] = deque()
+        group.append((self._order, item))
+
+    def take(self, names: Names | None) -> tuple[str, str | None, Hashable] | None:
+        """The oldest item that the names accept."""
+        best: tuple[str, str | None] | None = None
+        order = 0
+        for group_key, group in self._groups.items():
+            if (best is None or group[0][0] < order) and _accepts(names, group_key):
+                best, order = group_key, group[0][0]
+        if best is None:
+            return None
+        group = self._groups[best]
+        item = group.popleft()[1]
+        if not group:
+            del self._groups[best]
+        self._members.discard(item)
+        return (*best, item)
+
+    def clear(self) -> None:
+        self._groups.clear()
+        self._members.clear()
+
+
+def _accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
+    if names is None:
+        return True
+    versions = names.get(group[0])
+    return versions is not None and (not versions or (group[1] or "") in versions)
+
+
+class Leases:
+    """Open leases by token."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[str, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def add(self, lease: Lease) -> None:
+        self._by_token[lease.token] = lease
+
+    def take(self, token: str) -> Lease | None:
+        """End the lease; None when it has ended already. Of several callers one gets it."""
+        return self._by_token.pop(token, None)
+
+    def get(self, token: str) -> Lease | None:
+        """The lease, which goes on."""
+        return self._by_token.get(token)
+
+    def put_back(self, lease: Lease) -> None:
+        self._by_token[lease.token] = lease
+
+    def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
+        """For workers that send no token: the lease they must mean. Ends it."""
+        for lease in list(self._by_token.values()):
+            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id:
+                return self.take(lease.token)
+        return None
+
+    def clear(self) -> None:
+        self._by_token.clear()
+
+
+@dataclass(slots=True, order=True)
+class _Rest:
+    until: float
+    kind: int
+    order: int
+    name: str = field(compare=False)
+    version: str | None = field(compare=False)
+    subject: Any = field(compare=False)
+
+
+class Dispatcher:
+    """Hands ready work to streams. `build` makes the work item of a subject, or says None when it is moot."""
+
+    def __init__(
+        self,
+        build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
+        lease_seconds: float | None = None,
+    ) -> None:
+        self._build = build
+        self._lease_seconds = lease_seconds
+        self._expiring: list[tuple[float, str]] = []
+        self.ready = tuple(ReadyQueue() for _ in KINDS)
+        self.streams: list[Stream] = []
+        self.leases = Leases()
+        self._resting: list[_Rest] = []
+        self._attempts: dict[tuple[int, Hashable], int] = {}
+        self._order = 0
+        self.epoch = 0
+
+    def connect(self, stream: Stream) -> None:
+        self.streams.append(stream)
+
+    def disconnect(self, stream: Stream) -> list[Lease]:
+        """The leases that the stream held; its work is the caller's to queue again."""
+        stream.connected = False
+        if stream in self.streams:
+            self.streams.remove(stream)
+        taken = [self.leases.take(token) for token in stream.leases]
+        stream.leases.clear()
+        return [lease for lease in taken if lease is not None]
+
+    def release(self, lease: Lease, *, done: bool) -> None:
+        """The stream no longer holds what the lease was about. `done` forgets how often it was abandoned."""
+        if lease.token in lease.stream.leases:
+            lease.stream.leases.discard(lease.token)
+            lease.stream.free[lease.kind] += 1
+        if done and self._attempts:
+            self._attempts.pop((lease.kind, lease.subject), None)
+
+    def rest(self, lease: Lease, now: float) -> None:
+        """Queue abandoned work again after a pause that doubles each time, from 50 ms to 30 s."""
+        key = (lease.kind, lease.subject)
+        attempts = self._attempts.get(key, 0)
+        self._attempts[key] = attempts + 1
+        self._order += 1
+        delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
+        rest = _Rest(now + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        heapq.heappush(self._resting, rest)
+
+    def wake(self, now: float) -> None:
+        """Queue what has rested long enough."""
+        while self._resting and self._resting[0].until <= now:
+            rest = heapq.heappop(self._resting)
+            self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
+
+    def expired(self, now: float) -> list[Lease]:
+        """Leases that have run out and are ended hereby. There are none unless leases have a time."""
+        ended: list[Lease] = []
+        while self._expiring and self._expiring[0][0] <= now:
+            lease = self.leases.take(heapq.heappop(self._expiring)[1])
+            if lease is not None:
+                ended.append(lease)
+        return ended
+
+    def next_wake(self) -> float | None:
+        """When `wake` or `expired` has something to do; seconds since 1970."""
+        moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
+        return min(moments, default=None)
+
+    def pump(self) -> None:
+        """Hand out all that can be handed out."""
+        for kind in KINDS:
+            queue = self.ready[kind]
+            while len(queue) and self._round(kind, queue):
+                pass
+
+    def _round(self, kind: int, queue: ReadyQueue) -> bool:
+        handed = False
+        for stream in self.streams:
+            if stream.free[kind] <= 0:
+                continue
+            found = queue.take(stream.filters[kind])
+            if found is None:
+                continue
+            handed = True
+            name, version, subject = found
+            built = self._build(kind, name, version, subject, stream)
+            if built is not None:
+                lease, item = built
+                stream.free[kind] -= 1
+                stream.leases.add(lease.token)
+                self.leases.add(lease)
+                if self._lease_seconds is not None:
+                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
+                stream.send(item)
+        return handed
+
+    def reset(self) -> None:
+        """Forget all work and leases; streams stay, and what they still hold is void."""
+        self.epoch += 1
+        for queue in self.ready:
+            queue.clear()
+        self.leases.clear()
+        self._resting.clear()
+        self._expiring.clear()
+        self._attempts.clear()
+        for stream in self.streams:
+            stream.leases.clear()
+            stream.free = list(stream.credits)

@@ -1,0 +1,101 @@
+"""The entities of a hub: their queues and locks, and the moves that calls on them are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded import event as events
+from bridge.engines.embedded.entity import Entity, EntityCache
+from bridge.engines.embedded.instance import Instance
+from bridge.engines.embedded.store import SIGNAL_IS_DUE, Timer
+
+if TYPE_CHECKING:
+    from bridge.engines.embedded.hub import TaskHub
+
+
+class Entities:
+    """Runs in the writer's thread, like the hub it belongs to."""
+
+    def __init__(self, hub: TaskHub, max_cached: int) -> None:
+        self._hub = hub
+        self._cache = EntityCache(max_cached)
+        self.woken: dict[str, Entity] = {}
+        """Entities that may have something to do after this commit."""
+        self.locks_used = False
+        """Whether any lock was asked for since the start, or is held in the file; without, none is looked for."""
+
+    def trim(self) -> None:
+        self._cache.trim()
+
+    def clear(self) -> None:
+        self._cache.clear()
+
+    def remove(self, entity: Entity) -> None:
+        """The entity is no more."""
+        self._cache.remove(entity)
+        self._hub.tx.delete_entity(entity)
+
+    def find(self, entity_id: str) -> Entity | None:
+        entity = self._cache.get(entity_id)
+        if entity is None:
+            entity = self._hub.store.entity(entity_id)
+            if entity is not None:
+                self._cache.add(entity)
+        return entity
+
+    def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
+        """Put an operation, call or lock request in the entity's queue; a signal with a later time when it is due."""
+        if due is not None and due > self._hub.now:
+            self._hub.tx.add_timer(Timer(self._hub.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
+            return
+        entity = self.find(entity_id)
+        if entity is None:
+            entity = Entity(entity_id, modified_at=self._hub.now)
+            self._cache.add(entity)
+            self._hub.tx.change_entity(entity)
+        seq = self._hub.next_seq()
+        entity.queue.append((seq, event))
+        self._hub.tx.add_operation(seq, entity, event)
+        self.advance(entity)
+
+    def advance(self, entity: Entity) -> None:
+        """Grant the lock that can be granted, and hand out what can run after this commit."""
+        while (entry := entity.grantable()) is not None:
+            seq, event = entry
+            request = event.entityLockRequested
+            entity.queue.popleft()
+            self._hub.tx.remove("operations", [seq])
+            owner = self._hub.find(request.parentInstanceId.value)
+            section, execution = events.lock_section(request)
+            if owner is None or owner.finished or owner.execution != execution:
+                continue
+            entity.section = section
+            entity.owner = owner.id
+            self._hub.tx.change_entity(entity)
+            position = request.position + 1
+            if position < len(request.lockSet):
+                onward = pb.HistoryEvent()
+                onward.CopyFrom(event)
+                onward.entityLockRequested.position = position
+                self.operate(request.lockSet[position], onward)
+            else:
+                self._hub.deliver(owner, events.lock_granted(self._hub.now, section))
+        self.woken[entity.id] = entity
+
+    def unlock(self, entity: Entity) -> None:
+        entity.section = None
+        entity.owner = None
+        self._hub.tx.change_entity(entity)
+        self.advance(entity)
+
+    def release_locks(self, instance: Instance) -> None:
+        """Free every entity that the instance holds."""
+        if not self.locks_used:
+            return
+        self._hub.tx.flush()
+        for entity_id in self._hub.store.entities_owned(instance.id):
+            entity = self.find(entity_id)
+            if entity is not None and entity.owner == instance.id:
+                self.unlock(entity)

@@ -1,0 +1,126 @@
+"""An entity that is being worked on, and what its queue lets happen next. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.clock import timestamp
+from bridge.engines.embedded.instance import text
+
+MAX_BATCH = 500
+"""Operations that one work item holds at most."""
+
+
+@dataclass(slots=True, eq=False)
+class Entity:
+    """One entity: its state, who holds its lock, and the operations that it has not processed, in order.
+
+    `section` is the critical section that holds the lock, `owner` the orchestration it belongs to.
+    """
+
+    id: str
+    modified_at: int
+    state: str | None = None
+    section: str | None = None
+    owner: str | None = None
+    queue: deque[tuple[int, pb.HistoryEvent]] = field(default_factory=deque)
+    token: str | None = None
+    """Lease of the batch in flight."""
+    batch: list[tuple[int, pb.HistoryEvent]] | None = None
+    """The operations of the batch in flight. They stay in the queue until their results are there."""
+
+    @property
+    def name(self) -> str:
+        """`counter` of `@counter@key`."""
+        return self.id[1:].partition("@")[0].lower()
+
+    def runnable(self) -> list[tuple[int, pb.HistoryEvent]]:
+        """The operations that may run now, in order: while locked those of the owner's calls, else up to a request.
+
+        A lock request waits for all that came before it, and holds back what came after it.
+        """
+        found: list[tuple[int, pb.HistoryEvent]] = []
+        for entry in self.queue:
+            event = entry[1]
+            if self.section is not None:
+                if event.HasField("entityOperationCalled") and _caller(event) == self.owner:
+                    found.append(entry)
+            elif event.HasField("entityLockRequested"):
+                break
+            else:
+                found.append(entry)
+            if len(found) >= MAX_BATCH:
+                break
+        return found
+
+    def grantable(self) -> tuple[int, pb.HistoryEvent] | None:
+        """The lock request that may have the entity now: the head of the queue, when nothing is in flight."""
+        if self.section is None and self.token is None and self.queue:
+            entry = self.queue[0]
+            if entry[1].HasField("entityLockRequested"):
+                return entry
+        return None
+
+    def remove(self, seqs: set[int]) -> None:
+        self.queue = deque(entry for entry in self.queue if entry[0] not in seqs)
+
+    def metadata(self, include_state: bool) -> pb.EntityMetadata:
+        return pb.EntityMetadata(
+            instanceId=self.id,
+            lastModifiedTime=timestamp(self.modified_at),
+            backlogQueueSize=len(self.queue),
+            lockedBy=text(self.owner),
+            serializedState=text(self.state) if include_state else None,
+        )
+
+
+def _caller(event: pb.HistoryEvent) -> str:
+    return str(event.entityOperationCalled.parentInstanceId.value)
+
+
+class EntityCache:
+    """The entities in memory; idle ones are let go, the least recently used first."""
+
+    def __init__(self, max_entities: int) -> None:
+        self._entities: OrderedDict[str, Entity] = OrderedDict()
+        self._max = max_entities
+
+    def __len__(self) -> int:
+        return len(self._entities)
+
+    def __iter__(self) -> Iterator[Entity]:
+        return iter(self._entities.values())
+
+    def get(self, entity_id: str) -> Entity | None:
+        entity = self._entities.get(entity_id)
+        if entity is not None:
+            self._entities.move_to_end(entity_id)
+        return entity
+
+    def add(self, entity: Entity) -> None:
+        self._entities[entity.id] = entity
+
+    def remove(self, entity: Entity) -> None:
+        self._entities.pop(entity.id, None)
+
+    def clear(self) -> None:
+        self._entities.clear()
+
+    def trim(self) -> None:
+        """Let go of what exceeds the limit. Only between transactions."""
+        surplus = len(self._entities) - self._max
+        if surplus <= 0:
+            return
+        for _ in range(len(self._entities)):
+            if surplus <= 0:
+                break
+            entity = next(iter(self._entities.values()))
+            if entity.token is None:
+                self.remove(entity)
+                surplus -= 1
+            else:
+                self._entities.move_to_end(entity.id)

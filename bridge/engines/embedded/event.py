@@ -1,0 +1,210 @@
+"""Makes the history events that the engine writes itself."""
+
+from __future__ import annotations
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.clock import timestamp
+from bridge.engines.embedded.instance import text
+from bridge.engines.embedded.wire import StringValue
+
+
+def execution_started(
+    now: int,
+    name: str,
+    instance_id: str,
+    execution: str,
+    *,
+    version: StringValue | None = None,
+    input: StringValue | None = None,  # noqa: A002 -- the field's name in the protocol
+    tags: dict[str, str] | None = None,
+    scheduled_at: int | None = None,
+    trace: pb.TraceContext | None = None,
+    parent: pb.ParentInstanceInfo | None = None,
+) -> pb.HistoryEvent:
+    # Field by field, which takes a third of the time that nested constructors take.
+    event = _event(now)
+    started = event.executionStarted
+    started.name = name
+    if version is not None:
+        started.version.CopyFrom(version)
+    if input is not None:
+        started.input.CopyFrom(input)
+    started.orchestrationInstance.instanceId = instance_id
+    started.orchestrationInstance.executionId.value = execution
+    if parent is not None:
+        started.parentInstance.CopyFrom(parent)
+    if scheduled_at is not None:
+        started.scheduledStartTimestamp.CopyFrom(timestamp(scheduled_at))
+    if trace is not None:
+        started.parentTraceContext.CopyFrom(trace)
+    if tags:
+        started.tags.update(tags)
+    return event
+
+
+def _event(now: int) -> pb.HistoryEvent:
+    event = pb.HistoryEvent(eventId=-1)
+    moment = event.timestamp
+    moment.seconds, rest = divmod(now, 1_000_000)
+    moment.nanos = rest * 1000
+    return event
+
+
+def orchestrator_started(now: int) -> pb.HistoryEvent:
+    event = _event(now)
+    event.orchestratorStarted.SetInParent()
+    return event
+
+
+def orchestrator_completed(now: int) -> pb.HistoryEvent:
+    event = _event(now)
+    event.orchestratorCompleted.SetInParent()
+    return event
+
+
+def execution_completed(
+    now: int, status: int, result: str | None, failure: pb.TaskFailureDetails | None
+) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        executionCompleted=pb.ExecutionCompletedEvent(
+            orchestrationStatus=status,  # type: ignore[arg-type] # enum values are plain ints at run time
+            result=text(result),
+            failureDetails=failure,
+        ),
+    )
+
+
+def execution_terminated(now: int, output: StringValue | None, recurse: bool) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        executionTerminated=pb.ExecutionTerminatedEvent(input=output, recurse=recurse),
+    )
+
+
+def execution_suspended(now: int, reason: StringValue | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1, timestamp=timestamp(now), executionSuspended=pb.ExecutionSuspendedEvent(input=reason)
+    )
+
+
+def execution_resumed(now: int, reason: StringValue | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1, timestamp=timestamp(now), executionResumed=pb.ExecutionResumedEvent(input=reason)
+    )
+
+
+def execution_rewound(now: int, reason: str | None, parent_execution: str | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        executionRewound=pb.ExecutionRewoundEvent(reason=text(reason), parentExecutionId=text(parent_execution)),
+    )
+
+
+def event_raised(now: int, name: str, data: StringValue | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), eventRaised=pb.EventRaisedEvent(name=name, input=data))
+
+
+def timer_fired(now: int, timer_id: int, fire_at: int) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        timerFired=pb.TimerFiredEvent(fireAt=timestamp(fire_at), timerId=timer_id),
+    )
+
+
+def task_completed(now: int, task_id: int, result: StringValue | None) -> pb.HistoryEvent:
+    event = _event(now)
+    event.taskCompleted.taskScheduledId = task_id
+    if result is not None:
+        event.taskCompleted.result.CopyFrom(result)
+    return event
+
+
+def task_failed(now: int, task_id: int, failure: pb.TaskFailureDetails) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        taskFailed=pb.TaskFailedEvent(taskScheduledId=task_id, failureDetails=failure),
+    )
+
+
+def child_completed(now: int, task_id: int, result: str | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        subOrchestrationInstanceCompleted=pb.SubOrchestrationInstanceCompletedEvent(
+            taskScheduledId=task_id, result=text(result)
+        ),
+    )
+
+
+def child_failed(now: int, task_id: int, failure: pb.TaskFailureDetails) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        subOrchestrationInstanceFailed=pb.SubOrchestrationInstanceFailedEvent(
+            taskScheduledId=task_id, failureDetails=failure
+        ),
+    )
+
+
+def lock_granted(now: int, section: str) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1, timestamp=timestamp(now), entityLockGranted=pb.EntityLockGrantedEvent(criticalSectionId=section)
+    )
+
+
+def signal(now: int, entity_id: str, name: str, data: StringValue | None, request_id: str) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        entityOperationSignaled=pb.EntityOperationSignaledEvent(
+            requestId=request_id, operation=name, input=data, targetInstanceId=text(entity_id)
+        ),
+    )
+
+
+def operation_completed(now: int, request_id: str, output: StringValue | None) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        entityOperationCompleted=pb.EntityOperationCompletedEvent(requestId=request_id, output=output),
+    )
+
+
+def operation_failed(now: int, request_id: str, failure: pb.TaskFailureDetails) -> pb.HistoryEvent:
+    return pb.HistoryEvent(
+        eventId=-1,
+        timestamp=timestamp(now),
+        entityOperationFailed=pb.EntityOperationFailedEvent(requestId=request_id, failureDetails=failure),
+    )
+
+
+def failure(error_type: str, message: str) -> pb.TaskFailureDetails:
+    return pb.TaskFailureDetails(errorType=error_type, errorMessage=message, isNonRetriable=True)
+
+
+def generic(now: int, data: str) -> pb.HistoryEvent:
+    """An event that replays ignore; it makes a turn happen."""
+    return pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), genericEvent=pb.GenericEvent(data=text(data)))
+
+
+def lock_requested(now: int, request: pb.EntityLockRequestedEvent, execution: str) -> pb.HistoryEvent:
+    """A lock request as the engine queues it: with its generation, for which the protocol has no field."""
+    event = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityLockRequested=request)
+    event.entityLockRequested.criticalSectionId = f"{request.criticalSectionId}{_SEPARATOR}{execution}"
+    return event
+
+
+def lock_section(request: pb.EntityLockRequestedEvent) -> tuple[str, str]:
+    """(critical section, execution) of a queued lock request."""
+    section, _, execution = request.criticalSectionId.rpartition(_SEPARATOR)
+    return section, execution
+
+
+_SEPARATOR = "\x1f"

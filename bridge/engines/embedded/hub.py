@@ -1,0 +1,367 @@
+"""A task hub: the state of its instances and entities, and the moves that every call is made of.
+
+Everything here runs in the writer's thread. A move changes the working set and adds to the transaction; what follows
+from it (work to hand out, answers to give) happens after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded import event as events
+from bridge.engines.embedded.clock import now as clock_now
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
+from bridge.engines.embedded.entities import Entities
+from bridge.engines.embedded.identity import new_id
+from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
+from bridge.engines.embedded.rejection import late, unavailable
+from bridge.engines.embedded.reply import Reply, settle_all
+from bridge.engines.embedded.schema import VERSION
+from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
+from bridge.engines.embedded.transaction import Transaction
+from bridge.engines.embedded.waiters import Waiters
+from bridge.engines.embedded.wire import StringValue
+from bridge.engines.embedded.workitem import WorkItems
+
+MAX_REQUESTS = 2000
+"""Waiting activities whose inputs are kept in memory; those of further ones are read when their turn comes."""
+
+
+class TaskHub:
+    """The working set over one store. `tx` is the transaction at hand."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_cached_instances: int = 10_000,
+        max_cached_bytes: int = 32 * 1024 * 1024,
+        max_message: int = 4 * 1024 * 1024,
+        lease_seconds: float | None = None,
+    ) -> None:
+        self.store = store
+        self.tx = Transaction(store.connection)
+        self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
+        self.entities = Entities(self, max_cached_instances)
+        self.waiters = Waiters()
+        self.dispatcher = Dispatcher(self._build, lease_seconds)
+        self.work = WorkItems(self, max_message)
+        self.now = clock_now()
+        """Time of the transaction at hand, microseconds; never goes back."""
+        self.settled: list[tuple[Reply, Any]] = []
+        """Answers that were put off and are due after the commit."""
+        self.later: list[Callable[[], None]] = []
+        """Moves for the next transaction."""
+        self._absent: set[str] = set()
+        self._key = 1
+        self._seq = 1
+        self._woken: dict[int, Instance] = {}
+        self._moved: dict[int, Instance] = {}
+        self._new_tasks: list[Task] = []
+        self.cancelled: set[int] = set()
+        """Keys of instances whose queued activities are moot."""
+        self.load_counters()
+
+    def load_counters(self) -> None:
+        self._key = max(self._key, self.store.next_key())
+        self._seq = max(self._seq, self.store.next_seq())
+
+    def tick(self) -> None:
+        """A transaction begins."""
+        self.now = max(self.now, clock_now())
+
+    @property
+    def last_key(self) -> int:
+        """No instance has a greater key."""
+        return self._key
+
+    def next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def reset(self) -> None:
+        """Forget the working set, and all that is under way; the file alone counts."""
+        for instance in self.instances:
+            self.settled.extend((reply, None) for reply, _ in instance.deferred)
+        settle_all((reply, unavailable("The engine started over")) for reply, _ in self.settled)
+        self.settled.clear()
+        self.forget()
+        self.later.clear()
+        self.cancelled.clear()
+        self.dispatcher.reset()
+        self.instances.clear()
+        self.entities.clear()
+
+    def close(self) -> None:
+        """Answer those who still wait. A raise that waits for a turn is taken: its event is in the file."""
+        self.waiters.end_all(unavailable("The engine is stopping"))
+        for instance in self.instances:
+            settle_all(instance.deferred)
+            instance.deferred.clear()
+
+    def probe(self) -> None:
+        """Raises: sqlite3.Error when the file cannot be written."""
+        self.store.connection.execute("BEGIN IMMEDIATE")
+        self.store.connection.execute(f"PRAGMA user_version={VERSION}")
+        self.store.connection.execute("COMMIT")
+
+    # Instances
+
+    def look_ahead(self, instance_ids: list[str]) -> None:
+        """Find out for many ids at once which of them nobody has, since most that are started are new."""
+        unknown = [each for each in instance_ids if each and self.instances.by_id(each) is None]
+        if len(unknown) > 1:
+            self._absent = set(unknown) - self.store.ids_present(unknown)
+
+    def find(self, instance_id: str) -> Instance | None:
+        instance = self.instances.by_id(instance_id)
+        if instance is not None or instance_id in self._absent:
+            return instance
+        return self._loaded(self.store.instance_by_id(instance_id))
+
+    def find_key(self, key: int) -> Instance | None:
+        instance = self.instances.by_key(key)
+        return self._loaded(self.store.instance_by_key(key)) if instance is None else instance
+
+    def _loaded(self, instance: Instance | None) -> Instance | None:
+        if instance is not None and not instance.finished:
+            self.instances.add(instance)
+        return instance
+
+    def create(
+        self,
+        instance_id: str,
+        name: str,
+        *,
+        execution: str = "",
+        version: StringValue | None = None,
+        input: StringValue | None = None,  # noqa: A002 -- the field's name in the protocol
+        tags: dict[str, str] | None = None,
+        start_at: int | None = None,
+        trace: pb.TraceContext | None = None,
+        parent: pb.ParentInstanceInfo | None = None,
+        after: int = 0,
+    ) -> Instance:
+        """A new instance; nothing with its id may be there. Its turns come later than `after`."""
+        self._key += 1
+        execution = execution or new_id()
+        started = events.execution_started(
+            self.now, name, instance_id, execution,
+            version=version, input=input, tags=tags, scheduled_at=start_at, trace=trace, parent=parent,
+        )  # fmt: skip
+        instance = Instance(
+            key=self._key,
+            id=instance_id,
+            execution=execution,
+            name=name,
+            version=None if version is None else version.value,
+            status=PENDING,
+            created_at=self.now,
+            updated_at=self.now,
+            start=started,
+            start_at=start_at,
+            turn_at=after,
+            parent=None if parent is None else parent.orchestrationInstance.instanceId,
+            history=[],
+        )
+        self.instances.add(instance)
+        self._absent.discard(instance_id)
+        self.tx.create(instance)
+        if start_at is not None and start_at > self.now:
+            instance.waiting_start = True
+            self.tx.add_timer(Timer(self.next_seq(), start_at, START_IS_DUE, instance.key))
+        else:
+            self.wake(instance)
+        return instance
+
+    def replace(self, instance: Instance) -> None:
+        """Remove the instance, so that its id is free."""
+        self.entities.release_locks(instance)
+        self.void(instance)
+        self.tx.delete(instance)
+        self.instances.remove(instance)
+
+    def void(self, instance: Instance) -> None:
+        """What is under way for the instance no longer counts."""
+        if instance.token is not None:
+            self.dispatcher.leases.take(instance.token)
+            instance.token = None
+        if not instance.finished:
+            self.cancelled.add(instance.key)
+        self._woken.pop(instance.key, None)
+
+    def touch(self, instance: Instance) -> None:
+        """The instance's row changed."""
+        instance.updated_at = self.now
+        self._moved[instance.key] = instance
+        self.tx.change(instance)
+
+    def deliver(self, instance: Instance, event: pb.HistoryEvent) -> None:
+        """Put the event in the instance's inbox. The instance must not be finished."""
+        seq = self.next_seq()
+        instance.inbox.append((seq, event))
+        self.tx.put(seq, instance, event)
+        self.wake(instance)
+
+    def wake(self, instance: Instance) -> None:
+        """The instance may have something to do after this commit."""
+        self._woken[instance.key] = instance
+
+    def finish(
+        self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
+    ) -> None:
+        """The instance ends. Its parent is told, and what is left of it is dropped."""
+        instance.status = status
+        instance.suspended = False
+        instance.waiting_start = False
+        instance.output = output
+        instance.failure = failure
+        instance.finished_at = self.now
+        self.touch(instance)
+        self.tx.clear(instance, "inbox", "timers")
+        instance.inbox.clear()
+        instance.taken = 0
+        self.entities.release_locks(instance)
+        if instance.parent is not None:
+            self._tell_parent(instance)
+
+    def end(
+        self,
+        instance: Instance,
+        status: int,
+        output: str | None,
+        failure: pb.TaskFailureDetails | None,
+        cause: pb.HistoryEvent | None = None,
+    ) -> None:
+        """End the instance without its worker: what it was about to do no longer counts."""
+        self.void(instance)
+        self.tx.clear(instance, "tasks")
+        last = [instance.start] if instance.chunks == 0 else []
+        if cause is not None:
+            last.append(cause)
+        last.append(events.execution_completed(self.now, status, output, failure))
+        self.append(instance, last)
+        self.finish(instance, status, output, failure)
+        self.settle_deferred(instance)
+
+    def fail(self, instance: Instance, failure: pb.TaskFailureDetails) -> None:
+        if not instance.finished:
+            self.end(instance, FAILED, None, failure)
+
+    def settle_deferred(self, instance: Instance) -> None:
+        """Answer the raises that waited for the turn in flight: taken, or too late."""
+        for reply, outcome in instance.deferred:
+            self.settled.append((reply, outcome if not instance.finished else late(instance.id)))
+        instance.deferred.clear()
+
+    def _tell_parent(self, child: Instance) -> None:
+        link = child.start.executionStarted.parentInstance
+        parent = self.find(link.orchestrationInstance.instanceId)
+        if parent is None or parent.finished or parent.execution != link.orchestrationInstance.executionId.value:
+            return
+        if child.status == COMPLETED:
+            event = events.child_completed(self.now, link.taskScheduledId, child.output)
+        else:
+            details = child.failure
+            if details is None:
+                details = events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
+            event = events.child_failed(self.now, link.taskScheduledId, details)
+        self.deliver(parent, event)
+
+    def load_history(self, instance: Instance) -> list[pb.HistoryEvent]:
+        if instance.history is None:
+            if instance.chunks:
+                instance.history, size = self.store.history(instance.key)
+                self.instances.grow(instance, size - instance.history_bytes)
+            else:
+                instance.history = []
+        return instance.history
+
+    def append(self, instance: Instance, new: Iterable[pb.HistoryEvent]) -> None:
+        """Add to the instance's history."""
+        new = list(new)
+        size = self.tx.append_history(instance, new)
+        if instance.history is not None:
+            instance.history.extend(new)
+            self.instances.grow(instance, size)
+
+    def drop_history(self, instance: Instance) -> None:
+        """The instance begins anew."""
+        self.tx.clear(instance, "history")
+        self.instances.grow(instance, -instance.history_bytes)
+        instance.history = []
+        instance.chunks = 0
+
+    # Activities
+
+    def add_task(self, instance: Instance, request: pb.ActivityRequest) -> None:
+        version = request.version.value if request.HasField("version") else None
+        task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
+        self.tx.add_task(task)
+        self._new_tasks.append(task)
+
+    # Time
+
+    def fire(self, timer: Timer) -> None:
+        """A timer is due."""
+        self.tx.remove("timers", [timer.seq])
+        if timer.kind == SIGNAL_IS_DUE:
+            assert timer.entity is not None
+            assert timer.event is not None
+            self.entities.operate(timer.entity, timer.event)
+            return
+        assert timer.key is not None
+        instance = self.find_key(timer.key)
+        if instance is None or instance.finished:
+            return
+        if timer.kind == START_IS_DUE:
+            instance.waiting_start = False
+            self.wake(instance)
+        elif timer.kind == TIMER_FIRES:
+            assert timer.event is not None
+            self.deliver(instance, timer.event)
+
+    # After the commit
+
+    def committed(self) -> None:
+        """Hand out what became ready and tell who waits."""
+        ready = self.dispatcher.ready
+        for instance in self._woken.values():
+            if instance.deliverable and instance.token is None:
+                ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
+        for task in self._new_tasks:
+            if len(ready[ACTIVITY]) >= MAX_REQUESTS:
+                task.request = None
+            ready[ACTIVITY].add(task.name, task.version, task)
+        for entity in self.entities.woken.values():
+            if entity.token is None and entity.queue:
+                ready[ENTITY].add(entity.name, None, entity.id)
+        told: list[tuple[Reply, Any]] = []
+        for instance in self._moved.values():
+            told += self.waiters.notify(instance)
+            if instance.finished:
+                self.instances.remove(instance)
+        self.forget()
+        if told:
+            settle_all(told)
+        self.dispatcher.pump()
+        if self.cancelled and not len(ready[ACTIVITY]):
+            self.cancelled.clear()
+        self.instances.trim()
+        self.entities.trim()
+
+    def forget(self) -> None:
+        """What the transaction at hand would have led to."""
+        self._absent.clear()
+        self._woken.clear()
+        self._moved.clear()
+        self._new_tasks.clear()
+        self.entities.woken.clear()
+
+    def _build(
+        self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
+    ) -> tuple[Lease, Any] | None:
+        return self.work.build(kind, name, version, subject, stream)

@@ -1,0 +1,83 @@
+"""Task hubs in a directory, one file each, chosen by the `taskhub` header that the scheduler's clients send."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from bridge.engines.embedded.aio import AioSidecarService
+from bridge.engines.embedded.database import Database, DatabaseOptions
+from bridge.engines.embedded.rejection import invalid, unavailable
+from bridge.errors import EngineError
+
+DEFAULT = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class TaskHubs:
+    """Opens each hub when it is first asked for, and those that are there at the start."""
+
+    def __init__(self, directory: Path, options: DatabaseOptions | None = None) -> None:
+        self._directory = directory
+        self._options = options
+        self._hubs: dict[str, Database] = {}
+        self._lock = threading.Lock()
+        self._open = False
+
+    def start(self) -> None:
+        """Go on with every hub in the directory. Raises: EngineUnavailable, EngineMisconfigured."""
+        self._open = True
+        try:
+            for path in sorted(self._directory.glob("*.db")):
+                self._start(path.stem)
+            self._start(DEFAULT)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._open = False
+            hubs = list(self._hubs.values())
+            self._hubs.clear()
+        for hub in hubs:
+            hub.stop()
+
+    def get(self, name: str) -> Database:
+        """The hub of this name, made when it is new. Raises: Rejection."""
+        hub = self._hubs.get(name)
+        if hub is not None:
+            return hub
+        if not _NAME.fullmatch(name):
+            raise invalid("The task hub's name must be 1 to 64 letters, digits, hyphens and underscores")
+        try:
+            return self._start(name)
+        except EngineError as error:
+            raise unavailable(str(error)) from error
+
+    def _start(self, name: str) -> Database:
+        with self._lock:
+            if not self._open:
+                raise unavailable("The engine is stopping")
+            hub = self._hubs.get(name)
+            if hub is None:
+                hub = Database(self._directory / f"{name}.db", self._options)
+                hub.start()
+                self._hubs[name] = hub
+            return hub
+
+
+class HubsService(AioSidecarService):
+    """The sidecar protocol over all hubs."""
+
+    def __init__(self, hubs: TaskHubs) -> None:
+        self._hubs = hubs
+
+    def database(self, context: Any) -> Database:
+        for name, value in context.invocation_metadata() or ():
+            if name == "taskhub":
+                return self._hubs.get(value)
+        return self._hubs.get(DEFAULT)

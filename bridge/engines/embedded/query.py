@@ -1,0 +1,177 @@
+"""Questions about many instances or entities. They read what is committed, on a connection of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.clock import micros, timestamp
+from bridge.engines.embedded.instance import FINISHED, SUSPENDED, text
+from bridge.engines.embedded.rejection import invalid, missing
+from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
+
+PAGE = 100
+MAX_PAGE = 1000
+CHUNK_BYTES = 512 * 1024
+"""Size of a streamed piece of history, from which on the next begins."""
+
+_AFTER_ALL = "\U0010ffff"
+"""Sorts after every character that an id has."""
+
+MAX_PAGE_BYTES = 3 * 1024 * 1024
+"""Size of a page, from which on it ends early: clients refuse messages over 4 MB."""
+
+
+class Queries:
+    """One method per question; each runs in the reader's thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
+        query = request.query
+        prefix = query.instanceIdPrefix.value
+        # The plus keeps SQLite from walking all keys where the index on ids finds the few that match.
+        where = ["+key > ?" if prefix else "key > ?"]
+        values: list[Any] = [_cursor(query.continuationToken.value)]
+        _statuses(where, values, query.runtimeStatus)
+        _between(where, values, "created_at", query, "createdTimeFrom", "createdTimeTo")
+        if query.HasField("createdTimeFrom"):
+            where.append("key >= (SELECT min(key) FROM instances INDEXED BY instances_created WHERE created_at >= ?)")
+            values.append(micros(query.createdTimeFrom))
+        if prefix:
+            where.append("id >= ? AND id < ?")
+            values += [prefix, prefix + _AFTER_ALL]
+        limit = min(query.maxInstanceCount, MAX_PAGE) if query.maxInstanceCount > 0 else MAX_PAGE
+        rows = self._connection.execute(
+            f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        )
+        states: list[pb.OrchestrationState] = []
+        size, last, more = 0, 0, False
+        for row in rows:
+            if len(states) >= limit or size >= MAX_PAGE_BYTES:
+                more = True
+                break
+            instance = instance_of(row)
+            state = instance.state(query.fetchInputsAndOutputs)
+            size += state.ByteSize()
+            last = instance.key
+            states.append(state)
+        token = text(str(last)) if more else None
+        return pb.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
+
+    def ids(self, request: pb.ListInstanceIdsRequest) -> pb.ListInstanceIdsResponse:
+        where = ["finished_at IS NOT NULL"]
+        values: list[Any] = []
+        if request.lastInstanceKey.value:
+            moment, separator, instance_id = request.lastInstanceKey.value.partition("|")
+            if not separator or not moment.isdecimal():
+                raise invalid("lastInstanceKey is not one that this engine gave")
+            where.append("(finished_at, id) > (?, ?)")
+            values += [int(moment), instance_id]
+        _statuses(where, values, request.runtimeStatus)
+        _between(where, values, "finished_at", request, "completedTimeFrom", "completedTimeTo")
+        limit = min(request.pageSize, MAX_PAGE) if request.pageSize > 0 else PAGE
+        rows = self._connection.execute(
+            f"SELECT finished_at, id FROM instances WHERE {' AND '.join(where)} ORDER BY finished_at, id LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        ).fetchall()
+        token = text(f"{rows[limit - 1][0]}|{rows[limit - 1][1]}") if len(rows) > limit else None
+        return pb.ListInstanceIdsResponse(instanceIds=[row[1] for row in rows[:limit]], lastInstanceKey=token)
+
+    def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
+        query = request.query
+        where = ["id > ?"]
+        values: list[Any] = [query.continuationToken.value]
+        if query.instanceIdStartsWith.value:
+            prefix = query.instanceIdStartsWith.value
+            name, separator, key = prefix[1:].partition("@")
+            prefix = f"@{name.lower()}{separator}{key}" if prefix.startswith("@") else f"@{prefix.lower()}"
+            where.append("id >= ? AND id < ?")
+            values += [prefix, prefix + _AFTER_ALL]
+        _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
+        if not query.includeTransient:
+            where.append("(state IS NOT NULL OR owner IS NOT NULL)")
+        limit = min(query.pageSize.value, MAX_PAGE) if query.pageSize.value > 0 else MAX_PAGE
+        columns = "id, state, owner, modified_at, (SELECT count(*) FROM operations WHERE entity = entities.id)"
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM entities WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        )
+        found: list[pb.EntityMetadata] = []
+        size, more = 0, False
+        for entity_id, state, owner, modified_at, backlog in rows:
+            if len(found) >= limit or size >= MAX_PAGE_BYTES:
+                more = True
+                break
+            metadata = pb.EntityMetadata(
+                instanceId=entity_id,
+                lastModifiedTime=timestamp(modified_at),
+                backlogQueueSize=backlog,
+                lockedBy=text(owner),
+                serializedState=text(state) if query.includeState else None,
+            )
+            size += metadata.ByteSize()
+            found.append(metadata)
+        token = text(found[-1].instanceId) if more else None
+        return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
+
+    def history(self, request: pb.StreamInstanceHistoryRequest) -> list[pb.HistoryChunk]:
+        """The instance's history, in pieces that fit a message."""
+        row = self._connection.execute("SELECT key FROM instances WHERE id=?", (request.instanceId,)).fetchone()
+        if row is None:
+            raise missing(request.instanceId)
+        return list(self._chunks(row[0]))
+
+    def _chunks(self, key: int) -> Iterator[pb.HistoryChunk]:
+        piece = pb.HistoryChunk()
+        size = 0
+        for (blob,) in self._connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
+            for event in pb.HistoryChunk.FromString(blob).events:
+                length = event.ByteSize()
+                if size and size + length > CHUNK_BYTES:
+                    yield piece
+                    piece, size = pb.HistoryChunk(), 0
+                piece.events.append(event)
+                size += length
+        if size:
+            yield piece
+
+
+def _statuses(where: list[str], values: list[Any], statuses: Any) -> None:
+    """Finished and open instances have an index each; only a question for both reads every row."""
+    wanted = set(statuses)
+    if not wanted:
+        return
+    marks = ",".join("?" * len(wanted))
+    if wanted <= FINISHED:
+        where.append(
+            "key IN (SELECT key FROM instances INDEXED BY instances_finished"  # noqa: S608 -- only marks
+            f" WHERE finished_at IS NOT NULL AND status IN ({marks}))"
+        )
+    else:
+        if not wanted & FINISHED:
+            where.append("finished_at IS NULL")
+        where.append(f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END IN ({marks})")
+    values += sorted(wanted)
+
+
+def _between(where: list[str], values: list[Any], column: str, message: Any, start: str, end: str) -> None:
+    if message.HasField(start):
+        where.append(f"{column} >= ?")
+        values.append(micros(getattr(message, start)))
+    if message.HasField(end):
+        where.append(f"{column} < ?")
+        values.append(micros(getattr(message, end)))
+
+
+def _cursor(token: str) -> int:
+    if not token:
+        return 0
+    if not token.isdecimal():
+        raise invalid("continuationToken is not one that this engine gave")
+    return int(token)

@@ -1,0 +1,34 @@
+"""How the engine says no to a call: a gRPC status and a sentence."""
+
+from __future__ import annotations
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+
+
+class Rejection(Exception):
+    """Ends the call it is raised in with `code` and `details`; nothing was changed."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+def invalid(details: str) -> Rejection:
+    return Rejection(grpc.StatusCode.INVALID_ARGUMENT, details)
+
+
+def missing(instance_id: str) -> Rejection:
+    return Rejection(grpc.StatusCode.NOT_FOUND, f"Orchestration instance '{instance_id[:256]}' not found")
+
+
+def precondition(details: str) -> Rejection:
+    return Rejection(grpc.StatusCode.FAILED_PRECONDITION, details)
+
+
+def unavailable(details: str) -> Rejection:
+    return Rejection(grpc.StatusCode.UNAVAILABLE, details)
+
+
+def late(instance_id: str) -> Rejection:
+    return precondition(f"Orchestration instance '{instance_id[:256]}' has finished")

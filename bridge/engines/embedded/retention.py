@@ -1,0 +1,83 @@
+"""Finished instances are kept for a time, or up to a number; then they go, a few at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.purge import STEP, Purges
+
+PERIOD_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """`age` in seconds since the instance finished; `count` is how many finished ones stay. None: no limit."""
+
+    age: float | None = None
+    count: int | None = None
+    period: float = PERIOD_SECONDS
+    """Seconds between looks."""
+
+
+class Retention:
+    """Looks now and then, and removes what is over the limits in transactions of a few instances."""
+
+    def __init__(self, policy: RetentionPolicy, hub: TaskHub, purges: Purges, submit: Callable[..., None]) -> None:
+        self._policy = policy
+        self._hub = hub
+        self._purges = purges
+        self._submit = submit
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine-retention", daemon=True)
+
+    def start(self) -> None:
+        if self._policy.age is not None or self._policy.count is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._policy.period):
+            self._submit(self.step)
+
+    def step(self, limit: int | None = None) -> Any:
+        """Remove a few that finished up to `limit`; submits the next step while there are more."""
+        hub = self._hub
+        hub.tx.flush()
+        if limit is None:
+            limit = self._limit()
+            if limit is None:
+                return None
+        rows = hub.store.connection.execute(
+            "SELECT id FROM instances WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?",
+            (limit, STEP),
+        ).fetchall()
+        for (instance_id,) in rows:
+            instance = hub.find(instance_id)
+            if instance is not None and instance.finished:
+                self._purges.remove(instance)
+        if len(rows) == STEP and not self._stop.is_set():
+            self._submit(self.step, limit)
+        return None
+
+    def _limit(self) -> int | None:
+        """What finished up to then goes."""
+        limits = []
+        if self._policy.age is not None:
+            limits.append(self._hub.now - int(self._policy.age * 1_000_000))
+        if self._policy.count is not None:
+            row = self._hub.store.connection.execute(
+                "SELECT finished_at FROM instances WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC"
+                " LIMIT 1 OFFSET ?",
+                (self._policy.count,),
+            ).fetchone()
+            if row is not None:
+                limits.append(int(row[0]))
+        return max(limits) if limits else None

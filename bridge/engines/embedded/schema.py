@@ -1,0 +1,153 @@
+"""The tables of the engine's file, and how an older file becomes a newer one."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from bridge.errors import EngineMisconfigured, EngineUnavailable
+
+APPLICATION_ID = 0x64426E67
+"""Marks the file as ours in SQLite's header, so that another program's database is never touched."""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE instances (
+        key           INTEGER PRIMARY KEY,
+        id            TEXT NOT NULL UNIQUE,
+        execution     TEXT NOT NULL,
+        name          TEXT NOT NULL,
+        version       TEXT,
+        status        INTEGER NOT NULL,
+        suspended     INTEGER NOT NULL,
+        created_at    INTEGER NOT NULL,
+        updated_at    INTEGER NOT NULL,
+        finished_at   INTEGER,
+        start_at      INTEGER,
+        turn_at       INTEGER NOT NULL,
+        chunks        INTEGER NOT NULL,
+        parent        TEXT,
+        start         BLOB NOT NULL,
+        output        TEXT,
+        custom_status TEXT,
+        failure       BLOB,
+        trace         BLOB
+    );
+    CREATE INDEX instances_open ON instances (key) WHERE finished_at IS NULL;
+    CREATE INDEX instances_finished ON instances (finished_at, id, status) WHERE finished_at IS NOT NULL;
+    CREATE INDEX instances_created ON instances (created_at);
+    CREATE INDEX instances_parent ON instances (parent) WHERE parent IS NOT NULL;
+
+    -- What the turns of an instance's present generation did; a chunk is a serialised HistoryChunk.
+    CREATE TABLE history (
+        key    INTEGER NOT NULL,
+        chunk  INTEGER NOT NULL,
+        events BLOB NOT NULL,
+        PRIMARY KEY (key, chunk)
+    ) WITHOUT ROWID;
+
+    -- Events that no turn has taken yet.
+    CREATE TABLE inbox (
+        seq   INTEGER PRIMARY KEY,
+        key   INTEGER NOT NULL,
+        event BLOB NOT NULL
+    );
+    CREATE INDEX inbox_key ON inbox (key);
+
+    -- Activities without a result; request is a serialised ActivityRequest.
+    CREATE TABLE tasks (
+        seq       INTEGER PRIMARY KEY,
+        key       INTEGER NOT NULL,
+        execution TEXT NOT NULL,
+        task_id   INTEGER NOT NULL,
+        name      TEXT NOT NULL,
+        version   TEXT,
+        request   BLOB NOT NULL
+    );
+    CREATE INDEX tasks_key ON tasks (key);
+
+    -- What happens at a time: an orchestration's timer, a delayed start, a delayed signal.
+    CREATE TABLE timers (
+        seq     INTEGER PRIMARY KEY,
+        fire_at INTEGER NOT NULL,
+        kind    INTEGER NOT NULL,
+        key     INTEGER,
+        entity  TEXT,
+        event   BLOB
+    );
+    CREATE INDEX timers_fire_at ON timers (fire_at);
+    CREATE INDEX timers_key ON timers (key) WHERE key IS NOT NULL;
+
+    CREATE TABLE entities (
+        id          TEXT PRIMARY KEY,
+        state       TEXT,
+        section     TEXT,
+        owner       TEXT,
+        modified_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX entities_owner ON entities (owner) WHERE owner IS NOT NULL;
+
+    -- Operations and lock requests that an entity has not processed.
+    CREATE TABLE operations (
+        seq    INTEGER PRIMARY KEY,
+        entity TEXT NOT NULL,
+        event  BLOB NOT NULL
+    );
+    CREATE INDEX operations_entity ON operations (entity);
+    """,
+)
+
+VERSION = len(MIGRATIONS)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode with the settings that every connection of the engine has.
+
+    Raises: EngineUnavailable when the file cannot be opened, EngineMisconfigured when it is not a database.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-32768")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA journal_size_limit=67108864")
+    except sqlite3.Error as error:
+        raise _translated(path, "opened", error) from error
+    return connection
+
+
+def _translated(path: Path, what: str, error: sqlite3.Error) -> EngineMisconfigured | EngineUnavailable:
+    # Locked, full, read-only and the like are OperationalErrors; a damaged or foreign file is a bare DatabaseError.
+    if isinstance(error, sqlite3.OperationalError) or not isinstance(error, sqlite3.DatabaseError):
+        return EngineUnavailable(f"{path}: cannot be {what}: {error}")
+    return EngineMisconfigured(f"{path}: is not a database, or is damaged: {error}")
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables or bring an older file forward, each step in one transaction.
+
+    Raises: EngineMisconfigured when the file is newer than this program, not ours, or not a database;
+    EngineUnavailable when it cannot be written.
+    """
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        if application != APPLICATION_ID and tables:
+            raise EngineMisconfigured(f"{path}: is a SQLite file, but not one of this engine; name another path")
+        if version > VERSION:
+            raise EngineMisconfigured(
+                f"{path}: was written by a newer version (schema {version}, this program knows up to {VERSION}); "
+                "upgrade the program, or name another path"
+            )
+        connection.execute("PRAGMA journal_mode=WAL")
+        for step in range(version, VERSION):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "
+                f"PRAGMA user_version={step + 1}; COMMIT"
+            )
+    except sqlite3.DatabaseError as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise _translated(path, "prepared", error) from error

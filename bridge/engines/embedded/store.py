@@ -1,0 +1,212 @@
+"""Reads of the engine's file by its one writer. They see what the transaction at hand has flushed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.instance import FINISHED, Instance
+
+INSTANCE_COLUMNS = (
+    "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
+    " chunks, parent, start, output, custom_status, failure, trace"
+)
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """An activity without a result. `request` is None while it is only on disk."""
+
+    seq: int
+    key: int
+    execution: str
+    task_id: int
+    name: str
+    version: str | None
+    request: pb.ActivityRequest | None
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Timer:
+    """What happens at a time. `kind` is one of the constants below."""
+
+    seq: int
+    fire_at: int
+    kind: int
+    key: int | None = None
+    entity: str | None = None
+    event: pb.HistoryEvent | None = None
+
+
+TIMER_FIRES = 0
+START_IS_DUE = 1
+SIGNAL_IS_DUE = 2
+
+
+def instance_of(row: tuple[Any, ...]) -> Instance:
+    """The instance in a row of INSTANCE_COLUMNS, without inbox and history."""
+    (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
+     parent, start, output, custom, failure, trace) = row  # fmt: skip
+    return Instance(
+        key=key,
+        id=id_,
+        execution=execution,
+        name=name,
+        version=version,
+        status=status,
+        created_at=created,
+        updated_at=updated,
+        start=pb.HistoryEvent.FromString(start),
+        suspended=bool(suspended),
+        finished_at=finished,
+        start_at=start_at,
+        turn_at=turn_at,
+        chunks=chunks,
+        parent=parent,
+        output=output,
+        custom_status=custom,
+        failure=None if failure is None else pb.TaskFailureDetails.FromString(failure),
+        trace=None if trace is None else pb.OrchestrationTraceContext.FromString(trace),
+    )
+
+
+class Store:
+    """Point reads over one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def next_key(self) -> int:
+        return self._next("SELECT max(key) FROM instances")
+
+    def next_seq(self) -> int:
+        tables = ("inbox", "tasks", "timers", "operations")
+        return max(self._next(f"SELECT max(seq) FROM {table}") for table in tables)  # noqa: S608 -- names are ours
+
+    def _next(self, query: str) -> int:
+        return int(self.connection.execute(query).fetchone()[0] or 0) + 1
+
+    def instance_by_id(self, instance_id: str) -> Instance | None:
+        return self._instance(f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE id=?", instance_id)  # noqa: S608 -- ours
+
+    def instance_by_key(self, key: int) -> Instance | None:
+        return self._instance(f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE key=?", key)  # noqa: S608 -- ours
+
+    def _instance(self, query: str, value: str | int) -> Instance | None:
+        row = self.connection.execute(query, (value,)).fetchone()
+        if row is None:
+            return None
+        instance = instance_of(row)
+        if instance.status not in FINISHED:
+            instance.inbox = deque(
+                (seq, pb.HistoryEvent.FromString(event))
+                for seq, event in self.connection.execute(
+                    "SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (instance.key,)
+                )
+            )
+            if instance.chunks == 0 and instance.start_at is not None:
+                instance.waiting_start = (
+                    self.connection.execute(
+                        "SELECT 1 FROM timers WHERE key=? AND kind=?", (instance.key, START_IS_DUE)
+                    ).fetchone()
+                    is not None
+                )
+        return instance
+
+    def ids_present(self, instance_ids: list[str]) -> set[str]:
+        """Which of these ids the file knows; few statements for many ids."""
+        found: set[str] = set()
+        for start in range(0, len(instance_ids), 64):
+            part = instance_ids[start : start + 64]
+            part += [part[-1]] * ((1 << (len(part) - 1).bit_length()) - len(part))
+            marks = ",".join("?" * len(part))
+            query = f"SELECT id FROM instances WHERE id IN ({marks})"  # noqa: S608 -- only marks
+            found.update(row[0] for row in self.connection.execute(query, part))
+        return found
+
+    def history(self, key: int) -> tuple[list[pb.HistoryEvent], int]:
+        """The events of an instance's present generation, and their size in bytes."""
+        events: list[pb.HistoryEvent] = []
+        size = 0
+        for (blob,) in self.connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
+            size += len(blob)
+            events.extend(pb.HistoryChunk.FromString(blob).events)
+        return events, size
+
+    def children(self, instance_id: str) -> list[str]:
+        return [row[0] for row in self.connection.execute("SELECT id FROM instances WHERE parent=?", (instance_id,))]
+
+    def task_request(self, seq: int) -> pb.ActivityRequest | None:
+        row = self.connection.execute("SELECT request FROM tasks WHERE seq=?", (seq,)).fetchone()
+        return None if row is None else pb.ActivityRequest.FromString(row[0])
+
+    def task_seqs(self, key: int) -> list[int]:
+        return [row[0] for row in self.connection.execute("SELECT seq FROM tasks WHERE key=?", (key,))]
+
+    def due_timers(self, moment: int, limit: int) -> list[Timer]:
+        return [
+            Timer(seq, fire_at, kind, key, entity, None if event is None else pb.HistoryEvent.FromString(event))
+            for seq, fire_at, kind, key, entity, event in self.connection.execute(
+                "SELECT seq, fire_at, kind, key, entity, event FROM timers"
+                " WHERE fire_at<=? ORDER BY fire_at, seq LIMIT ?",
+                (moment, limit),
+            )
+        ]
+
+    def next_timer(self) -> int | None:
+        """When the next timer is due."""
+        value = self.connection.execute("SELECT min(fire_at) FROM timers").fetchone()[0]
+        return None if value is None else int(value)
+
+    def entity(self, entity_id: str) -> Entity | None:
+        """The entity with its queue; None when it has neither state nor anything to do."""
+        row = self.connection.execute(
+            "SELECT state, section, owner, modified_at FROM entities WHERE id=?", (entity_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        entity = Entity(entity_id, state=row[0], section=row[1], owner=row[2], modified_at=row[3])
+        entity.queue = deque(
+            (seq, pb.HistoryEvent.FromString(event))
+            for seq, event in self.connection.execute(
+                "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq", (entity_id,)
+            )
+        )
+        return entity
+
+    def entities_owned(self, owner: str) -> list[str]:
+        return [row[0] for row in self.connection.execute("SELECT id FROM entities WHERE owner=?", (owner,))]
+
+    def has_locks(self) -> bool:
+        """Whether an entity is locked, or may become so."""
+        query = "SELECT EXISTS (SELECT 1 FROM entities WHERE owner IS NOT NULL) OR EXISTS (SELECT 1 FROM operations)"
+        return bool(self.connection.execute(query).fetchone()[0])
+
+    def open_instances(self) -> Iterator[tuple[int, str, str, str | None, int, int]]:
+        """(key, id, name, version, suspended, has something to do) of all that have not finished, oldest first."""
+        return iter(
+            self.connection.execute(
+                """
+                SELECT key, id, name, version, suspended,
+                       CASE WHEN chunks = 0
+                            THEN NOT EXISTS (SELECT 1 FROM timers t WHERE t.key = i.key AND t.kind = 1)
+                            ELSE EXISTS (SELECT 1 FROM inbox b WHERE b.key = i.key) END
+                FROM instances i INDEXED BY instances_open WHERE finished_at IS NULL ORDER BY key
+                """
+            )
+        )
+
+    def open_tasks(self) -> Iterator[Task]:
+        query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
+        for seq, key, execution, task_id, name, version in self.connection.execute(query):
+            yield Task(seq, key, execution, task_id, name, version, None)
+
+    def busy_entities(self) -> list[str]:
+        return [row[0] for row in self.connection.execute("SELECT DISTINCT entity FROM operations")]

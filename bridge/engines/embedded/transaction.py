@@ -1,0 +1,237 @@
+"""The writes of one group commit: collected while operations run, written in few statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.instance import Instance
+from bridge.engines.embedded.rows import KeyStatement, Statement
+from bridge.engines.embedded.store import INSTANCE_COLUMNS, Task, Timer
+
+_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19)
+_UPDATE_INSTANCE = Statement(
+    "WITH v(k, st, su, up, fi, tu, ch, ou, cu, fa, tr) AS (VALUES",
+    11,
+    ") UPDATE instances SET status=st, suspended=su, updated_at=up, finished_at=fi, turn_at=tu, chunks=ch, output=ou,"
+    " custom_status=cu, failure=fa, trace=tr FROM v WHERE key=k",
+)
+_UPDATE_GENERATION = Statement(
+    "WITH v(k, ex, ve, sa) AS (VALUES",
+    4,
+    ") UPDATE instances SET execution=ex, version=ve, start=sa FROM v WHERE key=k",
+)
+_INSERT_HISTORY = Statement("INSERT INTO history (key, chunk, events) VALUES", 3)
+_INSERT_INBOX = Statement("INSERT INTO inbox (seq, key, event) VALUES", 3)
+_INSERT_TASK = Statement("INSERT INTO tasks (seq, key, execution, task_id, name, version, request) VALUES", 7)
+_INSERT_TIMER = Statement("INSERT INTO timers (seq, fire_at, kind, key, entity, event) VALUES", 6)
+_UPSERT_ENTITY = Statement("INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5)
+_INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3)
+_DELETE_BY_KEY = {
+    table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
+    for table in ("instances", "history", "inbox", "tasks", "timers")
+}
+_DELETE_BY_SEQ = {
+    table: KeyStatement(f"DELETE FROM {table} WHERE seq IN")  # noqa: S608 -- names are ours
+    for table in ("inbox", "tasks", "timers", "operations")
+}
+_DELETE_ENTITY = KeyStatement("DELETE FROM entities WHERE id IN")
+
+
+class Transaction:
+    """Collects writes. `flush` writes them inside the open transaction, `commit` ends it.
+
+    An instance or entity that changes is named once, however often it changes: its row is made when it is flushed.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._begun = False
+        self.writes = 0
+        self.next_timer: int | None = None
+        """Earliest time among the timers added."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self.created: dict[int, Instance] = {}
+        self.changed: dict[int, Instance] = {}
+        self._generations: dict[int, Instance] = {}
+        self._chunks: list[tuple[int, int, bytes]] = []
+        self._inbox: list[tuple[int, int, bytes]] = []
+        self._tasks: list[Task] = []
+        self._timers: list[Timer] = []
+        self._operations: list[tuple[int, str, bytes]] = []
+        self._entities: dict[str, Entity] = {}
+        self._gone_entities: list[str] = []
+        self._gone_by_key: dict[str, list[int]] = {}
+        self._gone_by_seq: dict[str, list[int]] = {}
+        self._dirty = False
+
+    def touch(self) -> None:
+        self._dirty = True
+
+    # Instances
+
+    def create(self, instance: Instance) -> None:
+        self.created[instance.key] = instance
+        self._dirty = True
+
+    def change(self, instance: Instance) -> None:
+        if instance.key not in self.created:
+            self.changed[instance.key] = instance
+        self._dirty = True
+
+    def change_generation(self, instance: Instance) -> None:
+        """The execution, version or start event changed."""
+        if instance.key not in self.created:
+            self._generations[instance.key] = instance
+        self.change(instance)
+
+    def delete(self, instance: Instance) -> None:
+        """Remove the instance and all that belongs to it."""
+        if self._dirty:
+            self.flush()
+        for table in _DELETE_BY_KEY:
+            self._gone_by_key.setdefault(table, []).append(instance.key)
+        self._dirty = True
+
+    def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
+        """The size in bytes of what was appended."""
+        blob = pb.HistoryChunk(events=events).SerializeToString()
+        self._chunks.append((instance.key, instance.chunks, blob))
+        instance.chunks += 1
+        self.change(instance)
+        return len(blob)
+
+    def clear(self, instance: Instance, *tables: str) -> None:
+        """Delete the instance's rows of these tables: those written before, and those collected so far."""
+        for table in tables:
+            self._gone_by_key.setdefault(table, []).append(instance.key)
+        self._dirty = True
+
+    # Messages
+
+    def put(self, seq: int, instance: Instance, event: pb.HistoryEvent) -> None:
+        self._inbox.append((seq, instance.key, event.SerializeToString()))
+        self._dirty = True
+
+    def add_task(self, task: Task) -> None:
+        self._tasks.append(task)
+        self._dirty = True
+
+    def add_timer(self, timer: Timer) -> None:
+        self._timers.append(timer)
+        if self.next_timer is None or timer.fire_at < self.next_timer:
+            self.next_timer = timer.fire_at
+        self._dirty = True
+
+    def remove(self, table: str, seqs: Iterable[int]) -> None:
+        """Delete rows by sequence number."""
+        self._gone_by_seq.setdefault(table, []).extend(seqs)
+        self._dirty = True
+
+    # Entities
+
+    def change_entity(self, entity: Entity) -> None:
+        self._entities[entity.id] = entity
+        self._dirty = True
+
+    def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
+        self._operations.append((seq, entity.id, event.SerializeToString()))
+        self._dirty = True
+
+    def delete_entity(self, entity: Entity) -> None:
+        self._entities.pop(entity.id, None)
+        self._gone_entities.append(entity.id)
+        self._dirty = True
+
+    # Writing
+
+    def flush(self) -> None:
+        """Write what was collected. Rows that are cleared go after the rows that were added before them.
+
+        Raises: sqlite3.Error.
+        """
+        if not self._dirty:
+            return
+        connection = self._connection
+        if not self._begun:
+            connection.execute("BEGIN IMMEDIATE")
+            self._begun = True
+        gone = self._gone_by_key
+        deleted = gone.pop("instances", None)
+        if deleted:
+            _DELETE_BY_KEY["instances"].run(connection, deleted)
+        if self.created:
+            _INSERT_INSTANCE.run(connection, [_inserted(instance) for instance in self.created.values()])
+        if self.changed:
+            _UPDATE_INSTANCE.run(connection, [_updated(instance) for instance in self.changed.values()])
+        if self._generations:
+            rows = [(i.key, i.execution, i.version, i.start.SerializeToString()) for i in self._generations.values()]
+            _UPDATE_GENERATION.run(connection, rows)
+        if self._chunks:
+            _INSERT_HISTORY.run(connection, self._chunks)
+        if self._inbox:
+            _INSERT_INBOX.run(connection, self._inbox)
+        if self._tasks:
+            _INSERT_TASK.run(connection, [_task_row(task) for task in self._tasks])
+        if self._timers:
+            _INSERT_TIMER.run(connection, [_timer_row(timer) for timer in self._timers])
+        if self._entities:
+            rows_ = [(e.id, e.state, e.section, e.owner, e.modified_at) for e in self._entities.values()]
+            _UPSERT_ENTITY.run(connection, rows_)
+        if self._gone_entities:
+            _DELETE_ENTITY.run(connection, self._gone_entities)
+        if self._operations:
+            _INSERT_OPERATION.run(connection, self._operations)
+        for table, keys in gone.items():
+            _DELETE_BY_KEY[table].run(connection, keys)
+        for table, seqs in self._gone_by_seq.items():
+            _DELETE_BY_SEQ[table].run(connection, seqs)
+        self._clear()
+
+    def commit(self) -> bool:
+        """Write all and make it durable; False when there was nothing to write. Raises: sqlite3.Error."""
+        self.flush()
+        if not self._begun:
+            return False
+        self._connection.execute("COMMIT")
+        self._begun = False
+        return True
+
+    def rollback(self) -> None:
+        self._clear()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._begun = False
+
+
+def _inserted(i: Instance) -> tuple[object, ...]:
+    return (
+        i.key, i.id, i.execution, i.name, i.version, i.status, i.suspended, i.created_at, i.updated_at, i.finished_at,
+        i.start_at, i.turn_at, i.chunks, i.parent, i.start.SerializeToString(), i.output, i.custom_status,
+        None if i.failure is None else i.failure.SerializeToString(),
+        None if i.trace is None else i.trace.SerializeToString(),
+    )  # fmt: skip
+
+
+def _updated(i: Instance) -> tuple[object, ...]:
+    return (
+        i.key, i.status, i.suspended, i.updated_at, i.finished_at, i.turn_at, i.chunks, i.output, i.custom_status,
+        None if i.failure is None else i.failure.SerializeToString(),
+        None if i.trace is None else i.trace.SerializeToString(),
+    )  # fmt: skip
+
+
+def _task_row(task: Task) -> tuple[object, ...]:
+    assert task.request is not None
+    request = task.request.SerializeToString()
+    return (task.seq, task.key, task.execution, task.task_id, task.name, task.version, request)
+
+
+def _timer_row(timer: Timer) -> tuple[object, ...]:
+    event = None if timer.event is None else timer.event.SerializeToString()
+    return (timer.seq, timer.fire_at, timer.kind, timer.key, timer.entity, event)

@@ -1,0 +1,185 @@
+"""What an orchestrator's answer means: new history and everything that follows from it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded import event as events
+from bridge.engines.embedded.clock import micros, timestamp
+from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
+from bridge.engines.embedded.wire import StringValue
+
+
+class BadResponse(Exception):
+    """An answer that no orchestrator may give."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What follows from a turn. The lists are in the order of the orchestrator's actions."""
+
+    history: list[pb.HistoryEvent]
+    """The turn's new events, then what confirms the actions."""
+    activities: list[pb.ActivityRequest] = field(default_factory=list)
+    timers: list[tuple[int, int]] = field(default_factory=list)
+    """(timer id, microseconds)."""
+    children: list[tuple[int, pb.CreateSubOrchestrationAction]] = field(default_factory=list)
+    raised: list[tuple[str, str, StringValue | None]] = field(default_factory=list)
+    """(instance id, event name, data)."""
+    operations: list[tuple[str, pb.HistoryEvent]] = field(default_factory=list)
+    """(entity id, a signal or call)."""
+    locks: list[pb.EntityLockRequestedEvent] = field(default_factory=list)
+    unlocks: list[tuple[str, str]] = field(default_factory=list)
+    """(entity id, critical section)."""
+    terminations: list[pb.TerminateOrchestrationAction] = field(default_factory=list)
+    completion: pb.CompleteOrchestrationAction | None = None
+    rewind: list[pb.HistoryEvent] | None = None
+
+
+def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int) -> Outcome:
+    """What the answer to a turn with these new events means.
+
+    Raises: BadResponse.
+    """
+    outcome = Outcome(history=list(turn))
+    terminated = False
+    for action in response.actions:
+        kind = action.WhichOneof("orchestratorActionType")
+        if kind == "completeOrchestration":
+            if outcome.completion is not None:
+                raise BadResponse("completes the orchestration twice")
+            status = action.completeOrchestration.orchestrationStatus
+            if status not in FINISHED and status != CONTINUED_AS_NEW:
+                raise BadResponse(f"completes the orchestration with status {status}")
+            outcome.completion = action.completeOrchestration
+            terminated = status == TERMINATED
+        elif kind == "rewindOrchestration":
+            outcome.rewind = list(action.rewindOrchestration.newHistory)
+    for action in response.actions:
+        _act(instance, action, outcome, now, terminated)
+    outcome.history.append(events.orchestrator_completed(now))
+    return outcome
+
+
+def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, now: int, terminated: bool) -> None:
+    kind = action.WhichOneof("orchestratorActionType")
+    if kind == "sendEntityMessage":
+        _send_entity_message(instance, action.id, action.sendEntityMessage, outcome, now)
+    elif kind == "scheduleTask" and not terminated:
+        _schedule_task(instance, action.id, action.scheduleTask, outcome, now)
+    elif kind == "createTimer" and not terminated:
+        outcome.timers.append((action.id, micros(action.createTimer.fireAt)))
+        created = pb.TimerCreatedEvent(fireAt=action.createTimer.fireAt)
+        outcome.history.append(pb.HistoryEvent(eventId=action.id, timestamp=timestamp(now), timerCreated=created))
+    elif kind == "createSubOrchestration" and not terminated:
+        child = action.createSubOrchestration
+        if not child.name:
+            raise BadResponse("creates a sub-orchestration without a name")
+        if not child.instanceId:
+            child.instanceId = f"{instance.id}:{instance.execution[:8]}:{action.id:04x}"
+        outcome.children.append((action.id, child))
+        outcome.history.append(
+            pb.HistoryEvent(
+                eventId=action.id,
+                timestamp=timestamp(now),
+                subOrchestrationInstanceCreated=pb.SubOrchestrationInstanceCreatedEvent(
+                    instanceId=child.instanceId,
+                    name=child.name,
+                    version=child.version if child.HasField("version") else None,
+                    input=child.input if child.HasField("input") else None,
+                    parentTraceContext=child.parentTraceContext if child.HasField("parentTraceContext") else None,
+                    tags=child.tags,
+                ),
+            )
+        )
+    elif kind == "sendEvent":
+        sent = action.sendEvent
+        data = sent.data if sent.HasField("data") else None
+        outcome.raised.append((sent.instance.instanceId, sent.name, data))
+        outcome.history.append(
+            pb.HistoryEvent(
+                eventId=action.id,
+                timestamp=timestamp(now),
+                eventSent=pb.EventSentEvent(instanceId=sent.instance.instanceId, name=sent.name, input=data),
+            )
+        )
+    elif kind == "terminateOrchestration":
+        outcome.terminations.append(action.terminateOrchestration)
+    elif kind is None:
+        raise BadResponse("has an action that this engine does not know")
+
+
+def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction, outcome: Outcome, now: int) -> None:
+    if not task.name:
+        raise BadResponse("schedules an activity without a name")
+    # Field by field, since this is on the way of every activity and nested constructors are slow.
+    request = pb.ActivityRequest(name=task.name, taskId=task_id)
+    request.orchestrationInstance.instanceId = instance.id
+    request.orchestrationInstance.executionId.value = instance.execution
+    event = pb.HistoryEvent(eventId=task_id, timestamp=timestamp(now))
+    event.taskScheduled.name = task.name
+    for target in (request, event.taskScheduled):
+        if task.HasField("version"):
+            target.version.CopyFrom(task.version)
+        if task.HasField("input"):
+            target.input.CopyFrom(task.input)
+        if task.HasField("parentTraceContext"):
+            target.parentTraceContext.CopyFrom(task.parentTraceContext)
+        if task.tags:
+            target.tags.update(task.tags)
+    outcome.activities.append(request)
+    outcome.history.append(event)
+
+
+def _send_entity_message(
+    instance: Instance, action_id: int, message: pb.SendEntityMessageAction, outcome: Outcome, now: int
+) -> None:
+    moment = timestamp(now)
+    kind = message.WhichOneof("EntityMessageType")
+    if kind == "entityOperationSignaled":
+        signaled = message.entityOperationSignaled
+        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled))
+        operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationSignaled=signaled)
+        outcome.operations.append((entity_id(signaled.targetInstanceId.value), operation))
+    elif kind == "entityOperationCalled":
+        called = message.entityOperationCalled
+        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationCalled=called))
+        operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationCalled=called)
+        call = operation.entityOperationCalled
+        call.parentInstanceId.value = instance.id
+        call.parentExecutionId.value = instance.execution
+        outcome.operations.append((entity_id(called.targetInstanceId.value), operation))
+    elif kind == "entityLockRequested":
+        request = message.entityLockRequested
+        if not request.lockSet:
+            raise BadResponse("asks for locks on no entity")
+        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityLockRequested=request))
+        lock = pb.EntityLockRequestedEvent()
+        lock.CopyFrom(request)
+        lock.parentInstanceId.value = instance.id
+        lock.position = 0
+        ordered = sorted({entity_id(each) for each in request.lockSet})
+        del lock.lockSet[:]
+        lock.lockSet.extend(ordered)
+        outcome.locks.append(lock)
+    elif kind == "entityUnlockSent":
+        unlock = message.entityUnlockSent
+        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityUnlockSent=unlock))
+        outcome.unlocks.append((entity_id(unlock.targetInstanceId.value), unlock.criticalSectionId))
+    else:
+        raise BadResponse("has an entity message that this engine does not know")
+
+
+def entity_id(value: str) -> str:
+    """The id in its one spelling: names of entities do not distinguish case.
+
+    Raises: BadResponse when it is not `@name@key`.
+    """
+    if value.startswith("@"):
+        name, separator, key = value[1:].partition("@")
+        if separator and name:
+            return f"@{name.lower()}@{key}"
+    raise BadResponse(f"names an entity by '{value[:256]}', which is not @name@key")

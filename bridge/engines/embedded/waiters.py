@@ -1,0 +1,71 @@
+"""Calls that wait for an instance to start or to finish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.instance import PENDING, Instance
+from bridge.engines.embedded.reply import Reply
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    reply: Reply
+    payloads: bool
+    for_start: bool
+
+    def satisfied_by(self, instance: Instance) -> bool:
+        return instance.finished or (self.for_start and instance.status != PENDING)
+
+
+class Waiters:
+    """Open waits by instance id; told after the commit that brings what they wait for."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, list[Waiter]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(waiting) for waiting in self._by_id.values())
+
+    def add(self, instance_id: str, waiter: Waiter) -> None:
+        self._by_id.setdefault(instance_id, []).append(waiter)
+
+    def discard(self, instance_id: str, reply: Reply) -> None:
+        """The caller no longer waits."""
+        waiting = [waiter for waiter in self._by_id.get(instance_id, ()) if waiter.reply is not reply]
+        if waiting:
+            self._by_id[instance_id] = waiting
+        else:
+            self._by_id.pop(instance_id, None)
+
+    def notify(self, instance: Instance) -> list[tuple[Reply, pb.GetInstanceResponse]]:
+        """The answers that are due now that the instance has changed."""
+        waiting = self._by_id.get(instance.id)
+        if not waiting:
+            return []
+        told = [waiter for waiter in waiting if waiter.satisfied_by(instance)]
+        if not told:
+            return []
+        rest = [waiter for waiter in waiting if not waiter.satisfied_by(instance)]
+        if rest:
+            self._by_id[instance.id] = rest
+        else:
+            del self._by_id[instance.id]
+        return [(waiter.reply, found(instance, waiter.payloads)) for waiter in told]
+
+    def end(self, instance_id: str) -> None:
+        """The instance is gone: those who wait learn that there is none."""
+        for waiter in self._by_id.pop(instance_id, ()):
+            waiter.reply.settle(pb.GetInstanceResponse(exists=False))
+
+    def end_all(self, error: Exception) -> None:
+        for waiting in self._by_id.values():
+            for waiter in waiting:
+                waiter.reply.settle(error)
+        self._by_id.clear()
+
+
+def found(instance: Instance, payloads: bool) -> pb.GetInstanceResponse:
+    return pb.GetInstanceResponse(exists=True, orchestrationState=instance.state(payloads))

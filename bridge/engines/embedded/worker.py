@@ -1,0 +1,175 @@
+"""The daemon's own worker: the engine hands work straight to the SDK's executors, on pools of our own.
+
+The SDK's worker reads a stream in one thread, passes each item through an event loop and runs orchestrators and
+activities in one pool; that costs more than the work itself, and a few blocked activities stop every orchestrator.
+Here turns, activities and entities have pools of their own, and turns share the engine's history instead of copying.
+Used of the SDK: `_execute_orchestrator`, `_execute_activity`, `_execute_entity_batch`, as its Functions host does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.worker import TaskHubGrpcWorker, WorkItemFilters
+
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.dispatch import Stream
+from bridge.engines.embedded.reply import ThreadReply
+from bridge.engines.embedded.workitem import TurnRequest
+
+_Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
+_NO_REPLY = ThreadReply()
+
+
+class Pool:
+    """Threads that run jobs in order of arrival."""
+
+    def __init__(self, name: str, threads: int, stub: DirectStub) -> None:
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._stub = stub
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: _Job) -> None:
+        self._queue.put(job)
+
+    def stop(self) -> None:
+        """Let go of what has not begun and wait for what has."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            execute, request, token = job
+            self._stub.run(execute, request, token)
+
+
+class DirectStub:
+    """What the SDK's executors need of a stub, without a channel."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.open = True
+        self.on_error: Callable[[str, BaseException], None] = lambda token, error: None
+
+    def run(self, execute: Callable[[Any, Any, Any], Any], request: Any, token: str) -> None:
+        # What has not begun when the worker stops goes back with the stream.
+        if not self.open:
+            return
+        try:
+            execute(request, self, token)
+        except Exception as error:
+            self.on_error(token, error)
+
+    def _call(self, method: str, request: Any) -> Any:
+        # Completions and abandons are answered at once, so that no reply is ever waited for.
+        return self._database.call(method, request, _NO_REPLY)
+
+    def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("CompleteOrchestratorTask", response)
+
+    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("CompleteActivityTask", response)
+
+    def CompleteEntityTask(self, result: pb.EntityBatchResult) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("CompleteEntityTask", result)
+
+    def AbandonTaskOrchestratorWorkItem(self, request: Any) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("AbandonTaskOrchestratorWorkItem", request)
+
+    def AbandonTaskActivityWorkItem(self, request: Any) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("AbandonTaskActivityWorkItem", request)
+
+    def AbandonTaskEntityWorkItem(self, request: Any) -> Any:  # noqa: N802 -- the protocol's name
+        return self._call("AbandonTaskEntityWorkItem", request)
+
+
+class DirectWorker(TaskHubGrpcWorker):
+    """A worker in the engine's process. Everything but how work arrives is the SDK's.
+
+    `turn_threads`, `activity_threads` and `entity_threads` size its pools: turns only compute, so that two threads
+    are plenty; activities wait, so that their number bounds how many run at once.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        turn_threads: int = 2,
+        activity_threads: int = 16,
+        entity_threads: int = 2,
+        **options: Any,
+    ) -> None:
+        super().__init__(host_address="in-process", **options)
+        self._database = database
+        self._sizes = (turn_threads, activity_threads, entity_threads)
+        self._stream: Stream | None = None
+        self._pools: list[Pool] = []
+
+    def start(self) -> None:
+        """Connects to the engine. Raises: RuntimeError when it runs already; Rejection when the engine does not."""
+        if self._is_running:
+            raise RuntimeError("The worker is already running.")
+        if self._auto_generate_work_item_filters:
+            self._work_item_filters = WorkItemFilters._from_registry(self._registry)
+        stub = DirectStub(self._database)
+        stub.on_error = self._failed
+        names = ("turns", "activities", "entities")
+        self._stub = stub
+        self._pools = [Pool(name, size, stub) for name, size in zip(names, self._sizes, strict=True)]
+        for pool in self._pools:
+            pool.start()
+        limits = self._concurrency_options
+        request = pb.GetWorkItemsRequest(
+            maxConcurrentOrchestrationWorkItems=limits.maximum_concurrent_orchestration_work_items,
+            maxConcurrentActivityWorkItems=limits.maximum_concurrent_activity_work_items,
+            maxConcurrentEntityWorkItems=limits.maximum_concurrent_entity_work_items,
+        )
+        if self._work_item_filters is not None:
+            request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
+        # Large payloads are put back into the events in place, so that such a worker needs copies.
+        self._stream = Stream(request, self._take, shares=self._payload_store is None)
+        self._database.connect(self._stream)
+        self._is_running = True
+
+    def stop(self) -> None:
+        """Gives back what has not begun and waits for what has. Idempotent."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        self._stub.open = False
+        for pool in self._pools:
+            pool.stop()
+        if self._stream is not None:
+            self._database.disconnect(self._stream)
+
+    def _take(self, item: TurnRequest | pb.WorkItem) -> None:
+        token = item.completionToken
+        if isinstance(item, TurnRequest):
+            self._pools[0].submit((self._execute_orchestrator, item, token))
+            return
+        kind = item.WhichOneof("request")
+        if kind == "activityRequest":
+            self._pools[1].submit((self._execute_activity, item.activityRequest, token))
+        elif kind == "orchestratorRequest":
+            self._pools[0].submit((self._execute_orchestrator, item.orchestratorRequest, token))
+        elif kind == "entityRequestV2":
+            self._pools[2].submit((self._execute_entity_batch, item.entityRequestV2, token))
+
+    def _failed(self, token: str, error: BaseException) -> None:
+        """An executor raised in spite of itself: the work goes back, or it would hang until the worker stops."""
+        self._logger.error("A work item failed outside user code", exc_info=error)
+        self._database.call(
+            "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), _NO_REPLY
+        )

@@ -1,0 +1,173 @@
+"""Makes work items: what a worker is given for a turn, an activity or a batch of operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded import event as events
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.engines.embedded.instance import Instance, text
+from bridge.engines.embedded.store import Task
+from bridge.engines.embedded.wire import Duration
+
+if TYPE_CHECKING:
+    from bridge.engines.embedded.hub import TaskHub
+
+STREAMED_FROM = 256 * 1024
+"""Histories from this size on are streamed to workers that can, in bytes."""
+
+ENVELOPE = 4096
+"""Room that a message needs beside the history, in bytes."""
+
+
+@dataclass(slots=True)
+class TurnRequest:
+    """An OrchestratorRequest in this process: the history is the engine's own list, not a copy."""
+
+    instanceId: str  # noqa: N815 -- named as in the protocol
+    pastEvents: list[pb.HistoryEvent]  # noqa: N815
+    newEvents: list[pb.HistoryEvent]  # noqa: N815
+    orchestrationTraceContext: pb.OrchestrationTraceContext  # noqa: N815
+    completionToken: str  # noqa: N815
+
+    def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
+        return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
+
+    def WhichOneof(self, name: str) -> str:  # noqa: N802 -- as a WorkItem has it
+        return "orchestratorRequest"
+
+    def message(self, execution: str, *, with_history: bool = True) -> pb.OrchestratorRequest:
+        """The same as a message of the protocol; copies the events."""
+        request = pb.OrchestratorRequest(
+            instanceId=self.instanceId,
+            executionId=text(execution),
+            # Some workers take their absence to mean that the engine knows no entities.
+            entityParameters=pb.OrchestratorEntityParameters(entityMessageReorderWindow=Duration()),
+            requiresHistoryStreaming=not with_history,
+        )
+        if with_history:
+            request.pastEvents.extend(self.pastEvents)
+        request.newEvents.extend(self.newEvents)
+        if self.HasField("orchestrationTraceContext"):
+            request.orchestrationTraceContext.CopyFrom(self.orchestrationTraceContext)
+        return request
+
+
+class WorkItems:
+    """Builds the work items of a hub, with their leases."""
+
+    def __init__(self, hub: TaskHub, max_message: int) -> None:
+        self._hub = hub
+        self._max_message = max_message
+        self._token = 0
+
+    def build(
+        self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
+    ) -> tuple[Lease, Any] | None:
+        """None when the subject has nothing to do any more."""
+        if kind == ORCHESTRATION:
+            return self._turn(subject, stream)
+        if kind == ACTIVITY:
+            return self._activity(subject, stream)
+        return self._batch(subject, stream)
+
+    def _lease(
+        self, kind: int, subject: Any, name: str, version: str | None, stream: Stream, instance_id: str
+    ) -> Lease:
+        self._token += 1
+        token = f"{self._hub.dispatcher.epoch}-{self._token}"
+        return Lease(token, kind, subject, name, version, stream, instance_id, self._hub.dispatcher.epoch)
+
+    def _turn(self, key: int, stream: Stream) -> tuple[Lease, Any] | None:
+        hub = self._hub
+        instance = hub.find_key(key)
+        if instance is None or instance.token is not None or not instance.deliverable:
+            return None
+        history = hub.load_history(instance)
+        instance.turn_at = max(hub.now, instance.turn_at + 1)
+        turn = [events.orchestrator_started(instance.turn_at)]
+        if instance.chunks == 0:
+            turn.append(instance.start)
+        waiting = [event for _, event in instance.inbox]
+        if waiting and waiting[0].HasField("executionRewound"):
+            # A worker rewinds only when nothing else comes with it.
+            waiting = waiting[:1]
+        turn.extend(waiting)
+        instance.turn = turn
+        instance.taken = len(waiting)
+        trace = instance.trace or pb.OrchestrationTraceContext()
+        request = TurnRequest(instance.id, history, turn, trace, "")
+        lease = self._lease(ORCHESTRATION, key, instance.name, instance.version, stream, instance.id)
+        request.completionToken = lease.token
+        if stream.shares:
+            item: Any = request
+        else:
+            item = self._remote_turn(instance, request, stream)
+            if item is None:
+                return None
+            item.completionToken = lease.token
+        instance.token = lease.token
+        return lease, item
+
+    def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
+        if stream.streams_history and instance.history_bytes >= STREAMED_FROM:
+            return pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=False))
+        item = pb.WorkItem(orchestratorRequest=request.message(instance.execution))
+        if instance.history_bytes + sum(e.ByteSize() for e in request.newEvents) < self._max_message // 2:
+            return item
+        size = item.ByteSize() + ENVELOPE
+        if size <= self._max_message:
+            return item
+        instance.turn = None
+        failure = too_large(f"needs a work item of {size} bytes", self._max_message)
+        self._hub.later.append(lambda: self._hub.fail(instance, failure))
+        return None
+
+    def _activity(self, task: Task, stream: Stream) -> tuple[Lease, Any] | None:
+        hub = self._hub
+        if task.key in hub.cancelled and hub.store.task_request(task.seq) is None:
+            return None
+        request = task.request or hub.store.task_request(task.seq)
+        if request is None:
+            return None
+        instance_id = request.orchestrationInstance.instanceId
+        lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
+        lease.task_id = task.task_id
+        return lease, pb.WorkItem(activityRequest=request, completionToken=lease.token)
+
+    def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:
+        hub = self._hub
+        entity = hub.entities.find(entity_id)
+        if entity is None or entity.token is not None:
+            return None
+        runnable = entity.runnable()
+        if not runnable:
+            return None
+        room = self._max_message - ENVELOPE - len((entity.state or "").encode())
+        batch: list[tuple[int, pb.HistoryEvent]] = []
+        for entry in runnable:
+            room -= entry[1].ByteSize() + 8
+            if batch and room < 0 and not stream.shares:
+                break
+            batch.append(entry)
+        entity.batch = batch
+        lease = self._lease(ENTITY, entity_id, entity.name, None, stream, entity_id)
+        entity.token = lease.token
+        request = pb.EntityRequest(
+            instanceId=entity_id,
+            executionId=lease.token,
+            entityState=text(entity.state),
+            operationRequests=[event for _, event in batch],
+        )
+        return lease, pb.WorkItem(entityRequestV2=request, completionToken=lease.token)
+
+
+def too_large(what: str, limit: int) -> pb.TaskFailureDetails:
+    return events.failure(
+        "HistoryTooLarge",
+        f"The orchestration {what}, and its worker takes at most {limit}. Use continue_as_new, smaller payloads, "
+        "or a payload store.",
+    )

@@ -1,0 +1,37 @@
+"""The engine behind a port, and the token that it asks for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from bridge.app.engine_host import EngineHost, read_token
+from bridge.errors import EngineMisconfigured, EngineUnavailable
+
+
+def test_an_address_that_is_taken_leaves_nothing_running(tmp_path: Path) -> None:
+    first = EngineHost("127.0.0.1:0", tmp_path / "first")
+    first.start()
+    before = set(threading.enumerate())
+    with pytest.raises(EngineUnavailable, match="cannot be listened on"):
+        EngineHost(first.address, tmp_path / "second").start()
+    assert {thread.name for thread in threading.enumerate() if thread not in before} == set()
+    again = EngineHost("127.0.0.1:0", tmp_path / "second")
+    again.start()
+    assert again.address != first.address
+    for host in (again, first, first):
+        host.stop()
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two\nlines", "ümlaut"])
+def test_a_file_that_holds_no_token(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text, "utf-8")
+    with pytest.raises(EngineMisconfigured, match="token: must hold one line"):
+        read_token(tmp_path / "token")
+
+
+def test_white_space_around_a_token_is_not_of_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("  sesame \n")
+    assert read_token(tmp_path / "token") == "sesame"

@@ -1,0 +1,24 @@
+"""A durable engine in a fresh file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.service import SidecarService
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "hub.db")
+    database.start()
+    yield database
+    database.stop()
+
+
+@pytest.fixture
+def service(database: Database) -> SidecarService:
+    return SidecarService(database)

@@ -1,0 +1,41 @@
+"""Engines for the tests: in a fresh file, started over at will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.engines.embedded.database import Database, DatabaseOptions
+
+
+class Restartable:
+    """A database that can be stopped and started over on the same file."""
+
+    def __init__(self, path: Path, options: DatabaseOptions | None = None) -> None:
+        self.path = path
+        self.options = options
+        self.now = self._started()
+
+    def _started(self) -> Database:
+        database = Database(self.path, self.options)
+        database.start()
+        return database
+
+    def again(self) -> Database:
+        self.now.stop()
+        self.now = self._started()
+        return self.now
+
+
+@pytest.fixture
+def restartable(tmp_path: Path) -> Iterator[Restartable]:
+    found = Restartable(tmp_path / "hub.db")
+    yield found
+    found.now.stop()
+
+
+@pytest.fixture
+def database(restartable: Restartable) -> Database:
+    return restartable.now

@@ -1,0 +1,184 @@
+"""Leases: who holds what, and what happens when a worker goes, gives back or comes late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.database import Database, DatabaseOptions
+from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.wire import Int32Value
+from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state, text
+
+
+def test_a_worker_that_goes_gives_all_back_at_once_and_is_late_with_its_answers(database: Database) -> None:
+    gone = Hands(database)
+    start(database, "work", "a")
+    gone.turn(gone.take(), activity(1, "x"))
+    start(database, "work", "b")
+    signal(database, "@counter@c", "add", 1)
+    items = {item.WhichOneof("request"): item for item in (gone.take(), gone.take(), gone.take())}
+    gone.leave()
+    other = Hands(database)
+    again = {item.WhichOneof("request"): item for item in (other.take(), other.take(), other.take())}
+    assert again.keys() == items.keys()
+    for late in (
+        lambda: gone.result(items["activityRequest"], "late"),
+        lambda: gone.turn(items["orchestratorRequest"], complete(1, "late")),
+        lambda: gone.batch(items["entityRequestV2"], "late"),
+    ):
+        with pytest.raises(Rejection, match="no longer"):
+            late()
+    other.turn(again["orchestratorRequest"], complete(1, "fine"))
+    assert state(database, "b").output.value == '"fine"'
+
+
+def test_an_abandoned_turn_rests_longer_each_time(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    for _ in range(3):
+        item = hands.take()
+        request = pb.AbandonOrchestrationTaskRequest(completionToken=item.completionToken)
+        call(database, "AbandonTaskOrchestratorWorkItem", request)
+    hands.turn(hands.take(), activity(1, "x"))
+    item = hands.take()
+    call(database, "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=item.completionToken))
+    hands.result(hands.take(), 1)
+    hands.turn(hands.take(), complete(2, 1))
+    assert state(database, "a").output.value == "1"
+
+
+def test_an_abandoned_batch_comes_again(database: Database) -> None:
+    hands = Hands(database)
+    signal(database, "@counter@c", "add", 1)
+    item = hands.take()
+    call(database, "AbandonTaskEntityWorkItem", pb.AbandonEntityTaskRequest(completionToken=item.completionToken))
+    again = hands.take()
+    assert len(again.entityRequestV2.operationRequests) == 1
+    call(database, "AbandonTaskEntityWorkItem", pb.AbandonEntityTaskRequest(completionToken="unknown"))
+
+
+def test_a_worker_gets_no_more_than_its_credits_and_zero_means_the_default(database: Database) -> None:
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=2)
+    for number in range(5):
+        start(database, "work", f"w-{number}")
+    first, _ = hands.take(), hands.take()
+    assert hands.nothing()
+    hands.turn(first, complete(1))
+    hands.take()
+    assert hands.nothing()
+    default = Hands(database)
+    assert {default.take().orchestratorRequest.instanceId for _ in range(2)} == {"w-3", "w-4"}
+
+
+def test_filters_choose_by_name_and_version(database: Database) -> None:
+    filters = pb.WorkItemFilters(
+        orchestrations=[pb.OrchestrationFilter(name="known", versions=["1"])],
+        activities=[pb.ActivityFilter(name="mine")],
+        entities=[pb.EntityFilter(name="Counter")],
+    )
+    choosy = Hands(database, workItemFilters=filters)
+    start(database, "unknown", "u")
+    start(database, "known", "two", version=text("2"))
+    start(database, "known", "one", version=text("1"))
+    signal(database, "@other@x", "add")
+    signal(database, "@counter@x", "add")
+    got = [choosy.take(), choosy.take()]
+    assert {item.WhichOneof("request") for item in got} == {"orchestratorRequest", "entityRequestV2"}
+    turn = next(item for item in got if item.HasField("orchestratorRequest"))
+    assert turn.orchestratorRequest.instanceId == "one"
+    choosy.turn(turn, activity(1, "theirs"), activity(2, "mine"))
+    assert choosy.take().activityRequest.name == "mine"
+    assert choosy.nothing()
+    everything = Hands(database)
+    rest = [everything.take() for _ in range(4)]
+    assert {item.WhichOneof("request") for item in rest} == {
+        "orchestratorRequest",
+        "activityRequest",
+        "entityRequestV2",
+    }
+
+
+def test_a_worker_that_sends_no_token_is_understood(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    item.completionToken = ""
+    hands.turn(item, activity(7, "x"))
+    task = hands.take()
+    task.completionToken = ""
+    hands.result(task, 1)
+    item = hands.take()
+    hands.turn(item, complete(8, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_token_of_another_kind_of_work_is_refused_and_stays_valid(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    with pytest.raises(Rejection, match="no longer"):
+        call(database, "CompleteActivityTask", pb.ActivityResponse(completionToken=item.completionToken))
+    hands.turn(item, complete(1, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), *[activity(number, "big") for number in range(1, 4)])
+    tasks = [hands.take() for _ in range(3)]
+    for task in tasks:
+        hands.result(task, "x" * 1_700_000)
+    while state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING:
+        if not hands.nothing():
+            hands.turn(hands.take())
+    told = state(database, "a")
+    assert told.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
+    assert told.failureDetails.errorType == "HistoryTooLarge"
+
+
+def test_a_worker_that_streams_history_is_given_none(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a", "x" * 300_000)
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), 1)
+    request = hands.take().orchestratorRequest
+    assert request.requiresHistoryStreaming
+    assert len(request.pastEvents) == 0
+    history = pb.StreamInstanceHistoryRequest(instanceId="a", forWorkItemProcessing=True)
+    chunks = call(database, "StreamInstanceHistory", history)
+    assert sum(len(chunk.events) for chunk in chunks) == 4
+
+
+def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    for number in range(2):
+        hands.turn(item, activity(number + 1, f"part-{number}"), isPartial=True, chunkIndex=Int32Value(value=number))
+    assert hands.nothing()
+    hands.turn(item, activity(3, "part-2"), chunkIndex=Int32Value(value=2))
+    assert [hands.take().activityRequest.name for _ in range(3)] == ["part-0", "part-1", "part-2"]
+
+
+def test_a_worker_that_needs_more_gets_the_turn_again(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), requiresHistory=True)
+    hands.turn(hands.take(), complete(1, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_lease_runs_out_where_leases_have_a_time(tmp_path: Path) -> None:
+    database = Database(tmp_path / "hub.db", DatabaseOptions(lease_seconds=0.05))
+    database.start()
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    start(database, "work", "a")
+    slow = hands.take()
+    hands.take()
+    with pytest.raises(Rejection, match="no longer"):
+        hands.turn(slow, complete(1))
+    database.stop()

@@ -1,0 +1,93 @@
+"""Starting instances."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.clock import now, timestamp
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.rejection import Rejection
+from tests.engines.embedded.hands import Hands, call, complete, start, state, text
+
+FINISHED = [pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED]
+
+
+def test_first_turn_carries_all_that_was_said_at_the_start(database: Database) -> None:
+    trace = pb.TraceContext(traceParent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    start(database, "work", "a", {"x": 1}, version=text("1.2"), tags={"team": "blue"}, parentTraceContext=trace)
+    item = Hands(database).take()
+    started = item.orchestratorRequest.newEvents[1].executionStarted
+    assert (started.name, started.version.value, started.input.value) == ("work", "1.2", '{"x": 1}')
+    assert dict(started.tags) == {"team": "blue"}
+    assert started.parentTraceContext == trace
+    assert started.orchestrationInstance.instanceId == "a"
+    assert started.orchestrationInstance.executionId.value
+    told = state(database, "a")
+    assert (told.version.value, dict(told.tags), told.executionId.value) == (
+        "1.2",
+        {"team": "blue"},
+        started.orchestrationInstance.executionId.value,
+    )
+
+
+def test_an_id_that_is_taken_is_refused_in_one_group_and_across_groups(database: Database) -> None:
+    start(database, "work", "a")
+    with pytest.raises(Rejection) as refused:
+        start(database, "work", "a")
+    assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_a_policy_lets_a_finished_instance_be_replaced_and_nothing_else(database: Database) -> None:
+    hands = Hands(database)
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=FINISHED)
+    start(database, "work", "a", 1)
+    with pytest.raises(Rejection):
+        start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
+    first = hands.take()
+    hands.turn(first, complete(1, "done"))
+    start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
+    assert state(database, "a").input.value == "2"
+    second = hands.take()
+    assert len(second.orchestratorRequest.pastEvents) == 0
+    moments = [item.orchestratorRequest.newEvents[0].timestamp.ToMicroseconds() for item in (first, second)]
+    assert moments[0] < moments[1]
+
+
+def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_is_late(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a", 1)
+    item = hands.take()
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
+    with pytest.raises(Rejection, match="no longer"):
+        hands.turn(item, complete(1, "old"))
+    hands.turn(hands.take(), complete(1, "new"))
+    assert state(database, "a").output.value == '"new"'
+
+
+def test_a_start_in_the_future_waits_for_its_time(database: Database) -> None:
+    hands = Hands(database)
+    due = now() + 150_000
+    start(database, "work", "later", scheduledStartTimestamp=timestamp(due))
+    assert state(database, "later").orchestrationStatus == pb.ORCHESTRATION_STATUS_PENDING
+    assert hands.nothing()
+    hands.take()
+    assert time.time_ns() // 1000 >= due
+
+
+@pytest.mark.parametrize("instance_id", ["@counter@a", "x" * 1025, "a\0b"])
+def test_ids_that_no_orchestration_may_have(database: Database, instance_id: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        start(database, "work", instance_id)
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_start_without_name_is_refused_and_one_without_id_gets_one(database: Database) -> None:
+    with pytest.raises(Rejection, match="name"):
+        start(database, "", "a")
+    made = call(database, "StartInstance", pb.CreateInstanceRequest(name="work")).instanceId
+    assert state(database, made).name == "work"

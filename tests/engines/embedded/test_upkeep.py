@@ -1,0 +1,73 @@
+"""Checking, compacting and exporting a file."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.upkeep import check, compact, export
+from bridge.errors import EngineUnavailable
+from tests.engines.embedded.conftest import Restartable
+from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state
+
+
+def filled(restartable: Restartable) -> None:
+    hands = Hands(restartable.now)
+    start(restartable.now, "work", "open")
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.take()
+    for number in range(50):
+        start(restartable.now, "work", f"w-{number}", "x" * 2000)
+        hands.turn(hands.take(), complete(1, "out"))
+    signal(restartable.now, "@c@x", "go")
+    state(restartable.now, "open")
+
+
+def test_a_sound_file_has_no_problems_even_while_it_is_used(restartable: Restartable) -> None:
+    filled(restartable)
+    assert check(restartable.path) == []
+
+
+def test_damage_is_named(restartable: Restartable) -> None:
+    filled(restartable)
+    restartable.now.stop()
+    with sqlite3.connect(restartable.path) as connection:
+        connection.execute("UPDATE tasks SET request = x'ff'")
+        connection.execute("INSERT INTO history VALUES (999999, 0, x'00')")
+    problems = check(restartable.path)
+    assert problems == ["history: 1 rows belong to nothing", "open: a stored ActivityRequest cannot be read"]
+
+
+def test_compacting_needs_the_file_to_itself_and_makes_it_smaller(restartable: Restartable) -> None:
+    filled(restartable)
+    call(restartable.now, "PurgeInstances", pb.PurgeInstancesRequest(purgeInstanceFilter=pb.PurgeInstanceFilter()))
+    with pytest.raises(EngineUnavailable, match="has this engine file open"):
+        compact(restartable.path)
+    restartable.now.stop()
+    before, after = compact(restartable.path)
+    assert after < before
+    assert state(restartable.again(), "open").name == "work"
+
+
+def test_export_writes_every_instance(restartable: Restartable) -> None:
+    filled(restartable)
+    out = io.StringIO()
+    assert export(restartable.path, out) == 51
+    records = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert records[0]["state"]["instanceId"] == "open"
+    assert [kind for event in records[1]["history"] for kind in event if kind.startswith("execution")] == [
+        "executionStarted",
+        "executionCompleted",
+    ]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    for action in (check, compact):
+        with pytest.raises(EngineUnavailable, match="no such file"):
+            action(tmp_path / "none.db")
+    assert list(tmp_path.iterdir()) == []

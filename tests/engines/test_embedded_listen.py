@@ -1,0 +1,69 @@
+"""The embedded engine behind a port with a token: others reach it as they reach the scheduler."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import pytest_asyncio
+
+from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.scheduler import SchedulerEngine
+from bridge.errors import EngineDenied, EngineMisconfigured
+from tests.engines.contract import EngineContract, station
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOKEN = "s3cret"
+
+
+def free_address(host: str = "127.0.0.1") -> str:
+    with socket.create_server((host, 0)) as server:
+        return f"{host}:{server.getsockname()[1]}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="address")
+async def listening(tmp_path_factory):
+    address = free_address()
+    config = EmbeddedEngineConfig(type="embedded", listen=address, token=TOKEN)
+    host = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
+    await host.start()
+    assert host.description.endswith(f", listens on {address}")
+    yield address
+    await host.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
+async def remote(address):
+    config = SchedulerEngineConfig(type="scheduler", endpoint=f"http://{address}", token=TOKEN, max_request="512KiB")
+    engine = SchedulerEngine("default", config)
+    await engine.start()
+    async with station(engine) as running:
+        yield running
+    await engine.stop()
+
+
+class TestListen(EngineContract):
+    pass
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+async def test_without_the_token_nothing_is_answered(address, token):
+    config = SchedulerEngineConfig(type="scheduler", endpoint=f"http://{address}", token=token, timeout="5s")
+    engine = SchedulerEngine("default", config)
+    await engine.start()
+    with pytest.raises(EngineDenied, match="token is missing or wrong"):
+        await engine.probe()
+    await engine.stop()
+
+
+async def test_a_port_for_everyone_needs_a_token(tmp_path):
+    config = EmbeddedEngineConfig(type="embedded", listen="0.0.0.0:0")
+    engine = EmbeddedEngine("default", config, tmp_path, host=True)
+    with pytest.raises(EngineMisconfigured, match="needs a token"):
+        await engine.start()
+    await engine.stop()
+    again = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path, host=True)
+    await again.start()  # nothing was left open
+    await again.stop()
