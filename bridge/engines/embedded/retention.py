@@ -10,7 +10,6 @@ from typing import Any
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.purge import STEP, Purges
 
-
 PERIOD_SECONDS = 60.0
 
 
