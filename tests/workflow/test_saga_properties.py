@@ -172,7 +172,7 @@ def undone(simulation: Simulation) -> list[tuple[str, Scheduled]]:
     return [(one.name.removeprefix("undo-"), one) for one in simulation.scheduled if one.name.startswith("undo-")]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     tree=trees,
     tail=st.lists(plans, max_size=2),
