@@ -12,6 +12,13 @@ from bridge.cli import root
 from bridge.lint import RULES
 
 CLEAN = "from durabletask import task\ndef flow(ctx: task.OrchestrationContext, _):\n    yield ctx.call_activity('a')\n"
+CONFIG = """
+engine: {type: embedded}
+workflows: [flows]
+brokers: {local: {type: local}}
+sources: {orders: {broker: local, topics: [orders], no_match: ignore}}
+routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
+"""
 WRONG = CLEAN.replace("yield ctx", "ctx")
 
 
@@ -24,7 +31,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "__init__.py").write_text("")
     (tmp_path / "flows" / "flow.py").write_text(WRONG)
-    (tmp_path / "bridge.yaml").write_text("engine: {type: embedded}\nworkflows: [flows]\n")
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
     return tmp_path
 
 
