@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bridge.app.composition import build_decoder, build_router, load_config, load_workflows
+from bridge.app.composition import build_decoder, build_engine, build_router, load_config, load_workflows
 from bridge.config.source import Loaded
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
@@ -44,10 +44,17 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
         loaded = load_config(config, overlays)
     except ConfigError as error:
         return Report(error.problems)
+    return inspect(loaded, imports=imports)
+
+
+def inspect(loaded: Loaded, *, imports: bool = True) -> Report:
+    """The same of a configuration that is loaded."""
     problems: list[Problem] = list(loaded.warnings)
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
         problems += _unknown(loaded, workflows)
+    for engine in loaded.config.engines:
+        _collect(partial(build_engine, loaded, engine, host=False), problems)
     for source in loaded.config.sources:
         _collect(partial(build_decoder, loaded, source), problems)
         if imports:

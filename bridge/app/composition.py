@@ -37,7 +37,7 @@ def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> L
             return load([path], overlays)
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
-        [Problem(".", 0, 0, "", f"there is neither {looked} here; name one with -c, or make a project: bridge init NAME")]
+        [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]
     )
 
 
@@ -50,8 +50,8 @@ def load_workflows(loaded: Loaded) -> Workflows:
 def module_base(loaded: Loaded) -> Path:
     """The directory that modules named in the configuration are looked up in.
 
-    Beside the configuration file, or in the directory above it where that holds one of them, so that `config/bridge.yaml`
-    can name the package `workflows` next to `config`.
+    Beside the configuration file, or in the directory above it where that holds one of them, so that
+    `config/bridge.yaml` can name the package `workflows` next to `config`.
     """
     references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
     tops = {reference.partition(":")[0].partition(".")[0] for reference in references}
@@ -62,8 +62,14 @@ def module_base(loaded: Loaded) -> Path:
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
-    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running."""
-    return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running.
+
+    Raises: ConfigError.
+    """
+    try:
+        return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:

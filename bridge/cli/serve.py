@@ -17,7 +17,7 @@ from bridge.cli.options import config_options
         bridge serve -c bridge.yaml --overlay prod.yaml
         bridge serve --no-worker                       # workflows run in `bridge worker`
     """,
-    exits={0: "stopped when asked to", 1: "stopped by a failure, or the stop had to be forced"},
+    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
 )
 @config_options
 @click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")

@@ -16,7 +16,7 @@ from bridge.cli.options import config_options
         bridge worker
         bridge worker -c bridge.yaml --overlay prod.yaml
     """,
-    exits={0: "stopped when asked to", 1: "stopped by a failure, or the stop had to be forced"},
+    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
 )
 @config_options
 @click.option(

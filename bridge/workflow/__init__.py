@@ -1,5 +1,6 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
+from bridge.workflow.converter import DataConverter
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
 from bridge.workflow.request import RequestTimedOut, request
@@ -12,6 +13,7 @@ __all__ = [
     "Child",
     "Command",
     "CompensationInput",
+    "DataConverter",
     "FailedCompensation",
     "RequestTimedOut",
     "Saga",

@@ -8,9 +8,12 @@ from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 
 from durabletask import task
-from durabletask.serialization import DEFAULT_DATA_CONVERTER
+
+from bridge.workflow.converter import DataConverter
 
 T = TypeVar("T")
+
+_CONVERTER = DataConverter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ class StepInput:
     input: Any = None
 
     def input_as(self, type_: type[T]) -> T:
-        """The input as a dataclass or another type that the SDK can make of JSON."""
-        value: T = DEFAULT_DATA_CONVERTER.coerce(self.input, type_)
+        """The input as a dataclass, a pydantic model or a named tuple."""
+        value: T = _CONVERTER.coerce(self.input, type_)
         return value
 
 
@@ -116,6 +119,6 @@ class CompensationInput:
     known: bool = True
 
     def input_as(self, type_: type[T]) -> T:
-        """The step's input as a dataclass or another type that the SDK can make of JSON."""
-        value: T = DEFAULT_DATA_CONVERTER.coerce(self.input, type_)
+        """The step's input as a dataclass, a pydantic model or a named tuple."""
+        value: T = _CONVERTER.coerce(self.input, type_)
         return value

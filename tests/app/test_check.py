@@ -138,3 +138,12 @@ def test_nothing_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [problem] = check([]).problems
     assert "bridge.yaml" in problem.what
     assert "bridge init" in problem.what
+
+
+def test_endpoints_that_are_none(config: Path) -> None:
+    config.write_text(
+        CONFIG.replace("{type: embedded, path: .bridge/engine}", "{type: scheduler, endpoint: 'ftp://x'}")
+    )
+    [(line, path, what)] = found(check([config]))
+    assert (line, path) == (2, "engines.default.endpoint")
+    assert "'ftp://x' is not an endpoint" in what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridge.cli.output import clean, compact, plural, print_fields, print_json, print_table
+from bridge.cli.output import Progress, clean, compact, plural, print_fields, print_json, print_table
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +70,18 @@ def test_plurals() -> None:
     assert [plural(1, "route"), plural(2, "entity"), plural(1234, "message")] == [
         "1 route", "2 entities", "1,234 messages",
     ]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages\r\x1b[K"), (io.StringIO(), "")])
+def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    progress = Progress("messages")
+    progress(12_345)
+    progress.close()
+    assert stream.getvalue() == shown

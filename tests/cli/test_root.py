@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -153,9 +154,11 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["check", "--schema"], ["check", "-c", "nowhere.yaml"]])
+def test_a_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "check", "--schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "bridge", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     )
     assert process.stdout is not None
     process.stdout.close()

@@ -19,7 +19,7 @@ from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines import factory
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.workflow import Child, CompensationInput, Saga, Step, StepInput
+from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step, StepInput
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,7 +101,7 @@ async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
     engine = factory.create("default", config, Path(tmp_path_factory.mktemp("engine")), host=True)
     await engine.start()
     orchestrators = {one.__name__: one for one in (parent, obedient_child, clumsy_child)}
-    worker = engine.worker(Workflows(orchestrators, {"note": note, "erase": erase}))
+    worker = engine.worker(Workflows(orchestrators, {"note": note, "erase": erase}), DataConverter())
     worker.start()
     yield Hub(engine.client)
     await stop_worker(worker, 5.0)

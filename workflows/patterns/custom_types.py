@@ -1,14 +1,14 @@
 """Custom types as inputs and results: a dataclass, a named tuple and a pydantic model.
 
-Dataclasses need nothing. Everything else tells how it is read from JSON by a class method `from_json`, and, when JSON
-does not know it, how it is written by `to_json`.
+The annotations of activities and orchestrators say what their payloads are read as. An activity that is called by name
+has none to look at; there `return_type` says it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from durabletask import task
 from pydantic import BaseModel, Field
@@ -18,15 +18,11 @@ from workflows.patterns.chaining import RESULTS
 
 
 class Size(NamedTuple):
-    """Centimetres. JSON makes an array of a named tuple."""
+    """Centimetres."""
 
     length: int
     width: int
     height: int
-
-    @classmethod
-    def from_json(cls, value: list[int]) -> Self:
-        return cls(*value)
 
     @property
     def volume(self) -> int:
@@ -47,13 +43,6 @@ class Quote(BaseModel):
 
     carrier: str = Field(min_length=1)
     price: int = Field(gt=0)
-
-    def to_json(self) -> dict[str, Any]:
-        return self.model_dump()
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls.model_validate(value)
 
 
 @dataclass
