@@ -176,6 +176,8 @@ class Saga(Scope):
         except StepFailed as failure:
             entry.state = StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN
             self._show()
+            if failure.reason == "cancelled":
+                self._check_stopped(step.name, halts)  # says why
             raise
         entry.state = StepState.COMPLETED
         self._completed.append(step.name)

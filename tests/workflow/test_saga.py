@@ -275,9 +275,10 @@ def test_cancel_ends_the_wait_for_an_answer_and_for_the_next_attempt() -> None:
 
     for body in (waits, sleeps):
         done = simulate(body, {"fails": (1.0, OSError("away"))})
-        done.event(4.0, "cancel")
+        done.event(4.0, "cancel", {"reason": "typo"})
         done.run()
         assert (done.now, done.output["reason"], done.output["compensated"]) == (5.0, "cancelled", ["a"])
+        assert done.output["detail"] == "typo"
 
 
 def test_a_command_is_one_message_however_often_it_is_published() -> None:
