@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,10 +54,11 @@ class Daemon:
         intake: bool = True,
         worker: bool = True,
         engines: Mapping[str, Engine] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
 
-        engines: instead of those of the configuration, under the same names.
+        engines: instead of those of the configuration, under the same names. now: the clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
@@ -67,7 +69,8 @@ class Daemon:
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         targets = {
-            name: Target(CommandExecutor(engine).execute, self.breakers[name]) for name, engine in self.engines.items()
+            name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
+            for name, engine in self.engines.items()
         }
         self.sources: list[SourcePipeline] = (
             [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []

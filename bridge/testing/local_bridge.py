@@ -129,7 +129,7 @@ class LocalBridge:
 
     async def _start(self, loaded: Loaded) -> None:
         self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
-        self._daemon = Daemon(loaded, engines=self._engines)
+        self._daemon = Daemon(loaded, engines=self._engines, now=lambda: self.now)
         self._recorder = _Recorder(self._daemon.publishing)
         self._daemon.publishing = self._recorder
         for name, broker in self._daemon.brokers.items():

@@ -14,6 +14,7 @@ from durabletask import task
 from bridge.engines.recording import UnreadableRecording
 from bridge.testing import LocalBridge, Recording, ReplayMismatch, replay
 from workflows.patterns.booking import booking
+from workflows.patterns.chaining import Invoice
 from workflows.patterns.eternal import meter
 from workflows.patterns.fan_out import pick_wave
 from workflows.patterns.transfer import transfer
@@ -75,8 +76,8 @@ seen: set[str] = set()
 
 
 def changed(*steps: Callable[[task.OrchestrationContext, Any], Any]) -> Flow:
-    def invoice(ctx: task.OrchestrationContext, request: Any) -> Any:
-        value = request
+    def invoice(ctx: task.OrchestrationContext, request: Invoice) -> Any:
+        value: Any = request
         for step in steps:
             value = yield step(ctx, value)
         return value
