@@ -11,10 +11,11 @@ from bridge.workflow.step import Step
 
 @dataclass(slots=True)
 class Entry:
-    """A step that was started."""
+    """A step that was started. label: its name as JSON."""
 
     step: Step
     key: str
+    label: str
     state: StepState = StepState.RUNNING
     result: Any = None
 

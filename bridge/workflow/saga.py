@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
+from hashlib import blake2b
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from durabletask import task
 
 from bridge.workflow.attempts import CANCEL_EVENT, Call, describe, perform
+from bridge.workflow.converter import Prepared
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps, together
 from bridge.workflow.publishing import publish
-from bridge.workflow.step import Action, Command, CompensationInput, Step, StepInput
+from bridge.workflow.step import Action, Command, CompensationInput, Step
 
 DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -99,10 +103,12 @@ class Saga(Scope):
     ) -> None:
         self._ctx = ctx
         self.name = name
-        self._id = ctx.new_uuid()
+        self._id = _new_id(ctx, name)
         self._publish_outcome = publish_outcome
         self._roll_forward_pause = roll_forward_pause
         self._entries: dict[str, Entry] = {}
+        self._head = f'"saga": {json.dumps(name)}'
+        self._states: dict[str, str] = {}
         self._completed: list[str] = []
         self._compensated: list[str] = []
         self._failed_compensations: list[FailedCompensation] = []
@@ -168,45 +174,48 @@ class Saga(Scope):
         if self._status is not SagaStatus.RUNNING:
             raise ValueError(f"step {step.name!r}: saga {self.name!r} is over")
         self._check_stopped(step.name, halts)
-        entry = self._entries[step.name] = Entry(step, f"{self._id}/{step.name}")
+        entry = self._entries[step.name] = Entry(step, f"{self._id}/{step.name}", json.dumps(step.name))
         group.members.append(entry)
-        self._show()
+        self._enter(entry, StepState.RUNNING)
         try:
-            entry.result = yield from self._try(entry, halts)
+            call = self._call(entry, halts)
+            run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
+            entry.result = yield from run
         except StepFailed as failure:
-            entry.state = StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN
-            self._show()
+            self._enter(entry, StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN)
             if failure.reason == "cancelled":
                 self._check_stopped(step.name, halts)  # says why
             raise
-        entry.state = StepState.COMPLETED
         self._completed.append(step.name)
-        self._show()
+        self._enter(entry, StepState.COMPLETED)
         self._check_stopped(step.name, halts)
         return entry.result
 
-    def _try(self, entry: Entry, halts: Sequence[task.Task[Any]]) -> Steps:
+    def _call(self, entry: Entry, halts: Sequence[task.Task[Any]]) -> Call:
         step = entry.step
-        call = Call(
-            name=step.name,
-            key=entry.key,
-            action=step.action,
-            payload=StepInput(entry.key, step.input) if self._wrapped(step.action, step) else step.input,
-            child_id=f"{self._ctx.instance_id}:{self._id[:13]}:{step.name}",
-            retry=step.retry,
-            timeout=step.timeout,
-            refusals=step.refusals,
-            interrupts=() if self._committed else (self._cancel, *halts),
+        return Call(
+            step.name,
+            entry.key,
+            step.action,
+            # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
+            {"key": entry.key, "input": step.input} if self._wrapped(step.action, step) else step.input,
+            f"{self._ctx.instance_id}:{self._id[:12]}:{step.name}",
+            step.retry,
+            step.timeout,
+            step.refusals,
+            () if self._committed else (self._cancel, *halts),
         )
-        rounds = 0
+
+    def _roll_forward(self, call: Call) -> Steps:
+        """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal."""
         while True:
-            rounds += 1
             try:
-                return (yield from perform(self._ctx, replace(call, child_id=f"{call.child_id}:{rounds}")))
+                return (yield from perform(self._ctx, call))
             except StepFailed as failure:
-                if not self._committed or failure.reason == "refused":
+                if failure.reason == "refused":
                     raise
             yield self._ctx.create_timer(self._roll_forward_pause)
+            call = replace(call, child_id=f"{call.child_id}+")
 
     def _check_stopped(self, step: str | None, halts: Sequence[task.Task[Any]]) -> None:
         """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
@@ -240,23 +249,21 @@ class Saga(Scope):
             key=entry.key,
             action=action,
             payload=wrapped if step.keyed else step.input,
-            child_id=f"{self._ctx.instance_id}:{self._id[:13]}:{step.name}:undo",
+            child_id=f"{self._ctx.instance_id}:{self._id[:12]}:{step.name}:undo",
             retry=step.compensation_retry or DEFAULT_COMPENSATION_RETRY,
             timeout=step.compensation_timeout,
             refusals=(),
             interrupts=(),
         )
-        entry.state = StepState.COMPENSATING
-        self._show()
+        self._enter(entry, StepState.COMPENSATING)
         try:
             yield from perform(self._ctx, call)
         except StepFailed as failure:
-            entry.state = StepState.COMPENSATION_FAILED
             self._failed_compensations.append(FailedCompensation(step.name, str(failure)))
+            self._enter(entry, StepState.COMPENSATION_FAILED)
         else:
-            entry.state = StepState.COMPENSATED
             self._compensated.append(step.name)
-        self._show()
+            self._enter(entry, StepState.COMPENSATED)
 
     @staticmethod
     def _wrapped(action: Action, step: Step) -> bool:
@@ -281,21 +288,37 @@ class Saga(Scope):
             self._failed_compensations,
         )
 
+    def _enter(self, entry: Entry, state: StepState) -> None:
+        entry.state = state
+        self._states[entry.step.name] = f'{json.dumps(entry.step.name)}: "{state}"'
+        self._show()
+
     def _show(self) -> None:
-        """Progress in the custom status: for `bridge instances show`, dashboards and whoever waits."""
-        shown: dict[str, Any] = {
-            "saga": self.name,
-            "status": self._status,
-            "steps": {name: entry.state for name, entry in self._entries.items()},
-        }
+        """Progress in the custom status: for `bridge instances show`, dashboards and whoever waits.
+
+        It is written at every change, in every replay, so its JSON is put together from parts that are kept.
+        """
+        parts = [self._head, f'"status": "{self._status}", "steps": {{{", ".join(self._states.values())}}}']
         if self._failure is not None:
-            shown["reason"] = self._failure.reason
-            shown["detail"] = self._failure.detail
+            failure: dict[str, Any] = {"reason": self._failure.reason, "detail": self._failure.detail}
             if isinstance(self._failure, StepFailed):
-                shown["step"] = self._failure.step
+                failure["step"] = self._failure.step
+            parts.append(json.dumps(failure)[1:-1])
         if self._failed_compensations:
-            shown["failed_compensations"] = self._failed_compensations
-        self._ctx.set_custom_status(shown)
+            parts.append(f'"failed_compensations": {json.dumps([asdict(one) for one in self._failed_compensations])}')
+        self._ctx.set_custom_status(Prepared(f"{{{', '.join(parts)}}}"))
+
+
+_sagas: WeakKeyDictionary[task.OrchestrationContext, int] = WeakKeyDictionary()
+"""How many sagas each orchestration has made so far; every replay has a context of its own and counts anew."""
+
+
+def _new_id(ctx: task.OrchestrationContext, name: str) -> str:
+    """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
+    # bridge: ignore[globals] the count belongs to the context, of which every replay has its own
+    number = _sagas[ctx] = _sagas.get(ctx, 0) + 1
+    seed = f"{ctx.instance_id}\n{ctx.current_utc_datetime.isoformat()}\n{number}\n{name}"
+    return blake2b(seed.encode(), digest_size=16).hexdigest()
 
 
 def _reason(data: Any) -> str:

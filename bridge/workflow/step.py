@@ -44,7 +44,7 @@ Action: TypeAlias = Callable[..., Any] | str | Child | Command
 """An activity (function or registered name), a sub-orchestration or a command."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """One step of a saga.
 
@@ -77,12 +77,18 @@ class Step:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a step needs a name")
-        for policy in (self.retry, self.compensation_retry):
-            if policy is not None and policy.retry_timeout is not None:
-                raise ValueError(
-                    f"step {self.name!r}: retry_timeout reads the wall clock, which a replay does not repeat; "
-                    "give the step a timeout instead"
-                )
+        if self.retry is not None:
+            _check(self.retry, self.name)
+        if self.compensation_retry is not None:
+            _check(self.compensation_retry, self.name)
+
+
+def _check(policy: task.RetryPolicy, step: str) -> None:
+    if policy.retry_timeout is not None:
+        raise ValueError(
+            f"step {step!r}: retry_timeout reads the wall clock, which a replay does not repeat; "
+            "give the step a timeout instead"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from typing import Any
 
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.serialization import JsonDataConverter
 from durabletask.worker import _OrchestrationExecutor, _Registry
+
+from bridge.workflow import DataConverter
 
 START = datetime(2031, 5, 1)  # noqa: DTZ001 -- the SDK's clock is naive UTC
 QUIET = logging.getLogger("tests.simulation")
@@ -95,7 +96,7 @@ class Simulation:
     def execute(
         self, old: list[pb.HistoryEvent], new: list[pb.HistoryEvent]
     ) -> tuple[list[pb.OrchestratorAction], str | None]:
-        executor = _OrchestrationExecutor(self._registry, QUIET, JsonDataConverter())
+        executor = _OrchestrationExecutor(self._registry, QUIET, DataConverter())
         result = executor.execute(self.instance_id, old, new)
         return list(result.actions), result.encoded_custom_status
 
