@@ -1,6 +1,6 @@
 """What the workflow kit costs: a saga of five steps against the same five activities called by hand; and the lint.
 
-`saga_ratio`: processor time of a saga over that of a plain orchestration, in alternating batches on the embedded engine,
+`saga_ratio`: processor time of a saga over that of a plain orchestration, in alternating batches, embedded engine,
 client, engine and worker included; the median of the pairs. `saga_ms` and `plain_ms` are on the clock.
 `lint_seconds`: `bridge lint` on 10,000 lines of orchestrators.
 """

@@ -20,10 +20,12 @@ from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.daemon import Daemon
+from bridge.app.names import require
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
+from bridge.config.sources import SourceConfig
 from bridge.engines.recording import Recording, record
 from bridge.envelope import Event
 from bridge.message import Message
@@ -157,8 +159,11 @@ class LocalBridge:
         subject: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Put an event on the first topic of a source, in the source's format; id is random when None."""
-        config = self._loaded.config.sources[source]
+        """Put an event on the first topic of a source, in the source's format; id is random when None.
+
+        Raises: LookupError for a source that is not configured.
+        """
+        config = self._source(source)
         event = Event(
             id=id or uuid4().hex,
             source="/test",
@@ -172,8 +177,8 @@ class LocalBridge:
         self.send(source, message)
 
     def send(self, source: str, message: Message) -> None:
-        """Put a message as it is on the first topic of a source."""
-        config = self._loaded.config.sources[source]
+        """Put a message as it is on the first topic of a source. Raises: LookupError."""
+        config = self._source(source)
         self._run(self._daemon.brokers[config.broker].publish(config.topics[0], [message]))
         self.settle()
 
@@ -270,6 +275,10 @@ class LocalBridge:
         """The history of an instance, for replay tests."""
         self.settle()
         return self._run(record(self._client, instance_id))
+
+    def _source(self, name: str) -> SourceConfig:
+        require("source", name, self._loaded.config.sources)
+        return self._loaded.config.sources[name]
 
     @property
     def _client(self) -> Any:

@@ -179,7 +179,7 @@ def test_the_plugin_gives_a_bridge_to_every_test(tmp_path: Path) -> None:
         "    bridge.advance(minutes=10)\n"
         "    assert bridge.result('order-1')['paid'] is False\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "bridge.testing.plugin", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
