@@ -30,11 +30,16 @@ DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
     """The configuration at `config`, or at the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
+    return load(config_paths(config), overlays)
+
+
+def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
+    """`config`, or the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
     if config:
-        return load(config, overlays)
+        return config
     for path in DEFAULT_CONFIGS:
         if path.exists():
-            return load([path], overlays)
+            return [path]
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]

@@ -216,10 +216,13 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
 def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
 
-    ready_file: written once everything runs, with the process id and the address of the ops port as JSON.
+    ready_file: written once everything runs, with the process id and the address of the ops port as JSON; removed
+    before that and at the end.
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
     logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
+    if ready_file is not None:
+        _clear(ready_file)
     found = inspect(loaded, imports=worker)
     if found.errors:
         raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
@@ -264,6 +267,8 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         await daemon.wait(stop)
     except Exception as error:
         failure = error
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
     log.info("stopped", action="stop", clean=clean)
@@ -275,11 +280,24 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     return clean
 
 
+def _clear(ready_file: Path) -> None:
+    """Whoever waits for the file must not find that of an earlier process. Raises: BridgeError."""
+    try:
+        ready_file.unlink(missing_ok=True)
+        if not ready_file.parent.is_dir():
+            raise BridgeError(f"ready file {ready_file}: there is no directory {ready_file.parent}")
+    except OSError as error:
+        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
+
+
 def _write(ready_file: Path, told: dict[str, object]) -> None:
     """At once and whole, so that whoever waits for the file never reads half of it."""
     beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-    beside.write_bytes(orjson.dumps(told))
-    beside.replace(ready_file)
+    try:
+        beside.write_bytes(orjson.dumps(told))
+        beside.replace(ready_file)
+    except OSError as error:
+        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
 
 
 def _stop(stop: asyncio.Event) -> None:

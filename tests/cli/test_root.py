@@ -101,10 +101,11 @@ def test_a_mistaken_command_line(arguments: list[str], said: str) -> None:
     assert "--help" in rest[-1]
 
 
-def test_without_arguments_there_is_help() -> None:
-    result = CliRunner().invoke(root, [])
-    assert "Commands:" in result.output
+@pytest.mark.parametrize("arguments", [[], ["instances"], ["entities"]])
+def test_without_a_command_there_is_help_and_nothing_else(arguments: list[str]) -> None:
+    result = CliRunner().invoke(root, arguments, prog_name="bridge")
     assert result.exit_code == exit_codes.USAGE
+    assert result.stderr == CliRunner().invoke(root, [*arguments, "--help"], prog_name="bridge").stdout
 
 
 @pytest.mark.parametrize(
