@@ -32,6 +32,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
         self._activities = 0
         self._parents: dict[str, tuple[str, int]] = {}
         self._held: set[str] = set()
+        self._generations: dict[str, int] = {}
 
     def close(self) -> None:
         self.stop()
@@ -83,9 +84,13 @@ class VirtualBackend(InMemoryOrchestrationBackend):
         with self._lock:
             instance = self._instances.get(request.instanceId)
             kept = [] if instance is None else instance.dispatched_events
+            if any(event.HasField("executionStarted") for event in request.newEvents):
+                self._generations[request.instanceId] = self._generations.get(request.instanceId, -1) + 1
+            # Ids are made of the time: two generations at one moment would make the same ones.
+            moment = self.now + timedelta(microseconds=self._generations.get(request.instanceId, 0))
             for event in (*request.newEvents, *kept):
                 if event.HasField("orchestratorStarted"):
-                    event.timestamp.FromDatetime(self.now)
+                    event.timestamp.FromDatetime(moment)
 
     def StartInstance(  # noqa: N802 - the protocol's name
         self, request: pb.CreateInstanceRequest, context: Any

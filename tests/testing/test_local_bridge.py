@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from durabletask import entities, task
 
-from bridge.workflow import publish
+from bridge.workflow import Saga, Step, StepInput, publish
 
 
 class Slow(entities.DurableEntity):
@@ -57,6 +57,25 @@ def family(ctx: task.OrchestrationContext, _):
 def fails(ctx: task.OrchestrationContext, _):
     yield ctx.call_activity(broken, retry_policy=task.RetryPolicy(
         first_retry_interval=timedelta(hours=1), max_number_of_attempts=3))
+
+
+def eternal(ctx: task.OrchestrationContext, ids):
+    """Three generations at one moment; returns an id of each, of the SDK and of a saga's step."""
+    def body():
+        key = yield from saga.step(Step("one", echo))
+        return key
+
+    saga = Saga(ctx, "eternal")
+    outcome = yield from saga.run(body())
+    ids = [*(ids or []), ctx.new_uuid(), outcome.result]
+    if len(ids) < 6:
+        ctx.continue_as_new(ids, save_events=True)
+        return None
+    return ids
+
+
+def echo(ctx: task.ActivityContext, call: StepInput):
+    return call.key
 
 
 def sleeper(ctx: task.OrchestrationContext, _):
@@ -137,6 +156,11 @@ def test_retries_are_due_in_virtual_time(bridge: LocalBridge) -> None:
     bridge.advance(minutes=1)
     with pytest.raises(OrchestrationFailedError, match="away"):
         bridge.result(instance_id)
+
+
+def test_generations_at_one_moment_have_ids_of_their_own(bridge: LocalBridge) -> None:
+    ids = bridge.result(bridge.start("eternal"))
+    assert len(set(ids)) == 6
 
 
 def test_delayed_signals_are_due_in_virtual_time(bridge: LocalBridge) -> None:
