@@ -17,7 +17,7 @@ from bridge.lint.tree import parents as parents_in
 
 GENERATORS = frozenset({"bridge.workflow.request", "bridge.workflow.request.request"})
 TASKS = frozenset({"bridge.workflow.publish", "bridge.workflow.publishing.publish"})
-SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run"])
+SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run", "wait_for_event"])
 COMPOSITES = ("CompositeTask", "WhenAnyTask", "WhenAllTask")
 
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)

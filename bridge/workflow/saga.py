@@ -50,6 +50,13 @@ class Scope:
             results.append((yield from self.step(step)))  # noqa: PERF401 -- a comprehension cannot yield
         return results
 
+    def wait_for_event(self, name: str, timeout: timedelta | None = None) -> Steps:
+        """Wait for an external event; `yield from` gives its data.
+
+        Raises: StepFailed with the reason `timeout`, or `cancelled` when the saga is cancelled or another branch fails.
+        """
+        return self._saga._wait(name, timeout, self._halts)
+
     def parallel(self, branches: Sequence[Branch]) -> Steps:
         """Run steps, or functions that take a Scope of their own and run steps in it, at the same time.
 
@@ -190,6 +197,20 @@ class Saga(Scope):
         self._enter(entry, StepState.COMPLETED)
         self._check_stopped(step.name, halts)
         return entry.result
+
+    def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
+        self._check_stopped(None, halts)
+        event = self._ctx.wait_for_external_event(name)
+        timer = None if timeout is None else self._ctx.create_timer(timeout)
+        interrupts = () if self._committed else (self._cancel, *halts)
+        yield task.when_any([event, *([] if timer is None else [timer]), *interrupts])
+        if timer is not None:
+            timer.cancel()
+        if event.is_complete:
+            return event.get_result()
+        event.cancel()
+        self._check_stopped(None, halts)
+        raise StepFailed(None, "timeout", name)
 
     def _call(self, entry: Entry, halts: Sequence[task.Task[Any]]) -> Call:
         step = entry.step

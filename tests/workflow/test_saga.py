@@ -281,6 +281,42 @@ def test_cancel_ends_the_wait_for_an_answer_and_for_the_next_attempt() -> None:
         assert done.output["detail"] == "typo"
 
 
+@pytest.mark.parametrize(
+    ("events", "outcome"),
+    [
+        ([(3.0, "paid", "cash")], ("completed", None, "cash", 4.0)),
+        ([(0.5, "paid", "early")], ("completed", None, "early", 2.0)),
+        ([], ("compensated", "timeout", None, 11.0)),
+        ([(3.0, "cancel", "typo"), (4.0, "paid", "late")], ("compensated", "cancelled", None, 4.0)),
+    ],
+    ids=["event", "early", "timeout", "cancel"],
+)
+def test_a_saga_waits_for_an_event(events: list[tuple[float, str, Any]], outcome: tuple[Any, ...]) -> None:
+    def body(one: Saga) -> Any:
+        yield from one.step(Step("stock", "reserve", compensation="release"))
+        data = yield from one.wait_for_event("paid", timedelta(seconds=9))
+        yield from one.step(Step("parcel", "ship"))
+        return data
+
+    done = simulate(body)
+    for at, name, data in events:
+        done.event(at, name, data)
+    done.run()
+    told = done.output
+    assert (told["status"], told["reason"], told["result"], done.now) == outcome
+
+
+def test_a_failed_branch_ends_the_wait_for_an_event() -> None:
+    def waits(scope: Scope) -> Any:
+        yield from scope.wait_for_event("never")
+
+    def body(one: Saga) -> Any:
+        yield from one.parallel([Step("fails", "fails"), waits])
+
+    done = simulate(body, {"fails": (3.0, OSError("away"))}).run()
+    assert (done.output["step"], done.now) == ("fails", 3.0)
+
+
 def test_a_command_is_one_message_however_often_it_is_published() -> None:
     def body(one: Saga) -> Any:
         ask = Command("services", "stock.reserve", reply_to="replies", subject="tea", headers={"x": "y"})
