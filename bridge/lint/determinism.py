@@ -51,7 +51,7 @@ def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) ->
     return Finding(str(reached.module.path), line, column + 1, rule, what, remedy)
 
 
-def _call(module: Module, node: ast.Call, local: set[str], reached: Reached) -> Iterator[Finding]:
+def _call(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
     name = module.resolve(node.func)
     if name is None:
         if _is_path_access(module, node.func):
@@ -82,7 +82,11 @@ def _is_path_access(module: Module, called: ast.expr) -> bool:
 
 
 def _name(
-    module: Module, node: ast.Attribute | ast.Name, local: set[str], reached: Reached, parents: dict[ast.AST, ast.AST]
+    module: Module,
+    node: ast.Attribute | ast.Name,
+    local: frozenset[str],
+    reached: Reached,
+    parents: dict[ast.AST, ast.AST],
 ) -> Iterator[Finding]:
     if isinstance(node, ast.Name):
         if node.id in module.changing_globals and node.id not in local and isinstance(node.ctx, ast.Load):
@@ -121,7 +125,8 @@ def _is_set(node: ast.expr, names: set[str]) -> bool:
     if isinstance(node, ast.Name):
         return node.id in names
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Sub | ast.BitXor):
-        return _is_set(node.left, names) or _is_set(node.right, names)
+        sides = (node.left, node.right)
+        return any(_is_set(side, names) or _is_view(side) for side in sides)
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name):
             return node.func.id in ("set", "frozenset")
@@ -129,6 +134,11 @@ def _is_set(node: ast.expr, names: set[str]) -> bool:
             isinstance(node.func, ast.Attribute) and node.func.attr in SET_METHODS and _is_set(node.func.value, names)
         )
     return False
+
+
+def _is_view(node: ast.expr) -> bool:
+    """`a.keys()`: of views, operators make sets."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items")
 
 
 def _iteration(node: ast.AST, sets: set[str], parents: dict[ast.AST, ast.AST], reached: Reached) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import re
 import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -151,7 +151,8 @@ def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
     return names
 
 
-def local_names(function: Function) -> set[str]:
+@lru_cache(maxsize=256)
+def local_names(function: Function) -> frozenset[str]:
     """Parameters, and names that are assigned in the function (and not declared global)."""
     arguments = function.args
     names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
@@ -162,7 +163,7 @@ def local_names(function: Function) -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.Global | ast.Nonlocal):
             declared.update(node.names)
-    return names - declared
+    return frozenset(names - declared)
 
 
 def _absolute(node: ast.ImportFrom, module: Module) -> str:

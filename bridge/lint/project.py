@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from bridge.lint.module import Function, Module
@@ -152,15 +153,18 @@ def orchestrators(module: Module) -> Iterator[Function]:
             yield node
 
 
-def calls(function: Function) -> Iterator[tuple[ast.Call, bool]]:
+@lru_cache(maxsize=256)
+def calls(function: Function) -> list[tuple[ast.Call, bool]]:
     """Calls in a function, nested functions included, and whether each is inside a loop."""
+    found: list[tuple[ast.Call, bool]] = []
     stack: list[tuple[ast.AST, bool]] = [(node, False) for node in function.body]
     while stack:
         node, in_loop = stack.pop()
         if isinstance(node, ast.Call):
-            yield node, in_loop
+            found.append((node, in_loop))
         inside = in_loop or isinstance(node, ast.For | ast.While | ast.comprehension)
         stack += [(child, inside) for child in ast.iter_child_nodes(node)]
+    return found
 
 
 def is_generator(function: Function) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bridge.lint.module import Function, Module
-from bridge.lint.tree import nodes
+from bridge.lint.tree import calls_in, nodes
 
 
 def lost_waits(module: Module, function: Function, events: Counter[str], *, repeated: bool) -> Iterator[ast.Call]:
@@ -16,6 +16,8 @@ def lost_waits(module: Module, function: Function, events: Counter[str], *, repe
     events: how often each event's name is waited for in all that the orchestrator runs. repeated: the function is
     called more than once.
     """
+    if not any(_is_when_any(module, call) for call in calls_in(function)):
+        return
     placed = list(_own(function, in_loop=False))
     races = [node for node, _ in placed if isinstance(node, ast.Call) and _is_when_any(module, node)]
     if not races:

@@ -62,6 +62,8 @@ BAD = {
         "tasks = [ctx.call_activity(work, input=one) for one in set(value) | {1}]\nif tasks:\n"
         "    yield task.when_all(tasks)",
         "first = list(set(value))",
+        "for one in value.keys() - {'a'}:\n    yield ctx.call_activity(work, input=one)",
+        "for one in value.keys() & value.keys():\n    yield ctx.call_activity(work, input=one)",
     ],
     "missing-yield": [
         "ctx.call_activity(work)",
@@ -100,6 +102,7 @@ GOOD = [
     "x = random.Random(value).random()",
     "x = LIMIT",
     "for one in sorted({3, 1}):\n    yield ctx.call_activity(work, input=one)",
+    "for one in value.keys():\n    yield ctx.call_activity(work, input=one)",
     "total = sum(x for x in set(value))\nsize = len({1, 2})\nmembers = {one + 1 for one in set(value)}",
     "x = yield ctx.call_activity(work)\nreturn x",
     "pending = ctx.call_activity(work)\nx = yield pending",
