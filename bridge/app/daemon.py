@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,16 +48,30 @@ class Daemon:
     intake: consume the sources. worker: run the workflows.
     """
 
-    def __init__(self, loaded: Loaded, *, intake: bool = True, worker: bool = True) -> None:
-        """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError."""
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        intake: bool = True,
+        worker: bool = True,
+        engines: Mapping[str, Engine] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
+
+        engines: instead of those of the configuration, under the same names. now: the clock of these engines.
+        """
         config = loaded.config
         self.loaded = loaded
         self.workflows = load_workflows(loaded) if worker else Workflows()
-        self.engines = {name: build_engine(loaded, name, host=intake) for name in config.engines}
+        self.engines: Mapping[str, Engine] = (
+            {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
+        )
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         targets = {
-            name: Target(CommandExecutor(engine).execute, self.breakers[name]) for name, engine in self.engines.items()
+            name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
+            for name, engine in self.engines.items()
         }
         self.sources: list[SourcePipeline] = (
             [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []

@@ -17,6 +17,7 @@ from bridge.commands import OnExisting, RaiseEvent, Resume, ScheduleOrchestratio
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.execution import CommandExecutor
+from bridge.engines.recording import Recording, record
 from bridge.errors import EngineRejected, InstanceNotFound
 from bridge.routing.identifier import check_instance_id, check_name
 
@@ -137,6 +138,11 @@ class Instances:
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
         """Everything that happened to an instance, oldest first."""
         return await asked(self._client.get_orchestration_history(instance_id), f"history of {instance_id!r}")
+
+    async def recording(self, instance_id: str) -> Recording:
+        """The history of an instance, for replay tests. Raises: InstanceNotFound."""
+        await self.show(instance_id)
+        return await asked(record(self._client, instance_id), f"history of {instance_id!r}")
 
     async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
         """The instance once it has started or finished, None when the time is up. Raises: InstanceNotFound."""

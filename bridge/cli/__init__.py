@@ -18,6 +18,7 @@ __all__ = ["main", "root"]
         "worker": "Run workflows only, beside a `serve --no-worker`.",
         "publish": "Put messages on a configured broker.",
         "check": "Find every problem of a configuration, without a network.",
+        "lint": "Find what breaks orchestrators on replay.",
         "route": "Show what a message would lead to, without a network.",
         "instances": "See and steer orchestrations.",
         "entities": "See and signal durable entities.",

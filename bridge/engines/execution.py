@@ -72,10 +72,13 @@ class CommandExecutor:
     has finished, the event counts as delivered if its history holds one of that name with equal data.
 
     A request larger than the engine takes is refused by the channel before it is sent: EngineRejected.
+
+    now: the clock that delays are added to.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine = engine
+        self._now = now
         self._calls: dict[type[Any], Callable[[Any], Coroutine[Any, Any, None]]] = {
             ScheduleOrchestration: self._schedule,
             RaiseEvent: self._raise,
@@ -94,7 +97,7 @@ class CommandExecutor:
     async def _schedule(self, command: ScheduleOrchestration) -> None:
         start_at = command.start_at
         if command.delay is not None:
-            start_at = datetime.now(UTC) + timedelta(seconds=command.delay)
+            start_at = self._now() + timedelta(seconds=command.delay)
         policy = _FINISHED if command.on_existing is OnExisting.RESTART else _NEVER
         await self._start(command, start_at, policy)
 
@@ -206,7 +209,7 @@ class CommandExecutor:
         what = f"signal {command.operation!r} to entity {command.entity!r} {command.key!r}"
         at = command.at
         if command.delay is not None:
-            at = datetime.now(UTC) + timedelta(seconds=command.delay)
+            at = self._now() + timedelta(seconds=command.delay)
         client = self._engine.client
         try:
             entity = EntityInstanceId(command.entity, command.key)

@@ -1,6 +1,30 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
 from bridge.workflow.converter import DataConverter
+from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
+from bridge.workflow.request import RequestTimedOut, request
+from bridge.workflow.saga import Branch, Saga, Scope
+from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
 
-__all__ = ["PUBLISH_ACTIVITY", "DataConverter", "publish"]
+__all__ = [
+    "PUBLISH_ACTIVITY",
+    "Branch",
+    "Child",
+    "Command",
+    "CompensationInput",
+    "DataConverter",
+    "FailedCompensation",
+    "RequestTimedOut",
+    "Saga",
+    "SagaAborted",
+    "SagaOutcome",
+    "SagaStatus",
+    "Scope",
+    "Step",
+    "StepFailed",
+    "StepInput",
+    "StepState",
+    "publish",
+    "request",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,7 @@ def publish(
     type: str,  # noqa: A002 -- the CloudEvents attribute's name
     subject: str | None = None,
     key: str | None = None,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     retry_policy: task.RetryPolicy | None = None,
 ) -> task.Task[str]:
     """Publish an event to a target of the configuration; `yield` the task. Its result is the event's id.
@@ -35,17 +36,27 @@ def publish(
     key: ordering key, by default the instance id, so that one workflow's events stay in order.
     retry_policy: DEFAULT_RETRY when None.
     """
-    return ctx.call_activity(
-        PUBLISH_ACTIVITY,
-        input={
-            "target": target,
-            "id": ctx.new_uuid(),
-            "type": type,
-            "time": ctx.current_utc_datetime.isoformat() + "Z",
-            "subject": subject,
-            "key": ctx.instance_id if key is None else key,
-            "headers": headers or {},
-            "data": data,
-        },
-        retry_policy=retry_policy or DEFAULT_RETRY,
-    )
+    event = new_event(ctx, target, data, type, subject, key, headers or {})
+    return ctx.call_activity(PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY)
+
+
+def new_event(
+    ctx: task.OrchestrationContext,
+    target: str,
+    data: Any,
+    type_: str,
+    subject: str | None,
+    key: str | None,
+    headers: Mapping[str, str],
+) -> dict[str, Any]:
+    """Input of PUBLISH_ACTIVITY. The same dict published twice is one event, by its id."""
+    return {
+        "target": target,
+        "id": ctx.new_uuid(),
+        "type": type_,
+        "time": ctx.current_utc_datetime.isoformat() + "Z",
+        "subject": subject,
+        "key": ctx.instance_id if key is None else key,
+        "headers": dict(headers),
+        "data": data,
+    }

@@ -96,7 +96,9 @@ def test_commands_and_options(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_that_stand_alone(document: str) -> None:
     known = {
-        option for words in (["serve"], ["worker"], ["publish"], ["check"], ["route"]) for option in _options(words)[0]
+        option
+        for words in (["serve"], ["worker"], ["publish"], ["check"], ["lint"], ["route"])
+        for option in _options(words)[0]
     }
     known |= {
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]

@@ -37,10 +37,21 @@ def test_what_it_starts_and_signals_exists() -> None:
 
 def test_the_bridge_finds_the_workflows() -> None:
     found = registry.load(["workflows"], CONFIG.parent)
-    assert set(found.orchestrators) == {"order_saga", "approval", "shipment_watch"}
-    assert set(found.entities) == {"customer_account", "stock_level"}
+    patterns = registry.load(["workflows.patterns"], CONFIG.parent)
+    assert found.orchestrators.keys() - patterns.orchestrators.keys() == {"order_saga", "approval", "shipment_watch"}
+    assert found.entities.keys() - patterns.entities.keys() == {"customer_account", "stock_level"}
     functions = {getattr(workflows, name) for name in workflows.__all__}
-    assert {*found.orchestrators.values(), *found.activities.values(), *found.entities.values()} == functions
+    others = {*patterns.orchestrators.values(), *patterns.activities.values(), *patterns.entities.values()}
+    every = {*found.orchestrators.values(), *found.activities.values(), *found.entities.values()}
+    assert every - others == functions
+    assert others < every
+
+
+def test_every_pattern_is_started_by_a_message() -> None:
+    config = load([CONFIG / "patterns.yaml"], environ={}).config
+    started = {route.schedule.orchestration for route in config.routes if route.schedule}
+    found = registry.load(["workflows.patterns"], CONFIG.parent)
+    assert started | {"pick_order"} == set(found.orchestrators)
 
 
 def test_targets_that_workflows_publish_to_exist() -> None:

@@ -14,6 +14,7 @@ from bridge.cli.command import Group
     members={
         "list": "List instances by status, id and time.",
         "show": "Show one instance: status, payloads, failure, history.",
+        "export": "Write an instance's history to a file, for replay tests.",
         "wait": "Wait until an instance has started or finished.",
         "start": "Start an orchestration.",
         "terminate": "Stop an instance at once, without compensation.",

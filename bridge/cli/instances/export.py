@@ -1,0 +1,49 @@
+"""`bridge instances export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import print_json
+from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge.app.instances import Instances
+    from bridge.engines.recording import Recording
+
+
+@make(
+    "export",
+    examples="""
+        bridge instances export order-1001 -o tests/histories/order-paid.json
+        bridge instances export order-1001 | jq .events[0]
+    """,
+    exits=EXITS,
+)
+@click.argument("instance_id", metavar="ID")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to.  [default: stdout]")
+@engine_options
+def command(instance_id: str, output: Path | None, **engine: Any) -> None:
+    """Write everything that happened to an orchestration, for replay tests with `bridge.testing.replay`.
+
+    The file holds the instance's inputs and results as they are: look at it before it goes into a repository.
+    """
+
+    async def look(instances: Instances) -> Recording:
+        return await instances.recording(instance_id)
+
+    told = on_instances(engine, look).to_json()
+    if output is None:
+        print_json(told)
+        return
+    try:
+        output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
+    click.echo(f"{instance_id}: {len(told['events'])} events written to {output}")

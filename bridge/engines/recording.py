@@ -1,0 +1,72 @@
+"""A history as a file, in a versioned format of ours: taken from any engine, read by replay tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import durabletask.internal.orchestrator_service_pb2 as pb
+from durabletask.client import AsyncTaskHubGrpcClient
+from google.protobuf import json_format  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+FORMAT = "durable-bridge.history"
+VERSION = 1
+
+
+class UnreadableRecording(ValueError):
+    """The text is no recording, or one of a later version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One execution of an orchestration. orchestration: its registered name. events: what happened, oldest first."""
+
+    instance_id: str
+    orchestration: str
+    events: tuple[pb.HistoryEvent, ...]
+
+    @classmethod
+    def of(cls, instance_id: str, events: Sequence[pb.HistoryEvent]) -> Self:
+        """Raises: UnreadableRecording when the history does not begin with a start."""
+        started = next((event.executionStarted for event in events if event.HasField("executionStarted")), None)
+        if started is None:
+            raise UnreadableRecording(f"the history of {instance_id!r} does not tell which orchestration was started")
+        return cls(instance_id, started.name, tuple(events))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `json.dumps`: format, version, instance id, orchestration, and the events in protobuf's JSON."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "instance_id": self.instance_id,
+            "orchestration": self.orchestration,
+            "events": [json_format.MessageToDict(event) for event in self.events],
+        }
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what `to_json` made. Raises: UnreadableRecording."""
+        try:
+            told = json.loads(text)
+            if told["format"] != FORMAT:
+                raise UnreadableRecording(f"its format is {told['format']!r}, not {FORMAT!r}")
+            if told["version"] > VERSION:
+                raise UnreadableRecording(f"its version is {told['version']}; this bridge reads up to {VERSION}")
+            events = [json_format.ParseDict(event, pb.HistoryEvent()) for event in told["events"]]
+        except UnreadableRecording:
+            raise
+        except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+            raise UnreadableRecording(f"it is no recorded history: {error}") from error
+        return cls(told["instance_id"], told["orchestration"], tuple(events))
+
+
+async def record(client: AsyncTaskHubGrpcClient, instance_id: str) -> Recording:
+    """The history of an instance's present execution. Raises: UnreadableRecording; what the client raises."""
+    # The client's own call gives the events in a form that cannot be replayed.
+    stub = client._get_stub()
+    events: list[pb.HistoryEvent] = []
+    async for chunk in stub.StreamInstanceHistory(pb.StreamInstanceHistoryRequest(instanceId=instance_id)):
+        events += chunk.events
+    return Recording.of(instance_id, events)

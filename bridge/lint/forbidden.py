@@ -1,0 +1,159 @@
+"""Calls and names that no orchestrator may use, by what they are imported as."""
+
+from __future__ import annotations
+
+ACTIVITY = "do it in an activity and yield its result"
+CLOCK = "use ctx.current_utc_datetime"
+
+_EXACT: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today", "datetime.date.today"),
+        ("clock", CLOCK),
+    ),
+    **{
+        f"time.{name}": ("clock", CLOCK)
+        for name in (
+            [
+                "time",
+                "time_ns",
+                "monotonic",
+                "monotonic_ns",
+                "perf_counter",
+                "perf_counter_ns",
+                "process_time",
+                "localtime",
+                "gmtime",
+                "ctime",
+            ]
+        )
+    },
+    **{f"uuid.uuid{version}": ("uuid", "use ctx.new_uuid()") for version in (1, 4, 6, 7)},
+    "os.urandom": ("random", ACTIVITY),
+    "hash": ("random", "hash() of a text differs from process to process; use hashlib"),
+    "id": ("random", "id() differs from run to run; use a key of the data"),
+    "time.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
+    "asyncio.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
+    "os.getenv": ("environment", "read it in an activity, or put it into the input"),
+    "os.environ": ("environment", "read it in an activity, or put it into the input"),
+    "os.environb": ("environment", "read it in an activity, or put it into the input"),
+    "open": ("files", ACTIVITY),
+    "io.open": ("files", ACTIVITY),
+    "input": ("files", "wait for an external event"),
+    "os.system": ("threads", ACTIVITY),
+    "os.fork": ("threads", ACTIVITY),
+    **{
+        f"os.{name}": ("files", ACTIVITY)
+        for name in [
+            "chmod",
+            "listdir",
+            "makedirs",
+            "mkdir",
+            "open",
+            "read",
+            "remove",
+            "rename",
+            "replace",
+            "rmdir",
+            "scandir",
+            "stat",
+            "unlink",
+            "walk",
+            "write",
+        ]
+    },
+    **{
+        f"os.path.{name}": ("files", ACTIVITY)
+        for name in ["exists", "getmtime", "getsize", "isdir", "isfile", "islink"]
+    },
+}
+
+_PREFIXES: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("random", "secrets", "numpy.random"), ("random", ACTIVITY)),
+    **dict.fromkeys(
+        [
+            "aiohttp",
+            "ftplib",
+            "grpc",
+            "http.client",
+            "httpx",
+            "requests",
+            "smtplib",
+            "socket",
+            "urllib.request",
+            "urllib3",
+            "websockets",
+        ],
+        ("http", ACTIVITY),
+    ),
+    **dict.fromkeys(
+        [
+            "aiosqlite",
+            "asyncpg",
+            "boto3",
+            "google.cloud",
+            "motor",
+            "mysql",
+            "peewee",
+            "psycopg",
+            "psycopg2",
+            "pymongo",
+            "pymysql",
+            "pyodbc",
+            "redis",
+            "sqlalchemy",
+            "sqlite3",
+        ],
+        ("database", ACTIVITY),
+    ),
+    **dict.fromkeys(("glob", "shutil", "tempfile"), ("files", ACTIVITY)),
+    **dict.fromkeys(
+        ["_thread", "asyncio", "concurrent.futures", "multiprocessing", "subprocess", "threading", "trio"],
+        ("threads", ACTIVITY),
+    ),
+}
+
+_ATTRIBUTE = {"os.environ", "os.environb"}
+"""Forbidden even when they are not called."""
+
+PATH_METHODS = frozenset(
+    [
+        "read_text",
+        "read_bytes",
+        "write_text",
+        "write_bytes",
+        "iterdir",
+        "unlink",
+        "touch",
+        "rmdir",
+        "exists",
+        "is_file",
+        "is_dir",
+        "glob",
+        "rglob",
+    ]
+)
+"""Methods of pathlib.Path that go to the disk."""
+
+HARMLESS = frozenset({"asyncio.CancelledError", "asyncio.TimeoutError", "socket.timeout", "random.Random"})
+"""Names below a forbidden prefix that do nothing. A seeded Random repeats; without a seed it is found."""
+
+
+def forbidden_call(name: str) -> tuple[str, str] | None:
+    """Rule and remedy of a call, by dotted name."""
+    if name in HARMLESS:
+        return None
+    found = _EXACT.get(name)
+    if found is not None:
+        return found
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        found = _PREFIXES.get(".".join(parts[:length]))
+        # A bare name is a builtin or the module's own, never a forbidden module.
+        if found is not None and len(parts) > 1:
+            return found
+    return None
+
+
+def forbidden_name(name: str) -> tuple[str, str] | None:
+    """Rule and remedy of a name that is only read."""
+    return _EXACT[name] if name in _ATTRIBUTE else None

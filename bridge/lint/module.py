@@ -1,0 +1,191 @@
+"""A Python file as the analysis sees it: its tree, what its names mean, and which comments suppress findings."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+from bridge.lint.tree import nodes
+
+MARK = "bridge: ignore"
+
+SUPPRESSION = re.compile(r"#\s*bridge: ignore\s*(?:\[(?P<rules>[^\]]*)\])?\s*(?:--|:)?\s*(?P<reason>.*)$")
+
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+MUTATORS = frozenset(
+    [
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popleft",
+        "popitem",
+        "remove",
+        "reverse",
+        "setdefault",
+        "sort",
+        "update",
+    ]
+)
+
+
+@dataclass(slots=True)
+class Suppression:
+    """A comment that says which rules do not hold for its line, and why."""
+
+    line: int
+    rules: tuple[str, ...]
+    reason: str
+    used: bool = False
+
+
+@dataclass
+class Module:
+    """name: dotted, as far up as there are packages. package: whether it is an `__init__.py`."""
+
+    path: Path
+    name: str
+    package: bool
+    text: str
+    tree: ast.Module
+    functions: dict[str, Function] = field(default_factory=dict)
+    """Functions of the module itself, by name."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What imported names stand for, dotted."""
+
+    @classmethod
+    def read(cls, path: Path) -> Module:
+        """Raises: SyntaxError, ValueError (null bytes), UnicodeDecodeError, OSError."""
+        text = path.read_text(encoding="utf-8")
+        package = path.name == "__init__.py"
+        module = cls(path, module_name(path), package, text, ast.parse(text, str(path)))
+        for node in module.tree.body:
+            if isinstance(node, Function):
+                module.functions[node.name] = node
+        module.names.update(imported(nodes(module.tree), module))
+        return module
+
+    def resolve(self, node: ast.AST) -> str | None:
+        """`datetime.datetime.now` for whatever this module calls that; None when it is no name of an import.
+
+        Builtins and the module's own names are given as they are written.
+        """
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return None
+        parts.append(self.names.get(node.id, node.id))
+        return ".".join(reversed(parts))
+
+    @cached_property
+    def suppressions(self) -> dict[int, Suppression]:
+        if MARK not in self.text:
+            return {}
+        found = {}
+        for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
+            match = SUPPRESSION.search(token.string) if token.type == tokenize.COMMENT else None
+            if match:
+                rules = tuple(rule.strip() for rule in (match["rules"] or "").split(",") if rule.strip())
+                line = token.start[0]
+                if not token.line[: token.start[1]].strip():
+                    line += 1  # a comment of its own is about the line below
+                found[line] = Suppression(token.start[0], rules, match["reason"].strip())
+        return found
+
+    @cached_property
+    def changing_globals(self) -> frozenset[str]:
+        """Names of the module that functions assign anew or change in place."""
+        module_names = {
+            target.id
+            for node in self.tree.body
+            for target in _targets(node)
+            if isinstance(target, ast.Name)
+        }  # fmt: skip
+        changing: set[str] = set()
+        for function in (node for node in nodes(self.tree) if isinstance(node, Function)):
+            local = local_names(function)
+            for node in nodes(function):
+                if isinstance(node, ast.Global):
+                    changing.update(node.names)
+                elif (name := _changed(node)) is not None and name in module_names and name not in local:
+                    changing.add(name)
+        return frozenset(changing)
+
+
+def module_name(path: Path) -> str:
+    parts = [] if path.name == "__init__.py" else [path.stem]
+    directory = path.absolute().parent
+    while (directory / "__init__.py").is_file():
+        parts.append(directory.name)
+        directory = directory.parent
+    return ".".join(reversed(parts)) or path.stem
+
+
+def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
+    """Local name of every import and the dotted name it stands for."""
+    names: dict[str, str] = {}
+    for node in among:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module)
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{base}.{alias.name}"
+    return names
+
+
+@lru_cache(maxsize=256)
+def local_names(function: Function) -> frozenset[str]:
+    """Parameters, and names that are assigned in the function (and not declared global)."""
+    arguments = function.args
+    names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    names |= {one.arg for one in (arguments.vararg, arguments.kwarg) if one is not None}
+    declared: set[str] = set()
+    for node in nodes(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            declared.update(node.names)
+    return frozenset(names - declared)
+
+
+def _absolute(node: ast.ImportFrom, module: Module) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.name.split(".")
+    kept = parts[: len(parts) - node.level + (1 if module.package else 0)]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
+
+
+def _changed(node: ast.AST) -> str | None:
+    """The name whose value a node changes in place."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+        base: ast.AST = node.func.value
+    elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+        base = node.value
+    else:
+        return None
+    return base.id if isinstance(base, ast.Name) else None

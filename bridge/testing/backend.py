@@ -1,0 +1,177 @@
+"""The SDK's in-memory backend with time that stands still until it is moved."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import durabletask.internal.helpers as helpers
+import durabletask.internal.orchestrator_service_pb2 as pb
+from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend, OrchestrationInstance
+
+HEAD_START = timedelta(days=1)
+"""How far virtual time begins ahead of the clock. The backend looks at the clock here and there; what is due later in
+virtual time must be later on the clock too."""
+
+
+class VirtualBackend(InMemoryOrchestrationBackend):
+    """A sidecar servicer whose turns, timers, delayed starts and delayed signals follow `now`.
+
+    `busy` says whether anything is still to be done at the present moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = datetime.now(UTC) + HEAD_START
+        self._due: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._activities = 0
+        self._parents: dict[str, tuple[str, int]] = {}
+        self._held: set[str] = set()
+        self._generations: dict[str, int] = {}
+
+    def close(self) -> None:
+        self.stop()
+        with self._lock:
+            for waiters in self._state_waiters.values():
+                for waiter in waiters:
+                    waiter.event.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn, an activity or an entity operation waits or runs."""
+        with self._lock:
+            return bool(
+                self._orchestration_queue
+                or self._orchestration_in_flight
+                or self._activities
+                or self._entity_queue
+                or self._entity_in_flight
+            )
+
+    def next_due(self) -> datetime | None:
+        """When the next timer, start or signal is due."""
+        with self._lock:
+            return self._due[0][0] if self._due else None
+
+    def move_to(self, moment: datetime) -> None:
+        """Let time pass. What has become due begins; wait until the backend is not busy before the next move."""
+        with self._lock:
+            self.now = max(self.now, moment)
+            while self._due and self._due[0][0] <= self.now:
+                heapq.heappop(self._due)[2]()
+
+    def _at(self, moment: datetime, action: Callable[[], None]) -> None:
+        if moment <= self.now:
+            action()
+        else:
+            heapq.heappush(self._due, (moment, next(self._order), action))
+
+    def GetWorkItems(  # noqa: N802 - the protocol's name
+        self, request: pb.GetWorkItemsRequest, context: Any
+    ) -> Iterator[pb.WorkItem]:
+        for item in super().GetWorkItems(request, context):
+            if item.HasField("orchestratorRequest"):
+                self._stamp(item.orchestratorRequest)
+            yield item
+
+    def _stamp(self, request: pb.OrchestratorRequest) -> None:
+        """The turn's clock, in what the worker gets and in what becomes history."""
+        with self._lock:
+            instance = self._instances.get(request.instanceId)
+            kept = [] if instance is None else instance.dispatched_events
+            if any(event.HasField("executionStarted") for event in request.newEvents):
+                self._generations[request.instanceId] = self._generations.get(request.instanceId, -1) + 1
+            # Ids are made of the time: two generations at one moment would make the same ones.
+            moment = self.now + timedelta(microseconds=self._generations.get(request.instanceId, 0))
+            for event in (*request.newEvents, *kept):
+                if event.HasField("orchestratorStarted"):
+                    event.timestamp.FromDatetime(moment)
+
+    def StartInstance(  # noqa: N802 - the protocol's name
+        self, request: pb.CreateInstanceRequest, context: Any
+    ) -> pb.CreateInstanceResponse:
+        if not request.HasField("scheduledStartTimestamp"):
+            return super().StartInstance(request, context)
+        due = request.scheduledStartTimestamp.ToDatetime(tzinfo=UTC)
+        with self._lock:
+            self._held.add(request.instanceId)
+            response = super().StartInstance(request, context)
+            self._at(due, lambda: self._release(response.instanceId))
+        return response
+
+    def _release(self, instance_id: str) -> None:
+        self._held.discard(instance_id)
+        if instance_id in self._instances:
+            self._enqueue_orchestration(instance_id)
+
+    def _enqueue_orchestration(self, instance_id: str) -> None:
+        if instance_id not in self._held:
+            super()._enqueue_orchestration(instance_id)
+
+    def _process_create_timer_action(self, instance: OrchestrationInstance, action: pb.OrchestratorAction) -> None:
+        due = action.createTimer.fireAt.ToDatetime(tzinfo=UTC)
+        instance.history.append(helpers.new_timer_created_event(action.id, due))
+        if instance.status == pb.ORCHESTRATION_STATUS_PENDING:
+            instance.status = pb.ORCHESTRATION_STATUS_RUNNING
+        self._at(due, lambda: self._fire(instance, action.id, due))
+
+    def _fire(self, instance: OrchestrationInstance, timer_id: int, due: datetime) -> None:
+        if self._instances.get(instance.instance_id) is instance and not self._is_terminal_status(instance.status):
+            instance.pending_events.append(helpers.new_timer_fired_event(timer_id, due))
+            self._enqueue_orchestration(instance.instance_id)
+
+    def _schedule_delayed_entity_operation(self, entity_id: str, event: pb.HistoryEvent, fire_at: datetime) -> None:
+        self._at(fire_at, lambda: self._queue_entity_operation(entity_id, event))
+
+    def _process_schedule_task_action(self, instance: OrchestrationInstance, action: pb.OrchestratorAction) -> None:
+        self._activities += 1
+        super()._process_schedule_task_action(instance, action)
+
+    def CompleteActivityTask(  # noqa: N802 - the protocol's name
+        self, request: pb.ActivityResponse, context: Any
+    ) -> pb.CompleteTaskResponse:
+        with self._lock:
+            response = super().CompleteActivityTask(request, context)
+            self._activities -= 1
+        return response
+
+    def CompleteOrchestratorTask(  # noqa: N802 - the protocol's name
+        self, request: pb.OrchestratorResponse, context: Any
+    ) -> pb.CompleteTaskResponse:
+        with self._lock:
+            response = super().CompleteOrchestratorTask(request, context)
+            self._tell_parent(request.instanceId)
+        return response
+
+    def _watch_sub_orchestration(self, parent_instance_id: str, sub_instance_id: str, task_id: int) -> None:
+        # The backend has a thread wait for every child, and nobody could tell whether one is about to speak.
+        self._parents[sub_instance_id] = (parent_instance_id, task_id)
+
+    def _tell_parent(self, child_id: str) -> None:
+        child = self._instances.get(child_id)
+        if child is None or child_id not in self._parents or not self._is_terminal_status(child.status):
+            return
+        parent_id, task_id = self._parents.pop(child_id)
+        parent = self._instances.get(parent_id)
+        if parent is None or self._is_terminal_status(parent.status):
+            return
+        if child.status == pb.ORCHESTRATION_STATUS_COMPLETED:
+            event = helpers.new_sub_orchestration_completed_event(task_id, child.output)
+        else:
+            details = child.failure_details
+            why = details.errorMessage if details is not None else "it was terminated"
+            event = helpers.new_sub_orchestration_failed_event(task_id, Exception(why))
+        parent.pending_events.append(event)
+        self._enqueue_orchestration(parent_id)
+
+    def _wait_for_state(
+        self, instance_id: str, predicate: Callable[[OrchestrationInstance], bool], timeout: float | None
+    ) -> OrchestrationInstance | None:
+        # The backend takes None and 0 for 30 seconds.
+        seconds = threading.TIMEOUT_MAX if timeout is None else max(timeout, 0.001)
+        return super()._wait_for_state(instance_id, predicate, seconds)

@@ -1,0 +1,66 @@
+"""An engine for tests: the SDK's client and worker over the virtual backend."""
+
+from __future__ import annotations
+
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+from durabletask.serialization import DataConverter
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import quiet_logger, register
+from bridge.testing.backend import VirtualBackend
+
+TIMEOUT = 30.0
+"""Deadline of a call, in seconds on the clock."""
+
+
+class VirtualEngine:
+    """Stands in for every configured engine. Nothing outlives the test."""
+
+    durable = False
+    description = "in memory, with virtual time, for tests"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.backend = VirtualBackend()
+        self._channel: AioChannel | None = None
+        self._client: AsyncTaskHubGrpcClient | None = None
+        self._workers: list[Channel] = []
+
+    async def start(self) -> None:
+        self._channel = AioChannel(self.backend, timeout=TIMEOUT)
+        self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+
+    async def stop(self) -> None:
+        self.backend.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+        for channel in self._workers:
+            channel.close()
+        self._workers.clear()
+
+    async def probe(self) -> None:
+        """It is always there."""
+
+    @property
+    def client(self) -> AsyncTaskHubGrpcClient:
+        if self._client is None:
+            raise RuntimeError(f"engine {self.name!r} is not started")
+        return self._client
+
+    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+        channel = Channel(self.backend, timeout=TIMEOUT)
+        self._workers.append(channel)
+        worker = TaskHubGrpcWorker(
+            channel=channel,
+            logger=quiet_logger(f"{self.name}.worker"),
+            data_converter=data_converter,
+            resiliency_options=GrpcWorkerResiliencyOptions(silent_disconnect_timeout_seconds=0),
+        )
+        return register(worker, workflows)

@@ -1,0 +1,318 @@
+"""A whole bridge in the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+from durabletask.client import OrchestrationState
+from durabletask.entities import EntityInstanceId
+
+from bridge.app.daemon import Daemon
+from bridge.app.names import require
+from bridge.brokers.base import Broker
+from bridge.codecs import registry as codecs
+from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.source import Loaded, load
+from bridge.config.sources import SourceConfig
+from bridge.engines.recording import Recording, record
+from bridge.envelope import Event
+from bridge.message import Message
+from bridge.pipeline.publishing import Publishing
+from bridge.testing.engine import VirtualEngine
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds on the clock after which a test that still waits for work to be done is told what it waits for."""
+
+PAUSE = 0.002
+
+FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
+
+
+class NotFinished(AssertionError):
+    """An instance has not finished: it waits for an event, or for time to pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An event that a workflow published."""
+
+    id: str
+    type: str
+    data: Any
+    subject: str | None
+    key: str | None
+    headers: Mapping[str, str]
+
+
+class _Recorder(Publishing):
+    """Publishes as the bridge does, and remembers what."""
+
+    def __init__(self, real: Publishing) -> None:
+        self._real = real
+        self.events: dict[str, list[Published]] = {}
+
+    def __call__(self, request: Mapping[str, Any]) -> str:
+        done = self._real(request)
+        event = Published(
+            request["id"],
+            request["type"],
+            request.get("data"),
+            request.get("subject"),
+            request.get("key"),
+            request.get("headers") or {},
+        )
+        self.events.setdefault(request["target"], []).append(event)
+        return done
+
+
+class LocalBridge:
+    """The configuration's sources, rules, workflows and targets over local brokers and an engine with virtual time.
+
+        with LocalBridge("config/bridge.yaml") as bridge:
+            bridge.publish("orders", {"id": "1", "total": 25}, type="order.created")
+            bridge.advance(minutes=15)
+            assert bridge.result("order-1")["reason"] == "payment_timeout"
+            assert [event.type for event in bridge.published("order-results")] == ["order.compensated"]
+
+    config, overlays: paths of the configuration. Whatever brokers and engines it names, the test's own take their
+    place, in a temporary directory. environ: for `${VAR}`; the process's environment when None.
+
+    Every method returns when all that can happen at the present moment has happened. Time stands still but for
+    `advance`. It starts one day ahead of the clock. Retries of messages still take real time.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        config: str | Path | Sequence[str | Path],
+        overlays: Sequence[str | Path] = (),
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Raises: ConfigError."""
+        paths = [config] if isinstance(config, str | Path) else config
+        self._loaded = load([Path(path) for path in paths], [Path(path) for path in overlays], environ=environ)
+        self._closing = ExitStack()
+        self._loop = asyncio.new_event_loop()
+        self._sent: dict[tuple[str, str], int] = {}
+
+    def __enter__(self) -> Self:
+        directory = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="bridge-test-")))
+        thread = threading.Thread(target=self._loop.run_forever, name="bridge-test", daemon=True)
+        thread.start()
+        try:
+            self._run(self._start(_isolated(self._loaded, directory)))
+        except BaseException:
+            self._end(thread)
+            raise
+        self._closing.callback(self._end, thread)
+        self._closing.callback(lambda: self._run(self._daemon.stop(5.0)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    async def _start(self, loaded: Loaded) -> None:
+        self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
+        self._daemon = Daemon(loaded, engines=self._engines, now=lambda: self.now)
+        self._recorder = _Recorder(self._daemon.publishing)
+        self._daemon.publishing = self._recorder
+        for name, broker in self._daemon.brokers.items():
+            self._count(name, broker)
+        await self._daemon.start()
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        thread.join()
+        self._loop.close()
+
+    @property
+    def now(self) -> datetime:
+        """The present moment, in UTC."""
+        return next(iter(self._engines.values())).backend.now
+
+    def publish(
+        self,
+        source: str,
+        data: Any,
+        *,
+        type: str,  # noqa: A002 -- the CloudEvents attribute's name
+        key: str | None = None,
+        id: str | None = None,  # noqa: A002 -- the CloudEvents attribute's name
+        subject: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put an event on the first topic of a source, in the source's format; id is random when None.
+
+        Raises: LookupError for a source that is not configured.
+        """
+        config = self._source(source)
+        event = Event(
+            id=id or uuid4().hex,
+            source="/test",
+            type=type,
+            data=data,
+            subject=subject,
+            headers=dict(headers or {}),
+            key=key,
+        )
+        message = codecs.get(config.codec).encode(event)
+        self.send(source, message)
+
+    def send(self, source: str, message: Message) -> None:
+        """Put a message as it is on the first topic of a source. Raises: LookupError."""
+        config = self._source(source)
+        self._run(self._daemon.brokers[config.broker].publish(config.topics[0], [message]))
+        self.settle()
+
+    def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
+        """Raise an event to an instance, past all rules."""
+        self._run(self._client.raise_orchestration_event(instance_id, name, data=data))
+        self.settle()
+
+    def start(self, orchestration: str, input: Any = None, instance_id: str | None = None) -> str:  # noqa: A002 -- the SDK's name
+        """Start an orchestration, past all rules; returns its id."""
+        started: str = self._run(
+            self._client.schedule_new_orchestration(orchestration, input=input, instance_id=instance_id)
+        )
+        self.settle()
+        return started
+
+    def advance(self, duration: timedelta | None = None, **parts: float) -> None:
+        """Let time pass: `advance(minutes=5)`. All that is due on the way happens in its order, at its moment."""
+        end = self.now + (duration or timedelta(**parts))
+        self.settle()
+        while True:
+            due = [moment for engine in self._engines.values() if (moment := engine.backend.next_due()) is not None]
+            moment = min([*due, end])
+            for engine in self._engines.values():
+                engine.backend.move_to(min(moment, end))
+            self.settle()
+            if moment >= end:
+                return
+
+    def settle(self) -> None:
+        """Wait until all messages are settled and all workflows wait for something that has not happened."""
+        ends = time.monotonic() + PATIENCE
+        quiet = 0
+        while quiet < 2:
+            quiet = 0 if (waiting := self._waiting()) else quiet + 1
+            if waiting and time.monotonic() > ends:
+                raise TimeoutError(f"after {PATIENCE:g} s there is still work: {waiting}")
+            if waiting:
+                time.sleep(PAUSE)
+
+    def _waiting(self) -> str:
+        for source in self._daemon.sources:
+            config = self._loaded.config.sources[source.settings.name]
+            sent = sum(self._sent.get((config.broker, topic), 0) for topic in config.topics)
+            settled = sum(source.ledger.outcomes.values())
+            if settled < sent:
+                return f"source {source.settings.name} has settled {settled} of {sent} messages"
+        for name, engine in self._engines.items():
+            if engine.backend.busy:
+                return f"engine {name} is at work"
+        return ""
+
+    def result(self, instance_id: str) -> Any:
+        """The output of an instance that has finished. Raises: NotFinished; OrchestrationFailedError when it failed."""
+        state = self._state(instance_id)
+        if state.runtime_status.name not in FINISHED:
+            raise NotFinished(
+                f"{instance_id} is {state.runtime_status.name}, custom status {state.serialized_custom_status}; "
+                "publish what it waits for, or advance the time"
+            )
+        state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        return state.get_output()
+
+    def status(self, instance_id: str) -> str:
+        """`RUNNING`, `COMPLETED`, `FAILED`, `SUSPENDED`, `TERMINATED` or `PENDING`."""
+        return self._state(instance_id).runtime_status.name
+
+    def custom_status(self, instance_id: str) -> Any:
+        """The custom status as JSON, None when there is none."""
+        return json.loads(self._state(instance_id).serialized_custom_status or "null")
+
+    def entity(self, name: str, key: str) -> Any:
+        """The state of an entity as JSON, None when there is none."""
+        self.settle()
+        found = self._run(self._client.get_entity(EntityInstanceId(name, key)))
+        return None if found is None else json.loads(found.get_state() or "null")
+
+    def published(self, target: str) -> list[Published]:
+        """What workflows have published to a target, in order."""
+        self.settle()
+        return list(self._recorder.events.get(target, ()))
+
+    def outcomes(self, source: str) -> dict[str, int]:
+        """How many messages of a source came to which end: `executed`, `duplicate`, `ignored`, `dead_lettered` ..."""
+        (found,) = (one for one in self._daemon.sources if one.settings.name == source)
+        return {str(outcome): count for outcome, count in found.ledger.outcomes.items() if count}
+
+    def dead_letters(self, source: str) -> dict[str, int]:
+        """How many messages of a source were dead-lettered, by reason."""
+        (found,) = (one for one in self._daemon.sources if one.settings.name == source)
+        return dict(found.ledger.dead_letters)
+
+    def recording(self, instance_id: str) -> Recording:
+        """The history of an instance, for replay tests."""
+        self.settle()
+        return self._run(record(self._client, instance_id))
+
+    def _source(self, name: str) -> SourceConfig:
+        require("source", name, self._loaded.config.sources)
+        return self._loaded.config.sources[name]
+
+    @property
+    def _client(self) -> Any:
+        engines = self._engines
+        return engines["default" if "default" in engines else next(iter(engines))].client
+
+    def _state(self, instance_id: str) -> OrchestrationState:
+        self.settle()
+        state = self._run(self._client.get_orchestration_state(instance_id))
+        if state is None:
+            raise LookupError(f"there is no instance {instance_id!r}")
+        found: OrchestrationState = state
+        return found
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(PATIENCE)
+
+    def _count(self, name: str, broker: Broker) -> None:
+        """Note what goes to which topic, so that it is known when all of it is settled."""
+        publish = broker.publish
+
+        async def counted(topic: str, messages: Sequence[Message]) -> None:
+            await publish(topic, messages)
+            self._sent[name, topic] = self._sent.get((name, topic), 0) + len(messages)
+
+        broker.publish = counted  # type: ignore[method-assign]  # of this one broker, for the time of the test
+
+
+def _isolated(loaded: Loaded, directory: Path) -> Loaded:
+    """The configuration with brokers of the test's own, and no port that anybody else has."""
+    config = loaded.config
+    brokers = {name: LocalBrokerConfig(type="local", path=str(directory / name)) for name in config.brokers}
+    http = config.ops.http.model_copy(update={"port": 0})
+    return replace(
+        loaded,
+        config=config.model_copy(update={"brokers": brokers, "ops": config.ops.model_copy(update={"http": http})}),
+    )

@@ -1,0 +1,35 @@
+"""The pytest plugin: the fixture `bridge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from bridge.testing.local_bridge import LocalBridge
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("bridge-config", "Configuration of the fixture `bridge`, relative to the ini file.", "paths")
+
+
+@pytest.fixture
+def bridge(request: pytest.FixtureRequest) -> Iterator[LocalBridge]:
+    """A running bridge of this test's own, with virtual time.
+
+    Its configuration is the ini option `bridge-config`, else bridge.yaml or config/bridge.yaml of the root directory.
+    """
+    from bridge.testing.local_bridge import LocalBridge  # not before a test asks for it: pytest loads this file always
+
+    root = request.config.rootpath
+    named = request.config.getini("bridge-config")
+    paths: list[Path] = [Path(path) for path in named]
+    if not paths:
+        paths = [path for path in (root / "bridge.yaml", root / "config" / "bridge.yaml") if path.exists()][:1]
+    if not paths:
+        raise pytest.UsageError(f"there is no bridge.yaml in {root}; name one with the ini option bridge-config")
+    with LocalBridge(paths) as running:
+        yield running

@@ -1,0 +1,170 @@
+"""Replay tests: a recorded history is run through today's code, turn by turn, and every decision is compared."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import durabletask.internal.orchestrator_service_pb2 as pb
+from durabletask import task
+from durabletask.serialization import DataConverter as AnyConverter
+from durabletask.worker import _OrchestrationExecutor, _Registry
+
+from bridge.engines.recording import Recording
+from bridge.workflow.converter import DataConverter
+
+_QUIET = logging.getLogger("bridge.sdk.replay")
+_QUIET.setLevel(logging.ERROR)
+
+_DECISIONS = frozenset(
+    {
+        "taskScheduled",
+        "timerCreated",
+        "subOrchestrationInstanceCreated",
+        "eventSent",
+        "entityOperationCalled",
+        "entityOperationSignaled",
+        "entityLockRequested",
+        "entityUnlockSent",
+        "executionCompleted",
+        "continueAsNew",
+    }
+)
+"""Events that an orchestrator's own actions lead to; all others come from outside."""
+
+
+class ReplayMismatch(AssertionError):
+    """Today's code decides otherwise than was recorded: running instances would break."""
+
+
+@dataclass
+class _Turn:
+    """inputs: what the orchestrator was told. decisions: what was recorded of its answer."""
+
+    before: list[pb.HistoryEvent]
+    inputs: list[pb.HistoryEvent] = field(default_factory=list)
+    decisions: list[pb.HistoryEvent] = field(default_factory=list)
+
+
+def replay(
+    recording: Recording | str | Path,
+    orchestrator: Callable[..., Any] | Mapping[str, Callable[..., Any]],
+    *,
+    data_converter: AnyConverter | None = None,
+) -> None:
+    """Run a recorded history through the code, turn by turn; return when every decision is the recorded one.
+
+    recording: or the path of a file that `bridge instances export` wrote. orchestrator: the function, or functions by
+    registered name. Compared are activities, sub-orchestrations, timers, sent events and entity calls with their names,
+    inputs and times, and the end with its status and output. The last turn of an instance that was not finished may
+    decide more than was recorded.
+
+    Raises: ReplayMismatch, which names the turn and both decisions; UnreadableRecording; LookupError when the
+    recording is of another orchestration.
+    """
+    if not isinstance(recording, Recording):
+        recording = Recording.from_json(Path(recording).read_bytes())
+    functions = orchestrator if isinstance(orchestrator, Mapping) else {task.get_name(orchestrator): orchestrator}
+    if recording.orchestration not in functions:
+        raise LookupError(f"the recording is of {recording.orchestration!r}; given: {', '.join(functions)}")
+    registry = _Registry()  # type: ignore[no-untyped-call]  # the SDK leaves its constructor unannotated
+    for name, function in functions.items():
+        registry.add_named_orchestrator(name, function)
+    turns = list(_turns(recording.events))
+    for number, turn in enumerate(turns, 1):
+        executor = _OrchestrationExecutor(registry, _QUIET, data_converter or DataConverter())
+        result = executor.execute(recording.instance_id, turn.before, turn.inputs)
+        decided = [_of_action(action) for action in result.actions]
+        recorded = [_of_event(event) for event in turn.decisions]
+        if number == len(turns) and not _finished(turn):
+            decided = decided[: len(recorded)]
+        if decided != recorded:
+            raise ReplayMismatch(_difference(recording, number, len(turns), recorded, decided))
+
+
+def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:
+    turn: _Turn | None = None
+    for position, event in enumerate(events):
+        kind = event.WhichOneof("eventType")
+        if kind == "orchestratorStarted":
+            if turn is not None:
+                yield turn
+            turn = _Turn(list(events[:position]))
+        if turn is None or kind == "orchestratorCompleted":
+            continue
+        (turn.decisions if kind in _DECISIONS else turn.inputs).append(event)
+    if turn is not None:
+        yield turn
+
+
+def _finished(turn: _Turn) -> bool:
+    return any(event.HasField("executionCompleted") or event.HasField("continueAsNew") for event in turn.decisions)
+
+
+def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
+    """A recorded decision in words that can be compared."""
+    kind = event.WhichOneof("eventType")
+    told = getattr(event, str(kind))
+    if kind == "taskScheduled":
+        return (event.eventId, "activity", told.name, told.input.value)
+    if kind == "timerCreated":
+        return (event.eventId, "timer", told.fireAt.ToJsonString())
+    if kind == "subOrchestrationInstanceCreated":
+        return (event.eventId, "sub-orchestration", told.name, told.instanceId, told.input.value)
+    if kind == "eventSent":
+        return (event.eventId, "event", told.instanceId, told.name, told.input.value)
+    if kind == "executionCompleted":
+        return ("end", pb.OrchestrationStatus.Name(told.orchestrationStatus), told.result.value)
+    if kind == "continueAsNew":
+        return ("end", "ORCHESTRATION_STATUS_CONTINUED_AS_NEW", told.input.value)
+    return (event.eventId, "entity", kind, *_entity(kind, told))
+
+
+def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
+    """What today's code decides, in the same words."""
+    kind = action.WhichOneof("orchestratorActionType")
+    told = getattr(action, str(kind))
+    if kind == "scheduleTask":
+        return (action.id, "activity", told.name, told.input.value)
+    if kind == "createTimer":
+        return (action.id, "timer", told.fireAt.ToJsonString())
+    if kind == "createSubOrchestration":
+        return (action.id, "sub-orchestration", told.name, told.instanceId, told.input.value)
+    if kind == "sendEvent":
+        return (action.id, "event", told.instance.instanceId, told.name, told.data.value)
+    if kind == "completeOrchestration":
+        return ("end", pb.OrchestrationStatus.Name(told.orchestrationStatus), told.result.value)
+    if kind == "sendEntityMessage":
+        inner = str(told.WhichOneof("EntityMessageType"))
+        return (action.id, "entity", inner, *_entity(inner, getattr(told, inner)))
+    return (action.id, str(kind))
+
+
+def _entity(kind: str | None, told: Any) -> tuple[Any, ...]:
+    """Request ids are left out: some are made up anew by every replay."""
+    if kind in ("entityOperationCalled", "entityOperationSignaled"):
+        return (told.targetInstanceId.value, told.operation, told.input.value)
+    if kind == "entityLockRequested":
+        return tuple(told.lockSet)
+    return (told.targetInstanceId.value,)
+
+
+def _difference(
+    recording: Recording, number: int, count: int, recorded: list[tuple[Any, ...]], decided: list[tuple[Any, ...]]
+) -> str:
+    lines = [f"{recording.orchestration} ({recording.instance_id}), turn {number} of {count}, decides otherwise:"]
+    for position in range(max(len(recorded), len(decided))):
+        before = recorded[position] if position < len(recorded) else None
+        now = decided[position] if position < len(decided) else None
+        if before != now:
+            lines.append(f"  recorded: {_words(before)}")
+            lines.append(f"  now:      {_words(now)}")
+    lines.append("instances that are running would break: make it a new version, or a new orchestration")
+    return "\n".join(lines)
+
+
+def _words(decision: tuple[Any, ...] | None) -> str:
+    return "nothing" if decision is None else " ".join(str(part) for part in decision)

@@ -1,0 +1,346 @@
+"""A saga: steps that are done together or undone together, inside a plain generator orchestrator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from durabletask import task
+
+from bridge.workflow.attempts import CANCEL_EVENT, Call, describe, perform
+from bridge.workflow.converter import Prepared
+from bridge.workflow.journal import Entry, Group
+from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
+from bridge.workflow.parallel import Steps, together
+from bridge.workflow.publishing import publish
+from bridge.workflow.step import Action, Command, CompensationInput, Step
+
+DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
+    first_retry_interval=timedelta(seconds=1),
+    max_number_of_attempts=10,
+    backoff_coefficient=2.0,
+    max_retry_interval=timedelta(minutes=1),
+)
+
+UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
+"""States of steps that may have had an effect."""
+
+
+class Scope:
+    """A sequence of steps: a whole saga, or one branch of a parallel group."""
+
+    def __init__(self, saga: Saga, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> None:
+        self._saga = saga
+        self._group = group
+        self._halts = halts
+
+    def step(self, step: Step) -> Steps:
+        """Run a step; `yield from` gives its result. Raises: StepFailed, ValueError when the name was used before."""
+        return self._saga._step(step, self._group, self._halts)
+
+    def sequence(self, steps: Sequence[Step]) -> Steps:
+        """Run steps one after the other; gives their results."""
+        results = []
+        for step in steps:
+            results.append((yield from self.step(step)))  # noqa: PERF401 -- a comprehension cannot yield
+        return results
+
+    def wait_for_event(self, name: str, timeout: timedelta | None = None) -> Steps:
+        """Wait for an external event; `yield from` gives its data.
+
+        Raises: StepFailed with the reason `timeout`, or `cancelled` when the saga is cancelled or another branch fails.
+        """
+        return self._saga._wait(name, timeout, self._halts)
+
+    def parallel(self, branches: Sequence[Branch]) -> Steps:
+        """Run steps, or functions that take a Scope of their own and run steps in it, at the same time.
+
+        Gives the results in the order of the branches. When one fails, those that wait for an answer or for another
+        attempt stop, running activities are waited for, and the first failure is raised.
+        """
+        group = Group(parallel=True)
+        self._group.members.append(group)
+        halt = task.CompletableTask[None]()
+        runs = [self._branch(branch, group, (*self._halts, halt)) for branch in branches]
+        return together(runs, halt)
+
+    def _branch(self, branch: Branch, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> Steps:
+        own = Group()
+        group.members.append(own)
+        scope = Scope(self._saga, own, halts)
+        return scope.step(branch) if isinstance(branch, Step) else branch(scope)
+
+
+Branch: TypeAlias = Step | Callable[[Scope], Steps]
+"""What can run in parallel: a step, or a generator function over a Scope."""
+
+
+class Saga(Scope):
+    """Runs steps and, when one fails, the compensations of all that may have had an effect, last step first.
+
+        def order_saga(ctx, order):
+            saga = Saga(ctx, "order")
+
+            def body():
+                yield from saga.step(Step("stock", reserve_stock, order, compensation=release_stock))
+                yield from saga.step(Step("payment", charge, order, compensation=refund))
+                saga.point_of_no_return()
+                yield from saga.step(Step("parcel", ship, order))
+
+            return (yield from saga.run(body()))
+
+    name: what outcomes and the custom status call it. publish_outcome: target of the configuration that hears how it
+    ended, as an event of the type `NAME.STATUS`. The external event `cancel` (its data may have a `reason`) stops the
+    saga before the next step, or at once where a step waits for an answer or for another attempt; all is undone then.
+    roll_forward_pause: time between rounds of attempts of a step behind the point of no return.
+    """
+
+    def __init__(
+        self,
+        ctx: task.OrchestrationContext,
+        name: str,
+        *,
+        publish_outcome: str | None = None,
+        roll_forward_pause: timedelta = timedelta(minutes=1),
+    ) -> None:
+        self._ctx = ctx
+        self.name = name
+        self._id = _new_id(ctx, name)
+        self._publish_outcome = publish_outcome
+        self._roll_forward_pause = roll_forward_pause
+        self._entries: dict[str, Entry] = {}
+        self._head = f'"saga": {json.dumps(name)}'
+        self._states: dict[str, str] = {}
+        self._completed: list[str] = []
+        self._compensated: list[str] = []
+        self._failed_compensations: list[FailedCompensation] = []
+        self._failure: SagaAborted | None = None
+        self._status = SagaStatus.RUNNING
+        self._committed = False
+        self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
+        super().__init__(self, Group(), ())
+
+    def point_of_no_return(self) -> None:
+        """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
+
+        Raises: StepFailed when the saga was cancelled before.
+        """
+        self._check_stopped(None, ())
+        self._committed = True
+        self._cancel.cancel()
+
+    def run(self, body: Steps) -> Generator[task.Task[Any], Any, SagaOutcome]:
+        """Run the body to its end or undo what it did; `yield from` gives the outcome.
+
+        A body fails by StepFailed, by SagaAborted and by TaskFailedError of a task of its own. Any other exception is a
+        bug: what was done is undone, and then the exception goes on, so that the orchestration fails and can be seen.
+        The same holds for every failure behind the point of no return, where nothing is undone.
+        """
+        failure: SagaAborted | None = None
+        bug: Exception | None = None
+        result: Any = None
+        self._show()
+        try:
+            result = yield from body
+        except SagaAborted as error:
+            failure = error
+        except task.TaskFailedError as error:
+            failure = StepFailed(None, "failed", describe(error))
+        except Exception as error:
+            bug = error
+            failure = StepFailed(None, "error", type(error).__name__)
+        self._cancel.cancel()
+        self._failure = failure
+        if failure is not None and self._committed:
+            self._status = SagaStatus.FAILED
+            self._show()
+            raise bug or failure
+        if failure is not None:
+            self._status = SagaStatus.COMPENSATING
+            self._show()
+        # A body may have gone on without a step that failed: even when all is well, its effect must not stay.
+        yield from self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE)
+        self._status = self._final_status()
+        self._show()
+        outcome = self._outcome(result)
+        if self._publish_outcome is not None:
+            kind = f"{self.name}.{self._status}"
+            yield publish(self._ctx, self._publish_outcome, outcome, type=kind, subject=self._ctx.instance_id)
+        if bug is not None:
+            raise bug
+        return outcome
+
+    def _step(self, step: Step, group: Group, halts: Sequence[task.Task[Any]]) -> Steps:
+        if step.name in self._entries:
+            raise ValueError(f"saga {self.name!r} has two steps named {step.name!r}; names make the step keys")
+        if self._status is not SagaStatus.RUNNING:
+            raise ValueError(f"step {step.name!r}: saga {self.name!r} is over")
+        self._check_stopped(step.name, halts)
+        entry = self._entries[step.name] = Entry(step, f"{self._id}/{step.name}", json.dumps(step.name))
+        group.members.append(entry)
+        self._enter(entry, StepState.RUNNING)
+        try:
+            call = self._call(entry, halts)
+            run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
+            entry.result = yield from run
+        except StepFailed as failure:
+            self._enter(entry, StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN)
+            if failure.reason == "cancelled":
+                self._check_stopped(step.name, halts)  # says why
+            raise
+        self._completed.append(step.name)
+        self._enter(entry, StepState.COMPLETED)
+        self._check_stopped(step.name, halts)
+        return entry.result
+
+    def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
+        self._check_stopped(None, halts)
+        event = self._ctx.wait_for_external_event(name)
+        timer = None if timeout is None else self._ctx.create_timer(timeout)
+        interrupts = () if self._committed else (self._cancel, *halts)
+        yield task.when_any([event, *([] if timer is None else [timer]), *interrupts])
+        if timer is not None:
+            timer.cancel()
+        if event.is_complete:
+            return event.get_result()
+        event.cancel()
+        self._check_stopped(None, halts)
+        raise StepFailed(None, "timeout", name)
+
+    def _call(self, entry: Entry, halts: Sequence[task.Task[Any]]) -> Call:
+        step = entry.step
+        return Call(
+            step.name,
+            entry.key,
+            step.action,
+            # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
+            {"key": entry.key, "input": step.input} if self._wrapped(step.action, step) else step.input,
+            f"{self._ctx.instance_id}:{self._id[:12]}:{step.name}",
+            step.retry,
+            step.timeout,
+            step.refusals,
+            () if self._committed else (self._cancel, *halts),
+        )
+
+    def _roll_forward(self, call: Call) -> Steps:
+        """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal."""
+        while True:
+            try:
+                return (yield from perform(self._ctx, call))
+            except StepFailed as failure:
+                if failure.reason == "refused":
+                    raise
+            yield self._ctx.create_timer(self._roll_forward_pause)
+            call = replace(call, child_id=f"{call.child_id}+")
+
+    def _check_stopped(self, step: str | None, halts: Sequence[task.Task[Any]]) -> None:
+        """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
+        if self._committed:
+            return
+        if self._cancel.is_complete and not self._cancel.is_cancelled:
+            raise StepFailed(step, "cancelled", _reason(self._cancel.get_result()))
+        if any(halt.is_complete for halt in halts):
+            raise StepFailed(step, "cancelled", "another branch failed")
+
+    def _undo(self, group: Group, states: Sequence[StepState]) -> Steps:
+        members = [self._undo_member(member, states) for member in reversed(group.members)]
+        if group.parallel:
+            yield from together(members)
+        else:
+            for member in members:
+                yield from member
+
+    def _undo_member(self, member: Entry | Group, states: Sequence[StepState]) -> Steps:
+        if isinstance(member, Group):
+            yield from self._undo(member, states)
+        elif member.state in states and member.step.compensation is not None:
+            yield from self._compensate(member, member.step.compensation)
+
+    def _compensate(self, entry: Entry, action: Action) -> Steps:
+        step = entry.step
+        known = entry.state is StepState.COMPLETED
+        wrapped = CompensationInput(entry.key, step.input, entry.result, known)
+        call = Call(
+            name=step.name,
+            key=entry.key,
+            action=action,
+            payload=wrapped if step.keyed else step.input,
+            child_id=f"{self._ctx.instance_id}:{self._id[:12]}:{step.name}:undo",
+            retry=step.compensation_retry or DEFAULT_COMPENSATION_RETRY,
+            timeout=step.compensation_timeout,
+            refusals=(),
+            interrupts=(),
+        )
+        self._enter(entry, StepState.COMPENSATING)
+        try:
+            yield from perform(self._ctx, call)
+        except StepFailed as failure:
+            self._failed_compensations.append(FailedCompensation(step.name, str(failure)))
+            self._enter(entry, StepState.COMPENSATION_FAILED)
+        else:
+            self._compensated.append(step.name)
+            self._enter(entry, StepState.COMPENSATED)
+
+    @staticmethod
+    def _wrapped(action: Action, step: Step) -> bool:
+        """Whether the payload holds the step key; a command has it in a header."""
+        return step.keyed and not isinstance(action, Command)
+
+    def _final_status(self) -> SagaStatus:
+        if self._failed_compensations:
+            return SagaStatus.COMPENSATION_FAILED
+        return SagaStatus.COMPLETED if self._failure is None else SagaStatus.COMPENSATED
+
+    def _outcome(self, result: Any) -> SagaOutcome:
+        failure = self._failure
+        return SagaOutcome(
+            self._status,
+            result,
+            None if failure is None else failure.reason,
+            failure.step if isinstance(failure, StepFailed) else None,
+            "" if failure is None else failure.detail,
+            self._completed,
+            self._compensated,
+            self._failed_compensations,
+        )
+
+    def _enter(self, entry: Entry, state: StepState) -> None:
+        entry.state = state
+        self._states[entry.step.name] = f'{json.dumps(entry.step.name)}: "{state}"'
+        self._show()
+
+    def _show(self) -> None:
+        """Progress in the custom status: for `bridge instances show`, dashboards and whoever waits.
+
+        It is written at every change, in every replay, so its JSON is put together from parts that are kept.
+        """
+        parts = [self._head, f'"status": "{self._status}", "steps": {{{", ".join(self._states.values())}}}']
+        if self._failure is not None:
+            failure: dict[str, Any] = {"reason": self._failure.reason, "detail": self._failure.detail}
+            if isinstance(self._failure, StepFailed):
+                failure["step"] = self._failure.step
+            parts.append(json.dumps(failure)[1:-1])
+        if self._failed_compensations:
+            parts.append(f'"failed_compensations": {json.dumps([asdict(one) for one in self._failed_compensations])}')
+        self._ctx.set_custom_status(Prepared(f"{{{', '.join(parts)}}}"))
+
+
+_sagas: WeakKeyDictionary[task.OrchestrationContext, int] = WeakKeyDictionary()
+"""How many sagas each orchestration has made so far; every replay has a context of its own and counts anew."""
+
+
+def _new_id(ctx: task.OrchestrationContext, name: str) -> str:
+    """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
+    # bridge: ignore[globals] the count belongs to the context, of which every replay has its own
+    number = _sagas[ctx] = _sagas.get(ctx, 0) + 1
+    seed = f"{ctx.instance_id}\n{ctx.current_utc_datetime.isoformat()}\n{number}\n{name}"
+    return blake2b(seed.encode(), digest_size=16).hexdigest()
+
+
+def _reason(data: Any) -> str:
+    return str(data.get("reason") or "") if isinstance(data, dict) else str(data or "")

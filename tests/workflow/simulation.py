@@ -1,0 +1,136 @@
+"""One orchestration on the SDK's own replay executor, in virtual time: nothing sleeps, everything can be repeated.
+
+Every turn is executed twice from the whole history, as after a crash between decision and commit, and both must agree.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from durabletask.internal import helpers
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.worker import _OrchestrationExecutor, _Registry
+
+from bridge.workflow import DataConverter
+
+START = datetime(2031, 5, 1)  # noqa: DTZ001 -- the SDK's clock is naive UTC
+QUIET = logging.getLogger("tests.simulation")
+QUIET.setLevel(logging.CRITICAL)
+
+Answer = tuple[float, Any]
+"""Seconds an activity takes, and its result or the exception it raises."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """An activity that an orchestrator asked for, and when (seconds from the start)."""
+
+    at: float
+    name: str
+    input: Any
+
+
+@dataclass
+class Simulation:
+    """answers: what the activity of a name with an input does. Sub-orchestrations and entities are not simulated."""
+
+    orchestrator: Callable[..., Any]
+    answers: Callable[[str, Any], Answer]
+    input: Any = None
+    instance_id: str = "simulated"
+    together: float = 0.0
+    """Events that are due within so many seconds reach the orchestrator in one turn."""
+    history: list[pb.HistoryEvent] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    """(events before, events after) of each turn."""
+    decisions: list[list[bytes]] = field(default_factory=list)
+    scheduled: list[Scheduled] = field(default_factory=list)
+    statuses: list[Any] = field(default_factory=list)
+    status: str = "RUNNING"
+    output: Any = None
+    failure: str = ""
+    now: float = 0.0
+    _due: list[tuple[float, int, pb.HistoryEvent]] = field(default_factory=list)
+    _number: int = 0
+
+    def __post_init__(self) -> None:
+        self._registry = _Registry()
+        self._registry.add_named_orchestrator("simulated", self.orchestrator)
+        started = helpers.new_execution_started_event("simulated", self.instance_id, json.dumps(self.input))
+        self._at(0.0, started)
+
+    def event(self, at: float, name: str, data: Any = None) -> None:
+        self._at(at, helpers.new_event_raised_event(name, json.dumps(data)))
+
+    def run(self, max_turns: int = 2000) -> Simulation:
+        """Run until it is finished, or nothing can happen any more."""
+        while self._due and self.status == "RUNNING":
+            assert len(self.turns) < max_turns, "it never ends"
+            self.turn()
+        return self
+
+    def turn(self) -> None:
+        self.now = max(self.now, self._due[0][0])
+        clock = helpers.new_orchestrator_started_event(START + timedelta(seconds=self.now))
+        new = [clock]
+        while self._due and self._due[0][0] <= self.now + self.together:
+            new.append(heapq.heappop(self._due)[2])
+        actions, status = self.execute(self.history, new)
+        again, _ = self.execute(self.history, new)
+        decided = [action.SerializeToString(deterministic=True) for action in actions]
+        assert decided == [action.SerializeToString(deterministic=True) for action in again]
+        self.turns.append((len(self.history), len(self.history) + len(new)))
+        self.decisions.append(decided)
+        self.history += new
+        if status:
+            self.statuses.append(json.loads(status))
+        for action in actions:
+            self._act(action)
+
+    def execute(
+        self, old: list[pb.HistoryEvent], new: list[pb.HistoryEvent]
+    ) -> tuple[list[pb.OrchestratorAction], str | None]:
+        executor = _OrchestrationExecutor(self._registry, QUIET, DataConverter())
+        result = executor.execute(self.instance_id, old, new)
+        return list(result.actions), result.encoded_custom_status
+
+    def replay(self) -> None:
+        """Every turn once more, from the history as it is now: the same decisions."""
+        for (before, after), decided in zip(self.turns, self.decisions, strict=True):
+            actions, _ = self.execute(self.history[:before], self.history[before:after])
+            assert [action.SerializeToString(deterministic=True) for action in actions] == decided
+
+    def _at(self, at: float, event: pb.HistoryEvent) -> None:
+        self._number += 1
+        heapq.heappush(self._due, (at, self._number, event))
+
+    def _act(self, action: pb.OrchestratorAction) -> None:
+        if action.HasField("scheduleTask"):
+            name, text = action.scheduleTask.name, action.scheduleTask.input.value
+            self.history.append(helpers.new_task_scheduled_event(action.id, name, text))
+            given = json.loads(text) if text else None
+            self.scheduled.append(Scheduled(self.now, name, given))
+            takes, answer = self.answers(name, given)
+            if isinstance(answer, Exception):
+                event = helpers.new_task_failed_event(action.id, answer)
+            else:
+                event = helpers.new_task_completed_event(action.id, json.dumps(answer))
+            self._at(self.now + takes, event)
+        elif action.HasField("createTimer"):
+            due = action.createTimer.fireAt.ToDatetime()
+            self.history.append(helpers.new_timer_created_event(action.id, due))
+            seconds = (due - START).total_seconds()
+            self._at(max(self.now, seconds), helpers.new_timer_fired_event(action.id, due))
+        elif action.HasField("completeOrchestration"):
+            done = action.completeOrchestration
+            self.status = pb.OrchestrationStatus.Name(done.orchestrationStatus).removeprefix("ORCHESTRATION_STATUS_")
+            self.output = json.loads(done.result.value) if done.result.value else None
+            self.failure = f"{done.failureDetails.errorType}: {done.failureDetails.errorMessage}"
+        else:
+            raise AssertionError(f"not simulated: {action}")
