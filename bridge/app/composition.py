@@ -11,6 +11,7 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
 from bridge.engines import factory
 from bridge.engines.base import Engine
@@ -69,7 +70,14 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 def build_broker(loaded: Loaded, name: str) -> Broker:
     """A broker, not started."""
     config = loaded.config.brokers[name]
-    return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+    if isinstance(config, LocalBrokerConfig):
+        return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+    try:
+        from bridge.brokers.kafka import KafkaBroker  # its client comes with an extra
+    except ModuleNotFoundError as error:
+        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[kafka]'"
+        raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
+    return KafkaBroker(name, config, lambda field, value: loaded.resolve(("brokers", name, "tls", field), value))
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
