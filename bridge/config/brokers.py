@@ -73,7 +73,9 @@ class KafkaBrokerConfig(Model):
     sasl: KafkaSaslConfig | None = Field(None, description="Authentication; null: none.")
     create_topics: bool = Field(False, description="Make topics that are missing, dead-letter topics among them.")
     partitions: Integer = Field(4, ge=1, description="Partitions of topics that are made.")
-    replication: Integer = Field(-1, ge=-1, description="Replicas of topics that are made; -1: as the cluster says.")
+    replication: Integer | None = Field(
+        None, ge=1, description="Replicas of topics that are made; null: 3, or as many as there are nodes."
+    )
     commit_interval: Duration = Field(1.0, gt=0, description="How long completed records wait to be committed.")
     session_timeout: Duration = Field(30.0, ge=1, description="How long a silent member keeps its partitions.")
     rebalance_timeout: Duration = Field(60.0, ge=1, description="How long a hand-over may take.")

@@ -29,6 +29,7 @@ SETTINGS = {
     "group.min.session.timeout.ms": "1000",
     "auto.create.topics.enable": "false",
     "num.partitions": "4",
+    "message.max.bytes": "16777216",
     "log.cleaner.backoff.ms": "200",
     "log.retention.check.interval.ms": "500",
     "log.cleaner.dedupe.buffer.size": "4194304",

@@ -111,6 +111,9 @@ class Cluster:
 
     async def _create(self, names: Iterable[str], partitions: int) -> None:
         replication = self._connection.config.replication
+        if replication is None:
+            there = await self._ask("ask for the nodes", lambda: self._admin.describe_cluster())
+            replication = max(1, min(3, len(there["brokers"])))
         wanted = [NewTopic(name, partitions, replication) for name in names]
         response = await self._ask("create topics", lambda: self._admin.create_topics(wanted))
         for name, code, *_ in response.topic_errors:

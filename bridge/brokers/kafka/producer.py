@@ -82,7 +82,9 @@ class Producer:
                     raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
                 stamp = None if message.timestamp is None else round(message.timestamp * 1000)
                 pending.append(
-                    await producer.send(topic, message.body, message.key, timestamp_ms=stamp, headers=message.headers)
+                    await producer.send(
+                        topic, message.body, message.key, timestamp_ms=stamp, headers=list(message.headers)
+                    )
                 )
             for each in pending:
                 await each
