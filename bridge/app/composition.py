@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.brokers.base import Broker, SubscribeOptions
@@ -38,7 +39,11 @@ def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> L
             return load([path], overlays)
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
-        [Problem(".", 0, 0, "", f"there is neither {looked} here; name one with -c, or make a project: bridge init NAME")]
+        [
+            Problem(
+                ".", 0, 0, "", f"there is neither {looked} here; name one with -c, or make a project: bridge init NAME"
+            )
+        ]
     )
 
 
@@ -141,9 +146,12 @@ def build_source(
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
+    subscribe = SubscribeOptions(config.topics, config.group, config.start, config.dead_letter)
+    if config.kafka is not None:
+        subscribe = replace(subscribe, **config.kafka.model_dump())
     settings = SourceSettings(
         name=name,
-        subscribe=SubscribeOptions(config.topics, config.group, config.start, config.dead_letter),
+        subscribe=subscribe,
         ordering=config.ordering,
         retry=RetryPolicy(
             config.retry.initial,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
 from bridge.config.types import Duration, Integer, Model, Name, Size, Topic
 
@@ -56,14 +57,24 @@ class KafkaSaslConfig(Model):
 
 
 def _hosts(value: Any) -> Any:
-    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    hosts = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    for host in hosts if isinstance(hosts, list | tuple) else ():
+        if not isinstance(host, str) or re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", host) is None:
+            raise ValueError(f"{host!r} is not a server; write host:port")
+    return hosts
+
+
+_HOSTS_SCHEMA = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    "examples": ["localhost:9092", ["kafka-1:9092", "kafka-2:9092"]],
+}
 
 
 class KafkaBrokerConfig(Model):
     """A Kafka cluster, or what speaks its protocol; needs the extra `kafka`."""
 
     type: Literal["kafka"] = Field(description="The kind of broker.")
-    hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")], ...], BeforeValidator(_hosts)] = Field(
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts), WithJsonSchema(_HOSTS_SCHEMA)] = Field(
         alias="bootstrap_servers",
         min_length=1,
         description="Servers to begin with, `host:port`; a list, or text with commas.",

@@ -31,7 +31,7 @@ SETTINGS = {
     "num.partitions": "4",
     "message.max.bytes": "16777216",
     "log.cleaner.backoff.ms": "200",
-    "log.retention.check.interval.ms": "500",
+    "log.retention.ms": "-1",
     "log.cleaner.dedupe.buffer.size": "4194304",
     "log.initial.task.delay.ms": "200",
     "file.delete.delay.ms": "1000",
