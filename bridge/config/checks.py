@@ -47,7 +47,7 @@ def _kafka(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> 
             yield locate(("sources", name, "kafka"), f"the broker `{source['broker']}` is of type {kind}, not kafka")
         pattern = _mapping(kafka).get("pattern")
         if source.get("topics") == [] and pattern is None:
-            yield locate(("sources", name, "topics"), "name at least one topic")
+            yield locate(("sources", name, "topics"), "must have at least one entry")
         elif source.get("topics") and pattern is not None:
             yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
 
