@@ -111,7 +111,8 @@ def _explain(error: BaseException) -> str:
             "set `tls.ca` to the authority that signed it, or check the host name"
         )
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason or error}); check that the port speaks TLS and the client certificate"
+        reason = getattr(error, "reason", None) or error
+        return f"TLS failed ({reason}); check that the port speaks TLS and the client certificate"
     if isinstance(error, errors.SaslAuthenticationFailed | errors.AuthenticationFailedError):
         return "the server refused the credentials; check `sasl.username` and `sasl.password`, or the token"
     if isinstance(error, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError):
