@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge import __version__
+from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading
 from bridge.ops.metrics import Metrics
@@ -94,10 +95,29 @@ class SourceView:
             behind = lag.get((partition.topic, partition.number), 0)
             yield partition.topic, partition.number, partition.gap, behind
 
+    @property
+    def rebalances(self) -> int:
+        return self._observed.rebalances if self._observed else 0
+
+    @property
+    def skipped(self) -> int:
+        return self._observed.skipped if self._observed else 0
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        return self._observed.commits if self._observed else (0, 0.0)
+
+    @property
+    def _observed(self) -> ObservedSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, ObservedSubscription) else None
+
     def reading(self) -> SourceReading:
         """For health."""
         ledger = self._ledger
         holds = dict(self._source.gate.holds)
+        if self._observed is not None:
+            holds |= self._observed.stopped()
         paused = holds.pop("fuse", None)
         behind = sum(lag for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
