@@ -37,9 +37,9 @@ bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json
 
 lock: ## renew the lock files
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group build pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## remove what was built
