@@ -13,7 +13,8 @@ import benchmarks
 
 def names() -> list[str]:
     """Every benchmark: the modules of this package that have a `run`."""
-    return sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
+    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from durabletask.testing import InMemoryOrchestrationBackend
 
 
 def main() -> None:
+    gc.disable()  # its collector would slow down whoever comes later
     server = grpc.server(futures.ThreadPoolExecutor(16))
     add_TaskHubSidecarServiceServicer_to_server(InMemoryOrchestrationBackend(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -22,6 +22,8 @@ ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
 CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
 
+ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, TIMESTAMP})
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -32,6 +34,7 @@ class Cause:
     executed: routes whose commands the engine has taken already; a replay skips them.
     attempts: how often the delivery was tried. config: version (content hash) of the configuration in force.
     message_id: the envelope's identity when decoding got that far, so that a replay keeps it.
+    replayed: the message came from a source that believes `bridge.*` headers, so its first origin is kept.
     """
 
     reason: str
@@ -43,6 +46,7 @@ class Cause:
     attempts: int = 1
     config: str = ""
     message_id: str | None = None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,11 @@ class Provenance:
 def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     """The message to write to the dead-letter topic: same key, payload and headers, plus the cause.
 
-    Older `bridge.*` headers are replaced, so that a message that dies twice tells its last cause and first origin.
+    Older `bridge.*` headers are replaced, so that a replayed message that dies again tells its last cause and its first
+    origin. From any other source they may be forged and count for nothing.
     """
     kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
-    origin = {name: value for name, value in message.headers if name in (CLUSTER, TOPIC, PARTITION, OFFSET, TIMESTAMP)}
+    origin = {name: value for name, value in message.headers if name in ORIGIN} if cause.replayed else {}
     texts: dict[str, str] = {
         REASON: cause.reason,
         DETAIL: cause.detail,

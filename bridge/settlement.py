@@ -29,7 +29,7 @@ from bridge.errors import (
 )
 
 DETAIL_LIMIT = 1024
-"""Longest cause text in characters (promised: cause text is at most 1 KB and never holds payload)."""
+"""Longest cause text in bytes of UTF-8 (promised: cause text is at most 1 KB and never holds payload)."""
 
 
 class Outcome(StrEnum):
@@ -149,4 +149,7 @@ def reason_of(error: BaseException) -> str:
 def detail_of(error: BaseException) -> str:
     """A sentence for a person. Foreign texts may quote payload, so of a bug only the class is told."""
     text = str(error) if isinstance(error, BridgeError) else f"unexpected {type(error).__name__}, see the log"
-    return text if len(text) <= DETAIL_LIMIT else text[: DETAIL_LIMIT - 1] + "…"
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= DETAIL_LIMIT:
+        return text
+    return encoded[: DETAIL_LIMIT - len("…".encode())].decode("utf-8", "ignore") + "…"

@@ -33,11 +33,17 @@ def test_a_dead_letter_keeps_the_message_and_tells_the_cause() -> None:
 
 def test_a_message_that_dies_twice_keeps_its_first_origin_and_tells_its_last_cause() -> None:
     first = provenance.dead_letter(Message(b"", timestamp=1.0), POSITION, CAUSE)
-    again = Cause("decode_error", "why", "DecodeError", "orders.dlq")
+    again = Cause("decode_error", "why", "DecodeError", "orders.dlq", replayed=True)
     second = dict(provenance.dead_letter(first, Position("c2", "orders.dlq", 0, 1), again).headers)
     assert second["bridge.reason"] == b"decode_error"
     assert (second["bridge.topic"], second["bridge.offset"], second["bridge.cluster"]) == (b"orders", b"42", b"cluster")
     assert "bridge.route" not in second
+
+
+def test_a_forged_origin_is_not_believed() -> None:
+    forged = Message(b"", headers=(("bridge.topic", b"payroll"), ("bridge.offset", b"7"), ("bridge.executed", b"r9")))
+    told = dict(provenance.dead_letter(forged, POSITION, CAUSE).headers)
+    assert (told["bridge.topic"], told["bridge.offset"], told["bridge.executed"]) == (b"orders", b"42", b"r1,r2")
 
 
 def test_a_replay_reads_back_what_was_executed() -> None:

@@ -116,4 +116,13 @@ def test_retries_never_outlast_their_time(attempt: int, elapsed: float) -> None:
 
 
 def test_details_are_cut() -> None:
-    assert len(detail_of(errors.DecodeError("x" * 5000))) == DETAIL_LIMIT
+    assert detail_of(errors.DecodeError("x" * 5000)) == "x" * (DETAIL_LIMIT - 3) + "…"
+
+
+@given(st.text(max_size=3000))
+def test_details_are_at_most_a_kilobyte_of_text(text: str) -> None:
+    assert len(detail_of(errors.DecodeError(text)).encode("utf-8", "replace")) <= DETAIL_LIMIT
+
+
+def test_details_are_cut_between_characters() -> None:
+    assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"

@@ -21,7 +21,7 @@ T = TypeVar("T")
 async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Engine]:
     """The engine of this name, which must be running. None: `default`, or the only one there is.
 
-    Raises: LookupError for an unknown name, EngineOutage when it does not answer.
+    Raises: LookupError for an unknown name, ConfigError, EngineOutage when it does not answer.
     """
     engines = loaded.config.engines
     if name is None:

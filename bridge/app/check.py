@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bridge.app.composition import build_decoder, build_router, load_config, load_workflows
-from bridge.config.source import Loaded
+from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.config.source import Loaded, survey
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
 from bridge.routing import Router, lint, referenced_entities, referenced_orchestrations
@@ -41,20 +41,37 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
     and names of orchestrations and entities are not looked at.
     """
     try:
-        loaded = load_config(config, overlays)
+        found = survey(config_paths(config), overlays)
     except ConfigError as error:
         return Report(error.problems)
+    if found.loaded is None:
+        return Report(found.problems)
+    # Without the list of modules nobody knows what is unknown.
+    imports = imports and not any(problem.path.startswith("workflows") for problem in found.problems)
+    report = inspect(found.loaded, imports=imports, whole=found.whole)
+    if all(problem.severity == "warning" for problem in found.problems):
+        return report
+    # What is wrong at a place that does not load follows from that.
+    known = {(problem.file, problem.line, problem.column) for problem in found.problems}
+    more = [problem for problem in report.problems if (problem.file, problem.line, problem.column) not in known]
+    return Report(tuple(_sorted([*found.problems, *more])))
+
+
+def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Report:
+    """The same of a configuration that is loaded. whole: false when it has stand-ins for what is wrong."""
     problems: list[Problem] = list(loaded.warnings)
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
         problems += _unknown(loaded, workflows)
+    for engine in loaded.config.engines:
+        _collect(partial(build_engine, loaded, engine, host=False), problems)
     for source in loaded.config.sources:
         _collect(partial(build_decoder, loaded, source), problems)
         if imports:
             _collect(partial(build_router, loaded, source), problems)
         else:
             _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
-    problems += lint(loaded.config, loaded.locate)
+    problems += lint(loaded.config, loaded.locate, whole=whole)
     return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
 
 
@@ -62,7 +79,13 @@ def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
     """Orchestrations and entities that rules name and nobody runs."""
     for name, path in referenced_orchestrations(loaded.config):
         if not workflows.knows_orchestration(name):
-            yield loaded.locate(path, _nobody("orchestration", name, workflows.orchestrators, workflows.external))
+            what = _nobody("orchestration", name, workflows.orchestrators, workflows.external)
+            if name in workflows.activities:
+                what = (
+                    f"`{name}` is an activity, since its first parameter is no OrchestrationContext; "
+                    "annotate it as `ctx: task.OrchestrationContext` to make it an orchestration"
+                )
+            yield loaded.locate(path, what)
     for name, path in referenced_entities(loaded.config):
         if not workflows.knows_entity(name):
             yield loaded.locate(path, _nobody("entity", name, workflows.entities, workflows.external))

@@ -32,18 +32,19 @@ DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
     """The configuration at `config`, or at the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
+    return load(config_paths(config), overlays)
+
+
+def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
+    """`config`, or the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
     if config:
-        return load(config, overlays)
+        return config
     for path in DEFAULT_CONFIGS:
         if path.exists():
-            return load([path], overlays)
+            return [path]
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
-        [
-            Problem(
-                ".", 0, 0, "", f"there is neither {looked} here; name one with -c, or make a project: bridge init NAME"
-            )
-        ]
+        [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]
     )
 
 
@@ -56,8 +57,8 @@ def load_workflows(loaded: Loaded) -> Workflows:
 def module_base(loaded: Loaded) -> Path:
     """The directory that modules named in the configuration are looked up in.
 
-    Beside the configuration file, or in the directory above it where that holds one of them, so that `config/bridge.yaml`
-    can name the package `workflows` next to `config`.
+    Beside the configuration file, or in the directory above it where that holds one of them, so that
+    `config/bridge.yaml` can name the package `workflows` next to `config`.
     """
     references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
     tops = {reference.partition(":")[0].partition(".")[0] for reference in references}
@@ -68,8 +69,14 @@ def module_base(loaded: Loaded) -> Path:
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
-    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running."""
-    return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running.
+
+    Raises: ConfigError.
+    """
+    try:
+        return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+    except ValueError as error:
+        raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:

@@ -8,15 +8,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -26,14 +28,14 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.errors import BridgeError, EngineOutage
+from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
-from bridge.workflow import PUBLISH_ACTIVITY
+from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -75,10 +77,15 @@ class Daemon:
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
-        self.web = Web(config.ops.http, self.watch.health, self.watch.metrics)
+        http = config.ops.http
+        if not intake and "port" not in http.model_fields_set:
+            # Beside the intake that has the default port, which nobody chose
+            http = http.model_copy(update={"port": 0})
+        self.web = Web(http, self.watch.health, self.watch.metrics)
         self._run_worker = worker
         self._workers: list[TaskHubGrpcWorker] = []
         self._opened: list[Broker | Engine] = []
+        self._report: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -122,6 +129,7 @@ class Daemon:
                 group=source.settings.subscribe.group,
             )
         self.watch.phase = "running"
+        self._report = asyncio.create_task(self.watch.report(), name="readiness")
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -134,27 +142,33 @@ class Daemon:
             stopped.cancel()
         for task in done:
             if task is not stopped:
-                task.result()
+                if not task.cancelled():
+                    task.result()
                 raise BridgeError(f"{task.get_name()} ended by itself")
 
     async def stop(self, deadline: float) -> bool:
-        """Drain within `deadline` seconds and close everything. False when a worker would not stop. Idempotent."""
+        """Drain within `deadline` seconds and close everything. False when a worker would not stop. Idempotent.
+
+        What fails to close is logged and keeps nothing else open.
+        """
         end = time.monotonic() + deadline
         self.watch.phase = "draining"
+        if self._report is not None:
+            self._report.cancel()
+            await asyncio.gather(self._report, return_exceptions=True)
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
 
-        await asyncio.gather(*(source.drain(left() * 0.6) for source in self.sources))
-        stopped = await asyncio.gather(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
-        for breaker in self.breakers.values():
-            await breaker.stop()
+        await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        await _closed(*(breaker.stop() for breaker in self.breakers.values()))
         for part in reversed(self._opened):
-            await part.stop()
+            await _closed(part.stop())
         self._opened.clear()
-        await self.web.stop()
+        await _closed(self.web.stop())
         self._workers.clear()
-        return all(stopped)
+        return all(clean is True for clean in stopped)
 
     def _start_workers(self) -> None:
         publishing = self.publishing
@@ -165,7 +179,7 @@ class Daemon:
         publish.__name__ = PUBLISH_ACTIVITY
         workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
         for engine in self.engines.values():
-            worker = engine.worker(workflows)
+            worker = engine.worker(workflows, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(
@@ -175,24 +189,43 @@ class Daemon:
         )
 
 
+async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What each gave, or the error that it met."""
+    results = await asyncio.gather(*closing, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            log.error("a part did not close cleanly", action="stop", exc_info=result)
+    return results
+
+
 def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
 
-    ready_file: written once everything runs, with the process id and the address of the ops port as JSON.
+    ready_file: written once everything runs, with the process id and the address of the ops port as JSON; removed
+    before that and at the end.
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
     logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
-    for warning in loaded.warnings:
+    if ready_file is not None:
+        _clear(ready_file)
+    found = inspect(loaded, imports=worker)
+    if found.errors:
+        raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
+    for warning in found.problems:
         log.warning(str(warning), action="check")
     tune_gc()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         stopped = runner.run(_serve(loaded, intake, worker, ready_file))
     if not stopped:
-        # A workflow thread that never returns would keep the interpreter from ending
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _end_at_once(0)
     return 0
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """A workflow thread that never returns would keep the interpreter from ending."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def tune_gc() -> None:
@@ -212,15 +245,44 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         loop.add_signal_handler(number, _stop, stop)
     daemon = Daemon(loaded, intake=intake, worker=worker)
     await daemon.start()
+    failure: Exception | None = None
     try:
         if ready_file is not None:
-            ready_file.write_bytes(orjson.dumps({"pid": os.getpid(), "http": daemon.url}))
+            _write(ready_file, {"pid": os.getpid(), "http": daemon.url})
         await daemon.wait(stop)
-    finally:
-        log.info("draining", action="drain", deadline=loaded.config.ops.drain)
-        clean = await daemon.stop(loaded.config.ops.drain)
-        log.info("stopped", action="stop", clean=clean)
+    except Exception as error:
+        failure = error
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    log.info("draining", action="drain", deadline=loaded.config.ops.drain)
+    clean = await daemon.stop(loaded.config.ops.drain)
+    log.info("stopped", action="stop", clean=clean)
+    if failure is not None:
+        if not clean:
+            log.error("ended by a failure", action="crash", exc_info=failure)
+            _end_at_once(1)
+        raise failure
     return clean
+
+
+def _clear(ready_file: Path) -> None:
+    """Whoever waits for the file must not find that of an earlier process. Raises: BridgeError."""
+    try:
+        ready_file.unlink(missing_ok=True)
+        if not ready_file.parent.is_dir():
+            raise BridgeError(f"ready file {ready_file}: there is no directory {ready_file.parent}")
+    except OSError as error:
+        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
+
+
+def _write(ready_file: Path, told: dict[str, object]) -> None:
+    """At once and whole, so that whoever waits for the file never reads half of it."""
+    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(orjson.dumps(told))
+        beside.replace(ready_file)
+    except OSError as error:
+        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
 
 
 def _stop(stop: asyncio.Event) -> None:

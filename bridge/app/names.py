@@ -12,4 +12,4 @@ def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> N
         return
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
-    raise LookupError(f"there is no {kind} {name!r}{meant}{' ' + remedy if remedy else ''}")
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")

@@ -31,7 +31,10 @@ def destination(loaded: Loaded, text: str) -> Destination:
     config = loaded.config
     broker, slash, topic = text.partition("/")
     if not slash:
-        require("source", text, config.sources, "or name BROKER/TOPIC")
+        if text in config.targets and text not in config.sources:
+            target = config.targets[text]
+            raise LookupError(f"{text!r} is a target, no source: publish to {target.broker}/{target.topic}")
+        require("source", text, config.sources, "a topic is written BROKER/TOPIC")
         source = config.sources[text]
         return Destination(source.broker, source.topics[0], source.codec)
     require("broker", broker, config.brokers)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from bridge import __version__
 from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
-from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading
+from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.source import SourcePipeline
+
+log = structlog.get_logger("bridge.watch")
+
+_LOOK = 5.0
+"""Seconds between two looks at the state of everything."""
 
 
 class SourceView:
@@ -174,6 +182,24 @@ class Watch:
         ]
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
+
+    async def report(self) -> None:
+        """Look every few seconds, so that a source without progress is found though nobody asks, and log changes."""
+        troubles: dict[tuple[str, str], State] = {}
+        while True:
+            for check in self.health().checks:
+                component = (check.kind, check.name)
+                trouble = None if check.ready else check.state
+                if trouble == troubles.get(component):
+                    continue
+                if trouble is None:
+                    del troubles[component]
+                    log.info(f"{check.kind} {check.name} is ready again", action="readiness", state=check.state)
+                else:
+                    troubles[component] = trouble
+                    what = f"{check.kind} {check.name} is {trouble}"
+                    log.warning(what, action="readiness", state=trouble, detail=check.detail)
+            await asyncio.sleep(_LOOK)
 
     def metrics(self) -> bytes:
         """For /metrics."""

@@ -91,4 +91,4 @@ def _summary(report: Report, wrong: bool) -> str:
     if wrong:
         return ", ".join(found)
     counts = [plural(count, noun) for noun, count in report.counts.items() if count]
-    return f"ok: {', '.join(counts)}" + (f"; {', '.join(found)}" if found else "")
+    return "; ".join(filter(None, (": ".join(filter(None, ("ok", ", ".join(counts)))), ", ".join(found))))

@@ -58,6 +58,10 @@ def report(error: BridgeError) -> int:
 
 
 def _usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # Its message is the help of the group that was named without a command.
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     click.echo(f"error: {error.format_message()}", err=True)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:

@@ -108,6 +108,8 @@ def _check(
         )
     if raw and (type_ or id_):
         raise click.UsageError("--raw sends the data as it is, without --type and --id", click.get_current_context())
+    if id_ and not type_:
+        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
     if id_ and len(files) > 1:
         raise click.UsageError("--id is for one message: ids must differ", click.get_current_context())
 

@@ -62,6 +62,8 @@ def command(
     """
     if file is not None and data is not None:
         raise click.UsageError("give one of --file and --data", click.get_current_context())
+    if id_ and not type_:
+        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
     if expect is not None and expect_dead_letter:
         raise click.UsageError("--expect and --expect-dead-letter exclude each other", click.get_current_context())
     from bridge.app.composition import load_config
@@ -90,7 +92,7 @@ def _message(codec: str, file: str | None, data: str | None, wishes: Wishes) -> 
     try:
         return build(body, codec, wishes, "--data" if data is not None else file or "stdin")
     except DecodeError:
-        if wishes.type is not None or wishes.id is not None:
+        if wishes.type is not None:
             raise
         # What `publish` would not send is still worth asking about: the answer is what the source says to it.
         return wishes.message(body)

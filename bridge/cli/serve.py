@@ -17,12 +17,12 @@ from bridge.cli.options import config_options
         bridge serve -c bridge.yaml --overlay prod.yaml
         bridge serve --no-worker                       # workflows run in `bridge worker`
     """,
-    exits={0: "stopped when asked to", 1: "stopped by a failure, or the stop had to be forced"},
+    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
 )
 @config_options
 @click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")
 @click.option(
-    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running."
+    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running, removed at the end."
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
     """Run the daemon: consume the sources, call the engine, run the workflows.

@@ -17,7 +17,9 @@ class HttpConfig(Model):
     """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: Integer = Field(8099, ge=0, le=65535, description="0 picks a free port.")
+    port: Integer = Field(
+        8099, ge=0, le=65535, description="0 picks a free port; `bridge worker` does so unless this is set."
+    )
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from bridge.config.merge import DEFAULTS, apply_defaults, expand, join, overlay
 from bridge.config.model import BridgeConfig
 from bridge.config.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
 from bridge.config.rendering import masked, render
+from bridge.config.salvage import salvage
 from bridge.config.shape import keys_at
-from bridge.config.translation import suggestion, translate
+from bridge.config.translation import REQUIRED, suggestion, translate
 from bridge.errors import ConfigError, Problem
 
 SUFFIXES = (".yaml", ".yml")
@@ -76,18 +77,41 @@ class Loaded:
         return render(self.config, self.document.root)
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A configuration as far as it can be understood, and every problem that loading it finds.
+
+    loaded: with stand-ins for what is wrong when `whole` is false, so that the rest can be looked at; None when too
+    little can be read. whole: nothing is left out; it can be used unless there is an error among the problems.
+    """
+
+    problems: tuple[Problem, ...]
+    loaded: Loaded | None = None
+    whole: bool = False
+
+
 def load(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
     """Read, merge and check a configuration.
 
     paths: files, or directories whose *.yaml and *.yml files are read in the order of their names. overlays: the same,
     laid on top in order. environ: the process's own when None. Raises ConfigError with every problem.
     """
+    found = survey(paths, overlays, environ=environ)
+    if found.loaded is None or any(problem.severity == "error" for problem in found.problems):
+        raise ConfigError(found.problems)
+    return found.loaded
+
+
+def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mapping[str, str] | None = None) -> Survey:
+    """The same for whoever looks on where something is wrong. Raises nothing."""
     problems: list[Problem] = []
     directories: dict[str, Path] = {}
     root = _joined(paths, directories, problems)
     tops = [(path, _joined([path], directories, problems)) for path in overlays]
     if root is None:
-        raise ConfigError(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}")])
+        return Survey(tuple(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}")]))
+    # What stands in a file that cannot be read is not missed in the others. Such a problem has no path in it.
+    readable = all(problem.path for problem in problems)
     for _, top in tops:
         if top is not None:
             root = overlay(root, top, problems)
@@ -95,14 +119,19 @@ def load(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mappi
     _check_defaults(root, problems)
     document = Document(apply_defaults(root), directories, base)
     environment = os.environ if environ is None else environ
-    document = Document(interpolate(document.root, environment, document.beside, problems), directories, base)
-    config = _validated(document, problems)
-    found = _unique(problems, list(directories))
-    warnings = tuple(problem for problem in found if problem.severity == "warning")
-    if config is None or len(warnings) < len(found):
-        raise ConfigError(found)
+    unset: list[Problem] = []
+    document = Document(interpolate(document.root, environment, document.beside, unset), directories, base)
+    problems += unset
+    config = _validated(document, problems, readable, {(problem.file, problem.line, problem.column) for problem in unset})
+    found = tuple(_unique(problems, list(directories)))
+    whole = config is not None
+    if config is None:
+        config = salvage(document.root)
+    if config is None or not readable:
+        return Survey(found)
     content = json.dumps(masked(config, document.root), sort_keys=True).encode()
-    return Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document)
+    warnings = tuple(problem for problem in found if problem.severity == "warning")
+    return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
 
 
 _HELP = "name a file or a directory, or let `bridge init NAME` write one to start from"
@@ -155,15 +184,24 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
                     problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
 
 
-def _validated(document: Document, problems: list[Problem]) -> BridgeConfig | None:
+def _validated(
+    document: Document, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
+) -> BridgeConfig | None:
+    """The configuration, None after its problems were added. known: places of which nothing more is to be said."""
     config: BridgeConfig | None = None
     values = plain(document.root)
-    problems.extend(checks.check(values, document.locate))
+    if readable:
+        problems.extend(checks.check(values, document.locate))
     problems.extend(schema_files.check(values, document.locate, document.resolve))
     try:
         config = BridgeConfig.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems.extend(translate(error, document.root))
+        found = translate(error, document.root)
+        problems.extend(
+            problem
+            for problem in found
+            if (readable or problem.path not in REQUIRED) and (problem.file, problem.line, problem.column) not in known
+        )
     return config
 
 

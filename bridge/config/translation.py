@@ -29,10 +29,12 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }
-_NEEDED: dict[Path, str] = {
-    ("engines",): "at least one engine is needed, like `engine: {type: embedded}`",
-    ("brokers",): "at least one broker is needed, like `brokers: {local: {type: local}}`",
+REQUIRED = {
+    "engines": "at least one engine is needed, like `engine: {type: embedded}`",
+    "brokers": "at least one broker is needed, like `brokers: {local: {type: local}}`",
 }
+"""Sections without which there is no configuration, and what is said when one is missing."""
+
 _LONGEST_SHOWN = 60
 _NAME_RULE = (
     "must begin with a letter or digit and hold only letters, digits, dots, dashes and underscores (at most 128)"
@@ -50,6 +52,11 @@ def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
         # Without a known type nothing else about an engine or broker can be judged.
         if (path[:2] not in untyped or _is_about_type(path, detail)) and not _is_echo(root, path, detail)
     ]
+
+
+def paths(error: ValidationError, root: Node) -> list[Path]:
+    """Where every problem of a validation is."""
+    return [_path(root, detail["loc"]) for detail in error.errors(include_url=False)]
 
 
 def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
@@ -118,8 +125,8 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
     code, context = detail["type"], detail.get("ctx", {})
     base = code.split("_")[0]
-    if code in ("missing", "too_short") and path in _NEEDED:
-        return _NEEDED[path]
+    if code in ("missing", "too_short") and len(path) == 1 and path[0] in REQUIRED:
+        return REQUIRED[str(path[0])]
     if code == "missing":
         return f"the key `{path[-1]}` is missing"
     if code == "union_tag_not_found":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.registry import Workflows
@@ -44,6 +45,9 @@ class Engine(Protocol):
         """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
         ...
 
-    def worker(self, workflows: Workflows) -> TaskHubGrpcWorker:
-        """A worker of the SDK with the workflows registered, not started. The caller starts and stops it."""
+    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+        """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
+
+        data_converter: how the workflows' values become JSON and back; the SDK's own when None.
+        """
         ...

@@ -53,6 +53,15 @@ _TOLD = frozenset(
 )  # fmt: skip
 """Statuses whose details speak of the connection or the service. Those of the others may quote payload."""
 
+_SAID = {
+    Code.NOT_FOUND: "no such instance",
+    Code.ALREADY_EXISTS: "the instance exists already",
+    Code.INVALID_ARGUMENT: "the engine refuses the request (INVALID_ARGUMENT)",
+    Code.FAILED_PRECONDITION: "the engine refuses the request (FAILED_PRECONDITION)",
+    Code.OUT_OF_RANGE: "the engine refuses the request (OUT_OF_RANGE)",
+}
+"""What ends in a dead letter, in words for a person; other statuses are called by their name."""
+
 _CONNECTION = (grpc.RpcError, grpc.FutureCancelledError, grpc.aio.BaseError, grpc.aio.UsageError, OSError)
 """Failures of the library or the network that carry no status."""
 
@@ -107,4 +116,6 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
     told = f": {details[:_DETAILS_LIMIT]}" if details and code in _TOLD else ""
-    return kind(f"{what}: {code.name}{told}")
+    if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
+        return kind(f"{what}: the request is larger than the engine takes{told}")
+    return kind(f"{what}: {_SAID.get(code, code.name)}{told}")

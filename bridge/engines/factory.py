@@ -7,7 +7,6 @@ from pathlib import Path
 from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.scheduler import SchedulerEngine
 
 
 def create(name: str, config: EmbeddedEngineConfig | SchedulerEngineConfig, base: Path, host: bool) -> Engine:
@@ -19,4 +18,7 @@ def create(name: str, config: EmbeddedEngineConfig | SchedulerEngineConfig, base
     """
     if isinstance(config, EmbeddedEngineConfig):
         return EmbeddedEngine(name, config, base / config.path, host)
+    # Imported when asked for: the Azure libraries take a quarter of a second, which every command would pay
+    from bridge.engines.scheduler import SchedulerEngine
+
     return SchedulerEngine(name, config)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcChannelOptions
 
 from bridge.engines.errors import translate
-from bridge.errors import InstanceNotFound
+from bridge.errors import EngineUnavailable, InstanceNotFound
 
 PROBE_ID = "bridge:probe"
 """Asked for by a probe. Ids with this prefix are ours, so no instance has it."""
@@ -38,6 +40,12 @@ async def probe(client: AsyncTaskHubGrpcClient, what: str) -> None:
     """
     try:
         await client.get_orchestration_state(PROBE_ID, fetch_payloads=False)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # gRPC says so when the channel was closed under the call.
+        raise EngineUnavailable(f"{what}: the connection to the engine was closed") from error
     except Exception as error:
         translated = translate(error, what=what)
         if not isinstance(translated, InstanceNotFound):

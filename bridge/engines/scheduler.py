@@ -10,6 +10,7 @@ from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import DTSAs
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
+from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import SchedulerEngineConfig
@@ -20,7 +21,7 @@ from bridge.engines.remote import channel_options, probe
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 
-RECONNECT_SECONDS = 5.0
+RECONNECT_SECONDS = 1.0
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
 
 
@@ -106,7 +107,7 @@ class SchedulerEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
 
-    def worker(self, workflows: Workflows) -> TaskHubGrpcWorker:
+    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
@@ -118,6 +119,7 @@ class SchedulerEngine:
                 interceptors=[DefaultClientInterceptorImpl(self._authorization())] if self._config.token else None,
                 channel_options=channel_options(None, RECONNECT_SECONDS, proxy=True),
                 concurrency_options=concurrency(self._config.worker),
+                data_converter=data_converter,
                 logger=quiet_logger(f"{self.name}.worker"),
             ),
             workflows,

@@ -113,7 +113,9 @@ class Metrics:
         version: str,
         config: str,
     ) -> None:
-        """sources, engines: called at every scrape. publishing: None where no workflow runs. version: of the bridge. config: version of the configuration."""
+        """sources, engines: called at every scrape. publishing: None where no workflow runs. version: of the bridge.
+        config: version of the configuration.
+        """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_BridgeCollector(sources, engines, publishing, version, config))
 

@@ -6,7 +6,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from bridge.errors import BridgeError, EngineOutage
+
+log = structlog.get_logger("bridge.breaker")
 
 _LONGEST_DELAY = 1.5
 
@@ -69,6 +73,9 @@ class Breaker:
                 self.error = error
             except BridgeError:
                 break  # the engine answered, if not kindly
+            except Exception as error:
+                # A bug must not end the probing: the breaker would stay open for ever
+                log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)
             else:
                 break
         self.error = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,9 @@ from bridge.pipeline.ledger import Ledger
 from bridge.settlement import Complete, Outcome, RetryPolicy, Settlement, decide
 
 log = structlog.get_logger("bridge.execution")
+
+_TURN = 32
+"""Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
 
 Execute = Callable[[Command], Awaitable[None]]
 """Gives one command to an engine. Raises EngineError."""
@@ -78,6 +82,8 @@ class Execution:
                 item.next_step = position + 1
                 if item.next_step == len(steps) or steps[item.next_step].route != step.route:
                     item.executed.append(step.route)
+                if item.next_step % _TURN == 0:
+                    await asyncio.sleep(0)
         except Exception as error:
             return self._judge(error, item, None, now()), step
         if item.effects:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bridge.brokers.base import Delivery
 from bridge.commands import Decision, Step
 from bridge.envelope import Envelope
-from bridge.errors import MessageError
 from bridge.settlement import Complete, DeadLetter
 
 
@@ -37,7 +36,7 @@ class Item:
     )
 
     def __init__(
-        self, delivery: Delivery, envelope: Envelope | None, error: MessageError | None, received_at: float
+        self, delivery: Delivery, envelope: Envelope | None, error: Exception | None, received_at: float
     ) -> None:
         self.delivery = delivery
         self.envelope = envelope

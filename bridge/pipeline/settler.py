@@ -16,16 +16,17 @@ from bridge.settlement import Complete, DeadLetter, Outcome
 log = structlog.get_logger("bridge.settler")
 
 
-class FuseBlown(Exception):  # noqa: N818 -- a state the source handles, not an error anyone catches elsewhere
+class FuseBlown(Exception):
     """Too many dead letters: this one was not written and its delivery stays unsettled."""
 
 
 class Settler:
     """Settles items of one source."""
 
-    def __init__(self, source: str, config_version: str, ledger: Ledger, fuse: Fuse) -> None:
+    def __init__(self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, fuse: Fuse) -> None:
         self._source = source
         self._config_version = config_version
+        self._trusted_replay = trusted_replay
         self._ledger = ledger
         self._fuse = fuse
 
@@ -63,4 +64,5 @@ class Settler:
             attempts=item.attempt,
             config=self._config_version,
             message_id=item.envelope.message_id if item.envelope else None,
+            replayed=self._trusted_replay,
         )

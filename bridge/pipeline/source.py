@@ -13,7 +13,7 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, MessageError, PartitionRevoked
+from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
@@ -30,6 +30,8 @@ Decode = Callable[[Message, Position], Envelope]
 """Raises: MessageError."""
 
 _BATCH = 256
+_CHANCES = 3
+"""Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -72,7 +74,7 @@ class SourcePipeline:
         self._routes = routes
         self._engines = engines
         self._execution = Execution(routes, engines, settings.retry, self.ledger)
-        self._settler = Settler(settings.name, settings.config_version, self.ledger, self.fuse)
+        self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
         self._finished = asyncio.Event()
@@ -109,10 +111,10 @@ class SourcePipeline:
         self._stopping = True
         if self._intake is not None:
             self._intake.cancel()
+        # Before anything is awaited: what follows a given-back message must not be executed before it
+        running = self._give_back(lambda item: True, "drain")
+        if self._intake is not None:
             await asyncio.gather(self._intake, return_exceptions=True)
-        removed, running = self.lanes.drop(lambda item: True)
-        for item in removed:
-            self.ledger.abandon(item, "drain")
         try:
             async with asyncio.timeout(deadline):
                 await self._end_of(running)
@@ -131,18 +133,13 @@ class SourcePipeline:
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
-        self._revoking |= gone
-        try:
-            removed, running = self.lanes.drop(lambda item: item.delivery.partition in gone)
-            for item in removed:
-                self.ledger.abandon(item, "revoked")
-            self._measure()
-            await self._end_of(running)
-        finally:
-            self._revoking -= gone
-            self.assignment -= gone
-            for partition in gone:
-                self.gate.forget(partition)
+        # The broker marks a partition only after this returns: until then it is remembered here
+        self._revoking = {partition for partition in self._revoking if not partition.revoked} | gone
+        self.assignment -= gone
+        for partition in gone:
+            self.gate.forget(partition)
+        running = self._give_back(lambda item: item.delivery.partition in gone, "revoked")
+        await self._end_of(running)
 
     # -- intake
 
@@ -158,7 +155,8 @@ class SourcePipeline:
                 failures += 1
                 self.gate.holds["broker"] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
-                self.gate.release("broker")
+                # Lanes that were held meanwhile wait for the same end
+                self._broker_again()
                 continue
             failures = 0
             if not deliveries:
@@ -173,19 +171,24 @@ class SourcePipeline:
         partitions: set[Partition] = set()
         for delivery in deliveries:
             envelope: Envelope | None = None
-            error: MessageError | None = None
+            error: Exception | None = None
             key: Hashable | None = delivery.message.key
             try:
                 envelope = self._decode(delivery.message, delivery.position)
                 key = self._key(delivery, envelope)
-            except MessageError as failure:
+            except Exception as failure:
+                # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
             item = Item(delivery, envelope, error, now)
             if self.settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self.ledger.receive(item)
+            if self._revoked(delivery.partition):
+                # Handed out before the revocation, seen after it: another member may be at work on it
+                self.ledger.abandon(item, "revoked")
+                continue
             lane = self.lanes.push(key, item)
-            if lane.state is LaneState.WAITING and lane.backlog > self.settings.max_key_backlog:
+            if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
             partitions.add(delivery.partition)
         for partition in partitions:
@@ -230,16 +233,17 @@ class SourcePipeline:
         else:
             settlement, step = await self._execution.run(item, time.monotonic)
             item.failed_step = step
-        if isinstance(settlement, Retry) and lane.backlog > self.settings.max_key_backlog:
+        if isinstance(settlement, Retry) and self._crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, Complete | DeadLetter):
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
             self._let_go(lane, item, settlement.reason)
-        elif self._stopping or item.delivery.partition in self._revoking:
-            self._let_go(lane, item, "drain" if self._stopping else "revoked")
+        elif (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
         elif isinstance(settlement, Hold):
+            item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
         else:
             self.ledger.retries += 1
@@ -254,15 +258,14 @@ class SourcePipeline:
         except (LockLost, PartitionRevoked) as error:
             self.ledger.locks_lost += isinstance(error, LockLost)
             self._let_go(lane, item, error.reason)
-        except BrokerUnavailable as error:
-            item.pending = end
-            self._hold_for_broker(lane, error)
-        except FuseBlown:
-            self.lanes.hold(lane)
-            self.gate.hold(
-                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
-            )
-            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+        except (BrokerUnavailable, FuseBlown) as error:
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+            elif isinstance(error, BrokerUnavailable):
+                item.pending = end
+                self._hold_for_broker(lane, error)
+            else:
+                self._pause(lane)
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
@@ -271,6 +274,33 @@ class SourcePipeline:
                 self.gate.settled(item.delivery.partition)
             if self.gate.full:
                 self._measure()
+
+    def _pause(self, lane: Lane) -> None:
+        """The fuse has blown."""
+        self.lanes.hold(lane)
+        if "fuse" not in self.gate.holds:
+            self.gate.hold(
+                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
+            )
+            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+
+    def _over(self, item: Item) -> str | None:
+        """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
+        if self._stopping:
+            return "drain"
+        return "revoked" if self._revoked(item.delivery.partition) else None
+
+    def _give_back(self, gone: Callable[[Item], bool], reason: str) -> list[Item]:
+        """Abandon what waits; returns what is still at work."""
+        removed, running = self.lanes.drop(gone)
+        for item in removed:
+            self.ledger.abandon(item, reason)
+        self._measure()
+        return running
+
+    def _crowded(self, lane: Lane) -> bool:
+        """Whether too many wait behind a head that had its chances."""
+        return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
         self.ledger.abandon(item, reason)
@@ -296,6 +326,9 @@ class SourcePipeline:
         else:
             self.gate.release(f"engine {name}")
             self.lanes.release()
+
+    def _revoked(self, partition: Partition) -> bool:
+        return partition.revoked or partition in self._revoking
 
     def _measure(self) -> None:
         self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes)

@@ -131,10 +131,23 @@ class PathExpression(Expression):
             self._root = lambda scope: getattr(scope, variable)
 
     def condition(self, scope: Scope) -> bool:
-        value = self.value(scope)
+        value = self._walk(scope)
         return value if value is True or value is False else self._not_a_condition(value)
 
     def value(self, scope: Scope) -> Any:
+        value = self._walk(scope)
+        return json_value(value) if value.__class__ is bytes else value
+
+    def text(self, scope: Scope) -> str:
+        value = self._walk(scope)
+        if value.__class__ is str:
+            return str(value)
+        try:
+            return text(value)
+        except ExpressionError as error:
+            self._fail(error)
+
+    def _walk(self, scope: Scope) -> Any:
         value = self._root(scope)
         for key, indexed in self._path:
             if value.__class__ is dict or isinstance(value, Mapping):
@@ -148,15 +161,6 @@ class PathExpression(Expression):
             else:
                 self._fail(ExpressionError(failure.NOT_A_CONTAINER))
         return value
-
-    def text(self, scope: Scope) -> str:
-        value = self.value(scope)
-        if value.__class__ is str:
-            return str(value)
-        try:
-            return text(value)
-        except ExpressionError as error:
-            self._fail(error)
 
 
 @dataclass

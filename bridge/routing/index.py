@@ -59,9 +59,9 @@ def canonical(value: Any) -> Any:
 
 
 def values(wanted: Any) -> tuple[Any, ...]:
-    """What a match names for one key, each once, canonical."""
+    """What a match names for one key, each once, canonical. Not NaN: it equals nothing, but a dict would find it."""
     several = wanted if isinstance(wanted, tuple | list) else (wanted,)
-    return tuple(dict.fromkeys(canonical(value) for value in several))
+    return tuple(dict.fromkeys(canonical(value) for value in several if value == value))
 
 
 def reader(key: str) -> Reader:

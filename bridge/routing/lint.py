@@ -18,11 +18,15 @@ _COMBINATIONS = 256
 ConfigPath = tuple[str | int, ...]
 
 
-def lint(config: BridgeConfig, locate: Locate) -> list[Problem]:
-    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short."""
+def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Problem]:
+    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short.
+
+    whole: every rule is as it is meant; else nothing is said of what rules leave to each other.
+    """
+    unreachable = _unreachable(config) if whole else []
     return [
         replace(locate(path, what), severity="warning")
-        for path, what in (*_unreachable(config), *_open_ids(config), *_short_retention(config))
+        for path, what in (*unreachable, *_open_ids(config), *_short_retention(config))
     ]
 
 

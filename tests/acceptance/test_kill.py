@@ -37,9 +37,8 @@ def test_killed_in_the_middle_again_and_again(tmp_path: Path) -> None:
             for number in range(PER_KEY)
             for key in range(KEYS)
         ]
-        bridge(
-            "publish", "local/orders", "--jsonl", "-", cwd=tmp_path, text="".join(json.dumps(line) + "\n" for line in lines)
-        )
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        bridge("publish", "local/orders", "--jsonl", "-", cwd=tmp_path, text=text)
         for _ in range(6):
             with Serve(tmp_path, "--no-worker") as daemon:
                 time.sleep(rng.random() * 0.25)

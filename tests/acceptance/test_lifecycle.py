@@ -18,7 +18,7 @@ routes:
 ops: {http: {port: 0}, drain: 3s}
 """
 
-SLOW = '''
+SLOW = """
 import time
 
 from durabletask import task
@@ -31,7 +31,7 @@ def work(ctx: task.OrchestrationContext, order: dict):
 def nap(ctx: task.ActivityContext, seconds: float) -> str:
     time.sleep(seconds)
     return "rested"
-'''
+"""
 
 
 def project(directory: Path) -> Path:
@@ -87,3 +87,17 @@ def test_intake_and_workers_in_two_processes(tmp_path: Path) -> None:
         for each in (worker, intake):
             each.signal(signal.SIGTERM)
             assert each.ended() == 0
+
+
+def test_an_engine_that_is_away_from_the_start_is_told_and_waited_for(tmp_path: Path) -> None:
+    away = CONFIG.replace("{type: embedded}", '{type: scheduler, endpoint: "http://127.0.0.1:1", timeout: 500ms}')
+    (project(tmp_path) / "bridge.yaml").write_text(away)
+    with Serve(tmp_path, "--no-worker") as daemon:
+        daemon.wait(lambda: "engine default is away" in daemon.log.read_text(), "told in the log")
+        status, body = daemon.get("/readyz")
+        assert status == 503
+        states = {component["kind"]: component["state"] for component in json.loads(body)["components"]}
+        assert states == {"source": "held", "engine": "away"}
+        assert daemon.get("/healthz")[0] == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.ended() == 0

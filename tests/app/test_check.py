@@ -69,6 +69,14 @@ def test_problems_of_every_kind_are_found_together(config: Path) -> None:
     assert lines == sorted(lines)
 
 
+def test_an_activity_is_no_orchestration(config: Path) -> None:
+    config.write_text(CONFIG.replace("orchestration: greet,", "orchestration: say,"))
+    [(_, path, what)] = found(check([config]))
+    assert path == "routes[0].schedule.orchestration"
+    assert "`say` is an activity" in what
+    assert "OrchestrationContext" in what
+
+
 def test_compile_errors_point_at_the_place(config: Path) -> None:
     config.write_text(CONFIG.replace("payload.name != ''", "payload.name =! ''"))
     [problem] = check([config]).problems
@@ -86,6 +94,23 @@ def test_what_does_not_even_load(tmp_path: Path) -> None:
     report = check([tmp_path / "bridge.yaml"])
     assert report.errors >= 3
     assert report.counts == {}
+
+
+def test_what_does_not_load_hides_nothing_of_the_rest(config: Path) -> None:
+    config.write_text(
+        CONFIG.replace("orchestration: greet,", "orchestration: great,")
+        .replace("payload.name != ''", "payload.name =! ''")
+        .replace("waits-{{ payload.id }}", "{{ payload.id }}")
+        .replace("codec: json", "codec: jsn")
+        + "surprise: 1\n"
+    )
+    report = check([config])
+    assert {path for _, path, _ in found(report)} == {
+        "surprise", "sources.plain.codec", "routes[0].when", "routes[0].schedule.orchestration",
+    }  # fmt: skip
+    [(_, path, what)] = found(report, "warning")
+    assert path.endswith(".instance_id")
+    assert "no constant prefix" in what
 
 
 def test_no_import_runs_no_code_of_the_project(config: Path) -> None:
@@ -138,3 +163,12 @@ def test_nothing_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [problem] = check([]).problems
     assert "bridge.yaml" in problem.what
     assert "bridge init" in problem.what
+
+
+def test_endpoints_that_are_none(config: Path) -> None:
+    config.write_text(
+        CONFIG.replace("{type: embedded, path: .bridge/engine}", "{type: scheduler, endpoint: 'ftp://x'}")
+    )
+    [(line, path, what)] = found(check([config]))
+    assert (line, path) == (2, "engines.default.endpoint")
+    assert "'ftp://x' is not an endpoint" in what

@@ -137,7 +137,7 @@ class TestLines:
     )
     def test_a_bad_line_is_named_and_everything_before_it_is_given(self, line: str, what: str) -> None:
         given: list[bytes | None] = []
-        text = f'{{"body": 1}}\n\n{{"body": 2}}\n{line}'
+        text = f'{{"body": 1}}\n\n{{"body": 2}}\n{line}\n{{"body": 4}}\n'
 
         def collect() -> None:
             for batch in lines(io.BytesIO(text.encode()), "orders", Wishes(), "events.jsonl"):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -196,6 +200,25 @@ def test_a_bulk_purge_asks_first(bridge: Bridge, name: str) -> None:
     assert done.exit_code == 0
     assert done.stdout.endswith("purged\n")
     assert bridge("instances", "show", name).exit_code == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0)])
+def test_a_person_is_asked_before_a_bulk_purge(
+    bridge: Bridge, name: str, project: Path, answer: bytes, code: int
+) -> None:
+    started(bridge, "waits", name)
+    bridge("instances", "terminate", name)
+    finished(bridge, name, code=1)
+    command = [sys.executable, "-m", "bridge", "instances", "purge", "--status", "terminated", "-c", "bridge.yaml"]
+    primary, secondary = pty.openpty()
+    with subprocess.Popen(command, stdin=secondary, stderr=subprocess.PIPE, cwd=project) as process:
+        os.write(primary, answer)
+        _, errors = process.communicate(timeout=60)
+    os.close(primary)
+    os.close(secondary)
+    assert process.returncode == code
+    assert re.search(rb"Forget \d+ instances? for good\? \[y/N\]", errors)
+    assert bridge("instances", "show", name).exit_code == 1 - code
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from bridge.cli.output import clean, compact, plural, print_fields, print_json, print_table
+from bridge.cli.output import Progress, clean, compact, plural, print_fields, print_json, print_table
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +36,7 @@ def test_a_table_on_a_terminal_fits_it() -> None:
             pass  # how Linux says that the other side has closed
         assert process.wait(30) == 0
     os.close(primary)
-    lines = output.decode().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
     assert max(map(len, lines)) <= 60
     assert sum(line.count("x") for line in lines) == 200
 
@@ -68,3 +70,18 @@ def test_plurals() -> None:
     assert [plural(1, "route"), plural(2, "entity"), plural(1234, "message")] == [
         "1 route", "2 entities", "1,234 messages",
     ]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "\r12,345 messages\r\x1b[K"), (io.StringIO(), "")])
+def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    progress = Progress("messages")
+    progress(12_345)
+    progress.close()
+    assert stream.getvalue() == shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,7 +99,8 @@ def test_a_bad_line(publish: Publish, config: Path) -> None:
         (("orders", "--file", "-", "--file", "-"), 2, "standard input can be read once"),
         (("orders", "--jsonl", "-", "--type", "t"), 2, "lines of --jsonl go as they are"),
         (("orders", "--data", "x", "--raw", "--type", "t"), 2, "--raw sends the data as it is"),
-        (("orders", "--file", "a", "--file", "b", "--id", "1"), 2, "ids must differ"),
+        (("orders", "--file", "a", "--file", "b", "--type", "t", "--id", "1"), 2, "ids must differ"),
+        (("orders", "--data", "x", "--id", "1"), 2, "--id is for the CloudEvent that --type makes"),
         (("order", "--data", "x"), 2, "did you mean 'orders'?"),
         (("local/", "--data", "x"), 2, "name the topic too"),
         (("orders", "--data", "{}"), 1, "wrap it with --type"),
@@ -131,3 +133,15 @@ def test_another_process_and_a_live_pipe(config: Path) -> None:
     assert process.poll() is None
     output, _ = process.communicate(b'{"body": 2}', timeout=30)
     assert (process.returncode, output) == (0, b"2 messages published to local/plain\n")
+
+
+def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
+    command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b'{"body": 1}\n')
+    process.stdin.flush()
+    assert len(arrived(config, "plain", 1)) == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.lstrip()) == (130, b"error: interrupted\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -100,10 +101,11 @@ def test_a_mistaken_command_line(arguments: list[str], said: str) -> None:
     assert "--help" in rest[-1]
 
 
-def test_without_arguments_there_is_help() -> None:
-    result = CliRunner().invoke(root, [])
-    assert "Commands:" in result.output
+@pytest.mark.parametrize("arguments", [[], ["instances"], ["entities"]])
+def test_without_a_command_there_is_help_and_nothing_else(arguments: list[str]) -> None:
+    result = CliRunner().invoke(root, arguments, prog_name="bridge")
     assert result.exit_code == exit_codes.USAGE
+    assert result.stderr == CliRunner().invoke(root, [*arguments, "--help"], prog_name="bridge").stdout
 
 
 @pytest.mark.parametrize(
@@ -153,9 +155,11 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["check", "--schema"], ["check", "-c", "nowhere.yaml"]])
+def test_a_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "check", "--schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "bridge", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     )
     assert process.stdout is not None
     process.stdout.close()

@@ -88,6 +88,7 @@ def test_keys_and_headers(bridge: Bridge) -> None:
         (("orders", "--file", "x", "--data", "y"), "one of --file and --data"),
         (("orders", "--expect", "greet", "--expect-dead-letter"), "exclude each other"),
         (("orders", "--header", "x"), "NAME=VALUE"),
+        (("orders", "--data", "{}", "--id", "1"), "--id is for the CloudEvent that --type makes"),
     ],
 )
 def test_mistakes(bridge: Bridge, arguments: tuple[str, ...], said: str) -> None:

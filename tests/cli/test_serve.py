@@ -103,6 +103,25 @@ def test_rules_that_do_not_compile_start_nothing(project: Path) -> None:
     assert not (project / ".bridge").exists()
 
 
+def test_the_ready_file_tells_of_this_process_only(project: Path) -> None:
+    ready = project / "ready-serve"
+    ready.write_text("of one that was killed")
+    with running(project, "serve") as process:
+        ends = time.monotonic() + PATIENCE
+        while not ready.exists() or str(process.pid) not in ready.read_text():
+            assert time.monotonic() < ends
+    assert not ready.exists()
+
+
+def test_a_ready_file_that_cannot_be_written_starts_nothing(project: Path) -> None:
+    for place in ("nowhere/ready", "."):
+        result = bridge(project, "serve", "--ready-file", place)
+        assert result.returncode == 1
+        assert result.stderr.startswith("error: ready file ")
+        assert len(result.stderr.splitlines()) == 1
+    assert not (project / ".bridge").exists()
+
+
 def test_without_a_configuration_it_says_what_to_do(tmp_path: Path) -> None:
     result = bridge(tmp_path, "serve")
     assert (result.returncode, result.stdout) == (3, "")

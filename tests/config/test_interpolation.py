@@ -170,3 +170,9 @@ def test_the_directory_itself_may_come_from_the_environment(write: Write, tmp_pa
 def test_numbers_from_the_environment_are_numbers(write: Write) -> None:
     found = loaded(write(MINIMAL + 'ops: {http: {port: "${PORT}"}}\n'), PORT="1234")
     assert found.config.ops.http.port == 1234
+
+
+def test_what_could_not_be_replaced_is_one_problem(write: Write) -> None:
+    file = write(MINIMAL + 'ops: {log: {level: "${LEVEL}"}, http: {port: "${PORT}"}, drain: "${file:drain}"}\n')
+    found = problems(file)
+    assert [problem.path for problem in found] == ["ops.log.level", "ops.http.port", "ops.drain"]

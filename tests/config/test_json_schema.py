@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -83,3 +84,20 @@ def test_every_key_is_described() -> None:
         for key, value in definition.get("properties", {}).items():
             told = value if "description" in value else definitions[value["$ref"].rpartition("/")[2]]
             assert told["description"], f"{name}.{key}"
+
+
+SAMPLES = Path(__file__).parents[2] / "config"
+
+
+def test_the_committed_schema_is_this_one() -> None:
+    """`bridge check --schema > config/bridge.schema.json` renews it."""
+    assert json.loads((SAMPLES / "bridge.schema.json").read_text()) == schema()
+
+
+@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("**/*.yaml")), ids=lambda path: path.name)
+def test_the_samples_name_it_and_keep_it(sample: Path) -> None:
+    text = sample.read_text()
+    first = text.splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert (sample.parent / first.partition("=")[2]).resolve() == SAMPLES / "bridge.schema.json"
+    VALIDATOR.validate(document(text))

@@ -161,11 +161,21 @@ async def until(condition) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def before() -> None:
+    """Other tests of the same process may keep an engine running."""
+    OTHERS.clear()
+    OTHERS.update(engine_threads())
+
+
+OTHERS: set[str] = set()
+
+
 async def until_threads_are_gone() -> None:
     try:
-        await until(lambda: not engine_threads())
+        await until(lambda: not set(engine_threads()) - OTHERS)
     except TimeoutError:
-        raise AssertionError(f"threads are left: {engine_threads()}") from None
+        raise AssertionError(f"threads are left: {set(engine_threads()) - OTHERS}") from None
 
 
 def engine_threads() -> list[str]:

@@ -27,7 +27,7 @@ class Part:
 @dataclass
 class Unsettled:
     message: Message
-    position: Position = Position("c", "t", 0, 0)
+    position: Position
     partition: Part = field(default_factory=Part)
     attempt: int = 1
 

@@ -77,7 +77,9 @@ class Faults:
 class Bench:
     """One source under test."""
 
-    def __init__(self, source: SourcePipeline, broker: Broker, engine: Engine, faults: Faults, breaker: Breaker) -> None:
+    def __init__(
+        self, source: SourcePipeline, broker: Broker, engine: Engine, faults: Faults, breaker: Breaker
+    ) -> None:
         self.source = source
         self.broker = broker
         self.engine = engine

@@ -67,3 +67,21 @@ async def test_stop_ends_the_probing() -> None:
     await breaker.stop()
     await breaker.stop()
     assert breaker.open
+
+
+async def test_a_probe_that_fails_unexpectedly_is_not_the_last() -> None:
+    probes = 0
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+        if probes < 3:
+            raise RuntimeError("a bug")
+
+    closed = asyncio.Event()
+    breaker = Breaker("default", probe, first_delay=0.001)
+    breaker.subscribe(lambda: breaker.open or closed.set())
+    breaker.trip(EngineUnavailable("away"))
+    async with asyncio.timeout(10):
+        await closed.wait()
+    assert probes == 3

@@ -55,7 +55,8 @@ async def test_a_key_that_fails_holds_only_itself(tmp_path: Path) -> None:
     async with bench(tmp_path, source="    retry: {initial: 50ms, in_memory: 1m}") as it:
         it.faults.before = poison
         await it.publish(message("start", "bad-0", "bad"), message("start", "bad-1", "bad"))
-        await it.publish(*(message("start", f"good{number % 9}-{number}", f"good{number % 9}") for number in range(500)))
+        good = [(f"good{number % 9}", number) for number in range(500)]
+        await it.publish(*(message("start", f"{key}-{number}", key) for key, number in good))
         await it.source.start()
         await it.settled(500)
         assert it.source.ledger.outcomes["executed"] == 500

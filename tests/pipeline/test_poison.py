@@ -53,12 +53,14 @@ async def test_a_bug_is_tried_three_times(tmp_path: Path) -> None:
 
 
 async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Path) -> None:
-    settings = "    retry: {initial: 10s, in_memory: 10m}\n    limits: {max_key_backlog: 5}"
+    settings = (
+        "    retry: {initial: 5ms, multiplier: 10, max_delay: 5m, in_memory: 10m}\n    limits: {max_key_backlog: 5}"
+    )
     async with bench(tmp_path, source=settings) as it:
         it.faults.before = always
         await it.publish(message("start", "k-0", "k"))
         await it.source.start()
-        await it.until(lambda: it.source.ledger.retries == 1, "first try")
+        await it.until(lambda: it.source.ledger.retries == 4, "tries 5, 50, 500 ms apart; the next is seconds away")
         await it.publish(*(message("start", f"k-{number}", "k") for number in range(1, 8)))
         await it.until(lambda: it.source.ledger.dead_letters["instance_not_found"] == 2, "two ended early")
         await asyncio.sleep(0.05)
@@ -135,7 +137,8 @@ async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after
         if command.instance_id == "order-bad-0":  # type: ignore[union-attr]  # schedules only
             raise InstanceNotFound("injected")
 
-    settings = "    retry: {initial: 20ms, in_memory: 1m}\n    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
+    limits = "    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
+    settings = "    retry: {initial: 20ms, in_memory: 1m}\n" + limits
     async with bench(tmp_path, source=settings) as it:
         it.faults.before = blocked
         await it.publish(message("start", "bad-0", "same"))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bridge.app.composition import build_broker, build_source, load_config
+from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.commands import Command
 from bridge.errors import InstanceNotFound
 from bridge.pipeline.execution import Target
@@ -82,3 +85,89 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
         assert it.source.ledger.outcomes["executed"] == 1
 
 
+class SlowHandout:
+    """A real broker whose subscription hands a batch out only when told."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.fetched, self.go = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Any:
+        subscription = await self._broker.subscribe(options, listener)
+        receive = subscription.receive
+
+        async def late(limit: int) -> Sequence[Delivery]:
+            deliveries = await receive(limit)
+            self.fetched.set()
+            await self.go.wait()
+            return deliveries
+
+        subscription.receive = late  # type: ignore[method-assign]  # delays what the real one does
+        return subscription
+
+
+async def test_what_was_handed_out_before_a_revocation_and_seen_after_it_is_not_executed(tmp_path: Path) -> None:
+    async with bench(tmp_path, broker=SlowHandout) as it:  # type: ignore[arg-type]  # wraps the real one
+        await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
+        await it.source.start()
+        slow: Any = it.broker
+        async with asyncio.timeout(30):
+            await slow.fetched.wait()
+            await it.source.revoked([partition for partition in it.source.assignment if partition.gap])
+        slow.go.set()
+        await it.until(lambda: it.source.ledger.abandoned["revoked"] == 5, "given back")
+        assert it.faults.tried == []
+
+
+class SlowFarewell:
+    """A real broker whose subscription takes its time when a receive is cancelled."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.leaving, self.left = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Any:
+        subscription = await self._broker.subscribe(options, listener)
+        receive = subscription.receive
+
+        async def slow(limit: int) -> Sequence[Delivery]:
+            try:
+                return await receive(limit)
+            except asyncio.CancelledError:
+                self.leaving.set()
+                await self.left.wait()
+                raise
+
+        subscription.receive = slow  # type: ignore[method-assign]  # delays what the real one does
+        return subscription
+
+
+async def test_what_follows_a_message_given_back_by_a_drain_is_not_executed(tmp_path: Path) -> None:
+    entered, fail = asyncio.Event(), asyncio.Event()
+
+    async def first_fails(command: Command) -> None:
+        entered.set()
+        await fail.wait()
+        raise InstanceNotFound("injected")
+
+    async with bench(tmp_path, broker=SlowFarewell) as it:  # type: ignore[arg-type]  # wraps the real one
+        it.faults.before = first_fails
+        slow: Any = it.broker
+        await it.publish(*(message("start", f"a-{number}", "a") for number in range(3)))
+        await it.source.start()
+        async with asyncio.timeout(30):
+            await entered.wait()
+            draining = asyncio.create_task(it.source.drain(5))
+            await slow.leaving.wait()
+            fail.set()
+            await it.until(lambda: it.source.at_work == 0, "the first failed")
+            slow.left.set()
+            await draining
+        assert [command.instance_id for command in it.faults.tried] == ["order-a-0"]  # type: ignore[union-attr]  # schedules only
+        assert it.source.ledger.abandoned["drain"] == 3

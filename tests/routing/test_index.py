@@ -126,3 +126,8 @@ def test_a_payload_that_is_no_map_and_one_that_is_not_hashable() -> None:
     index = Index([{"payload.a": 1}, {"payload.a.b": 1}])
     for data in ("text", b"x", [1], {"a": [1]}, {"a": {"b": {}}}, 7):
         assert list(index.candidates(envelope(data))) == []
+
+
+def test_nan_matches_nothing_not_even_itself() -> None:
+    message = envelope(None, extensions={"e": math.nan})
+    assert list(Index([{"extensions.e": math.nan}, {"extensions.e": [math.nan, 1]}]).candidates(message)) == []

@@ -117,7 +117,7 @@ class Address:
                 self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise EngineUnavailable(
-                    f"{directory}: {error.strerror}; is the daemon (`bridge serve`) running?"
+                    f"{directory}: {error.strerror}; no daemon runs here, start `bridge serve`"
                 ) from error
             path = f"/proc/self/fd/{self._descriptor}/{SOCKET}"
         self.target = f"unix:{path}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
@@ -120,11 +121,12 @@ class EmbeddedEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
 
-    def worker(self, workflows: Workflows) -> TaskHubGrpcWorker:
+    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
             "concurrency_options": concurrency(self._config.worker),
+            "data_converter": data_converter,
             "resiliency_options": GrpcWorkerResiliencyOptions(
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
             ),

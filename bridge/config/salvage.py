@@ -1,0 +1,77 @@
+"""What is left of a configuration without its broken parts, so that the rest can be looked at in the same run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from bridge.config.model import BridgeConfig
+from bridge.config.node import MappingNode, Path, plain
+from bridge.config.routes import VERBS
+from bridge.config.translation import paths
+
+_ROUNDS = 10
+"""Taking out one part may show another: a verb without its instance id leaves a route without a verb."""
+
+_NOWHERE = "no.such.source"
+_SECTIONS: dict[str, Any] = {"engines": {"default": {"type": "embedded"}}, "brokers": {"none": {"type": "local"}}}
+_SOURCE: dict[str, Any] = {"broker": "none", "topics": ["none"], "no_match": "dead_letter"}
+
+
+def salvage(root: MappingNode) -> BridgeConfig | None:
+    """A configuration with defaults and stand-ins in the places of all that is wrong; None when none can be had.
+
+    Routes keep their positions: what is no route at all is one there that no source leads to. For looking at, never
+    for running.
+    """
+    values = plain(root)
+    for _ in range(_ROUNDS):
+        for section, entries in _SECTIONS.items():
+            values[section] = values.get(section) or entries
+        try:
+            return BridgeConfig.model_validate(values, by_alias=True, by_name=False)
+        except ValidationError as error:
+            for path in paths(error, root):
+                _replace(values, path)
+    return None
+
+
+def _replace(values: dict[str, Any], path: Path) -> None:
+    match path:
+        case ("routes", int() as position):
+            _repair(values["routes"], position)
+        case ("routes", int() as position, "name", *_):
+            values["routes"][position]["name"] = f"route-{position}"
+        case ("routes", int() as position, "from", *_):
+            values["routes"][position]["from"] = _NOWHERE
+        case ("routes", int() as position, *rest):
+            _take_out(values["routes"][position], tuple(rest))
+        case ("sources", str() as name, ("broker" | "topics" | "no_match") as key, *_):
+            if name in values["sources"]:
+                values["sources"][name][key] = _SOURCE[key]
+        case _:
+            _take_out(values, path)
+
+
+def _repair(routes: list[Any], position: int) -> None:
+    route = routes[position]
+    verbs = [verb for verb in VERBS if route.get(verb) is not None] if isinstance(route, dict) else []
+    if isinstance(route, dict) and len(verbs) != 1:
+        for verb in verbs[1:]:
+            del route[verb]
+        if not verbs:
+            route["ignore"] = {}
+    else:
+        routes[position] = {"name": f"route-{position}", "from": _NOWHERE, "ignore": {}}
+
+
+def _take_out(parent: dict[str, Any], path: Path) -> bool:
+    """Remove what a path leads to: of a list all, of what is missing the mapping that misses it. False: nothing."""
+    key, *rest = path
+    if key not in parent:
+        return False
+    inner = parent[str(key)]
+    if not (rest and isinstance(inner, dict) and _take_out(inner, tuple(rest))):
+        del parent[str(key)]
+    return True

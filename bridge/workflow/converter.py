@@ -1,0 +1,98 @@
+"""Python values as JSON and back: what the SDK does for dataclasses, for pydantic models and named tuples too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import Enum
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
+
+from durabletask.serialization import JsonDataConverter
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+
+class DataConverter(JsonDataConverter):
+    """The converter of the bridge's workers.
+
+    A parameter of an orchestrator, activity or entity that is annotated with a pydantic model or a named tuple, or with
+    an Optional, list, dict or dataclass that holds some, is rebuilt as that and validated; a payload that does not fit
+    raises TypeError, and the activity or orchestration fails with the places that are wrong. Everything else is as in
+    the SDK. A named tuple is read from an object or an array and written as an array.
+    """
+
+    def serialize(self, value: Any) -> str | None:
+        """Raises: TypeError for a value that has no JSON form."""
+        return None if value is None else json.dumps(value, default=_encode)
+
+    def deserialize(self, data: str | None, target_type: Any = None) -> Any:
+        """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
+        if not data or target_type is None or not _ours(target_type):
+            return super().deserialize(data, target_type)
+        return _validated(super().deserialize(data), target_type)
+
+    def coerce(self, value: Any, target_type: Any = None) -> Any:
+        """Raises: TypeError when the value does not fit a type that this class adds to the SDK's."""
+        if value is None or target_type is None or not _ours(target_type):
+            return super().coerce(value, target_type)
+        return _validated(value, target_type)
+
+    def can_reconstruct(self, target_type: Any) -> bool:
+        return _ours(target_type) or super().can_reconstruct(target_type)
+
+
+@lru_cache(maxsize=2048)
+def _ours(target_type: Any) -> bool:
+    """Whether a pydantic model or a named tuple is somewhere in the type."""
+    return _holds_ours(target_type, frozenset())
+
+
+def _holds_ours(kind: Any, seen: frozenset[Any]) -> bool:
+    if kind in seen:
+        return False
+    if isinstance(kind, type):
+        if issubclass(kind, BaseModel) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+            return True
+        if dataclasses.is_dataclass(kind) and not hasattr(kind, "from_json"):
+            try:
+                hints = get_type_hints(kind)
+            except (NameError, TypeError):
+                return False  # the SDK cannot tell its fields' types either
+            return any(_holds_ours(hint, seen | {kind}) for hint in hints.values())
+    return any(_holds_ours(part, seen) for part in get_args(kind))
+
+
+@lru_cache(maxsize=2048)
+def _adapter(target_type: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(target_type)
+
+
+def _validated(value: Any, target_type: Any) -> Any:
+    try:
+        return _adapter(target_type).validate_python(value)
+    except ValidationError as error:
+        # The values stay out: what is raised here ends in histories and logs
+        wrong = "; ".join(
+            f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}"
+            for found in error.errors(include_input=False, include_url=False, include_context=False)[:5]
+        )
+        name = getattr(target_type, "__name__", str(target_type))
+        raise TypeError(f"the payload does not fit {name}: {wrong}") from None
+
+
+def _encode(value: Any) -> Any:
+    hook = getattr(type(value), "to_json", None)
+    if callable(hook):
+        return hook(value)
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, SimpleNamespace):
+        return vars(value)
+    try:
+        return to_jsonable_python(value)
+    except PydanticSerializationError:
+        raise TypeError(f"a value of type {type(value).__name__} has no JSON form") from None

@@ -1,0 +1,61 @@
+"""The local broker's log as another process sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.local import LocalBroker
+from bridge.brokers.local.subscription import LocalSubscription
+from bridge.config.brokers import LocalBrokerConfig
+from bridge.message import Message
+
+from .daemon import PATIENCE
+
+
+class Log:
+    """Publishes and reads, beside a daemon that has the same directory. Use as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self._broker = LocalBroker("local", directory, LocalBrokerConfig(type="local"))
+        self._subscriptions: dict[str, LocalSubscription] = {}
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Log:
+        self._runner.run(self._broker.start())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.run(self._broker.stop())
+        self._runner.close()
+
+    def publish(self, topic: str, *messages: Message) -> None:
+        """They are durable on return."""
+        self._runner.run(self._broker.publish(topic, messages))
+
+    def read(self, topic: str, count: int) -> list[Message]:
+        """The next messages of a topic."""
+        return self._runner.run(self._read(topic, count))
+
+    async def _read(self, topic: str, count: int) -> list[Message]:
+        if topic not in self._subscriptions:
+            options = SubscribeOptions((topic,), "reader")
+            self._subscriptions[topic] = await self._broker.subscribe(options, _Listener())
+        found: list[Message] = []
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < count:
+                for delivery in await self._subscriptions[topic].receive(count - len(found)):
+                    found.append(delivery.message)
+                    await delivery.complete()
+        return found
+
+
+class _Listener:
+    async def assigned(self, partitions: Sequence[object]) -> None:
+        pass
+
+    async def revoked(self, partitions: Sequence[object]) -> None:
+        pass

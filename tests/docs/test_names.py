@@ -1,0 +1,184 @@
+"""Names in the documents exist, and what should be documented is: links, options, keys, metrics, headers, states."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import get_args
+
+import click
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge import provenance
+from bridge.cli import exit_codes, root
+from bridge.config import shape
+from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.routes import VERBS
+from bridge.errors import BridgeError, EngineError, EngineOutage, MessageError
+from bridge.message import Message, Position
+from bridge.ops.health import State
+from bridge.ops.metrics import Metrics
+from bridge.settlement import Outcome, reason_of
+from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
+
+_CODE = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+_PREFIXES: dict[str, tuple[str, ...]] = {
+    "ops": ("ops",),
+    "limits": ("sources", "x", "limits"),
+    "retry": ("sources", "x", "retry"),
+    "workflows": ("workflows",),
+    "worker": ("engines", "x", "worker"),
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links(document: str) -> None:
+    for link in _LINK.findall(prose(document)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.is_file(), f"{document}: {link}"
+        if anchor:
+            assert anchor in anchors(str(target.resolve().relative_to(ROOT))), f"{document}: {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named(document: str) -> None:
+    for code in _CODE.findall(prose(document)):
+        if re.fullmatch(r"(bridge|tests|config/|demo|workflows)/?[\w./-]+\.(py|yaml|json)", code):
+            scaffolded = code in ("tests/test_workflow.py", "bridge.yaml")
+            assert scaffolded or (ROOT / code).is_file(), f"{document}: {code}"
+        elif re.fullmatch(r"(bridge|tests|config|demo|workflows)/[\w./-]*/", code):
+            assert (ROOT / code).is_dir(), f"{document}: {code}"
+
+
+def _command_lines(document: str) -> Iterator[list[str]]:
+    """Every `bridge ...` that a document writes, as words."""
+    texts = [block.text.replace("\\\n", " ") for block in blocks(document) if block.language in ("console", "sh")]
+    texts += _CODE.findall(prose(document))
+    for text in texts:
+        for found in re.findall(r"(?:^|[\s$(|&`])bridge ((?:[a-z-]+|-[a-z-]).*)", text, re.MULTILINE):
+            yield re.split(r"\s+", re.split(r"[|&#)]", found)[0].strip())
+
+
+def _options(words: list[str]) -> tuple[set[str], str]:
+    """Options that the command of a line takes, and its name."""
+    command: click.Command = root
+    name = "bridge"
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        if word.startswith("-"):
+            break
+        assert found is not None, f"there is no command {name} {word}"
+        command, name = found, f"{name} {word}"
+    options = {option for parameter in command.params for option in parameter.opts}
+    return options | {"-h", "--help", "--version"}, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_options(document: str) -> None:
+    for words in _command_lines(document):
+        if words[0].startswith("-") or words[0] in root.list_commands(click.Context(root)):
+            options, name = _options(words)
+            for word in words:
+                if re.fullmatch(r"--?[a-z][a-z-]*", word):
+                    assert word in options, f"{document}: {name} has no {word}"
+        else:
+            pytest.fail(f"{document}: there is no command bridge {words[0]}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_that_stand_alone(document: str) -> None:
+    known = {
+        option for words in (["serve"], ["worker"], ["publish"], ["check"], ["route"]) for option in _options(words)[0]
+    }
+    known |= {
+        option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
+    }
+    for code in _CODE.findall(prose(document)):
+        if re.fullmatch(r"--[a-z-]+", code):
+            assert code in known, f"{document}: {code}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets(document: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for text in (*_CODE.findall(prose(document)), *(block.text for block in blocks(document, "sh"))):
+        for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+            assert target in targets, f"{document}: make {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_configuration_keys(document: str) -> None:
+    for code in _CODE.findall(prose(document)):
+        found = re.fullmatch(r"(\w+)((?:\.\w+)+)", code)
+        if found is None or found[1] not in _PREFIXES:
+            continue
+        path = _PREFIXES[found[1]]
+        for part in found[2].split(".")[1:]:
+            assert part in shape.keys_at(path), f"{document}: {code}"
+            path = (*path, part)
+
+
+def test_every_metric() -> None:
+    class Nothing:
+        published: dict[str, int] = {}  # noqa: RUF012 -- never changed
+        failed: dict[str, int] = {}  # noqa: RUF012 -- never changed
+
+    text = Metrics(lambda: (), lambda: (), Nothing(), version="1", config="c").render().decode()
+    exposed = {
+        (f"{family.name}_total" if family.type == "counter" else family.name, family.type)
+        for family in text_string_to_metric_families(text)
+    }
+    assert {(row[0], row[1]) for row in table("docs/operations.md", "Metric")} == exposed
+    named = set(re.findall(r"\bbridge_[a-z_]+\b", "".join(map(read, DOCUMENTS))))
+    assert [word for word in named if not any(name.startswith(word) for name, _ in exposed)] == []
+
+
+def test_every_header_of_a_dead_letter() -> None:
+    cause = provenance.Cause("r", "d", "E", "s", "route", ("a", "b"), 2, "c", "m")
+    written = provenance.dead_letter(Message(b"", timestamp=1.0), Position("c", "t", 0, 1), cause)
+    assert {row[0] for row in table("docs/messages.md", "Header")} == {name for name, _ in written.headers}
+
+
+def _leaves(error: type[BridgeError]) -> Iterator[type[BridgeError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from _leaves(child)
+
+
+def test_every_reason_of_a_dead_letter() -> None:
+    outages = {EngineOutage, *_leaves(EngineOutage)}
+    errors = {error for parent in (MessageError, EngineError) for error in _leaves(parent)} - outages
+    reasons = {error.reason for error in errors} | {EngineError.reason, reason_of(ValueError())}
+    assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons
+
+
+def test_every_state_outcome_and_exit_code() -> None:
+    assert {row[0] for row in table("docs/operations.md", "State")} == set(get_args(State))
+    assert {row[0] for row in table("docs/operations.md", "Exit code")} == {str(code) for code in exit_codes.MEANINGS}
+    outcomes = next(row[3] for row in table("docs/operations.md", "Metric") if row[0] == "bridge_outcomes_total")
+    assert set(_CODE.findall(outcomes)) == set(Outcome)
+
+
+def test_every_verb_and_credential() -> None:
+    assert {row[0] for row in table("docs/routing.md", "Verb")} == set(VERBS)
+    credentials = get_args(SchedulerEngineConfig.model_fields["credential"].annotation)
+    assert {row[0] for row in table("docs/engines.md", "credential")} == set(credentials)
+
+
+def test_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {re.split(r"[><=;\[ ]", text)[0] for text in project["project"]["dependencies"]}
+    assert {row[0] for row in table("docs/dependencies.md", "Library")} == needed
+
+
+def test_the_table_of_documents_is_complete() -> None:
+    listed = {link for row in table("README.md", "Document") for link in _LINK.findall(row[0])}
+    assert listed == set(DOCUMENTS) - {"README.md"}

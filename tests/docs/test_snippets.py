@@ -1,0 +1,112 @@
+"""Configurations in the documents load and compile, code compiles and is the code it says it is."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge.app.check import check
+from bridge.app.scaffold import create
+from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
+
+BASE = {
+    "engine": {"type": "embedded"},
+    "brokers": {"local": {"type": "local"}},
+    "sources": {
+        name: {"broker": "local", "topics": [name], "no_match": "dead_letter"} for name in ("orders", "payments")
+    },
+}
+"""What a snippet of some sections is put into."""
+
+
+def _each(language: str) -> list[object]:
+    return [
+        pytest.param(document, block, id=f"{document}:{block.line}")
+        for document in DOCUMENTS
+        for block in blocks(document, language)
+    ]
+
+
+def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], list[Path]]:
+    """Configuration and overlays that a block is, on disk beside the other files of its document."""
+    create("shop", directory)
+    project = directory / "shop"
+    for other in blocks(document):
+        if other.mark == "file" and other.language != "yaml":
+            (project / other.name).parent.mkdir(exist_ok=True)
+            (project / other.name).write_text(other.text)
+    config, overlay = project / "bridge.yaml", project / "overlay.yaml"
+    match block.mark:
+        case "in":
+            config.write_text(json.dumps({**BASE, block.name: yaml.safe_load(block.text)}))
+        case "append":
+            config.write_text(config.read_text() + block.text)
+        case "overlay":
+            if "withdraw" in block.text:
+                config.write_text(config.read_text() + next(b.text for b in blocks(document) if b.mark == "append"))
+            overlay.write_text(block.text)
+            return [config], [overlay]
+        case "file":
+            config.write_text(block.text)
+        case _:
+            given = yaml.safe_load(block.text)
+            rest = {name: entry for name, entry in BASE.items() if name != "engine" or "engines" not in given}
+            config.write_text(json.dumps({**rest, **given}))
+    return [config], []
+
+
+@pytest.mark.parametrize(("document", "block"), _each("yaml"))
+def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_IP", "10.0.0.1")
+    if block.mark == "kubernetes":
+        assert yaml.safe_load(block.text)["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        return
+    report = check(*_written(document, block, tmp_path), imports=False)
+    unwanted = [problem for problem in report.problems if problem.severity == "error" or block.mark == "append"]
+    assert not unwanted
+
+
+@pytest.mark.parametrize(("document", "block"), _each("json"))
+def test_json(document: str, block: Block) -> None:
+    assert json.loads(block.text)
+
+
+@pytest.mark.parametrize(("document", "block"), _each("python"))
+def test_code(document: str, block: Block) -> None:
+    if block.mark != "from":
+        compile(block.text, document, "exec")
+        return
+    code = (ROOT / block.name).read_text()
+    for part in block.text.split("...\n"):
+        assert part in code, f"{block.name} has no longer:\n{part}"
+        compile(_function(part), document, "exec")
+
+
+def _function(part: str) -> str:
+    """A part of a function's body as a function of its own."""
+    body = textwrap.indent(textwrap.dedent(part), "    ")
+    return f"def part():\n{body}\n    yield\n"
+
+
+def test_every_block_is_of_a_known_kind() -> None:
+    known = {
+        "": {""}, "console": {""}, "sh": {""}, "json": {"file"}, "python": {"file", "from"},
+        "yaml": {"", "file", "append", "overlay", "in", "kubernetes"},
+    }  # fmt: skip
+    for document in DOCUMENTS:
+        for block in blocks(document):
+            assert block.mark in known[block.language], f"{document}:{block.line}"
+
+
+def test_compose_binds_to_loopback_what_the_overlay_expects() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    ports = [port for service in compose["services"].values() for port in service["ports"]]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    overlay = yaml.safe_load((ROOT / "config/overlays/scheduler.yaml").read_text())
+    assert overlay["engine"]["endpoint"] == "${ENDPOINT:-http://localhost:8080}"
+    assert "127.0.0.1:8080:8080" in ports

@@ -1,0 +1,41 @@
+"""A probe whose connection is closed under it has met an outage; one that is cancelled is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from durabletask.client import AsyncTaskHubGrpcClient
+
+from bridge.engines.embedded.memory import MemoryBackend
+from bridge.engines.inprocess import AioChannel
+from bridge.engines.remote import probe
+from bridge.errors import EngineUnavailable
+
+
+async def test_a_connection_that_is_closed_is_an_outage() -> None:
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(MemoryBackend()))
+
+    async def closed(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError  # what grpc.aio raises for calls of a channel that is closed
+
+    client.get_orchestration_state = closed  # type: ignore[method-assign, assignment]  # fails in place of the real call
+    with pytest.raises(EngineUnavailable, match="connection to the engine was closed"):
+        await probe(client, "engine 'default'")
+
+
+async def test_a_cancelled_probe_is_cancelled() -> None:
+    client = AsyncTaskHubGrpcClient(channel=AioChannel(MemoryBackend()))
+    asked = asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    client.get_orchestration_state = never  # type: ignore[method-assign, assignment]  # hangs in place of the real call
+    probing = asyncio.create_task(probe(client, "engine 'default'"))
+    await asked.wait()
+    probing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probing
