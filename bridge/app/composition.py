@@ -87,7 +87,8 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
     try:
         from bridge.brokers.kafka import KafkaBroker  # its client comes with an extra
     except ModuleNotFoundError as error:
-        what = f"the package {(error.name or '').partition('.')[0]} is missing; install the extra: pip install 'durable-bridge[kafka]'"
+        package = (error.name or "").partition(".")[0]
+        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[kafka]'"
         raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
     return KafkaBroker(name, config, lambda field, value: loaded.resolve(("brokers", name, "tls", field), value))
 

@@ -43,7 +43,8 @@ def classpath() -> str:
                 raise KafkaMissing("there is no mvn to fetch Kafka with; set KAFKA_HOME")
             shutil.rmtree(jars, ignore_errors=True)
             command = [
-                maven, "-q", "-B", "-f", str(pom), "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
+                maven, "-q", "-B", "-f", str(pom),
+                "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
                 f"-DoutputDirectory={jars}", "-DincludeScope=runtime",
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,11 +1,12 @@
 """One broker for all test processes of a machine that run at the same time.
 
-Whoever comes first starts a keeper process, which runs the broker for as long as anybody holds the lock file. The kernel
-releases the locks of processes that die, so the broker ends whatever happens to the tests.
+Whoever comes first starts a keeper process, which runs the broker for as long as anybody holds the lock file. The
+kernel releases the locks of processes that die, so the broker ends whatever happens to the tests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -33,62 +34,52 @@ def shared_broker() -> Iterator[str]:
     place = _place()
     place.mkdir(mode=0o700, exist_ok=True)
     with (place / "users").open("a") as users:
-        with (place / "turn").open("a") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)
-            with (place / "keeper").open("a") as keeper:
-                try:
-                    fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass  # it runs, and will not end while we hold our lock
-                else:
-                    (place / "ready").unlink(missing_ok=True)
-                    subprocess.Popen(
-                        [sys.executable, "-m", "tests.kafka.shared", str(place)],
-                        cwd=Path(__file__).parents[2],
-                        start_new_session=True,
-                        pass_fds=(keeper.fileno(),),
-                        env=os.environ | {"KAFKA_KEEPER_LOCK": str(keeper.fileno())},
-                    )
-            yield _ready(place)
+        # Waits for a keeper that is ending: it takes this lock for itself then, and keeps it till it is gone
+        fcntl.flock(users, fcntl.LOCK_SH)
+        yield _bootstrap(place)
 
 
-def _ready(place: Path) -> str:
+def _bootstrap(place: Path) -> str:
     end = time.monotonic() + STARTS_WITHIN + 10
     while time.monotonic() < end:
-        try:
+        with (place / "keeper").open("a") as keeper, contextlib.suppress(BlockingIOError):
+            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (place / "ready").unlink(missing_ok=True)
+            # The keeper inherits the lock, which ends with it
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.kafka.shared", str(place)],
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+                pass_fds=(keeper.fileno(),),
+            )
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             told = json.loads((place / "ready").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            time.sleep(0.05)
-            continue
-        if "error" in told:
-            raise RuntimeError(told["error"])
-        return str(told["bootstrap"])
+            if "error" in told:
+                raise RuntimeError(told["error"])
+            return str(told["bootstrap"])
+        time.sleep(0.05)
     raise RuntimeError("the keeper of the broker does not answer")
 
 
 def _keep(place: Path) -> None:
-    """Run the broker until nobody holds the lock. The keeper's own lock is inherited and ends with this process."""
+    """Run the broker until nobody holds the lock."""
     ready = place / "ready"
+    users = (place / "users").open("a")
     with tempfile.TemporaryDirectory(prefix="kafka-node-") as directory:
         node = Node(Path(directory) / "node")
         try:
             try:
                 node.start()
+                ready.write_text(json.dumps({"bootstrap": node.bootstrap}))
             except Exception as error:
                 ready.write_text(json.dumps({"error": str(error)}))
-                return
-            ready.write_text(json.dumps({"bootstrap": node.bootstrap}))
-            with (place / "users").open("a") as users:
-                while True:
-                    time.sleep(LOOK_SECONDS)
-                    try:
-                        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        continue
-            ready.unlink(missing_ok=True)
+            while True:
+                time.sleep(LOOK_SECONDS)
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
         finally:
+            ready.unlink(missing_ok=True)
             node.kill()
 
 

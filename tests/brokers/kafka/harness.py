@@ -17,6 +17,10 @@ from bridge.config.brokers import KafkaBrokerConfig
 NEVER = "1d"
 """A commit interval that no test sees the end of: only flush, revoke and close commit."""
 
+TOPICS = {"orders", "orders.dlq", "dead-orders-letters", "shared", "two", *(f"topic-{number}" for number in range(5))}
+GROUPS = {"bridge", "operators", "a", "b", "late", "g"}
+"""What the contract suites name."""
+
 
 def unique(name: str) -> str:
     """A name that no other test has."""
@@ -72,16 +76,16 @@ class KafkaHarness:
             await admin.close()
 
     async def clear(self) -> None:
-        """Delete all topics and groups."""
+        """Delete the topics and groups that the contract suites name; the cluster may have others."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:
-            topics = [topic for topic in await admin.list_topics() if not topic.startswith("__")]
+            topics = [topic for topic in await admin.list_topics() if topic in TOPICS]
             if topics:
                 await admin.delete_topics(topics)
             while set(await admin.list_topics()) & set(topics):
                 await asyncio.sleep(0.02)
-            groups = [group for group, _ in await admin.list_consumer_groups()]
+            groups = [group for group, _ in await admin.list_consumer_groups() if group in GROUPS]
             if groups:
                 node = await admin.find_coordinator(groups[0])
                 await admin._send_request(_DeleteGroups(groups), node)

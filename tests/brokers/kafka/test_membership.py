@@ -12,6 +12,8 @@ from bridge.errors import PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 
+pytestmark = pytest.mark.prove
+
 
 async def test_a_static_member_comes_back_without_a_rebalance(harness: KafkaHarness) -> None:
     topic = unique("static")

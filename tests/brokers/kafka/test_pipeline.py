@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from bridge.app.watch import SourceView
 from bridge.commands import Command
 from bridge.errors import EngineUnavailable, InstanceNotFound
@@ -12,6 +14,8 @@ from tests.brokers.consumer import PATIENCE
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.pipeline.harness import Bench, message, offsets_by_key
+
+pytestmark = pytest.mark.prove
 
 
 def outcomes(bench: Bench) -> dict[str, int]:

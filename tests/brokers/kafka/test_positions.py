@@ -192,7 +192,7 @@ async def test_a_missing_topic_is_named(harness: KafkaHarness) -> None:
     broker = await harness.broker(create_topics=False)
     topic = unique("nowhere")
     with pytest.raises(BrokerError, match=f"no topic {topic}; create it, or set `create_topics: true`"):
-        await broker.subscribe(SubscribeOptions((topic,), "g"), Assignments())
+        await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
 
 
 async def test_a_topic_made_anew_is_read_from_its_beginning(harness: KafkaHarness) -> None:
