@@ -44,9 +44,9 @@ from tests.kafka.node import Node
 
 STARTS = 4000
 IGNORED = 40_000
-BACKLOG = 100_000
+BACKLOG = 1_000_000
 LATENCIES = 1000
-ROUNDS = 3
+ROUNDS = 5
 
 CONFIG = """
 engine: {{type: {engine}}}

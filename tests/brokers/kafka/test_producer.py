@@ -64,12 +64,12 @@ async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaH
 async def test_a_dead_producer_is_replaced(harness: KafkaHarness) -> None:
     topic = unique("dead")
     broker = await harness.broker()
-    await broker.publish(topic, numbered(1))
+    await broker.publish(topic, numbered(1, 0, b"k"))
     producer = broker._producer._current
     # Skip a sequence number, as a batch that was given up does
     producer._txn_manager.increment_sequence_number(next(iter(producer._txn_manager._sequence_numbers)), 5)
     for number in range(1, 9):
-        await broker.publish(topic, numbered(1, number))
+        await broker.publish(topic, numbered(1, number, b"k"))
     assert broker._producer.replaced == 1
     deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 9)
     assert sorted(numbers(deliveries)) == list(range(9))
