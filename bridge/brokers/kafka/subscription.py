@@ -10,7 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from bridge.brokers.base import Listener, SubscribeOptions
 from bridge.brokers.kafka.assignment import Assignment
@@ -20,7 +20,7 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.range import OutOfRange
-from bridge.errors import BrokerUnavailable
+from bridge.errors import BrokerUnavailable, PartitionRevoked
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ POLL_SECONDS = 1.0
 WATCH_SECONDS = 1.0
 PING_SECONDS = 10.0
 """How long nothing may be read before the cluster is asked whether it is there: the client waits silently."""
+
+REOPEN_AFTER = 3
+"""Failures in a row after which the client is replaced: its tasks do not come back from what they did not expect."""
 
 
 class KafkaSubscription:
@@ -67,6 +70,8 @@ class KafkaSubscription:
         self._out_of_range = OutOfRange(options.on_out_of_range)
         self._consumer: Any = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._failures = 0
         self._closing: asyncio.Task[None] | None = None
         self._away = ""
 
@@ -112,9 +117,18 @@ class KafkaSubscription:
             await close(consumer.stop)
             raise
         self._polled = self._read = asyncio.get_running_loop().time()
-        self._tasks = [
-            asyncio.create_task(self._commits.keep(consumer, lambda: list(self._assignment.partitions.values())))
-        ]
+        self._committing = asyncio.create_task(
+            self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
+        )
+
+    async def _shut(self, *, tell: bool) -> None:
+        """Commit, give the partitions up, and end the client."""
+        if self._committing is not None:
+            self._committing.cancel()
+            await asyncio.wait([self._committing])
+            self._committing = None
+        await self._assignment.release(self._connection.config.rebalance_timeout / 2, tell=tell)
+        await close(self._consumer.stop)
 
     async def receive(self, limit: int) -> Sequence[KafkaDelivery]:
         """See `Subscription.receive`."""
@@ -160,8 +174,23 @@ class KafkaSubscription:
         except OffsetOutOfRangeError as error:
             self._out_of_range.found(error.args[0], self._assignment.partitions)
             return {}
-        except KafkaError as error:
-            raise self._connection.translate(error, f"read as group {self._options.group}") from error
+        except (KafkaError, ConsumerStoppedError) as error:
+            self._failures += 1
+            if self._failures >= REOPEN_AFTER:
+                self._failures = 0
+                _log.warning("group %s: the client is replaced after %s", self._options.group, type(error).__name__)
+                await self._shut(tell=True)
+                await self._open()
+            found = self._connection.translate(error, f"read as group {self._options.group}")
+            # Whatever it is, it may be over at the next call
+            raise BrokerUnavailable(str(found)) from error
+        except Exception as error:
+            _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
+            raise BrokerUnavailable(
+                f"{self._connection.name}: read as group {self._options.group}: "
+                f"unexpected {type(error).__name__}, see the log"
+            ) from error
+        self._failures = 0
         if records:
             self._read = loop.time()
             self._away = ""
@@ -195,7 +224,10 @@ class KafkaSubscription:
 
     async def flush(self) -> None:
         """See `Subscription.flush`."""
-        await self._commits.commit(self._consumer, list(self._assignment.partitions.values()))
+        try:
+            await self._commits.commit(self._consumer, list(self._assignment.partitions.values()))
+        except PartitionRevoked as error:
+            raise BrokerUnavailable(str(error)) from error
 
     async def close(self) -> None:
         """See `Subscription.close`. The listener is not asked: who closes has nothing in flight, or gives it up."""
@@ -210,8 +242,7 @@ class KafkaSubscription:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._assignment.release(self._connection.config.rebalance_timeout / 2, tell=False)
-        await close(self._consumer.stop)
+        await self._shut(tell=False)
         self._on_closed()
 
     # -- what is watched beside the flow of records

@@ -100,7 +100,7 @@ class Group:
             await asyncio.sleep(0.1)
 
     def effects(self) -> dict[int, list[int]]:
-        """Numbers of the starts that the engine took as new, by key, in order."""
+        """Numbers of the starts that the engine took as new, by key."""
         found: dict[int, list[int]] = defaultdict(list)
         text = self.effects_file.read_text() if self.effects_file.exists() else ""
         for line in text.splitlines():
@@ -124,14 +124,20 @@ class Group:
             raise AssertionError(f"{last} of {self.published} were settled") from None
 
     async def check(self, may_lack: int = 0) -> None:
-        """Each start once and in order; `may_lack`: effects whose line a kill may have swallowed."""
+        """Every start was taken once, by key in order. The order is the engine's own: a member that is stopped may tell
+        late what it did in time. `may_lack`: effects whose line a kill may have swallowed.
+        """
         for key, count in self._sequence.items():
+            created = []
             for number in range(count):
-                started = await self.engine.client.get_orchestration_state(f"order-{key}-{number}")
-                assert started is not None, f"key {key}: number {number} was lost"
+                state = await self.engine.client.get_orchestration_state(f"order-{key}-{number}")
+                assert state is not None, f"key {key}: number {number} was lost"
+                created.append(state.created_at)
+            late = [number for number in range(1, count) if created[number] < created[number - 1]]
+            assert not late, f"key {key}: {late} came before those that precede them"
         effects = self.effects()
         for key, numbers in effects.items():
-            assert numbers == sorted(set(numbers)), f"key {key}: {numbers}"
+            assert len(numbers) == len(set(numbers)), f"key {key} started twice: {numbers}"
         assert self.published - may_lack <= sum(map(len, effects.values())) <= self.published
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from bridge.brokers.base import Partition, SubscribeOptions
-from bridge.errors import PartitionRevoked
+from bridge.errors import BrokerUnavailable, PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 
@@ -123,3 +123,30 @@ async def test_an_interrupted_commit_never_rewinds(harness: KafkaHarness) -> Non
         await subscription._assignment.on_partitions_revoked(())
     await asyncio.gather(flushing, return_exceptions=True)
     assert await subscription._consumer.committed(deliveries[0].partition.tp) == 10
+
+
+async def test_a_client_that_is_broken_for_good_is_replaced(harness: KafkaHarness) -> None:
+    topic = unique("broken")
+    await harness.create_topic(topic, 1)
+    listener = Assignments()
+    broker = await harness.broker()
+    await broker.publish(topic, numbered(10))
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), listener)
+    for delivery in await take(subscription, 5):
+        await delivery.complete()
+
+    async def fail(_: object) -> bool:
+        raise ZeroDivisionError
+
+    # Its coordination ends for ever with what it does not expect
+    coordinator = subscription._consumer._coordinator
+    coordinator._do_rejoin_group = fail
+    coordinator.request_rejoin()
+    again: list[int] = []
+    async with asyncio.timeout(30):
+        while again != [5, 6, 7, 8, 9]:
+            try:
+                again += numbers(await subscription.receive(10))
+            except BrokerUnavailable:
+                await asyncio.sleep(0.05)
+    assert len(listener.assigned_now) == 1
