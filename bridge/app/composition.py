@@ -95,12 +95,22 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
 
 def build_router(loaded: Loaded, source: str) -> Router:
     """The compiled rules of a source. Raises: ConfigError with every problem."""
-    validators = {
-        route.name: _schema(loaded, ("routes", index, "schema"), route.schema_file).validate
-        for index, route in enumerate(loaded.config.routes)
-        if route.schema_file is not None and source in route.from_
-    }
-    return Router.compile(source, loaded.config, loaded.locate, functions(module_base(loaded)), validators)
+    problems: list[Problem] = []
+    validators = {}
+    for index, route in enumerate(loaded.config.routes):
+        if route.schema_file is None or source not in route.from_:
+            continue
+        try:
+            validators[route.name] = _schema(loaded, ("routes", index, "schema"), route.schema_file).validate
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        router = Router.compile(source, loaded.config, loaded.locate, functions(module_base(loaded)), validators)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return router
 
 
 def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:

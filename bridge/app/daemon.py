@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -253,7 +254,8 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     except Exception as error:
         failure = error
     if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+        with suppress(BridgeError):
+            _clear(ready_file)
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
     log.info("stopped", action="stop", clean=clean)

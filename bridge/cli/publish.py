@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from bridge.message import Message
 
 
+_GIVE = "give one of --file, --data and --jsonl"
+
+
 @make(
     "publish",
     examples="""
         bridge publish orders --file order.json                       # a CloudEvent goes as it is
         bridge publish orders --type order.created --key 1001 --data '{"id": "1001", "total": 25}'
         bridge publish local/orders --raw --data 'not even JSON'      # any topic of a broker
-        bridge publish orders --jsonl events.jsonl                    # many; - is standard input
-        generate | bridge publish local/ --jsonl -                    # each line names its "topic"
+        bridge publish orders --jsonl events.jsonl                    # many
+        generate | bridge publish local/                              # each line names its "topic"
 
         A line of JSON Lines is a CloudEvent, or
         {"body": {"id": "1001"}, "key": "1001", "headers": {"source": "shop"}, "topic": "orders"}
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 @click.argument("destination", metavar="SOURCE|BROKER/TOPIC")
 @click.option("--file", "files", multiple=True, metavar="FILE", help="One message; repeatable, - is standard input.")
 @click.option("--data", metavar="TEXT", help="One message.")
-@click.option("--jsonl", metavar="FILE", help="One message per line; - is standard input.")
+@click.option("--jsonl", metavar="FILE", help="One message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data as it is, even where the source will refuse it.")
 @config_options
@@ -62,6 +65,9 @@ def command(
     The name of a source stands for its broker and its first topic. Data for a source that reads CloudEvents is wrapped
     as one when --type is given; what is a CloudEvent already goes as it is.
     """
+    piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
+    if piped:
+        jsonl = "-"
     _check(files, data, jsonl, type_, id_, raw)
     from bridge.app.composition import load_config
     from bridge.app.messages import Wishes
@@ -89,6 +95,8 @@ def command(
         return code
     finally:
         progress.close()
+    if piped and not published:
+        raise click.UsageError(f"{_GIVE}; nothing is on standard input", click.get_current_context())
     click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
     return 0
 
@@ -98,7 +106,7 @@ def _check(
 ) -> None:
     given = bool(files) + (data is not None) + (jsonl is not None)
     if given != 1:
-        raise click.UsageError("give one of --file, --data and --jsonl", click.get_current_context())
+        raise click.UsageError(_GIVE, click.get_current_context())
     if files.count("-") > 1:
         raise click.UsageError("standard input can be read once", click.get_current_context())
     if jsonl and (type_ or id_ or raw):

@@ -22,7 +22,10 @@ from bridge.cli.options import config_options
 @config_options
 @click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")
 @click.option(
-    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running, removed at the end."
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once everything is running, removed at the end.",
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
     """Run the daemon: consume the sources, call the engine, run the workflows.

@@ -20,7 +20,10 @@ from bridge.cli.options import config_options
 )
 @config_options
 @click.option(
-    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once everything is running, removed at the end."
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once everything is running, removed at the end.",
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Path | None) -> int:
     """Run the workflows only, beside one or more `bridge serve --no-worker`.

@@ -139,4 +139,15 @@ def _under(entry: Node, defaults: MappingNode) -> Node:
         return entry
     # A default for a verb's fields must not give the verb to routes that do something else.
     fitting = defaults.without(*(verb for verb in VERBS if verb not in entry))
-    return _over(fitting, entry, ())
+    return _filled(entry, fitting)
+
+
+def _filled(entry: MappingNode, defaults: MappingNode) -> MappingNode:
+    """The entry with what it leaves out, at the place where the entry is written."""
+    entries, keys = dict(defaults.entries), dict(defaults.keys)
+    for key, mark, value in entry.items():
+        under = entries.get(key)
+        if isinstance(under, MappingNode) and isinstance(value, MappingNode):
+            value = _filled(value, under)
+        entries[key], keys[key] = value, mark
+    return MappingNode(entries, keys, entry.mark)

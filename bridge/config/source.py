@@ -122,7 +122,9 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     unset: list[Problem] = []
     document = Document(interpolate(document.root, environment, document.beside, unset), directories, base)
     problems += unset
-    config = _validated(document, problems, readable, {(problem.file, problem.line, problem.column) for problem in unset})
+    config = _validated(
+        document, problems, readable, {(problem.file, problem.line, problem.column) for problem in unset}
+    )
     found = tuple(_unique(problems, list(directories)))
     whole = config is not None
     if config is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable
 
@@ -68,10 +69,13 @@ class Web:
             await site.start()
         except OSError as error:
             await runner.cleanup()
+            # asyncio says it at length
+            why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
             what = (
-                f"cannot listen on {self._settings.host}:{self._settings.port}: {error.strerror}; choose another port"
+                f"cannot listen on {self._settings.host}:{self._settings.port}: {why}; "
+                "choose another port, or 0 for any free one"
             )
-            raise ConfigError([Problem("configuration", 0, 0, "ops.http", what)]) from None
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what)]) from None
         self._runner = runner
         self._port = int(runner.addresses[0][1])
 

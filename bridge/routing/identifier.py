@@ -2,7 +2,7 @@
 
 The limits are those of the Durable Task storage providers: at most 256 characters, no control characters, and none of
 `/ \\ # ?`. Ids that begin with `@` are entities and those that begin with `bridge:` are the bridge's own, so that no
-payload can reach them.
+payload can reach them. What is refused is not repeated in the error: it may be any part of a payload.
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ RESERVED_PREFIXES = ("@", "bridge:")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_SHOWN = 60
 _LONGEST_DELAY = 3650 * 86400.0
-
-
-def shown(text: str) -> str:
-    """An id for a message to people: quoted, without control characters, at most 60 characters."""
-    quoted = ascii(text) if _CONTROL.search(text[:_SHOWN]) else f"'{text[:_SHOWN]}'"
-    return quoted if len(quoted) <= _SHOWN and len(text) <= _SHOWN else f"{quoted[: _SHOWN - 2]}…'"
 
 
 def check_instance_id(text: str) -> str:
@@ -37,15 +30,13 @@ def check_instance_id(text: str) -> str:
     if not text:
         raise InvalidCommand("the instance id is empty")
     if len(text) > LONGEST:
-        raise InvalidCommand(
-            f"the instance id {shown(text)} has {len(text)} characters; at most {LONGEST} are possible"
-        )
+        raise InvalidCommand(f"the instance id has {len(text)} characters; at most {LONGEST} are possible")
     if text.startswith(RESERVED_PREFIXES):
         owner = "entities" if text[0] == "@" else "the bridge's own instances"
         prefix = "@" if text[0] == "@" else "bridge:"
-        raise InvalidCommand(f"the instance id {shown(text)} begins with {prefix!r}, which is kept for {owner}")
+        raise InvalidCommand(f"the instance id begins with {prefix!r}, which is kept for {owner}")
     if found := _FORBIDDEN.search(text):
-        raise InvalidCommand(f"the instance id {shown(text)} holds {_character(found[0])}, which ids cannot have")
+        raise InvalidCommand(f"the instance id holds {_character(found[0])}, which ids cannot have")
     return text
 
 
@@ -54,9 +45,9 @@ def check_name(text: str, what: str) -> str:
     if not text.strip():
         raise InvalidCommand(f"{what} is empty")
     if len(text) > LONGEST:
-        raise InvalidCommand(f"{what} {shown(text)} has {len(text)} characters; at most {LONGEST} are possible")
+        raise InvalidCommand(f"{what} has {len(text)} characters; at most {LONGEST} are possible")
     if found := _CONTROL.search(text):
-        raise InvalidCommand(f"{what} {shown(text)} holds {_character(found[0])}, which names cannot have")
+        raise InvalidCommand(f"{what} holds {_character(found[0])}, which names cannot have")
     return text
 
 
@@ -65,12 +56,12 @@ def check_entity(entity: str, key: str) -> None:
     check_name(entity, "the entity name")
     if "@" in entity or (found := _FORBIDDEN.search(entity)):
         character = "an @" if "@" in entity else _character(found[0] if found else "")
-        raise InvalidCommand(f"the entity name {shown(entity)} holds {character}, which entity names cannot have")
+        raise InvalidCommand(f"the entity name holds {character}, which entity names cannot have")
     check_name(key, "the entity key")
     if found := _FORBIDDEN.search(key):
-        raise InvalidCommand(f"the entity key {shown(key)} holds {_character(found[0])}, which ids cannot have")
+        raise InvalidCommand(f"the entity key holds {_character(found[0])}, which ids cannot have")
     if len(entity) + len(key) + 2 > LONGEST:
-        raise InvalidCommand(f"the entity id @{shown(entity)}@{shown(key)} has more than {LONGEST} characters")
+        raise InvalidCommand(f"the entity id has more than {LONGEST} characters")
 
 
 def parse_time(text: str, what: str) -> datetime:

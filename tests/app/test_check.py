@@ -113,6 +113,31 @@ def test_what_does_not_load_hides_nothing_of_the_rest(config: Path) -> None:
     assert "no constant prefix" in what
 
 
+def test_a_broken_schema_hides_no_rule(config: Path) -> None:
+    config.with_name("none.json").write_text('{"type": "nonsense"}')
+    config.write_text(
+        CONFIG.replace("payload.name != ''", "payload.name =! ''")
+        + """
+  - {name: checked, from: orders, match: {type: x}, schema: none.json, ignore: {}}
+"""
+    )
+    assert {path for _, path, _ in found(check([config]))} == {"routes[0].when", "routes[3].schema"}
+
+
+def test_what_is_wrong_with_an_entry_is_placed_there_and_not_at_the_defaults(config: Path) -> None:
+    config.write_text(
+        CONFIG
+        + """
+  - {name: all, from: plain, ignore: {}}
+  - {name: never, from: plain, ignore: {}}
+defaults: {route: {engine: default}}
+"""
+    )
+    assert [(line, path) for line, path, what in found(check([config]), "warning") if "never reached" in what] == [
+        (line_of(config, "name: never"), "routes[4]")
+    ]
+
+
 def test_no_import_runs_no_code_of_the_project(config: Path) -> None:
     flows = config.with_name("commanded_flows.py")
     config.write_text(

@@ -73,6 +73,12 @@ def test_json_lines(publish: Publish, config: Path) -> None:
     assert {message.body for message in messages} == {b'{"n":1}', EVENT.encode(), b"{broken"}
 
 
+def test_json_lines_on_standard_input(publish: Publish, config: Path) -> None:
+    result = publish("orders", input=f"{EVENT}\n{EVENT}\n")
+    assert (result.exit_code, result.stdout) == (0, "2 messages published to local/orders\n")
+    assert [message.body for message in arrived(config, "orders", 2)] == [EVENT.encode()] * 2
+
+
 def test_json_lines_name_their_topics(publish: Publish, config: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"topic": topic, "body": number}) for number, topic in enumerate("aab")]
     (tmp_path / "lines.jsonl").write_text("\n".join(lines))

@@ -132,7 +132,7 @@ async def test_a_bug_is_answered_without_its_text(web: Web, http: aiohttp.Client
 
 async def test_a_taken_port_is_a_configuration_error(web: Web, answers: Answers) -> None:
     second = Web(HttpConfig(port=web.port), answers.health, answers.metrics)
-    with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{web.port}.*choose another port"):
+    with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{web.port}: address already in use; choose"):
         await second.start()
     await second.stop()
 
