@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench lock clean help
+.PHONY: demo test prove-kafka check bench lock clean help
 
 help: ## this text
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "durable-bridge needs Python 3.11 or newer; set PYTHON=...")'
@@ -24,6 +24,9 @@ demo: .venv/runtime ## the main job on embedded parts, ends with a table
 test: .venv/dev ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
+	$(BIN)/python -m pytest -m prove tests/brokers/kafka
+
 check: .venv/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,9 +37,9 @@ bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json
 
 lock: ## renew the lock files
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group build pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## remove what was built

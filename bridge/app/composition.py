@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.brokers.base import Broker, SubscribeOptions
@@ -11,6 +12,7 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
 from bridge.engines import factory
 from bridge.engines.base import Engine
@@ -80,7 +82,15 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 def build_broker(loaded: Loaded, name: str) -> Broker:
     """A broker, not started."""
     config = loaded.config.brokers[name]
-    return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+    if isinstance(config, LocalBrokerConfig):
+        return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+    try:
+        from bridge.brokers.kafka import KafkaBroker  # its client comes with an extra
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[kafka]'"
+        raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
+    return KafkaBroker(name, config, lambda field, value: loaded.resolve(("brokers", name, "tls", field), value))
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -154,9 +164,12 @@ def build_source(
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
+    subscribe = SubscribeOptions(config.topics, config.group, config.start, config.dead_letter)
+    if config.kafka is not None:
+        subscribe = replace(subscribe, **config.kafka.model_dump())
     settings = SourceSettings(
         name=name,
-        subscribe=SubscribeOptions(config.topics, config.group, config.start, config.dead_letter),
+        subscribe=subscribe,
         ordering=config.ordering,
         retry=RetryPolicy(
             config.retry.initial,

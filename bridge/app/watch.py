@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge import __version__
+from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
@@ -102,10 +103,29 @@ class SourceView:
             behind = lag.get((partition.topic, partition.number), 0)
             yield partition.topic, partition.number, partition.gap, behind
 
+    @property
+    def rebalances(self) -> int:
+        return self._observed.rebalances if self._observed else 0
+
+    @property
+    def skipped(self) -> int:
+        return self._observed.skipped if self._observed else 0
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        return self._observed.commits if self._observed else (0, 0.0)
+
+    @property
+    def _observed(self) -> ObservedSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, ObservedSubscription) else None
+
     def reading(self) -> SourceReading:
         """For health."""
         ledger = self._ledger
         holds = dict(self._source.gate.holds)
+        if self._observed is not None:
+            holds |= self._observed.stopped()
         paused = holds.pop("fuse", None)
         behind = sum(lag for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())

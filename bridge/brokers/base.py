@@ -112,12 +112,19 @@ class SubscribeOptions:
 
     topics: one or more names. group: consumer group. start: `earliest` or `latest`, where a group has no position yet.
     dead_letter: topic for dead letters, `{topic}` stands for the origin's name.
+    What follows is Kafka's. pattern: regular expression that names the topics instead. instance_id: a name that keeps
+    this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`. on_out_of_range: `stop`,
+    `earliest` or `latest`.
     """
 
     topics: tuple[str, ...]
     group: str
     start: str = "earliest"
     dead_letter: str = "{topic}.dlq"
+    pattern: str | None = None
+    instance_id: str | None = None
+    isolation: str = "read_committed"
+    on_out_of_range: str = "stop"
 
 
 class Subscription(Protocol):
@@ -140,6 +147,28 @@ class Subscription(Protocol):
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Per assigned (topic, partition): records behind the end that are not completed, as last known."""
+        ...
+
+
+@runtime_checkable
+class ObservedSubscription(Protocol):
+    """What a subscription may tell of itself beside its lag, for readiness and metrics."""
+
+    def stopped(self) -> dict[str, str]:
+        """What makes no progress though it should, by partition or part, with a sentence for a person."""
+        ...
+
+    @property
+    def rebalances(self) -> int: ...
+
+    @property
+    def skipped(self) -> int:
+        """Records passed over because the broker no longer had them."""
+        ...
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        """How many commits there were, and the seconds they took together."""
         ...
 
 

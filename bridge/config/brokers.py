@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
-from bridge.config.types import Duration, Integer, Model, Name, Topic
+from bridge.config.types import Duration, Integer, Model, Name, Size, Topic
 
 
 class LocalBrokerConfig(Model):
@@ -19,8 +20,91 @@ class LocalBrokerConfig(Model):
     commit_interval: Duration = Field(0.05, description="How long completed records may wait to be committed together.")
 
 
-BrokerConfig = LocalBrokerConfig
-"""Every kind of broker; becomes a union discriminated on `type` when there is more than one."""
+class KafkaTlsConfig(Model):
+    """TLS to Kafka; `{}` trusts what the system trusts."""
+
+    ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
+    certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
+    key: str | None = Field(None, min_length=1, description="File of its key, PEM; null: in `certificate` too.")
+    key_password: SecretStr | None = Field(None, description="Password of the key.")
+    check_hostname: bool = Field(True, description="Whether the server's name must be the certificate's.")
+
+
+class KafkaSaslConfig(Model):
+    """Who we are."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        description="How it is proven."
+    )
+    username: str | None = Field(None, description="For PLAIN and SCRAM.")
+    password: SecretStr | None = Field(None, description="For PLAIN and SCRAM.")
+    token: str | None = Field(
+        None,
+        pattern=r"^(azure|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="For OAUTHBEARER: `azure`, or `module:function` that returns a token and when it expires.",
+    )
+    scope: str | None = Field(None, description="Scope of an azure token; null: that of the first server's name.")
+    client_id: str | None = Field(None, description="Client id of an azure managed identity.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> KafkaSaslConfig:
+        if self.mechanism == "OAUTHBEARER":
+            if self.token is None:
+                raise ValueError("OAUTHBEARER needs `token`")
+        elif self.username is None or self.password is None:
+            raise ValueError(f"{self.mechanism} needs `username` and `password`")
+        return self
+
+
+def _hosts(value: Any) -> Any:
+    hosts = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    for host in hosts if isinstance(hosts, list | tuple) else ():
+        if not isinstance(host, str) or re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", host) is None:
+            raise ValueError(f"{host!r} is not a server; write host:port")
+    return hosts
+
+
+_HOSTS_SCHEMA = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    "examples": ["localhost:9092", ["kafka-1:9092", "kafka-2:9092"]],
+}
+
+
+class KafkaBrokerConfig(Model):
+    """A Kafka cluster, or what speaks its protocol; needs the extra `kafka`."""
+
+    type: Literal["kafka"] = Field(description="The kind of broker.")
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts), WithJsonSchema(_HOSTS_SCHEMA)] = Field(
+        alias="bootstrap_servers",
+        min_length=1,
+        description="Servers to begin with, `host:port`; a list, or text with commas.",
+    )
+    client_id: str = Field("durable-bridge", min_length=1, description="What the cluster's logs and quotas call us.")
+    tls: KafkaTlsConfig | None = Field(None, description="TLS; null: none.")
+    sasl: KafkaSaslConfig | None = Field(None, description="Authentication; null: none.")
+    create_topics: bool = Field(False, description="Make topics that are missing, dead-letter topics among them.")
+    partitions: Integer = Field(4, ge=1, description="Partitions of topics that are made.")
+    replication: Integer | None = Field(
+        None, ge=1, description="Replicas of topics that are made; null: 3, or as many as there are nodes."
+    )
+    commit_interval: Duration = Field(1.0, gt=0, description="How long completed records wait to be committed.")
+    session_timeout: Duration = Field(30.0, ge=1, description="How long a silent member keeps its partitions.")
+    rebalance_timeout: Duration = Field(60.0, ge=1, description="How long a hand-over may take.")
+    max_poll_interval: Duration = Field(300.0, ge=1, description="How long a member may read nothing.")
+    metadata_max_age: Duration = Field(60.0, ge=0.1, description="How soon new topics and partitions are noticed.")
+    request_timeout: Duration = Field(20.0, gt=0, description="Deadline of one request.")
+    fetch_bytes: Size = Field(16777216, ge=1024, description="Fetched from one node at once.")
+    fetch_partition_bytes: Size = Field(
+        1048576, ge=1024, description="Fetched ahead from one partition; a larger record passes all the same."
+    )
+    publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
+    max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
+    linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
+
+
+BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig, Field(discriminator="type")]
+"""Every kind of broker."""
 
 
 class TargetConfig(Model):

@@ -29,12 +29,27 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             broker = _mapping(entry).get("broker")
             if isinstance(broker, str) and broker not in sections["brokers"]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
+    yield from _kafka(sections["sources"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
     elif not routes:
         yield replace(locate(("routes",), "there are no routes: no message leads to anything"), severity="warning")
+
+
+def _kafka(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        kind = _mapping(brokers.get(str(source.get("broker")))).get("type", "kafka")
+        kafka = source.get("kafka")
+        if kafka is not None and kind != "kafka":
+            yield locate(("sources", name, "kafka"), f"the broker `{source['broker']}` is of type {kind}, not kafka")
+        pattern = _mapping(kafka).get("pattern")
+        if source.get("topics") == [] and pattern is None:
+            yield locate(("sources", name, "topics"), "must have at least one entry")
+        elif source.get("topics") and pattern is not None:
+            yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
 
 
 def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:

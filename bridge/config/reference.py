@@ -74,6 +74,11 @@ vars: {currency: EUR, limits: {large: 1000}}
 
 brokers:
   local: {type: local, path: .bridge/broker, retention: 7d}
+  events:
+    type: kafka
+    bootstrap_servers: "${KAFKA_BOOTSTRAP:-localhost:9092}"
+    tls: {ca: certificates/kafka-ca.pem}
+    sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
@@ -102,9 +107,13 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig),
     "workflows": (engines.WorkflowsConfig,),
-    "brokers": (brokers.LocalBrokerConfig,),
+    "brokers": (
+        brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
+    ),
     "targets": (brokers.TargetConfig,),
-    "sources": (sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig),
+    "sources": (
+        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
+    ),
     "routes": (
         routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
         routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
@@ -116,6 +125,8 @@ _HEADINGS = {
     engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
     brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+    sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
+    brokers.KafkaSaslConfig: "sasl",
     routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 

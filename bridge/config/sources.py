@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -57,11 +58,36 @@ class LimitsConfig(Model):
     )
 
 
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+class KafkaSourceConfig(Model):
+    """What only a Kafka source has."""
+
+    pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(
+        None, min_length=1, description="Regular expression at the start of topic names, beside which `topics` is `[]`."
+    )
+    instance_id: Topic | None = Field(
+        None, description="Static membership: a name, of this process alone, that keeps its partitions over a restart."
+    )
+    isolation: Literal["read_committed", "read_uncommitted"] = Field(
+        "read_committed", description="Whether records of unfinished transactions are read."
+    )
+    on_out_of_range: Literal["stop", "earliest", "latest"] = Field(
+        "stop", description="When the group's position is gone: stop the partition, unready, or go on there and count."
+    )
+
+
 class SourceConfig(Model):
     """One stream of messages and how it is read."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
-    topics: tuple[Topic, ...] = Field(min_length=1, description="Topics to read.")
+    topics: tuple[Topic, ...] = Field(description="Topics to read.")
     group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
     codec: Literal["cloudevents", "json", "text", "bytes"] = Field(
@@ -83,3 +109,4 @@ class SourceConfig(Model):
     retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
     retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
     limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")
+    kafka: KafkaSourceConfig | None = Field(None, description="What only a Kafka source has.")

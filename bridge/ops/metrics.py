@@ -65,6 +65,16 @@ class SourceStats(Protocol):
     @property
     def critical(self) -> HistogramLike: ...
 
+    @property
+    def rebalances(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        """How many commits there were, and the seconds they took together."""
+        ...
+
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag."""
         ...
@@ -143,6 +153,20 @@ _COUNTERS: tuple[_Counter, ...] = (
         "Locks that passed before their delivery was settled.",
         (),
         _single(lambda source: source.locks_lost),
+    ),
+    ("bridge_rebalances", "Times the group gave out its partitions.", (), _single(lambda source: source.rebalances)),
+    (
+        "bridge_skipped",
+        "Records passed over because the broker no longer had them.",
+        (),
+        _single(lambda source: source.skipped),
+    ),
+    ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
+    (
+        "bridge_commit_seconds",
+        "Seconds that commits took together.",
+        (),
+        _single(lambda source: source.commits[1]),
     ),
     (
         "bridge_commands",

@@ -48,7 +48,7 @@ WRONG = """\
 engin: {type: embedded}
 engines: {default: {type: embeded}, b: {type: embedded, retension: 7d, worker: {threads: true}}, c: {path: x}}
 brokers:
-  kafka: {type: kafka, bootstrap: x}
+  kafka: {type: rabbit, bootstrap: x}
   bus: {type: local, partitions: many, retention: 30, colour: red}
   "my name": {type: local}
 sources:
@@ -84,7 +84,7 @@ EXPECTED = [
     (2, 57, "engines.b.retension", "did you mean `retention`?"),
     (2, 90, "engines.b.worker.threads", "expected a number, found a boolean"),
     (2, 98, "engines.c", "the key `type` is missing"),
-    (4, 17, "brokers.kafka.type", "unknown type `kafka`; known types: local"),
+    (4, 3, "brokers.kafka", "unknown type `rabbit`; known types: local, kafka"),
     (5, 34, "brokers.bus.partitions", "expected a whole number, found text: many"),
     (5, 51, "brokers.bus.retention", "30 is not a duration"),
     (5, 55, "brokers.bus.colour", "unknown key `colour`; known: type, path"),

@@ -26,6 +26,9 @@ class Stats:
     in_flight_bytes: int = 0
     queued: int = 0
     locks_lost: int = 0
+    rebalances: int = 0
+    skipped: int = 0
+    commits: tuple[int, float] = (0, 0.0)
     held: bool = False
     paused: bool = False
     processing: Histogram = field(default_factory=Histogram)
@@ -63,6 +66,9 @@ def test_every_number_is_exported_with_its_labels() -> None:
         in_flight_bytes=4096,
         queued=2,
         locks_lost=1,
+        rebalances=2,
+        skipped=3,
+        commits=(4, 0.5),
         held=True,
     )
     stats.processing.observe(0.001)
@@ -83,6 +89,10 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_retries_total") == 3
     assert value("bridge_bugs_total") == 2
     assert value("bridge_locks_lost_total") == 1
+    assert value("bridge_rebalances_total") == 2
+    assert value("bridge_skipped_total") == 3
+    assert value("bridge_commits_total") == 4
+    assert value("bridge_commit_seconds_total") == 0.5
     assert value("bridge_in_flight") == 3
     assert value("bridge_in_flight_bytes") == 4096
     assert value("bridge_queued") == 2

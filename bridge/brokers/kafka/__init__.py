@@ -1,0 +1,5 @@
+"""Kafka, on aiokafka. Needs the extra `kafka`."""
+
+from bridge.brokers.kafka.broker import KafkaBroker
+
+__all__ = ["KafkaBroker"]

@@ -1,0 +1,92 @@
+"""The Kafka broker's front: start and stop, publish and subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.kafka.cluster import Cluster
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.dead_letters import DeadLetters
+from bridge.brokers.kafka.producer import Producer
+from bridge.brokers.kafka.subscription import KafkaSubscription
+from bridge.config.brokers import KafkaBrokerConfig
+from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.message import Message
+
+FEATURES = Features("kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
+
+
+class KafkaBroker:
+    """Implements `bridge.brokers.base.Broker` on a Kafka cluster."""
+
+    features = FEATURES
+
+    def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
+        """resolve: from a field below `tls` and its value to a path."""
+        self.name = name
+        self._connection = Connection(name, config, resolve)
+        self._cluster = Cluster(self._connection)
+        self._producer = Producer(self._connection)
+        self._subscriptions: set[KafkaSubscription] = set()
+
+    async def start(self) -> None:
+        """See `Broker.start`. Raises: BrokerUnavailable, BrokerError when a certificate cannot be read."""
+        await self._cluster.start()
+
+    async def stop(self) -> None:
+        """See `Broker.stop`. Closes the subscriptions that are open."""
+        for subscription in tuple(self._subscriptions):
+            await subscription.close()
+        await self._producer.stop()
+        await self._cluster.stop()
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        """See `Broker.publish`. Records with one key go to one partition, the one that Java clients choose.
+
+        Raises: BrokerUnavailable, PublishFailed.
+        """
+        if not messages:
+            return
+        try:
+            await self._cluster.ensure({topic})
+        except BrokerUnavailable:
+            raise
+        except BrokerError as error:
+            raise PublishFailed(str(error)) from error
+        try:
+            await self._producer.publish(topic, messages)
+        except BrokerUnavailable:
+            self._cluster.forget(topic)
+            raise
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        return await self._cluster.topics()
+
+    async def create_topic(self, name: str, partitions: int) -> None:
+        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        await self._cluster.create_topic(name, partitions)
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
+        """See `Broker.subscribe`. Returns once the group has given us our share.
+
+        Raises: BrokerUnavailable, BrokerError when a topic is missing.
+        """
+        await self._cluster.ensure(options.topics)
+        subscription = KafkaSubscription(
+            connection=self._connection,
+            cluster=self._cluster,
+            options=options,
+            listener=listener,
+            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter),
+            closed=lambda: self._subscriptions.discard(subscription),
+        )
+        self._subscriptions.add(subscription)
+        try:
+            await subscription.start()
+        except BaseException:
+            self._subscriptions.discard(subscription)
+            raise
+        return subscription

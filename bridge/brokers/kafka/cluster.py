@@ -1,0 +1,136 @@
+"""What is asked of the cluster itself: its identity, topics, and the positions of a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.structs import OffsetAndMetadata
+
+from bridge.brokers.kafka.connection import Connection, close
+from bridge.errors import BrokerError, BrokerUnavailable
+
+_T = TypeVar("_T")
+
+_PAUSE = 0.1
+
+
+class Cluster:
+    """One administrative client."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._admin: Any = None
+        self.id = ""
+        """Identity of the cluster, known after `start`."""
+        self._known: set[str] = set()
+
+    async def start(self) -> None:
+        """Connect. Raises: BrokerUnavailable."""
+        admin = AIOKafkaAdminClient(**self._connection.arguments)
+        try:
+            await self._connection.open(admin.start)
+        except BaseException:
+            await close(admin.close)
+            raise
+        self._admin = admin
+        found = await self._ask("ask for the cluster's identity", lambda: admin.describe_cluster())
+        self.id = found.get("cluster_id") or ",".join(self._connection.config.hosts)
+
+    async def stop(self) -> None:
+        """Disconnect. Idempotent."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await close(admin.close)
+
+    async def ping(self) -> None:
+        """Raises: BrokerUnavailable when nobody answers."""
+        await self._ask("reach the cluster", lambda: self._admin.describe_cluster(), patience=0.0)
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        found = await self._ask("list the topics", lambda: self._admin.describe_topics(None))
+        return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+
+    async def create_topic(self, name: str, partitions: int) -> None:
+        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        await self._create({name}, partitions)
+        existing = (await self.topics()).get(name)
+        if existing is not None and existing != partitions:
+            raise BrokerError(f"topic {name} has {existing} partitions; their number is not changed to {partitions}")
+
+    async def ensure(self, names: Collection[str]) -> None:
+        """See that the topics exist; make them when `create_topics` says so.
+
+        Raises: BrokerError naming those that are missing, BrokerUnavailable.
+        """
+        unknown = {name for name in names if name not in self._known}
+        if not unknown:
+            return
+        there = await self.topics()
+        missing = unknown - there.keys()
+        config = self._connection.config
+        if missing and not config.create_topics:
+            listed = ", ".join(sorted(missing))
+            raise BrokerError(
+                f"{self._connection.name}: no topic {listed}; create it, or set `create_topics: true` on the broker"
+            )
+        if missing:
+            await self._create(missing, config.partitions)
+            # Until every node knows it; a client that asks one that does not yet would make it with other settings
+            await self._seen(missing)
+        self._known |= unknown
+
+    async def _seen(self, names: set[str]) -> None:
+        end = asyncio.get_running_loop().time() + self._connection.config.request_timeout
+        while not names <= (await self.topics()).keys():
+            if asyncio.get_running_loop().time() > end:
+                listed = ", ".join(sorted(names))
+                raise BrokerUnavailable(f"{self._connection.name}: {listed} was made and does not appear")
+            await asyncio.sleep(_PAUSE)
+
+    def forget(self, topic: str) -> None:
+        """A topic may have been deleted: look again before it is used."""
+        self._known.discard(topic)
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Any]:
+        """Offset and metadata by partition, where the group has a position. Raises: BrokerUnavailable."""
+        wanted = list(partitions)
+        if not wanted:
+            return {}
+
+        async def fetch() -> dict[TopicPartition, OffsetAndMetadata]:
+            return dict(await self._admin.list_consumer_group_offsets(group, partitions=wanted))
+
+        found = await self._ask(f"read the positions of group {group}", fetch)
+        return {partition: position for partition, position in found.items() if position.offset >= 0}
+
+    async def _create(self, names: Iterable[str], partitions: int) -> None:
+        replication = self._connection.config.replication
+        if replication is None:
+            there = await self._ask("ask for the nodes", lambda: self._admin.describe_cluster())
+            replication = max(1, min(3, len(there["brokers"])))
+        wanted = [NewTopic(name, partitions, replication) for name in names]
+        response = await self._ask("create topics", lambda: self._admin.create_topics(wanted))
+        for name, code, *_ in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise self._connection.translate(error(), f"create topic {name}")
+
+    async def _ask(self, what: str, question: Callable[[], Awaitable[_T]], patience: float | None = None) -> _T:
+        """Ask until there is an answer, for at most `patience` seconds (default: the request timeout)."""
+        limit = self._connection.config.request_timeout
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (limit if patience is None else patience)
+        while True:
+            try:
+                return await asyncio.wait_for(question(), limit)
+            except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+                # AttributeError: the client stumbles over its own answer where a node is away
+                if loop.time() >= end:
+                    raise self._connection.translate(error, what) from error
+            await asyncio.sleep(_PAUSE)

@@ -1,0 +1,107 @@
+"""Positions of a group on their way to the broker: gathered, bounded in time, never for a revoked partition."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.partition import KafkaPartition
+from bridge.errors import BrokerError, BrokerUnavailable, PartitionRevoked
+
+_log = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 10.0
+"""How long one commit may take; the client itself would wait for ever."""
+
+
+class Commits:
+    """One subscription's commits. The consumer may change; partitions are those that are ours at the moment."""
+
+    def __init__(self, connection: Connection, group: str, settled: Callable[[], bool]) -> None:
+        """settled: False while the client holds records that it has counted as read and we have not taken yet."""
+        self._connection = connection
+        self._group = group
+        self._settled = settled
+        self._turn = asyncio.Lock()
+        self._sending: asyncio.Task[None] | None = None
+        self._failing = False
+        self.count = 0
+        self.seconds = 0.0
+
+    async def keep(self, consumer: Any, partitions: Callable[[], Collection[KafkaPartition]]) -> None:
+        """Commit every `commit_interval`, for as long as this runs."""
+        while True:
+            await asyncio.sleep(self._connection.config.commit_interval)
+            try:
+                await self.commit(consumer, partitions())
+            except (BrokerError, PartitionRevoked) as error:
+                if not self._failing:
+                    _log.warning("group %s cannot commit, will go on trying: %s", self._group, error)
+                self._failing = True
+            else:
+                self._failing = False
+
+    async def commit(
+        self, consumer: Any, partitions: Collection[KafkaPartition], seconds: float = COMMIT_SECONDS
+    ) -> None:
+        """Return when everything completed before the call is committed.
+
+        Raises: BrokerUnavailable (it is kept for the next commit), PartitionRevoked (the group gave them away).
+        """
+        async with self._turn:
+            offsets: dict[Any, OffsetAndMetadata] = {}
+            sent: list[tuple[KafkaPartition, tuple[int, str]]] = []
+            for partition in partitions:
+                if partition.revoked:
+                    continue
+                if not partition.draining and partition.idle:
+                    await self._catch_up(consumer, partition)
+                snapshot = partition.snapshot()
+                if snapshot != partition.committed and not partition.revoked:
+                    offsets[partition.tp] = OffsetAndMetadata(*snapshot)
+                    sent.append((partition, snapshot))
+            if not offsets:
+                return
+            begun = time.monotonic()
+            self._sending = task = asyncio.create_task(consumer.commit(offsets))
+            try:
+                await asyncio.wait({task}, timeout=seconds)
+            finally:
+                self._sending = None
+                if not task.done():
+                    task.cancel()
+            if not task.done() or task.cancelled():
+                raise BrokerUnavailable(f"{self._connection.name}: group {self._group} could not commit in time")
+            error = task.exception()
+            if error is not None:
+                if not isinstance(error, KafkaError):
+                    raise error
+                raise self._connection.translate(error, f"commit of group {self._group}") from error
+            for partition, snapshot in sent:
+                partition.committed = snapshot
+            self.count += 1
+            self.seconds += time.monotonic() - begun
+
+    async def _catch_up(self, consumer: Any, partition: KafkaPartition) -> None:
+        """Past the last record there may be holes: without this the lag of an idle partition would never be zero."""
+        try:
+            position = await asyncio.wait_for(consumer.position(partition.tp), 1.0)
+        except (KafkaError, TimeoutError):
+            return
+        # Something may have been read while we waited
+        if partition.idle and not partition.draining and self._settled():
+            partition.caught_up(position)
+
+    def interrupt(self) -> None:
+        """Give up the commit that is under way: repeated by the client after a rebalance, it would rewind a position
+        that is another member's by then.
+        """
+        if self._sending is not None:
+            self._sending.cancel()

@@ -1,0 +1,89 @@
+"""How aiokafka's clients are made and opened, and why they could not be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from bridge.brokers.kafka import security
+from bridge.brokers.kafka.faults import translate
+from bridge.config.brokers import KafkaBrokerConfig
+from bridge.errors import BridgeError, BrokerUnavailable
+
+_log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""How long a client may take to close before it is left alone: one whose broker hangs never would."""
+
+
+class Connection:
+    """Arguments that all clients of one broker share."""
+
+    def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
+        self.name = name
+        self.config = config
+        self._resolve = resolve
+        self._arguments: dict[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Raises: BrokerError when a certificate cannot be read."""
+        if self._arguments is None:
+            config = self.config
+            self._arguments = {
+                "bootstrap_servers": list(config.hosts),
+                "client_id": config.client_id,
+                "request_timeout_ms": int(config.request_timeout * 1000),
+                "metadata_max_age_ms": int(config.metadata_max_age * 1000),
+                **security.arguments(self.name, config, self._resolve),
+            }
+        return self._arguments
+
+    async def open(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a client. Raises: BrokerUnavailable with the cause, which the client itself tells only its log."""
+        causes = _Causes()
+        logger = logging.getLogger("aiokafka")
+        logger.addHandler(causes)
+        try:
+            await start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            cause = causes.last or error
+            if isinstance(cause, BridgeError):
+                raise cause from error
+            raise self.translate(cause, f"cannot connect to {','.join(self.config.hosts)}") from error
+        finally:
+            logger.removeHandler(causes)
+
+    def translate(self, error: BaseException, what: str) -> BridgeError:
+        """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
+        found = translate(error, f"{self.name}: {what}")
+        if found is None:
+            _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
+            found = BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")
+        return found
+
+
+class _Causes(logging.Handler):
+    """Remembers the last exception that was logged as an argument."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for argument in record.args or ():
+            if isinstance(argument, BaseException):
+                self.last = argument
+
+
+async def close(stop: Callable[[], Coroutine[Any, Any, None]], seconds: float = CLOSE_SECONDS) -> None:
+    """Stop a client within a bound. Never raises for what the client meets on its way out."""
+    try:
+        await asyncio.wait_for(stop(), seconds)
+    except (KafkaError, OSError, TimeoutError) as error:
+        _log.warning("a Kafka client did not close cleanly: %s: %s", type(error).__name__, error)

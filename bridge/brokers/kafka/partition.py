@@ -1,0 +1,166 @@
+"""One partition for as long as it is ours: what is handed out, what is done, what may be committed."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from bridge.brokers.kafka import progress
+from bridge.brokers.kafka.dead_letters import DeadLetters
+from bridge.brokers.kafka.delivery import KafkaDelivery
+from bridge.brokers.offsets import OffsetTracker
+from bridge.message import Message
+
+
+class KafkaPartition:
+    """Implements `bridge.brokers.base.Partition`. A new object for every assignment: the object is the epoch."""
+
+    __slots__ = (
+        "_changed", "_next", "_paused", "_returned", "_start", "_tracker", "_waiting", "cluster", "committed",
+        "dead_letters", "draining", "number", "revoked", "stopped", "topic", "tp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tp: TopicPartition,
+        *,
+        cluster: str,
+        start: int,
+        done: Iterable[int],
+        committed: tuple[int, str] | None,
+        dead_letters: DeadLetters,
+        changed: Callable[[], None],
+    ) -> None:
+        """start: offset to begin at. done: offsets above it that an earlier epoch completed.
+        committed: what the group's position is now. `changed` is called when there may be something to hand out.
+        """
+        self.tp = tp
+        self.topic: str = tp.topic
+        self.number: int = tp.partition
+        self.cluster = cluster
+        self.committed = committed
+        self.dead_letters = dead_letters
+        self.revoked = False
+        self.draining = False
+        self.stopped = ""
+        """Why nothing is read from it any more; empty while it is."""
+        self._start = self._next = start
+        self._tracker = OffsetTracker(done)
+        self._changed = changed
+        self._paused = False
+        self._returned: list[tuple[int, Message]] = []
+        self._waiting: deque[Any] = deque()
+
+    @property
+    def gap(self) -> int:
+        """Records handed out since the committable prefix ended."""
+        return self._tracker.gap
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether more is wanted of it."""
+        return not (self._paused or self.draining or self.stopped)
+
+    def pause(self) -> None:
+        """Hand out no more; the client keeps what it fetched ahead, which is bounded."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Hand out again."""
+        if self._paused:
+            self._paused = False
+            self._changed()
+
+    def drain(self) -> None:
+        """Hand out no more, for good: the partition is about to be revoked."""
+        self.draining = True
+        self._waiting.clear()
+        self._returned.clear()
+
+    def add(self, records: Iterable[Any], limit: int, into: list[KafkaDelivery]) -> None:
+        """Hand out what the client fetched, up to `limit` in `into`; what is not wanted now waits here."""
+        if self.draining:
+            return
+        if not self.fetchable or self._waiting:
+            self._waiting.extend(records)
+            return
+        fetched = self._tracker.fetched
+        offset = self._next - 1
+        for record in records:
+            if len(into) >= limit:
+                self._waiting.append(record)
+                continue
+            offset = record.offset
+            if fetched(offset):
+                into.append(KafkaDelivery(_message(record), self, offset))
+        self._next = offset + 1
+
+    def keep(self, records: Iterable[Any]) -> None:
+        """Keep for later what the client gave and nobody wants now."""
+        if not self.draining:
+            self._waiting.extend(records)
+
+    def take(self, limit: int, into: list[KafkaDelivery]) -> None:
+        """Hand out what waits here, up to `limit` in `into`."""
+        if not self.fetchable:
+            return
+        while self._returned and len(into) < limit:
+            offset, message = self._returned.pop(0)
+            into.append(KafkaDelivery(message, self, offset))
+        while self._waiting and len(into) < limit:
+            record = self._waiting.popleft()
+            self._next = record.offset + 1
+            if self._tracker.fetched(record.offset):
+                into.append(KafkaDelivery(_message(record), self, record.offset))
+
+    def give_back(self, offset: int, message: Message) -> None:
+        """A delivery was abandoned: hand the record out again, before all later ones."""
+        if not self.draining:
+            insort(self._returned, (offset, message), key=lambda returned: returned[0])
+            self._changed()
+
+    def complete(self, offset: int) -> None:
+        """A delivery is done."""
+        self._tracker.complete(offset)
+
+    @property
+    def idle(self) -> bool:
+        """Everything that was fetched is done: the client's own position may be committed, past any holes."""
+        return not (self._tracker.gap or self._waiting or self._returned)
+
+    def caught_up(self, position: int) -> None:
+        """While idle: the client stands at `position`."""
+        self._next = max(self._next, position)
+
+    def snapshot(self) -> tuple[int, str]:
+        """Offset and metadata that may be committed now."""
+        tracker = self._tracker
+        if self.idle:
+            offset = self._next
+        else:
+            committable = tracker.committable
+            offset = self._start if committable is None else committable
+        return offset, progress.encode(offset, [each for each in tracker.completed_above if each >= offset])
+
+    def skip_to(self, offset: int) -> None:
+        """Go on at `offset`: what lies before is gone. Raises: ValueError while records are in flight."""
+        if not self.idle:
+            raise ValueError(f"{self.topic}/{self.number} has records in flight")
+        self._start = self._next = offset
+        self._tracker = OffsetTracker()
+
+    def lag(self, end: int | None) -> int:
+        """Records up to `end` that are not done; `end` None: as far as is known."""
+        ahead = max(end - self._next, 0) if end is not None else len(self._waiting)
+        return ahead + self._tracker.outstanding
+
+
+def _message(record: Any) -> Message:
+    headers = record.headers
+    if headers:
+        headers = tuple((name, value if value is not None else b"") for name, value in headers)
+    return Message(record.value, record.key, headers, record.timestamp / 1000)

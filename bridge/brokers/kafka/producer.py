@@ -1,0 +1,146 @@
+"""An idempotent producer that is replaced when it is dead, with a deadline for every call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, errors
+from aiokafka.errors import KafkaError
+
+from bridge.brokers.kafka import faults
+from bridge.brokers.kafka.connection import Connection, close
+from bridge.errors import BridgeError, BrokerUnavailable, PublishFailed
+from bridge.message import Message
+
+_log = logging.getLogger(__name__)
+
+BATCH_BYTES = 256 * 1024
+
+
+class TooLarge(PublishFailed):
+    """The topic, or our own limit, does not take a message of this size."""
+
+
+class Producer:
+    """Publishes with acks=all and without duplicates of its own making.
+
+    aiokafka's idempotent producer stays dead after a gap in its sequence numbers, and its futures stay pending while
+    a broker hangs. Whatever ends in anything but success therefore costs the producer its place: the next call gets a
+    fresh one, and calls that still wait on the old one run into their own deadlines at worst.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._current: Any = None
+        self._turn = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+        self.replaced = 0
+
+    async def stop(self) -> None:
+        """Flush and disconnect. Idempotent."""
+        async with self._turn:
+            current, self._current = self._current, None
+        if current is not None:
+            await close(current.stop, self._connection.config.publish_timeout)
+        if self._retired:
+            await asyncio.wait(tuple(self._retired))
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        """Return when all messages are acknowledged by all in-sync replicas.
+
+        Raises: BrokerUnavailable (some may have been written), PublishFailed, TooLarge.
+        """
+        try:
+            async with asyncio.timeout(self._connection.config.publish_timeout):
+                for final in (False, True):
+                    producer = await self._open()
+                    try:
+                        await self._send(producer, topic, messages)
+                    except (KafkaError, OSError) as error:
+                        self._retire(producer)
+                        if final or not isinstance(error, _DEAD):
+                            raise self._translate(error, topic) from error
+                    except asyncio.CancelledError:
+                        # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
+                        self._retire(producer)
+                        raise
+                    else:
+                        return
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"{self._connection.name}: {topic} did not confirm within {self._connection.config.publish_timeout:g} s"
+            ) from error
+
+    async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> None:
+        pending = []
+        try:
+            for message in messages:
+                if message.body is None and message.key is None:
+                    raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
+                stamp = None if message.timestamp is None else round(message.timestamp * 1000)
+                pending.append(
+                    await producer.send(
+                        topic, message.body, message.key, timestamp_ms=stamp, headers=list(message.headers)
+                    )
+                )
+            for each in pending:
+                await each
+        finally:
+            for each in pending:
+                if each.done():
+                    if not each.cancelled():
+                        each.exception()
+                else:
+                    each.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _open(self) -> Any:
+        if self._current is not None:
+            return self._current
+        async with self._turn:
+            if self._current is None:
+                config = self._connection.config
+                producer = AIOKafkaProducer(
+                    **self._connection.arguments,
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=round(config.linger * 1000),
+                    max_batch_size=BATCH_BYTES,
+                    max_request_size=config.max_request,
+                    compression_type=None if config.compression == "none" else config.compression,
+                )
+                try:
+                    await self._connection.open(producer.start)
+                except BaseException:
+                    await close(producer.stop)
+                    raise
+                self._current = producer
+        return self._current
+
+    def _retire(self, producer: Any) -> None:
+        if self._current is not producer:
+            return
+        self._current = None
+        self.replaced += 1
+        # Others may wait for what it has accepted: it gets the time of one publish to deliver that
+        task = asyncio.create_task(close(producer.stop, self._connection.config.publish_timeout))
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    def _translate(self, error: BaseException, topic: str) -> BridgeError:
+        found = self._connection.translate(error, f"publish to {topic}")
+        return TooLarge(str(found)) if isinstance(error, faults.TOO_LARGE) else found
+
+
+_DEAD = (
+    errors.OutOfOrderSequenceNumber,
+    errors.UnknownProducerId,
+    errors.InvalidProducerEpoch,
+    errors.InvalidProducerIdMapping,
+    errors.ProducerFenced,
+    errors.ProducerClosed,
+    errors.CorruptRecordException,
+)
+"""The producer is at fault, not the message: worth one more attempt with another."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.brokers.kafka.harness import KafkaHarness
+from tests.conftest import KAFKA_SUBSTITUTE
+from tests.kafka.distribution import KafkaMissing, classpath, java
+from tests.kafka.server import ThreadedServer
+from tests.kafka.shared import shared_broker
+
+
+@pytest.fixture(scope="session")
+def bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The broker that KAFKA_BOOTSTRAP names, or a real one of our own, or the small server where there is no Java."""
+    given = os.environ.get("KAFKA_BOOTSTRAP")
+    if given:
+        yield given
+        return
+    try:
+        if os.environ.get("KAFKA_TEST_SERVER"):
+            raise KafkaMissing("KAFKA_TEST_SERVER is set")
+        java()
+        classpath()
+    except KafkaMissing as missing:
+        server = ThreadedServer()
+        _tell(pytestconfig, str(missing))
+        yield server.bootstrap
+        server.stop()
+        return
+    with shared_broker() as address:
+        yield address
+
+
+def _tell(config: pytest.Config, why: str) -> None:
+    config.stash[KAFKA_SUBSTITUTE] = why
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        output["kafka_substitute"] = why
+
+
+@pytest.fixture
+async def harness(bootstrap: str) -> AsyncIterator[KafkaHarness]:
+    harness = KafkaHarness(bootstrap)
+    yield harness
+    await harness.stop()
+
+
+@pytest.fixture
+async def clean(harness: KafkaHarness) -> KafkaHarness:
+    """The harness on a cluster without the topics and groups of the contract suites."""
+    await harness.clear()
+    return harness

@@ -1,0 +1,50 @@
+"""A bridge process for the group tests: `CONFIG EFFECTS`. One source on Kafka, an engine that another process hosts.
+
+Appends a line `KEY NUMBER PID` to EFFECTS for every start that the engine took as new, in the order it took them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from bridge.app.composition import build_broker, build_engine, build_source, load_config
+from bridge.commands import Command, ScheduleOrchestration
+from bridge.engines.execution import CommandExecutor
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+
+
+async def run(config: Path, effects: int) -> None:
+    loaded = load_config([config])
+    engine = build_engine(loaded, "default", host=False)
+    await engine.start()
+    broker = build_broker(loaded, "kafka")
+    await broker.start()
+    execute = CommandExecutor(engine).execute
+
+    async def recorded(command: Command) -> None:
+        await execute(command)
+        assert isinstance(command, ScheduleOrchestration)
+        _, key, number = command.instance_id.split("-")
+        os.write(effects, f"{key} {number} {os.getpid()}\n".encode())
+
+    breaker = Breaker("default", engine.probe)
+    source = build_source(loaded, "orders", {"kafka": broker}, {"default": Target(recorded, breaker)})
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await source.start()
+    print("started", flush=True)
+    await stop.wait()
+    await source.drain(10)
+    await breaker.stop()
+    await broker.stop()
+    await engine.stop()
+    assert source.ledger.balanced()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)))

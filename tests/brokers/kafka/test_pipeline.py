@@ -1,0 +1,127 @@
+"""The promises that take a pipeline: poison, hot keys, outages and rebalances on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bridge.app.watch import SourceView
+from bridge.commands import Command
+from bridge.errors import EngineUnavailable, InstanceNotFound
+from tests.brokers.consumer import PATIENCE
+from tests.brokers.kafka.bench import kafka_bench
+from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.pipeline.harness import Bench, message, offsets_by_key
+
+pytestmark = pytest.mark.prove
+
+
+def outcomes(bench: Bench) -> dict[str, int]:
+    """Those that occurred."""
+    return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
+
+
+async def test_poison_among_thousands(tmp_path: Path, harness: KafkaHarness) -> None:
+    topic = unique("poison")
+    async with kafka_bench(tmp_path, harness, topic) as bench:
+        batch = [message("start", f"{n % 50}-{n}", str(n % 50)) for n in range(2000)]
+        batch.insert(700, message("nonsense", "7-poison", "7"))
+        await bench.publish(*batch, topic=topic)
+        await bench.source.start()
+        await bench.settled(2001)
+        assert outcomes(bench) == {"executed": 2000, "dead_lettered": 1}
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(bench.faults.taken).values())
+        [dead] = await bench.read(f"{topic}.dlq", 1)
+        assert dead.key == b"7"
+        assert dict(dead.headers)["bridge.reason"] == b"no_route"
+
+
+async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: Path, harness: KafkaHarness) -> None:
+    topic = unique("hot")
+    limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 300}"
+    async with kafka_bench(tmp_path, harness, topic, partitions=1, source=limits) as bench:
+        blocked = True
+
+        async def before(command: Command) -> None:
+            if blocked and command.instance_id.startswith("order-hot"):  # type: ignore[union-attr]
+                raise InstanceNotFound("not yet")
+
+        bench.faults.before = before
+        batch = [message("start", f"hot-{n}", "hot") for n in range(20)]
+        batch += [message("start", f"cold{n % 9}-{n}", f"cold{n % 9}") for n in range(1000)]
+        await bench.publish(*batch, topic=topic)
+        await bench.source.start()
+        # Others go on until the gap is at its limit, and no further
+        await bench.until(lambda: bench.source.gate.paused, "the gap limit")
+        await asyncio.sleep(0.5)
+        settled = len(bench.faults.taken)
+        assert 250 <= settled < 900
+        [(_, _, gap, lag)] = list(SourceView(bench.source).partitions())
+        assert gap >= 300
+        assert lag >= 1020 - settled - 1
+        await asyncio.sleep(0.5)
+        assert len(bench.faults.taken) == settled
+        blocked = False
+        await bench.settled(1020)
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(bench.faults.taken).values())
+
+
+async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: KafkaHarness) -> None:
+    """What backs off is let go at once, its key goes on in order at its next owner, and nothing is started twice."""
+    topic = unique("retry")
+    slow = "    retry: {initial: 20s, max_delay: 20s, in_memory: 1h}"
+    async with (
+        kafka_bench(tmp_path / "one", harness, topic, source=slow) as one,
+        kafka_bench(tmp_path / "two", harness, topic, source=slow) as two,
+    ):
+        fail = True
+
+        async def before(command: Command) -> None:
+            if fail and command.instance_id.endswith("-0"):  # type: ignore[union-attr]
+                raise InstanceNotFound("not yet")
+
+        one.faults.before = before
+        batch = [message("start", f"{key}-{number}", str(key)) for number in range(10) for key in range(20)]
+        await one.publish(*batch, topic=topic)
+        await one.source.start()
+        await one.until(lambda: one.source.ledger.retries >= 20, "every key backs off")
+        assert one.faults.taken == []
+        fail = False
+        # The second one joins: the first has to let all go, far sooner than its retries are due
+        async with asyncio.timeout(10):
+            await two.source.start()
+        async with asyncio.timeout(PATIENCE):
+            while len(one.faults.taken) + len(two.faults.taken) < 200:
+                await asyncio.sleep(0.05)
+        assert one.source.ledger.abandoned["revoked"] >= 20
+        first, second = offsets_by_key(one.faults.taken), offsets_by_key(two.faults.taken)
+        assert first.keys() | second.keys() == {str(key) for key in range(20)}
+        assert not first.keys() & second.keys()
+        assert all(numbers == list(range(10)) for numbers in (first | second).values())
+
+
+async def test_an_outage_longer_than_the_poll_interval_keeps_everything(tmp_path: Path, harness: KafkaHarness) -> None:
+    topic = unique("outage")
+    async with kafka_bench(tmp_path, harness, topic) as bench:
+        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.source.start()
+        await bench.until(lambda: SourceView(bench.source).held, "held")
+        partitions = set(bench.source.assignment)
+        await asyncio.sleep(4)
+        bench.faults.outage = None
+        await bench.settled(50)
+        assert set(bench.source.assignment) == partitions
+        assert outcomes(bench) == {"executed": 50}
+
+
+async def test_the_fuse_stops_the_source(tmp_path: Path, harness: KafkaHarness) -> None:
+    topic = unique("fuse")
+    async with kafka_bench(tmp_path, harness, topic, source="    limits: {dead_letter_limit: 10}") as bench:
+        await bench.publish(*(message("nonsense", n, str(n)) for n in range(100)), topic=topic)
+        await bench.source.start()
+        await bench.until(lambda: bench.source.fuse.blown, "the fuse")
+        await asyncio.sleep(0.3)
+        assert outcomes(bench) == {"dead_lettered": 10}

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import OutOfOrderSequenceNumber
+
+from bridge import provenance
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka.producer import TooLarge
+from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.message import Message
+from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
+from tests.brokers.kafka.harness import KafkaHarness, unique
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_codecs(harness: KafkaHarness, codec: str) -> None:
+    topic = unique(codec)
+    broker = await harness.broker(compression=codec)
+    body = b"compressible " * 1000
+    await broker.publish(topic, [Message(body, b"k", (("h", b"1"),)) for _ in range(50)])
+    deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 50)
+    assert {delivery.message.body for delivery in deliveries} == {body}
+
+
+async def test_six_megabytes(harness: KafkaHarness) -> None:
+    topic = unique("large")
+    broker = await harness.broker()
+    body = bytes(range(256)) * 4096 * 6
+    await broker.publish(topic, [Message(body, b"k"), Message(b"after", b"k")])
+    deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 2)
+    assert [delivery.message.body for delivery in deliveries] == [body, b"after"]
+
+
+@pytest.mark.parametrize(("key", "partition"), [(b"21", 3), (b"foobar", 10), (b"a-little-bit-long-string", 5)])
+async def test_keys_go_where_java_clients_put_them(harness: KafkaHarness, key: bytes, partition: int) -> None:
+    """The hashes are those of Kafka's own test of murmur2."""
+    expected = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}[key] & 0x7FFFFFFF
+    topic = unique("java")
+    await harness.create_topic(topic, 12)
+    broker = await harness.broker()
+    await broker.publish(topic, [Message(b"x", key)])
+    [delivery] = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 1)
+    assert delivery.position.partition == expected % 12
+
+
+async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaHarness) -> None:
+    """A refused batch leaves a gap in an idempotent producer's sequence, after which nothing would ever be taken."""
+    topic = unique("small")
+    await harness.create_topic(topic, 1, max_message_bytes="2000")
+    broker = await harness.broker()
+    for _ in range(3):
+        with pytest.raises(TooLarge):
+            await broker.publish(topic, [Message(bytes(range(256)) * 40, b"k")])
+        await broker.publish(topic, numbered(2))
+    with pytest.raises(PublishFailed, match="a tombstone needs a key"):
+        await broker.publish(topic, [Message(None)])
+    deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 6)
+    assert numbers(deliveries) == [0, 1] * 3
+
+
+async def test_a_dead_producer_is_replaced(harness: KafkaHarness) -> None:
+    topic = unique("dead")
+    broker = await harness.broker()
+    await broker.publish(topic, numbered(1, 0, b"k"))
+    producer = broker._producer._current
+    # Skip a sequence number, as a batch that was given up does
+    producer._txn_manager.increment_sequence_number(next(iter(producer._txn_manager._sequence_numbers)), 5)
+    for number in range(1, 9):
+        await broker.publish(topic, numbered(1, number, b"k"))
+    assert broker._producer.replaced == 1
+    deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 9)
+    assert sorted(numbers(deliveries)) == list(range(9))
+
+
+async def test_the_client_itself_does_not_recover(harness: KafkaHarness) -> None:
+    """Why producers are replaced. When this fails, aiokafka has learned it."""
+    topic = unique("dead")
+    broker = await harness.broker()
+    await broker.publish(topic, numbered(1))
+    producer = broker._producer._current
+    place = next(iter(producer._txn_manager._sequence_numbers))
+    producer._txn_manager.increment_sequence_number(place, 5)
+    for _ in range(2):
+        with pytest.raises(OutOfOrderSequenceNumber):
+            await producer.send_and_wait(topic, b"x", partition=place.partition)
+
+
+async def test_a_cancelled_publish_leaves_a_working_producer(harness: KafkaHarness) -> None:
+    topic = unique("cancelled")
+    broker = await harness.broker()
+    await broker.publish(topic, numbered(1))
+    for _ in range(5):
+        task = asyncio.create_task(broker.publish(topic, numbered(50, 100)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await broker.publish(topic, numbered(1, 1))
+
+
+async def test_a_dead_letter_too_large_keeps_its_position(harness: KafkaHarness) -> None:
+    topic = unique("orders")
+    await harness.create_topic(topic, 1)
+    await harness.create_topic(f"{topic}.dlq", 1, max_message_bytes="2000")
+    broker = await harness.broker()
+    body, header = bytes(range(256)) * 40, ("h", bytes(range(256)) * 20)
+    await broker.publish(topic, [Message(body, b"k", (("a", b"1"),)), Message(body, b"k" * 4000, (header,))])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    for delivery in await take(subscription, 2):
+        await delivery.dead_letter(CAUSE)
+    await subscription.flush()
+    first, second = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 2)
+    told = dict(first.message.headers)
+    assert (first.message.body, first.message.key, told["a"]) == (b"", b"k", b"1")
+    assert (told[provenance.TRUNCATED], told[provenance.OFFSET], told[provenance.TOPIC]) == (
+        b"payload", b"0", topic.encode(),
+    )  # fmt: skip
+    told = dict(second.message.headers)
+    assert (second.message.body, second.message.key, "h" in told) == (b"", None, False)
+    assert (told[provenance.TRUNCATED], told[provenance.OFFSET]) == (b"payload, key and headers", b"1")
+
+
+async def test_a_dead_letter_that_cannot_be_written_settles_nothing(harness: KafkaHarness) -> None:
+    topic = unique("orders")
+    await harness.create_topic(topic, 1)
+    broker = await harness.broker(create_topics=False)
+    await broker.publish(topic, numbered(1))
+    options = SubscribeOptions((topic,), topic)
+    subscription = await broker.subscribe(options, Assignments())
+    [delivery] = await take(subscription, 1)
+    with pytest.raises(BrokerUnavailable, match=f"no topic {topic}.dlq"):
+        await delivery.dead_letter(CAUSE)
+    await subscription.close()
+    again = await broker.subscribe(options, Assignments())
+    [delivery] = await take(again, 1)
+    # As soon as somebody makes the topic it goes through
+    await harness.create_topic(f"{topic}.dlq", 1)
+    await delivery.dead_letter(CAUSE)
+
+
+async def test_a_tombstone_without_a_key_dies_as_an_empty_body(harness: KafkaHarness) -> None:
+    topic = unique("orders")
+    broker = await harness.broker()
+    await broker.publish(topic, [Message(b"x")])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    [delivery] = await take(subscription, 1)
+    delivery.message = Message(None)
+    await delivery.dead_letter(CAUSE)
+    consumer = AIOKafkaConsumer(f"{topic}.dlq", bootstrap_servers=harness.bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    record = await consumer.getone()
+    await consumer.stop()
+    assert record.value == b""
+    assert dict(record.headers)[provenance.TRUNCATED] == b"tombstone without a key"

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from bridge.brokers.kafka.progress import LIMIT, decode, encode
+
+
+def test_nothing_done_is_no_text() -> None:
+    assert encode(5, []) == ""
+    assert decode(5, "") == []
+
+
+@pytest.mark.parametrize("base", [0, 7, 2**40])
+@pytest.mark.parametrize("density", [0.01, 0.5, 0.99])
+def test_the_whole_default_gap_fits(base: int, density: float) -> None:
+    done = [base + n for n in range(10_000) if random.random() < density]
+    text = encode(base, done)
+    assert len(text) <= LIMIT
+    assert decode(base, text) == done
+
+
+def test_what_does_not_fit_is_left_out_from_the_end() -> None:
+    done = sorted(random.sample(range(10**6), 400_000))
+    text = encode(0, done)
+    found = decode(0, text)
+    assert len(text) <= LIMIT
+    assert len(found) > 5_000
+    assert found == done[: len(found)]
+
+
+def test_far_offsets_do_not_cost_memory() -> None:
+    assert decode(0, encode(0, [3, 2**50])) == [3]
+
+
+@pytest.mark.parametrize("text", ["", "someone else's", "bridge1:", "bridge1:!!", "bridge1:AAAA", "bridge2:eJw="])
+def test_foreign_metadata_says_nothing(text: str) -> None:
+    assert decode(0, text) == []

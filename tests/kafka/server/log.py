@@ -1,0 +1,153 @@
+"""Partitions: batches as producers sent them, with the offsets that they got."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import struct
+import time
+from dataclasses import dataclass, field
+
+from aiokafka.record import MemoryRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from tests.kafka.server import errors
+
+HEADER = struct.Struct(">qiibIhiqqqhii")
+"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two times, producer id and epoch,
+first sequence, count."""
+
+_TRANSACTIONAL, _CONTROL = 0x10, 0x20
+_KEPT_SEQUENCES = 5
+
+
+@dataclass(slots=True)
+class Batch:
+    """first, last: offsets. timestamp: the highest, milliseconds."""
+
+    first: int
+    last: int
+    timestamp: int
+    data: bytes
+
+
+@dataclass
+class Producer:
+    """What a partition remembers of an idempotent producer: first sequence, its offset and the next sequence."""
+
+    epoch: int
+    batches: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+class Partition:
+    """One log."""
+
+    def __init__(self, max_message: int) -> None:
+        self.max_message = max_message
+        self.start = 0
+        self.end = 0
+        self.waiters: set[asyncio.Future[None]] = set()
+        self.aborted: list[tuple[int, int, int]] = []
+        """Producer id, first and last offset of each aborted transaction."""
+        self._batches: list[Batch] = []
+        self._producers: dict[int, Producer] = {}
+        self._open: dict[int, int] = {}
+
+    @property
+    def stable_end(self) -> int:
+        """Where the first open transaction begins, else the end."""
+        return min(self._open.values(), default=self.end)
+
+    def append(self, data: bytes) -> tuple[int, int]:
+        """Error code and base offset."""
+        header = HEADER.unpack_from(data)
+        attributes, delta, producer_id, epoch, sequence, count = header[5], header[6], *header[9:13]
+        if header[3] != 2:
+            return errors.UNSUPPORTED_FORMAT, -1
+        if len(data) > self.max_message:
+            return errors.MESSAGE_TOO_LARGE, -1
+        first = self.end
+        if producer_id >= 0 and not attributes & _CONTROL:
+            producer = self._producers.setdefault(producer_id, Producer(epoch))
+            if epoch < producer.epoch:
+                return errors.INVALID_PRODUCER_EPOCH, -1
+            if epoch > producer.epoch:
+                producer = self._producers[producer_id] = Producer(epoch)
+            for known, offset, _ in producer.batches:
+                if known == sequence:
+                    return errors.NONE, offset
+            if producer.batches and producer.batches[-1][2] != sequence:
+                return errors.OUT_OF_ORDER_SEQUENCE, -1
+            producer.batches = [*producer.batches, (sequence, first, sequence + count)][-_KEPT_SEQUENCES:]
+            if attributes & _TRANSACTIONAL:
+                self._open.setdefault(producer_id, first)
+        placed = bytearray(data)
+        struct.pack_into(">q", placed, 0, first)
+        struct.pack_into(">i", placed, 12, 0)
+        self._batches.append(Batch(first, first + delta, header[8], bytes(placed)))
+        self.end = first + delta + 1
+        self.wake()
+        return errors.NONE, first
+
+    def finish(self, producer_id: int, epoch: int, *, commit: bool) -> None:
+        """End a transaction by a control record."""
+        if producer_id not in self._open:
+            return
+        first = self._open.pop(producer_id)
+        now = int(time.time() * 1000)
+        key, value = struct.pack(">hh", 0, int(commit)), struct.pack(">hi", 0, 0)
+        record = bytes([0, 0, 0, len(key) << 1]) + key + bytes([len(value) << 1]) + value + b"\0"
+        body = HEADER.pack(0, 0, 0, 2, 0, _CONTROL | _TRANSACTIONAL, 0, now, now, producer_id, epoch, -1, 1)[21:]
+        body += bytes([len(record) << 1]) + record
+        if not commit:
+            self.aborted.append((producer_id, first, self.end))
+        self.append(struct.pack(">qiibI", 0, len(body) + 9, 0, 2, calc_crc32c(body)) + body)
+
+    def read(self, offset: int, limit: int, end: int) -> bytes:
+        """Whole batches from the one that holds `offset`, at least one."""
+        at = bisect.bisect_right(self._batches, offset, key=lambda batch: batch.first) - 1
+        found: list[bytes] = []
+        size = 0
+        for batch in self._batches[max(at, 0) :]:
+            if batch.last < offset:
+                continue
+            if batch.first >= end or (found and size + len(batch.data) > limit):
+                break
+            found.append(batch.data)
+            size += len(batch.data)
+        return b"".join(found)
+
+    def truncate(self, offset: int) -> None:
+        """Delete what lies before `offset`."""
+        self.start = self.end if offset < 0 else min(offset, self.end)
+        self._batches = [batch for batch in self._batches if batch.last >= self.start]
+
+    def compact(self) -> None:
+        """Keep the last record of each key; the last batch stays as it is."""
+        latest: dict[bytes, int] = {}
+        for batch in self._batches:
+            for record in MemoryRecords(batch.data).next_batch():
+                latest[record.key] = record.offset
+        kept: list[Batch] = []
+        for batch in self._batches[:-1]:
+            records = [each for each in MemoryRecords(batch.data).next_batch() if latest[each.key] == each.offset]
+            if not records:
+                continue
+            builder = DefaultRecordBatchBuilder(
+                2, 0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=1 << 24
+            )
+            for each in records:
+                distance = each.offset - batch.first
+                builder.append(distance, each.timestamp, each.key, each.value, list(each.headers))
+            data = bytearray(builder.build())
+            struct.pack_into(">q", data, 0, batch.first)
+            kept.append(Batch(batch.first, batch.last, batch.timestamp, bytes(data)))
+        self._batches = [*kept, *self._batches[-1:]]
+
+    def wake(self) -> None:
+        """Tell those who wait for records."""
+        waiters, self.waiters = self.waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

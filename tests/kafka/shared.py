@@ -1,0 +1,87 @@
+"""One broker for all test processes of a machine that run at the same time.
+
+Whoever comes first starts a keeper process, which runs the broker for as long as anybody holds the lock file. The
+kernel releases the locks of processes that die, so the broker ends whatever happens to the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.kafka.node import STARTS_WITHIN, Node
+
+LOOK_SECONDS = 0.3
+
+
+def _place() -> Path:
+    root = str(Path(__file__).resolve().parents[2]).replace("/", "-")
+    return Path(tempfile.gettempdir()) / f"kafka-tests{root}-{os.getuid()}"
+
+
+@contextmanager
+def shared_broker() -> Iterator[str]:
+    """The address of a running broker."""
+    place = _place()
+    place.mkdir(mode=0o700, exist_ok=True)
+    with (place / "users").open("a") as users:
+        # Waits for a keeper that is ending: it takes this lock for itself then, and keeps it till it is gone
+        fcntl.flock(users, fcntl.LOCK_SH)
+        yield _bootstrap(place)
+
+
+def _bootstrap(place: Path) -> str:
+    end = time.monotonic() + STARTS_WITHIN + 10
+    while time.monotonic() < end:
+        with (place / "keeper").open("a") as keeper, contextlib.suppress(BlockingIOError):
+            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (place / "ready").unlink(missing_ok=True)
+            # The keeper inherits the lock, which ends with it
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.kafka.shared", str(place)],
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+                pass_fds=(keeper.fileno(),),
+            )
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            told = json.loads((place / "ready").read_text())
+            if "error" in told:
+                raise RuntimeError(told["error"])
+            return str(told["bootstrap"])
+        time.sleep(0.05)
+    raise RuntimeError("the keeper of the broker does not answer")
+
+
+def _keep(place: Path) -> None:
+    """Run the broker until nobody holds the lock."""
+    ready = place / "ready"
+    users = (place / "users").open("a")
+    with tempfile.TemporaryDirectory(prefix="kafka-node-") as directory:
+        node = Node(Path(directory) / "node")
+        try:
+            try:
+                node.start()
+                ready.write_text(json.dumps({"bootstrap": node.bootstrap}))
+            except Exception as error:
+                ready.write_text(json.dumps({"error": str(error)}))
+            while True:
+                time.sleep(LOOK_SECONDS)
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+        finally:
+            ready.unlink(missing_ok=True)
+            node.kill()
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]))
