@@ -46,7 +46,7 @@ STARTS = 4000
 IGNORED = 40_000
 BACKLOG = 1_000_000
 LATENCIES = 1000
-ROUNDS = 5
+ROUNDS = 3
 
 CONFIG = """
 engine: {{type: {engine}}}
