@@ -104,6 +104,7 @@ class _Frame:
     height: int = 0
     key: str | None = None
     key_mark: Mark | None = None
+    merging: bool = False
     merged: list[tuple[Mark, Node]] = field(default_factory=list)
 
 
@@ -150,6 +151,8 @@ class _Builder:
             raise _Broken(mark, f"the tag {event.tag!r} is not supported; write plain values")
         if self._awaits_key():
             self._key(event.value, mark)
+            # Quoted, it is a key like any other
+            self._stack[-1].merging = event.value == _MERGE and event.style in (None, "")
             return
         value: str | int | float | bool | None = event.value
         if event.tag is None and event.style in (None, ""):
@@ -233,7 +236,8 @@ class _Builder:
         assert key is not None
         assert key_mark is not None
         frame.key = None
-        if key == _MERGE:
+        if frame.merging:
+            frame.merging = False
             frame.merged.append((key_mark, node))
         elif key not in frame.node.entries:
             frame.node.entries[key], frame.node.keys[key] = node, key_mark

@@ -58,7 +58,7 @@ def scalars(node: Node, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int
     return {at: line for key, part in parts for at, line in scalars(part, (*path, key)).items()}
 
 
-@given(st.dictionaries(TEXT.filter(bool), TREES, min_size=1, max_size=5).filter(lambda tree: "<<" not in str(tree)))
+@given(st.dictionaries(TEXT.filter(bool), TREES, min_size=1, max_size=5))
 def test_a_tree_is_read_with_the_line_of_every_value(tree: dict[str, Any]) -> None:
     lines: list[str] = []
     marks: dict[tuple[Any, ...], int] = {}
@@ -209,3 +209,11 @@ def test_any_text_ends_in_a_mapping_or_in_placed_problems(text: str) -> None:
     node = parse(text, "f.yaml", problems)
     assert node is not None or problems
     assert all(problem.line > 0 and problem.column > 0 for problem in problems)
+
+
+def test_a_quoted_merge_key_is_a_key() -> None:
+    problems: list[Problem] = []
+    node = parse('a: {"<<": 1, b: 2}\n', "f.yaml", problems)
+    assert problems == []
+    assert node is not None
+    assert plain(node) == {"a": {"<<": 1, "b": 2}}
