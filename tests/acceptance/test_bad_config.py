@@ -56,20 +56,22 @@ BROKEN: dict[str, tuple[str, str, list[tuple[int, str]]]] = {
 def test_it_says_where_and_leaves_nothing(tmp_path: Path, what: str) -> None:
     old, new, problems = BROKEN[what]
     assert old in WHOLE
-    port = free_port()
-    (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))
     (tmp_path / "flows.py").write_text(FLOWS)
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
-    )
+    # Taken, so that an attempt to listen would be told
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))
+        done = subprocess.run(
+            [sys.executable, "-B", "-m", "bridge", "serve"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     found = [(int(line), text) for line, text in re.findall(r"bridge\.yaml:(\d+):\d+ ?(.*)", done.stderr)]
     for line, word in problems:
         assert any(line == at and word in text for at, text in found), (line, word, done.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bridge.yaml", "flows.py"]
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    assert "cannot listen" not in done.stderr
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
@@ -100,8 +102,3 @@ def test_a_port_that_is_taken_stops_it_before_anything_is_consumed(tmp_path: Pat
         assert str(taken.getsockname()[1]) in done.stderr
         assert "consuming" not in done.stderr
         assert not list(tmp_path.rglob("*.sock"))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
