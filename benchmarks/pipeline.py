@@ -125,7 +125,7 @@ async def in_process(number: int) -> tuple[float, float]:
         bridged = await with_bridge(loaded, engine)
     async with setting("embedded", number) as (_, engine):
         stock = AsyncTaskHubGrpcClient(channel=engine.client._channel, logger=QUIET)
-        return bridged, await bare(stock, "bare", 1)
+        return bridged, await bare(stock, "bare", CONCURRENCY)
 
 
 async def over_grpc(number: int) -> tuple[float, float]:
