@@ -19,6 +19,7 @@ from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
+from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
@@ -158,9 +159,13 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
 
 
 def build_source(
-    loaded: Loaded, name: str, brokers: Mapping[str, Broker], engines: Mapping[str, Target]
+    loaded: Loaded,
+    name: str,
+    brokers: Mapping[str, Broker],
+    engines: Mapping[str, Target],
+    limits: Mapping[str, RouteLimit] | None = None,
 ) -> SourcePipeline:
-    """A source's pipeline, not started. Raises: ConfigError."""
+    """A source's pipeline, not started. limits: of all routes that have some. Raises: ConfigError."""
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
@@ -193,4 +198,7 @@ def build_source(
         build_decoder(loaded, name).decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
+        {route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits}
+        if limits
+        else None,
     )

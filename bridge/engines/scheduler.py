@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,6 +107,9 @@ class SchedulerEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        return False
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         if self._client is None:

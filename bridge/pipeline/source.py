@@ -15,6 +15,7 @@ from bridge.commands import Step
 from bridge.envelope import Envelope
 from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
 from bridge.message import Message, Position
+from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
@@ -58,8 +59,15 @@ class SourcePipeline:
     """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
 
     def __init__(
-        self, settings: SourceSettings, broker: Broker, decode: Decode, routes: Routes, engines: Mapping[str, Target]
+        self,
+        settings: SourceSettings,
+        broker: Broker,
+        decode: Decode,
+        routes: Routes,
+        engines: Mapping[str, Target],
+        limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
+        """limits: of routes that have some, by name."""
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -73,7 +81,8 @@ class SourcePipeline:
         self._decode = decode
         self._routes = routes
         self._engines = engines
-        self._execution = Execution(routes, engines, settings.retry, self.ledger)
+        self.limits = limits or {}
+        self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -227,7 +236,7 @@ class SourcePipeline:
 
     async def _process(self, lane: Lane, item: Item) -> None:
         step: Step | None = item.failed_step
-        settlement: Settlement
+        settlement: Settlement | NotYet
         if item.pending is not None:
             settlement = item.pending
         else:
@@ -242,6 +251,9 @@ class SourcePipeline:
             self._let_go(lane, item, settlement.reason)
         elif (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
+        elif isinstance(settlement, NotYet):
+            assert step is not None
+            self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
             item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
@@ -251,6 +263,15 @@ class SourcePipeline:
             if item.failed_at is None:
                 item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
+
+    def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
+        """A limit of the route keeps the item."""
+        if not_yet.delay is not None:
+            self.lanes.wait(lane, not_yet.delay)
+            return
+        item.failed_at = None  # the time in a queue is not the message's
+        self.lanes.hold(lane)
+        not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         try:
@@ -294,6 +315,8 @@ class SourcePipeline:
         """Abandon what waits; returns what is still at work."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
+            if item.waits_for is not None:
+                item.waits_for.forget(item)
             self.ledger.abandon(item, reason)
         self._measure()
         return running

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
@@ -53,6 +55,9 @@ class VirtualEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        return False
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
