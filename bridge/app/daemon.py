@@ -21,7 +21,7 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
-from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.composition import build_broker, build_domains, build_engine, build_source, load_workflows
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -76,8 +76,12 @@ class Daemon:
             for name, engine in self.engines.items()
         }
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
-            [build_source(loaded, name, self.brokers, targets, self.admission.limits) for name in config.sources]
+            [
+                build_source(loaded, name, self.brokers, targets, self.admission.limits, domains)
+                for name in config.sources
+            ]
             if intake
             else []
         )

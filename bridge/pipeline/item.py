@@ -22,12 +22,14 @@ class Item:
     pending: how it ends, decided but not yet taken by the broker.
     due_at: monotonic time of the token that the next step has taken from its route's rate. entered: instance that the
     next step counts among the running ones. waits_for: the limit in whose queue it is.
+    domain_key: its key in the ordering domain that its source shares, while it has a place there.
     """
 
     __slots__ = (
         "attempt",
         "decision",
         "delivery",
+        "domain_key",
         "due_at",
         "duplicates",
         "effects",
@@ -63,6 +65,7 @@ class Item:
         self.failed_step: Step | None = None
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
+        self.domain_key: str | None = None
         self.due_at: float | None = None
         self.entered: str | None = None
         self.waits_for: RouteLimit | None = None

@@ -16,6 +16,7 @@ from bridge.envelope import Envelope
 from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
@@ -66,8 +67,9 @@ class SourcePipeline:
         routes: Routes,
         engines: Mapping[str, Target],
         limits: Mapping[str, RouteLimit] | None = None,
+        domain: OrderingDomain | None = None,
     ) -> None:
-        """limits: of routes that have some, by name."""
+        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with."""
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -82,6 +84,7 @@ class SourcePipeline:
         self._routes = routes
         self._engines = engines
         self.limits = limits or {}
+        self._domain = domain
         self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
@@ -118,6 +121,8 @@ class SourcePipeline:
     async def drain(self, deadline: float) -> None:
         """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
         self._stopping = True
+        if self._domain is not None:
+            self._domain.close()
         if self._intake is not None:
             self._intake.cancel()
         # Before anything is awaited: what follows a given-back message must not be executed before it
@@ -196,6 +201,9 @@ class SourcePipeline:
                 # Handed out before the revocation, seen after it: another member may be at work on it
                 self.ledger.abandon(item, "revoked")
                 continue
+            if self._domain is not None and key is not None:
+                key = domain_key(key)
+                self._domain.join(key, item)
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
@@ -225,7 +233,7 @@ class SourcePipeline:
             try:
                 await self._process(lane, item)
             except asyncio.CancelledError:
-                self.ledger.abandon(item, "drain")
+                self._abandon(item, "drain")
                 raise
             finally:
                 self._running.discard(item)
@@ -235,6 +243,13 @@ class SourcePipeline:
                 self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: Item) -> None:
+        if self._domain is not None and not self._domain.may_go(item):
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+                return
+            self.lanes.hold(lane)
+            self._domain.wait(item, lambda: self.lanes.free(lane))
+            return
         step: Step | None = item.failed_step
         settlement: Settlement | NotYet
         if item.pending is not None:
@@ -290,6 +305,8 @@ class SourcePipeline:
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
+            if self._domain is not None:
+                self._domain.leave(item)
             self.last_progress = time.monotonic()
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -317,17 +334,22 @@ class SourcePipeline:
         for item in removed:
             if item.waits_for is not None:
                 item.waits_for.forget(item)
-            self.ledger.abandon(item, reason)
+            self._abandon(item, reason)
         self._measure()
         return running
+
+    def _abandon(self, item: Item, reason: str) -> None:
+        self.ledger.abandon(item, reason)
+        if self._domain is not None:
+            self._domain.leave(item)
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
         return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
-        self.ledger.abandon(item, reason)
         self.lanes.settled(lane)
+        self._abandon(item, reason)
         self._measure()
 
     def _hold_for_broker(self, lane: Lane, error: BridgeError) -> None:
