@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.envelope import Envelope
+from bridge.tracecontext import TraceContext, trace_context
 
 KEY = "bridge:message"
 """The one key of an envelope. Data that happens to look like one is put into an envelope itself."""
@@ -34,7 +35,7 @@ class Origin:
 
     message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
     the command. part: position among the commands that this rule made of this message (`for_each`), from 0.
-    traceparent, tracestate: W3C trace context of the message.
+    traceparent, tracestate: W3C trace context of the message, None when it has none that is valid.
     """
 
     message_id: str
@@ -48,14 +49,18 @@ class Origin:
         """What makes two deliveries the same to whoever drops repeats."""
         return (self.message_id, self.route, self.part)
 
+    @property
+    def trace(self) -> TraceContext | None:
+        """Where the message stands in a trace; what an envelope brought is checked."""
+        return trace_context({"traceparent": self.traceparent, "tracestate": self.tracestate})
+
     @classmethod
     def of(cls, envelope: Envelope, route: str, part: int = 0) -> Origin:
-        extensions, headers = envelope.extensions, envelope.headers
-        parent = extensions.get("traceparent") or headers.get("traceparent")
-        if parent is None:
+        """The header `traceparent` counts, which names the last hop; without it the CloudEvents extension does."""
+        trace = trace_context(envelope.headers, envelope.extensions)
+        if trace is None:
             return cls(envelope.message_id, route, part)
-        state = extensions.get("tracestate") or headers.get("tracestate")
-        return cls(envelope.message_id, route, part, str(parent), None if state is None else str(state))
+        return cls(envelope.message_id, route, part, trace.traceparent, trace.tracestate)
 
 
 class Wrapped(dict[str, Any]):

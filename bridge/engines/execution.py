@@ -28,6 +28,7 @@ from bridge.commands import (
 )
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.engines.parenthood import PARENT
 from bridge.errors import (
     EngineError,
     EngineOutage,
@@ -114,6 +115,7 @@ class CommandExecutor:
     ) -> None:
         client = self._engine.client
         began = time.time()
+        PARENT.set(origin)
         # The hot path: `_call` is written out, as it would cost another coroutine per message.
         try:
             await client.schedule_new_orchestration(

@@ -17,6 +17,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
+from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.worker import concurrency, quiet_logger, register
@@ -81,7 +82,7 @@ class SchedulerEngine:
             taskhub=self._config.task_hub,
             token_credential=credential,
             secure_channel=self._secure,
-            interceptors=[*interceptors, *map(OnStreams, streams)],
+            interceptors=[*interceptors, ParentInterceptor(), *map(OnStreams, streams)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True),
             logger=quiet_logger(f"{self.name}.client"),
         )

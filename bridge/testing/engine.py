@@ -10,6 +10,7 @@ from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import quiet_logger, register
 from bridge.testing.backend import VirtualBackend
@@ -32,7 +33,7 @@ class VirtualEngine:
         self._workers: list[Channel] = []
 
     async def start(self) -> None:
-        self._channel = AioChannel(self.backend, timeout=TIMEOUT)
+        self._channel = AioChannel(self.backend, timeout=TIMEOUT, before=BEFORE)
         self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
 
     async def stop(self) -> None:

@@ -8,6 +8,7 @@ from bridge.workflow.request import RequestTimedOut, request
 from bridge.workflow.saga import Branch, Saga, Scope
 from bridge.workflow.start import message_aware, origin
 from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
+from bridge.workflow.tracing import trace_of
 
 __all__ = [
     "PUBLISH_ACTIVITY",
@@ -32,4 +33,5 @@ __all__ = [
     "origin",
     "publish",
     "request",
+    "trace_of",
 ]
