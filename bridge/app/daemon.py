@@ -29,6 +29,7 @@ from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
+from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
@@ -213,7 +214,13 @@ class Daemon:
             activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
         )
         for engine in self.engines.values():
-            worker = engine.worker(workflows, DataConverter())
+            grace = Grace(engine, asyncio.get_running_loop())
+            own = replace(
+                workflows,
+                orchestrators={**workflows.orchestrators, GUARD: guard},
+                activities={**workflows.activities, **grace.activities()},
+            )
+            worker = engine.worker(own, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(

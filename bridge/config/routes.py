@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
-from bridge.config.types import Expression, Integer, Model, Name, Rate, Template
+from bridge.config.types import Duration, Expression, Integer, Model, Name, Rate, Template
 
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
@@ -107,6 +107,10 @@ class CancelVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    grace: Duration | None = Field(
+        None,
+        description="Time to acknowledge the request, after which the instance is terminated; null: never.",
+    )
     on_missing: OnMissing = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",

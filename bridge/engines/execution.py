@@ -6,8 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any
+from uuid import uuid4
 
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState, OrchestrationStatus
 from durabletask.entities import EntityInstanceId
@@ -28,6 +31,7 @@ from bridge.commands import (
 )
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.engines.grace import GUARD, GUARD_PREFIX, created
 from bridge.engines.parenthood import PARENT
 from bridge.errors import (
     EngineError,
@@ -149,6 +153,26 @@ class CommandExecutor:
 
     async def _cancel(self, command: Cancel, origin: Origin | None) -> None:
         await self._raise_event(command.instance_id, command.event, {"reason": command.reason}, origin)
+        if command.grace is not None:
+            await self._guard(command, command.grace, origin)
+
+    async def _guard(self, command: Cancel, grace: float, origin: Origin | None) -> None:
+        """Start what looks again when the grace is over. A repeat of the request finds the first one's."""
+        what = f"guard the cancel of {command.instance_id!r}"
+        state = await self._state(what, command.instance_id)
+        if state is None or state.runtime_status in _TERMINAL:
+            return
+        identity = uuid4().hex if origin is None else "\n".join(map(str, origin.key))
+        digest = blake2b(f"{command.instance_id}\n{identity}".encode("utf-8", "surrogatepass"), digest_size=16)
+        request = {
+            "instance": command.instance_id,
+            "created": created(state),
+            "due": (self._now() + timedelta(seconds=grace)).astimezone(UTC).isoformat(),
+            "reason": command.reason,
+        }
+        start = ScheduleOrchestration(GUARD, f"{GUARD_PREFIX}{digest.hexdigest()}", request)
+        with suppress(InstanceAlreadyExists):
+            await self._start(start, None, None, _NEVER)
 
     async def _start_or_raise(self, command: StartOrRaise, origin: Origin | None) -> None:
         try:

@@ -1,6 +1,7 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
 from bridge.origin import Origin
+from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
@@ -29,6 +30,7 @@ __all__ = [
     "StepFailed",
     "StepInput",
     "StepState",
+    "acknowledge_cancel",
     "message_aware",
     "origin",
     "publish",
