@@ -72,8 +72,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(directory: Path, config: str, flows: str, engine: str = "embedded") -> AsyncIterator[Running]:
-    """config: without `engine`, `brokers` and `ops`. flows: the module `flows`."""
+async def running(
+    directory: Path, config: str, flows: str, engine: str = "embedded", broker: str = "{type: local}"
+) -> AsyncIterator[Running]:
+    """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module."""
     async with AsyncExitStack() as stack:
         declared = "{type: embedded}"
         if engine != "embedded":
@@ -86,7 +88,7 @@ async def running(directory: Path, config: str, flows: str, engine: str = "embed
         name = f"flows_{abs(hash(str(directory)))}"
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(
-            f"engine: {declared}\nbrokers: {{local: {{type: local}}}}\nops: {{http: {{port: 0}}}}\n"
+            f"engine: {declared}\nbrokers: {{local: {broker}}}\nops: {{http: {{port: 0}}}}\n"
             f"workflows: [{name}]\n{config}"
         )
         daemon = Daemon(load_config([directory / "bridge.yaml"]))
