@@ -112,8 +112,12 @@ class Execution:
         limit = self._limits.get(step.route)
         if limit is not None and (not_yet := limit.check(item, step.command)) is not None:
             return not_yet
+        engine.breaker.begin()
         try:
-            await engine.execute(step.command, origin)
+            try:
+                await engine.execute(step.command, origin)
+            finally:
+                engine.breaker.end()
         except Exception as error:
             if isinstance(error, EngineOutage):
                 engine.breaker.trip(error)

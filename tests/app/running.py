@@ -27,8 +27,10 @@ ENGINES = ("embedded", "behind a port")
 class Running:
     """The daemon, and the broker's topics as others see them."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, host: EmbeddedEngine | None) -> None:
         self.daemon = daemon
+        self.host = host
+        """What is behind the port; it can be stopped and started."""
 
     @property
     def client(self) -> Any:
@@ -78,6 +80,7 @@ async def running(
     """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module."""
     async with AsyncExitStack() as stack:
         declared = "{type: embedded}"
+        host = None
         if engine != "embedded":
             with socket.create_server(("127.0.0.1", 0)) as taken:
                 address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -94,7 +97,7 @@ async def running(
         daemon = Daemon(load_config([directory / "bridge.yaml"]))
         await daemon.start()
         stack.push_async_callback(daemon.stop, 20.0)
-        yield Running(daemon)
+        yield Running(daemon, host)
 
 
 def headers(message: Message) -> dict[str, str]:
