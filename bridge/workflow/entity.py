@@ -11,7 +11,8 @@ from durabletask.entities import DurableEntity, EntityContext
 from durabletask.internal import type_discovery
 
 from bridge.origin import Origin
-from bridge.workflow.repeats import REMEMBERED, REPEATS, Seen
+from bridge.seen import REMEMBERED, Seen
+from bridge.workflow.repeats import REPEATS
 from bridge.workflow.start import EVERYTHING, Carrier, carrying
 
 log = structlog.get_logger("bridge.workflow")

@@ -18,9 +18,10 @@ import structlog
 from durabletask.task import CancellableTask, CompletableTask, OrchestrationContext, Task, when_any
 
 from bridge.origin import Origin, Parcel, unwrap, wrap
+from bridge.seen import Seen
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.parallel import Steps
-from bridge.workflow.repeats import REPEATS, Seen
+from bridge.workflow.repeats import REPEATS
 from bridge.workflow.start import Carrier, start_of
 
 log = structlog.get_logger("bridge.workflow")

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.origin import KEY, Origin, wrap
+from bridge.seen import Seen, digest
 from bridge.workflow import Inbox, MessageTimedOut, Received, continue_as_new, origin, wait_for_message
 from bridge.workflow.parallel import Steps, together
-from bridge.workflow.repeats import REPEATS, Seen, digest
+from bridge.workflow.repeats import REPEATS
 from tests.workflow.simulation import Simulation
 
 START = Origin("shop/start", "begin")
