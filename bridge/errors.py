@@ -9,7 +9,8 @@
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
       EngineError
-        InstanceAlreadyExists                                                        -> by on_existing
+        AlreadyTaken               the engine has had this very command before       -> duplicate
+        InstanceAlreadyExists      of another message                                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
         EngineRejected             the engine refused this very request              -> dead_letter
@@ -119,8 +120,14 @@ class EngineError(BridgeError):
     reason = "engine_error"
 
 
+class AlreadyTaken(EngineError):
+    """The engine has had this very command of this very message before."""
+
+    reason = "already_taken"
+
+
 class InstanceAlreadyExists(EngineError):
-    """An instance with this id is kept by the engine."""
+    """An instance with this id is kept by the engine, and another message started it."""
 
     reason = "instance_already_exists"
 

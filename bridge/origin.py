@@ -29,12 +29,17 @@ _WINDOW = len(_HEAD) + 40
 """Engines may write JSON anew, with white space; the key still is among the first characters."""
 
 
+Key = tuple[str, str, int]
+"""What makes two deliveries the same: message id, route, part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The message that a command came from.
 
     message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
-    the command. part: position among the commands that this rule made of this message (`for_each`), from 0.
+    the command. part: position among the commands that this rule made of this message (`for_each`), from 0; `-1 - part`
+    for the start that a late event made necessary.
     traceparent, tracestate: W3C trace context of the message, None when it has none that is valid.
     """
 
@@ -45,8 +50,7 @@ class Origin:
     tracestate: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What makes two deliveries the same to whoever drops repeats."""
+    def key(self) -> Key:
         return (self.message_id, self.route, self.part)
 
     @property

@@ -19,6 +19,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.source import SourcePipeline
+from bridge.workflow.repeats import REPEATS
 
 log = structlog.get_logger("bridge.watch")
 
@@ -170,6 +171,7 @@ class Watch:
             lambda: self._sources,
             self._engine_views,
             publishing,
+            REPEATS.counts,
             limits,
             version=__version__,
             config=config_version,

@@ -13,16 +13,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from durabletask import task
 from durabletask.client import OrchestrationState, OrchestrationStatus
+from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.commands import Cancel
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.engines.inquiry import Inquiry
+from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
+from bridge.origin import Origin
 
 log = structlog.get_logger("bridge.cancel")
 
@@ -183,6 +190,39 @@ class Grace:
             raise
         except Exception as error:
             raise translate(error, what=f"{what} {instance!r}") from error
+
+
+async def start_guard(engine: Engine, inquiry: Inquiry, command: Cancel, origin: Origin | None, due: datetime) -> None:
+    """Start the guard of a cancel that the instance was told; a repeat of the request finds the first one's.
+
+    Raises: EngineError.
+    """
+    what = f"guard the cancel of {command.instance_id!r}"
+    client = engine.client
+    try:
+        state = await inquiry.call(what, None, lambda: client.get_orchestration_state(command.instance_id))
+    except InstanceNotFound:
+        return
+    if state is None or state.runtime_status in _FINISHED:
+        return
+    identity = uuid4().hex if origin is None else "\n".join(map(str, origin.key))
+    digest = blake2b(f"{command.instance_id}\n{identity}".encode("utf-8", "surrogatepass"), digest_size=16)
+    instance_id = GUARD_PREFIX + digest.hexdigest()
+    request = {
+        "instance": command.instance_id,
+        "created": created(state),
+        "due": due.astimezone(UTC).isoformat(),
+        "reason": command.reason,
+    }
+    never = pb.OrchestrationIdReusePolicy()
+    with suppress(InstanceAlreadyExists):
+        await inquiry.call(
+            what,
+            instance_id,
+            lambda: client.schedule_new_orchestration(
+                GUARD, input=request, instance_id=instance_id, reuse_id_policy=never
+            ),
+        )
 
 
 def created(state: OrchestrationState) -> str:

@@ -126,16 +126,18 @@ class Metrics:
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None = None,
+        repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
         *,
         version: str,
         config: str,
     ) -> None:
-        """sources, engines: called at every scrape. publishing: None where no workflow runs. limits: of routes
-        that have some. version: of the bridge. config: version of the configuration.
+        """sources, engines: called at every scrape. publishing: None where no workflow runs. repeats: messages that
+        workflows have dropped as repeats, by who did. limits: of routes that have some. version: of the bridge.
+        config: version of the configuration.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, limits, version, config))
+        self._registry.register(_BridgeCollector(sources, engines, publishing, repeats, limits, version, config))
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -234,6 +236,7 @@ class _BridgeCollector(Collector):
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
+        repeats: Callable[[], Mapping[str, int]],
         limits: Sequence[LimitStats],
         version: str,
         config: str,
@@ -241,6 +244,7 @@ class _BridgeCollector(Collector):
         self._sources = sources
         self._engines = engines
         self._publishing = publishing
+        self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
 
@@ -266,8 +270,9 @@ class _BridgeCollector(Collector):
             yield family
         yield from self._collect_engines()
         if self._publishing is not None:
-            yield _by_target("bridge_published", "Messages published, by target.", self._publishing.published)
-            yield _by_target("bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+            yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
+            yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+        yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
@@ -296,10 +301,10 @@ class _BridgeCollector(Collector):
         yield durable
 
 
-def _by_target(name: str, text: str, counts: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=("target",))
-    for target, count in counts.items():
-        family.add_metric((target,), count)
+def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for value, count in counts.items():
+        family.add_metric((value,), count)
     return family
 
 

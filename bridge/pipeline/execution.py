@@ -11,7 +11,7 @@ import structlog
 
 from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, EngineOutage, InstanceAlreadyExists
+from bridge.errors import AlreadyTaken, BridgeError, EngineOutage, InstanceAlreadyExists, InstanceFinished
 from bridge.origin import Origin
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.breaker import Breaker
@@ -121,7 +121,7 @@ class Execution:
         except Exception as error:
             if isinstance(error, EngineOutage):
                 engine.breaker.trip(error)
-            if limit is not None and isinstance(error, InstanceAlreadyExists):
+            if limit is not None and isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
                 limit.not_started(item)
             settlement = self._judge(error, item, step.command, now())
             if not isinstance(settlement, Complete):

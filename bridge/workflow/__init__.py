@@ -3,6 +3,8 @@
 from bridge.origin import Origin
 from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
+from bridge.workflow.entity import Entity
+from bridge.workflow.inbox import Inbox, MessageTimedOut, Received, continue_as_new, wait_for_message
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
 from bridge.workflow.request import RequestTimedOut, request
@@ -18,8 +20,12 @@ __all__ = [
     "Command",
     "CompensationInput",
     "DataConverter",
+    "Entity",
     "FailedCompensation",
+    "Inbox",
+    "MessageTimedOut",
     "Origin",
+    "Received",
     "RequestTimedOut",
     "Saga",
     "SagaAborted",
@@ -31,9 +37,11 @@ __all__ = [
     "StepInput",
     "StepState",
     "acknowledge_cancel",
+    "continue_as_new",
     "message_aware",
     "origin",
     "publish",
     "request",
     "trace_of",
+    "wait_for_message",
 ]

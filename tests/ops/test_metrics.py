@@ -132,6 +132,12 @@ def test_numbers_are_read_at_every_scrape() -> None:
     assert key not in samples(metrics.render())
 
 
+def test_dropped_repeats() -> None:
+    found = samples(Metrics(list, list, None, lambda: {"inbox": 3, "entity": 0}, version="", config="").render())
+    assert found["bridge_repeats_dropped_total", frozenset({("by", "inbox")})] == 3
+    assert found["bridge_repeats_dropped_total", frozenset({("by", "entity")})] == 0
+
+
 def test_two_bridges_in_one_process_do_not_meet() -> None:
     first, second = (Metrics(list, list, version=version, config="") for version in ("1", "2"))
     assert b'version="2"' not in first.render()

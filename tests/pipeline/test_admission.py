@@ -89,7 +89,7 @@ async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_pa
         await it.publish(message("start", 2, "k2"), message("start", 9, "k9"))
         await go(it)
         await it.settled(1)
-        assert it.source.ledger.outcomes["duplicate"] == 1
+        assert it.source.ledger.outcomes["ignored"] == 1
         limit = it.source.limits["start"]
         await it.until(lambda: limit.waiting == 1, "the new one waits")
         assert limit.population is not None
@@ -109,7 +109,7 @@ async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_pa
         await it.publish(*(message("start", number, f"k{number}") for number in range(13)))
         await go(it)
         await it.settled(13)
-        assert it.source.ledger.outcomes["duplicate"] == 10
+        assert it.source.ledger.outcomes["ignored"] == 10
         assert it.source.ledger.outcomes["executed"] == 3
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.correlation import may_replace, parcel_of
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
@@ -52,7 +53,9 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus:
+            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus or not may_replace(
+                parcel_of(existing.start.executionStarted.input.value), parcel_of(request.input.value)
+            ):
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
                 )

@@ -39,6 +39,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    certain = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
         self.name = name
