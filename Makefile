@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove-kafka check bench lock clean help
+.PHONY: demo test prove prove-kafka check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,10 @@ demo: .venv/runtime ## the main job on embedded parts, ends with a table
 
 test: .venv/dev ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs
+	$(BIN)/python -m tests.prove
+	$(BIN)/python -m pytest -m prove
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m pytest -m prove tests/brokers/kafka

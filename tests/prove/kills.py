@@ -1,0 +1,141 @@
+"""What is done to both variants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.prove.stage import KEYS, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One row of the table. promise: its number in docs/guarantees.md. test: where the same is tried in more ways."""
+
+    name: str
+    promise: int
+    breaks: str
+    test: str
+    run: Callable[[Stage], Awaitable[None]]
+
+
+async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
+    """`harm` is done while messages come in."""
+    load = asyncio.create_task(stage.load(seconds))
+    await asyncio.sleep(1.5)
+    await harm()
+    await load
+
+
+async def consumer_killed(stage: Stage) -> None:
+    stage.join()
+    stage.join()
+
+    async def harm() -> None:
+        for number in range(5):
+            await asyncio.sleep(1.2)
+            await stage.kill(number % 2)
+
+    await _loaded(stage, 9.0, harm)
+
+
+async def consumer_rolled(stage: Stage) -> None:
+    stage.join()
+    stage.join()
+
+    async def harm() -> None:
+        await asyncio.sleep(1.0)
+        await stage.roll()
+
+    await _loaded(stage, 7.0, harm)
+
+
+async def consumer_frozen(stage: Stage) -> None:
+    stage.join()
+    stage.join()
+
+    async def harm() -> None:
+        await asyncio.sleep(2.0)
+        stage.freeze()
+        await asyncio.sleep(6.0)  # past its session of 3 s: the other one has its partitions
+        stage.thaw()
+
+    await _loaded(stage, 11.0, harm)
+
+
+async def engine_killed(stage: Stage) -> None:
+    stage.join()
+
+    async def harm() -> None:
+        for _ in range(3):
+            await asyncio.sleep(1.5)
+            await stage.engine.kill()
+            await stage.engine.start()
+
+    await _loaded(stage, 9.0, harm)
+
+
+async def engine_away(stage: Stage) -> None:
+    stage.join()
+
+    async def harm() -> None:
+        await asyncio.sleep(2.0)
+        await stage.engine.kill()
+        await asyncio.sleep(15.0)
+        await stage.engine.start()
+
+    await _loaded(stage, 8.0, harm)
+
+
+async def early_events(stage: Stage) -> None:
+    stage.join()
+    for number in range(1, 6):
+        for key in range(KEYS):
+            await stage.send(f"k{key}", number, early=True)
+    await asyncio.sleep(10.0)
+    for key in range(KEYS):
+        await stage.send(f"k{key}", 0)
+
+
+async def bad_messages(stage: Stage) -> None:
+    stage.join()
+
+    async def harm() -> None:
+        for number in range(10):
+            await stage.send_bad(f"k{number}")
+            await asyncio.sleep(0.2)
+
+    await _loaded(stage, 5.0, harm)
+
+
+KILLS = (
+    Kill(
+        "consumer-killed", 1, "kill -9 of a consumer, five times, two in a group",
+        "tests/acceptance/test_kill.py", consumer_killed,
+    ),
+    Kill(
+        "engine-killed", 2, "kill -9 of the engine, three times, back at once",
+        "tests/engines/embedded/test_crash.py", engine_killed,
+    ),
+    Kill(
+        "early-events", 2, "five events of each key come 10 s before the message that starts it",
+        "tests/engines/test_execution.py", early_events,
+    ),
+    Kill(
+        "consumers-rolled", 3, "SIGTERM of one consumer after the other, as a release does",
+        "tests/brokers/kafka/test_processes.py", consumer_rolled,
+    ),
+    Kill(
+        "consumer-frozen", 3, "a consumer frozen for 6 s, past its session of 3 s, and thawed",
+        "tests/brokers/kafka/test_processes.py", consumer_frozen,
+    ),
+    Kill(
+        "bad-messages", 5, "ten messages that can never succeed among the others",
+        "tests/pipeline/test_poison.py", bad_messages,
+    ),
+    Kill(
+        "engine-away", 6, "the engine is away for 15 s",
+        "tests/acceptance/test_outage.py", engine_away,
+    ),
+)  # fmt: skip

@@ -1,0 +1,283 @@
+"""Where a proof plays: a Kafka broker, a durable engine in a process of its own, and consumers that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
+from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.engines.worker import quiet_logger, stop_worker
+from bridge.workflow import DataConverter, message_aware
+from tests.prove.collecting import END, collect, collect_plain
+from tests.prove.score import Score, score
+
+Variant = Literal["bridge", "by hand"]
+
+KEYS = 16
+PARTITIONS = 6
+PATIENCE = 90.0
+QUIET = 15.0
+"""Seconds without progress after which what is missing is lost."""
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+engine: {{type: scheduler, endpoint: "http://{engine}"}}
+workflows: {{external: [collect]}}
+brokers:
+  kafka: {{type: kafka, bootstrap_servers: "{bootstrap}", session_timeout: 3s, rebalance_timeout: 8s}}
+sources:
+  orders:
+    broker: kafka
+    topics: [{topic}, {topic}-early]
+    group: {topic}
+    codec: json
+    no_match: dead_letter
+routes:
+  - name: start
+    from: orders
+    when: payload.number == 0
+    schedule: {{orchestration: collect, instance_id: "order-{{{{ payload.key }}}}"}}
+  - name: item
+    from: orders
+    raise_event: {{instance_id: "order-{{{{ payload.key }}}}", name: item}}
+ops: {{http: {{port: 0}}, log: {{level: error}}}}
+"""
+
+
+class Engine:
+    """`bridge engine` on one port; its file outlives it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ready = directory / "engine.json"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = "127.0.0.1:0"
+
+    async def start(self) -> None:
+        self._ready.unlink(missing_ok=True)
+        with (self._directory / "engine.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "bridge", "engine", "--listen", self.address,
+                    "--path", str(self._directory / "hubs"), "--ready-file", str(self._ready),
+                ],
+                stdout=log, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+        await until(lambda: self._ready.exists() and self._ready.read_bytes(), "the engine")
+        if self.address.endswith(":0"):
+            self.address = json.loads(self._ready.read_bytes())["address"].removeprefix("http://")
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Stage:
+    """One topic, one engine, consumers of one variant."""
+
+    def __init__(self, directory: Path, bootstrap: str, variant: Variant, engine: Engine) -> None:
+        self.variant: Variant = variant
+        self.engine = engine
+        self.topic = f"prove-{uuid.uuid4().hex[:10]}"
+        self.sent: dict[str, int] = {}
+        self.bad = 0
+        self._bootstrap = bootstrap
+        self._directory = directory
+        self._members: list[subprocess.Popen[bytes]] = []
+        self._frozen: set[int] = set()
+        self._producer: AIOKafkaProducer
+        self._client: AsyncTaskHubGrpcClient
+        self._keeper: asyncio.Task[None] | None = None
+
+    # -- consumers
+
+    def join(self) -> subprocess.Popen[bytes]:
+        """Another consumer."""
+        if self.variant == "bridge":
+            config = self._directory / "bridge.yaml"
+            config.write_text(CONFIG.format(engine=self.engine.address, bootstrap=self._bootstrap, topic=self.topic))
+            command = [sys.executable, "-m", "bridge", "serve", "--no-worker", "-c", str(config)]
+        else:
+            command = [
+                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, f"{self.topic},{self.topic}-early",
+                self.engine.address,
+            ]  # fmt: skip
+        with (self._directory / "consumers.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        self._members.append(process)
+        return process
+
+    async def kill(self, member: int = 0) -> None:
+        """kill -9 of a consumer; another takes its place."""
+        process = self._members.pop(member)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        self.join()
+
+    async def roll(self) -> None:
+        """Stop each consumer in the orderly way, one after the other, as a new version is rolled out."""
+        for process in list(self._members):
+            self._members.remove(process)
+            process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(process.wait, 20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            self.join()
+
+    def freeze(self, member: int = 0) -> None:
+        os.kill(self._members[member].pid, signal.SIGSTOP)
+
+    def thaw(self, member: int = 0) -> None:
+        os.kill(self._members[member].pid, signal.SIGCONT)
+
+    async def _restart_the_dead(self) -> None:
+        """What a supervisor does: a consumer that ends by itself is started again."""
+        while True:
+            await asyncio.sleep(0.5)
+            for process in [each for each in self._members if each.poll() is not None]:
+                self._members.remove(process)
+                self.join()
+
+    # -- messages
+
+    async def load(self, seconds: float, rate: int = 60) -> None:
+        """`seconds * rate` numbered messages over the keys; the first of a key starts its orchestration."""
+        began = time.monotonic()
+        for turn in range(int(seconds * rate)):
+            await self.send(f"k{turn % KEYS}")
+            await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
+
+    async def send(self, key: str, number: int | None = None, *, early: bool = False) -> None:
+        """The next message of the key, or this one. early: to the second topic, which nothing keeps in order."""
+        if number is None:
+            number = self.sent.get(key, 0)
+        self.sent[key] = self.sent.get(key, 0) + 1
+        body = json.dumps({"key": key, "number": number}).encode()
+        topic = f"{self.topic}-early" if early else self.topic
+        await self._producer.send_and_wait(topic, body, key=key.encode())
+
+    async def send_bad(self, key: str) -> None:
+        """A message that can never succeed."""
+        self.bad += 1
+        await self._producer.send_and_wait(self.topic, b'{"key": "' + key.encode(), key=key.encode())
+
+    async def settled(self) -> int:
+        """Wait until every message had its effect, or nothing moves any more; how many effects there are."""
+        best, moved = -1, time.monotonic()
+        while True:
+            with contextlib.suppress(Exception):  # the engine may be on its way back
+                count = await self._effects()
+                if count > best:
+                    best, moved = count, time.monotonic()
+                if count >= sum(self.sent.values()):
+                    return count
+            if time.monotonic() - moved > QUIET:
+                return best
+            await asyncio.sleep(0.3)
+
+    async def _effects(self) -> int:
+        query = OrchestrationQuery(instance_id_prefix="order-", fetch_inputs_and_outputs=True)
+        states = await self._client.get_all_orchestration_states(query)
+        return sum(int(json.loads(state.serialized_custom_status or "1")) for state in states)
+
+    async def score(self) -> Score:
+        """Let the collectors go and look at what they wrote down."""
+        await self.settled()
+        await asyncio.sleep(2.0)  # what comes again comes late
+        seen: dict[str, list[int]] = {}
+        for key in self.sent:
+            if await self._client.get_orchestration_state(f"order-{key}") is None:
+                continue
+            await self._client.raise_orchestration_event(f"order-{key}", END)
+            state = await self._client.wait_for_orchestration_completion(f"order-{key}", timeout=PATIENCE)
+            assert state is not None
+            seen[key] = state.get_output()  # type: ignore[assignment]  # what the collectors return
+        missing = max(0, self.bad - await self._dead_letters())
+        return score(self.sent, seen) + Score(sent=self.bad, lost=missing)
+
+    async def _dead_letters(self) -> int:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap)
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets([TopicPartition(f"{self.topic}.dlq", 0)])
+        finally:
+            await consumer.stop()
+        return int(sum(ends.values()))
+
+    async def open(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        await admin.start()
+        names = (self.topic, f"{self.topic}-early")
+        topics = [NewTopic(name, PARTITIONS, 1) for name in names] + [NewTopic(f"{name}.dlq", 1, 1) for name in names]
+        await admin.create_topics(topics)
+        await admin.close()
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap)
+        await self._producer.start()
+        self._client = AsyncTaskHubGrpcClient(host_address=self.engine.address, logger=quiet_logger("prove.client"))
+        self._keeper = asyncio.create_task(self._restart_the_dead())
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for process in self._members:
+            process.kill()
+            process.wait()
+        await self._producer.stop()
+        await self._client.close()
+
+
+@asynccontextmanager
+async def stage(directory: Path, bootstrap: str, variant: Variant) -> AsyncIterator[Stage]:
+    """An engine with a worker for the collectors, and no consumer yet."""
+    engine = Engine(directory)
+    await engine.start()
+    worker = TaskHubGrpcWorker(
+        host_address=engine.address,
+        data_converter=DataConverter(),
+        logger=quiet_logger("prove.worker"),
+        resiliency_options=GrpcWorkerResiliencyOptions(reconnect_backoff_cap_seconds=1.0),
+    )
+    worker.add_orchestrator(message_aware(collect))
+    worker.add_orchestrator(collect_plain)
+    worker.use_work_item_filters()
+    worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    it = Stage(directory, bootstrap, variant, engine)
+    try:
+        await it.open()
+        yield it
+    finally:
+        await it.close()
+        engine.close()
+        await stop_worker(worker, 10)
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"never came: {what}"
+        await asyncio.sleep(0.02)

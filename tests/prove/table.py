@@ -1,0 +1,65 @@
+"""The table of docs/guarantees.md, written from what `make prove` recorded in docs/guarantees.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.prove.kills import KILLS
+from tests.prove.score import Score
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "guarantees.md"
+RESULTS = ROOT / "docs" / "guarantees.json"
+_HEAD = (
+    "| Promise | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
+    "| By hand: lost | doubled | out of order |"
+)
+BEGIN, END = "<!-- begin: kills -->\n", "<!-- end: kills -->\n"
+
+
+def record(broker: str, scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
+    """What is kept: by the kill's name, per variant. broker: what the messages came from."""
+    return {
+        "broker": broker,
+        "kills": {
+            name: {
+                variant: {
+                    "sent": one.sent, "lost": one.lost, "doubled": one.doubled, "out_of_order": one.out_of_order,
+                }
+                for variant, one in variants.items()
+            }
+            for name, variants in scores.items()
+        },
+    }  # fmt: skip
+
+
+def load() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
+def save(results: dict[str, Any]) -> None:
+    """Write the results, beside those of kills that were not tried this time, and the table that shows them."""
+    if RESULTS.exists():
+        known = load()["kills"] | results["kills"]
+        results = results | {"kills": {kill.name: known[kill.name] for kill in KILLS if kill.name in known}}
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    DOCUMENT.write_text(rewritten(DOCUMENT.read_text(), results))
+
+
+def rewritten(text: str, results: dict[str, Any]) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{rendered(results)}{END}{after}"
+
+
+def rendered(results: dict[str, Any]) -> str:
+    rows = [_HEAD, "|---" * 10 + "|"]
+    for kill in KILLS:
+        bridge, by_hand = (results["kills"][kill.name][variant] for variant in ("bridge", "by hand"))
+        ours = " | ".join(str(bridge[what]) for what in ("lost", "doubled", "out_of_order"))
+        theirs = " | ".join(str(by_hand[what]) for what in ("lost", "doubled", "out_of_order"))
+        rows.append(f"| {kill.promise} | {kill.breaks} | `{kill.test}` | {bridge['sent']} | {ours} | {theirs} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,66 @@
+"""The table of docs/guarantees.md is what was recorded, it has every kill, and the bridge's numbers are zeros."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.prove.kills import KILLS
+from tests.prove.score import Score, score
+from tests.prove.table import DOCUMENT, ROOT, load, record, rendered, rewritten
+
+NUMBERS = {"sent", "lost", "doubled", "out_of_order"}
+
+
+def test_the_document_shows_what_was_recorded() -> None:
+    text = DOCUMENT.read_text()
+    assert rewritten(text, load()) == text, "run `make prove`, or `python -m tests.prove`"
+
+
+def test_every_kill_was_tried_on_both_and_left_the_bridge_unharmed() -> None:
+    results = load()
+    assert list(results["kills"]) == [kill.name for kill in KILLS]
+    for name, variants in results["kills"].items():
+        assert set(variants) == {"bridge", "by hand"}
+        assert all(set(numbers) == NUMBERS for numbers in variants.values())
+        bridge, by_hand = variants["bridge"], variants["by hand"]
+        assert bridge["sent"] == by_hand["sent"] > 100, f"{name}: the same load"
+        assert (bridge["lost"], bridge["doubled"], bridge["out_of_order"]) == (0, 0, 0), name
+    assert any(variants["by hand"]["doubled"] for variants in results["kills"].values()), "it is a test that can fail"
+
+
+def test_every_row_names_a_promise_and_a_test_that_exist() -> None:
+    text = DOCUMENT.read_text()
+    for kill in KILLS:
+        assert f"\n## {kill.promise}. " in text
+        assert (ROOT / kill.test).exists()
+
+
+def test_the_loop_is_as_long_as_the_document_says() -> None:
+    lines = (ROOT / "tests/prove/by_hand.py").read_text().splitlines()
+    code = [line for line in lines if line.strip()]
+    assert 50 <= len(code) <= 75
+
+
+def test_a_row() -> None:
+    scores = {kill.name: {"bridge": Score(10), "by hand": Score(10, 1, 2, 3)} for kill in KILLS}
+    results = json.loads(json.dumps(record("Kafka", scores)))
+    assert rendered(results).splitlines()[2].endswith("| 10 | 0 | 0 | 0 | 1 | 2 | 3 |")
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ([0, 1, 2, 3], Score(4)),
+        ([0, 1, 1, 2, 3, 3, 3], Score(4, doubled=3)),
+        ([0, 2, 3], Score(4, lost=1)),
+        ([0, 2, 1, 3], Score(4, out_of_order=1)),
+        ([0, 1, 2, 1, 3], Score(4, doubled=1)),
+        ([], Score(4, lost=4)),
+        ([3, 0, 1, 2], Score(4, out_of_order=3)),
+    ],
+)
+def test_how_it_is_counted(seen: list[int], expected: Score) -> None:
+    assert score({"k": 4}, {"k": seen}) == expected
+    assert score({"k": 4, "j": 1}, {"k": seen, "j": [0]}) == expected + Score(1)
