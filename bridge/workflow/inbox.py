@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from operator import itemgetter
@@ -17,7 +16,7 @@ from typing import Any
 import structlog
 from durabletask.task import CancellableTask, CompletableTask, OrchestrationContext, Task, when_any
 
-from bridge.origin import Origin, Parcel, unwrap, wrap
+from bridge.origin import Key, Origin, inside_of, key_of, origin_of, wrap
 from bridge.seen import Seen
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.parallel import Steps
@@ -38,17 +37,30 @@ class MessageTimedOut(TimeoutError):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
 class Received:
     """A message as an orchestration gets it.
 
-    name: of the event. data: bare, or of the type that was asked for. origin: None when another client than the bridge
-    raised it, without an envelope; such messages have no id and are never taken for repeats.
+    name: of the event. data: bare, or of the type that was asked for.
     """
 
-    name: str
-    data: Any
-    origin: Origin | None = None
+    __slots__ = ("_inside", "data", "name")
+
+    def __init__(self, name: str, data: Any, inside: Mapping[str, Any] | None = None) -> None:
+        self.name = name
+        self.data = data
+        self._inside = inside
+
+    @property
+    def origin(self) -> Origin | None:
+        """None when another client than the bridge raised it, without an envelope: it is never taken for a repeat."""
+        return None if self._inside is None else origin_of(self._inside)
+
+    def typed(self, data_type: Any) -> Received:
+        """Raises: TypeError when the data does not fit."""
+        return Received(self.name, _CONVERTER.coerce(self.data, data_type), self._inside)
+
+    def __repr__(self) -> str:
+        return f"Received({self.name!r}, from {self.origin})"
 
 
 Where = Callable[[Received], bool]
@@ -123,8 +135,8 @@ def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: s
     """
     state: _State | None = getattr(ctx, _ATTRIBUTE, None)
     start = _known_start(ctx)
-    inbox = start.inbox if state is None else state.carried()
-    ctx.continue_as_new(wrap(new_input, start.origin, inbox), save_events=True, new_version=new_version)
+    inbox = start.get("inbox") if state is None else state.carried()
+    ctx.continue_as_new(wrap(new_input, origin_of(start), inbox), save_events=True, new_version=new_version)
 
 
 class _Box:
@@ -195,17 +207,17 @@ def _cancelled(found: Task[Any]) -> bool:
 class _State:
     """The inbox of one context; every replay builds it anew from the same events."""
 
-    def __init__(self, ctx: OrchestrationContext, start: Parcel) -> None:
+    def __init__(self, ctx: OrchestrationContext, start: Mapping[str, Any]) -> None:
         self.ctx = ctx
-        self._start = start.origin
-        carried: Mapping[str, Any] = start.inbox or {}
+        self._start = key_of(start)
+        carried: Mapping[str, Any] = start.get("inbox") or {}
         self.seen = Seen(carried.get("seen", ""))
         if "remember" in carried:
             self.seen.limit = carried["remember"]
         self._boxes: dict[str, _Box] = {}
         for name, kept in carried.get("kept", ()):
-            parcel = unwrap(kept)
-            self.box(name).put(Received(name, parcel.data, parcel.origin))
+            inside = inside_of(kept) or {}
+            self.box(name).put(Received(name, inside.get("data"), inside))
 
     def box(self, name: str) -> _Box:
         # As the SDK has it, names differ in more than case
@@ -225,11 +237,14 @@ class _State:
         if isinstance(arrived, tuple):
             kept: Received = arrived[1]
             return kept
-        parcel = arrived.parcel if isinstance(arrived, Carrier) else unwrap(arrived)
-        origin = parcel.origin
-        if origin is not None and self._repeated(origin):
-            return None
-        return Received(box.name, parcel.data, origin)
+        if type(arrived) is not Carrier:
+            return Received(box.name, arrived)  # nothing at all: an event without data
+        inside = arrived.inside
+        if inside is not None:
+            key = key_of(inside)
+            if key is not None and self._repeated(key):
+                return None
+        return Received(box.name, arrived.value, inside)
 
     def collect(self, box: _Box) -> None:
         """Put into the queue what the completed wait brought."""
@@ -241,15 +256,13 @@ class _State:
         elif message is not None:
             box.put(message)
 
-    def _repeated(self, origin: Origin) -> bool:
-        start = self._start
-        if (start is None or origin.key != start.key) and self.seen.add(origin):
+    def _repeated(self, key: Key) -> bool:
+        if key != self._start and self.seen.add(key):
             return False
         if not self.ctx.is_replaying:
             REPEATS.add("inbox")
             log.debug(
-                "repeat dropped", action="repeat", instance=self.ctx.instance_id, message=origin.message_id,
-                route=origin.route,
+                "repeat dropped", action="repeat", instance=self.ctx.instance_id, message=key[0], route=key[1]
             )  # fmt: skip
         return True
 
@@ -273,7 +286,12 @@ def _wait(state: _State, name: str, timeout: timedelta | None, where: Where | No
         while True:
             arrival = box.task
             if arrival is not None and arrival.is_complete:
-                state.collect(box)
+                if where is None and data_type is None and not box.queue:
+                    message = state.take_in(box)  # the common case by the shortest way
+                    if message is not None:
+                        return message
+                else:
+                    state.collect(box)
             if box.queue and box.queue[-1][0] > looked_at:
                 message = _take(box, looked_at, where, data_type)
                 if message is not None:
@@ -308,10 +326,10 @@ def _take(box: _Box, looked_at: int, where: Where | None, data_type: Any) -> Rec
 
 
 def _typed(message: Received, data_type: Any) -> Received:
-    return message if data_type is None else replace(message, data=_CONVERTER.coerce(message.data, data_type))
+    return message if data_type is None else message.typed(data_type)
 
 
-def _known_start(ctx: OrchestrationContext) -> Parcel:
+def _known_start(ctx: OrchestrationContext) -> Mapping[str, Any]:
     start = start_of(ctx)
     if start is None:
         raise RuntimeError(
