@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,8 @@ class VirtualBackend(InMemoryOrchestrationBackend):
     def __init__(self) -> None:
         super().__init__()
         self.now = datetime.now(UTC) + HEAD_START
+        self.finish_listeners: list[Callable[[Sequence[str]], None]] = []
+        """Told the ids of instances that have finished."""
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._activities = 0
@@ -147,6 +149,13 @@ class VirtualBackend(InMemoryOrchestrationBackend):
             response = super().CompleteOrchestratorTask(request, context)
             self._tell_parent(request.instanceId)
         return response
+
+    def _notify_waiters(self, instance_id: str) -> None:
+        super()._notify_waiters(instance_id)
+        instance = self._instances.get(instance_id)
+        if instance is not None and self._is_terminal_status(instance.status):
+            for listener in self.finish_listeners:
+                listener((instance_id,))
 
     def _watch_sub_orchestration(self, parent_instance_id: str, sub_instance_id: str, task_id: int) -> None:
         # The backend has a thread wait for every child, and nobody could tell whether one is about to speak.

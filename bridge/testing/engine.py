@@ -59,7 +59,8 @@ class VirtualEngine:
         return self._client
 
     def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
-        return False
+        self.backend.finish_listeners.append(listener)
+        return True
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)

@@ -224,7 +224,9 @@ class LocalBridge:
             config = self._loaded.config.sources[source.settings.name]
             sent = sum(self._sent.get((config.broker, topic), 0) for topic in config.topics)
             settled = sum(source.ledger.outcomes.values())
-            if settled < sent:
+            # What waits for others to finish waits for something that has not happened
+            limited = sum(limit.waiting for limit in source.limits.values())
+            if settled + limited < sent:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"
         for name, engine in self._engines.items():
             if engine.backend.busy:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.prove.stage import KEYS, Stage
+from tests.prove.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,6 @@ async def engine_away(stage: Stage) -> None:
     await _loaded(stage, 8.0, harm)
 
 
-async def early_events(stage: Stage) -> None:
-    stage.join()
-    for number in range(1, 6):
-        for key in range(KEYS):
-            await stage.send(f"k{key}", number, early=True)
-    await asyncio.sleep(10.0)
-    for key in range(KEYS):
-        await stage.send(f"k{key}", 0)
-
-
 async def bad_messages(stage: Stage) -> None:
     stage.join()
 
@@ -117,10 +107,6 @@ KILLS = (
     Kill(
         "engine-killed", 2, "kill -9 of the engine, three times, back at once",
         "tests/engines/embedded/test_crash.py", engine_killed,
-    ),
-    Kill(
-        "early-events", 2, "five events of each key come 10 s before the message that starts it",
-        "tests/engines/test_execution.py", early_events,
     ),
     Kill(
         "consumers-rolled", 3, "SIGTERM of one consumer after the other, as a release does",

@@ -45,7 +45,7 @@ brokers:
 sources:
   orders:
     broker: kafka
-    topics: [{topic}, {topic}-early]
+    topics: [{topic}]
     group: {topic}
     codec: json
     no_match: dead_letter
@@ -122,8 +122,7 @@ class Stage:
             command = [sys.executable, "-m", "bridge", "serve", "--no-worker", "-c", str(config)]
         else:
             command = [
-                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, f"{self.topic},{self.topic}-early",
-                self.engine.address,
+                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, self.topic, self.engine.address,
             ]  # fmt: skip
         with (self._directory / "consumers.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -171,14 +170,12 @@ class Stage:
             await self.send(f"k{turn % KEYS}")
             await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
 
-    async def send(self, key: str, number: int | None = None, *, early: bool = False) -> None:
-        """The next message of the key, or this one. early: to the second topic, which nothing keeps in order."""
-        if number is None:
-            number = self.sent.get(key, 0)
-        self.sent[key] = self.sent.get(key, 0) + 1
+    async def send(self, key: str) -> None:
+        """The next message of the key."""
+        number = self.sent.get(key, 0)
+        self.sent[key] = number + 1
         body = json.dumps({"key": key, "number": number}).encode()
-        topic = f"{self.topic}-early" if early else self.topic
-        await self._producer.send_and_wait(topic, body, key=key.encode())
+        await self._producer.send_and_wait(self.topic, body, key=key.encode())
 
     async def send_bad(self, key: str) -> None:
         """A message that can never succeed."""
@@ -231,8 +228,7 @@ class Stage:
     async def open(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         await admin.start()
-        names = (self.topic, f"{self.topic}-early")
-        topics = [NewTopic(name, PARTITIONS, 1) for name in names] + [NewTopic(f"{name}.dlq", 1, 1) for name in names]
+        topics = [NewTopic(self.topic, PARTITIONS, 1), NewTopic(f"{self.topic}.dlq", 1, 1)]
         await admin.create_topics(topics)
         await admin.close()
         self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap)
