@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
@@ -47,7 +48,7 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
         mine = [population for population in admission.populations if population.engine == name]
 
         def finished(ids: Sequence[str], mine: Sequence[Population] = mine) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has ended, and with it who would want to know
                 loop.call_soon_threadsafe(_leave, mine, ids)
 
         if mine and engine.watch_finished(finished):

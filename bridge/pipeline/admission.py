@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bridge.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.pipeline.item import Item
@@ -95,11 +96,12 @@ class RouteLimit:
         self._queue.pop(item, None)
         item.waits_for = None
 
-    def not_started(self, item: Item) -> None:
-        """The room that the item took is free: its start found that there was nothing to start."""
-        if item.entered is not None and self.population is not None:
-            self.population.leave((item.entered,))
-        item.entered = None
+    @staticmethod
+    def not_started(item: Item) -> None:
+        """The room that the item took is free: its start found that there was nothing to start, or is given back."""
+        if item.room is not None:
+            item.room()
+            item.room = None
 
     @property
     def reason(self) -> str | None:
@@ -117,7 +119,7 @@ class RouteLimit:
 
     def _enter(self, item: Item, instance_id: str) -> None:
         assert self.population is not None
-        item.entered = instance_id
+        item.room = partial(self.population.leave, (instance_id,))
         self.population.enter(instance_id)
 
     def _grant(self) -> None:

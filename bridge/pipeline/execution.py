@@ -131,7 +131,7 @@ class Execution:
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
-        item.due_at = item.entered = None
+        item.due_at = item.room = None
         engine.breaker.succeed()
         return None
 

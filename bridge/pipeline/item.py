@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bridge.brokers.base import Delivery
@@ -20,8 +21,8 @@ class Item:
     error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has taken. duplicates, effects: steps counted so far.
     pending: how it ends, decided but not yet taken by the broker.
-    due_at: monotonic time of the token that the next step has taken from its route's rate. entered: instance that the
-    next step counts among the running ones. waits_for: the limit in whose queue it is.
+    due_at: monotonic time of the token that the next step has taken from its route's rate. room: gives back the place
+    that the next step has among the running orchestrations. waits_for: the limit in whose queue it is.
     domain_key: its key in the ordering domain that its source shares, while it has a place there.
     """
 
@@ -33,7 +34,6 @@ class Item:
         "due_at",
         "duplicates",
         "effects",
-        "entered",
         "envelope",
         "error",
         "error_class",
@@ -43,6 +43,7 @@ class Item:
         "next_step",
         "pending",
         "received_at",
+        "room",
         "size",
         "waits_for",
     )
@@ -67,5 +68,5 @@ class Item:
         self.pending: Complete | DeadLetter | None = None
         self.domain_key: str | None = None
         self.due_at: float | None = None
-        self.entered: str | None = None
+        self.room: Callable[[], None] | None = None
         self.waits_for: RouteLimit | None = None

@@ -334,6 +334,7 @@ class SourcePipeline:
         for item in removed:
             if item.waits_for is not None:
                 item.waits_for.forget(item)
+            RouteLimit.not_started(item)
             self._abandon(item, reason)
         self._measure()
         return running

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import build_router, load_config
-from bridge.commands import ScheduleOrchestration
+from bridge.commands import Command, ScheduleOrchestration
 from bridge.errors import ConfigError, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.population import Population, without_children
@@ -236,3 +236,30 @@ def test_a_cap_needs_something_to_count(tmp_path: Path, route: str, said: str) -
     [problem] = caught.value.problems
     assert problem.path == "routes[0].limits.running"
     assert problem.line > 0
+
+
+async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> None:
+    reached, let_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(command: Command) -> None:
+        if command.instance_id == "free-first":  # type: ignore[union-attr]  # schedules only
+            reached.set()
+            await let_go.wait()
+
+    async with bench(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
+        it.faults.before = slow
+        limit = it.source.limits["start"]
+        assert limit.population is not None
+        await it.publish(*(message("start", f"a-{number}", f"k{number}") for number in range(5)))
+        await go(it)
+        await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
+        # The only worker is busy when room comes: who has it still waits for a worker, and is revoked
+        await it.publish(message("free", "first", "f"))
+        await asyncio.wait_for(reached.wait(), 30)
+        await finish(it, "order-a-0", "order-a-1")
+        await it.until(lambda: limit.waiting == 0, "both have their room")
+        assert len(limit.population) == 3
+        revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
+        await it.until(lambda: len(limit.population) == 1, "given back")
+        let_go.set()
+        await revoked

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bridge.testing import LocalBridge
 
-FLOWS = '''
+FLOWS = """
 from datetime import timedelta
 
 from bridge.workflow import acknowledge_cancel
@@ -22,7 +22,7 @@ def polite(ctx: task.OrchestrationContext, _):
     acknowledge_cancel(ctx)
     yield ctx.create_timer(timedelta(hours=2))
     return "undone"
-'''
+"""
 
 CONFIG = """
 engine: {type: embedded}
