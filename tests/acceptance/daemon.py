@@ -106,7 +106,9 @@ class Serve:
         return int(sum(self.metrics("bridge_outcomes_total").values()))
 
     def lag(self) -> int:
-        return int(sum(self.metrics("bridge_lag").values()))
+        """Records behind; -1 while no partition is assigned, when nobody can tell."""
+        found = self.metrics("bridge_lag")
+        return int(sum(found.values())) if found else -1
 
 
 @contextlib.contextmanager
