@@ -38,6 +38,7 @@ from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -193,14 +194,18 @@ class Daemon:
             return publishing(request)
 
         publish.__name__ = PUBLISH_ACTIVITY
-        workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
+        workflows = replace(
+            self.workflows,
+            orchestrators={**self.workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga},
+            activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish, EVALUATE_ACTIVITY: evaluate},
+        )
         for engine in self.engines.values():
             worker = engine.worker(workflows, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(
-            f"running {len(workflows.orchestrators)} orchestrations, {len(workflows.activities)} activities, "
-            f"{len(workflows.entities)} entities",
+            f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
+            f"{len(self.workflows.entities)} entities",
             action="worker",
         )
 
