@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Incompatible, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
@@ -38,6 +40,7 @@ from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -85,11 +88,13 @@ class Daemon:
             },
             asyncio.get_running_loop(),
         )
+        self.witnesses = {name: Witness(partial(_tell_incompatible, name)) for name in self.engines}
         self.watch = Watch(
             self.sources,
             self.engines,
             self.breakers,
             self.publishing,
+            self.witnesses,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -195,18 +200,36 @@ class Daemon:
         publish.__name__ = PUBLISH_ACTIVITY
         workflows = replace(
             self.workflows,
-            orchestrators={name: message_aware(each) for name, each in self.workflows.orchestrators.items()},
-            activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
+            orchestrators={
+                name: message_aware(each)
+                for name, each in {**self.workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}.items()
+            },
+            activities={**self.workflows.activities, EVALUATE_ACTIVITY: evaluate},
         )
-        for engine in self.engines.values():
-            worker = engine.worker(workflows, DataConverter())
-            worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-            self._workers.append(worker)
+        publishers = Workflows(activities={PUBLISH_ACTIVITY: publish}, publishers=True)
+        for name, engine in self.engines.items():
+            for group in (workflows, publishers):
+                worker = engine.worker(group, DataConverter(), self.witnesses[name])
+                worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+                self._workers.append(worker)
         log.info(
-            f"running {len(workflows.orchestrators)} orchestrations, {len(workflows.activities)} activities, "
-            f"{len(workflows.entities)} entities",
+            f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
+            f"{len(self.workflows.entities)} entities",
             action="worker",
         )
+
+
+def _tell_incompatible(engine: str, found: Incompatible) -> None:
+    log.error(
+        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
+        "compensated; bring back the code that it began with, then `bridge instances rewind "
+        f"{found.instance_id}` lets it go on",
+        action="incompatible",
+        engine=engine,
+        orchestration=found.orchestration,
+        instance=found.instance_id,
+        detail=found.error,
+    )
 
 
 async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:

@@ -12,6 +12,7 @@ import structlog
 from bridge import __version__
 from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
+from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
 from bridge.pipeline.breaker import Breaker
@@ -142,6 +143,7 @@ class EngineView:
     name: str
     up: bool
     durable: bool
+    incompatible: Mapping[str, int]
 
 
 class Watch:
@@ -153,6 +155,7 @@ class Watch:
         engines: Mapping[str, Engine],
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
+        witnesses: Mapping[str, Witness],
         *,
         stuck_after: float,
         config_version: str,
@@ -161,6 +164,7 @@ class Watch:
         self._sources = [SourceView(source) for source in sources]
         self._engines = engines
         self._breakers = breakers
+        self._witnesses = witnesses
         self._health = Health(stuck_after)
         self._metrics = Metrics(
             lambda: self._sources,
@@ -181,6 +185,10 @@ class Watch:
                 engine.description,
             )
             for name, engine in self._engines.items()
+        ]
+        parts += [
+            PartReading("workflows", name, None if not witness.open else _changed(witness.open))
+            for name, witness in self._witnesses.items()
         ]
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
@@ -209,4 +217,15 @@ class Watch:
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
-            yield EngineView(name, not self._breakers[name].open, engine.durable)
+            counts = self._witnesses[name].counts
+            yield EngineView(name, not self._breakers[name].open, engine.durable, dict(counts))
+
+
+def _changed(found: Sequence[Incompatible]) -> str:
+    """What to do about instances that no longer fit their code."""
+    first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (
+        f"failed because their code was changed while they ran, nothing was compensated: {first}{more}; bring back the "
+        "code that they began with, then `bridge instances rewind ID`"
+    )

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.config.routes import VERBS, wrong_verbs
+from bridge.config.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.saga_checks import SagaChecks
 from bridge.config.sources import SourceConfig
 from bridge.config.types import check_topic
 from bridge.errors import Locate, Problem
@@ -21,7 +22,7 @@ _DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     """Problems between entries; what is not of the expected shape is left to the models."""
-    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources")}
+    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources", "sagas")}
     routes = document.get("routes")
     routes = routes if isinstance(routes, list) else []
     for section in ("targets", "sources"):
@@ -32,6 +33,8 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     yield from _kafka(sections["sources"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
+    sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
+    yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
     elif not routes:
@@ -97,6 +100,9 @@ def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: L
         wrong = wrong_verbs([verb for verb in VERBS if route.get(verb) is not None]) if route else None
         if wrong is not None:
             yield locate(("routes", index), wrong)
+        schedule = route.get("schedule")
+        if isinstance(schedule, dict) and (schedule.get("orchestration") is None) == (schedule.get("saga") is None):
+            yield locate(("routes", index, "schedule"), WHICH_WORKFLOW)
         name, given, engine = route.get("name"), route.get("from"), route.get("engine", "default")
         if isinstance(name, str):
             if name in first:

@@ -18,6 +18,9 @@ class WorkerConfig(Model):
     threads: Integer = Field(
         16, ge=1, description="Threads for activities; where the SDK's own worker runs, for orchestrations too."
     )
+    publish_threads: Integer = Field(
+        16, ge=1, description="Threads for publishing, apart from the others: a broker that hangs stops nothing else."
+    )
 
 
 class EngineBase(Model):

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from bridge.config.brokers import BrokerConfig, TargetConfig
 from bridge.config.engines import EngineConfig, WorkflowsConfig
 from bridge.config.routes import RouteConfig
+from bridge.config.sagas import SagaConfig
 from bridge.config.sources import SourceConfig
 from bridge.config.types import Duration, Integer, Model, Name
 
@@ -64,6 +65,9 @@ class BridgeConfig(Model):
     )
     sources: dict[Name, SourceConfig] = Field(
         default_factory=dict, description="Streams of messages that are consumed, by name."
+    )
+    sagas: dict[Name, SagaConfig] = Field(
+        default_factory=dict, description="Sagas without code, by name; a route starts one."
     )
     routes: tuple[RouteConfig, ...] = Field(
         (), description="Rules, tried in order (file name, then position); the first that matches wins."

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sources
+from bridge.config import brokers, engines, model, routes, sagas, sources
 from bridge.config.shape import members
 from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
 
@@ -91,8 +91,26 @@ sources:
     attributes: {type: "headers['eventType']"}
     no_match: dead_letter
     retry: {in_memory: 10s}
+  answers: {broker: local, topics: [answers], no_match: dead_letter}
+
+sagas:
+  payout:
+    replies: answers
+    steps:
+      - name: transfer
+        command: {target: order-results, type: transfer.requested, data: "{'amount': input.amount}"}
+        refused: reply.status == 'refused'
+        timeout: 5m
+        compensation: {target: order-results, type: transfer.recalled}
 
 routes:
+  - name: start-payout
+    from: payments
+    match: {type: payment.due}
+    schedule: {saga: payout, instance_id: "payout-{{ payload.id }}"}
+  - name: answers
+    from: answers
+    reply: {}
   - name: payment-captured
     from: payments
     match: {type: payment.captured, headers.region: [eu, us]}
@@ -114,9 +132,11 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
     ),
+    "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
-        routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
-        routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
+        routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.ReplyVerb,
+        routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb,
+        routes.IgnoreVerb,
     ),
     "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
 }  # fmt: skip
@@ -127,7 +147,9 @@ _HEADINGS = {
     brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl",
-    routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
+    sagas.AttemptsConfig: "retry", routes.RouteConfig: "",
+    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 
 

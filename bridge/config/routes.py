@@ -14,8 +14,11 @@ Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
 MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
 VERBS = (
-    "schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume", "signal_entity", "ignore",
+    "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
+    "ignore",
 )  # fmt: skip
+
+WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
 
 
 def _check_match_key(key: str) -> str:
@@ -53,9 +56,10 @@ MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match
 
 
 class ScheduleVerb(Model):
-    """Start an orchestration."""
+    """Start an orchestration, or a saga of the configuration."""
 
-    orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
+    orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
+    saga: Name | None = Field(None, description="Name of a saga, from `sagas`, in place of `orchestration`.")
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     input: Expression = Field("payload", description="Input.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
@@ -67,6 +71,14 @@ class ScheduleVerb(Model):
     on_existing: OnExisting = Field(
         OnExisting.IGNORE, description="When the instance is there already; `restart` replaces a finished one."
     )
+
+    @model_validator(mode="after")
+    def _one_workflow(self) -> ScheduleVerb:
+        if (self.orchestration is None) == (self.saga is None):
+            raise ValueError(WHICH_WORKFLOW)
+        if self.saga is not None and self.version is not None:
+            raise ValueError("a saga has no version: each instance keeps the definition that it was started with")
+        return self
 
     @model_validator(mode="after")
     def _one_time(self) -> ScheduleVerb:
@@ -99,6 +111,16 @@ class StartOrRaiseVerb(Model):
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+
+
+class ReplyVerb(Model):
+    """Bring an answer to the request or the saga's step that waits for it."""
+
+    data: Expression = Field("payload", description="What the waiting workflow gets.")
+    on_missing: OnMissing = Field(
+        OnMissing.DEAD_LETTER, description="When the instance that asked is not known, or nobody asked."
+    )
+    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
 
 
 class CancelVerb(Model):
@@ -213,6 +235,9 @@ class RouteConfig(Model):
     start_or_raise: StartOrRaiseVerb | None = Field(
         None,
         description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
+    )
+    reply: ReplyVerb | None = Field(
+        None, description="Bring an answer to the request or the saga's step that waits for it."
     )
     cancel: CancelVerb | None = Field(
         None, description="Ask an orchestration to stop in its own way by raising a cancel event."

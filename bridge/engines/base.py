@@ -9,6 +9,7 @@ from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Witness
 
 
 class Engine(Protocol):
@@ -49,9 +50,12 @@ class Engine(Protocol):
         """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
         ...
 
-    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+    def worker(
+        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+    ) -> TaskHubGrpcWorker:
         """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
 
-        data_converter: how the workflows' values become JSON and back; the SDK's own when None.
+        data_converter: how the workflows' values become JSON and back; the SDK's own when None. witness: sees instances
+        that no longer fit their code.
         """
         ...

@@ -81,7 +81,10 @@ class SourceStats(Protocol):
 
 
 class EngineStats(Protocol):
-    """up: its breaker is closed. durable: acknowledged work survives the process."""
+    """up: its breaker is closed. durable: acknowledged work survives the process.
+
+    incompatible: instances that failed because their code was changed while they ran, by orchestration.
+    """
 
     @property
     def name(self) -> str: ...
@@ -89,6 +92,8 @@ class EngineStats(Protocol):
     def up(self) -> bool: ...
     @property
     def durable(self) -> bool: ...
+    @property
+    def incompatible(self) -> Mapping[str, int]: ...
 
 
 class PublishStats(Protocol):
@@ -259,11 +264,19 @@ class _BridgeCollector(Collector):
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))
         durable = GaugeMetricFamily("bridge_engine_durable", "1 when acknowledged work survives.", labels=("engine",))
+        incompatible = CounterMetricFamily(
+            "bridge_incompatible",
+            "Instances that failed because their code was changed while they ran.",
+            labels=("engine", "orchestration"),
+        )
         for engine in self._engines():
+            for orchestration, count in engine.incompatible.items():
+                incompatible.add_metric((engine.name, orchestration), count)
             up.add_metric((engine.name,), engine.up)
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
+        yield incompatible
 
 
 def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:

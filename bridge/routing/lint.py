@@ -35,7 +35,7 @@ def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPat
     return [
         (verb.orchestration, ("routes", position, route.verb, "orchestration"))
         for position, route in enumerate(config.routes)
-        if (verb := route.schedule or route.start_or_raise) is not None
+        if (verb := route.schedule or route.start_or_raise) is not None and verb.orchestration is not None
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,9 @@ def compile_rule(
     compiler: Compiler,
     function: Callable[[Envelope], Any] | None,
     validate: Callable[[Any], None] | None,
+    sagas: Mapping[str, Any],
 ) -> Rule:
-    """The rule; what is wrong goes to the compiler. position: of the route in the configuration."""
+    """The rule; what is wrong goes to the compiler. position: of the route in the configuration. sagas: definitions."""
     path: tuple[str | int, ...] = ("routes", position)
     place = f"route {config.name}"
     when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
@@ -98,5 +99,5 @@ def compile_rule(
         None if config.for_each is None else compiler.value(config.for_each, (*path, "for_each"), f"{place}, for_each")
     )
     names = ROUTE if config.for_each is None else ITEM
-    build = VerbCompiler(compiler, config, path, names).compile()
+    build = VerbCompiler(compiler, config, path, names, sagas).compile()
     return Rule(config, when, for_each, build, function, validate)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from bridge.config.routes import (
     CancelVerb,
     IgnoreVerb,
     RaiseEventVerb,
+    ReplyVerb,
     ResumeVerb,
     RouteConfig,
     ScheduleVerb,
@@ -40,7 +41,9 @@ from bridge.routing.identifier import (
     parse_delay,
     parse_time,
 )
-from bridge.routing.scope import Scope
+from bridge.routing.reply import asked_by
+from bridge.routing.saga import SAGA_ORCHESTRATION, start_input
+from bridge.routing.scope import RouteScope, Scope
 from bridge.routing.template import Template, compile_template
 
 Build = Callable[[Scope], Command]
@@ -55,6 +58,7 @@ class VerbCompiler:
     route: RouteConfig
     path: tuple[str | int, ...]
     names: frozenset[str]
+    sagas: Mapping[str, Any] = field(default_factory=dict)
 
     def compile(self) -> Build | None:
         """What builds the command; None for `ignore`."""
@@ -65,7 +69,7 @@ class VerbCompiler:
         return make(verb)
 
     def _schedule(self, verb: ScheduleVerb) -> Build:
-        self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+        orchestration, wrap = self._workflow(verb)
         instance_id = self._instance_id(verb.instance_id)
         value = self._value(verb.input, "input")
         version = self._optional_name(verb.version, "version", "the version")
@@ -74,9 +78,9 @@ class VerbCompiler:
 
         def build(scope: Scope) -> Command:
             return ScheduleOrchestration(
-                verb.orchestration,
+                orchestration,
                 instance_id(scope),
-                value(scope),
+                wrap(value(scope)),
                 version(scope),
                 tags(scope),
                 start_at(scope),
@@ -85,6 +89,16 @@ class VerbCompiler:
             )
 
         return build
+
+    def _workflow(self, verb: ScheduleVerb) -> tuple[str, Callable[[Any], Any]]:
+        """What is started, and what makes its input of the value that the rule gives."""
+        if verb.orchestration is not None:
+            self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+            return verb.orchestration, lambda value: value
+        definition = self.sagas.get(verb.saga or "")
+        if definition is None:
+            self.compiler.report(self._at("saga"), f"there is no saga `{verb.saga}`")
+        return SAGA_ORCHESTRATION, lambda value: start_input(definition, value)
 
     def _raise_event(self, verb: RaiseEventVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)
@@ -109,6 +123,16 @@ class VerbCompiler:
             tags(scope),
             verb.on_finished,
         )
+
+    def _reply(self, verb: ReplyVerb) -> Build:
+        data = self._value(verb.data, "data")
+
+        def build(scope: Scope) -> Command:
+            assert isinstance(scope, RouteScope)
+            correlation_id, instance_id = asked_by(scope.envelope)
+            return RaiseEvent(instance_id, f"reply:{correlation_id}", data(scope), verb.on_missing, verb.on_finished)
+
+        return build
 
     def _cancel(self, verb: CancelVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)

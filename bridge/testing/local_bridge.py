@@ -31,6 +31,7 @@ from bridge.envelope import Event
 from bridge.message import Message
 from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
+from bridge.workflow.request import CORRELATION_ID, REPLY_TO
 
 T = TypeVar("T")
 
@@ -110,6 +111,7 @@ class LocalBridge:
         self._closing = ExitStack()
         self._loop = asyncio.new_event_loop()
         self._sent: dict[tuple[str, str], int] = {}
+        self._answered: set[str] = set()
 
     def __enter__(self) -> Self:
         directory = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="bridge-test-")))
@@ -181,6 +183,24 @@ class LocalBridge:
         config = self._source(source)
         self._run(self._daemon.brokers[config.broker].publish(config.topics[0], [message]))
         self.settle()
+
+    def answer(self, target: str, data: Any = None, *, type: str = "answer") -> None:  # noqa: A002 -- CloudEvents
+        """Answer the oldest request to a target that has not been answered, as the service behind it would.
+
+        The answer goes to the request's `reply-to`, with its `correlation-id`. Raises: LookupError when nobody asks, or
+        when no source reads that topic.
+        """
+        asked = [event for event in self.published(target) if REPLY_TO in event.headers]
+        open_ = [event for event in asked if event.headers[CORRELATION_ID] not in self._answered]
+        if not open_:
+            raise LookupError(f"no request to {target!r} waits for an answer; {len(asked)} were answered")
+        request = open_[0].headers
+        for name, source in self._loaded.config.sources.items():
+            if request[REPLY_TO] == source.topics[0]:
+                self._answered.add(request[CORRELATION_ID])
+                self.publish(name, data, type=type, headers={CORRELATION_ID: request[CORRELATION_ID]})
+                return
+        raise LookupError(f"no source reads first of all the topic {request[REPLY_TO]!r}, where the answer should go")
 
     def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
         """Raise an event to an instance, past all rules."""

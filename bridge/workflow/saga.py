@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from durabletask import task
 
-from bridge.workflow.attempts import CANCEL_EVENT, Call, describe, perform
+from bridge.workflow.attempts import perform
+from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.converter import Prepared
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
@@ -29,6 +30,9 @@ DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
 
 UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
 """States of steps that may have had an effect."""
+
+WITHOUT_EFFECT = ("refused", "expression")
+"""Reasons that say that a step has done nothing, and that trying again would not help."""
 
 
 class Scope:
@@ -97,7 +101,8 @@ class Saga(Scope):
     name: what outcomes and the custom status call it. publish_outcome: target of the configuration that hears how it
     ended, as an event of the type `NAME.STATUS`. The external event `cancel` (its data may have a `reason`) stops the
     saga before the next step, or at once where a step waits for an answer or for another attempt; all is undone then.
-    roll_forward_pause: time between rounds of attempts of a step behind the point of no return.
+    roll_forward_pause: time between rounds of attempts of a step behind the point of no return. plan: names of steps to
+    come, for the custom status, where they are known.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Saga(Scope):
         *,
         publish_outcome: str | None = None,
         roll_forward_pause: timedelta = timedelta(minutes=1),
+        plan: Sequence[str] = (),
     ) -> None:
         self._ctx = ctx
         self.name = name
@@ -115,7 +121,7 @@ class Saga(Scope):
         self._roll_forward_pause = roll_forward_pause
         self._entries: dict[str, Entry] = {}
         self._head = f'"saga": {json.dumps(name)}'
-        self._states: dict[str, str] = {}
+        self._states = {step: f'{json.dumps(step)}: "{StepState.WAITING}"' for step in plan}
         self._completed: list[str] = []
         self._compensated: list[str] = []
         self._failed_compensations: list[FailedCompensation] = []
@@ -124,6 +130,7 @@ class Saga(Scope):
         self._committed = False
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
+        _Heard(self._cancel, self._show)
 
     def point_of_no_return(self) -> None:
         """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
@@ -156,6 +163,7 @@ class Saga(Scope):
             failure = StepFailed(None, "error", type(error).__name__)
         self._cancel.cancel()
         self._failure = failure
+        self._states = {name: self._states[name] for name in self._states if name in self._entries}
         if failure is not None and self._committed:
             self._status = SagaStatus.FAILED
             self._show()
@@ -189,7 +197,7 @@ class Saga(Scope):
             run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
             entry.result = yield from run
         except StepFailed as failure:
-            self._enter(entry, StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN)
+            self._enter(entry, StepState.REFUSED if failure.reason in WITHOUT_EFFECT else StepState.UNKNOWN)
             if failure.reason == "cancelled":
                 self._check_stopped(step.name, halts)  # says why
             raise
@@ -233,7 +241,7 @@ class Saga(Scope):
             try:
                 return (yield from perform(self._ctx, call))
             except StepFailed as failure:
-                if failure.reason == "refused":
+                if failure.reason in WITHOUT_EFFECT:
                     raise
             yield self._ctx.create_timer(self._roll_forward_pause)
             call = replace(call, child_id=f"{call.child_id}+")
@@ -242,10 +250,14 @@ class Saga(Scope):
         """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
         if self._committed:
             return
-        if self._cancel.is_complete and not self._cancel.is_cancelled:
+        if self._cancelled:
             raise StepFailed(step, "cancelled", _reason(self._cancel.get_result()))
         if any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
+
+    @property
+    def _cancelled(self) -> bool:
+        return self._cancel.is_complete and not self._cancel.is_cancelled
 
     def _undo(self, group: Group, states: Sequence[StepState]) -> Steps:
         members = [self._undo_member(member, states) for member in reversed(group.members)]
@@ -319,7 +331,9 @@ class Saga(Scope):
 
         It is written at every change, in every replay, so its JSON is put together from parts that are kept.
         """
-        parts = [self._head, f'"status": "{self._status}", "steps": {{{", ".join(self._states.values())}}}']
+        cancelling = self._status is SagaStatus.RUNNING and self._cancelled
+        status = SagaStatus.CANCELLING if cancelling else self._status
+        parts = [self._head, f'"status": "{status}", "steps": {{{", ".join(self._states.values())}}}']
         if self._failure is not None:
             failure: dict[str, Any] = {"reason": self._failure.reason, "detail": self._failure.detail}
             if isinstance(self._failure, StepFailed):
@@ -328,6 +342,17 @@ class Saga(Scope):
         if self._failed_compensations:
             parts.append(f'"failed_compensations": {json.dumps([asdict(one) for one in self._failed_compensations])}')
         self._ctx.set_custom_status(Prepared(f"{{{', '.join(parts)}}}"))
+
+
+class _Heard(task.CompositeTask[None]):
+    """Tells of a task's end at once, while the orchestrator waits for another one."""
+
+    def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
+        self._tell = tell
+        super().__init__([awaited])
+
+    def on_child_completed(self, task: task.Task[Any]) -> None:
+        self._tell()
 
 
 _sagas: WeakKeyDictionary[task.OrchestrationContext, int] = WeakKeyDictionary()

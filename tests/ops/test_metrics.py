@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -43,6 +43,7 @@ class Engine:
     name: str = "default"
     up: bool = True
     durable: bool = False
+    incompatible: Mapping[str, int] = field(default_factory=lambda: {"order_saga": 2})
 
 
 def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -108,6 +109,8 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_critical_seconds_bucket", le="+Inf") == 1
     assert found["bridge_engine_up", frozenset({("engine", "default")})] == 1
     assert found["bridge_engine_durable", frozenset({("engine", "default")})] == 0
+    changed = frozenset({("engine", "default"), ("orchestration", "order_saga")})
+    assert found["bridge_incompatible_total", changed] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
     assert "version=0.0.4" in CONTENT_TYPE
 
