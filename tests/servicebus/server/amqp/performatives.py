@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.amqp.decoder import decode
 from tests.servicebus.server.amqp.encoder import EMPTY_LIST, NULL
-from tests.servicebus.server.amqp.values import Described, Malformed
+from tests.servicebus.server.amqp.values import Described, Malformed, Symbol
 
 OPEN, BEGIN, ATTACH, FLOW, TRANSFER, DISPOSITION, DETACH, END, CLOSE = range(0x10, 0x19)
 NAMES = ("open", "begin", "attach", "flow", "transfer", "disposition", "detach", "end", "close")
@@ -90,38 +90,35 @@ class Detach(NamedTuple):
     error: Described | None = None
 
 
+_TEXT, _INT, _BOOL, _TYPE, _MAP = (str, Symbol), (int,), (bool,), (Described,), (dict,)
+
 Performative = TypeVar("Performative", Open, Begin, Attach, Flow, Transfer, Disposition, Detach)
 
-_ANY = object
-_LAYOUT: dict[type, tuple[int, tuple[type, ...]]] = {
-    Open: (1, (str, str, int, int, int)),
-    Begin: (0, (int, int, int, int, int)),
-    Attach: (3, (str, int, bool, int, int, Described, Described, dict, bool, int, int, _ANY, _ANY, dict)),
-    Flow: (0, (int, int, int, int, int, int, int, int, bool, bool)),
-    Transfer: (1, (int, int, bytes, int, bool, bool, int, Described, bool, bool, bool)),
-    Disposition: (2, (bool, int, int, bool, Described)),
-    Detach: (1, (int, bool, Described)),
+_LAYOUT: dict[type, tuple[tuple[int, ...], tuple[tuple[type, ...] | None, ...]]] = {
+    Open: ((0,), (_TEXT, _TEXT, _INT, _INT, _INT)),
+    Begin: ((1, 2, 3), (_INT, _INT, _INT, _INT, _INT)),
+    Attach: (
+        (0, 1, 2),
+        (_TEXT, _INT, _BOOL, _INT, _INT, _TYPE, _TYPE, _MAP, _BOOL, _INT, _INT, None, None, _MAP),
+    ),
+    Flow: ((1, 2, 3), (_INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _BOOL, _BOOL)),
+    Transfer: ((0,), (_INT, _INT, (bytes,), _INT, _BOOL, _BOOL, _INT, _TYPE, _BOOL, _BOOL, _BOOL)),
+    Disposition: ((0, 1), (_BOOL, _INT, _INT, _BOOL, _TYPE)),
+    Detach: ((0,), (_INT, _BOOL, _TYPE)),
 }
-"""How many of the first fields must be there, and every field's type."""
-_ALSO_NEEDED = {Begin: (1, 2, 3), Flow: (1, 2, 3)}
+"""Which fields must be there, and every field's types; None: any."""
 
 
 def read(kind: type[Performative], fields: list[Any]) -> Performative:
     """The performative of these fields; those past the ones we know are left out. Raises Malformed."""
-    needed, types = _LAYOUT[kind]
-    fields = fields[: len(types)]
-    for value, type_ in zip(fields, types, strict=False):
-        # A bool is an int to isinstance; on the wire it is not
-        if value is not None and type(value) is not type_ and not (type_ is str or type_ is _ANY):
-            raise Malformed(f"{kind.__name__}: {type(value).__name__} where {type_.__name__} belongs")
-        if type_ is str and value is not None and not isinstance(value, str):
-            raise Malformed(f"{kind.__name__}: {type(value).__name__} where a string belongs")
-    for index in (*range(needed), *_ALSO_NEEDED.get(kind, ())):
+    layout = _LAYOUT[kind]
+    for value, types in zip(fields, layout[1], strict=False):
+        if value is not None and types is not None and type(value) not in types:
+            raise Malformed(f"{kind.__name__}: {type(value).__name__} where {types[0].__name__} belongs")
+    for index in layout[0]:
         if index >= len(fields) or fields[index] is None:
             raise Malformed(f"{kind.__name__} without {kind._fields[index]}")
-    if kind is Begin and not fields:
-        raise Malformed("Begin without fields")
-    return kind(*fields)
+    return kind(*fields[: len(layout[1])])
 
 
 def split(body: bytes) -> tuple[int, list[Any], bytes]:

@@ -7,7 +7,7 @@ import heapq
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tests.servicebus.server.clock import Clock
 from tests.servicebus.server.config import QueueConfig
@@ -20,6 +20,22 @@ from tests.servicebus.server.errors import Refusal, message_not_found, not_allow
 from tests.servicebus.server.message import ACTIVE, DEFERRED, SCHEDULED, Message
 
 DEAD_LETTERS = "$deadletterqueue"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many messages are in which state."""
+
+    active: int
+    locked: int
+    deferred: int
+    scheduled: int
+    dead_letters: int
+
+    @property
+    def unsettled(self) -> int:
+        """Those that somebody still has to receive or settle."""
+        return self.active + self.locked
 
 
 class Queue:
@@ -239,6 +255,11 @@ class Queue:
 
     # What is here
 
+    def contents(self) -> Contents:
+        active = len(self.ready) + sum(len(session.line) for session in self.sessions or ())
+        dead = 0 if self.dead_letters is None else len(self.dead_letters)
+        return Contents(active, len(self.locked), len(self.deferred), len(self.scheduled), dead)
+
     def browse(self, from_sequence_number: int, count: int, session_id: str | None = None) -> list[Message]:
         """Without locks, by sequence number."""
         found = (
@@ -255,7 +276,7 @@ class Queue:
             for session in self.sessions:
                 yield from session.line
         for group in (self.locked, self.deferred, self.scheduled):
-            yield from group.values()  # type: ignore[attr-defined]
+            yield from group.values()
 
     def clear(self) -> None:
         """Forget all messages, and what was remembered of ids."""
