@@ -136,8 +136,21 @@ def test_conditions(expression: str, value: bool | None) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "n =", "= 1", "(n = 1", "n = 1)", "n LIKE 5", "n NOT 5", "n IN ()", "n IS 5", "a b", "'open", "n ; 1",
-        "1e3 = 1"],
+    [
+        "",
+        "n =",
+        "= 1",
+        "(n = 1",
+        "n = 1)",
+        "n LIKE 5",
+        "n NOT 5",
+        "n IN ()",
+        "n IS 5",
+        "a b",
+        "'open",
+        "n ; 1",
+        "1e3 = 1",
+    ],
 )
 def test_what_is_no_condition_is_said(expression: str) -> None:
     with pytest.raises(ValueError, match="SQL filter"):
