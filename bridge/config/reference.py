@@ -12,9 +12,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sagas, sources
+from bridge.config import brokers, engines, model, routes, sagas, servicebus, sources
 from bridge.config.shape import members
-from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
+from bridge.config.types import NAME_PATTERN, check_entity, check_topic, parse_duration, parse_size
 
 _INTRODUCTION = """\
 # Configuration reference
@@ -79,9 +79,11 @@ brokers:
     bootstrap_servers: "${KAFKA_BOOTSTRAP:-localhost:9092}"
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
+  bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
+  refund-results: {broker: bus, queue: refund-results}
 
 sources:
   payments:
@@ -92,6 +94,7 @@ sources:
     no_match: dead_letter
     retry: {in_memory: 10s}
   answers: {broker: local, topics: [answers], no_match: dead_letter}
+  refunds: {broker: bus, queue: refunds, sessions: true, no_match: dead_letter}
 
 sagas:
   payout:
@@ -115,6 +118,9 @@ routes:
     from: payments
     match: {type: payment.captured, headers.region: [eu, us]}
     raise_event: {instance_id: "order-{{ payload.order_id }}", name: payment_captured}
+  - name: refund-arrived
+    from: refunds
+    raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
 ops:
   http: {port: 0}
@@ -127,10 +133,12 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
+        servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
     ),
-    "targets": (brokers.TargetConfig,),
+    "targets": (brokers.TargetConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
+        servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
@@ -146,15 +154,20 @@ _HEADINGS = {
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
     brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
-    brokers.KafkaSaslConfig: "sasl",
+    brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
+    servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
+    servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
+    servicebus.ServiceBusSourceConfig: "servicebus of a source",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
-    sagas.AttemptsConfig: "retry", routes.RouteConfig: "",
-    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    sagas.AttemptsConfig: "retry", routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
-_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", check_topic: "topic"}
+_VALIDATED: dict[Any, str] = {
+    parse_duration: "duration", parse_size: "size", check_topic: "topic", check_entity: "queue or topic",
+    servicebus.sessions: "boolean or mapping",
+}  # fmt: skip
 _PLAIN: dict[Any, str] = {
     str: "text", int: "whole number", float: "number", bool: "boolean", NoneType: "null", SecretStr: "secret text",
     Any: "anything",
