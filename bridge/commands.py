@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from bridge.record import record
+
 
 class OnExisting(StrEnum):
     """What to do when the instance that should start is already kept by the engine."""
@@ -35,7 +37,7 @@ class OnFinished(StrEnum):
     IGNORE = "ignore"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScheduleOrchestration:
     """Start an orchestration under a deterministic instance id.
 
@@ -52,7 +54,7 @@ class ScheduleOrchestration:
     on_existing: OnExisting = OnExisting.IGNORE
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RaiseEvent:
     """Raise an external event to a running orchestration."""
 
@@ -63,7 +65,7 @@ class RaiseEvent:
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartOrRaise:
     """Start the orchestration with `input`; when it already runs, raise `event` with `data` instead."""
 
@@ -134,7 +136,7 @@ class SignalEntity:
 Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate | Suspend | Resume | SignalEntity
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """One command of a decision, with the route it came from and the engine it goes to."""
 
@@ -143,7 +145,7 @@ class Step:
     engine: str = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     """What the rules say about one message.
 
