@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from bridge.record import record
+
 
 class OnExisting(StrEnum):
     """What to do when another message has started the instance already. The same message is a duplicate."""
@@ -39,7 +41,7 @@ class OnFinished(StrEnum):
     IGNORE = "ignore"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScheduleOrchestration:
     """Start an orchestration under a deterministic instance id.
 
@@ -59,7 +61,7 @@ class ScheduleOrchestration:
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RaiseEvent:
     """Raise an external event to a running orchestration."""
 
@@ -70,7 +72,7 @@ class RaiseEvent:
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartOrRaise:
     """Start the orchestration with `input`; when it already runs, raise `event` with `data` instead."""
 
@@ -141,7 +143,7 @@ class SignalEntity:
 Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate | Suspend | Resume | SignalEntity
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """One command of a decision, with the route it came from and the engine it goes to."""
 
@@ -150,7 +152,7 @@ class Step:
     engine: str = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     """What the rules say about one message.
 

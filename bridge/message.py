@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bridge.record import record
 
 Headers = tuple[tuple[str, bytes], ...]
 """Headers in the broker's order; a name may occur more than once."""
@@ -11,7 +11,7 @@ RESERVED_HEADER_PREFIX = "bridge."
 """Headers below this prefix are ours; on an incoming message they are ignored unless the source is trusted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """One message, undecoded. The same shape is received and published.
 
@@ -44,7 +44,7 @@ class Message:
         return size
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Position:
     """Where a message stands in its broker.
 

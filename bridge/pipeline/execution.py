@@ -23,6 +23,8 @@ log = structlog.get_logger("bridge.execution")
 _TURN = 32
 """Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
 
+_EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
+
 Execute = Callable[[Command, Origin], Awaitable[None]]
 """Gives one command to an engine, with the message it came from. Raises EngineError."""
 
@@ -95,8 +97,8 @@ class Execution:
         except Exception as error:
             return self._judge(error, item, None, now()), step
         if item.effects:
-            return Complete(Outcome.EXECUTED), None
-        return Complete(Outcome.DUPLICATE if item.duplicates else Outcome.IGNORED), None
+            return _EXECUTED, None
+        return _DUPLICATE if item.duplicates else _IGNORED, None
 
     async def _step(self, item: Item, step: Step, origin: Origin, now: Callable[[], float]) -> Settlement | None:
         """None when the step is done, one way or another."""

@@ -45,6 +45,7 @@ class Lanes:
         self._held: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._waking = 0
 
     def __len__(self) -> int:
         return len(self._keyed) + len(self._unkeyed)
@@ -81,10 +82,15 @@ class Lanes:
                 await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
+                    self._waking -= 1
                     self._wake()  # the wake-up was meant for a worker that lives on
                 raise
+            self._waking -= 1
         lane = self._ready.popleft()
         lane.state = LaneState.RUNNING
+        if self._ready and self._idle:
+            # Who wakes wakes two: soon all are up where work suspends, and where it does not none are for nothing
+            self._wake(2)
         return lane
 
     def settled(self, lane: Lane) -> None:
@@ -146,12 +152,12 @@ class Lanes:
         self._ready.append(lane)
         self._wake()
 
-    def _wake(self) -> None:
-        while self._idle:
+    def _wake(self, most: int = 1) -> None:
+        while self._idle and self._waking < most:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                return
+                self._waking += 1
 
     def _unlink(self, lane: Lane) -> None:
         if lane.timer is not None:

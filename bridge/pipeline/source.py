@@ -32,6 +32,7 @@ Decode = Callable[[Message, Position], Envelope]
 _BATCH = 256
 _CHANCES = 3
 """Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
+_ENDS = (Complete, DeadLetter)
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -173,13 +174,19 @@ class SourcePipeline:
         if not self.ledger.in_flight:
             self.last_progress = now
         partitions: set[Partition] = set()
+        gone: set[Partition] = set()
+        by_key = self.settings.ordering == "key"
         for delivery in deliveries:
+            partition = delivery.partition
+            if partition not in partitions and partition not in gone:
+                (gone if self._revoked(partition) else partitions).add(partition)
             envelope: Envelope | None = None
             error: Exception | None = None
             key: Hashable | None = delivery.message.key
             try:
                 envelope = self._decode(delivery.message, delivery.position)
-                key = self._key(delivery, envelope)
+                if not by_key:
+                    key = self._key(delivery, envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
@@ -187,22 +194,19 @@ class SourcePipeline:
             if self.settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self.ledger.receive(item)
-            if self._revoked(delivery.partition):
+            if partition in gone:
                 # Handed out before the revocation, seen after it: another member may be at work on it
                 self.ledger.abandon(item, "revoked")
                 continue
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
-            partitions.add(delivery.partition)
         for partition in partitions:
             self.gate.fetched(partition)
         self._measure()
 
     def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
         match self.settings.ordering:
-            case "key":
-                return delivery.message.key
             case "none":
                 return None
             case "partition":
@@ -248,7 +252,7 @@ class SourcePipeline:
         if isinstance(settlement, Retry) and self._crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
-        if isinstance(settlement, Complete | DeadLetter):
+        if isinstance(settlement, _ENDS):
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
             self._let_go(lane, item, settlement.reason)
@@ -281,7 +285,7 @@ class SourcePipeline:
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
-            self.last_progress = time.monotonic()
+            self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
             if self.gate.full:

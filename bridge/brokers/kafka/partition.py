@@ -164,6 +164,8 @@ class KafkaPartition:
 
 def _message(record: Any) -> Message:
     headers = record.headers
-    if headers:
-        headers = tuple((name, value if value is not None else b"") for name, value in headers)
+    for _, value in headers:
+        if value is None:
+            headers = tuple([(name, value or b"") for name, value in headers])
+            break
     return Message(record.value, record.key, headers, record.timestamp / 1000)
