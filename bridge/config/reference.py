@@ -159,7 +159,8 @@ _HEADINGS = {
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
-    sagas.AttemptsConfig: "retry", routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    sagas.AttemptsConfig: "retry", routes.RouteConfig: "",
+    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 
 
