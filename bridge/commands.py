@@ -58,7 +58,7 @@ class ScheduleOrchestration:
     delay: float | None = None
     on_existing: OnExisting = OnExisting.IGNORE
     event: str | None = None
-    on_finished: OnFinished = OnFinished.DEAD_LETTER
+    on_finished: OnFinished | None = None
 
 
 @record(frozen=True, slots=True)

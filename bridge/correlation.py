@@ -6,7 +6,6 @@ decision on what is known then. `next_move` is the whole table.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,7 +19,7 @@ from bridge.commands import (
     SignalEntity,
     StartOrRaise,
 )
-from bridge.origin import Origin, Parcel, may_be_wrapped, unwrap
+from bridge.origin import Origin, Parcel
 from bridge.seen import remembers
 
 
@@ -187,13 +186,3 @@ def may_replace(finished: Parcel, new: Parcel) -> bool:
     if started_by(finished, new.origin):
         return False
     return new.inbox is None or remembers(str(new.inbox.get("seen", "")), finished.origin.key)
-
-
-def parcel_of(text: str | None) -> Parcel:
-    """What a payload of an engine carries. One that cannot be read is data of somebody else's."""
-    if not text or not may_be_wrapped(text):
-        return Parcel(text)
-    try:
-        return unwrap(json.loads(text))
-    except (ValueError, RecursionError):
-        return Parcel(text)

@@ -6,7 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from bridge.origin import Key, Origin
+from bridge.origin import Key
 
 REMEMBERED = 1000
 """Messages that are remembered when nobody says otherwise."""
@@ -44,9 +44,8 @@ class Seen:
         self._text = text
         self._old: dict[str, None] | None = None if text else {}
 
-    def add(self, origin: Origin) -> bool:
+    def add(self, key: Key) -> bool:
         """Whether it is new; from now on it is not."""
-        key = origin.key
         keys = self._keys
         old = self._old
         if old is None:

@@ -21,6 +21,11 @@ VERBS = (
 WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
 
 
+_FINISHED_FIRST = (
+    "When the instance has finished without seeing the message; `restart` runs it again, and tells it then."
+)
+
+
 def _check_match_key(key: str) -> str:
     if key in MATCH_KEYS or (key.startswith(MATCH_PREFIXES) and not key.endswith(MATCH_PREFIXES)):
         return key
@@ -47,6 +52,20 @@ def _check_match_value(value: Any) -> Any:
     return value
 
 
+def _no_restart(policy: OnFinished) -> OnFinished:
+    if policy is OnFinished.RESTART:
+        raise ValueError(
+            "only `raise_event` and `start_or_raise` can restart an instance; use `dead_letter` or `ignore`"
+        )
+    return policy
+
+
+WithoutRestart = Annotated[
+    OnFinished,
+    AfterValidator(_no_restart),
+    WithJsonSchema({"type": "string", "enum": [OnFinished.DEAD_LETTER.value, OnFinished.IGNORE.value]}),
+]
+
 MatchKey = Annotated[
     str,
     AfterValidator(_check_match_key),
@@ -69,7 +88,17 @@ class ScheduleVerb(Model):
         None, description="Duration until the first turn, like `30s` or `{{ payload.minutes }}m`."
     )
     on_existing: OnExisting = Field(
-        OnExisting.IGNORE, description="When the instance is there already; `restart` replaces a finished one."
+        OnExisting.IGNORE,
+        description="When another message has started the instance; `raise` tells it to the instance as `event`, "
+        "`restart` replaces a finished one. The same message again is a duplicate, whatever this says.",
+    )
+    event: Template | None = Field(
+        None, min_length=1, description="Name of the event that `on_existing: raise` raises, with `input` as its data."
+    )
+    on_finished: OnFinished | None = Field(
+        None,
+        description="With `on_existing: raise`, when the instance has finished without seeing the message; "
+        "`dead_letter` when it is not given.",
     )
 
     @model_validator(mode="after")
@@ -86,6 +115,15 @@ class ScheduleVerb(Model):
             raise ValueError("start_at and delay exclude each other")
         return self
 
+    @model_validator(mode="after")
+    def _event_to_raise(self) -> ScheduleVerb:
+        raises = self.on_existing is OnExisting.RAISE
+        if raises and self.event is None:
+            raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
+        if not raises and (self.event is not None or self.on_finished is not None):
+            raise ValueError("event and on_finished belong to on_existing: raise")
+        return self
+
 
 class RaiseEventVerb(Model):
     """Raise an event to a running orchestration."""
@@ -97,7 +135,7 @@ class RaiseEventVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
 class StartOrRaiseVerb(Model):
@@ -110,7 +148,7 @@ class StartOrRaiseVerb(Model):
     data: Expression = Field("payload", description="Data of the event.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
 class ReplyVerb(Model):
@@ -133,7 +171,7 @@ class CancelVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class TerminateVerb(Model):
@@ -146,7 +184,7 @@ class TerminateVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class SuspendVerb(Model):
@@ -158,7 +196,7 @@ class SuspendVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class ResumeVerb(Model):
@@ -170,7 +208,7 @@ class ResumeVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class SignalEntityVerb(Model):

@@ -11,11 +11,11 @@ from typing import Any
 from durabletask.client import OrchestrationState, OrchestrationStatus
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
-from bridge.correlation import Life, parcel_of, started_by
+from bridge.correlation import Life, started_by
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
 from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.origin import Origin, Parcel, may_be_wrapped
+from bridge.origin import Origin, Parcel, head_of, unwrap
 from bridge.seen import REMEMBERED, Seen
 
 _TERMINAL = frozenset(
@@ -60,7 +60,7 @@ class Inquiry:
             return Looked(Life.MISSING)
         life = Life.FINISHED if state.runtime_status in _TERMINAL else Life.RUNNING
         text = state.serialized_input if start else None
-        return Looked(life, state.runtime_status.name, bool(text) and started_by(parcel_of(text), origin))
+        return Looked(life, state.runtime_status.name, bool(text) and started_by(head_of(text), origin))
 
     async def search(
         self, what: str, instance_id: str, origin: Origin | None, event: tuple[str, Any] | None
@@ -77,34 +77,22 @@ class Inquiry:
         started = next((each for each in history if isinstance(each, ExecutionStartedEvent)), None)
         if started is None:
             return None
-        start = self._bare(what, started.input) or parcel_of(started.input)
+        start = _start(what, started.input)
         carried = start.inbox or {}
         limit = int(carried.get("remember", REMEMBERED))
         seen = Seen(str(carried.get("seen", "")), limit)
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
-        messages = [start, *(parcel_of(each.input) for each in raised)]
+        messages = [start, *(head_of(each.input) for each in raised)]
         held = started_by(start, origin)
         if origin is None and event is not None:
             name, data = event
             held = any(each.name == name and _same(each.input, data) for each in raised)
         for message in messages:
             if message.origin is not None:
-                seen.add(message.origin)
+                seen.add(message.origin.key)
                 held = held or (origin is not None and message.origin.key == origin.key)
         inbox = {"seen": seen.text(), "remember": limit}
         return Past(held, started.name, started.version or None, started.tags or {}, start, inbox)
-
-    @staticmethod
-    def _bare(what: str, text: str | None) -> Parcel | None:
-        """The start input of another client than the bridge; None for one of the bridge."""
-        if not text:
-            return Parcel(None)
-        if may_be_wrapped(text):
-            return None
-        try:
-            return Parcel(json.loads(text))
-        except ValueError as error:
-            raise EngineRejected(f"{what}: the input of the finished instance is not JSON") from error
 
     async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
         """One call. With an `instance_id`, an answer that says nothing is followed by a question."""
@@ -147,6 +135,13 @@ class Inquiry:
         except InstanceNotFound:
             return None
         return state
+
+
+def _start(what: str, text: str | None) -> Parcel:
+    try:
+        return unwrap(json.loads(text)) if text else Parcel(None)
+    except ValueError as error:
+        raise EngineRejected(f"{what}: the input of the finished instance cannot be read") from error
 
 
 def _same(serialized: str | None, data: Any) -> bool:

@@ -10,7 +10,7 @@ import structlog
 from durabletask.entities import DurableEntity, EntityContext
 from durabletask.internal import type_discovery
 
-from bridge.origin import Origin
+from bridge.origin import Key, key_of
 from bridge.seen import REMEMBERED, Seen
 from bridge.workflow.repeats import REPEATS
 from bridge.workflow.start import EVERYTHING, Carrier, carrying
@@ -69,11 +69,11 @@ class _Context(EntityContext):
         seen = self._stored()[0] if self._seen is _NOTHING else self._seen
         self._state.set_state(new_state if seen is None or new_state is None else _remembering(seen, new_state))
 
-    def is_repeat(self, origin: Origin) -> bool:
+    def is_repeat(self, key: Key) -> bool:
         """Whether the message was here before; from now on it was."""
         text, state = self._stored()
         seen = Seen(text or "", self._remember)
-        if not seen.add(origin):
+        if not seen.add(key):
             return True
         self._seen = seen.text()
         self._state.set_state(_remembering(self._seen, state))
@@ -118,16 +118,15 @@ def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
             if not plain and required and not named:
                 plain = (None,)
             return operation(self, *plain, *more, **named)
-        origin = given.parcel.origin
+        key = None if given.inside is None else key_of(given.inside)
         context = self.entity_context
-        if origin is not None and isinstance(context, _Context) and context.is_repeat(origin):
+        if key is not None and isinstance(context, _Context) and context.is_repeat(key):
             REPEATS.add("entity")
             log.debug(
-                "repeat dropped", action="repeat", entity=str(context.entity_id), message=origin.message_id,
-                route=origin.route,
+                "repeat dropped", action="repeat", entity=str(context.entity_id), message=key[0], route=key[1],
             )  # fmt: skip
             return None
-        return operation(self, given.value) if required or given.value is not None else operation(self)
+        return operation(self, given.data) if required or given.data is not None else operation(self)
 
     run.__name__ = operation.__name__
     run.__qualname__ = operation.__qualname__

@@ -364,14 +364,14 @@ def test_an_unprepared_worker_is_told_so() -> None:
 def test_seen_is_bounded_and_comes_back() -> None:
     seen = Seen(limit=3)
     keys = [Origin(f"m-{number}", "r", number) for number in range(5)]
-    assert [seen.add(key) for key in keys] == [True] * 5
+    assert [seen.add(key.key) for key in keys] == [True] * 5
     text = seen.text()
     assert text == "".join(digest(key.key) for key in keys[2:])
     again = Seen(text, limit=3)
-    assert [again.add(key) for key in keys[2:]] == [False] * 3
-    assert again.add(keys[0])
-    assert again.add(keys[2])  # the oldest made room
-    assert not again.add(keys[4])
+    assert [again.add(key.key) for key in keys[2:]] == [False] * 3
+    assert again.add(keys[0].key)
+    assert again.add(keys[2].key)  # the oldest made room
+    assert not again.add(keys[4].key)
     assert len(again.text()) == len(text)
 
 
