@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.envelope import Envelope
+from bridge.tracecontext import TraceContext, trace_context
 
 KEY = "bridge:message"
 """The one key of an envelope. Data that happens to look like one is put into an envelope itself."""
@@ -41,7 +42,7 @@ class Origin:
     message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
     the command. part: position among the commands that this rule made of this message (`for_each`), from 0; `-1 - part`
     for the start that a late event made necessary.
-    traceparent, tracestate: W3C trace context of the message.
+    traceparent, tracestate: W3C trace context of the message, None when it has none that is valid.
     """
 
     message_id: str
@@ -54,14 +55,18 @@ class Origin:
     def key(self) -> Key:
         return (self.message_id, self.route, self.part)
 
+    @property
+    def trace(self) -> TraceContext | None:
+        """Where the message stands in a trace; what an envelope brought is checked."""
+        return trace_context({"traceparent": self.traceparent, "tracestate": self.tracestate})
+
     @classmethod
     def of(cls, envelope: Envelope, route: str, part: int = 0) -> Origin:
-        extensions, headers = envelope.extensions, envelope.headers
-        parent = extensions.get("traceparent") or headers.get("traceparent")
-        if parent is None:
+        """The header `traceparent` counts, which names the last hop; without it the CloudEvents extension does."""
+        trace = trace_context(envelope.headers, envelope.extensions)
+        if trace is None:
             return cls(envelope.message_id, route, part)
-        state = extensions.get("tracestate") or headers.get("tracestate")
-        return cls(envelope.message_id, route, part, str(parent), None if state is None else str(state))
+        return cls(envelope.message_id, route, part, trace.traceparent, trace.tracestate)
 
 
 _OPENED = re.compile(rf"\s*\{{\s*{_HEAD}\s*:\s*\{{\s*")

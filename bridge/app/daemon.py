@@ -20,8 +20,16 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
-from bridge.app.composition import build_broker, build_engine, build_source, load_workflows, message_shape
+from bridge.app.composition import (
+    build_broker,
+    build_domains,
+    build_engine,
+    build_source,
+    load_workflows,
+    message_shape,
+)
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -29,12 +37,14 @@ from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
+from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
+from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
@@ -76,8 +86,15 @@ class Daemon:
             name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
             for name, engine in self.engines.items()
         }
+        self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
-            [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []
+            [
+                build_source(loaded, name, self.brokers, targets, self.admission.limits, domains)
+                for name in config.sources
+            ]
+            if intake
+            else []
         )
         self.publishing = Publishing(
             {
@@ -100,6 +117,7 @@ class Daemon:
             self.breakers,
             self.publishing,
             self.witnesses,
+            limits=tuple(self.admission.limits.values()),
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -145,6 +163,8 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+        listen(self.admission, self.engines)
+        self.admission.start()
         for source in self.sources:
             await source.start()
             log.info(
@@ -162,6 +182,7 @@ class Daemon:
         """Return when `stop` is set. Raises what a task of the daemon died of: that is a bug."""
         stopped = asyncio.ensure_future(stop.wait())
         tasks = [task for source in self.sources for task in source.tasks]
+        tasks += self.admission.tasks
         try:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -188,6 +209,7 @@ class Daemon:
 
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
         for part in reversed(self._opened):
             await _closed(part.stop())
@@ -213,7 +235,13 @@ class Daemon:
         )
         publishers = Workflows(activities={PUBLISH_ACTIVITY: publish}, publishers=True)
         for name, engine in self.engines.items():
-            for group in (workflows, publishers):
+            grace = Grace(engine, asyncio.get_running_loop())
+            own = replace(
+                workflows,
+                orchestrators={**workflows.orchestrators, GUARD: guard},
+                activities={**workflows.activities, **grace.activities()},
+            )
+            for group in (own, publishers):
                 worker = engine.worker(group, DataConverter(), self.witnesses[name])
                 worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
                 self._workers.append(worker)

@@ -15,6 +15,7 @@ from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
+from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
@@ -146,7 +147,10 @@ class SourceView:
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None
-        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead)
+        limited = {
+            limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
+        }
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead, limited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,7 @@ class Watch:
         publishing: Publishing,
         witnesses: Mapping[str, Witness],
         *,
+        limits: Sequence[RouteLimit] = (),
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -184,6 +189,7 @@ class Watch:
             self._engine_views,
             publishing,
             REPEATS.counts,
+            limits,
             version=__version__,
             config=config_version,
         )

@@ -22,6 +22,7 @@ __all__ = ["main", "root"]
         "route": "Show what a message would lead to, without a network.",
         "instances": "See and steer orchestrations.",
         "entities": "See and signal durable entities.",
+        "trace": "Show which message led to which instance and result.",
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },

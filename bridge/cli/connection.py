@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge.app.instances import Instances
 
 T = TypeVar("T")
+M = TypeVar("M")
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXITS = {
@@ -43,6 +44,11 @@ def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitab
     from bridge.app.entities import Entities
 
     return _run(options, Entities, operation)
+
+
+def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Callable[[M], Awaitable[T]]) -> T:
+    """The result of an operation on what `make` makes of the running engine. options: what `engine_options` gave."""
+    return _run(options, make, operation)
 
 
 def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:

@@ -21,6 +21,7 @@ _BUS = "servicebus"
 _BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
 _LOG_KEYS = ("topics", "group", "start", "kafka")
 _NAMES = ("queue", "topic", "subscription", "topics")
+_ORDERING = SourceConfig.model_fields["ordering"].default
 
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
@@ -35,6 +36,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
     yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], sections["brokers"], locate)
+    yield from _domains(sections["sources"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
     yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
@@ -120,6 +122,23 @@ def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Pro
 def _kind(entry: dict[str, Any], brokers: dict[str, Any]) -> str | None:
     kind = _mapping(brokers.get(str(entry.get("broker")))).get("type")
     return kind if kind in ("local", "kafka", _BUS) else None
+
+
+def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    members: dict[str, list[str]] = {}
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        domain, ordering = source.get("ordering_domain"), source.get("ordering", _ORDERING)
+        if not isinstance(domain, str):
+            continue
+        members.setdefault(domain, []).append(name)
+        if ordering in ("none", "partition"):
+            what = f"with `ordering: {ordering}` there are no keys to share; use `key`, or a template with {{{{ }}}}"
+            yield locate(("sources", name, "ordering_domain"), what)
+    for domain, names in members.items():
+        if len(names) == 1:
+            what = f"no other source is in the domain `{domain}`, so there is nothing to keep order with"
+            yield replace(locate(("sources", names[0], "ordering_domain"), what), severity="warning")
 
 
 def _consumers(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:

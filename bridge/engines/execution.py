@@ -25,7 +25,9 @@ from bridge.commands import (
 from bridge.correlation import ENDS, UNKNOWN, Known, Move, Said, next_move
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, is_late, status_of, translate
+from bridge.engines.grace import start_guard
 from bridge.engines.inquiry import Inquiry, Past
+from bridge.engines.parenthood import PARENT
 from bridge.errors import (
     AlreadyTaken,
     EngineError,
@@ -94,8 +96,20 @@ class CommandExecutor:
             if await run.start(_NEVER) is Said.STARTED:
                 return
             await run.go_on()
+        elif isinstance(command, Cancel) and command.grace is not None:
+            await self._cancel(command, command.grace, origin)
         else:
             await _Run(self, command, origin).go_on()
+
+    async def _cancel(self, command: Cancel, grace: float, origin: Origin | None) -> None:
+        due = self._now() + timedelta(seconds=grace)
+        try:
+            await _Run(self, command, origin).go_on()
+        except AlreadyTaken:
+            # The first time, the start of the guard may have been what failed
+            await start_guard(self._engine, self._inquiry, command, origin, due)
+            raise
+        await start_guard(self._engine, self._inquiry, command, origin, due)
 
 
 class _Run:
@@ -195,6 +209,7 @@ class _Run:
         version: str | None,
         start_at: datetime | None = None,
     ) -> Said:
+        PARENT.set(self._origin)
         try:
             await self._engine.client.schedule_new_orchestration(
                 orchestration,

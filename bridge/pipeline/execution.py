@@ -11,8 +11,9 @@ import structlog
 
 from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, EngineOutage
+from bridge.errors import AlreadyTaken, BridgeError, EngineOutage, InstanceAlreadyExists, InstanceFinished
 from bridge.origin import Origin
+from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
@@ -58,14 +59,17 @@ class Execution:
         engines: Mapping[str, Target],
         policy: RetryPolicy,
         ledger: Ledger,
+        limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
+        """limits: of routes that have some, by name."""
         self._routes = routes
         self._engines = engines
         self._policy = policy
         self._ledger = ledger
+        self._limits = limits or {}
 
-    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement, Step | None]:
-        """How the item ends now, and the step that failed if one did. Goes on where an earlier attempt stopped."""
+    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement | NotYet, Step | None]:
+        """How the item ends now, and the step that failed or has to wait. Goes on where an earlier attempt stopped."""
         step: Step | None = None
         try:
             if item.error is not None:
@@ -100,16 +104,27 @@ class Execution:
             return _EXECUTED, None
         return _DUPLICATE if item.duplicates else _IGNORED, None
 
-    async def _step(self, item: Item, step: Step, origin: Origin, now: Callable[[], float]) -> Settlement | None:
+    async def _step(
+        self, item: Item, step: Step, origin: Origin, now: Callable[[], float]
+    ) -> Settlement | NotYet | None:
         """None when the step is done, one way or another."""
         engine = self._engines[step.engine]
         if engine.breaker.error is not None:
             return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
+        limit = self._limits.get(step.route)
+        if limit is not None and (not_yet := limit.check(item, step.command)) is not None:
+            return not_yet
+        engine.breaker.begin()
         try:
-            await engine.execute(step.command, origin)
+            try:
+                await engine.execute(step.command, origin)
+            finally:
+                engine.breaker.end()
         except Exception as error:
             if isinstance(error, EngineOutage):
                 engine.breaker.trip(error)
+            if limit is not None and isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
+                limit.not_started(item)
             settlement = self._judge(error, item, step.command, now())
             if not isinstance(settlement, Complete):
                 return settlement
@@ -118,6 +133,7 @@ class Execution:
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
+        item.due_at = item.entered = None
         engine.breaker.succeed()
         return None
 

@@ -15,6 +15,8 @@ from bridge.commands import Step
 from bridge.envelope import Envelope
 from bridge.errors import BridgeError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 from bridge.message import Message, Position
+from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
@@ -59,8 +61,16 @@ class SourcePipeline:
     """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
 
     def __init__(
-        self, settings: SourceSettings, broker: Broker, decode: Decode, routes: Routes, engines: Mapping[str, Target]
+        self,
+        settings: SourceSettings,
+        broker: Broker,
+        decode: Decode,
+        routes: Routes,
+        engines: Mapping[str, Target],
+        limits: Mapping[str, RouteLimit] | None = None,
+        domain: OrderingDomain | None = None,
     ) -> None:
+        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with."""
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -74,7 +84,9 @@ class SourcePipeline:
         self._decode = decode
         self._routes = routes
         self._engines = engines
-        self._execution = Execution(routes, engines, settings.retry, self.ledger)
+        self.limits = limits or {}
+        self._domain = domain
+        self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -110,6 +122,8 @@ class SourcePipeline:
     async def drain(self, deadline: float) -> None:
         """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
         self._stopping = True
+        if self._domain is not None:
+            self._domain.close()
         if self._intake is not None:
             self._intake.cancel()
         # Before anything is awaited: what follows a given-back message must not be executed before it
@@ -198,6 +212,9 @@ class SourcePipeline:
                 # Handed out before the revocation, seen after it: another member may be at work on it
                 self.ledger.abandon(item, "revoked")
                 continue
+            if self._domain is not None and key is not None:
+                key = domain_key(key)
+                self._domain.join(key, item)
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
@@ -224,7 +241,7 @@ class SourcePipeline:
             try:
                 await self._process(lane, item)
             except asyncio.CancelledError:
-                self.ledger.abandon(item, "drain")
+                self._abandon(item, "drain")
                 raise
             finally:
                 self._running.discard(item)
@@ -242,8 +259,15 @@ class SourcePipeline:
         if item.delivery.partition.revoked:
             self._let_go(lane, item, "revoked")
             return
+        if self._domain is not None and not self._domain.may_go(item):
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+                return
+            self.lanes.hold(lane)
+            self._domain.wait(item, lambda: self.lanes.free(lane))
+            return
         step: Step | None = item.failed_step
-        settlement: Settlement
+        settlement: Settlement | NotYet
         if item.pending is not None:
             settlement = item.pending
         else:
@@ -258,6 +282,9 @@ class SourcePipeline:
             self._let_go(lane, item, settlement.reason)
         elif (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
+        elif isinstance(settlement, NotYet):
+            assert step is not None
+            self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
             item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
@@ -267,6 +294,15 @@ class SourcePipeline:
             if item.failed_at is None:
                 item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
+
+    def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
+        """A limit of the route keeps the item."""
+        if not_yet.delay is not None:
+            self.lanes.wait(lane, not_yet.delay)
+            return
+        item.failed_at = None  # the time in a queue is not the message's
+        self.lanes.hold(lane)
+        not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         try:
@@ -285,6 +321,8 @@ class SourcePipeline:
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
+            if self._domain is not None:
+                self._domain.leave(item)
             self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -310,17 +348,24 @@ class SourcePipeline:
         """Abandon what waits; returns what is still at work."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
-            self.ledger.abandon(item, reason)
+            if item.waits_for is not None:
+                item.waits_for.forget(item)
+            self._abandon(item, reason)
         self._measure()
         return running
+
+    def _abandon(self, item: Item, reason: str) -> None:
+        self.ledger.abandon(item, reason)
+        if self._domain is not None:
+            self._domain.leave(item)
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
         return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
-        self.ledger.abandon(item, reason)
         self.lanes.settled(lane)
+        self._abandon(item, reason)
         self._measure()
 
     def _hold_for_broker(self, lane: Lane, error: BridgeError) -> None:

@@ -1,6 +1,7 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
 from bridge.origin import Origin
+from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.entity import Entity
 from bridge.workflow.inbox import Inbox, MessageTimedOut, Received, continue_as_new, wait_for_message
@@ -10,6 +11,7 @@ from bridge.workflow.request import RequestTimedOut, request
 from bridge.workflow.saga import Branch, Saga, Scope
 from bridge.workflow.start import message_aware, origin
 from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
+from bridge.workflow.tracing import trace_of
 
 __all__ = [
     "PUBLISH_ACTIVITY",
@@ -34,10 +36,12 @@ __all__ = [
     "StepFailed",
     "StepInput",
     "StepState",
+    "acknowledge_cancel",
     "continue_as_new",
     "message_aware",
     "origin",
     "publish",
     "request",
+    "trace_of",
     "wait_for_message",
 ]

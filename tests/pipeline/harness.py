@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from bridge.app.admission import build_admission, listen
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.commands import Command
@@ -18,6 +19,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.message import Message
 from bridge.origin import Origin
+from bridge.pipeline.admission import Admission
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Execute, Target
 from bridge.pipeline.source import SourcePipeline
@@ -79,13 +81,21 @@ class Bench:
     """One source under test."""
 
     def __init__(
-        self, source: SourcePipeline, broker: Broker, engine: Engine, faults: Faults, breaker: Breaker
+        self,
+        source: SourcePipeline,
+        broker: Broker,
+        engine: Engine,
+        faults: Faults,
+        breaker: Breaker,
+        admission: Admission,
     ) -> None:
         self.source = source
         self.broker = broker
         self.engine = engine
         self.faults = faults
         self.breaker = breaker
+        self.admission = admission
+        """Not started."""
 
     async def publish(self, *messages: Message, topic: str = "orders") -> None:
         await self.broker.publish(topic, messages)
@@ -159,11 +169,15 @@ async def bench(
     faults = Faults(executor.execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     used = broker(real)
-    pipeline = build_source(loaded, "orders", {"local": used}, {"default": Target(faults.execute, breaker)})
+    admission = build_admission(loaded, {"default": engine})
+    targets = {"default": Target(faults.execute, breaker)}
+    pipeline = build_source(loaded, "orders", {"local": used}, targets, admission.limits)
+    listen(admission, {"default": engine})
     try:
-        yield Bench(pipeline, used, engine, faults, breaker)
+        yield Bench(pipeline, used, engine, faults, breaker, admission)
     finally:
         await pipeline.drain(5)
+        await admission.stop()
         await breaker.stop()
         await real.stop()
         await engine.stop()

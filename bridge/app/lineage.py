@@ -1,0 +1,270 @@
+"""Which message led to which instance and to which results: read from what the engine keeps, nothing is kept beside it.
+
+The envelope of a start input or an event names the message that brought it; the calls of the publish activity name what
+went out. `lineage` reads one instance's history; `Search` finds the instances that a message, or a published result,
+belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from durabletask import history
+from durabletask.client import OrchestrationQuery, OrchestrationState
+
+from bridge.app.attachment import asked, stamp
+from bridge.engines.base import Engine
+from bridge.errors import InstanceNotFound
+from bridge.origin import Origin, UnknownEnvelope, unwrap
+from bridge.tracecontext import trace_context
+from bridge.workflow import PUBLISH_ACTIVITY
+
+_NEVER = datetime.fromtimestamp(0, UTC)
+_PAGE = 1000
+_INPUTS = 20_000
+"""Most instances whose inputs are listed at once; of more, every history is read instead."""
+
+_AT_ONCE = 16
+"""Histories that are read side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came in. what: `start`, or the name of an event. message_id, route: None when no message brought it."""
+
+    at: str
+    what: str
+    message_id: str | None
+    route: str | None
+    part: int = 0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What went out. attempts: how often the activity was called for it. state: of the last of them."""
+
+    at: str
+    id: str
+    type: str
+    target: str
+    subject: str | None
+    state: Literal["published", "failed", "pending"]
+    attempts: int
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """One instance between its messages. trace_id: of the W3C trace it is part of."""
+
+    instance_id: str
+    name: str
+    status: str
+    created_at: str
+    parent: str | None
+    trace_id: str | None
+    arrivals: tuple[Arrival, ...]
+    publications: tuple[Publication, ...]
+    children: tuple[Lineage, ...] = ()
+
+    def holds(self, wanted: str) -> bool:
+        """Whether a message or publication of this id is part of it."""
+        return any(is_message(arrival.message_id, wanted) for arrival in self.arrivals) or any(
+            publication.id == wanted for publication in self.publications
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer. by: what the id turned out to be. searched: instances that were looked into."""
+
+    by: Literal["instance", "message", "nothing"]
+    instances: tuple[Lineage, ...] = ()
+    searched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where to search. since: instances that changed after it; prefix: of their ids. all: go on after the first."""
+
+    since: datetime | None = None
+    prefix: str | None = None
+    all: bool = False
+    progress: Callable[[int, int], None] = field(default=lambda done, of: None)
+
+
+class Tracer:
+    """Lineages on one engine. Every method raises EngineError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+
+    async def find(self, wanted: str, scope: Scope) -> Found:
+        """By instance id at once; else by message or publication id, which is a search."""
+        state = await self._state(wanted)
+        if state is not None:
+            return Found("instance", (await self._lineage(state),))
+        found: list[Lineage] = []
+        searched = 0
+        async for one in self._search(wanted, scope):
+            searched += 1
+            if one is not None:
+                found.append(one)
+                if not scope.all:
+                    break
+        whole = [await self._with_children(one) for one in found]
+        return Found("message" if whole else "nothing", tuple(whole), searched)
+
+    async def _search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
+        """Instances, newest change first: those whose start input names the message before all others."""
+        states = [
+            state
+            for state in await self._list(scope.prefix, None, payloads=False)
+            if scope.since is None or state.last_updated_at.replace(tzinfo=UTC) >= scope.since
+        ]
+        started: set[str] = set()
+        if len(states) <= _INPUTS:
+            # A start is told by a listing alone; events and results are in the histories
+            listed = await self._list(scope.prefix, scope.since, payloads=True)
+            started = {state.instance_id for state in listed if _started_by(state, wanted)}
+        states.sort(key=lambda state: (state.instance_id not in started, -state.last_updated_at.timestamp()))
+        for begin in range(0, len(states), _AT_ONCE):
+            some = states[begin : begin + _AT_ONCE]
+            for one in await asyncio.gather(*(self._alone(state) for state in some)):
+                yield one if one is not None and one.holds(wanted) else None
+            scope.progress(min(len(states), begin + _AT_ONCE), len(states))
+
+    async def _list(self, prefix: str | None, since: datetime | None, *, payloads: bool) -> list[OrchestrationState]:
+        query = OrchestrationQuery(
+            created_time_from=since,
+            instance_id_prefix=prefix,
+            fetch_inputs_and_outputs=payloads,
+            max_instance_count=_PAGE,
+        )
+        states = await asked(self._client.get_all_orchestration_states(query), "list instances")
+        return [state for state in states if state.instance_id.startswith(prefix or "")]
+
+    async def _alone(self, state: OrchestrationState) -> Lineage | None:
+        """Without its children; None when it is gone meanwhile."""
+        try:
+            events = await asked(
+                self._client.get_orchestration_history(state.instance_id), f"history of {state.instance_id!r}"
+            )
+        except InstanceNotFound:
+            return None
+        return lineage(state, events)
+
+    async def _lineage(self, state: OrchestrationState) -> Lineage:
+        return await self._with_children(await self._alone(state) or lineage(state, ()))
+
+    async def _with_children(self, one: Lineage) -> Lineage:
+        children = []
+        for child in one.children:
+            state = await self._state(child.instance_id)
+            children.append(child if state is None else await self._lineage(state))
+        return replace(one, children=tuple(children))
+
+    async def _state(self, instance_id: str) -> OrchestrationState | None:
+        call = self._client.get_orchestration_state(instance_id)
+        try:
+            return await asked(call, f"show {instance_id!r}")
+        except InstanceNotFound:
+            return None
+
+
+def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -> Lineage:
+    """What a history tells; of children only their ids, names and that they were called."""
+    arrivals: list[Arrival] = []
+    publications: dict[str, Publication] = {}
+    tasks: dict[int, str] = {}
+    children: list[Lineage] = []
+    parent: str | None = None
+    trace_id: str | None = None
+    now = _NEVER
+    for event in events:
+        # Some engines give times to turns only: what has none happened in the turn before it
+        now = event.timestamp if event.timestamp > _NEVER else now
+        match event:
+            case history.ExecutionStartedEvent():
+                arrivals.append(_arrival(stamp(now), "start", event.input))
+                above = event.parent_instance and event.parent_instance.orchestration_instance
+                parent = above.instance_id if above else None
+                trace_id = trace_id or _trace_id(arrivals[-1], event)
+            case history.EventRaisedEvent():
+                arrivals.append(_arrival(stamp(now), f"event {event.name}", event.input))
+            case history.TaskScheduledEvent(name=name) if name == PUBLISH_ACTIVITY:
+                _published(stamp(now), event, publications, tasks)
+            case history.TaskCompletedEvent(task_scheduled_id=task) if task in tasks:
+                publications[tasks[task]] = replace(publications[tasks[task]], state="published", at=stamp(now))
+            case history.TaskFailedEvent(task_scheduled_id=task) if task in tasks:
+                publications[tasks[task]] = replace(publications[tasks[task]], state="failed")
+            case history.SubOrchestrationInstanceCreatedEvent():
+                child = Lineage(event.instance_id, event.name, "UNKNOWN", stamp(now), state.instance_id, None, (), ())
+                children.append(child)
+            case _:
+                pass
+    return Lineage(
+        state.instance_id,
+        state.name,
+        state.runtime_status.name,
+        stamp(state.created_at),
+        parent,
+        trace_id,
+        tuple(arrivals),
+        tuple(publications.values()),
+        tuple(children),
+    )
+
+
+def _arrival(at: str, what: str, serialized: str | None) -> Arrival:
+    origin = _origin(serialized)
+    if origin is None:
+        return Arrival(at, what, None, None)
+    return Arrival(at, what, origin.message_id, origin.route, origin.part, origin.traceparent)
+
+
+def _origin(serialized: str | None) -> Origin | None:
+    try:
+        return unwrap(json.loads(serialized)).origin if serialized else None
+    except (ValueError, RecursionError, UnknownEnvelope):
+        return None
+
+
+def _published(
+    at: str, event: history.TaskScheduledEvent, publications: dict[str, Publication], tasks: dict[int, str]
+) -> None:
+    try:
+        request: Any = json.loads(event.input or "null")
+        key, target, kind = request["id"], request["target"], request["type"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return
+    tasks[event.event_id] = key
+    before = publications.get(key)
+    parent = (request.get("headers") or {}).get("traceparent")
+    publications[key] = Publication(
+        at, key, kind, target, request.get("subject"), "pending", before.attempts + 1 if before else 1, parent
+    )
+
+
+def _trace_id(start: Arrival, event: history.ExecutionStartedEvent) -> str | None:
+    parent = event.parent_trace_context
+    found = trace_context(
+        {"traceparent": start.traceparent}, {"traceparent": None if parent is None else parent.trace_parent}
+    )
+    return None if found is None else found.trace_id
+
+
+def _started_by(state: OrchestrationState, wanted: str) -> bool:
+    origin = _origin(state.serialized_input)
+    return origin is not None and is_message(origin.message_id, wanted)
+
+
+def is_message(message_id: str | None, wanted: str) -> bool:
+    """Whether an identity is the wanted one, or that of a CloudEvent (`SOURCE ID`) with the wanted id."""
+    return message_id is not None and wanted in (message_id, message_id.rpartition(" ")[2])

@@ -1,0 +1,118 @@
+"""`bridge trace`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import engine_options, on_engine
+from bridge.cli.options import json_option
+from bridge.cli.output import plural, print_fields, print_json, print_table
+from bridge.cli.parameters import Time
+
+if TYPE_CHECKING:
+    from bridge.app.lineage import Arrival, Found, Lineage, Publication
+
+
+@make(
+    "trace",
+    examples="""
+        bridge trace order-1001
+        bridge trace 7f3c --since 2h
+        bridge trace "/shop 7f3c" --prefix order- --all --json
+    """,
+    exits={
+        0: "found",
+        1: "the engine has no such instance, and none that the message led to",
+        3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+    },
+)
+@click.argument("id_", metavar="ID")
+@click.option("--since", type=Time(), help="Search only instances that changed since then: a time, or so long ago.")
+@click.option("--prefix", metavar="TEXT", help="Search only instances whose id begins with this.")
+@click.option("--all", "all_", is_flag=True, help="Go on after the first instance that a message led to.")
+@json_option
+@engine_options
+def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as_json: bool, **engine: Any) -> int:
+    """Show which messages led to an instance, and what it published; or which instance a message led to.
+
+    ID is the id of an instance, of a message (its identity, or the id of a CloudEvent), or of a published event. An
+    instance is found at once. For the others the engine has no index: instances are searched, those that
+    changed last first.
+    """
+    from bridge.app.lineage import Scope, Tracer
+
+    async def look(tracer: Tracer) -> Found:
+        return await tracer.find(id_, Scope(since, prefix, all_, _progress))
+
+    found = on_engine(engine, Tracer, look)
+    if as_json:
+        print_json({"id": id_, "found_by": found.by, "searched": found.searched, "instances": _plain(found)})
+    elif found.instances:
+        _print(id_, found)
+    else:
+        where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
+        begin = f" with the prefix {prefix!r}" if prefix else ""
+        looked = f"{plural(found.searched, 'instance')}{begin}{where}"
+        click.echo(f"{id_!r} is no instance, and none of {looked} knows such a message", err=True)
+    return 0 if found.instances else 1
+
+
+def _plain(found: Found) -> list[dict[str, Any]]:
+    return [asdict(one) for one in found.instances]
+
+
+def _progress(done: int, of: int) -> None:
+    if sys.stderr.isatty() and of > done:
+        click.echo(f"\rsearched {done:,} of {of:,} instances", nl=False, err=True)
+
+
+def _print(id_: str, found: Found) -> None:
+    for number, one in enumerate(found.instances):
+        if number:
+            click.echo()
+        _print_one(one, id_)
+
+
+def _print_one(one: Lineage, wanted: str) -> None:
+    from bridge.app.lineage import is_message
+
+    print_fields(
+        (
+            ("instance", one.instance_id),
+            ("name", one.name),
+            ("status", one.status),
+            ("created", one.created_at),
+            ("child of", one.parent or ""),
+            ("trace", one.trace_id or ""),
+        )
+    )
+    rows = [(arrival.at, 0, _came(arrival)) for arrival in one.arrivals]
+    rows += [(publication.at, 1, _went(publication)) for publication in one.publications]
+    print_table(
+        ("TIME", "", "WHAT", "ID", "BY", ""),
+        [
+            (at, *cells, "<" if is_message(cells[2], wanted) else "")
+            for at, _, cells in sorted(rows, key=lambda row: row[:2])
+        ],
+    )
+    for child in one.children:
+        click.echo()
+        _print_one(child, wanted)
+
+
+def _came(arrival: Arrival) -> tuple[str, str, str, str]:
+    part = f" [{arrival.part}]" if arrival.part > 0 else ""
+    by = "(not by a message)" if arrival.message_id is None else f"route {arrival.route}{part}"
+    return "in", arrival.what, arrival.message_id or "", by
+
+
+def _went(publication: Publication) -> tuple[str, str, str, str]:
+    state = "" if publication.state == "published" else f", {publication.state}"
+    again = f", {publication.attempts} attempts" if publication.attempts > 1 else ""
+    return "out", publication.type, publication.id, f"target {publication.target}{state}{again}"

@@ -1,0 +1,40 @@
+"""`bridge trace` on a running engine: exit codes, JSON, and what it says when there is nothing."""
+
+from __future__ import annotations
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from tests.cli.conftest import Bridge
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+def test_an_instance_that_no_message_started(bridge: Bridge) -> None:
+    name = f"trace-{uuid4().hex[:8]}"
+    bridge("instances", "start", "family", "--id", name)
+    bridge("instances", "wait", name, "--timeout", "30s")
+    result = bridge("trace", name)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"instance  {name}"
+    assert "(not by a message)" in result.stdout
+    assert f"instance  {name}-child" in lines, "children are shown below"
+    assert f"child of  {name}" in lines
+    told = json.loads(bridge("trace", name, "--json").stdout)
+    assert (told["id"], told["found_by"], told["searched"]) == (name, "instance", 0)
+    [one] = told["instances"]
+    assert (one["status"], one["publications"], one["children"][0]["instance_id"]) == ("COMPLETED", [], f"{name}-child")
+
+
+def test_nothing(bridge: Bridge) -> None:
+    result = bridge("trace", "shop none", "--prefix", "nobody-", "--since", "2h")
+    assert result.exit_code == 1
+    assert (
+        "'shop none' is no instance, and none of 0 instances with the prefix 'nobody-' that changed since"
+        in result.stderr
+    )
+    result = bridge("trace", "shop none", "--prefix", "nobody-", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["instances"]) == (1, [])
