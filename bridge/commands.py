@@ -28,11 +28,29 @@ class OnMissing(StrEnum):
     IGNORE = "ignore"
 
 
+@dataclass(frozen=True, slots=True)
+class ParkFor:
+    """Let the message wait on the engine, durably, until its instance is started; at most `ttl` seconds."""
+
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartFirst:
+    """Start the instance, with this orchestration and input, and go on."""
+
+    orchestration: str
+    input: Any = None
+
+
 class OnFinished(StrEnum):
     """What to do when the instance that should be told something has finished."""
 
     DEAD_LETTER = "dead_letter"
     IGNORE = "ignore"
+
+
+Missing = OnMissing | ParkFor | StartFirst
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,7 @@ class RaiseEvent:
     instance_id: str
     name: str
     data: Any = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -84,7 +102,7 @@ class Cancel:
     instance_id: str
     event: str = "cancel"
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
 
 
@@ -95,7 +113,7 @@ class Terminate:
     instance_id: str
     output: Any = None
     recursive: bool = True
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
 
 
@@ -105,7 +123,7 @@ class Suspend:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -115,7 +133,7 @@ class Resume:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 

@@ -12,6 +12,8 @@
         InstanceAlreadyExists                                                        -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
+        InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
+        InstanceTold               this message was delivered already                -> duplicate
         EngineRejected             the engine refused this very request              -> dead_letter
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
@@ -135,6 +137,18 @@ class InstanceFinished(EngineError):
     """The instance is completed, failed or terminated."""
 
     reason = "instance_finished"
+
+
+class InstanceParked(EngineError):
+    """Earlier messages for this instance are parked; this one goes behind them."""
+
+    reason = "instance_parked"
+
+
+class InstanceTold(EngineError):
+    """The instance was told this very message already."""
+
+    reason = "instance_told"
 
 
 class EngineRejected(EngineError):

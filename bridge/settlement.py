@@ -10,6 +10,7 @@ from bridge.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
+    ParkFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
@@ -23,6 +24,8 @@ from bridge.errors import (
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
+    InstanceParked,
+    InstanceTold,
     LockLost,
     MessageError,
     PartitionRevoked,
@@ -38,6 +41,7 @@ class Outcome(StrEnum):
     EXECUTED = "executed"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
+    PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
 
 
@@ -79,7 +83,31 @@ class Release:
     reason: str
 
 
-Settlement = Complete | Hold | Retry | DeadLetter | Release
+class Wait(StrEnum):
+    """What a parked message waits for."""
+
+    INSTANCE = "instance"
+    """To be started: the command waits, for it alone."""
+    TIME = "time"
+    """To pass: the message waits, and with it the later ones of its ordering key."""
+    PERSON = "person"
+    """To release it, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep it on an engine, durably, and complete the delivery.
+
+    seconds: the longest wait (INSTANCE), or the wait (TIME); None: without end. reason, detail: as of a dead letter.
+    """
+
+    wait: Wait
+    seconds: float | None
+    reason: str
+    detail: str
+
+
+Settlement = Complete | Hold | Retry | DeadLetter | Release | Park
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +150,38 @@ def decide(
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
         return DeadLetter(error.reason, detail_of(error))
-    if isinstance(error, InstanceNotFound) and not isinstance(
+    if isinstance(error, InstanceTold):
+        return Complete(Outcome.DUPLICATE)
+    if isinstance(error, InstanceNotFound | InstanceParked) and not isinstance(
         command, ScheduleOrchestration | StartOrRaise | SignalEntity | None
     ):
+        if isinstance(command.on_missing, ParkFor):
+            return Park(Wait.INSTANCE, command.on_missing.ttl, error.reason, detail_of(error))
+        if isinstance(error, InstanceParked):
+            return _again(error, attempt, elapsed, policy)
         if command.on_missing is OnMissing.IGNORE:
             return Complete(Outcome.IGNORED)
         if command.on_missing is OnMissing.DEAD_LETTER:
             return DeadLetter(error.reason, detail_of(error))
     return _again(error, attempt, elapsed, policy)
+
+
+def outside(
+    settlement: Settlement, *, quarantine: bool, longest_hold: float | None, keyed: bool
+) -> Settlement:
+    """What a source that keeps messages outside their broker makes of a settlement.
+
+    quarantine: a message that would be dead-lettered waits for a person, and its key with it. longest_hold: seconds for
+    which the broker lets a delivery be held; a longer wait is parked. keyed: whether the message has an ordering key to
+    wait under; one without goes its way.
+    """
+    if not keyed:
+        return settlement
+    if quarantine and isinstance(settlement, DeadLetter):
+        return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
+    if longest_hold is not None and isinstance(settlement, Retry) and settlement.delay > longest_hold:
+        return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
+    return settlement
 
 
 def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:
