@@ -37,7 +37,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
-from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
+from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -193,7 +193,11 @@ class Daemon:
             return publishing(request)
 
         publish.__name__ = PUBLISH_ACTIVITY
-        workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
+        workflows = replace(
+            self.workflows,
+            orchestrators={name: message_aware(each) for name, each in self.workflows.orchestrators.items()},
+            activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
+        )
         for engine in self.engines.values():
             worker = engine.worker(workflows, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated

@@ -12,6 +12,7 @@ import structlog
 from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
 from bridge.errors import BridgeError, EngineOutage
+from bridge.origin import Origin
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
@@ -22,8 +23,8 @@ log = structlog.get_logger("bridge.execution")
 _TURN = 32
 """Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
 
-Execute = Callable[[Command], Awaitable[None]]
-"""Gives one command to an engine. Raises EngineError."""
+Execute = Callable[[Command, Origin], Awaitable[None]]
+"""Gives one command to an engine, with the message it came from. Raises EngineError."""
 
 
 class Routes(Protocol):
@@ -67,16 +68,23 @@ class Execution:
         try:
             if item.error is not None:
                 raise item.error
+            envelope = item.envelope
+            assert envelope is not None
             if item.decision is None:
-                assert item.envelope is not None
-                item.decision = self._routes.route(item.envelope)
+                item.decision = self._routes.route(envelope)
             steps = item.decision.steps
+            first = item.next_step
+            while first and steps[first - 1].route == steps[item.next_step - 1].route:
+                first -= 1
             for position in range(item.next_step, len(steps)):
                 step = steps[position]
+                if step.route != steps[first].route:
+                    first = position
                 if step.route in item.executed:
                     item.next_step = position + 1
                     continue
-                settlement = await self._step(item, step, now)
+                origin = Origin.of(envelope, step.route, position - first)
+                settlement = await self._step(item, step, origin, now)
                 if settlement is not None:
                     return settlement, step
                 item.next_step = position + 1
@@ -90,13 +98,13 @@ class Execution:
             return Complete(Outcome.EXECUTED), None
         return Complete(Outcome.DUPLICATE if item.duplicates else Outcome.IGNORED), None
 
-    async def _step(self, item: Item, step: Step, now: Callable[[], float]) -> Settlement | None:
+    async def _step(self, item: Item, step: Step, origin: Origin, now: Callable[[], float]) -> Settlement | None:
         """None when the step is done, one way or another."""
         engine = self._engines[step.engine]
         if engine.breaker.error is not None:
             return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
         try:
-            await engine.execute(step.command)
+            await engine.execute(step.command, origin)
         except Exception as error:
             if isinstance(error, EngineOutage):
                 engine.breaker.trip(error)

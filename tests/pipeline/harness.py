@@ -17,8 +17,9 @@ from bridge.commands import Command
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.message import Message
+from bridge.origin import Origin
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.execution import Execute, Target
 from bridge.pipeline.source import SourcePipeline
 
 PATIENCE = 30.0
@@ -50,7 +51,7 @@ START = """
 class Faults:
     """Stands between the pipeline and the real executor: fails on demand, records what the engine took, in order."""
 
-    def __init__(self, execute: Callable[[Command], Awaitable[None]], probe: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, execute: Execute, probe: Callable[[], Awaitable[None]]) -> None:
         self._execute = execute
         self._probe = probe
         self.before: Callable[[Command], Awaitable[None]] | None = None
@@ -59,13 +60,13 @@ class Faults:
         self.taken: list[Command] = []
         self.tried: list[Command] = []
 
-    async def execute(self, command: Command) -> None:
+    async def execute(self, command: Command, origin: Origin) -> None:
         self.tried.append(command)
         if self.outage is not None:
             raise self.outage
         if self.before is not None:
             await self.before(command)
-        await self._execute(command)
+        await self._execute(command, origin)
         self.taken.append(command)
 
     async def probe(self) -> None:
