@@ -166,9 +166,7 @@ def decide(
     return _again(error, attempt, elapsed, policy)
 
 
-def outside(
-    settlement: Settlement, *, quarantine: bool, longest_hold: float | None, keyed: bool
-) -> Settlement:
+def outside(settlement: Settlement, *, quarantine: bool, longest_hold: float | None, keyed: bool) -> Settlement:
     """What a source that keeps messages outside their broker makes of a settlement.
 
     quarantine: a message that would be dead-lettered waits for a person, and its key with it. longest_hold: seconds for

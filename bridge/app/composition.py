@@ -20,6 +20,7 @@ from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
 from bridge.pipeline.execution import Target
+from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
 from bridge.routing.expression import SOURCE, Compiler
@@ -158,10 +159,15 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
 
 
 def build_source(
-    loaded: Loaded, name: str, brokers: Mapping[str, Broker], engines: Mapping[str, Target]
+    loaded: Loaded,
+    name: str,
+    brokers: Mapping[str, Broker],
+    engines: Mapping[str, Target],
+    wards: tuple[str, Wards] | None = None,
 ) -> SourcePipeline:
-    """A source's pipeline, not started. Raises: ConfigError."""
+    """A source's pipeline, not started. wards: where its poisoned keys are kept. Raises: ConfigError."""
     config = loaded.config.sources[name]
+    kept = config.quarantine
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
     subscribe = SubscribeOptions(config.topics, config.group, config.start, config.dead_letter)
@@ -185,6 +191,7 @@ def build_source(
         max_gap=config.limits.max_gap,
         dead_letter_limit=config.limits.dead_letter_limit,
         trusted_replay=config.trusted == "replay",
+        quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )
     return SourcePipeline(
@@ -193,4 +200,5 @@ def build_source(
         build_decoder(loaded, name).decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
+        wards,
     )

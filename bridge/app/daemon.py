@@ -19,6 +19,7 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app import parking
 from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
 from bridge.app.readiness import clear_ready, write_ready
@@ -27,14 +28,12 @@ from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
@@ -70,12 +69,17 @@ class Daemon:
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         targets = {
-            name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
-            for name, engine in self.engines.items()
+            name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
         }
         self.sources: list[SourcePipeline] = (
-            [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []
+            [
+                build_source(loaded, name, self.brokers, targets, parking.wards(loaded, name, self.engines))
+                for name in config.sources
+            ]
+            if intake
+            else []
         )
+        self.own = parking.OwnWorkflows(loaded, self.engines, self.brokers, now, asyncio.get_running_loop())
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -198,8 +202,8 @@ class Daemon:
             orchestrators={name: message_aware(each) for name, each in self.workflows.orchestrators.items()},
             activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
         )
-        for engine in self.engines.values():
-            worker = engine.worker(workflows, DataConverter())
+        for name, engine in self.engines.items():
+            worker = engine.worker(self.own.added(workflows, name), DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sources
+from bridge.config import brokers, engines, missing, model, routes, sources
 from bridge.config.shape import members
 from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
 
@@ -105,18 +105,22 @@ ops:
 """One example per section; together they are a configuration."""
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
-    "engines": (engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig),
+    "engines": (
+        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
+    ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
     ),
     "targets": (brokers.TargetConfig,),
     "sources": (
-        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
+        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.QuarantineConfig,
+        sources.KafkaSourceConfig,
     ),
     "routes": (
         routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
         routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
+        missing.ParkMissing, missing.StartMissing,
     ),
     "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
 }  # fmt: skip
@@ -127,6 +131,8 @@ _HEADINGS = {
     brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl",
+    missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
+    engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
     routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 

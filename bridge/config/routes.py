@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
+from bridge.config.missing import MissingConfig
 from bridge.config.types import Expression, Model, Name, Template
 
 Scalar = str | bool | int | float
@@ -81,7 +82,7 @@ class RaiseEventVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -107,7 +108,7 @@ class CancelVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -120,7 +121,7 @@ class TerminateVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -132,7 +133,7 @@ class SuspendVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -144,7 +145,7 @@ class ResumeVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )

@@ -24,6 +24,11 @@ class Engine(Protocol):
     def durable(self) -> bool: ...
 
     @property
+    def announces(self) -> bool:
+        """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        ...
+
+    @property
     def description(self) -> str:
         """One line for the start-up banner: what and where, no secrets."""
         ...

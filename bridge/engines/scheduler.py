@@ -43,6 +43,7 @@ class SchedulerEngine:
     """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
 
     durable = True
+    announces = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
         """Raises: ValueError when the endpoint is not one."""

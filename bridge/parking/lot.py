@@ -101,6 +101,7 @@ class Lot:
         """A message was written. The first one looks for its instance; later ones know that a start will be told."""
         turn = Turn()
         mark = mark_of(item)
+        item = item | {"mark": mark, "size": size}
         if mark in self.delivered or any(each["mark"] == mark for each in self.items):
             turn.events.append("repeated")
             return turn
@@ -108,7 +109,7 @@ class Lot:
             turn.events.append("full")
             self._refuse(turn, item, "parking_full", f"{len(self.items)} messages wait for the same instance already")
             return turn
-        self.items.append(item | {"mark": mark, "size": size})
+        self.items.append(item)
         self.size += size
         self.forget_at = None
         turn.events.append("parked")
@@ -198,7 +199,13 @@ class Lot:
             self._refuse(turn, item, "parking_expired", f"its instance was not started within {waited:.0f} s")
 
     def _refuse(
-        self, turn: Turn, item: dict[str, Any], reason: str, detail: str, error: str = "InstanceNotFound", tries: int = 1
+        self,
+        turn: Turn,
+        item: dict[str, Any],
+        reason: str,
+        detail: str,
+        error: str = "InstanceNotFound",
+        tries: int = 1,
     ) -> None:
         turn.undelivered.append(Undelivered(item, reason, detail, error, tries))
 
@@ -238,4 +245,3 @@ def mark_of(item: dict[str, Any]) -> str:
 def mark(origin: Origin) -> str:
     """The same of an origin."""
     return mark_of({"id": origin.message_id, "route": origin.route, "part": origin.part})
-

@@ -62,9 +62,7 @@ class Parked:
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Parked:
-        arguments = {
-            name: _READ[name](value) if name in _READ else value for name, value in told["command"].items()
-        }
+        arguments = {name: _READ[name](value) if name in _READ else value for name, value in told["command"].items()}
         command = _VERBS[told["verb"]](**arguments)
         origin = Origin(told["id"], told["route"], told["part"], told.get("traceparent"), told.get("tracestate"))
         return cls(command, origin, Letter.from_json(told["letter"]), told["since"], told["until"])

@@ -13,10 +13,11 @@ from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
 from bridge.errors import BridgeError, EngineOutage
 from bridge.origin import Origin
+from bridge.parking.letter import Letter
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
-from bridge.settlement import Complete, Outcome, RetryPolicy, Settlement, decide
+from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 
 log = structlog.get_logger("bridge.execution")
 
@@ -25,6 +26,10 @@ _TURN = 32
 
 Execute = Callable[[Command, Origin], Awaitable[None]]
 """Gives one command to an engine, with the message it came from. Raises EngineError."""
+
+
+ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
+"""Keeps a command on its engine for at most so many seconds, durably. Raises EngineError, InvalidCommand."""
 
 
 class Routes(Protocol):
@@ -41,10 +46,11 @@ class Routes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An engine as the pipeline sees it."""
+    """An engine as the pipeline sees it. park: None where no rule parks."""
 
     execute: Execute
     breaker: Breaker
+    park: ParkCommand | None = None
 
 
 class Execution:
@@ -56,11 +62,13 @@ class Execution:
         engines: Mapping[str, Target],
         policy: RetryPolicy,
         ledger: Ledger,
+        letter: Callable[[Item], Letter],
     ) -> None:
         self._routes = routes
         self._engines = engines
         self._policy = policy
         self._ledger = ledger
+        self._letter = letter
 
     async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement, Step | None]:
         """How the item ends now, and the step that failed if one did. Goes on where an earlier attempt stopped."""
@@ -94,6 +102,8 @@ class Execution:
                     await asyncio.sleep(0)
         except Exception as error:
             return self._judge(error, item, None, now()), step
+        if item.parked:
+            return Complete(Outcome.PARKED), None
         if item.effects:
             return Complete(Outcome.EXECUTED), None
         return Complete(Outcome.DUPLICATE if item.duplicates else Outcome.IGNORED), None
@@ -106,18 +116,29 @@ class Execution:
         try:
             await engine.execute(step.command, origin)
         except Exception as error:
-            if isinstance(error, EngineOutage):
-                engine.breaker.trip(error)
-            settlement = self._judge(error, item, step.command, now())
-            if not isinstance(settlement, Complete):
+            settlement = self._failed(error, item, step, now())
+            if isinstance(settlement, Park):
+                assert engine.park is not None
+                assert settlement.seconds is not None
+                try:
+                    await engine.park(step.command, origin, self._letter(item), settlement.seconds)
+                except Exception as failure:
+                    return self._failed(failure, item, step, now())
+                item.parked += 1
+            elif not isinstance(settlement, Complete):
                 return settlement
-            if settlement.outcome is Outcome.DUPLICATE:
+            elif settlement.outcome is Outcome.DUPLICATE:
                 item.duplicates += 1
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
         engine.breaker.succeed()
         return None
+
+    def _failed(self, error: Exception, item: Item, step: Step, now: float) -> Settlement:
+        if isinstance(error, EngineOutage):
+            self._engines[step.engine].breaker.trip(error)
+        return self._judge(error, item, step.command, now)
 
     def _judge(self, error: Exception, item: Item, command: Command | None, now: float) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else now - item.failed_at

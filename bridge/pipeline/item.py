@@ -13,7 +13,7 @@ class Item:
 
     size: bytes counted against the source's limit. received_at: monotonic seconds.
     error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
-    executed: routes all of whose steps the engine has taken. duplicates, effects: steps counted so far.
+    executed: routes all of whose steps the engine has taken. duplicates, effects, parked: steps counted so far.
     pending: how it ends, decided but not yet taken by the broker.
     """
 
@@ -30,6 +30,7 @@ class Item:
         "failed_at",
         "failed_step",
         "next_step",
+        "parked",
         "pending",
         "received_at",
         "size",
@@ -48,6 +49,7 @@ class Item:
         self.executed: list[str] = []
         self.effects = 0
         self.duplicates = 0
+        self.parked = 0
         self.attempt = 1
         self.failed_at: float | None = None
         self.failed_step: Step | None = None

@@ -20,6 +20,7 @@ class VirtualEngine:
     """Stands in for every configured engine. Nothing outlives the test."""
 
     durable = False
+    announces = False
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:

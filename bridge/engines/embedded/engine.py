@@ -37,6 +37,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    announces = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
         self.name = name
