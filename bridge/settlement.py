@@ -166,15 +166,12 @@ def decide(
     return _again(error, attempt, elapsed, policy)
 
 
-def outside(settlement: Settlement, *, quarantine: bool, longest_hold: float | None, keyed: bool) -> Settlement:
+def outside(settlement: Settlement, *, quarantine: bool, longest_hold: float | None) -> Settlement:
     """What a source that keeps messages outside their broker makes of a settlement.
 
-    quarantine: a message that would be dead-lettered waits for a person, and its key with it. longest_hold: seconds for
-    which the broker lets a delivery be held; a longer wait is parked. keyed: whether the message has an ordering key to
-    wait under; one without goes its way.
+    quarantine: a message that would be dead-lettered, and has an ordering key, waits for a person, and its key with it.
+    longest_hold: seconds for which the broker lets a delivery be held; a longer wait is parked.
     """
-    if not keyed:
-        return settlement
     if quarantine and isinstance(settlement, DeadLetter):
         return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
     if longest_hold is not None and isinstance(settlement, Retry) and settlement.delay > longest_hold:

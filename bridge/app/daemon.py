@@ -36,6 +36,7 @@ from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
+from bridge.settlement import Outcome
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
 
 log = structlog.get_logger("bridge.daemon")
@@ -73,7 +74,9 @@ class Daemon:
         }
         self.sources: list[SourcePipeline] = (
             [
-                build_source(loaded, name, self.brokers, targets, parking.wards(loaded, name, self.engines))
+                build_source(
+                    loaded, name, self.brokers, targets, parking.wards(loaded, name, self.engines, self.brokers)
+                )
                 for name in config.sources
             ]
             if intake
@@ -94,6 +97,7 @@ class Daemon:
             self.engines,
             self.breakers,
             self.publishing,
+            self.own.keepers.values,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -105,7 +109,8 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[TaskHubGrpcWorker] = []
         self._opened: list[Broker | Engine] = []
-        self._report: asyncio.Task[None] | None = None
+        self._census = parking.Census(self.engines, self.own.keepers, self._parked)
+        self._reports: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -149,7 +154,10 @@ class Daemon:
                 group=source.settings.subscribe.group,
             )
         self.watch.phase = "running"
-        self._report = asyncio.create_task(self.watch.report(), name="readiness")
+        self._reports = [
+            asyncio.create_task(self.watch.report(), name="readiness"),
+            asyncio.create_task(self._census.run(), name="census"),
+        ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -173,9 +181,9 @@ class Daemon:
         """
         end = time.monotonic() + deadline
         self.watch.phase = "draining"
-        if self._report is not None:
-            self._report.cancel()
-            await asyncio.gather(self._report, return_exceptions=True)
+        for report in self._reports:
+            report.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -189,6 +197,9 @@ class Daemon:
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)
+
+    def _parked(self) -> int:
+        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
 
     def _start_workers(self) -> None:
         publishing = self.publishing

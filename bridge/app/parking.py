@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import structlog
+
+from bridge.app.parked import parked_now
 from bridge.brokers.base import Broker
 from bridge.config.engines import ParkingConfig
 from bridge.config.missing import ParkMissing, StartMissing
@@ -18,6 +22,7 @@ from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
 from bridge.engines.parking.wards import EngineWards, QuarantineEntities
 from bridge.engines.registry import Workflows
+from bridge.errors import EngineError
 from bridge.parking.lot import Bounds
 from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
@@ -27,6 +32,12 @@ from bridge.pipeline.undeliverable import Undeliverable
 from bridge.routing.template import constant_prefix
 from bridge.settlement import RetryPolicy
 
+log = structlog.get_logger("bridge.parking")
+
+_CENSUS = 15.0
+"""Seconds between two counts of what waits, at least."""
+_SHARE = 50.0
+"""A count that took a second is repeated after so many."""
 _POLL = 60.0
 """Seconds between two looks for a missing instance, where only the bridge tells of its starts."""
 _TELLS_POLL = 600.0
@@ -58,23 +69,36 @@ def target(loaded: Loaded, engine: Engine, breaker: Breaker, now: Callable[[], d
     return Target(parking.execute, breaker, parking.park)
 
 
-def wards(loaded: Loaded, source: str, engines: Mapping[str, Engine]) -> tuple[str, Wards] | None:
-    """Where a source's poisoned keys are kept; None: they are dead-lettered."""
-    config = loaded.config.sources[source].quarantine
-    if config is None:
+def wards(
+    loaded: Loaded, source: str, engines: Mapping[str, Engine], brokers: Mapping[str, Broker]
+) -> tuple[str, Wards] | None:
+    """Where a source keeps its messages outside the broker; None: it never does."""
+    config = loaded.config.sources[source]
+    kept = config.quarantine
+    if kept is None and brokers[config.broker].features.longest_hold is None:
         return None
-    name = config.engine or next(
-        (route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines))
-    )
+    name = None if kept is None else kept.engine
+    if name is None:
+        name = next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
     return name, EngineWards(engines[name], source)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Keepers:
-    """What this process runs for one engine of what waits there."""
+    """What this process runs for one engine of what waits there. As `bridge.ops.metrics.ParkingStats`."""
 
+    name: str
     parking: ParkingEntities
     quarantine: QuarantineEntities
+    waiting: int | None = None
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        return dict(self.parking.events)
+
+    @property
+    def quarantined(self) -> Mapping[str, int]:
+        return dict(self.quarantine.events)
 
 
 class OwnWorkflows:
@@ -94,7 +118,7 @@ class OwnWorkflows:
             config = loaded.config.engines[name].parking
             executor = CommandExecutor(engine, now)
             entities = ParkingEntities(executor, loop, _bounds(config, engine), RetryPolicy(), now)
-            self.keepers[name] = Keepers(entities, QuarantineEntities())
+            self.keepers[name] = Keepers(name, entities, QuarantineEntities(now))
 
     def added(self, workflows: Workflows, engine: str) -> Workflows:
         """The workflows, and ours."""
@@ -109,6 +133,36 @@ class OwnWorkflows:
                 QUARANTINE: keepers.quarantine.function(),
             },
         )
+
+
+class Census:
+    """Counts what waits for an instance, for the metrics: now and then, and only while something may wait."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine], keepers: Mapping[str, Keepers], parked: Callable[[], int]
+    ) -> None:
+        """parked: how many messages this process has parked so far."""
+        self._engines = engines
+        self._keepers = keepers
+        self._parked = parked
+
+    async def run(self) -> None:
+        """For ever."""
+        known: dict[str, int] = {}
+        while True:
+            began = time.monotonic()
+            for name, engine in self._engines.items():
+                keepers = self._keepers[name]
+                happened = self._parked() + sum(keepers.parking.events.values())
+                if known.get(name) == happened and not keepers.waiting:
+                    continue
+                try:
+                    keepers.waiting = await parked_now(engine)
+                except EngineError as error:
+                    log.info("what waits cannot be counted", action="census", engine=name, detail=str(error))
+                else:
+                    known[name] = happened
+            await asyncio.sleep(max(_CENSUS, _SHARE * (time.monotonic() - began)))
 
 
 def _bounds(config: ParkingConfig, engine: Engine) -> Bounds:

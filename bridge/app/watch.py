@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
-from bridge.ops.metrics import Metrics
+from bridge.ops.metrics import Metrics, ParkingStats
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
@@ -89,6 +89,11 @@ class SourceView:
         return self._source.fuse.blown
 
     @property
+    def quarantined_keys(self) -> int:
+        quarantine = self._source.keeping.quarantine
+        return 0 if quarantine is None else len(quarantine)
+
+    @property
     def processing(self) -> Histogram:
         return self._ledger.processing
 
@@ -152,6 +157,7 @@ class Watch:
         engines: Mapping[str, Engine],
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
+        parking: Callable[[], Iterable[ParkingStats]],
         *,
         stuck_after: float,
         config_version: str,
@@ -165,6 +171,7 @@ class Watch:
             lambda: self._sources,
             self._engine_views,
             publishing,
+            parking,
             version=__version__,
             config=config_version,
         )

@@ -20,7 +20,8 @@ class Features:
 
     durable: survives a crash of the broker's process. groups: several processes share a subscription by partition.
     commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
-    to a topic that can be subscribed to like any other. tombstones: a body may be absent.
+    to a topic that can be subscribed to like any other. tombstones: a body may be absent. longest_hold: seconds for
+    which a delivery can be held before it is tried again, longer waits are parked on an engine; None: without end.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Features:
     commits: bool
     dead_letter_topics: bool
     tombstones: bool
+    longest_hold: float | None = None
 
 
 class Partition(Protocol):

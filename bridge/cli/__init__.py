@@ -22,6 +22,7 @@ __all__ = ["main", "root"]
         "route": "Show what a message would lead to, without a network.",
         "instances": "See and steer orchestrations.",
         "entities": "See and signal durable entities.",
+        "parked": "See, release and drop messages that wait.",
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },

@@ -31,6 +31,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
     yield from _kafka(sections["sources"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], locate)
+    yield from _quarantine(sections["sources"], list(sections["engines"]), locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
@@ -68,6 +69,18 @@ def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
                 yield locate(("sources", name, "topics", index), what)
             taken.setdefault(consumer, name)
         yield from _dead_letters(name, source.get("dead_letter", _DEAD_LETTER), topics, locate)
+
+
+def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> Iterator[Problem]:
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        if source.get("quarantine") is None:
+            continue
+        engine = _mapping(source["quarantine"]).get("engine")
+        if isinstance(engine, str) and engine not in engines:
+            yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
+        if source.get("ordering") == "none":
+            yield locate(("sources", name, "quarantine"), "with `ordering: none` there are no keys to hold")
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:

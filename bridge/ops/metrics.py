@@ -28,6 +28,7 @@ class SourceStats(Protocol):
 
     outcomes, dead_letters, abandoned: by outcome or reason. commands: by (route, verb). in_flight: received and not
     settled. queued: those that wait for their turn. held: an outage stops it. paused: the fuse stopped it.
+    quarantined_keys: poisoned keys that wait for a person.
     processing: seconds from receipt to settlement. critical: seconds from the broker's timestamp to settlement.
     """
 
@@ -60,6 +61,8 @@ class SourceStats(Protocol):
     def held(self) -> bool: ...
     @property
     def paused(self) -> bool: ...
+    @property
+    def quarantined_keys(self) -> int: ...
     @property
     def processing(self) -> HistogramLike: ...
     @property
@@ -101,6 +104,21 @@ class PublishStats(Protocol):
     def failed(self) -> Mapping[str, int]: ...
 
 
+class ParkingStats(Protocol):
+    """What waits on one engine. events: what this process did to parked messages, quarantined: to quarantined ones,
+    both by event. waiting: messages that wait for their instance, as last counted; None before the first count.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def events(self) -> Mapping[str, int]: ...
+    @property
+    def quarantined(self) -> Mapping[str, int]: ...
+    @property
+    def waiting(self) -> int | None: ...
+
+
 class Metrics:
     """A registry of its own, so that several bridges in one process do not meet."""
 
@@ -109,15 +127,16 @@ class Metrics:
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None = None,
+        parking: Callable[[], Iterable[ParkingStats]] = tuple,
         *,
         version: str,
         config: str,
     ) -> None:
-        """sources, engines: called at every scrape. publishing: None where no workflow runs. version: of the bridge.
-        config: version of the configuration.
+        """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. version: of the
+        bridge. config: version of the configuration.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, version, config))
+        self._registry.register(_BridgeCollector(sources, engines, publishing, parking, version, config))
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -184,6 +203,12 @@ _GAUGES: tuple[_Counter, ...] = (
         _single(lambda source: source.in_flight_bytes),
     ),
     ("bridge_queued", "Deliveries that wait for their turn.", (), _single(lambda source: source.queued)),
+    (
+        "bridge_quarantined_keys",
+        "Keys in quarantine, as this process knows them.",
+        (),
+        _single(lambda source: source.quarantined_keys),
+    ),
     ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
     (
         "bridge_paused",
@@ -216,12 +241,14 @@ class _BridgeCollector(Collector):
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
+        parking: Callable[[], Iterable[ParkingStats]],
         version: str,
         config: str,
     ) -> None:
         self._sources = sources
         self._engines = engines
         self._publishing = publishing
+        self._parking = parking
         self._info = (version, config)
 
     def collect(self) -> Iterator[Metric]:
@@ -248,6 +275,7 @@ class _BridgeCollector(Collector):
         if self._publishing is not None:
             yield _by_target("bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by_target("bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+        yield from self._collect_parking()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
@@ -260,6 +288,24 @@ class _BridgeCollector(Collector):
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
+
+    def _collect_parking(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
+        parked = CounterMetricFamily(
+            "bridge_parking_events", "What this process did to parked messages.", labels=("engine", "event")
+        )
+        held = CounterMetricFamily(
+            "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
+        )
+        for each in self._parking():
+            if each.waiting is not None:
+                waiting.add_metric((each.name,), each.waiting)
+            for family, events in ((parked, each.events), (held, each.quarantined)):
+                for event, count in events.items():
+                    family.add_metric((each.name, event), count)
+        yield waiting
+        yield parked
+        yield held
 
 
 def _by_target(name: str, text: str, counts: Mapping[str, int]) -> Metric:

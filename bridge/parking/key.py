@@ -6,11 +6,16 @@ from collections.abc import Hashable
 
 
 def encode(key: Hashable) -> bytes:
-    """Bytes of a lane's key: a message's own key, a rendered template, or a (topic, partition)."""
+    """Bytes of a lane's key: a message's own key, a rendered template, or a (topic, partition).
+
+    The position of a message that has no key, in a tuple of one, is a key of its own.
+    """
     if isinstance(key, bytes):
         return b"b" + key
     if isinstance(key, str):
         return b"s" + key.encode("utf-8", "surrogatepass")
+    if isinstance(key, tuple) and len(key) == 1:
+        return f"a{key[0]}".encode()
     if isinstance(key, tuple):
         topic, partition = key
         return f"p{partition}:{topic}".encode()
@@ -24,6 +29,8 @@ def decode(encoded: bytes) -> Hashable:
         return rest
     if kind == b"s":
         return rest.decode("utf-8", "surrogatepass")
+    if kind == b"a":
+        return (rest.decode(),)
     partition, _, topic = rest.decode().partition(":")
     return (topic, int(partition))
 

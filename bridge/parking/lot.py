@@ -160,12 +160,15 @@ class Lot:
                 # Its time is up, whatever the instance does; a look that comes late must not revive it
                 self._expire(turn, now)
                 continue
-            parked = Parked.from_json(item)
+            command: Command | None = None
             try:
-                deliver(parked.command, parked.origin)
+                parked = Parked.from_json(item)
+                command = parked.command
+                deliver(command, parked.origin)
             except Exception as error:
+                # Whatever it is: an operation that raises would take its message with it
                 elapsed = 0.0 if self.failed_at is None else now - self.failed_at
-                end = decide(error, parked.command, self.attempts + 1, elapsed, self._policy)
+                end = decide(error, command, self.attempts + 1, elapsed, self._policy)
                 if isinstance(end, Park):
                     self.attempts, self.failed_at = 0, None
                     return

@@ -12,7 +12,7 @@ import structlog
 from bridge.brokers.base import Broker, Partition
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import EngineError, EngineOutage
+from bridge.errors import EngineError, EngineOutage, EngineRejected
 from bridge.message import Message, Position
 from bridge.parking.held import HeldMessage
 from bridge.parking.letter import Letter
@@ -32,6 +32,7 @@ from bridge.settlement import (
     Park,
     Retry,
     Settlement,
+    Wait,
     detail_of,
     outside,
     reason_of,
@@ -114,24 +115,29 @@ class Keeping:
         """How the item ends, and the step that failed if one did. Raises: FuseBlown."""
         quarantine = self.quarantine
         if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
+            if not quarantine.fits(item):
+                return DeadLetter("quarantine_full", "its key is in quarantine, and it is too large to join"), None
             return await self._kept(quarantine.follow(lane.key, item, self._letter(item))), None
         settlement, step = await self._execution.run(item, time.monotonic)
         if isinstance(settlement, Retry) and crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
-        if quarantine is None or lane.key is None:
+        if quarantine is None or not quarantine.fits(item):
             return settlement, step
-        settlement = outside(settlement, quarantine=True, longest_hold=None, keyed=True)
-        if not isinstance(settlement, Park):
+        poison = self._settings.quarantine is not None and lane.key is not None
+        longest = self._broker.features.longest_hold
+        ended = outside(settlement, quarantine=poison, longest_hold=longest)
+        if not isinstance(ended, Park):
             return settlement, step
-        if not isinstance(item.delivery, HeldDelivery) and not self._fuse.allow(time.monotonic()):
+        first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
+        if first and not self._fuse.allow(time.monotonic()):
             raise FuseBlown
+        key = lane.key if lane.key is not None else (str(item.delivery.position),)
         route = None if step is None else step.route
-        held = quarantine.hold(lane.key, item, self._letter(item), settlement, item.error_class, route)
-        ended = await self._kept(held)
-        if isinstance(item.delivery, HeldDelivery) and isinstance(ended, Complete):
+        kept = await self._kept(quarantine.hold(key, item, self._letter(item), ended, item.error_class, route))
+        if isinstance(item.delivery, HeldDelivery) and isinstance(kept, Complete):
             item.delivery.returned = True
-        return ended, step
+        return kept, step
 
     def load(self) -> None:
         """Find out what is held, before anything more is dispatched; while the engine is away, again and again."""
@@ -175,6 +181,8 @@ class Keeping:
             if isinstance(error, EngineOutage) and self._engine in self._engines:
                 self._engines[self._engine].breaker.trip(error)
                 return Hold(reason_of(error), detail_of(error))
+            if isinstance(error, EngineRejected):
+                return DeadLetter(reason_of(error), detail_of(error))
             return Retry(self._settings.retry.max_delay, reason_of(error))
         return Complete(Outcome.PARKED)
 
@@ -197,6 +205,9 @@ class Keeping:
                 error = failure  # judged when its turn comes
             item = Item(HeldDelivery(self.quarantine, key, held), envelope, error, now)
             item.executed = list(held.letter.executed)
+            if held.attempts > 1:
+                item.attempt = held.attempts
+                item.failed_at = now - held.failed - max(0.0, time.time() - held.since)
             items.append(item)
         if not self._lanes.insert(key, items):
             return False

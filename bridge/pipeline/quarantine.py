@@ -23,7 +23,7 @@ from bridge.parking.letter import Letter
 from bridge.parking.ward import LEASE, mark_of
 from bridge.pipeline.item import Item
 from bridge.provenance import Cause
-from bridge.settlement import Park
+from bridge.settlement import Park, Wait
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -174,28 +174,34 @@ class Quarantine:
         work = self._at_work.get(key)
         return work is None or item.delivery.held.mark not in work.marks
 
+    def fits(self, item: Item) -> bool:
+        """Whether the item is not too large to be held at all."""
+        return item.size < self._settings.max_bytes // 2
+
     async def hold(self, key: Hashable, item: Item, letter: Letter, why: Park, error: str, route: str | None) -> None:
         """The item failed: it and its key wait. Return when that is durable. Raises: EngineError."""
         cause = {"reason": why.reason, "detail": why.detail, "error": error, "route": route}
         until = None if why.seconds is None else time.time() + why.seconds
+        # After a wait for time it goes on where it was; what a person releases begins anew
+        attempts = item.attempt + 1 if why.wait is Wait.TIME else 1
         if isinstance(item.delivery, HeldDelivery):
             held = item.delivery.held
-            await self._signal(
-                key, "again", {"mark": held.mark, "cause": cause, "until": until, "attempts": item.attempt}
-            )
+            await self._signal(key, "again", {"mark": held.mark, "cause": cause, "until": until, "attempts": attempts})
             self._at_work.pop(key, None)
         else:
-            await self._signal(key, "hold", self._value(key, item, letter, route) | {"cause": cause, "until": until})
-            log.warning(
-                "key quarantined", action="quarantine", source=self._source, reason=why.reason, detail=why.detail,
-                position=str(item.delivery.position),
-            )  # fmt: skip
+            value = self._value(key, item, letter, route, attempts) | {"cause": cause, "until": until}
+            await self._signal(key, "hold", value)
+        log.warning(
+            "key quarantined" if why.wait is Wait.PERSON else "waits on the engine",
+            action="quarantine", source=self._source, reason=why.reason, detail=why.detail,
+            position=str(item.delivery.position),
+        )  # fmt: skip
         self._keys[key] = _State.HELD
         self._some.set()
 
     async def follow(self, key: Hashable, item: Item, letter: Letter) -> None:
         """The item joins the held ones. Return when that is durable. Raises: EngineError."""
-        await self._signal(key, "follow", self._value(key, item, letter, None))
+        await self._signal(key, "follow", self._value(key, item, letter, None, 1))
         self._joined[key] = self._joined.get(key, 0) + 1
 
     async def done(self, key: Hashable, held: HeldMessage) -> None:
@@ -273,21 +279,21 @@ class Quarantine:
                     await self._signal(key, "claim", {"owner": self.owner})
             elif each.until is not None and each.until <= time.time() and self._mine(each):
                 if each.owner == self.owner and each.lease > time.time():
-                    await self._resume(key, each)
+                    await self._resume(key, each, joined.get(key))
                 else:
                     await self._signal(key, "claim", {"owner": self.owner})
         for key in known:
             if key not in found and self._keys.get(key) is _State.HELD and not await self._wards.holds(encode(key)):
                 self._forget(key)
 
-    async def _resume(self, key: Hashable, each: HeldKey) -> None:
+    async def _resume(self, key: Hashable, each: HeldKey, joined: int | None) -> None:
         left = []
         for message in each.messages:
             if message.mark in self._settled:
                 await self._signal(key, "done", {"mark": message.mark})
             else:
                 left.append(message)
-        if not left or not self._take_up(key, left):
+        if not left or self._joined.get(key) != joined or not self._take_up(key, left):
             return
         first = left[0].letter.position
         self._keys[key] = _State.RESUMING
@@ -302,13 +308,13 @@ class Quarantine:
         self._keys.pop(key, None)
         self._joined.pop(key, None)
 
-    def _value(self, key: Hashable, item: Item, letter: Letter, route: str | None) -> dict[str, Any]:
+    def _value(self, key: Hashable, item: Item, letter: Letter, route: str | None, attempts: int) -> dict[str, Any]:
         failed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
         held = {
             "mark": mark_of(letter.position),
             "letter": letter.to_json(),
             "since": time.time(),
-            "attempts": item.attempt,
+            "attempts": attempts,
             "failed": failed,
             "route": route,
         }
