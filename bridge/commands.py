@@ -10,12 +10,14 @@ from typing import Any
 
 
 class OnExisting(StrEnum):
-    """What to do when the instance that should start is already kept by the engine."""
+    """What to do when another message has started the instance already. The same message is a duplicate."""
 
     IGNORE = "ignore"
-    """Count the message as a duplicate."""
+    """Count the message as ignored."""
+    RAISE = "raise"
+    """Raise it to the instance as an event."""
     RESTART = "restart"
-    """Replace a finished instance by a new one; a running one makes the message a duplicate."""
+    """Replace a finished instance by a new one; while it runs the message is ignored."""
     DEAD_LETTER = "dead_letter"
 
 
@@ -44,9 +46,11 @@ class StartFirst:
 
 
 class OnFinished(StrEnum):
-    """What to do when the instance that should be told something has finished."""
+    """What to do when the instance that should be told something has finished and has not seen it."""
 
     DEAD_LETTER = "dead_letter"
+    RESTART = "restart"
+    """Run it again, and tell it then. Only for starts and events."""
     IGNORE = "ignore"
 
 
@@ -58,6 +62,7 @@ class ScheduleOrchestration:
     """Start an orchestration under a deterministic instance id.
 
     start_at: aware UTC time of the first turn. delay: seconds from the moment the engine is called. At most one is set.
+    event: name of the event, with `input` as its data, that OnExisting.RAISE raises; on_finished is for that event.
     """
 
     orchestration: str
@@ -68,6 +73,8 @@ class ScheduleOrchestration:
     start_at: datetime | None = None
     delay: float | None = None
     on_existing: OnExisting = OnExisting.IGNORE
+    event: str | None = None
+    on_finished: OnFinished | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
       EngineError
-        InstanceAlreadyExists                                                        -> by on_existing
+        AlreadyTaken               the engine has had this very command before       -> duplicate
+        InstanceAlreadyExists      of another message                                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
         InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
-        InstanceTold               this message was delivered already                -> duplicate
         EngineRejected             the engine refused this very request              -> dead_letter
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
@@ -121,8 +121,14 @@ class EngineError(BridgeError):
     reason = "engine_error"
 
 
+class AlreadyTaken(EngineError):
+    """The engine has had this very command of this very message before."""
+
+    reason = "already_taken"
+
+
 class InstanceAlreadyExists(EngineError):
-    """An instance with this id is kept by the engine."""
+    """An instance with this id is kept by the engine, and another message started it."""
 
     reason = "instance_already_exists"
 
@@ -143,12 +149,6 @@ class InstanceParked(EngineError):
     """Earlier messages for this instance are parked; this one goes behind them."""
 
     reason = "instance_parked"
-
-
-class InstanceTold(EngineError):
-    """The instance was told this very message already."""
-
-    reason = "instance_told"
 
 
 class EngineRejected(EngineError):

@@ -12,6 +12,8 @@ this version could misread. docs/correlation.md describes the shape for workers 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +30,17 @@ _WINDOW = len(_HEAD) + 40
 """Engines may write JSON anew, with white space; the key still is among the first characters."""
 
 
+Key = tuple[str, str, int]
+"""What makes two deliveries the same: message id, route, part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The message that a command came from.
 
     message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
-    the command. part: position among the commands that this rule made of this message (`for_each`), from 0.
+    the command. part: position among the commands that this rule made of this message (`for_each`), from 0; `-1 - part`
+    for the start that a late event made necessary.
     traceparent, tracestate: W3C trace context of the message.
     """
 
@@ -44,8 +51,7 @@ class Origin:
     tracestate: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What makes two deliveries the same to whoever drops repeats."""
+    def key(self) -> Key:
         return (self.message_id, self.route, self.part)
 
     @classmethod
@@ -56,6 +62,11 @@ class Origin:
             return cls(envelope.message_id, route, part)
         state = extensions.get("tracestate") or headers.get("tracestate")
         return cls(envelope.message_id, route, part, str(parent), None if state is None else str(state))
+
+
+_OPENED = re.compile(rf"\s*\{{\s*{_HEAD}\s*:\s*\{{\s*")
+_BETWEEN = re.compile(r"\s*[:,]\s*")
+_DECODER = json.JSONDecoder()
 
 
 class Wrapped(dict[str, Any]):
@@ -100,24 +111,79 @@ def may_be_wrapped(text: str) -> bool:
     return text.find(_HEAD, 0, _WINDOW) >= 0
 
 
-def unwrap(value: Any) -> Parcel:
-    """What a JSON value carries; anything that is no envelope is bare data. Raises: UnknownEnvelope."""
+def inside_of(value: Any) -> dict[str, Any] | None:
+    """The inside of an envelope, for `origin_of`, `key_of` and its `data`; None for anything else.
+
+    Raises: UnknownEnvelope.
+    """
     if not isinstance(value, dict) or len(value) != 1:
-        return Parcel(value)
+        return None
     inside = value.get(KEY)
     if not isinstance(inside, dict) or not isinstance(inside.get("v"), int):
-        return Parcel(value)
+        return None
     if inside["v"] != VERSION:
         raise UnknownEnvelope(f"a message envelope of version {inside['v']}; this bridge reads version {VERSION}")
-    return Parcel(inside.get("data"), origin_of(inside), inside.get("inbox"))
+    return inside
+
+
+def unwrap(value: Any) -> Parcel:
+    """What a JSON value carries; anything that is no envelope is bare data. Raises: UnknownEnvelope."""
+    inside = inside_of(value)
+    return Parcel(value) if inside is None else Parcel(inside.get("data"), origin_of(inside), inside.get("inbox"))
+
+
+def key_of(inside: Mapping[str, Any]) -> Key | None:
+    """The message's key; None when the envelope has no message. Raises: UnknownEnvelope."""
+    message_id = inside.get("id")
+    if message_id is None:
+        return None
+    route, part = inside.get("route"), inside.get("part", 0)
+    if type(message_id) is not str or type(route) is not str or type(part) is not int:
+        raise UnknownEnvelope("a message envelope without a message id and a route")
+    return message_id, route, part
 
 
 def origin_of(inside: Mapping[str, Any]) -> Origin | None:
-    """The origin that the inside of an envelope names. Raises: UnknownEnvelope."""
-    message_id, route = inside.get("id"), inside.get("route")
-    if message_id is None:
+    """The message that an envelope is of. Raises: UnknownEnvelope."""
+    key = key_of(inside)
+    return None if key is None else Origin(*key, inside.get("traceparent"), inside.get("tracestate"))
+
+
+def head_of(text: str | None) -> Parcel:
+    """The envelope around a JSON text without its data, which may be large and is not read; bare text has no origin.
+
+    Cheaper than `unwrap` where the fields stand before the data, as the bridge writes them.
+    """
+    if not text or not may_be_wrapped(text):
+        return Parcel(None)
+    try:
+        inside = _fields(text)
+        if inside is None:
+            inside = inside_of(json.loads(text))
+        return Parcel(None) if inside is None else Parcel(None, origin_of(inside), inside.get("inbox"))
+    except (ValueError, RecursionError):
+        return Parcel(None)
+
+
+def _fields(text: str) -> dict[str, Any] | None:
+    """The fields that stand before the data; None when that may not be all that matter. Raises: ValueError."""
+    opened = _OPENED.match(text)
+    if opened is None:
         return None
-    part = inside.get("part", 0)
-    if not isinstance(message_id, str) or not isinstance(route, str) or not isinstance(part, int):
-        raise UnknownEnvelope("a message envelope without a message id and a route")
-    return Origin(message_id, route, part, inside.get("traceparent"), inside.get("tracestate"))
+    inside: dict[str, Any] = {}
+    position = opened.end()
+    while True:
+        name, position = _DECODER.raw_decode(text, position)
+        position = _past(text, position)
+        if name == "data":
+            return inside if inside.get("v") == VERSION and "id" in inside else None
+        inside[name], position = _DECODER.raw_decode(text, position)
+        position = _past(text, position)
+
+
+def _past(text: str, position: int) -> int:
+    """Behind a colon or comma and the white space around it."""
+    found = _BETWEEN.match(text, position)
+    if found is None:
+        raise ValueError("not the beginning of an envelope")
+    return found.end()

@@ -16,6 +16,7 @@ from bridge.commands import (
     StartOrRaise,
 )
 from bridge.errors import (
+    AlreadyTaken,
     BridgeError,
     BrokerUnavailable,
     ClockSkew,
@@ -25,7 +26,6 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
     InstanceParked,
-    InstanceTold,
     LockLost,
     MessageError,
     PartitionRevoked,
@@ -142,16 +142,16 @@ def decide(
         return Hold(error.reason, detail_of(error))
     if isinstance(error, LockLost | PartitionRevoked):
         return Release(error.reason)
+    if isinstance(error, AlreadyTaken):
+        return Complete(Outcome.DUPLICATE)
     if isinstance(error, InstanceAlreadyExists) and isinstance(command, ScheduleOrchestration):
         if command.on_existing is OnExisting.DEAD_LETTER:
             return DeadLetter(error.reason, detail_of(error))
-        return Complete(Outcome.DUPLICATE)
-    if isinstance(error, InstanceFinished) and not isinstance(command, ScheduleOrchestration | SignalEntity | None):
+        return Complete(Outcome.IGNORED)
+    if isinstance(error, InstanceFinished) and not isinstance(command, SignalEntity | None):
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
         return DeadLetter(error.reason, detail_of(error))
-    if isinstance(error, InstanceTold):
-        return Complete(Outcome.DUPLICATE)
     if isinstance(error, InstanceNotFound | InstanceParked) and not isinstance(
         command, ScheduleOrchestration | StartOrRaise | SignalEntity | None
     ):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bridge.envelope import Envelope
 from bridge.message import Position
 from bridge.origin import KEY, Origin, Parcel, UnknownEnvelope, may_be_wrapped, unwrap, wrap
+from tests.docs.document import blocks
 
 ORIGIN = Origin("shop/42", "start-order")
 TRACED = Origin("shop/42", "start-order", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "k=v")
@@ -57,6 +58,11 @@ def test_the_wire_shape() -> None:
         "v": 1, "id": "shop/42", "route": "start-order", "part": 2, "traceparent": TRACED.traceparent,
         "tracestate": "k=v", "data": None,
     }  # fmt: skip
+
+
+def test_the_documented_shape() -> None:
+    (shown,) = (block for block in blocks("docs/correlation.md") if block.name == "envelope.json")
+    assert unwrap(json.loads(shown.text)) == Parcel({"total": 5}, Origin("shop/order-42", "start-order"))
 
 
 def test_unknown_fields_are_ignored_and_unknown_versions_are_not() -> None:

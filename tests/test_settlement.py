@@ -67,14 +67,26 @@ def test_a_lost_right_is_released(kind: type[errors.BridgeError]) -> None:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        (OnExisting.IGNORE, Complete(Outcome.DUPLICATE)),
-        (OnExisting.RESTART, Complete(Outcome.DUPLICATE)),
+        (OnExisting.IGNORE, Complete(Outcome.IGNORED)),
+        (OnExisting.RESTART, Complete(Outcome.IGNORED)),
         (OnExisting.DEAD_LETTER, DeadLetter("instance_already_exists", "what happened")),
     ],
 )
 def test_on_existing(policy: OnExisting, expected: object) -> None:
     command = commands.ScheduleOrchestration("o", "i", on_existing=policy)
     assert decide(made(errors.InstanceAlreadyExists), command, 1, 0.0, POLICY) == expected
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_what_the_engine_had_before_is_a_duplicate(command: object) -> None:
+    assert decide(made(errors.AlreadyTaken), command, 1, 0.0, POLICY) == Complete(Outcome.DUPLICATE)  # type: ignore[arg-type]
+
+
+def test_on_finished_of_an_event_in_place_of_a_start() -> None:
+    finished = made(errors.InstanceFinished)
+    ignore = commands.ScheduleOrchestration("o", "i", on_existing=OnExisting.RAISE, on_finished=OnFinished.IGNORE)
+    assert decide(finished, ignore, 1, 0.0, POLICY) == Complete(Outcome.IGNORED)
+    assert decide(finished, START, 1, 0.0, POLICY) == DeadLetter("instance_finished", "what happened")
 
 
 @pytest.mark.parametrize("kind", [commands.RaiseEvent, commands.Cancel, commands.Terminate])

@@ -17,6 +17,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
 from bridge.routing.identifier import OWN_ENTITIES, check_entity, check_name
+from bridge.workflow.entity import bare_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +85,5 @@ def _entity(metadata: EntityMetadata, state: bool) -> Entity:
         stamp(metadata.last_modified),
         metadata.backlog_queue_size,
         metadata._locked_by or None,
-        payload(metadata.get_state()) if state else None,
+        bare_state(payload(metadata.get_state())) if state else None,
     )

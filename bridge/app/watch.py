@@ -18,6 +18,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.source import SourcePipeline
+from bridge.workflow.repeats import REPEATS
 
 log = structlog.get_logger("bridge.watch")
 
@@ -172,6 +173,7 @@ class Watch:
             self._engine_views,
             publishing,
             parking,
+            REPEATS.counts,
             version=__version__,
             config=config_version,
         )

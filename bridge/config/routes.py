@@ -19,6 +19,11 @@ VERBS = (
 )  # fmt: skip
 
 
+_FINISHED_FIRST = (
+    "When the instance has finished without seeing the message; `restart` runs it again, and tells it then."
+)
+
+
 def _check_match_key(key: str) -> str:
     if key in MATCH_KEYS or (key.startswith(MATCH_PREFIXES) and not key.endswith(MATCH_PREFIXES)):
         return key
@@ -45,6 +50,20 @@ def _check_match_value(value: Any) -> Any:
     return value
 
 
+def _no_restart(policy: OnFinished) -> OnFinished:
+    if policy is OnFinished.RESTART:
+        raise ValueError(
+            "only `raise_event` and `start_or_raise` can restart an instance; use `dead_letter` or `ignore`"
+        )
+    return policy
+
+
+WithoutRestart = Annotated[
+    OnFinished,
+    AfterValidator(_no_restart),
+    WithJsonSchema({"type": "string", "enum": [OnFinished.DEAD_LETTER.value, OnFinished.IGNORE.value]}),
+]
+
 MatchKey = Annotated[
     str,
     AfterValidator(_check_match_key),
@@ -66,13 +85,32 @@ class ScheduleVerb(Model):
         None, description="Duration until the first turn, like `30s` or `{{ payload.minutes }}m`."
     )
     on_existing: OnExisting = Field(
-        OnExisting.IGNORE, description="When the instance is there already; `restart` replaces a finished one."
+        OnExisting.IGNORE,
+        description="When another message has started the instance; `raise` tells it to the instance as `event`, "
+        "`restart` replaces a finished one. The same message again is a duplicate, whatever this says.",
+    )
+    event: Template | None = Field(
+        None, min_length=1, description="Name of the event that `on_existing: raise` raises, with `input` as its data."
+    )
+    on_finished: OnFinished | None = Field(
+        None,
+        description="With `on_existing: raise`, when the instance has finished without seeing the message; "
+        "`dead_letter` when it is not given.",
     )
 
     @model_validator(mode="after")
     def _one_time(self) -> ScheduleVerb:
         if self.start_at is not None and self.delay is not None:
             raise ValueError("start_at and delay exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _event_to_raise(self) -> ScheduleVerb:
+        raises = self.on_existing is OnExisting.RAISE
+        if raises and self.event is None:
+            raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
+        if not raises and (self.event is not None or self.on_finished is not None):
+            raise ValueError("event and on_finished belong to on_existing: raise")
         return self
 
 
@@ -86,7 +124,7 @@ class RaiseEventVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
 class StartOrRaiseVerb(Model):
@@ -99,7 +137,7 @@ class StartOrRaiseVerb(Model):
     data: Expression = Field("payload", description="Data of the event.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
 class CancelVerb(Model):
@@ -112,7 +150,7 @@ class CancelVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class TerminateVerb(Model):
@@ -125,7 +163,7 @@ class TerminateVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
 class SuspendVerb(Model):
@@ -137,7 +175,7 @@ class SuspendVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class ResumeVerb(Model):
@@ -149,7 +187,7 @@ class ResumeVerb(Model):
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
 class SignalEntityVerb(Model):

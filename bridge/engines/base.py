@@ -14,7 +14,8 @@ from bridge.engines.registry import Workflows
 class Engine(Protocol):
     """A configured engine.
 
-    `durable` is False when acknowledged work is lost at exit; the daemon says so at start.
+    `durable` is False when acknowledged work is lost at exit; the daemon says so at start. `certain`: an event that it
+    accepts reaches its instance; one for a finished instance is refused. Where it is False the bridge looks afterwards.
     """
 
     @property
@@ -27,6 +28,9 @@ class Engine(Protocol):
     def announces(self) -> bool:
         """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
         ...
+
+    @property
+    def certain(self) -> bool: ...
 
     @property
     def description(self) -> str:

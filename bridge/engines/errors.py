@@ -102,6 +102,11 @@ def status_of(error: BaseException) -> Any:
     return code() if callable(code) else None
 
 
+def is_late(error: EngineError) -> bool:
+    """Whether the engine refused because the instance has finished, as the embedded one does with events."""
+    return error.__cause__ is not None and status_of(error.__cause__) is Code.FAILED_PRECONDITION
+
+
 def details_of(error: BaseException) -> str:
     details = getattr(error, "details", None)
     return str(details() or "") if callable(details) else ""

@@ -1,23 +1,19 @@
-"""Commands as calls of the SDK's client, with what to believe when the outcome of a call is unknown."""
+"""Commands as calls of the SDK's client: each takes effect once, or says why not."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState, OrchestrationStatus
 from durabletask.entities import EntityInstanceId
-from durabletask.history import EventRaisedEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.commands import (
     Cancel,
     Command,
-    OnExisting,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
@@ -26,14 +22,15 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
+from bridge.correlation import ENDS, UNKNOWN, Known, Move, Said, next_move
 from bridge.engines.base import Engine
-from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.engines.errors import QUESTIONS, is_late, status_of, translate
+from bridge.engines.inquiry import Inquiry, Past
 from bridge.errors import (
+    AlreadyTaken,
     EngineError,
-    EngineOutage,
     EngineRejected,
     EngineTimeout,
-    EngineUnavailable,
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
@@ -51,26 +48,29 @@ _FINISHED = pb.OrchestrationIdReusePolicy(
         pb.ORCHESTRATION_STATUS_CANCELED,
     ]
 )
-_TERMINAL = frozenset(
-    {OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED}
-)  # fmt: skip
 
-CLOCK_MARGIN = 5.0
-"""Seconds that the engine's clock may be behind ours when a start of unknown outcome is looked for."""
+_STARTED = Known(Said.STARTED)
+
+_MOVES = 30
+"""Moves of one command after which it is tried again later: its instance comes and goes all the time."""
+
+_REFUSALS = 3
+"""How often an engine may say that an instance has finished which it then shows as running."""
 
 
 class CommandExecutor:
-    """Executes commands on one engine. The engine's client gives every call its deadline; a command is at most four.
+    """Executes commands on one engine. The engine's client gives every call its deadline.
+
+    Which calls, in which order, `bridge.correlation` decides. The message's id travels in every start, event and
+    signal, so that what has taken effect is recognized: in the start input of an instance, in the history of one that
+    has finished, by an inbox.
 
     An outcome that is unknown (no answer in time, or an answer that says nothing, like UNKNOWN) is resolved by asking
     for the instance where that tells, else by raising EngineTimeout, so that the command is repeated:
 
-    - start: found, and created since the call began, it is our start and the command is done; found and older, the id
-      was taken before: InstanceAlreadyExists; not found: the first error stands.
-    - everything else: repeated.
-
-    After a raise the instance is looked at, because an event to a finished instance may be accepted and lost: when it
-    has finished, the event counts as delivered if its history holds one of that name with equal data.
+    - start: found, and started by this message, the command is done; found, and started by another, the id is taken;
+      not found: the first error stands.
+    - everything else: repeated, under the same id.
 
     A request larger than the engine takes is refused by the channel before it is sent: EngineRejected.
 
@@ -80,214 +80,242 @@ class CommandExecutor:
     def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine = engine
         self._now = now
-        self._calls: dict[type[Any], Callable[[Any, Origin | None], Coroutine[Any, Any, None]]] = {
-            ScheduleOrchestration: self._schedule,
-            RaiseEvent: self._raise,
-            StartOrRaise: self._start_or_raise,
-            Cancel: self._cancel,
-            Terminate: self._terminate,
-            Suspend: self._suspend,
-            Resume: self._resume,
-            SignalEntity: self._signal,
-        }
+        self._inquiry = Inquiry(engine)
 
-    def execute(self, command: Command, origin: Origin | None = None) -> Coroutine[Any, Any, None]:
+    async def execute(self, command: Command, origin: Origin | None = None) -> None:
         """Returns when the engine has taken the command. Raises: EngineError.
 
-        origin: the message that the command came from; its data travels in an envelope that names it. Bare when None.
+        origin: the message that the command came from; its data travels in an envelope that names it. Bare when None,
+        and then nothing tells a repeat.
         """
-        return self._calls[type(command)](command, origin)
+        if isinstance(command, ScheduleOrchestration | StartOrRaise):
+            # The hot path: nothing to decide before the first call, and nothing after it when the instance is new.
+            run = _Run(self, command, origin)
+            if await run.start(_NEVER) is Said.STARTED:
+                return
+            await run.go_on()
+        else:
+            await _Run(self, command, origin).go_on()
 
-    async def _schedule(self, command: ScheduleOrchestration, origin: Origin | None) -> None:
-        start_at = command.start_at
-        if command.delay is not None:
-            start_at = self._now() + timedelta(seconds=command.delay)
-        policy = _FINISHED if command.on_existing is OnExisting.RESTART else _NEVER
-        await self._start(command, origin, start_at, policy)
 
-    async def _start(
+class _Run:
+    """One command on its way."""
+
+    __slots__ = (
+        "_command", "_engine", "_id", "_inquiry", "_known", "_now", "_origin", "_past", "_refusals", "_status",
+        "_trouble",
+    )  # fmt: skip
+
+    def __init__(self, executor: CommandExecutor, command: Command, origin: Origin | None) -> None:
+        self._engine = executor._engine
+        self._inquiry = executor._inquiry
+        self._now = executor._now
+        self._command = command
+        self._origin = origin
+        self._id = "" if isinstance(command, SignalEntity) else command.instance_id
+        self._known = UNKNOWN
+        self._status = ""
+        self._past: Past | None = None
+        self._trouble: EngineError | None = None
+        self._refusals = 0
+
+    async def go_on(self) -> None:
+        """Move by move until the command is done. Raises: EngineError."""
+        certain = self._engine.certain
+        for _ in range(_MOVES):
+            move = next_move(self._command, self._known, certain)
+            if move in ENDS:
+                return self._end(move)
+            await self._make(move)
+        raise EngineError(f"{self._what}: the instance keeps changing")
+
+    async def _make(self, move: Move) -> None:
+        match move:
+            case Move.START:
+                await self.start(_NEVER)
+            case Move.REPLACE:
+                await self._replace()
+            case Move.RAISE:
+                await self._raise()
+            case Move.CALL:
+                await self._call()
+            case Move.LOOK:
+                await self._look()
+            case _:
+                await self._search()
+
+    def _end(self, move: Move) -> None:
+        match move:
+            case Move.REPEATED:
+                raise AlreadyTaken(f"{self._what}: the engine has had it before")
+            case Move.EXISTS:
+                raise InstanceAlreadyExists(f"{self._what}: another message has started the instance")
+            case Move.MISSING:
+                raise InstanceNotFound(f"{self._what}: no such instance")
+            case Move.FINISHED:
+                raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not see it")
+            case Move.UNSURE:
+                assert self._trouble is not None
+                raise self._trouble
+
+    # Moves
+
+    async def start(self, policy: pb.OrchestrationIdReusePolicy, inbox: Mapping[str, Any] | None = None) -> Said:
+        """Start the command's own orchestration."""
+        command = self._command
+        assert isinstance(command, ScheduleOrchestration | StartOrRaise)
+        start_at = None
+        if isinstance(command, ScheduleOrchestration):
+            start_at = command.start_at
+            if command.delay is not None:
+                start_at = self._now() + timedelta(seconds=command.delay)
+        payload = command.input if self._origin is None else wrap(command.input, self._origin, inbox)
+        return await self._schedule(command.orchestration, payload, policy, command.tags, command.version, start_at)
+
+    async def _replace(self) -> None:
+        """Start where the instance has finished, with all that its last run has seen."""
+        past = self._past
+        assert past is not None
+        if isinstance(self._command, ScheduleOrchestration | StartOrRaise):
+            await self.start(_FINISHED, past.inbox)
+            return
+        origin = self._origin
+        if origin is not None:
+            # Not the event itself: that comes after it
+            origin = replace(origin, part=-1 - origin.part)
+        payload = wrap(past.start.data, origin, past.inbox)
+        await self._schedule(past.orchestration, payload, _FINISHED, past.tags, past.version)
+
+    async def _schedule(
         self,
-        command: ScheduleOrchestration | StartOrRaise,
-        origin: Origin | None,
-        start_at: datetime | None,
+        orchestration: str,
+        payload: Any,
         policy: pb.OrchestrationIdReusePolicy,
-    ) -> None:
-        client = self._engine.client
-        began = time.time()
-        # The hot path: `_call` is written out, as it would cost another coroutine per message.
+        tags: Mapping[str, str],
+        version: str | None,
+        start_at: datetime | None = None,
+    ) -> Said:
         try:
-            await client.schedule_new_orchestration(
-                command.orchestration,
-                input=_payload(command.input, origin),
-                instance_id=command.instance_id,
+            await self._engine.client.schedule_new_orchestration(
+                orchestration,
+                input=payload,
+                instance_id=self._id,
                 start_at=start_at,
                 reuse_id_policy=policy,
-                tags=dict(command.tags) if command.tags else None,
-                version=command.version,
+                tags=dict(tags) if tags else None,
+                version=version,
             )
         except (Exception, asyncio.CancelledError) as error:
-            await self._after_failed_start(error, f"start {command.instance_id!r}", command.instance_id, began)
+            self._known = await self._after_failed_start(error)
+        else:
+            self._known = _STARTED
+        return self._known.said or Said.UNSURE
 
-    async def _after_failed_start(self, error: BaseException, what: str, instance_id: str, began: float) -> None:
-        translated = self._translate(error, what)
-        question = status_of(error) in QUESTIONS
-        if not question and not isinstance(translated, EngineTimeout):
+    async def _after_failed_start(self, error: BaseException) -> Known:
+        what = f"start {self._id!r}"
+        translated = self._inquiry.translate(error, what)
+        if isinstance(translated, InstanceAlreadyExists):
+            return Known(Said.EXISTS)
+        if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
             raise translated from error
-        state = await self._ask(what, instance_id, translated)
-        if state is None:
-            raise translated from error
-        created = state.created_at.replace(tzinfo=UTC).timestamp()
-        # An engine that answered did not start it: it found it. One that did not answer may have.
-        if not question and created >= began - CLOCK_MARGIN:
-            return
-        raise InstanceAlreadyExists(f"{what}: the instance exists since before this call") from error
+        translated.__cause__ = error
+        self._trouble = translated
+        looked = await self._inquiry.ask(what, self._id, self._origin, translated)
+        self._status = looked.status
+        return Known(Said.UNSURE, looked.life, looked.started_by_it)
 
-    async def _raise(self, command: RaiseEvent, origin: Origin | None) -> None:
-        await self._raise_event(command.instance_id, command.name, command.data, origin)
-
-    async def _cancel(self, command: Cancel, origin: Origin | None) -> None:
-        await self._raise_event(command.instance_id, command.event, {"reason": command.reason}, origin)
-
-    async def _start_or_raise(self, command: StartOrRaise, origin: Origin | None) -> None:
+    async def _raise(self) -> None:
+        name, data = _event(self._command)
+        payload = data if self._origin is None else wrap(data, self._origin)
+        client, instance_id = self._engine.client, self._id
+        said = Said.RAISED
         try:
-            await self._start(command, origin, None, _NEVER)
-        except InstanceAlreadyExists:
-            await self._raise_event(command.instance_id, command.event, command.data, origin)
-
-    async def _raise_event(self, instance_id: str, name: str, data: Any, origin: Origin | None) -> None:
-        what = f"raise {name!r} to {instance_id!r}"
-        client = self._engine.client
-        data = _payload(data, origin)
-        refused: EngineRejected | None = None
-        try:
-            await self._call(what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=data))
+            await self._inquiry.call(
+                self._what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=payload)
+            )
+        except InstanceNotFound:
+            said = Said.MISSING
         except EngineRejected as error:
-            refused = error  # how the embedded engine says that the instance has finished
-        state = await self._state(what, instance_id)
-        if refused is not None and (state is None or state.runtime_status not in _TERMINAL):
-            raise refused
-        if state is None:
-            raise InstanceNotFound(f"{what}: no such instance")
-        if state.runtime_status not in _TERMINAL:
-            return
-        history = await self._call(what, None, lambda: client.get_orchestration_history(instance_id))
-        for event in history:
-            if isinstance(event, EventRaisedEvent) and event.name == name and _same(event.input, data):
-                return
-        raise InstanceFinished(f"{what}: the instance is {state.runtime_status.name} and did not see the event")
+            self._refusals += 1
+            if not is_late(error) or self._refusals > _REFUSALS:
+                raise
+            said = Said.FINISHED
+        self._known = Known(said)
 
-    async def _terminate(self, command: Terminate, origin: Origin | None) -> None:
-        what = f"terminate {command.instance_id!r}"
-        await self._running(what, command.instance_id)
-        client = self._engine.client
-        await self._call(
-            what,
-            command.instance_id,
-            lambda: client.terminate_orchestration(
-                command.instance_id, output=command.output, recursive=command.recursive
-            ),
-        )
+    async def _look(self) -> None:
+        start = isinstance(self._command, ScheduleOrchestration | StartOrRaise)
+        looked = await self._inquiry.look(self._what, self._id, self._origin, start=start)
+        self._status = looked.status
+        self._known = replace(self._known, life=looked.life, started_by_it=looked.started_by_it)
 
-    async def _suspend(self, command: Suspend, origin: Origin | None) -> None:
-        # Sent even where the state is suspended: a resume that was accepted may not have been carried out yet. A second
-        # suspension has no effect.
-        what = f"suspend {command.instance_id!r}"
-        await self._running(what, command.instance_id)
-        client = self._engine.client
-        await self._call(
-            what,
-            command.instance_id,
-            lambda: client.suspend_orchestration(command.instance_id, reason=command.reason),
-        )
+    async def _search(self) -> None:
+        event = _event(self._command)
+        past = self._past = await self._inquiry.search(self._what, self._id, self._origin, event)
+        # What is gone since the look is looked for again
+        self._known = replace(self._known, life=None) if past is None else replace(self._known, held=past.held)
 
-    async def _resume(self, command: Resume, origin: Origin | None) -> None:
-        # Sent even where the state is running, for the same reason.
-        what = f"resume {command.instance_id!r}"
-        await self._running(what, command.instance_id)
-        client = self._engine.client
-        await self._call(
-            what,
-            command.instance_id,
-            lambda: client.resume_orchestration(command.instance_id, reason=command.reason),
-        )
+    async def _call(self) -> None:
+        """What says nothing to the orchestration itself, and what is for an entity."""
+        command = self._command
+        call = self._signal(command) if isinstance(command, SignalEntity) else self._control()
+        try:
+            await self._inquiry.call(self._what, self._id, call)
+        except InstanceNotFound:
+            self._known = Known(Said.MISSING)
+        else:
+            self._known = Known(Said.CALLED)
 
-    async def _signal(self, command: SignalEntity, origin: Origin | None) -> None:
-        what = f"signal {command.operation!r} to entity {command.entity!r} {command.key!r}"
+    def _control(self) -> Callable[[], Awaitable[Any]]:
+        # Suspensions and resumptions are sent even where the state is the wanted one: the contrary may have been
+        # accepted and not carried out yet. A second one has no effect.
+        client, instance_id = self._engine.client, self._id
+        match self._command:
+            case Terminate(output=output, recursive=recursive):
+                return lambda: client.terminate_orchestration(instance_id, output=output, recursive=recursive)
+            case Suspend(reason=reason):
+                return lambda: client.suspend_orchestration(instance_id, reason=reason)
+            case Resume(reason=reason):
+                return lambda: client.resume_orchestration(instance_id, reason=reason)
+            case other:
+                raise AssertionError(other)
+
+    def _signal(self, command: SignalEntity) -> Callable[[], Awaitable[Any]]:
         at = command.at
         if command.delay is not None:
             at = self._now() + timedelta(seconds=command.delay)
+        payload = command.input if self._origin is None else wrap(command.input, self._origin)
         client = self._engine.client
         try:
             entity = EntityInstanceId(command.entity, command.key)
         except ValueError as error:
-            raise translate(error, what=what) from error
-        await self._call(
-            what,
-            str(entity),
-            lambda: client.signal_entity(
-                entity, command.operation, input=_payload(command.input, origin), signal_time=at
-            ),
-        )
+            raise translate(error, what=self._what) from error
+        self._id = str(entity)
+        return lambda: client.signal_entity(entity, command.operation, input=payload, signal_time=at)
 
-    async def _running(self, what: str, instance_id: str) -> None:
-        """Raises: InstanceNotFound, InstanceFinished."""
-        state = await self._state(what, instance_id)
-        if state is None:
-            raise InstanceNotFound(f"{what}: no such instance")
-        if state.runtime_status in _TERMINAL:
-            raise InstanceFinished(f"{what}: the instance is {state.runtime_status.name}")
-
-    async def _state(self, what: str, instance_id: str) -> OrchestrationState | None:
-        client: AsyncTaskHubGrpcClient = self._engine.client
-        try:
-            state: OrchestrationState | None = await self._call(
-                what, None, lambda: client.get_orchestration_state(instance_id, fetch_payloads=False)
-            )
-        except InstanceNotFound:
-            return None
-        return state
-
-    async def _call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
-        """One call. With an `instance_id`, an answer that says nothing is followed by a question."""
-        try:
-            return await call()
-        except (Exception, asyncio.CancelledError) as error:
-            translated = self._translate(error, what)
-            if instance_id is not None and status_of(error) in QUESTIONS:
-                await self._ask(what, instance_id, translated)
-            raise translated from error
-
-    async def _ask(self, what: str, instance_id: str, cause: EngineError) -> OrchestrationState | None:
-        """The instance after a call of unknown outcome.
-
-        An engine that cannot answer this either is out of order, whatever it said of the call: raises EngineOutage.
-        """
-        try:
-            return await self._state(what, instance_id)
-        except EngineOutage:
-            raise
-        except EngineError as error:
-            raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
-
-    def _translate(self, error: BaseException, what: str) -> EngineError:
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise error
-            # gRPC says so when the channel was closed under the call.
-            return EngineUnavailable(f"{what}: the connection to the engine was closed")
-        return translate(error, what=what)
+    @property
+    def _what(self) -> str:
+        """For the text of errors."""
+        match self._command:
+            case ScheduleOrchestration() | StartOrRaise():
+                return f"start {self._id!r}"
+            case RaiseEvent(name=name) | Cancel(event=name):
+                return f"raise {name!r} to {self._id!r}"
+            case SignalEntity(entity=entity, key=key, operation=operation):
+                return f"signal {operation!r} to entity {entity!r} {key!r}"
+            case command:
+                return f"{type(command).__name__.lower()} {self._id!r}"
 
 
-def _payload(data: Any, origin: Origin | None) -> Any:
-    return data if origin is None else wrap(data, origin)
-
-
-def _same(serialized: str | None, data: Any) -> bool:
-    """Whether an event in a history carries this data. Both are compared as JSON, as engines may reformat it."""
-    if not serialized:
-        return data is None
-    try:
-        return bool(json.loads(serialized) == json.loads(json.dumps(data)))
-    except (ValueError, TypeError):
-        return False
+def _event(command: Command) -> tuple[str, Any]:
+    """Name and data of the event that a command raises."""
+    match command:
+        case RaiseEvent():
+            return command.name, command.data
+        case Cancel():
+            return command.event, {"reason": command.reason}
+        case StartOrRaise():
+            return command.event, command.data
+        case ScheduleOrchestration():
+            return command.event or command.orchestration, command.input
+        case _:
+            raise AssertionError(command)

@@ -44,6 +44,7 @@ class SchedulerEngine:
 
     durable = True
     announces = False
+    certain = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
         """Raises: ValueError when the endpoint is not one."""

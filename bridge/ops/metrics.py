@@ -128,15 +128,16 @@ class Metrics:
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None = None,
         parking: Callable[[], Iterable[ParkingStats]] = tuple,
+        repeats: Callable[[], Mapping[str, int]] = dict,
         *,
         version: str,
         config: str,
     ) -> None:
-        """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. version: of the
-        bridge. config: version of the configuration.
+        """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
+        that workflows have dropped as repeats, by who did. version: of the bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, parking, version, config))
+        self._registry.register(_BridgeCollector(sources, engines, publishing, parking, repeats, version, config))
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -242,6 +243,7 @@ class _BridgeCollector(Collector):
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
         parking: Callable[[], Iterable[ParkingStats]],
+        repeats: Callable[[], Mapping[str, int]],
         version: str,
         config: str,
     ) -> None:
@@ -249,6 +251,7 @@ class _BridgeCollector(Collector):
         self._engines = engines
         self._publishing = publishing
         self._parking = parking
+        self._repeats = repeats
         self._info = (version, config)
 
     def collect(self) -> Iterator[Metric]:
@@ -273,9 +276,10 @@ class _BridgeCollector(Collector):
             yield family
         yield from self._collect_engines()
         if self._publishing is not None:
-            yield _by_target("bridge_published", "Messages published, by target.", self._publishing.published)
-            yield _by_target("bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+            yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
+            yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
         yield from self._collect_parking()
+        yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
@@ -308,10 +312,10 @@ class _BridgeCollector(Collector):
         yield held
 
 
-def _by_target(name: str, text: str, counts: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=("target",))
-    for target, count in counts.items():
-        family.add_metric((target,), count)
+def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for value, count in counts.items():
+        family.add_metric((value,), count)
     return family
 
 

@@ -76,6 +76,7 @@ class VerbCompiler:
         version = self._optional_name(verb.version, "version", "the version")
         tags = self._tags(verb.tags)
         start_at, delay = self._time(verb.start_at, "start_at"), self._delay(verb.delay)
+        event = self._optional_name(verb.event, "event", "the event name")
 
         def build(scope: Scope) -> Command:
             return ScheduleOrchestration(
@@ -87,6 +88,8 @@ class VerbCompiler:
                 start_at(scope),
                 delay(scope),
                 verb.on_existing,
+                event(scope),
+                verb.on_finished,
             )
 
         return build

@@ -21,6 +21,7 @@ class VirtualEngine:
 
     durable = False
     announces = False
+    certain = False
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from bridge.origin import Origin
 from bridge.workflow.converter import DataConverter
+from bridge.workflow.entity import Entity
+from bridge.workflow.inbox import Inbox, MessageTimedOut, Received, continue_as_new, wait_for_message
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
 from bridge.workflow.request import RequestTimedOut, request
@@ -16,8 +18,12 @@ __all__ = [
     "Command",
     "CompensationInput",
     "DataConverter",
+    "Entity",
     "FailedCompensation",
+    "Inbox",
+    "MessageTimedOut",
     "Origin",
+    "Received",
     "RequestTimedOut",
     "Saga",
     "SagaAborted",
@@ -28,8 +34,10 @@ __all__ = [
     "StepFailed",
     "StepInput",
     "StepState",
+    "continue_as_new",
     "message_aware",
     "origin",
     "publish",
     "request",
+    "wait_for_message",
 ]

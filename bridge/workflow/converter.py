@@ -11,9 +11,9 @@ from typing import Any, get_args, get_type_hints
 
 from durabletask.serialization import JsonDataConverter
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
-from bridge.origin import KEY, Parcel, Wrapped, may_be_wrapped, unwrap, wrap
+from bridge.origin import KEY, Wrapped, inside_of, may_be_wrapped, wrap
 from bridge.workflow.start import Carrier
 
 
@@ -54,25 +54,21 @@ class DataConverter(JsonDataConverter):
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
         """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
-        if data:
-            if may_be_wrapped(data):
-                return self._taken_off(unwrap(super().deserialize(data)), target_type)
+        if data and may_be_wrapped(data):
+            value = _loads(data)
+            inside = inside_of(value)
+            if inside is not None:
+                value = inside.get("data")
+            if target_type is None:
+                return value
             if _is_carrier(target_type):
-                wanted = target_type.wanted
-                if wanted is not None and self.can_reconstruct(wanted):
-                    value = self.deserialize(data, wanted)
-                    return target_type(Parcel(value), value)
-                return self._taken_off(Parcel(super().deserialize(data)), target_type)
+                return target_type.carry(inside, value, self)
+            return self.coerce(value, target_type)
+        if data and _is_carrier(target_type):
+            return target_type.carry(None, super().deserialize(data), self)
         if not data or target_type is None or not _ours(target_type):
             return super().deserialize(data, target_type)
         return _validated(super().deserialize(data), target_type)
-
-    def _taken_off(self, parcel: Parcel, target_type: Any) -> Any:
-        if target_type is None:
-            return parcel.data
-        if _is_carrier(target_type):
-            return target_type.from_json(parcel, self)
-        return self.coerce(parcel.data, target_type)
 
     def coerce(self, value: Any, target_type: Any = None) -> Any:
         """Raises: TypeError when the value does not fit a type that this class adds to the SDK's."""
@@ -87,6 +83,15 @@ class DataConverter(JsonDataConverter):
 _LOOKS_WRAPPED = f'{{"{KEY}"'
 
 
+def _loads(text: str) -> Any:
+    """What `json.loads` gives, three times as fast; the SDK's marker of old is not looked for in messages."""
+    try:
+        return from_json(text, cache_strings="keys")
+    except ValueError:
+        return json.loads(text)  # lone surrogates, great depth
+
+
+@lru_cache(maxsize=2048)
 def _is_carrier(target_type: Any) -> bool:
     return isinstance(target_type, type) and issubclass(target_type, Carrier)
 

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from durabletask import task
 from durabletask.internal import type_discovery
 from durabletask.serialization import DataConverter, JsonDataConverter
 
-from bridge.origin import Origin, Parcel, unwrap
+from bridge.origin import Origin, inside_of, origin_of
 
 _ATTRIBUTE = "_bridge_start"
 
 
 class Carrier:
-    """A value with the envelope it came in. Subclasses say with `wanted` what the value should become."""
+    """A value with the envelope it came in. Subclasses say with `wanted` what the value should become.
 
-    __slots__ = ("parcel", "value")
+    inside: of the envelope; None for bare data.
+    """
+
+    __slots__ = ("inside", "value")
     wanted: ClassVar[Any] = None
 
-    def __init__(self, parcel: Parcel, value: Any) -> None:
-        self.parcel = parcel
+    def __init__(self, inside: dict[str, Any] | None, value: Any) -> None:
+        self.inside = inside
         self.value = value
 
     @classmethod
-    def from_json(cls, value: Any, converter: DataConverter) -> Carrier:
-        """How any converter of the SDK's kind builds one. Raises: UnknownEnvelope; TypeError as `converter` does."""
-        parcel = value if isinstance(value, Parcel) else unwrap(value)
+    def carry(cls, inside: dict[str, Any] | None, value: Any, converter: DataConverter) -> Carrier:
+        """Raises: TypeError as `converter` does when the value does not fit."""
         wanted = cls.wanted
         if wanted is None or not converter.can_reconstruct(wanted):
-            return cls(parcel, parcel.data)
-        return cls(parcel, converter.coerce(parcel.data, wanted))
+            return cls(inside, value)
+        return cls(inside, converter.coerce(value, wanted))
+
+    @classmethod
+    def from_json(cls, value: Any, converter: DataConverter) -> Carrier:
+        """How any other converter of the SDK's kind builds one. Raises: UnknownEnvelope."""
+        inside = inside_of(value)
+        return cls.carry(inside, value if inside is None else inside.get("data"), converter)
 
 
 def carrying(wanted: Any) -> type[Carrier]:
@@ -61,8 +69,9 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
     def started(ctx: task.OrchestrationContext, given: Any) -> Any:
         if not isinstance(given, Carrier):
             # No input at all, or a converter that gave up on it.
-            given = Carrier(unwrap(given), unwrap(given).data)
-        setattr(ctx, _ATTRIBUTE, given.parcel)
+            inside = inside_of(given)
+            given = Carrier(inside, given if inside is None else inside.get("data"))
+        setattr(ctx, _ATTRIBUTE, given.inside or {})
         return orchestrator(ctx, given.value)
 
     # `__wrapped__` stays unset: the SDK would read the input's type there.
@@ -75,13 +84,13 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
     return started
 
 
-def start_of(ctx: task.OrchestrationContext) -> Parcel | None:
-    """The envelope that started the orchestration; None when its worker does not tell."""
-    parcel: Parcel | None = getattr(ctx, _ATTRIBUTE, None)
-    return parcel
+def start_of(ctx: task.OrchestrationContext) -> Mapping[str, Any] | None:
+    """Inside of the envelope that started the orchestration, empty without one; None when its worker does not tell."""
+    inside: Mapping[str, Any] | None = getattr(ctx, _ATTRIBUTE, None)
+    return inside
 
 
 def origin(ctx: task.OrchestrationContext) -> Origin | None:
     """The message that started this orchestration; None when something else did. `continue_as_new` keeps it."""
-    parcel = start_of(ctx)
-    return None if parcel is None else parcel.origin
+    inside = start_of(ctx)
+    return None if inside is None else origin_of(inside)

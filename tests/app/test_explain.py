@@ -29,6 +29,7 @@ def test_a_message_with_a_route(loaded: Loaded) -> None:
             "command": {
                 "type": "ScheduleOrchestration", "orchestration": "greet", "instance_id": "greet-ada", "input": "ada",
                 "version": None, "tags": {}, "start_at": None, "delay": None, "on_existing": "ignore",
+                "event": None, "on_finished": None,
             },
         }
     ]  # fmt: skip

@@ -31,9 +31,11 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows, load
 from bridge.engines.worker import stop_worker
-from bridge.errors import EngineRejected, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
+from bridge.errors import AlreadyTaken, EngineRejected, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
+from bridge.origin import Origin
 
 WAIT = 30
+FIRST, SECOND, THIRD, FOURTH = (Origin(f"m-{number}", "r") for number in range(1, 5))
 
 
 @dataclass
@@ -217,17 +219,13 @@ class EngineContract:
 
     async def test_repeated_raise_that_was_delivered_is_done(self, station: Station) -> None:
         instance_id = await station.start("approval")
-        await station.executor.execute(RaiseEvent(instance_id, "approve", {"by": "ann"}))
+        approve = RaiseEvent(instance_id, "approve", {"by": "ann"})
+        await station.executor.execute(approve, FIRST)
         await station.finished(instance_id)
-        await station.executor.execute(RaiseEvent(instance_id, "approve", {"by": "ann"}))
+        with pytest.raises(AlreadyTaken):
+            await station.executor.execute(approve, FIRST)
         with pytest.raises(InstanceFinished):
-            await station.executor.execute(RaiseEvent(instance_id, "approve", {"by": "bob"}))
-
-    async def test_repeated_raise_without_data_that_was_delivered_is_done(self, station: Station) -> None:
-        instance_id = await station.start("approval")
-        await station.executor.execute(RaiseEvent(instance_id, "approve"))
-        await station.finished(instance_id)
-        await station.executor.execute(RaiseEvent(instance_id, "approve"))
+            await station.executor.execute(approve, SECOND)
 
     async def test_start_or_raise(self, station: Station) -> None:
         instance_id = f"t-{uuid.uuid4().hex}"

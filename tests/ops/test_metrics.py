@@ -26,6 +26,7 @@ class Stats:
     in_flight_bytes: int = 0
     queued: int = 0
     locks_lost: int = 0
+    quarantined_keys: int = 0
     rebalances: int = 0
     skipped: int = 0
     commits: tuple[int, float] = (0, 0.0)
@@ -121,6 +122,12 @@ def test_numbers_are_read_at_every_scrape() -> None:
     assert samples(metrics.render())[key] == 7
     sources.clear()
     assert key not in samples(metrics.render())
+
+
+def test_dropped_repeats() -> None:
+    found = samples(Metrics(list, list, None, lambda: {"inbox": 3, "entity": 0}, version="", config="").render())
+    assert found["bridge_repeats_dropped_total", frozenset({("by", "inbox")})] == 3
+    assert found["bridge_repeats_dropped_total", frozenset({("by", "entity")})] == 0
 
 
 def test_two_bridges_in_one_process_do_not_meet() -> None:

@@ -76,10 +76,15 @@ async def test_a_retry_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 async def test_repeats_count_as_duplicates_and_ignored_as_ignored(tmp_path: Path) -> None:
     routes = TWO + "  - {name: nothing, from: orders, match: {type: noise}, ignore: {reason: noise}}\n"
-    async with bench(tmp_path, routes) as it:
-        await it.publish(message("start", 1, "k"), message("start", 1, "k"), message("noise", 2))
+    async with bench(tmp_path, routes, source="""    identity: "{{ payload.sent }}\"\n""") as it:
+        await it.publish(
+            message("start", 1, "k", sent="a"),
+            message("start", 1, "k", sent="a"),  # sent again
+            message("start", 1, "k", sent="b"),  # another one about the same thing, which the rule ignores
+            message("noise", 2, sent="c"),
+        )
         await it.source.start()
-        await it.settled(3)
+        await it.settled(4)
         assert it.source.ledger.outcomes["executed"] == 1
         assert it.source.ledger.outcomes["duplicate"] == 1
-        assert it.source.ledger.outcomes["ignored"] == 1
+        assert it.source.ledger.outcomes["ignored"] == 2

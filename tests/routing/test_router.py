@@ -59,6 +59,29 @@ VERBS: list[tuple[dict[str, Any], Any]] = [
         ),
     ),
     (
+        {
+            "schedule": {
+                "orchestration": "saga",
+                "instance_id": ID,
+                "on_existing": "raise",
+                "event": "{{ event.type }}",
+                "on_finished": "restart",
+            }
+        },
+        ScheduleOrchestration(
+            "saga",
+            "order-o-1",
+            {"id": "o-1", "n": 2},
+            on_existing=OnExisting.RAISE,
+            event="order.created",
+            on_finished=OnFinished.RESTART,
+        ),
+    ),
+    (
+        {"raise_event": {"instance_id": ID, "name": "paid", "on_finished": "restart"}},
+        RaiseEvent("order-o-1", "paid", {"id": "o-1", "n": 2}, on_finished=OnFinished.RESTART),
+    ),
+    (
         {"schedule": {"orchestration": "saga", "instance_id": ID, "delay": "{{ payload.n }}m"}},
         ScheduleOrchestration("saga", "order-o-1", {"id": "o-1", "n": 2}, delay=120.0),
     ),

@@ -17,7 +17,7 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import _OrchestrationExecutor, _Registry
 
-from bridge.workflow import DataConverter
+from bridge.workflow import DataConverter, message_aware
 
 START = datetime(2031, 5, 1)  # noqa: DTZ001 -- the SDK's clock is naive UTC
 QUIET = logging.getLogger("tests.simulation")
@@ -50,6 +50,8 @@ class Simulation:
     turns: list[tuple[int, int]] = field(default_factory=list)
     """(events before, events after) of each turn."""
     decisions: list[list[bytes]] = field(default_factory=list)
+    generations: list[pb.CompleteOrchestrationAction] = field(default_factory=list)
+    """How each generation but the last ended."""
     scheduled: list[Scheduled] = field(default_factory=list)
     statuses: list[Any] = field(default_factory=list)
     status: str = "RUNNING"
@@ -61,9 +63,11 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self._registry = _Registry()
-        self._registry.add_named_orchestrator("simulated", self.orchestrator)
-        started = helpers.new_execution_started_event("simulated", self.instance_id, json.dumps(self.input))
-        self._at(0.0, started)
+        self._registry.add_named_orchestrator("simulated", message_aware(self.orchestrator))
+        self._begin(self.input)
+
+    def _begin(self, given: Any) -> None:
+        self._at(self.now, helpers.new_execution_started_event("simulated", self.instance_id, json.dumps(given)))
 
     def event(self, at: float, name: str, data: Any = None) -> None:
         self._at(at, helpers.new_event_raised_event(name, json.dumps(data)))
@@ -106,6 +110,23 @@ class Simulation:
             actions, _ = self.execute(self.history[:before], self.history[before:after])
             assert [action.SerializeToString(deterministic=True) for action in actions] == decided
 
+    def _continue_as_new(self, done: pb.CompleteOrchestrationAction) -> None:
+        """The next generation: an empty history, the carried events, and what has not arrived yet."""
+        self.replay()
+        self.status, self.output = "RUNNING", None
+        self.generations.append(done)
+        for kept in (self.history, self.turns, self.decisions):
+            kept.clear()
+        self._due = [each for each in self._due if each[2].HasField("eventRaised")]
+        heapq.heapify(self._due)
+        arrived = self._due
+        self._due = []
+        self._begin(json.loads(done.result.value))
+        for event in done.carryoverEvents:
+            self._at(self.now, event)
+        for at, _, event in sorted(arrived, key=lambda each: each[:2]):
+            self._at(at, event)
+
     def _at(self, at: float, event: pb.HistoryEvent) -> None:
         self._number += 1
         heapq.heappush(self._due, (at, self._number, event))
@@ -131,6 +152,8 @@ class Simulation:
             done = action.completeOrchestration
             self.status = pb.OrchestrationStatus.Name(done.orchestrationStatus).removeprefix("ORCHESTRATION_STATUS_")
             self.output = json.loads(done.result.value) if done.result.value else None
+            if self.status == "CONTINUED_AS_NEW":
+                self._continue_as_new(done)
             self.failure = f"{done.failureDetails.errorType}: {done.failureDetails.errorMessage}"
         else:
             raise AssertionError(f"not simulated: {action}")

@@ -7,6 +7,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.correlation import may_replace
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
@@ -16,6 +17,7 @@ from bridge.engines.embedded.rejection import Rejection, invalid, late, missing,
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.waiters import Waiter, found
+from bridge.origin import head_of
 
 MAX_ID = 1024
 """Longest instance id, in characters."""
@@ -52,7 +54,9 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus:
+            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus or not may_replace(
+                head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
+            ):
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
                 )

@@ -38,6 +38,7 @@ class EmbeddedEngine:
 
     durable = True
     announces = True
+    certain = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
         self.name = name

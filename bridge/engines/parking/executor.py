@@ -13,6 +13,7 @@ from durabletask.entities import EntityInstanceId
 
 from bridge.commands import (
     Command,
+    OnExisting,
     OnMissing,
     ScheduleOrchestration,
     SignalEntity,
@@ -22,11 +23,11 @@ from bridge.commands import (
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.errors import (
+    AlreadyTaken,
     EngineRejected,
     InstanceAlreadyExists,
     InstanceNotFound,
     InstanceParked,
-    InstanceTold,
     InvalidCommand,
 )
 from bridge.origin import Origin
@@ -73,15 +74,15 @@ class ParkingExecutor:
         self._now = now
 
     async def execute(self, command: Command, origin: Origin | None = None) -> None:
-        """Raises: EngineError; InstanceParked when earlier messages for the instance wait, InstanceTold for a repeat
+        """Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat
         of one that did.
         """
         if isinstance(command, SignalEntity):
             await self._inner.execute(command, origin)
-        elif isinstance(command, ScheduleOrchestration):
+        elif isinstance(command, ScheduleOrchestration | StartOrRaise):
+            if self._may_raise(command) and self._guarded(command.instance_id):
+                await self._in_turn(command, origin)
             await self._start(command, origin)
-        elif isinstance(command, StartOrRaise):
-            await self._start_or_raise(command, origin)
         else:
             if self._guarded(command.instance_id):
                 await self._in_turn(command, origin)
@@ -107,11 +108,14 @@ class ParkingExecutor:
             raise InvalidCommand(f"{what}: the message takes {size} bytes; at most {self._rules.max_bytes} are parked")
         await self._signal(kept.instance_id, "park", item | {"target": kept.instance_id, "size": size}, what)
 
-    async def _start(self, command: ScheduleOrchestration, origin: Origin | None) -> None:
+    def _may_raise(self, command: ScheduleOrchestration | StartOrRaise) -> bool:
+        return isinstance(command, StartOrRaise) or command.on_existing is OnExisting.RAISE
+
+    async def _start(self, command: ScheduleOrchestration | StartOrRaise, origin: Origin | None) -> None:
         tell = not self._engine.announces and self._guarded(command.instance_id)
         try:
             await self._inner.execute(command, origin)
-        except InstanceAlreadyExists:
+        except (InstanceAlreadyExists, AlreadyTaken):
             # It may have been started by an earlier attempt of ours that died before it told
             if tell:
                 await self._tell(command.instance_id)
@@ -119,30 +123,22 @@ class ParkingExecutor:
         if tell:
             await self._tell(command.instance_id)
 
-    async def _start_or_raise(self, command: StartOrRaise, origin: Origin | None) -> None:
-        guarded = self._guarded(command.instance_id)
-        if guarded:
-            await self._in_turn(command, origin)
-        await self._inner.execute(command, origin)
-        if guarded and not self._engine.announces:
-            await self._tell(command.instance_id)
-
     async def _start_first(self, command: Any, first: StartFirst, origin: Origin | None) -> None:
         """The start's origin is a part of its own: to an inbox the command that follows is another message."""
-        started = None if origin is None else replace(origin, route=f"{origin.route}:start")
-        with suppress(InstanceAlreadyExists):  # another message was quicker, which is as good
+        started = None if origin is None else replace(origin, part=-1 - origin.part)
+        with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message was quicker, which is as good
             await self._start(ScheduleOrchestration(first.orchestration, command.instance_id, first.input), started)
         await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
 
     async def _in_turn(self, command: Any, origin: Origin | None) -> None:
-        """Raises: InstanceParked, InstanceTold."""
+        """Raises: InstanceParked, AlreadyTaken."""
         what = f"look for what waits for {command.instance_id!r}"
         entity = await self._asked(self._engine.client.get_entity(_entity(command.instance_id)), what)
         if entity is None:
             return
         told = json.loads(entity.get_state() or "null") or {}
         if origin is not None and mark(origin) in told.get("delivered", ()):
-            raise InstanceTold(f"{what}: the message was delivered from there already")
+            raise AlreadyTaken(f"{what}: the message was delivered from there already")
         if not told.get("items") and not entity.backlog_queue_size:
             return
         if parkable(command) is None:

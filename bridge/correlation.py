@@ -1,0 +1,188 @@
+"""What to do next so that one command takes effect once, whatever its instance is doing. Pure.
+
+An engine is asked in small steps, each of which may race with other clients: so every step is followed by a new
+decision on what is known then. `next_move` is the whole table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bridge.commands import (
+    Cancel,
+    Command,
+    OnExisting,
+    OnFinished,
+    RaiseEvent,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartOrRaise,
+)
+from bridge.origin import Origin, Parcel
+from bridge.seen import remembers
+
+
+class Life(StrEnum):
+    """An instance at the moment of a look. RUNNING: also pending and suspended."""
+
+    MISSING = "missing"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Said(StrEnum):
+    """What came of the last call."""
+
+    STARTED = "started"
+    RAISED = "raised"
+    CALLED = "called"
+    EXISTS = "exists"
+    UNSURE = "unsure"
+    """A start may have happened, or not."""
+    MISSING = "missing"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an instance.
+
+    said: of the last call, None before the first. life: of the look after it, None when there was none.
+    started_by_it: the instance runs because of this very command, or of a later one that remembers it.
+    held: its history has this very command; None when it was not searched.
+    """
+
+    said: Said | None = None
+    life: Life | None = None
+    started_by_it: bool = False
+    held: bool | None = None
+
+
+class Move(StrEnum):
+    """What to do. The second half ends it."""
+
+    START = "start"
+    REPLACE = "replace"
+    """Start where a finished instance is."""
+    RAISE = "raise"
+    CALL = "call"
+    LOOK = "look"
+    SEARCH = "search"
+    DONE = "done"
+    REPEATED = "repeated"
+    EXISTS = "exists"
+    MISSING = "missing"
+    FINISHED = "finished"
+    UNSURE = "unsure"
+    """The last call's own error tells it."""
+
+
+ENDS = frozenset({Move.DONE, Move.REPEATED, Move.EXISTS, Move.MISSING, Move.FINISHED, Move.UNSURE})
+
+UNKNOWN = Known()
+
+
+def next_move(command: Command, known: Known, certain: bool) -> Move:
+    """The next move for a command.
+
+    certain: the engine refuses an event for an instance that will not see it, so that an accepted one needs no look.
+    """
+    match command:
+        case ScheduleOrchestration():
+            raises = command.on_existing is OnExisting.RAISE
+            restarts = command.on_existing is OnExisting.RESTART
+            return _start(known, certain, raises, restarts or (raises and command.on_finished is OnFinished.RESTART))
+        case StartOrRaise():
+            return _start(known, certain, True, command.on_finished is OnFinished.RESTART)
+        case RaiseEvent() | Cancel():
+            return _raise(known, certain, command.on_finished is OnFinished.RESTART)
+        case SignalEntity():
+            return Move.CALL if known.said is None else Move.DONE
+        case _:
+            return _call(known)
+
+
+def _start(known: Known, certain: bool, raises: bool, restarts: bool) -> Move:
+    """raises: an instance that runs gets it as an event. restarts: a finished one is replaced."""
+    said, life = known.said, known.life
+    if said is None:
+        return Move.START
+    if said is Said.STARTED or (said is Said.RAISED and (certain or life is Life.RUNNING)):
+        return Move.DONE
+    if life is None:
+        return Move.LOOK
+    if life is Life.MISSING:
+        return Move.UNSURE if said is Said.UNSURE else Move.START
+    if known.started_by_it:
+        return Move.DONE if said is Said.UNSURE else Move.REPEATED
+    if life is Life.RUNNING:
+        return Move.RAISE if raises else Move.EXISTS
+    if not raises and not restarts:
+        return Move.EXISTS
+    return _late(known, restarts)
+
+
+def _raise(known: Known, certain: bool, restarts: bool) -> Move:
+    said, life = known.said, known.life
+    if said is None or said is Said.STARTED:
+        return Move.RAISE
+    if said is Said.RAISED and (certain or life is Life.RUNNING):
+        return Move.DONE
+    if said is Said.MISSING or life is Life.MISSING:
+        return Move.MISSING
+    if life is None:
+        return Move.LOOK
+    if life is Life.RUNNING:
+        return Move.RAISE
+    return _late(known, restarts)
+
+
+def _late(known: Known, restarts: bool) -> Move:
+    """The instance has finished: did it see the command before it did?"""
+    if known.held is None:
+        return Move.SEARCH
+    if known.held:
+        return Move.DONE if known.said is Said.RAISED else Move.REPEATED
+    if restarts:
+        # A replacement of unknown outcome is the engine's trouble, not the instance's.
+        return Move.UNSURE if known.said is Said.UNSURE else Move.REPLACE
+    return Move.FINISHED
+
+
+def _call(known: Known) -> Move:
+    if known.said is Said.CALLED:
+        return Move.DONE
+    if known.said is Said.MISSING:
+        return Move.MISSING
+    match known.life:
+        case None:
+            return Move.LOOK
+        case Life.MISSING:
+            return Move.MISSING
+        case Life.FINISHED:
+            return Move.FINISHED
+        case _:
+            return Move.CALL
+
+
+def started_by(parcel: Parcel, origin: Origin | None) -> bool:
+    """Whether the instance with this start input runs because of a command, or remembers it from an earlier run."""
+    if origin is None:
+        return False
+    if parcel.origin is not None and parcel.origin.key == origin.key:
+        return True
+    return remembers(str((parcel.inbox or {}).get("seen", "")), origin.key)
+
+
+def may_replace(finished: Parcel, new: Parcel) -> bool:
+    """Whether a start may take the place of a finished instance: the last question, asked inside the engine.
+
+    No when the same message started it, or when whoever asks decided before it began: a start of ours remembers the one
+    that it replaces. Starts of other clients always may.
+    """
+    if finished.origin is None or new.origin is None:
+        return True
+    if started_by(finished, new.origin):
+        return False
+    return new.inbox is None or remembers(str(new.inbox.get("seen", "")), finished.origin.key)

@@ -1,0 +1,154 @@
+"""Calls of an engine's client, their errors in the bridge's words, and questions about one instance."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durabletask.client import OrchestrationState, OrchestrationStatus
+from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
+
+from bridge.correlation import Life, started_by
+from bridge.engines.base import Engine
+from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
+from bridge.origin import Origin, Parcel, head_of, unwrap
+from bridge.seen import REMEMBERED, Seen
+
+_TERMINAL = frozenset(
+    {OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """status: for a person. started_by_it: known only when the look was with the start input."""
+
+    life: Life
+    status: str = ""
+    started_by_it: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The last run of a finished instance.
+
+    held: it had the command that was searched for. start: its input. inbox: what a new run has to remember.
+    """
+
+    held: bool
+    orchestration: str
+    version: str | None
+    tags: Mapping[str, str]
+    start: Parcel
+    inbox: Mapping[str, Any]
+
+
+class Inquiry:
+    """Asks one engine. Raises EngineError; what is none is a bug and goes on as it is."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def look(self, what: str, instance_id: str, origin: Origin | None, *, start: bool) -> Looked:
+        """The instance now. start: with its start input, to see whether `origin` started it."""
+        state = await self._state(what, instance_id, start)
+        if state is None:
+            return Looked(Life.MISSING)
+        life = Life.FINISHED if state.runtime_status in _TERMINAL else Life.RUNNING
+        text = state.serialized_input if start else None
+        return Looked(life, state.runtime_status.name, bool(text) and started_by(head_of(text), origin))
+
+    async def search(
+        self, what: str, instance_id: str, origin: Origin | None, event: tuple[str, Any] | None
+    ) -> Past | None:
+        """What the history of a finished instance tells; None when the instance is gone.
+
+        event: name and data; without an origin nothing else tells whether it was seen.
+        """
+        client = self._engine.client
+        try:
+            history = await self.call(what, None, lambda: client.get_orchestration_history(instance_id))
+        except InstanceNotFound:
+            return None
+        started = next((each for each in history if isinstance(each, ExecutionStartedEvent)), None)
+        if started is None:
+            return None
+        start = _start(what, started.input)
+        carried = start.inbox or {}
+        limit = int(carried.get("remember", REMEMBERED))
+        seen = Seen(str(carried.get("seen", "")), limit)
+        raised = [each for each in history if isinstance(each, EventRaisedEvent)]
+        messages = [start, *(head_of(each.input) for each in raised)]
+        held = started_by(start, origin)
+        if origin is None and event is not None:
+            name, data = event
+            held = any(each.name == name and _same(each.input, data) for each in raised)
+        for message in messages:
+            if message.origin is not None:
+                seen.add(message.origin.key)
+                held = held or (origin is not None and message.origin.key == origin.key)
+        inbox = {"seen": seen.text(), "remember": limit}
+        return Past(held, started.name, started.version or None, started.tags or {}, start, inbox)
+
+    async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
+        """One call. With an `instance_id`, an answer that says nothing is followed by a question."""
+        try:
+            return await call()
+        except (Exception, asyncio.CancelledError) as error:
+            translated = self.translate(error, what)
+            if instance_id is not None and status_of(error) in QUESTIONS:
+                await self.ask(what, instance_id, None, translated)
+            raise translated from error
+
+    async def ask(self, what: str, instance_id: str, origin: Origin | None, cause: EngineError) -> Looked:
+        """The instance after a call of unknown outcome.
+
+        An engine that cannot answer this either is out of order, whatever it said of the call: raises EngineOutage.
+        """
+        try:
+            return await self.look(what, instance_id, origin, start=True)
+        except EngineOutage:
+            raise
+        except EngineError as error:
+            raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
+
+    def translate(self, error: BaseException, what: str) -> EngineError:
+        """What a call raised. Raises: the error itself when this task was cancelled, or when it is a bug."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise error
+            # gRPC says so when the channel was closed under the call.
+            return EngineUnavailable(f"{what}: the connection to the engine was closed")
+        return translate(error, what=what)
+
+    async def _state(self, what: str, instance_id: str, payloads: bool) -> OrchestrationState | None:
+        client = self._engine.client
+        try:
+            state: OrchestrationState | None = await self.call(
+                what, None, lambda: client.get_orchestration_state(instance_id, fetch_payloads=payloads)
+            )
+        except InstanceNotFound:
+            return None
+        return state
+
+
+def _start(what: str, text: str | None) -> Parcel:
+    try:
+        return unwrap(json.loads(text)) if text else Parcel(None)
+    except ValueError as error:
+        raise EngineRejected(f"{what}: the input of the finished instance cannot be read") from error
+
+
+def _same(serialized: str | None, data: Any) -> bool:
+    """Whether a bare event carries this data. Both are compared as JSON, as engines may write it anew."""
+    if not serialized:
+        return data is None
+    try:
+        return bool(json.loads(serialized) == json.loads(json.dumps(data)))
+    except (ValueError, TypeError):
+        return False

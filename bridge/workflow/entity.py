@@ -1,0 +1,136 @@
+"""Durable entities that take every message once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from durabletask.entities import DurableEntity, EntityContext
+from durabletask.internal import type_discovery
+
+from bridge.origin import Key, key_of
+from bridge.seen import REMEMBERED, Seen
+from bridge.workflow.repeats import REPEATS
+from bridge.workflow.start import EVERYTHING, Carrier, carrying
+
+log = structlog.get_logger("bridge.workflow")
+
+STATE_KEY = "bridge:entity"
+"""The one key of a stored state that remembers messages: {"bridge:entity": {"v": 1, "seen": ..., "state": ...}}."""
+
+_VERSION = 1
+_NOTHING: Any = object()
+
+
+class Entity(DurableEntity):
+    """Base class of entities: an operation that a message signals runs once for that message.
+
+    The last `remember` messages are part of the entity's state, unseen by `get_state`; an operation that fails is not
+    remembered, and deleting the state forgets them. Calls by orchestrations, and signals of others than the bridge,
+    have no message and are never taken for repeats. Every public method is an operation.
+    """
+
+    remember: int = REMEMBERED
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for name, member in list(vars(cls).items()):
+            if inspect.isfunction(member) and not name.startswith("_"):
+                setattr(cls, name, _once(member))
+
+    def _initialize_entity_context(self, context: EntityContext) -> None:
+        self.entity_context = _Context(context, self.remember)
+
+
+class _Context(EntityContext):
+    """Keeps the memory of messages beside the state that the entity sees."""
+
+    def __init__(self, context: EntityContext, remember: int) -> None:
+        super().__init__(
+            context._orchestration_id, context._operation, context._state, context._entity_id, context._data_converter
+        )
+        self._remember = remember
+        self._seen: str | None = _NOTHING
+
+    def get_state(self, intended_type: Any = None, default: Any = None) -> Any:
+        state = self._stored()[1]
+        if state is None:
+            return default
+        if intended_type is None:
+            return state
+        result = self._data_converter.coerce(state, intended_type)
+        if isinstance(intended_type, type) and not isinstance(result, intended_type):
+            raise TypeError(f"Could not convert state of type '{type(result).__name__}' to '{intended_type.__name__}'")
+        return result
+
+    def set_state(self, new_state: Any) -> None:
+        seen = self._stored()[0] if self._seen is _NOTHING else self._seen
+        self._state.set_state(new_state if seen is None or new_state is None else _remembering(seen, new_state))
+
+    def is_repeat(self, key: Key) -> bool:
+        """Whether the message was here before; from now on it was."""
+        text, state = self._stored()
+        seen = Seen(text or "", self._remember)
+        if not seen.add(key):
+            return True
+        self._seen = seen.text()
+        self._state.set_state(_remembering(self._seen, state))
+        return False
+
+    def _stored(self) -> tuple[str | None, Any]:
+        """Digests of the messages seen, None when there never were any, and the entity's own state."""
+        stored = self._state.get_state()
+        if isinstance(stored, dict) and len(stored) == 1:
+            inside = stored.get(STATE_KEY)
+            if isinstance(inside, dict) and inside.get("v") == _VERSION:
+                self._seen = inside.get("seen", "")
+                return self._seen, inside.get("state")
+        self._seen = None
+        return None, stored
+
+
+def _remembering(seen: str, state: Any) -> dict[str, Any]:
+    return {STATE_KEY: {"v": _VERSION, "seen": seen, "state": state}}
+
+
+def bare_state(stored: Any) -> Any:
+    """The state as the entity sees it, of what an engine tells."""
+    if isinstance(stored, dict) and len(stored) == 1 and isinstance(stored.get(STATE_KEY), dict):
+        return stored[STATE_KEY].get("state")
+    return stored
+
+
+def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation, run by the SDK with what a signal carries and its message's id."""
+    parameters = list(inspect.signature(operation).parameters.values())[1:]
+    required = any(
+        parameter.default is parameter.empty
+        for parameter in parameters
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
+
+    def run(self: Entity, given: Any = _NOTHING, *more: Any, **named: Any) -> Any:
+        if not isinstance(given, Carrier):
+            # A call of one's own method, or one that nobody sent a message for.
+            plain = () if given is _NOTHING else (given,)
+            if not plain and required and not named:
+                plain = (None,)
+            return operation(self, *plain, *more, **named)
+        key = None if given.inside is None else key_of(given.inside)
+        context = self.entity_context
+        if key is not None and isinstance(context, _Context) and context.is_repeat(key):
+            REPEATS.add("entity")
+            log.debug(
+                "repeat dropped", action="repeat", entity=str(context.entity_id), message=key[0], route=key[1],
+            )  # fmt: skip
+            return None
+        return operation(self, given.value) if required or given.value is not None else operation(self)
+
+    run.__name__ = operation.__name__
+    run.__qualname__ = operation.__qualname__
+    run.__module__ = operation.__module__
+    run.__doc__ = operation.__doc__
+    run.__annotations__ = {"given": carrying(type_discovery.orchestrator_input_type(operation, EVERYTHING))}
+    return run

@@ -1,0 +1,26 @@
+"""How many repeats of messages workflows have dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+
+class Repeats:
+    """Of this process, by who dropped them. Turns that run again count again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, by: str) -> None:
+        with self._lock:
+            self._counts[by] += 1
+
+    def counts(self) -> dict[str, int]:
+        """`inbox` and `entity`, each from the start of the process."""
+        with self._lock:
+            return {"inbox": self._counts["inbox"], "entity": self._counts["entity"]}
+
+
+REPEATS = Repeats()
