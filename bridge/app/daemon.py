@@ -98,6 +98,7 @@ class Daemon:
             self.breakers,
             self.publishing,
             self.own.keepers.values,
+            lambda: dict(self.own.undeliverable.written),
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )

@@ -159,6 +159,7 @@ class Watch:
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
         parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         stuck_after: float,
         config_version: str,
@@ -172,8 +173,9 @@ class Watch:
             lambda: self._sources,
             self._engine_views,
             publishing,
-            parking,
             REPEATS.counts,
+            parking,
+            late_letters,
             version=__version__,
             config=config_version,
         )

@@ -127,8 +127,9 @@ class Metrics:
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None = None,
-        parking: Callable[[], Iterable[ParkingStats]] = tuple,
         repeats: Callable[[], Mapping[str, int]] = dict,
+        parking: Callable[[], Iterable[ParkingStats]] = tuple,
+        late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         *,
         version: str,
         config: str,
@@ -137,7 +138,9 @@ class Metrics:
         that workflows have dropped as repeats, by who did. version: of the bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, parking, repeats, version, config))
+        self._registry.register(
+            _BridgeCollector(sources, engines, publishing, repeats, parking, late_letters, version, config)
+        )
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -242,8 +245,9 @@ class _BridgeCollector(Collector):
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
-        parking: Callable[[], Iterable[ParkingStats]],
         repeats: Callable[[], Mapping[str, int]],
+        parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
         version: str,
         config: str,
     ) -> None:
@@ -251,6 +255,7 @@ class _BridgeCollector(Collector):
         self._engines = engines
         self._publishing = publishing
         self._parking = parking
+        self._late_letters = late_letters
         self._repeats = repeats
         self._info = (version, config)
 
@@ -307,9 +312,15 @@ class _BridgeCollector(Collector):
             for family, events in ((parked, each.events), (held, each.quarantined)):
                 for event, count in events.items():
                     family.add_metric((each.name, event), count)
+        letters = CounterMetricFamily(
+            "bridge_late_dead_letters", "Dead letters of messages that had waited.", labels=("source", "reason")
+        )
+        for values, count in self._late_letters().items():
+            letters.add_metric(values, count)
         yield waiting
         yield parked
         yield held
+        yield letters
 
 
 def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:
