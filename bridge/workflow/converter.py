@@ -62,7 +62,9 @@ class DataConverter(JsonDataConverter):
             if target_type is None:
                 return value
             if _is_carrier(target_type):
-                return target_type.carry(inside, value, self)
+                return (
+                    target_type(inside, value) if target_type.wanted is None else target_type.carry(inside, value, self)
+                )
             return self.coerce(value, target_type)
         if data and _is_carrier(target_type):
             return target_type.carry(None, super().deserialize(data), self)

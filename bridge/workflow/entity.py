@@ -126,7 +126,7 @@ def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
                 "repeat dropped", action="repeat", entity=str(context.entity_id), message=key[0], route=key[1],
             )  # fmt: skip
             return None
-        return operation(self, given.value) if required or given.value is not None else operation(self)
+        return operation(self, given.data) if required or given.data is not None else operation(self)
 
     run.__name__ = operation.__name__
     run.__qualname__ = operation.__qualname__

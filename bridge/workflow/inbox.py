@@ -37,30 +37,28 @@ class MessageTimedOut(TimeoutError):
         self.name = name
 
 
-class Received:
+class Received(Carrier):
     """A message as an orchestration gets it.
 
     name: of the event. data: bare, or of the type that was asked for.
     """
 
-    __slots__ = ("_inside", "data", "name")
-
-    def __init__(self, name: str, data: Any, inside: Mapping[str, Any] | None = None) -> None:
-        self.name = name
-        self.data = data
-        self._inside = inside
+    __slots__ = ("name",)
+    name: str
 
     @property
     def origin(self) -> Origin | None:
         """None when another client than the bridge raised it, without an envelope: it is never taken for a repeat."""
-        return None if self._inside is None else origin_of(self._inside)
-
-    def typed(self, data_type: Any) -> Received:
-        """Raises: TypeError when the data does not fit."""
-        return Received(self.name, _CONVERTER.coerce(self.data, data_type), self._inside)
+        return None if self.inside is None else origin_of(self.inside)
 
     def __repr__(self) -> str:
         return f"Received({self.name!r}, from {self.origin})"
+
+
+def _received(name: str, inside: Mapping[str, Any] | None, data: Any) -> Received:
+    message = Received(inside, data)
+    message.name = name
+    return message
 
 
 Where = Callable[[Received], bool]
@@ -102,7 +100,7 @@ class Inbox:
             raise ValueError("the task is not complete")
         if box.task is not completed:
             return None
-        message = self._state.take_in(box)
+        message = self._state.take_in(box, completed.get_result())
         return None if message is None else _typed(message, data_type)
 
 
@@ -122,7 +120,28 @@ def wait_for_message(
     Raises: MessageTimedOut; RuntimeError when the worker does not tell orchestrators their first message
     (`message_aware`); TypeError when the data does not fit.
     """
-    return _wait(_state_of(ctx), name, timeout, where, data_type)
+    state: _State = getattr(ctx, _ATTRIBUTE, None) or _state_of(ctx)
+    box = state.boxes.get(name) or state.box(name)
+    if timeout is None and where is None and data_type is None:
+        # The common case by the shortest way: replays come along here for every message.
+        while box.task is None and not box.queue:
+            box.task = arrival = ctx.wait_for_external_event(name, data_type=Received)
+            if arrival.is_complete:
+                arrived = arrival.get_result()
+            else:
+                box.waiting += 1
+                try:
+                    arrived = yield arrival
+                except BaseException:
+                    box.waiting -= 1
+                    box.let_go()
+                    raise
+                box.waiting -= 1
+            if box.task is arrival:
+                message = state.take_in(box, arrived)
+                if message is not None:
+                    return message
+    return (yield from _wait(state, box, timeout, where, data_type))
 
 
 def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: str | None = None) -> None:
@@ -163,7 +182,7 @@ class _Box:
     def arrival(self, ctx: OrchestrationContext) -> Task[Any]:
         """The wait for the next event."""
         if self.task is None:
-            self.task = ctx.wait_for_external_event(self.name, data_type=Carrier)
+            self.task = ctx.wait_for_external_event(self.name, data_type=Received)
         return self.task
 
     def hand_out(self, ctx: OrchestrationContext) -> Task[Any]:
@@ -175,7 +194,7 @@ class _Box:
                 kept.complete(self.queue.pop(0))
                 found = kept
             else:
-                found = ctx.wait_for_external_event(self.name, data_type=Carrier)
+                found = ctx.wait_for_external_event(self.name, data_type=Received)
             self.task = found
         if not self.handed:
             self.handed = True
@@ -214,71 +233,67 @@ class _State:
         self.seen = Seen(carried.get("seen", ""))
         if "remember" in carried:
             self.seen.limit = carried["remember"]
-        self._boxes: dict[str, _Box] = {}
+        self.boxes: dict[str, _Box] = {}
         for name, kept in carried.get("kept", ()):
             inside = inside_of(kept) or {}
-            self.box(name).put(Received(name, inside.get("data"), inside))
+            self.box(name).put(_received(name, inside, inside.get("data")))
 
     def box(self, name: str) -> _Box:
         # As the SDK has it, names differ in more than case
         folded = name.casefold()
-        box = self._boxes.get(folded)
+        box = self.boxes.get(folded)
         if box is None:
-            box = self._boxes[folded] = _Box(name)
+            box = self.boxes[folded] = _Box(name)
+        self.boxes[name] = box
         return box
 
-    def take_in(self, box: _Box) -> Received | None:
+    def take_in(self, box: _Box, arrived: Any) -> Received | None:
         """What the completed wait brought; None for a repeat."""
-        completed = box.task
         box.task = None
         box.handed = False
-        assert completed is not None
-        arrived = completed.get_result()
+        if type(arrived) is Received:
+            arrived.name = box.name
+            if arrived.inside is not None:
+                key = key_of(arrived.inside)
+                if key is not None and (key == self._start or not self.seen.add(key)):
+                    self._drop(key)
+                    return None
+            return arrived
         if isinstance(arrived, tuple):
             kept: Received = arrived[1]
             return kept
-        if type(arrived) is not Carrier:
-            return Received(box.name, arrived)  # nothing at all: an event without data
-        inside = arrived.inside
-        if inside is not None:
-            key = key_of(inside)
-            if key is not None and self._repeated(key):
-                return None
-        return Received(box.name, arrived.value, inside)
+        return _received(box.name, None, arrived)  # an event without data
 
     def collect(self, box: _Box) -> None:
         """Put into the queue what the completed wait brought."""
         assert box.task is not None
         arrived = box.task.get_result()
-        message = self.take_in(box)
+        message = self.take_in(box, arrived)
         if isinstance(arrived, tuple):
             box.queue.insert(0, arrived)  # it was the oldest
         elif message is not None:
             box.put(message)
 
-    def _repeated(self, key: Key) -> bool:
-        if key != self._start and self.seen.add(key):
-            return False
+    def _drop(self, key: Key) -> None:
         if not self.ctx.is_replaying:
             REPEATS.add("inbox")
             log.debug(
                 "repeat dropped", action="repeat", instance=self.ctx.instance_id, message=key[0], route=key[1]
             )  # fmt: skip
-        return True
 
     def carried(self) -> dict[str, Any]:
         """What the next generation begins with."""
-        for box in self._boxes.values():
+        boxes = dict.fromkeys(self.boxes.values())  # each once, though it has several names
+        for box in boxes:
             if box.task is not None and box.task.is_complete:
                 self.collect(box)
-        messages = (message for box in self._boxes.values() for _, message in box.queue)
+        messages = (message for box in boxes for _, message in box.queue)
         kept = [[message.name, wrap(message.data, message.origin)] for message in messages]
         inbox: dict[str, Any] = {"seen": self.seen.text(), "remember": self.seen.limit}
         return {**inbox, "kept": kept} if kept else inbox
 
 
-def _wait(state: _State, name: str, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
-    box = state.box(name)
+def _wait(state: _State, box: _Box, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
     timer = None if timeout is None else state.ctx.create_timer(timeout)
     box.waiting += 1
     looked_at = 0
@@ -286,12 +301,7 @@ def _wait(state: _State, name: str, timeout: timedelta | None, where: Where | No
         while True:
             arrival = box.task
             if arrival is not None and arrival.is_complete:
-                if where is None and data_type is None and not box.queue:
-                    message = state.take_in(box)  # the common case by the shortest way
-                    if message is not None:
-                        return message
-                else:
-                    state.collect(box)
+                state.collect(box)
             if box.queue and box.queue[-1][0] > looked_at:
                 message = _take(box, looked_at, where, data_type)
                 if message is not None:
@@ -305,7 +315,7 @@ def _wait(state: _State, name: str, timeout: timedelta | None, where: Where | No
                 continue
             if timer.is_complete:
                 assert timeout is not None
-                raise MessageTimedOut(name, timeout)
+                raise MessageTimedOut(box.name, timeout)
             yield when_any([arrival, timer])
     finally:
         box.waiting -= 1
@@ -326,7 +336,11 @@ def _take(box: _Box, looked_at: int, where: Where | None, data_type: Any) -> Rec
 
 
 def _typed(message: Received, data_type: Any) -> Received:
-    return message if data_type is None else message.typed(data_type)
+    return (
+        message
+        if data_type is None
+        else _received(message.name, message.inside, _CONVERTER.coerce(message.data, data_type))
+    )
 
 
 def _known_start(ctx: OrchestrationContext) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from durabletask import task
 from durabletask.internal import type_discovery
@@ -15,35 +15,35 @@ _ATTRIBUTE = "_bridge_start"
 
 
 class Carrier:
-    """A value with the envelope it came in. Subclasses say with `wanted` what the value should become.
+    """Data with the envelope it came in. Subclasses say with `wanted` what the data should become.
 
     inside: of the envelope; None for bare data.
     """
 
-    __slots__ = ("inside", "value")
+    __slots__ = ("data", "inside")
     wanted: ClassVar[Any] = None
 
-    def __init__(self, inside: dict[str, Any] | None, value: Any) -> None:
+    def __init__(self, inside: Mapping[str, Any] | None, data: Any) -> None:
         self.inside = inside
-        self.value = value
+        self.data = data
 
     @classmethod
-    def carry(cls, inside: dict[str, Any] | None, value: Any, converter: DataConverter) -> Carrier:
-        """Raises: TypeError as `converter` does when the value does not fit."""
+    def carry(cls, inside: Mapping[str, Any] | None, data: Any, converter: DataConverter) -> Self:
+        """Raises: TypeError as `converter` does when the data does not fit."""
         wanted = cls.wanted
         if wanted is None or not converter.can_reconstruct(wanted):
-            return cls(inside, value)
-        return cls(inside, converter.coerce(value, wanted))
+            return cls(inside, data)
+        return cls(inside, converter.coerce(data, wanted))
 
     @classmethod
-    def from_json(cls, value: Any, converter: DataConverter) -> Carrier:
+    def from_json(cls, value: Any, converter: DataConverter) -> Self:
         """How any other converter of the SDK's kind builds one. Raises: UnknownEnvelope."""
         inside = inside_of(value)
         return cls.carry(inside, value if inside is None else inside.get("data"), converter)
 
 
 def carrying(wanted: Any) -> type[Carrier]:
-    """A carrier of values of this type; None leaves them as they are."""
+    """A carrier of data of this type; None leaves it as it is."""
     return type("Carrier", (Carrier,), {"wanted": wanted, "__slots__": ()})
 
 
@@ -72,7 +72,7 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
             inside = inside_of(given)
             given = Carrier(inside, given if inside is None else inside.get("data"))
         setattr(ctx, _ATTRIBUTE, given.inside or {})
-        return orchestrator(ctx, given.value)
+        return orchestrator(ctx, given.data)
 
     # `__wrapped__` stays unset: the SDK would read the input's type there.
     started.__annotations__ = {"given": carrier}
