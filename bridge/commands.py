@@ -32,6 +32,21 @@ class OnMissing(StrEnum):
     IGNORE = "ignore"
 
 
+@dataclass(frozen=True, slots=True)
+class ParkFor:
+    """Let the message wait on the engine, durably, until its instance is started; at most `ttl` seconds."""
+
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartFirst:
+    """Start the instance, with this orchestration and input, and go on."""
+
+    orchestration: str
+    input: Any = None
+
+
 class OnFinished(StrEnum):
     """What to do when the instance that should be told something has finished and has not seen it."""
 
@@ -39,6 +54,9 @@ class OnFinished(StrEnum):
     RESTART = "restart"
     """Run it again, and tell it then. Only for starts and events."""
     IGNORE = "ignore"
+
+
+Missing = OnMissing | ParkFor | StartFirst
 
 
 @record(frozen=True, slots=True)
@@ -68,7 +86,7 @@ class RaiseEvent:
     instance_id: str
     name: str
     data: Any = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -96,7 +114,7 @@ class Cancel:
     instance_id: str
     event: str = "cancel"
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
     grace: float | None = None
 
@@ -108,7 +126,7 @@ class Terminate:
     instance_id: str
     output: Any = None
     recursive: bool = True
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
 
 
@@ -118,7 +136,7 @@ class Suspend:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -128,7 +146,7 @@ class Resume:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 

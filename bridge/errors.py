@@ -13,6 +13,7 @@
         InstanceAlreadyExists      of another message                                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
+        InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
         EngineRejected             the engine refused this very request              -> dead_letter
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
@@ -142,6 +143,12 @@ class InstanceFinished(EngineError):
     """The instance is completed, failed or terminated."""
 
     reason = "instance_finished"
+
+
+class InstanceParked(EngineError):
+    """Earlier messages for this instance are parked; this one goes behind them."""
+
+    reason = "instance_parked"
 
 
 class EngineRejected(EngineError):

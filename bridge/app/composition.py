@@ -27,6 +27,7 @@ from bridge.message import Message
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
+from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
 from bridge.routing.expression import SOURCE, Compiler
@@ -242,14 +243,19 @@ def build_source(
     name: str,
     brokers: Mapping[str, Broker],
     engines: Mapping[str, Target],
+    *,
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
+    wards: tuple[str, Wards] | None = None,
 ) -> SourcePipeline:
     """A source's pipeline, not started.
 
-    limits: of all routes that have some. domains: all that sources name. Raises: ConfigError.
+    limits: of all routes that have some. domains: all that sources name. wards: where its poisoned keys are kept.
+
+    Raises: ConfigError.
     """
     config = loaded.config.sources[name]
+    kept = config.quarantine
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
     max_hold = math.inf
@@ -274,6 +280,7 @@ def build_source(
         max_gap=config.limits.max_gap,
         dead_letter_limit=config.limits.dead_letter_limit,
         trusted_replay=config.trusted == "replay",
+        quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )
     return SourcePipeline(
@@ -282,8 +289,11 @@ def build_source(
         build_decoder(loaded, name).decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
-        {route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits}
+        limits={
+            route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
+        }
         if limits
         else None,
-        domains[config.ordering_domain] if domains and config.ordering_domain else None,
+        domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
+        wards=wards,
     )

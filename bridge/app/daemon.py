@@ -20,6 +20,7 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app import parking
 from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
 from bridge.app.composition import (
@@ -36,7 +37,6 @@ from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, Witness
@@ -46,9 +46,9 @@ from bridge.ops import logging
 from bridge.ops.web import Web
 from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
+from bridge.settlement import Outcome
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
 from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
@@ -83,19 +83,27 @@ class Daemon:
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         targets = {
-            name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
-            for name, engine in self.engines.items()
+            name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
         }
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
             [
-                build_source(loaded, name, self.brokers, targets, self.admission.limits, domains)
+                build_source(
+                    loaded,
+                    name,
+                    self.brokers,
+                    targets,
+                    limits=self.admission.limits,
+                    domains=domains,
+                    wards=parking.wards(loaded, name, self.engines, self.brokers),
+                )
                 for name in config.sources
             ]
             if intake
             else []
         )
+        self.own = parking.OwnWorkflows(loaded, self.engines, self.brokers, now, asyncio.get_running_loop())
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -117,6 +125,8 @@ class Daemon:
             self.breakers,
             self.publishing,
             self.witnesses,
+            self.own.keepers.values,
+            lambda: dict(self.own.undeliverable.written),
             limits=tuple(self.admission.limits.values()),
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
@@ -129,7 +139,8 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[TaskHubGrpcWorker] = []
         self._opened: list[Broker | Engine] = []
-        self._report: asyncio.Task[None] | None = None
+        self._census = parking.Census(self.engines, self.own.keepers, self._parked)
+        self._reports: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -175,7 +186,10 @@ class Daemon:
                 group=source.settings.subscribe.group,
             )
         self.watch.phase = "running"
-        self._report = asyncio.create_task(self.watch.report(), name="readiness")
+        self._reports = [
+            asyncio.create_task(self.watch.report(), name="readiness"),
+            asyncio.create_task(self._census.run(), name="census"),
+        ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -200,9 +214,9 @@ class Daemon:
         """
         end = time.monotonic() + deadline
         self.watch.phase = "draining"
-        if self._report is not None:
-            self._report.cancel()
-            await asyncio.gather(self._report, return_exceptions=True)
+        for report in self._reports:
+            report.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -217,6 +231,9 @@ class Daemon:
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)
+
+    def _parked(self) -> int:
+        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
 
     def _start_workers(self) -> None:
         publishing = self.publishing
@@ -241,7 +258,7 @@ class Daemon:
                 orchestrators={**workflows.orchestrators, GUARD: guard},
                 activities={**workflows.activities, **grace.activities()},
             )
-            for group in (own, publishers):
+            for group in (self.own.added(own, name), publishers):
                 worker = engine.worker(group, DataConverter(), self.witnesses[name])
                 worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
                 self._workers.append(worker)

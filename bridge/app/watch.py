@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +14,7 @@ from bridge.brokers.base import LockingSubscription, ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
-from bridge.ops.metrics import Metrics
+from bridge.ops.metrics import Metrics, ParkingStats
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
@@ -90,6 +90,11 @@ class SourceView:
     @property
     def paused(self) -> bool:
         return self._source.fuse.blown
+
+    @property
+    def quarantined_keys(self) -> int:
+        quarantine = self._source.keeping.quarantine
+        return 0 if quarantine is None else len(quarantine)
 
     @property
     def processing(self) -> Histogram:
@@ -173,6 +178,8 @@ class Watch:
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
         witnesses: Mapping[str, Witness],
+        parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
         stuck_after: float,
@@ -190,6 +197,8 @@ class Watch:
             publishing,
             REPEATS.counts,
             limits,
+            parking,
+            late_letters,
             version=__version__,
             config=config_version,
         )

@@ -37,6 +37,8 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], sections["brokers"], locate)
     yield from _domains(sections["sources"], locate)
+    yield from _quarantine(sections["sources"], list(sections["engines"]), locate)
+    yield from _kept(sections["sources"], sections["brokers"], routes, locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
     yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
@@ -166,6 +168,39 @@ def _entity(source: dict[str, Any]) -> list[str]:
     parts = [source.get(key) for key in ("queue", "topic", "subscription", "sub_queue")]
     found = [str(part).lower() for part in parts if isinstance(part, str)]
     return ["/".join(found)] if found else []
+
+
+def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> Iterator[Problem]:
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        if source.get("quarantine") is None:
+            continue
+        engine = _mapping(source["quarantine"]).get("engine")
+        if isinstance(engine, str) and engine not in engines:
+            yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
+        if source.get("ordering") == "none":
+            yield locate(("sources", name, "quarantine"), "with `ordering: none` there are no keys to hold")
+
+
+def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], locate: Locate) -> Iterator[Problem]:
+    """What leaves a queue to wait on an engine cannot get into the queue's own sub-queue any more."""
+    nowhere = {
+        name
+        for name, entry in sources.items()
+        if _kind(_mapping(entry), brokers) == _BUS and _mapping(entry).get("dead_letter") is None
+    }
+    what = "needs `dead_letter`, a queue or topic: a message that has waited cannot go to the dead-letter sub-queue"
+    for name in nowhere:
+        if _mapping(sources[name]).get("quarantine") is not None:
+            yield locate(("sources", name, "quarantine"), f"the source {what}")
+    for index, entry in enumerate(routes):
+        route = _mapping(entry)
+        given = route.get("from")
+        for verb in VERBS:
+            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("park") is not None:
+                for source in given if isinstance(given, list) else [given]:
+                    if source in nowhere:
+                        yield locate(("routes", index, verb, "on_missing"), f"the source `{source}` {what}")
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:

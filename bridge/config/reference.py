@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sagas, servicebus, sources
+from bridge.config import brokers, engines, missing, model, routes, sagas, servicebus, sources
 from bridge.config.shape import members
 from bridge.config.types import (
     NAME_PATTERN,
@@ -137,7 +137,9 @@ ops:
 """One example per section; together they are a configuration."""
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
-    "engines": (engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig),
+    "engines": (
+        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
+    ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
@@ -145,14 +147,14 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "targets": (brokers.TargetConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
-        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
-        servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
+        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.QuarantineConfig,
+        sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
         routes.RouteConfig, routes.RouteLimitsConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
-        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
+        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
     "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
 }  # fmt: skip
@@ -166,6 +168,8 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
+    missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
+    engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
+from bridge.config.missing import MissingConfig
 from bridge.config.types import Duration, Expression, Integer, Model, Name, Rate, Template
 
 Scalar = str | bool | int | float
@@ -131,7 +132,7 @@ class RaiseEventVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -171,7 +172,7 @@ class CancelVerb(Model):
         None,
         description="Time to acknowledge the request, after which the instance is terminated; null: never.",
     )
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -184,7 +185,7 @@ class TerminateVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -196,7 +197,7 @@ class SuspendVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -208,7 +209,7 @@ class ResumeVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )

@@ -79,6 +79,15 @@ class LimitsConfig(Model):
     )
 
 
+class QuarantineConfig(Model):
+    """Poisoned keys wait for a person instead of being dead-lettered."""
+
+    engine: Name | None = Field(None, description="Engine that keeps them; null: the one of the source's first route.")
+    max_messages: Integer = Field(1000, ge=1, description="Messages held per key; more are dead-lettered.")
+    max_bytes: Size = Field(524288, description="Bytes held per key, as JSON; more are dead-lettered.")
+    poll: Duration = Field(2.0, gt=0, description="How often releases are looked for while a key is held.")
+
+
 def _check_pattern(value: str) -> str:
     try:
         re.compile(value)
@@ -148,6 +157,9 @@ class SourceConfig(Model):
     retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
     retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
     limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")
+    quarantine: QuarantineConfig | None = Field(
+        None, description="Hold a poisoned key and its later messages instead of dead-lettering; `{}` for the defaults."
+    )
     kafka: KafkaSourceConfig | None = Field(None, description="What only a Kafka source has.")
     servicebus: ServiceBusSourceConfig | None = Field(None, description="What only a Service Bus source has.")
 

@@ -27,6 +27,11 @@ class Engine(Protocol):
     def durable(self) -> bool: ...
 
     @property
+    def announces(self) -> bool:
+        """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        ...
+
+    @property
     def certain(self) -> bool: ...
 
     @property

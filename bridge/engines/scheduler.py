@@ -50,6 +50,7 @@ class SchedulerEngine:
     """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
 
     durable = True
+    announces = False
     certain = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:

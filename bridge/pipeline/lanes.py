@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
 from bridge.pipeline.item import Item
@@ -72,6 +72,21 @@ class Lanes:
             lane = self._keyed[key] = Lane(key, item)
         self._offer(lane)
         return lane
+
+    def insert(self, key: Hashable, items: Sequence[Item]) -> bool:
+        """Put items before all others of their key; False, and nothing is done, while a worker has the lane's head."""
+        lane = self._keyed.get(key)
+        if lane is not None and lane.state is LaneState.RUNNING:
+            return False
+        if lane is None:
+            lane = self.push(key, items[0])
+            lane.items.extend(items[1:])
+            return True
+        lane.items.extendleft(reversed(items))
+        if lane.state is not LaneState.READY:
+            self._unlink(lane)
+            self._offer(lane)
+        return True
 
     async def take(self) -> Lane:
         """The next lane that is ready, now RUNNING. Its head is the item to work on. Waits for one."""

@@ -21,8 +21,10 @@ from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.item import Item
+from bridge.pipeline.keeping import Keeping, leaves, letters
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.settler import FuseBlown, Settler
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
 
@@ -54,6 +56,7 @@ class SourceSettings:
     max_gap: int = 10_000
     dead_letter_limit: int = 100
     trusted_replay: bool = False
+    quarantine: QuarantineSettings | None = None
     config_version: str = ""
 
 
@@ -67,10 +70,14 @@ class SourcePipeline:
         decode: Decode,
         routes: Routes,
         engines: Mapping[str, Target],
+        *,
         limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
+        wards: tuple[str, Wards] | None = None,
     ) -> None:
-        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with."""
+        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
+        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered.
+        """
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -86,7 +93,21 @@ class SourcePipeline:
         self._engines = engines
         self.limits = limits or {}
         self._domain = domain
-        self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
+        letter = letters(settings, broker.name)
+        self.keeping = Keeping(
+            settings,
+            broker,
+            Execution(routes, engines, settings.retry, self.ledger, letter, limits),
+            letter,
+            decode,
+            engines,
+            self.lanes,
+            self.ledger,
+            self.gate,
+            self.fuse,
+            self.assignment,
+            wards,
+        )
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -94,6 +115,7 @@ class SourcePipeline:
         self._stopping = False
         self._intake: asyncio.Task[None] | None = None
         self._workers: list[asyncio.Task[None]] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._broker_failures = 0
 
@@ -108,11 +130,14 @@ class SourcePipeline:
             for number in range(self.settings.concurrency)
         ]
         self._intake = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
+        if self.keeping.quarantine is not None:
+            watch = self.keeping.quarantine.watch()
+            self._watches.append(asyncio.create_task(watch, name=f"{self.settings.name}:quarantine"))
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """The tasks that must not end by themselves; one that does has met a bug."""
-        return (*self._workers, self._intake) if self._intake else ()
+        return (*self._workers, *self._watches, self._intake) if self._intake else ()
 
     @property
     def at_work(self) -> int:
@@ -135,9 +160,10 @@ class SourcePipeline:
                 await self._end_of(running)
         except TimeoutError:
             log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        for task in (*self._workers, *self._watches):
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._watches, return_exceptions=True)
+        await self.keeping.stop()
         if self.subscription is not None:
             await self.subscription.close()
 
@@ -145,6 +171,7 @@ class SourcePipeline:
 
     async def assigned(self, partitions: Sequence[Partition]) -> None:
         self.assignment.update(partitions)
+        self.keeping.load()
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
@@ -155,8 +182,10 @@ class SourcePipeline:
             self.gate.forget(partition)
         lost = sum(partition.lost for partition in gone)
         self.ledger.locks_lost += lost
-        running = self._give_back(lambda item: item.delivery.partition in gone, LockLost.reason if lost else "revoked")
+        places = {(partition.topic, partition.number) for partition in gone}
+        running = self._give_back(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
         await self._end_of(running)
+        await self.keeping.give_up(places)
 
     # -- intake
 
@@ -270,12 +299,19 @@ class SourcePipeline:
         settlement: Settlement | NotYet
         if item.pending is not None:
             settlement = item.pending
+        elif not self.keeping.ready:
+            self.lanes.hold(lane)
+            return
+        elif self.keeping.lost(lane.key, item):
+            self._let_go(lane, item, "quarantined")
+            return
         else:
-            settlement, step = await self._execution.run(item, time.monotonic)
+            try:
+                settlement, step = await self.keeping.run(lane, item, self._crowded)
+            except FuseBlown:
+                self._unwritten(lane, item)
+                return
             item.failed_step = step
-        if isinstance(settlement, Retry) and self._crowded(lane):
-            detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
-            settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, _ENDS):
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
@@ -289,6 +325,7 @@ class SourcePipeline:
             item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
         else:
+            assert isinstance(settlement, Retry)  # what is parked was completed
             self.ledger.retries += 1
             item.attempt += 1
             if item.failed_at is None:
@@ -310,14 +347,14 @@ class SourcePipeline:
         except (LockLost, PartitionRevoked) as error:
             self.ledger.locks_lost += isinstance(error, LockLost)
             self._let_go(lane, item, error.reason)
-        except (BrokerUnavailable, FuseBlown) as error:
+        except FuseBlown:
+            self._unwritten(lane, item)
+        except BrokerUnavailable as error:
             if (over := self._over(item)) is not None:
                 self._let_go(lane, item, over)
-            elif isinstance(error, BrokerUnavailable):
+            else:
                 item.pending = end
                 self._hold_for_broker(lane, error)
-            else:
-                self._pause(lane)
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
@@ -329,8 +366,11 @@ class SourcePipeline:
             if self.gate.full:
                 self._measure()
 
-    def _pause(self, lane: Lane) -> None:
+    def _unwritten(self, lane: Lane, item: Item) -> None:
         """The fuse has blown."""
+        if (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
+            return
         self.lanes.hold(lane)
         if "fuse" not in self.gate.holds:
             self.gate.hold(

@@ -10,14 +10,19 @@ from typing import Any
 from bridge.commands import (
     Cancel,
     Command,
+    Missing,
+    OnMissing,
+    ParkFor,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
     SignalEntity,
+    StartFirst,
     StartOrRaise,
     Suspend,
     Terminate,
 )
+from bridge.config.missing import MissingConfig, ParkMissing
 from bridge.config.routes import (
     CancelVerb,
     IgnoreVerb,
@@ -107,7 +112,8 @@ class VerbCompiler:
         instance_id = self._instance_id(verb.instance_id)
         name = self._name(verb.name, "name", "the event name")
         data = self._value(verb.data, "data")
-        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), missing(scope), verb.on_finished)
 
     def _start_or_raise(self, verb: StartOrRaiseVerb) -> Build:
         self._static_name(verb.orchestration, "orchestration", "the orchestration name")
@@ -141,24 +147,28 @@ class VerbCompiler:
         instance_id = self._instance_id(verb.instance_id)
         event = self._name(verb.event, "event", "the event name")
         reason = self._optional_text(verb.reason, "reason")
+        missing = self._missing(verb.on_missing)
         return lambda scope: Cancel(
-            instance_id(scope), event(scope), reason(scope), verb.on_missing, verb.on_finished, verb.grace
+            instance_id(scope), event(scope), reason(scope), missing(scope), verb.on_finished, verb.grace
         )
 
     def _terminate(self, verb: TerminateVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)
         output = self._value(verb.output, "output")
+        missing = self._missing(verb.on_missing)
         return lambda scope: Terminate(
-            instance_id(scope), output(scope), verb.recursive, verb.on_missing, verb.on_finished
+            instance_id(scope), output(scope), verb.recursive, missing(scope), verb.on_finished
         )
 
     def _suspend(self, verb: SuspendVerb) -> Build:
         instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        return lambda scope: Suspend(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: Suspend(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
 
     def _resume(self, verb: ResumeVerb) -> Build:
         instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        return lambda scope: Resume(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: Resume(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
 
     def _signal_entity(self, verb: SignalEntityVerb) -> Build:
         self._static(lambda: check_entity(verb.entity, "key"), "entity")
@@ -169,6 +179,22 @@ class VerbCompiler:
         return lambda scope: SignalEntity(
             verb.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
         )
+
+    def _missing(self, rule: MissingConfig) -> Callable[[Scope], Missing]:
+        if isinstance(rule, OnMissing):
+            return lambda _: rule
+        if isinstance(rule, ParkMissing):
+            wait = ParkFor(rule.park)
+            return lambda _: wait
+        path = self._at("on_missing")
+        try:
+            check_name(rule.start, "the orchestration name")
+        except InvalidCommand as error:
+            self.compiler.report((*path, "start"), str(error))
+        value = self.compiler.value(rule.input, (*path, "input"), self._where("on_missing.input"), self.names)
+        if value is None:
+            return _never
+        return lambda scope: StartFirst(rule.start, value.value(scope))
 
     def _instance_id(self, template: str) -> Callable[[Scope], str]:
         compiled = self._compiled(template, "instance_id")

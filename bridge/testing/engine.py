@@ -24,6 +24,7 @@ class VirtualEngine:
     """Stands in for every configured engine. Nothing outlives the test."""
 
     durable = False
+    announces = False
     certain = False
     description = "in memory, with virtual time, for tests"
 

@@ -26,6 +26,7 @@ class Stats:
     in_flight_bytes: int = 0
     queued: int = 0
     locks_lost: int = 0
+    quarantined_keys: int = 0
     rebalances: int = 0
     skipped: int = 0
     reconnects: int = 0

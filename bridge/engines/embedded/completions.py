@@ -184,7 +184,7 @@ class Completions:
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
-        hub.entities.advance(entity)
+        hub.entities.settle(entity)
 
     def _answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""

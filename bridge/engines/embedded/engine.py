@@ -40,6 +40,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    announces = True
     certain = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:

@@ -177,6 +177,7 @@ class TaskHub:
             self.tx.add_timer(Timer(self.next_seq(), start_at, START_IS_DUE, instance.key))
         else:
             self.wake(instance)
+        self.entities.announce(instance_id)
         return instance
 
     def replace(self, instance: Instance) -> None:
@@ -366,7 +367,7 @@ class TaskHub:
         self._woken.clear()
         self._moved.clear()
         self._new_tasks.clear()
-        self.entities.woken.clear()
+        self.entities.forget()
 
     def _build(
         self, kind: int, name: str, version: str | None, subject: Any, stream: Stream

@@ -184,6 +184,13 @@ class Store:
     def entities_owned(self, owner: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM entities WHERE owner=?", (owner,))]
 
+    def entities_named(self, name: str) -> list[str]:
+        """Ids of the entities of one name, those without state included."""
+        first, after = f"@{name}@", f"@{name}A"
+        return [
+            row[0] for row in self.connection.execute("SELECT id FROM entities WHERE id>=? AND id<?", (first, after))
+        ]
+
     def has_locks(self) -> bool:
         """Whether an entity is locked, or may become so."""
         query = "SELECT EXISTS (SELECT 1 FROM entities WHERE owner IS NOT NULL) OR EXISTS (SELECT 1 FROM operations)"
