@@ -39,7 +39,7 @@ class DataConverter(JsonDataConverter):
         """Raises: TypeError for a value that has no JSON form."""
         if type(value) is Prepared:
             return value.text
-        return None if value is None else json.dumps(value, default=_encode)
+        return None if value is None else _ENCODER.encode(value)
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
         """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
@@ -55,6 +55,10 @@ class DataConverter(JsonDataConverter):
 
     def can_reconstruct(self, target_type: Any) -> bool:
         return _ours(target_type) or super().can_reconstruct(target_type)
+
+
+_ENCODER = json.JSONEncoder(default=lambda value: _encode(value))
+"""`json.dumps` makes one for every call."""
 
 
 @lru_cache(maxsize=2048)
