@@ -21,21 +21,13 @@ from bridge.workflow.step import Child, Command
 STEP_KEY = "step-key"
 """Header of a command that carries the step key."""
 
-_OTHERS = (Child, Command, Attempts)
-"""Actions that are no activities."""
 
-
-def perform(ctx: task.OrchestrationContext, call: Call) -> Steps:
-    """The action's result. Raises: StepFailed."""
+def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedError | None = None) -> Steps:
+    """The action's result. failed: how the first attempt ended, where the caller made it. Raises: StepFailed."""
     number = 1
-    if call.timeout is None and not isinstance(call.action, _OTHERS):
-        # The common case by the shortest way: replays come along here for every step that is over.
-        try:
-            return (yield ctx.call_activity(call.action, input=call.payload))
-        except task.TaskFailedError as error:
-            number += 1
-            pause = _next_attempt(call, error, 1)
-        yield from _pause(ctx, call, pause, None)
+    if failed is not None:
+        yield from _pause(ctx, call, _next_attempt(call, failed, number), None)
+        number += 1
     timer = None if call.timeout is None else ctx.create_timer(call.timeout)
     attempt = _attempts(ctx, call)
     try:
