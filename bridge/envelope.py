@@ -14,7 +14,7 @@ class Envelope:
     """What rules see of a message.
 
     message_id is the identity that effects are deduplicated by: the source's `identity:` when it has one, else
-    CloudEvents `source` + `id`, else the broker's message id, else cluster/topic/partition/offset.
+    CloudEvents `source` + `id`, else cluster/topic/the broker's message id, else cluster/topic/partition/offset.
     data is the decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
     headers are text: undecodable bytes are replaced, and of a repeated name the last value wins.
     """

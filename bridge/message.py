@@ -20,6 +20,9 @@ class Message:
     timestamp: the broker's time for the message in seconds since the epoch, None when unknown or to be set.
     message_id: the broker's own message id where the broker has one (Service Bus), else None.
     content_type: the broker's content-type property where it has one; else taken from the header `content-type`.
+    What follows is for publishing, on brokers that can do it (Service Bus): partition_key: keeps messages without a key
+    together. enqueue_at: seconds since the epoch before which nobody receives it. time_to_live: seconds after which
+    nobody does.
     """
 
     body: bytes | None
@@ -28,6 +31,9 @@ class Message:
     timestamp: float | None = None
     message_id: str | None = None
     content_type: str | None = None
+    partition_key: str | None = None
+    enqueue_at: float | None = None
+    time_to_live: float | None = None
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -86,7 +87,8 @@ Settlement = Complete | Hold | Retry | DeadLetter | Release
 class RetryPolicy:
     """Back-off in seconds: `initial` times `multiplier` per attempt, up to `max_delay`; `in_memory` bounds the whole.
 
-    `bug_attempts` bounds how often a delivery is tried whose failure is not a BridgeError.
+    `bug_attempts` bounds how often a delivery is tried whose failure is not a BridgeError. `max_hold` is how long the
+    broker lets one message be held for retries; what has to wait longer cannot stay in memory.
     """
 
     initial: float = 0.2
@@ -94,6 +96,7 @@ class RetryPolicy:
     max_delay: float = 10.0
     in_memory: float = 30.0
     bug_attempts: int = 3
+    max_hold: float = math.inf
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1)."""
@@ -135,7 +138,8 @@ def decide(
 def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:
     delay = policy.delay(attempt)
     known = isinstance(error, BridgeError)
-    spent = elapsed + delay > policy.in_memory if known else attempt >= policy.bug_attempts
+    # The one place that says what waits too long to be held
+    spent = elapsed + delay > min(policy.in_memory, policy.max_hold) if known else attempt >= policy.bug_attempts
     if spent:
         return DeadLetter(reason_of(error), detail_of(error))
     return Retry(delay, reason_of(error))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.brokers.local import LocalBroker
@@ -12,13 +14,16 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.brokers import KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
+from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
+from bridge.message import Message
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
@@ -80,17 +85,28 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:
-    """A broker, not started."""
+    """A broker, not started. Raises: ConfigError when the extra is missing."""
     config = loaded.config.brokers[name]
-    if isinstance(config, LocalBrokerConfig):
-        return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+
+    def resolve(field: str, value: str) -> Path:
+        return loaded.resolve(("brokers", name, "tls", field), value)
+
+    # Clients of brokers come with extras
     try:
-        from bridge.brokers.kafka import KafkaBroker  # its client comes with an extra
+        match config:
+            case LocalBrokerConfig():
+                return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+            case KafkaBrokerConfig():
+                from bridge.brokers.kafka import KafkaBroker
+
+                return KafkaBroker(name, config, resolve)
+            case ServiceBusBrokerConfig():
+                from bridge.brokers.servicebus import ServiceBusBroker
+
+                return ServiceBusBroker(name, config, resolve)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[kafka]'"
+        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
         raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
-    return KafkaBroker(name, config, lambda field, value: loaded.resolve(("brokers", name, "tls", field), value))
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -150,6 +166,62 @@ def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
     )
 
 
+def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
+    """What a source wants of its broker."""
+    config = loaded.config.sources[source]
+    match loaded.config.brokers[config.broker]:
+        case ServiceBusBrokerConfig():
+            from bridge.brokers.servicebus.wishes import ServiceBusWishes, Sessions
+
+            more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
+            wishes = ServiceBusWishes(
+                sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
+                prefetch=more.prefetch,
+                receivers=more.receivers,
+            )
+            return SubscribeOptions(config.origins, dead_letter=config.dead_letter, wishes=wishes)
+        case KafkaBrokerConfig():
+            from bridge.brokers.kafka.wishes import KafkaWishes
+
+            kafka = KafkaWishes(**config.kafka.model_dump()) if config.kafka is not None else None
+            return SubscribeOptions(
+                config.topics, config.group, config.start, config.dead_letter or DEAD_LETTER_TOPIC, kafka
+            )
+        case LocalBrokerConfig():
+            return SubscribeOptions(
+                _local_topics(config),
+                config.subscription or config.group,
+                config.start,
+                config.dead_letter or DEAD_LETTER_TOPIC,
+            )
+
+
+def _local_topics(config: SourceConfig) -> tuple[str, ...]:
+    """Of a source of another broker that a test runs on local ones, too: a subscription is a group of its topic."""
+    if config.topics or (entity := config.queue or config.topic) is None:
+        return config.topics
+    return (entity if config.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
+
+
+def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
+    """What a target makes of a message before its broker gets it."""
+    wishes = config.servicebus
+    if wishes is None:
+        return lambda message: message
+
+    def shape(message: Message) -> Message:
+        changes: dict[str, Any] = {}
+        if wishes.key != "session":
+            changes["key"] = None
+            if wishes.key == "partition" and message.partition_key is None and message.key is not None:
+                changes["partition_key"] = message.key.decode("utf-8", "replace")
+        if message.time_to_live is None:
+            changes["time_to_live"] = wishes.time_to_live
+        return replace(message, **changes)
+
+    return shape
+
+
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
     try:
         return Schema(loaded.resolve(path, file))
@@ -164,12 +236,12 @@ def build_source(
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
-    subscribe = SubscribeOptions(config.topics, config.group, config.start, config.dead_letter)
-    if config.kafka is not None:
-        subscribe = replace(subscribe, **config.kafka.model_dump())
+    max_hold = math.inf
+    if isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig):
+        max_hold = (config.servicebus or ServiceBusSourceConfig()).max_hold
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe,
+        subscribe=subscribe_options(loaded, name),
         ordering=config.ordering,
         retry=RetryPolicy(
             config.retry.initial,
@@ -177,6 +249,7 @@ def build_source(
             config.retry.max_delay,
             config.retry.in_memory,
             config.retry.bug_attempts,
+            max_hold,
         ),
         concurrency=config.limits.concurrency,
         max_in_flight=config.limits.max_in_flight,

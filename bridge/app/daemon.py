@@ -20,7 +20,7 @@ from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app.check import inspect
-from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.composition import build_broker, build_engine, build_source, load_workflows, message_shape
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -79,7 +79,12 @@ class Daemon:
         self.publishing = Publishing(
             {
                 name: PublishTarget(
-                    self.brokers[target.broker], target.topic, codecs.get(target.codec), target.source, target.timeout
+                    self.brokers[target.broker],
+                    target.address,
+                    codecs.get(target.codec),
+                    target.source,
+                    target.timeout,
+                    message_shape(target),
                 )
                 for name, target in config.targets.items()
             },

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge import __version__
-from bridge.brokers.base import ObservedSubscription
+from bridge.brokers.base import LockingSubscription, ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
@@ -114,6 +114,19 @@ class SourceView:
     @property
     def commits(self) -> tuple[int, float]:
         return self._observed.commits if self._observed else (0, 0.0)
+
+    @property
+    def reconnects(self) -> int:
+        return self._locking.reconnects if self._locking else 0
+
+    @property
+    def renewals(self) -> int:
+        return self._locking.renewals if self._locking else 0
+
+    @property
+    def _locking(self) -> LockingSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, LockingSubscription) else None
 
     @property
     def _observed(self) -> ObservedSubscription | None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
-from bridge.config.types import Duration, Integer, Model, Name, Size, Topic
+from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
+from bridge.config.types import Duration, Entity, Integer, Model, Name, Size
 
 
 class LocalBrokerConfig(Model):
@@ -103,7 +104,7 @@ class KafkaBrokerConfig(Model):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
 
 
-BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig, Field(discriminator="type")]
+BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig, Field(discriminator="type")]
 """Every kind of broker."""
 
 
@@ -111,7 +112,8 @@ class TargetConfig(Model):
     """A logical destination that activities publish to."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
-    topic: Topic = Field(description="Topic to publish to.")
+    topic: Entity | None = Field(None, description="Topic to publish to.")
+    queue: Entity | None = Field(None, description="Queue to publish to instead, on Service Bus.")
     codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes"] = Field(
         "cloudevents", description="Format of what is published; `cloudevents` is the structured form."
     )
@@ -119,3 +121,9 @@ class TargetConfig(Model):
     timeout: Duration = Field(
         30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried."
     )
+    servicebus: ServiceBusTargetConfig | None = Field(None, description="What only a Service Bus target has.")
+
+    @property
+    def address(self) -> str:
+        """The topic or queue that the broker knows."""
+        return self.topic or self.queue or ""

@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.config.routes import VERBS, wrong_verbs
-from bridge.config.sources import SourceConfig
-from bridge.config.types import check_topic
+from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
+from bridge.config.types import check_entity, check_topic
 from bridge.errors import Locate, Problem
 
 _GROUP = SourceConfig.model_fields["group"].default
-_DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
+_BUS = "servicebus"
+_BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
+_LOG_KEYS = ("topics", "group", "start", "kafka")
+_NAMES = ("queue", "topic", "subscription", "topics")
 
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
@@ -29,8 +32,8 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             broker = _mapping(entry).get("broker")
             if isinstance(broker, str) and broker not in sections["brokers"]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
-    yield from _kafka(sections["sources"], sections["brokers"], locate)
-    yield from _consumers(sections["sources"], locate)
+    yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
+    yield from _consumers(sections["sources"], sections["brokers"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
@@ -38,36 +41,109 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
         yield replace(locate(("routes",), "there are no routes: no message leads to anything"), severity="warning")
 
 
-def _kafka(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+def _fitting(
+    sources: dict[str, Any], targets: dict[str, Any], brokers: dict[str, Any], locate: Locate
+) -> Iterator[Problem]:
+    """Keys that another kind of broker has, and names that are missing."""
     for name, entry in sources.items():
         source = _mapping(entry)
-        kind = _mapping(brokers.get(str(source.get("broker")))).get("type", "kafka")
-        kafka = source.get("kafka")
-        if kafka is not None and kind != "kafka":
-            yield locate(("sources", name, "kafka"), f"the broker `{source['broker']}` is of type {kind}, not kafka")
-        pattern = _mapping(kafka).get("pattern")
-        if source.get("topics") == [] and pattern is None:
-            yield locate(("sources", name, "topics"), "must have at least one entry")
-        elif source.get("topics") and pattern is not None:
-            yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+        kind = _kind(source, brokers)
+        if kind is None:
+            continue
+        wrong, write = (
+            (_LOG_KEYS, "`queue`, or `topic` and `subscription`") if kind == _BUS else (_BUS_KEYS, "`topics`")
+        )
+        if kind == "local":
+            wrong = (*wrong, "kafka")
+        for key in wrong:
+            if key in source and source[key] is not None:
+                remedy = f"; write {write}" if key in _NAMES else ""
+                yield locate(("sources", name, key), f"{_misfit(source, kind, key)}{remedy}")
+        yield from _bus_source(name, source, locate) if kind == _BUS else _log_source(name, source, locate)
+    for name, entry in targets.items():
+        target = _mapping(entry)
+        kind = _kind(target, brokers)
+        if kind == _BUS:
+            if (target.get("queue") is None) == (target.get("topic") is None):
+                yield locate(("targets", name), "needs `queue` or `topic`, and not both")
+        elif kind is not None:
+            for key in ("queue", "servicebus"):
+                if target.get(key) is not None:
+                    yield locate(("targets", name, key), _misfit(target, kind, key))
+            if target.get("topic") is None:
+                yield locate(("targets", name), "`topic` is missing")
+            else:
+                yield from _log_name(("targets", name, "topic"), target["topic"], locate)
 
 
-def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+def _misfit(entry: dict[str, Any], kind: str, key: str) -> str:
+    what = f"not {key}" if key in ("kafka", _BUS) else f"which has no `{key}`"
+    return f"the broker `{entry['broker']}` is of type {kind}, {what}"
+
+
+def _log_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    pattern = _mapping(source.get("kafka")).get("pattern")
+    topics = source.get("topics")
+    if topics is None and pattern is None:
+        yield locate(("sources", name), "`topics` is missing")
+    elif topics == [] and pattern is None:
+        yield locate(("sources", name, "topics"), "must have at least one entry")
+    elif topics and pattern is not None:
+        yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+    if isinstance(letters := source.get("dead_letter"), str):
+        yield from _log_name(("sources", name, "dead_letter"), letters.replace("{topic}", "t"), locate)
+
+
+def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    queue, topic, subscription = (source.get(key) for key in ("queue", "topic", "subscription"))
+    if (queue is None) == (topic is None):
+        yield locate(("sources", name), "needs `queue`, or `topic` and `subscription`, and not both")
+    elif (topic is None) != (subscription is None):
+        yield locate(("sources", name), "`topic` and `subscription` go together")
+    if source.get("sub_queue") is not None and source.get("sessions"):
+        yield locate(("sources", name, "sessions"), "sub-queues have no sessions")
+
+
+def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Problem]:
+    """Queues may be called what topics may not; what neither may is left to the models."""
+    try:
+        if isinstance(value, str) and check_entity(value):
+            check_topic(value[:249])
+    except ValueError as error:
+        if _is_entity(value):
+            yield locate(path, str(error))
+
+
+def _kind(entry: dict[str, Any], brokers: dict[str, Any]) -> str | None:
+    kind = _mapping(brokers.get(str(entry.get("broker")))).get("type")
+    return kind if kind in ("local", "kafka", _BUS) else None
+
+
+def _consumers(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     taken: dict[tuple[Any, ...], str] = {}
     for name, entry in sources.items():
         source = _mapping(entry)
+        bus = _kind(source, brokers) == _BUS
         topics, group = source.get("topics"), source.get("group", _GROUP)
         topics = [topic for topic in topics if isinstance(topic, str)] if isinstance(topics, list) else []
+        if bus:
+            topics, group = _entity(source), ""
         for index, topic in enumerate(topics):
             consumer = (str(source.get("broker")), str(group), topic)
             if consumer in taken:
                 other = "this source" if taken[consumer] == name else f"the source `{taken[consumer]}`"
-                what = (
-                    f"`{topic}` is read by {other} in the same group `{group}` already; give one of them another group"
-                )
-                yield locate(("sources", name, "topics", index), what)
+                what = f"`{topic}` is read by {other}"
+                what += " already" if bus else f" in the same group `{group}` already; give one of them another group"
+                path = ("sources", name) if bus else ("sources", name, "topics", index)
+                yield locate(path, what)
             taken.setdefault(consumer, name)
-        yield from _dead_letters(name, source.get("dead_letter", _DEAD_LETTER), topics, locate)
+        yield from _dead_letters(name, source.get("dead_letter", None if bus else DEAD_LETTER_TOPIC), topics, locate)
+
+
+def _entity(source: dict[str, Any]) -> list[str]:
+    parts = [source.get(key) for key in ("queue", "topic", "subscription", "sub_queue")]
+    found = [str(part).lower() for part in parts if isinstance(part, str)]
+    return ["/".join(found)] if found else []
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
@@ -80,6 +156,13 @@ def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -
             yield locate(("sources", name, "dead_letter"), what)
         elif len(target) > 249 and len(topic) <= 249 and _is_topic(topic):
             yield locate(("sources", name, "dead_letter"), f"`{target[:40]}…` is longer than 249 characters")
+
+
+def _is_entity(name: str) -> bool:
+    try:
+        return bool(check_entity(name))
+    except ValueError:
+        return False
 
 
 def _is_topic(topic: str) -> bool:

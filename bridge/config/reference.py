@@ -12,9 +12,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sources
+from bridge.config import brokers, engines, model, routes, servicebus, sources
 from bridge.config.shape import members
-from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
+from bridge.config.types import NAME_PATTERN, check_entity, check_topic, parse_duration, parse_size
 
 _INTRODUCTION = """\
 # Configuration reference
@@ -79,9 +79,11 @@ brokers:
     bootstrap_servers: "${KAFKA_BOOTSTRAP:-localhost:9092}"
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
+  bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
+  refund-results: {broker: bus, queue: refund-results}
 
 sources:
   payments:
@@ -91,12 +93,16 @@ sources:
     attributes: {type: "headers['eventType']"}
     no_match: dead_letter
     retry: {in_memory: 10s}
+  refunds: {broker: bus, queue: refunds, sessions: true, no_match: dead_letter}
 
 routes:
   - name: payment-captured
     from: payments
     match: {type: payment.captured, headers.region: [eu, us]}
     raise_event: {instance_id: "order-{{ payload.order_id }}", name: payment_captured}
+  - name: refund-arrived
+    from: refunds
+    raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
 ops:
   http: {port: 0}
@@ -109,10 +115,12 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
+        servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
     ),
-    "targets": (brokers.TargetConfig,),
+    "targets": (brokers.TargetConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
+        servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "routes": (
         routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
@@ -126,13 +134,19 @@ _HEADINGS = {
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
     brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
-    brokers.KafkaSaslConfig: "sasl",
+    brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
+    servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
+    servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
+    servicebus.ServiceBusSourceConfig: "servicebus of a source",
     routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
-_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", check_topic: "topic"}
+_VALIDATED: dict[Any, str] = {
+    parse_duration: "duration", parse_size: "size", check_topic: "topic", check_entity: "queue or topic",
+    servicebus.sessions: "boolean or mapping",
+}  # fmt: skip
 _PLAIN: dict[Any, str] = {
     str: "text", int: "whole number", float: "number", bool: "boolean", NoneType: "null", SecretStr: "secret text",
     Any: "anything",

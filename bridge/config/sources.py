@@ -7,7 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.config.types import Duration, Expression, Integer, Model, Name, Number, Size, Template, Topic, check_topic
+from bridge.config.servicebus import ServiceBusSourceConfig, Sessions
+from bridge.config.types import (
+    Duration,
+    Entity,
+    Expression,
+    Integer,
+    Model,
+    Name,
+    Number,
+    Size,
+    Template,
+    Topic,
+    check_entity,
+    check_subscription,
+)
 
 
 def _check_ordering(value: str) -> str:
@@ -19,7 +33,7 @@ def _check_ordering(value: str) -> str:
 def _check_dead_letter(value: str) -> str:
     if not value.replace("{topic}", "topic"):
         raise ValueError("must not be empty")
-    check_topic(value.replace("{topic}", "t"))
+    check_entity(value.replace("{topic}", "t"))
     return value
 
 
@@ -31,6 +45,13 @@ def _check_attribute(value: str) -> str:
 
 ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 """Attributes of CloudEvents 1.0; a source's `attributes` may give extensions too."""
+
+
+DEAD_LETTER_TOPIC = "{topic}.dlq"
+"""Where dead letters go unless the source says otherwise and the broker has no place of its own."""
+
+SUB_QUEUES = {"dead_letter": "/$DeadLetterQueue", "transfer_dead_letter": "/$Transfer/$DeadLetterQueue"}
+"""What a sub-queue of Service Bus adds to the path of its entity."""
 
 
 class RetryConfig(Model):
@@ -87,7 +108,18 @@ class SourceConfig(Model):
     """One stream of messages and how it is read."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
-    topics: tuple[Topic, ...] = Field(description="Topics to read.")
+    topics: tuple[Topic, ...] = Field((), description="Topics to read, on the local broker and Kafka.")
+    queue: Entity | None = Field(None, description="Queue to read, on Service Bus.")
+    topic: Entity | None = Field(None, description="Topic whose `subscription` is read, on Service Bus.")
+    subscription: Annotated[str, AfterValidator(check_subscription)] | None = Field(
+        None, description="Subscription to read, on Service Bus."
+    )
+    sub_queue: Literal["dead_letter", "transfer_dead_letter"] | None = Field(
+        None, description="Read the dead letters of the queue or subscription instead."
+    )
+    sessions: Sessions = Field(
+        None, description="Whether the queue or subscription has sessions: `true`, or how they are read."
+    )
     group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
     codec: Literal["cloudevents", "json", "text", "bytes"] = Field(
@@ -102,11 +134,31 @@ class SourceConfig(Model):
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
     no_match: Literal["dead_letter", "ignore"] = Field(description="What happens when no rule matches.")
-    dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] = Field(
-        "{topic}.dlq", description="Topic for dead letters; `{topic}` is the origin's name."
+    dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] | None = Field(
+        None,
+        description=(
+            "Topic or queue for dead letters, `{topic}` is the origin's name; null: `{topic}.dlq`, "
+            "on Service Bus the entity's own."
+        ),
     )
     trusted: Literal["replay"] | None = Field(None, description="`replay`: believe `bridge.*` headers of messages.")
     retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
     retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
     limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")
     kafka: KafkaSourceConfig | None = Field(None, description="What only a Kafka source has.")
+    servicebus: ServiceBusSourceConfig | None = Field(None, description="What only a Service Bus source has.")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What is read, as positions of messages name it."""
+        if self.queue is None and self.topic is None:
+            return self.topics
+        path = self.queue if self.queue is not None else f"{self.topic}/Subscriptions/{self.subscription}"
+        return (path + SUB_QUEUES.get(self.sub_queue or "", ""),)
+
+    @property
+    def entrance(self) -> str | None:
+        """Where to publish so that this source receives it; None where nobody can."""
+        if self.sub_queue is not None:
+            return None
+        return self.queue or self.topic or next(iter(self.topics), None)

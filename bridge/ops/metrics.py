@@ -71,6 +71,11 @@ class SourceStats(Protocol):
     def skipped(self) -> int: ...
 
     @property
+    def reconnects(self) -> int: ...
+    @property
+    def renewals(self) -> int: ...
+
+    @property
     def commits(self) -> tuple[int, float]:
         """How many commits there were, and the seconds they took together."""
         ...
@@ -161,6 +166,8 @@ _COUNTERS: tuple[_Counter, ...] = (
         (),
         _single(lambda source: source.skipped),
     ),
+    ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
+    ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),
     ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
     (
         "bridge_commit_seconds",

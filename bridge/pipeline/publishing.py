@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec
 from bridge.envelope import Event
 from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.message import Message
+
+
+def _as_it_is(message: Message) -> Message:
+    return message
 
 
 @dataclass(frozen=True, slots=True)
 class PublishTarget:
-    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds."""
+    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds.
+    shape: what is made of a message before the broker gets it.
+    """
 
     broker: Broker
     topic: str
     codec: Codec
     source: str
     timeout: float = 30.0
+    shape: Callable[[Message], Message] = _as_it_is
 
 
 class Publishing:
@@ -57,7 +65,13 @@ class Publishing:
             headers=request.get("headers") or {},
             key=request.get("key"),
         )
-        message = target.codec.encode(event)
+        message = replace(
+            target.codec.encode(event),
+            partition_key=request.get("partition_key"),
+            enqueue_at=request.get("enqueue_at"),
+            time_to_live=request.get("time_to_live"),
+        )
+        message = target.shape(message)
         done = asyncio.run_coroutine_threadsafe(target.broker.publish(target.topic, [message]), self._loop)
         try:
             done.result(target.timeout)

@@ -13,7 +13,7 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
+from bridge.errors import BridgeError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
@@ -138,7 +138,9 @@ class SourcePipeline:
         self.assignment -= gone
         for partition in gone:
             self.gate.forget(partition)
-        running = self._give_back(lambda item: item.delivery.partition in gone, "revoked")
+        lost = sum(partition.lost for partition in gone)
+        self.ledger.locks_lost += lost
+        running = self._give_back(lambda item: item.delivery.partition in gone, LockLost.reason if lost else "revoked")
         await self._end_of(running)
 
     # -- intake
@@ -151,10 +153,12 @@ class SourcePipeline:
             room = min(_BATCH, max(1, self.settings.max_in_flight - self.ledger.in_flight))
             try:
                 deliveries = await self.subscription.receive(room)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, ClockSkew) as error:
                 failures += 1
-                self.gate.holds["broker"] = str(error)
+                cause = "clock" if isinstance(error, ClockSkew) else "broker"
+                self.gate.holds[cause] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
+                self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same end
                 self._broker_again()
                 continue
@@ -226,6 +230,14 @@ class SourcePipeline:
                 self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: Item) -> None:
+        # What is on its way again leaves to that delivery what it leads to
+        if item.delivery.lost:
+            self.ledger.locks_lost += 1
+            self._let_go(lane, item, LockLost.reason)
+            return
+        if item.delivery.partition.revoked:
+            self._let_go(lane, item, "revoked")
+            return
         step: Step | None = item.failed_step
         settlement: Settlement
         if item.pending is not None:

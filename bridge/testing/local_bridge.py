@@ -179,7 +179,10 @@ class LocalBridge:
     def send(self, source: str, message: Message) -> None:
         """Put a message as it is on the first topic of a source. Raises: LookupError."""
         config = self._source(source)
-        self._run(self._daemon.brokers[config.broker].publish(config.topics[0], [message]))
+        entrance = config.entrance
+        if entrance is None:
+            raise LookupError(f"nothing can be put on what the source {source!r} reads")
+        self._run(self._daemon.brokers[config.broker].publish(entrance, [message]))
         self.settle()
 
     def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
@@ -222,7 +225,7 @@ class LocalBridge:
     def _waiting(self) -> str:
         for source in self._daemon.sources:
             config = self._loaded.config.sources[source.settings.name]
-            sent = sum(self._sent.get((config.broker, topic), 0) for topic in config.topics)
+            sent = sum(self._sent.get((config.broker, topic), 0) for topic in source.settings.subscribe.topics)
             settled = sum(source.ledger.outcomes.values())
             if settled < sent:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"

@@ -28,6 +28,8 @@ class Stats:
     locks_lost: int = 0
     rebalances: int = 0
     skipped: int = 0
+    reconnects: int = 0
+    renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
     paused: bool = False
@@ -68,6 +70,8 @@ def test_every_number_is_exported_with_its_labels() -> None:
         locks_lost=1,
         rebalances=2,
         skipped=3,
+        reconnects=4,
+        renewals=9,
         commits=(4, 0.5),
         held=True,
     )
@@ -91,6 +95,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_locks_lost_total") == 1
     assert value("bridge_rebalances_total") == 2
     assert value("bridge_skipped_total") == 3
+    assert (value("bridge_reconnects_total"), value("bridge_lock_renewals_total")) == (4, 9)
     assert value("bridge_commits_total") == 4
     assert value("bridge_commit_seconds_total") == 0.5
     assert value("bridge_in_flight") == 3

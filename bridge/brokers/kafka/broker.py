@@ -12,6 +12,7 @@ from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.producer import Producer
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.config.brokers import KafkaBrokerConfig
+from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message
 
@@ -80,7 +81,7 @@ class KafkaBroker:
             cluster=self._cluster,
             options=options,
             listener=listener,
-            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter),
+            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter or DEAD_LETTER_TOPIC),
             closed=lambda: self._subscriptions.discard(subscription),
         )
         self._subscriptions.add(subscription)

@@ -24,6 +24,9 @@ class KafkaPartition:
         "dead_letters", "draining", "number", "revoked", "stopped", "topic", "tp",
     )  # fmt: skip
 
+    lost = False
+    """Partitions are handed over, never lost."""
+
     def __init__(
         self,
         tp: TopicPartition,
