@@ -120,6 +120,7 @@ BAD = {
     "attach with a text as a handle": frame(
         1, performatives.ATTACH, [encoder.string("x"), encoder.string("0"), encoder.TRUE]
     ),
+    "attach twice with a handle": attach("x", 7, "$cbs", receiver=True) + attach("y", 7, "$cbs", receiver=True),
     "attach with a handle too high": attach("x", 256, "orders", receiver=True),
     "a SASL frame after SASL": frame(0, performatives.SASL_INIT, [encoder.symbol("ANONYMOUS")], kind=SASL),
     "a flow without windows": frame(1, performatives.FLOW, []),

@@ -60,7 +60,8 @@ async def test_a_message_arrives_with_all_it_was_sent_with(server: ServiceBusSer
 
 
 async def test_every_outcome_has_its_effect(server: ServiceBusServer, client: ServiceBusClient) -> None:
-    await send(client, "orders", ["complete", "abandon", "defer", "dead-letter", "keep"])
+    own = {"mine": "kept", "DeadLetterReason": "of an earlier life"}
+    await send(client, "orders", ["complete", "abandon", "defer", "dead-letter", "keep"], application_properties=own)
     async with client.get_queue_receiver("orders") as receiver:
         got = {body(message): message for message in await take(receiver, 5)}
         await receiver.complete_message(got["complete"])
@@ -85,6 +86,8 @@ async def test_every_outcome_has_its_effect(server: ServiceBusServer, client: Se
             "why",
             "because",
         )
+        assert dead.application_properties is not None
+        assert dead.application_properties[b"mine"] == b"kept"
         await receiver.complete_message(dead)
     assert len(server.dead_letters("orders")) == 0
     [letter] = server.counters.dead_letters

@@ -100,3 +100,25 @@ class RawClient:
 
     def hang_up(self) -> None:
         self._writer.close()
+
+
+def settle(delivery_id: int, outcome: bytes) -> bytes:
+    """A receiver's word on one delivery, which it wants answered."""
+    fields = [TRUE, uint(delivery_id), uint(delivery_id), FALSE, outcome]
+    return frame(1, performatives.DISPOSITION, fields)
+
+
+def request(properties: dict[str, str], body: bytes) -> bytes:
+    """A message to a request node. body: an encoded value."""
+    own = [(string(name), string(value)) for name, value in properties.items()]
+    return (
+        encoder.described(0x73, encoder.sequence([string("request-1")]))
+        + encoder.described(0x74, encoder.mapping(own))
+        + encoder.described(0x77, body)
+    )
+
+
+def peek(count: int) -> bytes:
+    """A request to $management."""
+    wish = [(string("from-sequence-number"), encoder.int64(0)), (string("message-count"), encoder.int32(count))]
+    return request({"operation": "com.microsoft:peek-message"}, encoder.mapping(wish))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.servicebus.server.access.keys import LISTEN, SEND, path_of
+from tests.servicebus.server.access.keys import LISTEN, MANAGEMENT, SEND, path_of
 from tests.servicebus.server.amqp.performatives import COORDINATOR, Attach
 from tests.servicebus.server.amqp.values import Described, Malformed
 from tests.servicebus.server.entities.namespace import Entity
@@ -14,7 +14,7 @@ from tests.servicebus.server.errors import Refusal, not_allowed, refusal
 from tests.servicebus.server.faults import Step
 from tests.servicebus.server.incoming import IncomingLink
 from tests.servicebus.server.link import Link
-from tests.servicebus.server.management.node import MANAGEMENT, ManagementNode
+from tests.servicebus.server.management.node import ManagementNode
 from tests.servicebus.server.message import BATCH_FORMAT, Message, split_batch
 from tests.servicebus.server.outgoing import SESSION_FILTER, OutgoingLink
 

@@ -128,7 +128,8 @@ class Connection(asyncio.Protocol):
         self._flush()
         self._outgoing.hurry()
         self.closed = True
-        self._transport.close()
+        if not self._frozen:
+            self._transport.close()
 
     def freeze(self, seconds: float | None) -> None:
         """Nothing is read or written until then; None: until `thaw`."""
@@ -139,8 +140,10 @@ class Connection(asyncio.Protocol):
 
     def thaw(self) -> None:
         self._frozen = False
-        if not self.closed:
-            self._flush()
+        self._flush()
+        if self.closed:
+            self._transport.close()
+        else:
             self._guarded(self._read)
 
     def strikes(self, step: Step, path: str = "", link: Link | None = None, operation: str | None = None) -> bool:

@@ -59,4 +59,5 @@ class Counters:
         return self.settled[f"{path.lower()} {name}"]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        return plain | {"dead_letters": [asdict(letter) for letter in self.dead_letters]}

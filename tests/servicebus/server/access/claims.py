@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.servicebus.server.access.keys import Grant, check, path_of
+from tests.servicebus.server.access.keys import Grant, check, node_owner, path_of
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.amqp.encoder import NULL
 from tests.servicebus.server.errors import Refusal, refusal
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 ACCEPTED = 202
 SHARED_ACCESS, BEARER = "servicebus.windows.net:sastoken", "jwt"
 SIGNATURE = "SharedAccessSignature "
-MANAGEMENT = "/$management"
 
 
 class Claims:
@@ -39,7 +38,7 @@ class Claims:
         """Raises unauthorized-access when no claim of this connection gives the right."""
         if not self._state.config.keys and self._state.config.verifier is None:
             return
-        key, now = path.lower().removesuffix(MANAGEMENT), self._state.clock.now() / 1000
+        key, now = node_owner(path), self._state.clock.now() / 1000
         if not any(g.covers(key) and right in g.rights and g.expires > now for g in self._grants.values()):
             raise refusal(
                 "amqp:unauthorized-access",
@@ -69,7 +68,7 @@ class Claims:
         operation, kind, name = (request.properties.get(key) for key in ("operation", "type", "name"))
         if operation != "put-token" or not isinstance(request.body, str) or not isinstance(name, str):
             raise refusal("amqp:not-implemented", f"Operation {operation!r} is not known here.")
-        path, now = path_of(name).lower().removesuffix(MANAGEMENT), self._state.clock.now() / 1000
+        path, now = node_owner(path_of(name)), self._state.clock.now() / 1000
         # The Python SDK calls every token a jwt, so it is told by its looks
         if kind in (SHARED_ACCESS, BEARER) and request.body.startswith(SIGNATURE):
             grant = check(request.body, path, self._state.config.keys, now)

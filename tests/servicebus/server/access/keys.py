@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 
+MANAGEMENT = "/$management"
 SEND, LISTEN, MANAGE = "Send", "Listen", "Manage"
 ALL = frozenset({SEND, LISTEN, MANAGE})
 
@@ -59,12 +60,17 @@ def check(token: str, audience_path: str, keys: tuple[AccessKey, ...], now: floa
         raise PermissionError("InvalidSignature: The token has an invalid signature.")
     if not fields["se"].isdecimal() or int(fields["se"]) <= now:
         raise PermissionError("ExpiredToken: The token is expired.")
-    signed = Grant(path_of(fields["sr"]).lower(), key.rights, float(fields["se"]))
+    signed = Grant(node_owner(path_of(fields["sr"])), key.rights, float(fields["se"]))
     whole = Grant((key.entity or "").lower(), key.rights, float(fields["se"]))
-    wanted = audience_path.lower()
+    wanted = node_owner(audience_path)
     if not signed.covers(wanted) or not whole.covers(wanted):
         raise PermissionError(f"InvalidAudience: The token does not cover '{audience_path}'.")
     return Grant(wanted, key.rights, float(fields["se"]))
+
+
+def node_owner(path: str) -> str:
+    """The entity in lower case, where the path is that of its $management node."""
+    return path.lower().removesuffix(MANAGEMENT)
 
 
 def path_of(address: str | None) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tests.servicebus.server.link import Link
     from tests.servicebus.server.state import State
 
-MANAGEMENT = "/$management"
 NO_CONTENT = 204
 
 _ON_QUEUES: dict[str, Callable[[Any, Body], Answer]] = {

@@ -12,8 +12,9 @@ from tests.servicebus.server.entities.topic import Subscription
 from tests.servicebus.server.errors import Refusal, not_allowed, refusal
 from tests.servicebus.server.management.body import NO_CONTENT, OK, Answer, Body
 
+# The service gives filters one zero fewer than rules and actions
 RULE, NO_ACTION = 0x137_0000_0004, 0x137_0000_0005
-SQL_FILTER, TRUE_FILTER, FALSE_FILTER, CORRELATION_FILTER = range(0x137_0000_0006, 0x137_0000_000A)
+SQL_FILTER, TRUE_FILTER, FALSE_FILTER, CORRELATION_FILTER = range(0x13_7000_0006, 0x13_7000_000A)
 _SYSTEM = {
     "correlation-id": "CorrelationId",
     "message-id": "MessageId",
