@@ -164,7 +164,7 @@ class Calls:
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
-        if not instance.finished:
+        if not instance.finished and not request.restartWithNewInstanceId:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
         instance_id = new_id() if request.restartWithNewInstanceId else instance.id
         started = instance.start.executionStarted
@@ -229,7 +229,8 @@ class Calls:
             entity = self._hub.entities.find(entity_id(request.instanceId))
         except BadResponse as error:
             raise invalid(f"The call {error}") from error
-        if entity is None:
+        if entity is None or entity.state is None:
+            # Without a state it only passes operations on, or holds a lock; to clients it is not there.
             return pb.GetEntityResponse(exists=False)
         return pb.GetEntityResponse(exists=True, entity=entity.metadata(request.includeState))
 

@@ -23,6 +23,7 @@ from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.warmth import Warmth
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
@@ -98,6 +99,7 @@ class Database:
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem)
+        self._warmth = Warmth(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,
             "GetInstance": self._calls.get,
@@ -138,6 +140,7 @@ class Database:
         self._reader.start()
         self.writer.start()
         self._retention.start()
+        self._warmth.start()
 
     def stop(self) -> None:
         """Finish what was accepted and close the file. Idempotent."""
@@ -145,6 +148,7 @@ class Database:
             return
         self._open = False
         self._retention.stop()
+        self._warmth.stop()
         self.writer.stop()
         self._reader.stop()
         if self._connection is not None:

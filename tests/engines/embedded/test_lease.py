@@ -150,7 +150,7 @@ def test_a_worker_that_streams_history_is_given_none(database: Database) -> None
     assert len(request.pastEvents) == 0
     history = pb.StreamInstanceHistoryRequest(instanceId="a", forWorkItemProcessing=True)
     chunks = call(database, "StreamInstanceHistory", history)
-    assert sum(len(chunk.events) for chunk in chunks) == 4
+    assert sum(len(chunk.events) for chunk in chunks) == 3
 
 
 def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
