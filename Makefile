@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove-kafka check bench lock clean help
+.PHONY: demo test prove-kafka prove-engine check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,6 +26,9 @@ test: .venv/dev ## the tests
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m pytest -m prove tests/brokers/kafka
+
+prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
+	$(BIN)/python -m pytest -m prove tests/engines
 
 check: .venv/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .

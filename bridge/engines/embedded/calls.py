@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
@@ -37,6 +38,16 @@ def check_id(instance_id: str) -> str:
     return instance_id
 
 
+def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
+    """Whether the client asks for the start to be left undone where the instance is in one of the policy's states.
+
+    So say clients of an earlier form of the protocol, as Go's is, in a second field: 1 means ignore.
+    """
+    return any(
+        field.field_number == 2 and field.wire_type == 0 and field.data == 1 for field in UnknownFieldSet(policy)
+    )
+
+
 class Calls:
     """One method per call. Each runs in the writer's thread and raises Rejection before it changes anything."""
 
@@ -56,6 +67,8 @@ class Calls:
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
                 )
+            if _leaves_alone(request.orchestrationIdReusePolicy):
+                return pb.CreateInstanceResponse(instanceId=instance_id)
             after = existing.turn_at
             hub.replace(existing)
         start_at = micros(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None

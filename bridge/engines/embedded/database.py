@@ -43,6 +43,8 @@ class DatabaseOptions:
     """Whether raising an event waits for a turn in flight, to know for certain that the event is taken."""
     lease_seconds: float | None = None
     """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
+    disposable: bool = False
+    """Whether clients may empty the hub, by the calls that delete it or create it anew."""
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
@@ -111,6 +113,8 @@ class Database:
             "SignalEntity": self._calls.signal_entity,
             "GetEntity": self._calls.get_entity,
             "CleanEntityStorage": self._purges.clean_entities,
+            "CreateTaskHub": self._create,
+            "DeleteTaskHub": self._delete,
             "SkipGracefulOrchestrationTerminations": self._calls.skip_graceful_terminations,
         }
         self._deferrable: dict[str, Callable[[Any, Reply], Any]] = {
@@ -132,7 +136,6 @@ class Database:
         }
         self._immediate: dict[str, Callable[[Any], Any]] = {
             "Hello": lambda _: Empty(),
-            "CreateTaskHub": lambda _: pb.CreateTaskHubResponse(),
             "AbandonTaskOrchestratorWorkItem": lambda r: self._abandon(r, pb.AbandonOrchestrationTaskResponse()),
             "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
             "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
@@ -201,6 +204,23 @@ class Database:
 
     def _disconnected(self, stream: Stream) -> None:
         self._completions.disconnected(self.hub.dispatcher.disconnect(stream))
+
+    def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
+        """A hub is there as soon as it is named, so that only creating it anew does something."""
+        if request.recreateIfExists:
+            self._empty("created anew")
+        return pb.CreateTaskHubResponse()
+
+    def _delete(self, request: pb.DeleteTaskHubRequest) -> pb.DeleteTaskHubResponse:
+        self._empty("deleted")
+        return pb.DeleteTaskHubResponse()
+
+    def _empty(self, what: str) -> None:
+        if not self.options.disposable:
+            raise precondition(
+                f"This task hub cannot be {what} by a call: stop the daemon that owns it, delete its file"
+            )
+        self.hub.empty()
 
     def _check_size(self, method: str, request: Any) -> None:
         size = request.ByteSize()
