@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from bridge.engines.embedded.warmth import Warmth
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +255,10 @@ class Database:
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # It had expected to need less than it was given; it gets all of it again.
             self.writer.submit(self._completions.abandon, lease)
+        elif kind == ENTITY and request.HasField("failureDetails"):
+            # The worker, not an operation, has failed: so workers ask for another try, later or elsewhere.
+            logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
+            self.writer.submit(self._completions.abandon, lease)
         else:
             self.writer.submit(operation, lease, request)
         return pb.CompleteTaskResponse()
@@ -267,7 +275,11 @@ def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse
     whole = pb.OrchestratorResponse()
     whole.CopyFrom(last)
     del whole.actions[:]
-    for chunk in sorted(chunks, key=lambda part: int(part.chunkIndex.value)):
-        whole.actions.extend(chunk.actions)
+    # A part that was sent again, as its answer got lost, counts once.
+    parts = {part.chunkIndex.value if part.HasField("chunkIndex") else at: part for at, part in enumerate(chunks)}
+    for _, part in sorted(parts.items()):
+        whole.actions.extend(part.actions)
+        if part.HasField("orchestrationTraceContext"):
+            whole.orchestrationTraceContext.CopyFrom(part.orchestrationTraceContext)
     whole.actions.extend(last.actions)
     return whole

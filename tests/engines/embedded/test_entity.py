@@ -76,12 +76,26 @@ def test_operations_without_result_stay_in_the_queue(database: Database) -> None
     assert operations(items["entityRequestV2"]) == ["two"]
     completed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].entityOperationCompleted
     assert (completed.requestId, completed.output.value) == ("r1", '"first"')
-    failed = pb.TaskFailureDetails(errorType="E", errorMessage="no")
-    hands.batch(items["entityRequestV2"], failureDetails=failed)
+    no = pb.OperationResult(failure={"failureDetails": pb.TaskFailureDetails(errorType="E", errorMessage="no")})
+    hands.batch(items["entityRequestV2"], new_state=1, results=[no])
     hands.turn(items["orchestratorRequest"])
     item = hands.take()
     assert kinds(item) == ["entityOperationFailed"]
     assert entity(database, "@c@x").entity.serializedState.value == "1"
+
+
+def test_a_batch_that_its_worker_could_not_run_is_run_again(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "o")
+    hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"))
+    hands.batch(hands.take(), new_state=1)
+    batch = hands.take()
+    hands.batch(batch, failureDetails=pb.TaskFailureDetails(errorType="NoMemory", errorMessage="x"))
+    again = hands.take()
+    assert operations(again) == operations(batch) == ["one"]
+    hands.batch(again, "done", new_state=2)
+    assert kinds(hands.take()) == ["entityOperationCompleted"]
+    assert entity(database, "@c@x").entity.serializedState.value == "2"
 
 
 def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(database: Database) -> None:
