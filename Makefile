@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove-kafka prove-servicebus check bench lock clean help
+.PHONY: demo test prove prove-kafka prove-servicebus prove-engine check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,9 @@ prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 
 prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by the JavaScript SDK
 	$(BIN)/python -m pytest -m prove tests/servicebus tests/brokers/servicebus
+
+prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
+	$(BIN)/python -m pytest -m prove tests/engines
 
 check: .venv/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -194,6 +194,14 @@ class Transaction:
             _DELETE_BY_SEQ[table].run(connection, seqs)
         self._clear()
 
+    def wipe(self) -> None:
+        """Delete every row of every table, with what was collected so far."""
+        self.touch()
+        self.flush()
+        for table in (*_DELETE_BY_KEY, "entities", "operations"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
+        self.next_timer = None
+
     def commit(self) -> bool:
         """Write all and make it durable; False when there was nothing to write. Raises: sqlite3.Error."""
         self.flush()
