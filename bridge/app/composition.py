@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bridge.app.codecs import source_codec
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
@@ -26,6 +27,9 @@ from bridge.routing.expression import SOURCE, Compiler
 from bridge.routing.scope import SourceScope
 from bridge.routing.template import compile_template
 from bridge.settlement import RetryPolicy
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -113,8 +117,8 @@ def build_router(loaded: Loaded, source: str) -> Router:
     return router
 
 
-def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
-    """The decoder of a source. Raises: ConfigError with every problem."""
+def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
+    """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
     config = loaded.config.sources[source]
     limits = Limits(config.limits.max_payload, config.limits.max_depth)
     compiler = Compiler(loaded.locate)
@@ -140,7 +144,7 @@ def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
     if compiler.problems:
         raise ConfigError(compiler.problems)
     return SourceDecoder(
-        codecs.get(config.codec, limits),
+        source_codec(loaded, source, registries),
         limits,
         attributes=attributes,
         identity=identity,
@@ -158,9 +162,13 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
 
 
 def build_source(
-    loaded: Loaded, name: str, brokers: Mapping[str, Broker], engines: Mapping[str, Target]
+    loaded: Loaded,
+    name: str,
+    brokers: Mapping[str, Broker],
+    engines: Mapping[str, Target],
+    registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
-    """A source's pipeline, not started. Raises: ConfigError."""
+    """A source's pipeline, not started. registries: see `source_codec`. Raises: ConfigError."""
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
@@ -187,10 +195,12 @@ def build_source(
         trusted_replay=config.trusted == "replay",
         config_version=loaded.version,
     )
+    decoder = build_decoder(loaded, name, registries)
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        build_decoder(loaded, name).decode,
+        decoder.decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
+        decoder.prepare,
     )

@@ -20,11 +20,11 @@ from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app.check import inspect
+from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
-from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
@@ -59,7 +59,8 @@ class Daemon:
     ) -> None:
         """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
 
-        engines: instead of those of the configuration, under the same names. now: the clock of these engines.
+        engines: instead of those of the configuration, under the same names; then no schema registry is asked either,
+        and what would be Avro or Protobuf is JSON. now: the clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
@@ -73,13 +74,20 @@ class Daemon:
             name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
             for name, engine in self.engines.items()
         }
+        self.registries = build_registries(loaded) if engines is None else None
         self.sources: list[SourcePipeline] = (
-            [build_source(loaded, name, self.brokers, targets) for name in config.sources] if intake else []
+            [build_source(loaded, name, self.brokers, targets, self.registries) for name in config.sources]
+            if intake
+            else []
         )
         self.publishing = Publishing(
             {
                 name: PublishTarget(
-                    self.brokers[target.broker], target.topic, codecs.get(target.codec), target.source, target.timeout
+                    self.brokers[target.broker],
+                    target.topic,
+                    target_codec(loaded, name, self.registries),
+                    target.source,
+                    target.timeout,
                 )
                 for name, target in config.targets.items()
             },
@@ -182,6 +190,7 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)

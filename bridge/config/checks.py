@@ -21,7 +21,9 @@ _DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     """Problems between entries; what is not of the expected shape is left to the models."""
-    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources")}
+    sections = {
+        name: _mapping(document.get(name)) for name in ("engines", "brokers", "registries", "targets", "sources")
+    }
     routes = document.get("routes")
     routes = routes if isinstance(routes, list) else []
     for section in ("targets", "sources"):
@@ -29,6 +31,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             broker = _mapping(entry).get("broker")
             if isinstance(broker, str) and broker not in sections["brokers"]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
+    yield from _registries(sections, locate)
     yield from _kafka(sections["sources"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
@@ -50,6 +53,27 @@ def _kafka(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> 
             yield locate(("sources", name, "topics"), "must have at least one entry")
         elif source.get("topics") and pattern is not None:
             yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+
+
+def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator[Problem]:
+    known = list(sections["registries"])
+    for section, where in (("sources", ()), ("targets", ("schemas",))):
+        for name, given in sections[section].items():
+            entry = _mapping(given)
+            codec = entry.get("codec")
+            settings = _mapping(entry.get("schemas")) if where else entry
+            registry = settings.get("registry")
+            if codec not in ("avro", "protobuf"):
+                if where and entry.get("schemas") is not None:
+                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas to name")
+                elif not where and registry is not None:
+                    yield locate((section, name, "registry"), "only the codecs avro and protobuf have a registry")
+            elif isinstance(registry, str):
+                if registry not in known:
+                    yield locate((section, name, *where, "registry"), _unknown("registry", registry, known))
+            elif len(known) != 1:
+                what = "name one of the registries with `registry:`" if known else "there are no `registries:` for it"
+                yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
 
 
 def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sources
+from bridge.config import brokers, engines, model, registries, routes, sources
 from bridge.config.shape import members
 from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
 
@@ -58,9 +58,9 @@ routes:
 - **Duration**: a number with a unit: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
-- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `engines` and `ops`, and
-  nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir` without its
-  last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
+  and `ops`, and nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir`
+  without its last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
 """
 
 EXAMPLES = """\
@@ -79,6 +79,9 @@ brokers:
     bootstrap_servers: "${KAFKA_BOOTSTRAP:-localhost:9092}"
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
+
+registries:
+  main: {url: "https://schemas.example.com", username: bridge, password: "${REGISTRY_PASSWORD:-}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
@@ -110,7 +113,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
     ),
-    "targets": (brokers.TargetConfig,),
+    "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
+    "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
     ),
@@ -124,7 +128,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
 _HEADINGS = {
     engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
-    brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+    brokers.TargetConfig: "", brokers.TargetSchemaConfig: "schemas", registries.RegistryConfig: "",
+    registries.RegistryTlsConfig: "tls",
+    sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl",
     routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",

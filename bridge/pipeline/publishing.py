@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge.brokers.base import Broker
-from bridge.codecs.base import Codec
+from bridge.codecs.base import Codec, PreparedCodec
 from bridge.envelope import Event
 from bridge.errors import BrokerUnavailable, PublishFailed
 
@@ -39,8 +40,8 @@ class Publishing:
     def __call__(self, request: Mapping[str, Any]) -> str:
         """Publish what `bridge.workflow.publish` built; returns the event's id.
 
-        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable likewise,
-        DecodeError when the data cannot be written in the target's format.
+        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable and
+        RegistryUnavailable likewise, DecodeError or SchemaError when the data cannot be written in the target's format.
         """
         name = request["target"]
         target = self._targets.get(name)
@@ -57,12 +58,12 @@ class Publishing:
             headers=request.get("headers") or {},
             key=request.get("key"),
         )
-        message = target.codec.encode(event)
-        done = asyncio.run_coroutine_threadsafe(target.broker.publish(target.topic, [message]), self._loop)
+        end = time.monotonic() + target.timeout
         try:
-            done.result(target.timeout)
+            if isinstance(target.codec, PreparedCodec):
+                self._wait(target.codec.prepare_encode(), end)
+            self._wait(target.broker.publish(target.topic, [target.codec.encode(event)]), end)
         except concurrent.futures.TimeoutError as error:
-            done.cancel()
             self.failed[name] += 1
             raise BrokerUnavailable(f"{name}: not confirmed within {target.timeout:g} s") from error
         except Exception:
@@ -70,3 +71,12 @@ class Publishing:
             raise
         self.published[name] += 1
         return event.id
+
+    def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
+        """Have it done on the event loop. Raises: TimeoutError at monotonic time `end`."""
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            done.result(max(0.0, end - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            done.cancel()
+            raise

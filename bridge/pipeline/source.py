@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,7 +13,7 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
+from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked, RegistryUnavailable
 from bridge.message import Message, Position
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
@@ -28,6 +28,9 @@ log = structlog.get_logger("bridge.source")
 
 Decode = Callable[[Message, Position], Envelope]
 """Raises: MessageError."""
+
+Prepare = Callable[[Sequence[Message]], Awaitable[None]]
+"""Looks up what decoding these messages needs. Raises: RegistryUnavailable."""
 
 _BATCH = 256
 _CHANCES = 3
@@ -59,8 +62,15 @@ class SourcePipeline:
     """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
 
     def __init__(
-        self, settings: SourceSettings, broker: Broker, decode: Decode, routes: Routes, engines: Mapping[str, Target]
+        self,
+        settings: SourceSettings,
+        broker: Broker,
+        decode: Decode,
+        routes: Routes,
+        engines: Mapping[str, Target],
+        prepare: Prepare | None = None,
     ) -> None:
+        """prepare: awaited before `decode` of the same messages; None where that needs nothing."""
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -72,6 +82,7 @@ class SourcePipeline:
         self.subscription: Subscription | None = None
         self._broker = broker
         self._decode = decode
+        self._prepare = prepare
         self._routes = routes
         self._engines = engines
         self._execution = Execution(routes, engines, settings.retry, self.ledger)
@@ -162,8 +173,27 @@ class SourcePipeline:
             failures = 0
             if not deliveries:
                 return
+            if self._prepare is not None:
+                await self._prepared(self._prepare, [delivery.message for delivery in deliveries])
             self._admit(deliveries)
             await asyncio.sleep(0)
+
+    async def _prepared(self, prepare: Prepare, messages: Sequence[Message]) -> None:
+        """Return when they can be decoded. Nothing is taken in meanwhile: what comes later may be of the same key."""
+        failures = 0
+        while True:
+            try:
+                await prepare(messages)
+            except RegistryUnavailable as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("registry away", action="hold", source=self.settings.name, detail=str(error))
+                self.gate.hold("schema registry", str(error))
+                await asyncio.sleep(self.settings.retry.delay(failures))
+            else:
+                if failures:
+                    self.gate.release("schema registry")
+                return
 
     def _admit(self, deliveries: Iterable[Delivery]) -> None:
         now = time.monotonic()
