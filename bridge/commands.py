@@ -81,13 +81,17 @@ class StartOrRaise:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Ask an orchestration to stop in its own way (a saga compensates) by raising the cancel event."""
+    """Ask an orchestration to stop in its own way (a saga compensates) by raising the cancel event.
+
+    grace: seconds after which it is terminated unless it has acknowledged the request; None leaves it its own way.
+    """
 
     instance_id: str
     event: str = "cancel"
     reason: str | None = None
     on_missing: OnMissing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
+    grace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

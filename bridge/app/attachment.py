@@ -13,6 +13,7 @@ from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.origin import unwrap
 
 T = TypeVar("T")
 
@@ -51,11 +52,11 @@ async def asked(call: Awaitable[T], what: str) -> T:
 
 
 def payload(serialized: str | None) -> Any:
-    """The JSON value of a payload; text that is no JSON as it is."""
+    """The JSON value of a payload, without the envelope that a message came in; text that is no JSON as it is."""
     if not serialized:
         return None
     try:
-        return json.loads(serialized)
+        return unwrap(json.loads(serialized)).data
     except (ValueError, RecursionError):
         return serialized
 

@@ -20,6 +20,8 @@ from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
+from bridge.pipeline.admission import RouteLimit
+from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
@@ -161,14 +163,27 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
         raise ConfigError([loaded.locate(path, str(problem))]) from None
 
 
+def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:
+    """The ordering domains that sources name, to be shared by them."""
+    names = {source.ordering_domain for source in loaded.config.sources.values()}
+    return {name: OrderingDomain(name) for name in names if name is not None}
+
+
 def build_source(
     loaded: Loaded,
     name: str,
     brokers: Mapping[str, Broker],
     engines: Mapping[str, Target],
+    limits: Mapping[str, RouteLimit] | None = None,
+    domains: Mapping[str, OrderingDomain] | None = None,
     registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
-    """A source's pipeline, not started. registries: see `source_codec`. Raises: ConfigError."""
+    """A source's pipeline, not started.
+
+    limits: of all routes that have some. domains: all that sources name. registries: see `source_codec`.
+
+    Raises: ConfigError.
+    """
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
@@ -202,5 +217,9 @@ def build_source(
         decoder.decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
+        {route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits}
+        if limits
+        else None,
+        domains[config.ordering_domain] if domains and config.ordering_domain else None,
         decoder.prepare,
     )

@@ -19,25 +19,28 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
 from bridge.app.codecs import build_registries, target_codec
-from bridge.app.composition import build_broker, build_engine, build_source, load_workflows
+from bridge.app.composition import build_broker, build_domains, build_engine, build_source, load_workflows
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
+from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
+from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
-from bridge.workflow import PUBLISH_ACTIVITY, DataConverter
+from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -75,8 +78,13 @@ class Daemon:
             for name, engine in self.engines.items()
         }
         self.registries = build_registries(loaded) if engines is None else None
+        self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
-            [build_source(loaded, name, self.brokers, targets, self.registries) for name in config.sources]
+            [
+                build_source(loaded, name, self.brokers, targets, self.admission.limits, domains, self.registries)
+                for name in config.sources
+            ]
             if intake
             else []
         )
@@ -98,6 +106,7 @@ class Daemon:
             self.engines,
             self.breakers,
             self.publishing,
+            limits=tuple(self.admission.limits.values()),
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -143,6 +152,8 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+        listen(self.admission, self.engines)
+        self.admission.start()
         for source in self.sources:
             await source.start()
             log.info(
@@ -160,6 +171,7 @@ class Daemon:
         """Return when `stop` is set. Raises what a task of the daemon died of: that is a bug."""
         stopped = asyncio.ensure_future(stop.wait())
         tasks = [task for source in self.sources for task in source.tasks]
+        tasks += self.admission.tasks
         try:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -186,6 +198,7 @@ class Daemon:
 
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
         for part in reversed(self._opened):
             await _closed(part.stop())
@@ -202,9 +215,19 @@ class Daemon:
             return publishing(request)
 
         publish.__name__ = PUBLISH_ACTIVITY
-        workflows = replace(self.workflows, activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish})
+        workflows = replace(
+            self.workflows,
+            orchestrators={name: message_aware(each) for name, each in self.workflows.orchestrators.items()},
+            activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
+        )
         for engine in self.engines.values():
-            worker = engine.worker(workflows, DataConverter())
+            grace = Grace(engine, asyncio.get_running_loop())
+            own = replace(
+                workflows,
+                orchestrators={**workflows.orchestrators, GUARD: guard},
+                activities={**workflows.activities, **grace.activities()},
+            )
+            worker = engine.worker(own, DataConverter())
             worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
             self._workers.append(worker)
         log.info(

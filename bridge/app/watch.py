@@ -14,6 +14,7 @@ from bridge.brokers.base import ObservedSubscription
 from bridge.engines.base import Engine
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics
+from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
@@ -131,7 +132,10 @@ class SourceView:
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None
-        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead)
+        limited = {
+            limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
+        }
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead, limited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class Watch:
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
         *,
+        limits: Sequence[RouteLimit] = (),
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -165,6 +170,7 @@ class Watch:
             lambda: self._sources,
             self._engine_views,
             publishing,
+            limits,
             version=__version__,
             config=config_version,
         )

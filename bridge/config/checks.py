@@ -16,6 +16,7 @@ from bridge.config.types import check_topic
 from bridge.errors import Locate, Problem
 
 _GROUP = SourceConfig.model_fields["group"].default
+_ORDERING = SourceConfig.model_fields["ordering"].default
 _DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
 
 
@@ -34,6 +35,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     yield from _registries(sections, locate)
     yield from _kafka(sections["sources"], sections["brokers"], locate)
     yield from _consumers(sections["sources"], locate)
+    yield from _domains(sections["sources"], locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
@@ -74,6 +76,23 @@ def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator
             elif len(known) != 1:
                 what = "name one of the registries with `registry:`" if known else "there are no `registries:` for it"
                 yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
+
+
+def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    members: dict[str, list[str]] = {}
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        domain, ordering = source.get("ordering_domain"), source.get("ordering", _ORDERING)
+        if not isinstance(domain, str):
+            continue
+        members.setdefault(domain, []).append(name)
+        if ordering in ("none", "partition"):
+            what = f"with `ordering: {ordering}` there are no keys to share; use `key`, or a template with {{{{ }}}}"
+            yield locate(("sources", name, "ordering_domain"), what)
+    for domain, names in members.items():
+        if len(names) == 1:
+            what = f"no other source is in the domain `{domain}`, so there is nothing to keep order with"
+            yield replace(locate(("sources", names[0], "ordering_domain"), what), severity="warning")
 
 
 def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from bridge.config import brokers, engines, model, registries, routes, sources
 from bridge.config.shape import members
-from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_size
+from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_rate, parse_size
 
 _INTRODUCTION = """\
 # Configuration reference
@@ -56,6 +56,7 @@ routes:
 - **Text, numbers, booleans** are YAML 1.2's: `yes`, `no`, `on`, `off`, dates, times, `007` and `0x1f` are text.
   Anchors, aliases and `<<` work; tags (`!!...`) and several documents in one file do not.
 - **Duration**: a number with a unit: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
+- **Rate**: a number and a unit of time: `50/s`, `3000/m`, `10/h`, `100/d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
 - **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
@@ -119,7 +120,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
     ),
     "routes": (
-        routes.RouteConfig, routes.ScheduleVerb, routes.RaiseEventVerb, routes.StartOrRaiseVerb, routes.CancelVerb,
+        routes.RouteConfig, routes.RouteLimitsConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
+        routes.StartOrRaiseVerb, routes.CancelVerb,
         routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
     ),
     "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
@@ -133,12 +135,13 @@ _HEADINGS = {
     sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl",
-    routes.RouteConfig: "", model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    routes.RouteConfig: "", routes.RouteLimitsConfig: "limits", model.OpsConfig: "", model.HttpConfig: "http",
+    model.LogConfig: "log",
 }  # fmt: skip
 
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
-_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", check_topic: "topic"}
+_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", parse_rate: "rate", check_topic: "topic"}
 _PLAIN: dict[Any, str] = {
     str: "text", int: "whole number", float: "number", bool: "boolean", NoneType: "null", SecretStr: "secret text",
     Any: "anything",

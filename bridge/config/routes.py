@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
-from bridge.config.types import Expression, Model, Name, Template
+from bridge.config.types import Duration, Expression, Integer, Model, Name, Rate, Template
 
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
@@ -107,6 +107,10 @@ class CancelVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    grace: Duration | None = Field(
+        None,
+        description="Time to acknowledge the request, after which the instance is terminated; null: never.",
+    )
     on_missing: OnMissing = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
@@ -174,6 +178,24 @@ class IgnoreVerb(Model):
     reason: str | None = Field(None, description="Why, for the reader.")
 
 
+class RouteLimitsConfig(Model):
+    """What keeps the route from flooding its engine. At a limit its messages wait; nothing is dropped."""
+
+    running: Integer | None = Field(
+        None,
+        ge=1,
+        description="Orchestrations that may run at once with the constant prefix of the route's `instance_id`.",
+    )
+    rate: Rate | None = Field(None, description="Commands a second, minute, hour or day, like `50/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands that may go at once after a pause, within the rate.")
+
+    @model_validator(mode="after")
+    def _something(self) -> RouteLimitsConfig:
+        if self.rate is None and "burst" in self.model_fields_set:
+            raise ValueError("burst goes with a rate")
+        return self
+
+
 def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -208,6 +230,7 @@ class RouteConfig(Model):
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
     engine: Name = Field("default", description="Name of the engine, from `engines`.")
+    limits: RouteLimitsConfig | None = Field(None, description="Running orchestrations and rate.")
     schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
     raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
     start_or_raise: StartOrRaiseVerb | None = Field(

@@ -103,6 +103,9 @@ class SourceConfig(Model):
     ordering: Annotated[Template, AfterValidator(_check_ordering)] = Field(
         "key", description="What is kept in order: `key`, `partition`, `none`, or a template with `{{ }}`."
     )
+    ordering_domain: Name | None = Field(
+        None, description="Sources of the same domain keep the order of equal keys among each other, in one process."
+    )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
     no_match: Literal["dead_letter", "ignore"] = Field(description="What happens when no rule matches.")
     dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] = Field(

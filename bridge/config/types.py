@@ -25,6 +25,7 @@ _SIZE_UNITS = {
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)", re.ASCII)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _LONGEST = 36_500 * 86_400.0
 
@@ -47,6 +48,23 @@ def parse_size(value: Any) -> int:
     if found and found[2] in _SIZE_UNITS and len(value) < 32:
         return int(Decimal(found[1]) * _SIZE_UNITS[found[2]])
     raise ValueError(f"{value!r} is not a size; write bytes, or a number with a unit, like 64KiB or 1MiB")
+
+
+def parse_rate(value: Any) -> float:
+    """Times a second of `50/s`, `3000/m`, `10/h`. Raises ValueError with the remedy."""
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) and len(value) < 32 else None
+    if found and 0 < float(found[1]) <= 1_000_000:
+        return float(found[1]) / _DURATION_UNITS[found[2]]
+    raise ValueError(f"{value!r} is not a rate; write a number above 0 and a unit of time, like 50/s, 3000/m or 10/h")
+
+
+def format_rate(per_second: float) -> str:
+    """`50/s`, `10/h`: the smallest unit that gives a whole number, else times a second."""
+    for unit in ("s", "m", "h", "d"):
+        text = f"{per_second * _DURATION_UNITS[unit]:.0f}/{unit}"
+        if not text.startswith("0") and parse_rate(text) == per_second:
+            return text
+    return f"{Decimal(repr(per_second)):f}/s"
 
 
 def format_duration(seconds: float) -> str:
@@ -122,6 +140,14 @@ Size = Annotated[
     ),
 ]
 """Bytes, written plain or with a unit."""
+
+Rate = Annotated[
+    float,
+    BeforeValidator(parse_rate),
+    PlainSerializer(format_rate, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*/\s*[smhd]$", "examples": ["50/s", "3000/m"]}),
+]
+"""Times a second, written with a unit of time."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient
@@ -43,6 +44,13 @@ class Engine(Protocol):
     @property
     def client(self) -> AsyncTaskHubGrpcClient:
         """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
+        ...
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        """Call `listener`, from any thread, with the ids of instances that finish from now on.
+
+        False, and it is never called, when this engine does not tell. Valid between start and stop.
+        """
         ...
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:

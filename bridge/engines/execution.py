@@ -6,8 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any
+from uuid import uuid4
 
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState, OrchestrationStatus
 from durabletask.entities import EntityInstanceId
@@ -28,6 +31,8 @@ from bridge.commands import (
 )
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.engines.grace import GUARD, GUARD_PREFIX, created
+from bridge.engines.parenthood import PARENT
 from bridge.errors import (
     EngineError,
     EngineOutage,
@@ -38,6 +43,7 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
 )
+from bridge.origin import Origin, wrap
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """An id that is kept is never reused. Sent explicitly, as engines differ in what they do without a policy."""
@@ -79,7 +85,7 @@ class CommandExecutor:
     def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine = engine
         self._now = now
-        self._calls: dict[type[Any], Callable[[Any], Coroutine[Any, Any, None]]] = {
+        self._calls: dict[type[Any], Callable[[Any, Origin | None], Coroutine[Any, Any, None]]] = {
             ScheduleOrchestration: self._schedule,
             RaiseEvent: self._raise,
             StartOrRaise: self._start_or_raise,
@@ -90,30 +96,35 @@ class CommandExecutor:
             SignalEntity: self._signal,
         }
 
-    def execute(self, command: Command) -> Coroutine[Any, Any, None]:
-        """Returns when the engine has taken the command. Raises: EngineError."""
-        return self._calls[type(command)](command)
+    def execute(self, command: Command, origin: Origin | None = None) -> Coroutine[Any, Any, None]:
+        """Returns when the engine has taken the command. Raises: EngineError.
 
-    async def _schedule(self, command: ScheduleOrchestration) -> None:
+        origin: the message that the command came from; its data travels in an envelope that names it. Bare when None.
+        """
+        return self._calls[type(command)](command, origin)
+
+    async def _schedule(self, command: ScheduleOrchestration, origin: Origin | None) -> None:
         start_at = command.start_at
         if command.delay is not None:
             start_at = self._now() + timedelta(seconds=command.delay)
         policy = _FINISHED if command.on_existing is OnExisting.RESTART else _NEVER
-        await self._start(command, start_at, policy)
+        await self._start(command, origin, start_at, policy)
 
     async def _start(
         self,
         command: ScheduleOrchestration | StartOrRaise,
+        origin: Origin | None,
         start_at: datetime | None,
         policy: pb.OrchestrationIdReusePolicy,
     ) -> None:
         client = self._engine.client
         began = time.time()
+        PARENT.set(origin)
         # The hot path: `_call` is written out, as it would cost another coroutine per message.
         try:
             await client.schedule_new_orchestration(
                 command.orchestration,
-                input=command.input,
+                input=_payload(command.input, origin),
                 instance_id=command.instance_id,
                 start_at=start_at,
                 reuse_id_policy=policy,
@@ -137,21 +148,42 @@ class CommandExecutor:
             return
         raise InstanceAlreadyExists(f"{what}: the instance exists since before this call") from error
 
-    async def _raise(self, command: RaiseEvent) -> None:
-        await self._raise_event(command.instance_id, command.name, command.data)
+    async def _raise(self, command: RaiseEvent, origin: Origin | None) -> None:
+        await self._raise_event(command.instance_id, command.name, command.data, origin)
 
-    async def _cancel(self, command: Cancel) -> None:
-        await self._raise_event(command.instance_id, command.event, {"reason": command.reason})
+    async def _cancel(self, command: Cancel, origin: Origin | None) -> None:
+        await self._raise_event(command.instance_id, command.event, {"reason": command.reason}, origin)
+        if command.grace is not None:
+            await self._guard(command, command.grace, origin)
 
-    async def _start_or_raise(self, command: StartOrRaise) -> None:
+    async def _guard(self, command: Cancel, grace: float, origin: Origin | None) -> None:
+        """Start what looks again when the grace is over. A repeat of the request finds the first one's."""
+        what = f"guard the cancel of {command.instance_id!r}"
+        state = await self._state(what, command.instance_id)
+        if state is None or state.runtime_status in _TERMINAL:
+            return
+        identity = uuid4().hex if origin is None else "\n".join(map(str, origin.key))
+        digest = blake2b(f"{command.instance_id}\n{identity}".encode("utf-8", "surrogatepass"), digest_size=16)
+        request = {
+            "instance": command.instance_id,
+            "created": created(state),
+            "due": (self._now() + timedelta(seconds=grace)).astimezone(UTC).isoformat(),
+            "reason": command.reason,
+        }
+        start = ScheduleOrchestration(GUARD, f"{GUARD_PREFIX}{digest.hexdigest()}", request)
+        with suppress(InstanceAlreadyExists):
+            await self._start(start, None, None, _NEVER)
+
+    async def _start_or_raise(self, command: StartOrRaise, origin: Origin | None) -> None:
         try:
-            await self._start(command, None, _NEVER)
+            await self._start(command, origin, None, _NEVER)
         except InstanceAlreadyExists:
-            await self._raise_event(command.instance_id, command.event, command.data)
+            await self._raise_event(command.instance_id, command.event, command.data, origin)
 
-    async def _raise_event(self, instance_id: str, name: str, data: Any) -> None:
+    async def _raise_event(self, instance_id: str, name: str, data: Any, origin: Origin | None) -> None:
         what = f"raise {name!r} to {instance_id!r}"
         client = self._engine.client
+        data = _payload(data, origin)
         refused: EngineRejected | None = None
         try:
             await self._call(what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=data))
@@ -170,7 +202,7 @@ class CommandExecutor:
                 return
         raise InstanceFinished(f"{what}: the instance is {state.runtime_status.name} and did not see the event")
 
-    async def _terminate(self, command: Terminate) -> None:
+    async def _terminate(self, command: Terminate, origin: Origin | None) -> None:
         what = f"terminate {command.instance_id!r}"
         await self._running(what, command.instance_id)
         client = self._engine.client
@@ -182,7 +214,7 @@ class CommandExecutor:
             ),
         )
 
-    async def _suspend(self, command: Suspend) -> None:
+    async def _suspend(self, command: Suspend, origin: Origin | None) -> None:
         # Sent even where the state is suspended: a resume that was accepted may not have been carried out yet. A second
         # suspension has no effect.
         what = f"suspend {command.instance_id!r}"
@@ -194,7 +226,7 @@ class CommandExecutor:
             lambda: client.suspend_orchestration(command.instance_id, reason=command.reason),
         )
 
-    async def _resume(self, command: Resume) -> None:
+    async def _resume(self, command: Resume, origin: Origin | None) -> None:
         # Sent even where the state is running, for the same reason.
         what = f"resume {command.instance_id!r}"
         await self._running(what, command.instance_id)
@@ -205,7 +237,7 @@ class CommandExecutor:
             lambda: client.resume_orchestration(command.instance_id, reason=command.reason),
         )
 
-    async def _signal(self, command: SignalEntity) -> None:
+    async def _signal(self, command: SignalEntity, origin: Origin | None) -> None:
         what = f"signal {command.operation!r} to entity {command.entity!r} {command.key!r}"
         at = command.at
         if command.delay is not None:
@@ -218,7 +250,9 @@ class CommandExecutor:
         await self._call(
             what,
             str(entity),
-            lambda: client.signal_entity(entity, command.operation, input=command.input, signal_time=at),
+            lambda: client.signal_entity(
+                entity, command.operation, input=_payload(command.input, origin), signal_time=at
+            ),
         )
 
     async def _running(self, what: str, instance_id: str) -> None:
@@ -269,6 +303,10 @@ class CommandExecutor:
             # gRPC says so when the channel was closed under the call.
             return EngineUnavailable(f"{what}: the connection to the engine was closed")
         return translate(error, what=what)
+
+
+def _payload(data: Any, origin: Origin | None) -> Any:
+    return data if origin is None else wrap(data, origin)
 
 
 def _same(serialized: str | None, data: Any) -> bool:

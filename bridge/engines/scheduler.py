@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
+from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.worker import concurrency, quiet_logger, register
@@ -80,7 +82,7 @@ class SchedulerEngine:
             taskhub=self._config.task_hub,
             token_credential=credential,
             secure_channel=self._secure,
-            interceptors=[*interceptors, *map(OnStreams, streams)],
+            interceptors=[*interceptors, ParentInterceptor(), *map(OnStreams, streams)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True),
             logger=quiet_logger(f"{self.name}.client"),
         )
@@ -106,6 +108,9 @@ class SchedulerEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        return False
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         if self._client is None:

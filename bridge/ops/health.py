@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["starting", "running", "draining"]
-State = Literal["idle", "consuming", "held", "paused", "stuck", "dead", "up", "away"]
-_READY: frozenset[State] = frozenset({"idle", "consuming", "up"})
+State = Literal["idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited"]
+_READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class SourceReading:
 
     settled: deliveries settled or abandoned since the start; that it grows is progress. waiting: records that could be
     worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. paused: why the fuse
-    has stopped it. dead: why its tasks have ended, when they should not have.
+    has stopped it. dead: why its tasks have ended, when they should not have. limited: routes whose starts wait for
+    running orchestrations to finish, with a sentence.
     """
 
     name: str
@@ -26,6 +27,7 @@ class SourceReading:
     holds: Mapping[str, str] = field(default_factory=dict)
     paused: str | None = None
     dead: str | None = None
+    limited: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Health:
             return Check("source", source.name, state, detail)
 
         # Nothing is expected of a source that has nothing to do or is not allowed to; when that ends it gets its time
-        expected = source.waiting > 0 and not source.holds and source.paused is None
+        expected = source.waiting > 0 and not source.holds and not source.limited and source.paused is None
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:
             since = now
@@ -121,6 +123,8 @@ class Health:
             return check("paused", source.paused)
         if source.holds:
             return check("held", "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
+        if source.limited:
+            return check("limited", "; ".join(f"route {route}: {text}" for route, text in source.limited.items()))
         if not source.waiting:
             return check("idle")
         idle_for = now - since

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -101,6 +101,23 @@ class PublishStats(Protocol):
     def failed(self) -> Mapping[str, int]: ...
 
 
+class LimitStats(Protocol):
+    """A route's limits. running: the cap, None for none. population: what runs, counted. waiting: starts in the queue.
+    delayed: commands that had to wait for the rate so far.
+    """
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def running(self) -> int | None: ...
+    @property
+    def population(self) -> Sized | None: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+
+
 class Metrics:
     """A registry of its own, so that several bridges in one process do not meet."""
 
@@ -109,15 +126,16 @@ class Metrics:
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None = None,
+        limits: Sequence[LimitStats] = (),
         *,
         version: str,
         config: str,
     ) -> None:
-        """sources, engines: called at every scrape. publishing: None where no workflow runs. version: of the bridge.
-        config: version of the configuration.
+        """sources, engines: called at every scrape. publishing: None where no workflow runs. limits: of routes
+        that have some. version: of the bridge. config: version of the configuration.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, version, config))
+        self._registry.register(_BridgeCollector(sources, engines, publishing, limits, version, config))
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -216,12 +234,14 @@ class _BridgeCollector(Collector):
         sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
+        limits: Sequence[LimitStats],
         version: str,
         config: str,
     ) -> None:
         self._sources = sources
         self._engines = engines
         self._publishing = publishing
+        self._limits = limits
         self._info = (version, config)
 
     def collect(self) -> Iterator[Metric]:
@@ -248,9 +268,23 @@ class _BridgeCollector(Collector):
         if self._publishing is not None:
             yield _by_target("bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by_target("bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+        yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
+
+    def _collect_limits(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily("bridge_route_running", "Orchestrations that run, as counted.", labels=("route",))
+        cap = GaugeMetricFamily("bridge_route_running_limit", "Orchestrations that may run.", labels=("route",))
+        waiting = GaugeMetricFamily("bridge_route_waiting", "Starts that wait for others to finish.", labels=("route",))
+        delayed = CounterMetricFamily("bridge_route_delayed", "Commands that waited for the rate.", labels=("route",))
+        for limit in self._limits:
+            if limit.running is not None and limit.population is not None:
+                running.add_metric((limit.route,), len(limit.population))
+                cap.add_metric((limit.route,), limit.running)
+                waiting.add_metric((limit.route,), limit.waiting)
+            delayed.add_metric((limit.route,), limit.delayed)
+        yield from (running, cap, waiting, delayed)
 
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))

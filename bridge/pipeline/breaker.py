@@ -1,4 +1,4 @@
-"""While an engine is away nothing is sent to it but one probe at a time."""
+"""While an engine is away nothing is sent to it but one probe at a time; one that has gone silent is found soon."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from bridge.errors import BridgeError, EngineOutage
+from bridge.errors import BridgeError, EngineOutage, EngineTimeout
 
 log = structlog.get_logger("bridge.breaker")
 
 _LONGEST_DELAY = 1.5
+
+_SILENT_AFTER = 0.35
+_LOOK = 0.1
+_FIRST_PROBE = 0.5
+"""Seconds. Calls that wait while none is answered for `_SILENT_AFTER` make the breaker ask; no answer within
+`_FIRST_PROBE` opens it. So a frozen engine is noticed within a second, long before the deadlines of the calls."""
+
+_LONGEST_PROBE = 10.0
 
 
 class Breaker:
@@ -20,7 +28,8 @@ class Breaker:
 
     Closed: commands pass. Open after an outage: `probe` is called with back-off and jitter until it returns; then the
     breaker closes and every listener is told. The longest pause between probes keeps the promise to go on within two
-    seconds of the engine's return.
+    seconds of the engine's return. A probe that is not answered is given up, the first soon, later ones after longer:
+    an engine that is slow and not away must not be taken for dead for ever.
     """
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[None]], first_delay: float = 0.05) -> None:
@@ -33,6 +42,10 @@ class Breaker:
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._calling = 0
+        self._heard_at = 0.0
+        self._look_at: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -51,36 +64,84 @@ class Breaker:
         self._task = asyncio.get_running_loop().create_task(self._recover(), name=f"breaker:{self.name}")
         self._tell()
 
+    def begin(self) -> None:
+        """A command is given to the engine; tell `end` when that is over, however it ended."""
+        self._calling += 1
+        if self._calling == 1:
+            loop = asyncio.get_running_loop()
+            self._heard_at = loop.time()
+            if self._look_at is None:
+                self._look_at = loop.call_later(_SILENT_AFTER, self._look)
+
+    def end(self) -> None:
+        """The engine answered a command, or a call of it failed."""
+        self._calling -= 1
+        self._heard_at = asyncio.get_running_loop().time()
+
     def succeed(self) -> None:
         """A command went through: the next outage starts with a short pause again."""
         self._failures = 0
 
     async def stop(self) -> None:
         """Probe no more. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if self._look_at is not None:
+            self._look_at.cancel()
+        tasks = [task for task in (self._task, self._asking) if task is not None]
+        self._task = self._asking = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _look(self) -> None:
+        """Whether the engine has gone silent while calls wait for it."""
+        self._look_at = None
+        if not self._calling:
+            return
+        loop = asyncio.get_running_loop()
+        silent = loop.time() - self._heard_at >= _SILENT_AFTER
+        if silent and self.error is None and self._asking is None:
+            self._asking = loop.create_task(self._ask(), name=f"breaker:{self.name}:ask")
+        self._look_at = loop.call_later(_LOOK, self._look)
+
+    async def _ask(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        error = await self._probed(_FIRST_PROBE)
+        self._asking = None
+        if error is None:
+            self._heard_at = max(self._heard_at, asyncio.get_running_loop().time())
+        elif self._heard_at < asked_at:
+            self.trip(error)
 
     async def _recover(self) -> None:
         while True:
             self._failures += 1
             ceiling = min(_LONGEST_DELAY, self._first_delay * 2.0 ** min(self._failures - 1, 16))
             await asyncio.sleep(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
-            try:
-                await self._probe()
-            except EngineOutage as error:
-                self.error = error
-            except BridgeError:
-                break  # the engine answered, if not kindly
-            except Exception as error:
-                # A bug must not end the probing: the breaker would stay open for ever
-                log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)
-            else:
+            patience = min(_LONGEST_PROBE, 2 * _FIRST_PROBE * 2.0 ** min(self._failures - 1, 16))
+            error = await self._probed(patience)
+            if error is None:
                 break
+            self.error = error
         self.error = None
         self._task = None
         self._tell()
+
+    async def _probed(self, patience: float) -> EngineOutage | None:
+        """None when the engine answered within `patience` seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._probe()
+        except TimeoutError:
+            return EngineTimeout(f"engine {self.name!r}: no answer within {patience:g} s")
+        except EngineOutage as error:
+            return error
+        except BridgeError:
+            return None  # the engine answered, if not kindly
+        except Exception as error:
+            # A bug must not end the probing: the breaker would stay open for ever
+            log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)
+            return None if self.error is None else EngineTimeout(f"engine {self.name!r}: the probe failed, see the log")
+        return None
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -11,7 +11,9 @@ import structlog
 
 from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, EngineOutage
+from bridge.errors import BridgeError, EngineOutage, InstanceAlreadyExists
+from bridge.origin import Origin
+from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
@@ -24,8 +26,8 @@ _TURN = 32
 
 _EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
 
-Execute = Callable[[Command], Awaitable[None]]
-"""Gives one command to an engine. Raises EngineError."""
+Execute = Callable[[Command, Origin], Awaitable[None]]
+"""Gives one command to an engine, with the message it came from. Raises EngineError."""
 
 
 class Routes(Protocol):
@@ -57,28 +59,38 @@ class Execution:
         engines: Mapping[str, Target],
         policy: RetryPolicy,
         ledger: Ledger,
+        limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
+        """limits: of routes that have some, by name."""
         self._routes = routes
         self._engines = engines
         self._policy = policy
         self._ledger = ledger
+        self._limits = limits or {}
 
-    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement, Step | None]:
-        """How the item ends now, and the step that failed if one did. Goes on where an earlier attempt stopped."""
+    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement | NotYet, Step | None]:
+        """How the item ends now, and the step that failed or has to wait. Goes on where an earlier attempt stopped."""
         step: Step | None = None
         try:
             if item.error is not None:
                 raise item.error
+            envelope = item.envelope
+            assert envelope is not None
             if item.decision is None:
-                assert item.envelope is not None
-                item.decision = self._routes.route(item.envelope)
+                item.decision = self._routes.route(envelope)
             steps = item.decision.steps
+            first = item.next_step
+            while first and steps[first - 1].route == steps[item.next_step - 1].route:
+                first -= 1
             for position in range(item.next_step, len(steps)):
                 step = steps[position]
+                if step.route != steps[first].route:
+                    first = position
                 if step.route in item.executed:
                     item.next_step = position + 1
                     continue
-                settlement = await self._step(item, step, now)
+                origin = Origin.of(envelope, step.route, position - first)
+                settlement = await self._step(item, step, origin, now)
                 if settlement is not None:
                     return settlement, step
                 item.next_step = position + 1
@@ -92,16 +104,27 @@ class Execution:
             return _EXECUTED, None
         return _DUPLICATE if item.duplicates else _IGNORED, None
 
-    async def _step(self, item: Item, step: Step, now: Callable[[], float]) -> Settlement | None:
+    async def _step(
+        self, item: Item, step: Step, origin: Origin, now: Callable[[], float]
+    ) -> Settlement | NotYet | None:
         """None when the step is done, one way or another."""
         engine = self._engines[step.engine]
         if engine.breaker.error is not None:
             return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
+        limit = self._limits.get(step.route)
+        if limit is not None and (not_yet := limit.check(item, step.command)) is not None:
+            return not_yet
+        engine.breaker.begin()
         try:
-            await engine.execute(step.command)
+            try:
+                await engine.execute(step.command, origin)
+            finally:
+                engine.breaker.end()
         except Exception as error:
             if isinstance(error, EngineOutage):
                 engine.breaker.trip(error)
+            if limit is not None and isinstance(error, InstanceAlreadyExists):
+                limit.not_started(item)
             settlement = self._judge(error, item, step.command, now())
             if not isinstance(settlement, Complete):
                 return settlement
@@ -110,6 +133,7 @@ class Execution:
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
+        item.due_at = item.entered = None
         engine.breaker.succeed()
         return None
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bridge.brokers.base import Delivery
 from bridge.commands import Decision, Step
 from bridge.envelope import Envelope
 from bridge.settlement import Complete, DeadLetter
+
+if TYPE_CHECKING:
+    from bridge.pipeline.admission import RouteLimit
 
 
 class Item:
@@ -15,14 +20,20 @@ class Item:
     error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has taken. duplicates, effects: steps counted so far.
     pending: how it ends, decided but not yet taken by the broker.
+    due_at: monotonic time of the token that the next step has taken from its route's rate. entered: instance that the
+    next step counts among the running ones. waits_for: the limit in whose queue it is.
+    domain_key: its key in the ordering domain that its source shares, while it has a place there.
     """
 
     __slots__ = (
         "attempt",
         "decision",
         "delivery",
+        "domain_key",
+        "due_at",
         "duplicates",
         "effects",
+        "entered",
         "envelope",
         "error",
         "error_class",
@@ -33,6 +44,7 @@ class Item:
         "pending",
         "received_at",
         "size",
+        "waits_for",
     )
 
     def __init__(
@@ -53,3 +65,7 @@ class Item:
         self.failed_step: Step | None = None
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
+        self.domain_key: str | None = None
+        self.due_at: float | None = None
+        self.entered: str | None = None
+        self.waits_for: RouteLimit | None = None

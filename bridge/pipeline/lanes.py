@@ -11,7 +11,7 @@ from bridge.pipeline.item import Item
 
 
 class LaneState(Enum):
-    """READY: waits for a worker. RUNNING: a worker has its head. WAITING: backs off. HELD: an outage."""
+    """READY: waits for a worker. RUNNING: a worker has its head. WAITING: until a time. HELD: until it is told."""
 
     READY = 1
     RUNNING = 2
@@ -56,7 +56,7 @@ class Lanes:
 
     @property
     def held(self) -> int:
-        """Lanes that wait for an outage to end."""
+        """Lanes that wait to be told: for the end of an outage, for room among the running orchestrations."""
         return len(self._held)
 
     def push(self, key: Hashable | None, item: Item) -> Lane:
@@ -112,9 +112,15 @@ class Lanes:
         self._offer(lane)
 
     def hold(self, lane: Lane) -> None:
-        """The head of a RUNNING lane goes again when `release` is called."""
+        """The head of a RUNNING lane goes again when `release` or `free` is called."""
         lane.state = LaneState.HELD
         self._held.add(lane)
+
+    def free(self, lane: Lane) -> None:
+        """Let this lane go if it is held."""
+        if lane in self._held:
+            self._held.discard(lane)
+            self._offer(lane)
 
     def release(self) -> None:
         """Let every held lane go."""

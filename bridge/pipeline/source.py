@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,14 +13,17 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked, RegistryUnavailable
+from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
 from bridge.message import Message, Position
+from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.settler import FuseBlown, Settler
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
 
@@ -28,9 +31,6 @@ log = structlog.get_logger("bridge.source")
 
 Decode = Callable[[Message, Position], Envelope]
 """Raises: MessageError."""
-
-Prepare = Callable[[Sequence[Message]], Awaitable[None]]
-"""Looks up what decoding these messages needs. Raises: RegistryUnavailable."""
 
 _BATCH = 256
 _CHANCES = 3
@@ -68,9 +68,13 @@ class SourcePipeline:
         decode: Decode,
         routes: Routes,
         engines: Mapping[str, Target],
+        limits: Mapping[str, RouteLimit] | None = None,
+        domain: OrderingDomain | None = None,
         prepare: Prepare | None = None,
     ) -> None:
-        """prepare: awaited before `decode` of the same messages; None where that needs nothing."""
+        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
+        prepare: awaited before `decode` of the same messages; None where that needs nothing.
+        """
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -85,7 +89,9 @@ class SourcePipeline:
         self._prepare = prepare
         self._routes = routes
         self._engines = engines
-        self._execution = Execution(routes, engines, settings.retry, self.ledger)
+        self.limits = limits or {}
+        self._domain = domain
+        self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -121,6 +127,8 @@ class SourcePipeline:
     async def drain(self, deadline: float) -> None:
         """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
         self._stopping = True
+        if self._domain is not None:
+            self._domain.close()
         if self._intake is not None:
             self._intake.cancel()
         # Before anything is awaited: what follows a given-back message must not be executed before it
@@ -174,26 +182,10 @@ class SourcePipeline:
             if not deliveries:
                 return
             if self._prepare is not None:
-                await self._prepared(self._prepare, [delivery.message for delivery in deliveries])
+                messages = [delivery.message for delivery in deliveries]
+                await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
             self._admit(deliveries)
             await asyncio.sleep(0)
-
-    async def _prepared(self, prepare: Prepare, messages: Sequence[Message]) -> None:
-        """Return when they can be decoded. Nothing is taken in meanwhile: what comes later may be of the same key."""
-        failures = 0
-        while True:
-            try:
-                await prepare(messages)
-            except RegistryUnavailable as error:
-                failures += 1
-                if failures == 1:
-                    log.warning("registry away", action="hold", source=self.settings.name, detail=str(error))
-                self.gate.hold("schema registry", str(error))
-                await asyncio.sleep(self.settings.retry.delay(failures))
-            else:
-                if failures:
-                    self.gate.release("schema registry")
-                return
 
     def _admit(self, deliveries: Iterable[Delivery]) -> None:
         now = time.monotonic()
@@ -224,6 +216,9 @@ class SourcePipeline:
                 # Handed out before the revocation, seen after it: another member may be at work on it
                 self.ledger.abandon(item, "revoked")
                 continue
+            if self._domain is not None and key is not None:
+                key = domain_key(key)
+                self._domain.join(key, item)
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
@@ -250,7 +245,7 @@ class SourcePipeline:
             try:
                 await self._process(lane, item)
             except asyncio.CancelledError:
-                self.ledger.abandon(item, "drain")
+                self._abandon(item, "drain")
                 raise
             finally:
                 self._running.discard(item)
@@ -260,8 +255,15 @@ class SourcePipeline:
                 self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: Item) -> None:
+        if self._domain is not None and not self._domain.may_go(item):
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+                return
+            self.lanes.hold(lane)
+            self._domain.wait(item, lambda: self.lanes.free(lane))
+            return
         step: Step | None = item.failed_step
-        settlement: Settlement
+        settlement: Settlement | NotYet
         if item.pending is not None:
             settlement = item.pending
         else:
@@ -276,6 +278,9 @@ class SourcePipeline:
             self._let_go(lane, item, settlement.reason)
         elif (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
+        elif isinstance(settlement, NotYet):
+            assert step is not None
+            self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
             item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
@@ -285,6 +290,15 @@ class SourcePipeline:
             if item.failed_at is None:
                 item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
+
+    def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
+        """A limit of the route keeps the item."""
+        if not_yet.delay is not None:
+            self.lanes.wait(lane, not_yet.delay)
+            return
+        item.failed_at = None  # the time in a queue is not the message's
+        self.lanes.hold(lane)
+        not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         try:
@@ -303,6 +317,8 @@ class SourcePipeline:
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
+            if self._domain is not None:
+                self._domain.leave(item)
             self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -328,17 +344,24 @@ class SourcePipeline:
         """Abandon what waits; returns what is still at work."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
-            self.ledger.abandon(item, reason)
+            if item.waits_for is not None:
+                item.waits_for.forget(item)
+            self._abandon(item, reason)
         self._measure()
         return running
+
+    def _abandon(self, item: Item, reason: str) -> None:
+        self.ledger.abandon(item, reason)
+        if self._domain is not None:
+            self._domain.leave(item)
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
         return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
-        self.ledger.abandon(item, reason)
         self.lanes.settled(lane)
+        self._abandon(item, reason)
         self._measure()
 
     def _hold_for_broker(self, lane: Lane, error: BridgeError) -> None:

@@ -12,6 +12,7 @@ from bridge.envelope import Envelope
 from bridge.errors import BridgeError, ExpressionError, InvalidCommand
 from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.scope import RouteScope
+from bridge.routing.template import constant_prefix
 from bridge.routing.verb import Build, VerbCompiler
 
 ITEM_LIMIT = 1000
@@ -99,4 +100,19 @@ def compile_rule(
     )
     names = ROUTE if config.for_each is None else ITEM
     build = VerbCompiler(compiler, config, path, names).compile()
+    if config.limits is not None and config.limits.running is not None:
+        _check_cap(config, (*path, "limits", "running"), compiler)
     return Rule(config, when, for_each, build, function, validate)
+
+
+def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
+    """Running orchestrations are counted by the prefix of their ids, so there must be one."""
+    verb = config.schedule or config.start_or_raise
+    if verb is None:
+        compiler.report(path, f"`{config.verb}` starts nothing that could be counted; only a `rate` can limit it")
+    elif not constant_prefix(verb.instance_id):
+        compiler.report(
+            path,
+            "running orchestrations are counted by the constant prefix of the instance id, and it has none; "
+            "begin it with a word of its own, like `order-{{ ... }}`",
+        )

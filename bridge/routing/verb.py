@@ -114,7 +114,9 @@ class VerbCompiler:
         instance_id = self._instance_id(verb.instance_id)
         event = self._name(verb.event, "event", "the event name")
         reason = self._optional_text(verb.reason, "reason")
-        return lambda scope: Cancel(instance_id(scope), event(scope), reason(scope), verb.on_missing, verb.on_finished)
+        return lambda scope: Cancel(
+            instance_id(scope), event(scope), reason(scope), verb.on_missing, verb.on_finished, verb.grace
+        )
 
     def _terminate(self, verb: TerminateVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import quiet_logger, register
 from bridge.testing.backend import VirtualBackend
@@ -30,7 +33,7 @@ class VirtualEngine:
         self._workers: list[Channel] = []
 
     async def start(self) -> None:
-        self._channel = AioChannel(self.backend, timeout=TIMEOUT)
+        self._channel = AioChannel(self.backend, timeout=TIMEOUT, before=BEFORE)
         self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
 
     async def stop(self) -> None:
@@ -53,6 +56,9 @@ class VirtualEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        return False
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)

@@ -15,6 +15,7 @@ from durabletask.worker import _OrchestrationExecutor, _Registry
 
 from bridge.engines.recording import Recording
 from bridge.workflow.converter import DataConverter
+from bridge.workflow.start import message_aware
 
 _QUIET = logging.getLogger("bridge.sdk.replay")
 _QUIET.setLevel(logging.ERROR)
@@ -72,7 +73,7 @@ def replay(
         raise LookupError(f"the recording is of {recording.orchestration!r}; given: {', '.join(functions)}")
     registry = _Registry()  # type: ignore[no-untyped-call]  # the SDK leaves its constructor unannotated
     for name, function in functions.items():
-        registry.add_named_orchestrator(name, function)
+        registry.add_named_orchestrator(name, message_aware(function))
     turns = list(_turns(recording.events))
     for number, turn in enumerate(turns, 1):
         executor = _OrchestrationExecutor(registry, _QUIET, data_converter or DataConverter())

@@ -1,11 +1,15 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
+from bridge.origin import Origin
+from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
 from bridge.workflow.request import RequestTimedOut, request
 from bridge.workflow.saga import Branch, Saga, Scope
+from bridge.workflow.start import message_aware, origin
 from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
+from bridge.workflow.tracing import trace_of
 
 __all__ = [
     "PUBLISH_ACTIVITY",
@@ -15,6 +19,7 @@ __all__ = [
     "CompensationInput",
     "DataConverter",
     "FailedCompensation",
+    "Origin",
     "RequestTimedOut",
     "Saga",
     "SagaAborted",
@@ -25,6 +30,10 @@ __all__ = [
     "StepFailed",
     "StepInput",
     "StepState",
+    "acknowledge_cancel",
+    "message_aware",
+    "origin",
     "publish",
     "request",
+    "trace_of",
 ]

@@ -13,6 +13,9 @@ from durabletask.serialization import JsonDataConverter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from bridge.origin import KEY, Parcel, Wrapped, may_be_wrapped, unwrap, wrap
+from bridge.workflow.start import Carrier
+
 
 class Prepared:
     """A value whose JSON is there already. Any converter can write it, the bridge's own at no cost."""
@@ -33,19 +36,43 @@ class DataConverter(JsonDataConverter):
     an Optional, list, dict or dataclass that holds some, is rebuilt as that and validated; a payload that does not fit
     raises TypeError, and the activity or orchestration fails with the places that are wrong. Everything else is as in
     the SDK. A named tuple is read from an object or an array and written as an array.
+
+    An envelope of the bridge (bridge.origin) is taken off: workflows see the data in it. Data that looks like an
+    envelope is written into one, so that it is read as it was.
     """
 
     def serialize(self, value: Any) -> str | None:
         """Raises: TypeError for a value that has no JSON form."""
         if type(value) is Prepared:
             return value.text
-        return None if value is None else json.dumps(value, default=_encode)
+        if value is None:
+            return None
+        text = json.dumps(value, default=_encode)
+        if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
+            return json.dumps(wrap(json.loads(text), None))
+        return text
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
         """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
+        if data:
+            if may_be_wrapped(data):
+                return self._taken_off(unwrap(super().deserialize(data)), target_type)
+            if _is_carrier(target_type):
+                wanted = target_type.wanted
+                if wanted is not None and self.can_reconstruct(wanted):
+                    value = self.deserialize(data, wanted)
+                    return target_type(Parcel(value), value)
+                return self._taken_off(Parcel(super().deserialize(data)), target_type)
         if not data or target_type is None or not _ours(target_type):
             return super().deserialize(data, target_type)
         return _validated(super().deserialize(data), target_type)
+
+    def _taken_off(self, parcel: Parcel, target_type: Any) -> Any:
+        if target_type is None:
+            return parcel.data
+        if _is_carrier(target_type):
+            return target_type.from_json(parcel, self)
+        return self.coerce(parcel.data, target_type)
 
     def coerce(self, value: Any, target_type: Any = None) -> Any:
         """Raises: TypeError when the value does not fit a type that this class adds to the SDK's."""
@@ -55,6 +82,13 @@ class DataConverter(JsonDataConverter):
 
     def can_reconstruct(self, target_type: Any) -> bool:
         return _ours(target_type) or super().can_reconstruct(target_type)
+
+
+_LOOKS_WRAPPED = f'{{"{KEY}"'
+
+
+def _is_carrier(target_type: Any) -> bool:
+    return isinstance(target_type, type) and issubclass(target_type, Carrier)
 
 
 @lru_cache(maxsize=2048)

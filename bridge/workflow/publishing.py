@@ -8,6 +8,9 @@ from typing import Any
 
 from durabletask import task
 
+from bridge.tracecontext import TRACEPARENT, TRACESTATE
+from bridge.workflow.tracing import trace_of
+
 PUBLISH_ACTIVITY = "bridge.publish"
 """Name of the activity that the bridge's worker registers; it takes the dict that `publish` builds."""
 
@@ -33,6 +36,8 @@ def publish(
     """Publish an event to a target of the configuration; `yield` the task. Its result is the event's id.
 
     At least once: the id is made here (`ctx.new_uuid()`), so that consumers can drop repeats by it.
+    The orchestration's trace goes on: the headers `traceparent` and `tracestate` name its trace and a new span, made of
+    the event's id, unless `headers` has some.
     key: ordering key, by default the instance id, so that one workflow's events stay in order.
     retry_policy: DEFAULT_RETRY when None.
     """
@@ -50,13 +55,23 @@ def new_event(
     headers: Mapping[str, str],
 ) -> dict[str, Any]:
     """Input of PUBLISH_ACTIVITY. The same dict published twice is one event, by its id."""
+    event_id = ctx.new_uuid()
     return {
         "target": target,
-        "id": ctx.new_uuid(),
+        "id": event_id,
         "type": type_,
         "time": ctx.current_utc_datetime.isoformat() + "Z",
         "subject": subject,
         "key": ctx.instance_id if key is None else key,
-        "headers": dict(headers),
+        "headers": {**_trace_headers(ctx, event_id), **headers},
         "data": data,
     }
+
+
+def _trace_headers(ctx: task.OrchestrationContext, event_id: str) -> dict[str, str]:
+    trace = trace_of(ctx)
+    if trace is None:
+        return {}
+    child = trace.child(event_id)
+    parent = {TRACEPARENT: child.traceparent}
+    return parent if child.tracestate is None else {**parent, TRACESTATE: child.tracestate}

@@ -17,7 +17,7 @@ from .daemon import Serve, bridge
 from .sidecar import running
 
 CONFIG = """
-engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: 500ms}}
+engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: {timeout}}}
 workflows: {{external: [order]}}
 brokers: {{local: {{type: local}}}}
 sources:
@@ -67,11 +67,12 @@ def until(condition: Callable[[], Any], within: float) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("away", [1.0, 8.0])
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("away", [1.0, 8.0, pytest.param(60.0, marks=pytest.mark.prove)])
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
     with running() as sidecar:
-        (tmp_path / "bridge.yaml").write_text(CONFIG.format(port=sidecar.port))
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(port=sidecar.port, timeout="500ms"))
         with Serve(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             load = Load(log)
             load.send()
@@ -83,7 +84,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             _, body = daemon.get("/readyz")
             engine = next(part for part in json.loads(body)["components"] if part["kind"] == "engine")
             assert engine["state"] == "away"
-            assert str(sidecar.port) in engine["detail"] or "order-" in engine["detail"]
+            assert any(words in engine["detail"] for words in (str(sidecar.port), "order-", "no answer within"))
             assert daemon.get("/healthz")[0] == 200, "an outage is no reason to restart the daemon"
             time.sleep(max(0.0, began + away - time.monotonic()))
             held = daemon.settled()
@@ -103,6 +104,28 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             # What a killed one had taken is gone with it; a frozen one still has it
             assert len(found) == load.sent if how == "frozen" else len(found) >= load.sent - held
             assert all(numbers == sorted(numbers) for numbers in in_time.values()), "in order per key"
+
+
+def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path: Path) -> None:
+    with running() as sidecar:
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(port=sidecar.port, timeout="10s"))
+        with Serve(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+            load = Load(log)
+            load.send()
+            daemon.wait(lambda: daemon.settled() > BATCH // 4, "under load")
+            sidecar.freeze()
+            load.send()
+            told = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
+            time.sleep(2.0)
+            held = daemon.settled()
+            sidecar.thaw()
+            resumed = until(lambda: daemon.settled() > held, RESUMED)
+            print(f"frozen, calls with 10 s: told after {told:.2f} s, resumed {resumed:.2f} s after the return")
+            daemon.wait(lambda: daemon.settled() == load.sent and daemon.lag() == 0, "all settled")
+            assert daemon.metrics("bridge_dead_letters_total") == {}
+            assert sum(daemon.metrics("bridge_abandoned_total").values()) == 0
+            found = [number for numbers in created(tmp_path).values() for number in numbers]
+            assert len(found) == len(set(found)) == load.sent
 
 
 def created(directory: Path) -> dict[str, list[str]]:

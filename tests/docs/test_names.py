@@ -123,7 +123,9 @@ def test_configuration_keys(document: str) -> None:
         found = re.fullmatch(r"(\w+)((?:\.\w+)+)", code)
         if found is None or found[1] not in _PREFIXES:
             continue
-        path = _PREFIXES[found[1]]
+        path: tuple[str | int, ...] = _PREFIXES[found[1]]
+        if code in ("limits.running", "limits.rate", "limits.burst"):
+            path = ("routes", 0, "limits")
         for part in found[2].split(".")[1:]:
             assert part in shape.keys_at(path), f"{document}: {code}"
             path = (*path, part)

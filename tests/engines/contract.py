@@ -251,6 +251,22 @@ class EngineContract:
         with pytest.raises(InstanceFinished):
             await station.executor.execute(Terminate(instance_id))
 
+    @pytest.mark.parametrize("recursive", [True, False])
+    async def test_terminate_reaches_children_or_leaves_them(self, station: Station, recursive: bool) -> None:
+        child = f"t-{uuid.uuid4().hex}"
+        instance_id = await station.start("waits_for_child", child)
+        async with asyncio.timeout(WAIT):
+            while await station.engine.client.get_orchestration_state(child) is None:
+                await asyncio.sleep(0.01)
+        await station.running(child)
+        await station.executor.execute(Terminate(instance_id, recursive=recursive))
+        assert (await station.finished(instance_id)).runtime_status is OrchestrationStatus.TERMINATED
+        if recursive:
+            assert (await station.finished(child)).runtime_status is OrchestrationStatus.TERMINATED
+        else:
+            await station.executor.execute(RaiseEvent(child, "approve", "alone"))
+            assert await station.output(child) == "alone"
+
     @pytest.mark.parametrize("command", [Terminate("t-missing"), Suspend("t-missing"), Resume("t-missing")])
     async def test_nothing_is_done_to_a_missing_instance(self, station: Station, command: Any) -> None:
         with pytest.raises(InstanceNotFound):

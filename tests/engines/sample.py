@@ -42,6 +42,10 @@ def parent(ctx: task.OrchestrationContext, value: int):
     return (yield ctx.call_sub_orchestrator(chain, input=value))
 
 
+def waits_for_child(ctx: task.OrchestrationContext, child: str):
+    return (yield ctx.call_sub_orchestrator(approval, instance_id=child))
+
+
 def countdown(ctx: task.OrchestrationContext, left: int):
     if left > 0:
         ctx.continue_as_new(left - 1)

@@ -30,6 +30,17 @@ def test_a_slow_source_is_ready() -> None:
         assert state(look(health, 50.0 * step, settled=step, waiting=100 + step)) == "consuming"
 
 
+def test_a_source_whose_starts_wait_for_others_to_finish_is_ready_and_never_stuck() -> None:
+    health = Health(60)
+    limited = {"start": "5 of 5 orchestrations run, 3 starts wait"}
+    for now in (0, 100, 10_000):
+        found = look(health, now, 5, 3, limited=limited)
+        assert state(found) == "limited"
+        assert found.checks[0].detail == "route start: 5 of 5 orchestrations run, 3 starts wait"
+    assert state(look(health, 10_001, 5, 3)) == "consuming", "it gets its time when the cap is no longer reached"
+    assert state(look(health, 10_002, 5, 3, limited=limited, holds={"broker": "away"})) == "held"
+
+
 def test_a_stuck_source_is_not() -> None:
     health = Health(60)
     assert state(look(health, 0, 5, 3)) == "consuming"

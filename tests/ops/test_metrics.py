@@ -45,6 +45,15 @@ class Engine:
     durable: bool = False
 
 
+@dataclass
+class Limit:
+    route: str = "start"
+    running: int | None = 5
+    population: tuple[int, ...] | None = (1, 2, 3)
+    waiting: int = 7
+    delayed: int = 2
+
+
 def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -133,3 +142,15 @@ def test_two_bridges_in_one_process_do_not_meet() -> None:
 def test_odd_names_stay_inside_their_quotes() -> None:
     text = Metrics(lambda: [Stats('a"\n\\b')], list, version="", config="").render()
     assert ("bridge_received_total", frozenset({("source", 'a"\n\\b')})) in samples(text)
+
+
+def test_limits_are_told_by_route_and_only_where_they_are() -> None:
+    limits = [Limit(), Limit("free", None, None, 0, 9)]
+    found = samples(Metrics(list, list, limits=limits, version="1", config="c").render())
+    start, free = frozenset({("route", "start")}), frozenset({("route", "free")})
+    assert found["bridge_route_running", start] == 3
+    assert found["bridge_route_running_limit", start] == 5
+    assert found["bridge_route_waiting", start] == 7
+    assert found["bridge_route_delayed_total", start] == 2
+    assert found["bridge_route_delayed_total", free] == 9
+    assert ("bridge_route_running", free) not in found

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from bridge.app.admission import build_admission, listen
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.brokers.base import Broker, SubscribeOptions
@@ -18,8 +19,10 @@ from bridge.commands import Command
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.message import Message
+from bridge.origin import Origin
+from bridge.pipeline.admission import Admission
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.execution import Execute, Target
 from bridge.pipeline.source import SourcePipeline
 
 PATIENCE = 30.0
@@ -51,7 +54,7 @@ START = """
 class Faults:
     """Stands between the pipeline and the real executor: fails on demand, records what the engine took, in order."""
 
-    def __init__(self, execute: Callable[[Command], Awaitable[None]], probe: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, execute: Execute, probe: Callable[[], Awaitable[None]]) -> None:
         self._execute = execute
         self._probe = probe
         self.before: Callable[[Command], Awaitable[None]] | None = None
@@ -60,13 +63,13 @@ class Faults:
         self.taken: list[Command] = []
         self.tried: list[Command] = []
 
-    async def execute(self, command: Command) -> None:
+    async def execute(self, command: Command, origin: Origin) -> None:
         self.tried.append(command)
         if self.outage is not None:
             raise self.outage
         if self.before is not None:
             await self.before(command)
-        await self._execute(command)
+        await self._execute(command, origin)
         self.taken.append(command)
 
     async def probe(self) -> None:
@@ -79,13 +82,21 @@ class Bench:
     """One source under test."""
 
     def __init__(
-        self, source: SourcePipeline, broker: Broker, engine: Engine, faults: Faults, breaker: Breaker
+        self,
+        source: SourcePipeline,
+        broker: Broker,
+        engine: Engine,
+        faults: Faults,
+        breaker: Breaker,
+        admission: Admission,
     ) -> None:
         self.source = source
         self.broker = broker
         self.engine = engine
         self.faults = faults
         self.breaker = breaker
+        self.admission = admission
+        """Not started."""
 
     async def publish(self, *messages: Message, topic: str = "orders") -> None:
         await self.broker.publish(topic, messages)
@@ -164,11 +175,15 @@ async def bench(
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     used = broker(real)
     registries = build_registries(loaded)
-    pipeline = build_source(loaded, "orders", {"local": used}, {"default": Target(faults.execute, breaker)}, registries)
+    admission = build_admission(loaded, {"default": engine})
+    targets = {"default": Target(faults.execute, breaker)}
+    pipeline = build_source(loaded, "orders", {"local": used}, targets, admission.limits, registries=registries)
+    listen(admission, {"default": engine})
     try:
-        yield Bench(pipeline, used, engine, faults, breaker)
+        yield Bench(pipeline, used, engine, faults, breaker, admission)
     finally:
         await pipeline.drain(5)
+        await admission.stop()
         await breaker.stop()
         await real.stop()
         await engine.stop()

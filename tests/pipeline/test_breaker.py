@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from bridge.errors import EngineRejected, EngineUnavailable
+import pytest
+
+from bridge.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from bridge.pipeline.breaker import Breaker
 
 
@@ -85,3 +88,76 @@ async def test_a_probe_that_fails_unexpectedly_is_not_the_last() -> None:
     async with asyncio.timeout(10):
         await closed.wait()
     assert probes == 3
+
+
+async def until(condition: Callable[[], bool]) -> float:
+    """Seconds until it held."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+    return loop.time() - began
+
+
+async def test_an_engine_that_goes_silent_under_a_call_is_asked_and_found_away_within_a_second() -> None:
+    frozen = asyncio.Event()
+
+    async def probe() -> None:
+        await frozen.wait()
+
+    breaker = Breaker("default", probe, first_delay=0.001)
+    breaker.begin()
+    took = await until(lambda: breaker.open)
+    assert 0.5 < took < 3.0, "a second on a machine that is not busy"
+    assert isinstance(breaker.error, EngineTimeout)
+    frozen.set()
+    await until(lambda: not breaker.open)
+    assert breaker.openings == 1
+    breaker.end()
+    await breaker.stop()
+
+
+async def test_calls_that_are_slow_on_an_engine_that_answers_are_no_outage() -> None:
+    probes = 0
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+
+    breaker = Breaker("default", probe)
+    breaker.begin()
+    await until(lambda: probes >= 2)
+    assert not breaker.open
+    breaker.end()
+    await asyncio.sleep(0.3)
+    seen = probes
+    await asyncio.sleep(0.6)
+    assert probes == seen, "nothing is asked while no call waits"
+    await breaker.stop()
+
+
+async def test_answers_to_other_calls_say_that_it_lives() -> None:
+    async def probe() -> None:
+        raise AssertionError("not asked")
+
+    breaker = Breaker("default", probe)
+    breaker.begin()
+    for _ in range(15):
+        breaker.begin()
+        await asyncio.sleep(0.05)
+        breaker.end()
+    assert not breaker.open
+    breaker.end()
+    await breaker.stop()
+
+
+async def test_a_slow_engine_is_found_back_by_a_probe_that_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.breaker._FIRST_PROBE", 0.02)
+
+    async def probe() -> None:
+        await asyncio.sleep(0.3)
+
+    breaker = Breaker("default", probe, first_delay=0.001)
+    breaker.trip(EngineUnavailable("away"))
+    await until(lambda: not breaker.open)

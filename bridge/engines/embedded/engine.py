@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bridge.engines.embedded.server import Server
 from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.parenthood import BEFORE, ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.worker import concurrency, quiet_logger, register
@@ -67,7 +69,9 @@ class EmbeddedEngine:
             await asyncio.to_thread(self._start_host)
             assert self._database is not None
             service = AioSidecarService(self._database)
-            self._channel = AioChannel(service, timeout=self._config.timeout, max_request=self._config.max_request)
+            self._channel = AioChannel(
+                service, timeout=self._config.timeout, max_request=self._config.max_request, before=BEFORE
+            )
             self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
         else:
             self._attach()
@@ -114,7 +118,7 @@ class EmbeddedEngine:
         self._client = AsyncTaskHubGrpcClient(
             host_address=self._address.target,
             logger=quiet_logger(f"{self.name}.client"),
-            interceptors=[deadline, OnStreams(deadline)],
+            interceptors=[deadline, ParentInterceptor(), OnStreams(deadline)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
         )
 
@@ -153,6 +157,12 @@ class EmbeddedEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
+
+    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+        if self._database is None:
+            return False
+        self._database.hub.finish_listeners.append(listener)
+        return True
 
     def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.

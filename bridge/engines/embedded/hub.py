@@ -6,7 +6,7 @@ from it (work to hand out, answers to give) happens after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -55,6 +55,8 @@ class TaskHub:
         """Answers that were put off and are due after the commit."""
         self.later: list[Callable[[], None]] = []
         """Moves for the next transaction."""
+        self.finish_listeners: list[Callable[[Sequence[str]], None]] = []
+        """Told, after the commit, the ids of the instances that it finished."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
@@ -340,11 +342,16 @@ class TaskHub:
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
         told: list[tuple[Reply, Any]] = []
+        finished: list[str] = []
         for instance in self._moved.values():
             told += self.waiters.notify(instance)
             if instance.finished:
                 self.instances.remove(instance)
+                finished.append(instance.id)
         self.forget()
+        if finished:
+            for listener in self.finish_listeners:
+                listener(finished)
         if told:
             settle_all(told)
         self.dispatcher.pump()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn
@@ -32,6 +32,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
         WAIT_THREADS at once, further ones wait their turn).
     timeout: seconds, the deadline of a call that gives none; None for no limit.
     max_request: bytes; a larger request is refused as gRPC refuses it. None for no limit.
+    before: called with a request before it is sent, by the method's name.
 
     What a call returns is awaitable (or iterable, for streams) and has nothing else of `grpc.aio.Call`. It starts when
     it is awaited, and cancelling the awaiting task cancels it.
@@ -45,18 +46,31 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
         timeout: float | None = None,
         max_request: int | None = None,
         blocking: Collection[str] = BLOCKING,
+        before: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
         self._servicer = servicer
         self._metadata = tuple(metadata)
         self._timeout = timeout
         self._max_request = max_request
         self._blocking = frozenset(blocking)
+        self._before = before or {}
         self._threads: ThreadPoolExecutor | None = None
         self._contexts: set[CallContext] = set()
         self._closed = False
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
         name = method.rpartition("/")[2]
+        call, prepare = self._unary(name), self._before.get(name)
+        if prepare is None:
+            return call
+
+        async def prepared(request: Any, **options: Any) -> Any:
+            prepare(request)
+            return await call(request, **options)
+
+        return prepared
+
+    def _unary(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         handler = getattr(self._servicer, name)
         if inspect.iscoroutinefunction(handler):
             return partial(self._awaited, name, handler)

@@ -1,0 +1,202 @@
+"""The second half of a cancel with `grace`: an orchestration of the bridge that waits, looks, and may terminate.
+
+It lives on the engine of the instance that it watches, so its timer outlives every process of the bridge. A request
+counts as acknowledged when the custom status says so (`acknowledged`): sagas do that by themselves. What is
+acknowledged, has finished, or was started anew is left alone.
+
+Between a look and a terminate the instance could begin to compensate. So it is suspended first; an event that is raised
+then returns when no turn is in flight any more; and only what is still not acknowledged is terminated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from durabletask import task
+from durabletask.client import OrchestrationState, OrchestrationStatus
+
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceNotFound
+
+log = structlog.get_logger("bridge.cancel")
+
+GUARD = "bridge.cancel"
+"""Name of the orchestration."""
+
+GUARD_PREFIX = "bridge:cancel:"
+"""What the ids of its instances begin with."""
+
+LOOK = "bridge.cancel.look"
+STOP = "bridge.cancel.stop"
+
+PROBE_EVENT = "bridge.cancel.probe"
+"""Event that is raised to know that no turn is in flight. Nobody waits for it."""
+
+ACCEPTED = "accepted"
+_COMPENSATING = frozenset({"cancelling", "compensating", "compensated", "compensation_failed"})
+_FINISHED = frozenset(
+    {OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED}
+)  # fmt: skip
+_RETRY = task.RetryPolicy(
+    first_retry_interval=timedelta(seconds=1),
+    max_number_of_attempts=100,
+    backoff_coefficient=2.0,
+    max_retry_interval=timedelta(minutes=1),
+)
+_AGAIN = timedelta(seconds=5)
+_SETTLE = 10.0
+"""Seconds that an instance has to be suspended, while its worker may be busy or away."""
+
+
+def acknowledged(custom_status: Any) -> bool:
+    """Whether a custom status says that a cancel is being honoured, or cannot be any more.
+
+    That is an object with `"cancel": "accepted"`; or a saga's, which is being undone, or behind its point of no return.
+    """
+    if not isinstance(custom_status, Mapping):
+        return False
+    if custom_status.get("cancel") == ACCEPTED:
+        return True
+    return "saga" in custom_status and (
+        custom_status.get("status") in _COMPENSATING or custom_status.get("committed") is True
+    )
+
+
+def guard(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> Any:
+    """request: `instance`, `created` and `due` (ISO 8601 in UTC), `reason`; `suspended` from the second round on.
+
+    Returns what came of it: ended, replaced, acknowledged or terminated.
+    """
+    if "suspended" not in request:
+        yield ctx.create_timer(datetime.fromisoformat(request["due"]).replace(tzinfo=None))
+        seen = yield ctx.call_activity(LOOK, input=request, retry_policy=_RETRY)
+        if seen["verdict"] is not None:
+            return seen["verdict"]
+        # Whether somebody else had suspended it: that is then left so
+        request = {**request, "suspended": seen["suspended"]}
+    verdict = yield ctx.call_activity(STOP, input=request, retry_policy=_RETRY)
+    if verdict is not None:
+        return verdict
+    yield ctx.create_timer(_AGAIN)
+    ctx.continue_as_new(request)
+    return None
+
+
+guard.__name__ = GUARD
+
+
+class Grace:
+    """The activities behind `guard`, on one engine. Call them from any thread but the event loop's."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, settle: float = _SETTLE) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._settle = settle
+
+    def activities(self) -> dict[str, Callable[..., Any]]:
+        """By registered name."""
+        return {LOOK: self._activity(LOOK, self.look), STOP: self._activity(STOP, self.stop)}
+
+    def _activity(self, name: str, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        def activity(_: task.ActivityContext, request: dict[str, Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(run(request), self._loop).result()
+
+        activity.__name__ = name
+        return activity
+
+    async def look(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """`verdict`: None when the request was not acknowledged. Raises: EngineError."""
+        state = await self._state(request["instance"])
+        suspended = state is not None and state.runtime_status is OrchestrationStatus.SUSPENDED
+        return {"verdict": _verdict(state, request), "suspended": suspended}
+
+    async def stop(self, request: Mapping[str, Any]) -> str | None:
+        """Terminate what has not acknowledged; None when nobody can tell yet. It may be repeated.
+
+        Raises: EngineError.
+        """
+        instance = request["instance"]
+        state = await self._state(instance)
+        verdict = _verdict(state, request)
+        if verdict is None:
+            await self._call("suspend", instance, self._engine.client.suspend_orchestration(instance))
+            state = await self._suspended(instance)
+            verdict = _verdict(state, request)
+            if verdict is None and (state is None or state.runtime_status is not OrchestrationStatus.SUSPENDED):
+                return None
+        if verdict is None:
+            verdict = await self._without_turn(instance, request)
+        if verdict is None:
+            output = {"cancelled": True, "reason": request.get("reason")}
+            call = self._engine.client.terminate_orchestration(instance, output=output, recursive=True)
+            await self._call("terminate", instance, call)
+            log.warning("terminated after its grace", action="cancel", instance=instance)
+            return "terminated"
+        if verdict == "acknowledged" and not request["suspended"]:
+            await self._call("resume", instance, self._engine.client.resume_orchestration(instance))
+        return verdict
+
+    async def _without_turn(self, instance: str, request: Mapping[str, Any]) -> str | None:
+        try:
+            await self._call("look at", instance, self._engine.client.raise_orchestration_event(instance, PROBE_EVENT))
+        except (EngineRejected, InstanceNotFound):
+            return "ended"
+        return _verdict(await self._state(instance), request)
+
+    async def _suspended(self, instance: str) -> OrchestrationState | None:
+        """The instance once it is suspended or finished, or as it is when the time is up."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settle
+        pause = 0.02
+        while True:
+            state = await self._state(instance)
+            done = state is None or state.runtime_status in (*_FINISHED, OrchestrationStatus.SUSPENDED)
+            if done or loop.time() > end:
+                return state
+            await asyncio.sleep(pause)
+            pause = min(0.5, pause * 1.5)
+
+    async def _state(self, instance: str) -> OrchestrationState | None:
+        try:
+            found: OrchestrationState | None = await self._call(
+                "look at", instance, self._engine.client.get_orchestration_state(instance, fetch_payloads=True)
+            )
+        except InstanceNotFound:
+            return None
+        return found
+
+    async def _call(self, what: str, instance: str, call: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await call
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            raise EngineTimeout(f"{what} {instance!r}: the connection to the engine was closed") from None
+        except EngineError:
+            raise
+        except Exception as error:
+            raise translate(error, what=f"{what} {instance!r}") from error
+
+
+def created(state: OrchestrationState) -> str:
+    """When an instance was created, to tell it from a later one of the same id."""
+    return state.created_at.replace(tzinfo=UTC).isoformat()
+
+
+def _verdict(state: OrchestrationState | None, request: Mapping[str, Any]) -> str | None:
+    if state is None or state.runtime_status in _FINISHED:
+        return "ended"
+    if created(state) != request["created"]:
+        return "replaced"
+    try:
+        status = json.loads(state.serialized_custom_status or "null")
+    except ValueError:
+        status = None
+    return "acknowledged" if acknowledged(status) else None

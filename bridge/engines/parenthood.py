@@ -1,0 +1,43 @@
+"""Trace context on the Durable Task protocol: the field `parentTraceContext` of a start.
+
+The SDK's client fills it from OpenTelemetry's current span; where there is none, it is filled here from the message.
+Workers hand it on to activities and children, and those of other languages to their own traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+
+from bridge.origin import Origin
+
+PARENT: ContextVar[Origin | None] = ContextVar("bridge_trace_parent", default=None)
+"""The message whose command is being given to an engine."""
+
+
+def adopt(request: Any) -> None:
+    """Write the current message's trace context into a CreateInstanceRequest that has none."""
+    origin = PARENT.get()
+    if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
+        return
+    request.parentTraceContext.traceParent = origin.traceparent
+    request.parentTraceContext.spanID = origin.traceparent[36:52]
+    if origin.tracestate is not None:
+        request.parentTraceContext.traceState.value = origin.tracestate
+
+
+BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": adopt}
+"""For in-process channels: what is done to a request, by the method's name."""
+
+
+class ParentInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """The same for channels of gRPC."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        method = client_call_details.method
+        if (method if isinstance(method, bytes) else method.encode()).endswith(b"/StartInstance"):
+            adopt(request)
+        return await continuation(client_call_details, request)

@@ -1,0 +1,132 @@
+"""How many orchestrations of one prefix run on an engine, as far as this process knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+import structlog
+
+from bridge.errors import BridgeError
+
+log = structlog.get_logger("bridge.admission")
+
+RECOUNT = 30.0
+"""Seconds between two counts while nobody waits for one."""
+
+_SHORTEST = 0.25
+_SHARE = 5.0
+"""While starts wait on an engine that does not tell what finishes, it is asked again after this many times the time
+that the last count took, so that counting takes at most a sixth of the time."""
+
+Count = Callable[[], Awaitable[Collection[str]]]
+"""Asks the engine for the ids of the running instances with the prefix. Raises: BridgeError."""
+
+
+class Population:
+    """Ids that run, from a count of the engine; in between from what this process starts and is told to have finished.
+
+    Before the first count nothing is known, and nobody may enter.
+    """
+
+    def __init__(self, engine: str, prefix: str, count: Count) -> None:
+        self.engine = engine
+        self.prefix = prefix
+        self.known = False
+        self.told = False
+        """Whether the engine tells what finishes."""
+        self._count = count
+        self._entered: dict[str, float] = {}
+        self._finished_meanwhile: set[str] | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._wanted = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entered)
+
+    def __contains__(self, instance_id: str) -> bool:
+        return instance_id in self._entered
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever there may be more room."""
+        self._listeners.append(listener)
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.task = asyncio.create_task(self._run(), name=f"count:{self.engine}:{self.prefix}")
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            self.task = None
+
+    def enter(self, instance_id: str) -> None:
+        """The instance is about to be started."""
+        self._entered[instance_id] = time.monotonic()
+
+    def leave(self, instance_ids: Iterable[str]) -> None:
+        """These do not run: they have finished, or were not started after all."""
+        left = [instance_id for instance_id in instance_ids if instance_id.startswith(self.prefix)]
+        if self._finished_meanwhile is not None:
+            self._finished_meanwhile.update(left)
+        if [instance_id for instance_id in left if self._entered.pop(instance_id, None) is not None]:
+            self._tell()
+
+    def want(self) -> None:
+        """Somebody waits for room."""
+        if not self.told or not self.known:
+            self._wanted.set()
+
+    async def _run(self) -> None:
+        failed = False
+        while True:
+            began = time.monotonic()
+            try:
+                await self._recount(began)
+            except BridgeError as error:
+                if not failed:
+                    log.warning(
+                        "cannot count", action="count", engine=self.engine, prefix=self.prefix, error=str(error)
+                    )
+                failed = True
+            else:
+                failed = False
+            pause = max(_SHORTEST, _SHARE * (time.monotonic() - began))
+            self._wanted.clear()
+            self._tell()  # who still waits wants again
+            await asyncio.sleep(pause)
+            if failed:
+                continue
+            try:
+                async with asyncio.timeout(max(0.0, RECOUNT - pause)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def _recount(self, began: float) -> None:
+        self._finished_meanwhile = set()
+        try:
+            found = set(await self._count()) - self._finished_meanwhile
+        finally:
+            self._finished_meanwhile = None
+        # What entered since may not have been seen by the engine yet
+        since = {instance_id: at for instance_id, at in self._entered.items() if at >= began}
+        self._entered = dict.fromkeys(without_children(found), began) | since
+        self.known = True
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def without_children(ids: Collection[str]) -> list[str]:
+    """The ids less those of children, which the SDK and sagas make of their parent's: `parent:0001`."""
+    return [
+        instance_id
+        for instance_id in ids
+        if not any(instance_id[:position] in ids for position, character in enumerate(instance_id) if character == ":")
+    ]

@@ -1,0 +1,116 @@
+"""A whole daemon in the test's process, on an engine of its own or on one behind a port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bridge.app.composition import load_config
+from bridge.app.daemon import Daemon
+from bridge.brokers.base import SubscribeOptions
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.message import Message
+
+from .project import PATIENCE
+
+ENGINES = ("embedded", "behind a port")
+"""The second is reached as the Durable Task Scheduler is."""
+
+
+class Running:
+    """The daemon, and the broker's topics as others see them."""
+
+    def __init__(self, daemon: Daemon, host: EmbeddedEngine | None) -> None:
+        self.daemon = daemon
+        self.host = host
+        """What is behind the port; it can be stopped and started."""
+
+    @property
+    def client(self) -> Any:
+        return self.daemon.engines["default"].client
+
+    async def publish(self, topic: str, data: Any, key: str | None = None, **headers: str) -> None:
+        message = Message(orjson.dumps(data), None if key is None else key.encode(), _encoded(headers))
+        await self.daemon.brokers["local"].publish(topic, [message])
+
+    async def read(self, topic: str, count: int) -> list[Message]:
+        """The first messages of a topic."""
+        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions((topic,), "reader"), _Deaf())
+        found: list[Message] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while len(found) < count:
+                    found += [delivery.message for delivery in await subscription.receive(count - len(found))]
+        finally:
+            await subscription.close()
+        return found
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise AssertionError(f"never came: {what}") from None
+
+    async def settled(self, count: int) -> None:
+        ledgers = [source.ledger for source in self.daemon.sources]
+        await self.until(lambda: sum(sum(each.outcomes.values()) for each in ledgers) >= count, f"{count} settled")
+
+    def outcomes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for source in self.daemon.sources:
+            for outcome, count in source.ledger.outcomes.items():
+                if count:
+                    found[str(outcome)] = found.get(str(outcome), 0) + count
+        return found
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, config: str, flows: str, engine: str = "embedded", broker: str = "{type: local}"
+) -> AsyncIterator[Running]:
+    """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module."""
+    async with AsyncExitStack() as stack:
+        declared = "{type: embedded}"
+        host = None
+        if engine != "embedded":
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                address = f"127.0.0.1:{taken.getsockname()[1]}"
+            host = EmbeddedEngine("x", EmbeddedEngineConfig(type="embedded", listen=address), directory / "host", True)
+            await host.start()
+            stack.push_async_callback(host.stop)
+            declared = f'{{type: scheduler, endpoint: "http://{address}"}}'
+        name = f"flows_{abs(hash(str(directory)))}"
+        (directory / f"{name}.py").write_text(flows)
+        (directory / "bridge.yaml").write_text(
+            f"engine: {declared}\nbrokers: {{local: {broker}}}\nops: {{http: {{port: 0}}}}\n"
+            f"workflows: [{name}]\n{config}"
+        )
+        daemon = Daemon(load_config([directory / "bridge.yaml"]))
+        await daemon.start()
+        stack.push_async_callback(daemon.stop, 20.0)
+        yield Running(daemon, host)
+
+
+def headers(message: Message) -> dict[str, str]:
+    return {name: value.decode() for name, value in message.headers}
+
+
+def _encoded(given: dict[str, str]) -> Sequence[tuple[str, bytes]] | Any:
+    return tuple((name, value.encode()) for name, value in given.items())
+
+
+class _Deaf:
+    async def assigned(self, partitions: Any) -> None:
+        pass
+
+    async def revoked(self, partitions: Any) -> None:
+        pass

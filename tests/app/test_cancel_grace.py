@@ -1,0 +1,246 @@
+"""A cancel with a grace: honoured in the instance's own way, or ended hard, and never while it compensates."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask.client import OrchestrationQuery, OrchestrationStatus
+
+from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, acknowledged
+
+from .project import PATIENCE
+from .running import ENGINES, Running, running
+
+GRACE = 0.6
+
+CONFIG = """
+sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}}
+routes:
+  - name: start
+    from: orders
+    when: has(payload.start)
+    schedule: {orchestration: "ORCHESTRATION", instance_id: "order-{{ payload.id }}", on_existing: restart}
+  - name: cancel
+    from: orders
+    cancel: {instance_id: "order-{{ payload.id }}", grace: 600ms, reason: late}
+"""
+
+FLOWS = '''
+import time
+from datetime import timedelta
+
+from bridge.workflow import Saga, Step, acknowledge_cancel
+from durabletask import task
+
+
+def nothing(ctx: task.ActivityContext, _):
+    return None
+
+
+def slow_undo(ctx: task.ActivityContext, _):
+    time.sleep(1.5)
+
+
+def deaf(ctx: task.OrchestrationContext, _):
+    yield ctx.wait_for_external_event("never")
+
+
+def nested(ctx: task.OrchestrationContext, _):
+    yield ctx.call_sub_orchestrator(deaf, instance_id=ctx.instance_id + ":child")
+
+
+def polite(ctx: task.OrchestrationContext, _):
+    yield ctx.wait_for_external_event("cancel")
+    acknowledge_cancel(ctx, stage="undoing")
+    yield ctx.create_timer(timedelta(seconds=1.5))
+    return "undone"
+
+
+def saga(ctx: task.OrchestrationContext, _):
+    one = Saga(ctx, "order")
+
+    def body():
+        yield from one.step(Step("stock", nothing, compensation=slow_undo))
+        yield from one.wait_for_event("never")
+
+    return (yield from one.run(body()))
+
+
+def committed(ctx: task.OrchestrationContext, _):
+    one = Saga(ctx, "order")
+
+    def body():
+        yield from one.step(Step("stock", nothing, compensation=slow_undo))
+        one.point_of_no_return()
+        yield ctx.create_timer(timedelta(seconds=1.5))
+
+    return (yield from one.run(body()))
+
+
+def racer(ctx: task.OrchestrationContext, order):
+    """Acknowledges at about the time when its grace is over, and then undoes in two activities."""
+    cancel = yield ctx.wait_for_external_event("cancel")
+    yield ctx.create_timer(timedelta(seconds=order["after"]))
+    acknowledge_cancel(ctx)
+    yield ctx.call_activity(nothing)
+    yield ctx.call_activity(nothing)
+    return "undone"
+'''
+
+
+async def finished(it: Running, instance_id: str) -> Any:
+    return await it.client.wait_for_orchestration_completion(instance_id, timeout=PATIENCE)
+
+
+async def guards(it: Running) -> list[Any]:
+    query = OrchestrationQuery(instance_id_prefix=GUARD_PREFIX, fetch_inputs_and_outputs=True)
+    return list(await it.client.get_all_orchestration_states(query))
+
+
+async def verdicts(it: Running) -> list[Any]:
+    """What the guards came to, once all are through."""
+    async with asyncio.timeout(PATIENCE):
+        while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
+            await asyncio.sleep(0.02)
+    return [state.get_output() for state in await guards(it)]
+
+
+async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1) -> None:
+    await it.publish("orders", {"id": instance_id.partition("-")[2], "start": True}, key="a")
+    await it.settled(count)
+    await it.client.wait_for_orchestration_start(instance_id, timeout=PATIENCE)
+    await it.publish("orders", {"id": instance_id.partition("-")[2]}, key="a")
+    await it.settled(count + 1)
+
+
+def config(orchestration: str) -> str:
+    return CONFIG.replace('"ORCHESTRATION"', orchestration)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_who_does_not_acknowledge_is_terminated_after_the_grace_with_its_children(
+    tmp_path: Path, engine: str
+) -> None:
+    async with running(tmp_path, config("nested"), FLOWS, engine) as it:
+        await cancelled(it)
+        began = time.monotonic()
+        state = await finished(it, "order-1")
+        assert time.monotonic() - began >= GRACE - 0.3, "not before"
+        assert state.runtime_status is OrchestrationStatus.TERMINATED
+        assert state.get_output() == {"cancelled": True, "reason": "late"}
+        assert (await finished(it, "order-1:child")).runtime_status is OrchestrationStatus.TERMINATED
+        assert await verdicts(it) == ["terminated"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("orchestration", "output"), [("polite", "undone"), ("saga", "compensated"), ("committed", "completed")]
+)
+async def test_who_acknowledges_has_all_the_time_it_needs(
+    tmp_path: Path, engine: str, orchestration: str, output: str
+) -> None:
+    async with running(tmp_path, config(orchestration), FLOWS, engine) as it:
+        await it.publish("orders", {"id": "1", "start": True}, key="a")
+        await it.settled(1)
+        if orchestration == "committed":
+            async with asyncio.timeout(PATIENCE):
+                while "committed" not in str((await it.client.get_orchestration_state("order-1")).get_custom_status()):
+                    await asyncio.sleep(0.01)
+        await it.publish("orders", {"id": "1"}, key="a")
+        await it.settled(2)
+        assert await verdicts(it) == ["acknowledged"]
+        state = await finished(it, "order-1")
+        assert state.runtime_status is OrchestrationStatus.COMPLETED
+        found = state.get_output()
+        assert (found if isinstance(found, str) else found["status"]) == output
+
+
+async def test_who_has_finished_is_left_alone_and_a_repeat_guards_nothing_anew(tmp_path: Path) -> None:
+    async with running(tmp_path, config("deaf"), FLOWS) as it:
+        await cancelled(it)
+        await it.client.terminate_orchestration("order-1", output="by hand")
+        assert await verdicts(it) == ["ended"]
+        assert (await finished(it, "order-1")).get_output() == "by hand"
+        await it.publish("orders", {"id": "1"}, key="a")
+        await it.settled(3)
+        assert len(await guards(it)) == 1, "nothing is guarded that has finished"
+        assert it.outcomes() == {"executed": 2, "ignored": 1}
+
+
+async def test_a_later_instance_of_the_same_id_is_another_one(tmp_path: Path) -> None:
+    async with running(tmp_path, config("deaf"), FLOWS) as it:
+        await cancelled(it)
+        await it.client.terminate_orchestration("order-1")
+        await finished(it, "order-1")
+        await it.publish("orders", {"id": "1", "start": True}, key="a")
+        await it.settled(3)
+        assert await verdicts(it) == ["replaced"]
+        state = await it.client.get_orchestration_state("order-1")
+        assert state.runtime_status is OrchestrationStatus.RUNNING
+
+
+async def test_what_was_suspended_before_stays_so_when_it_had_acknowledged(tmp_path: Path) -> None:
+    async with running(tmp_path, config("polite"), FLOWS) as it:
+        await cancelled(it)
+        async with asyncio.timeout(PATIENCE):
+            while (await it.client.get_orchestration_state("order-1")).get_custom_status() is None:
+                await asyncio.sleep(0.01)
+        await it.client.suspend_orchestration("order-1")
+        assert await verdicts(it) == ["acknowledged"]
+        state = await it.client.get_orchestration_state("order-1")
+        assert state.runtime_status is OrchestrationStatus.SUSPENDED
+        await it.client.resume_orchestration("order-1")
+        assert (await finished(it, "order-1")).get_output() == "undone"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_who_acknowledges_in_the_very_moment_is_either_terminated_before_or_left_alone(
+    tmp_path: Path, engine: str
+) -> None:
+    count = 60
+    async with running(tmp_path, config("racer"), FLOWS, engine) as it:
+        for number in range(count):
+            after = 0.1 + 4.0 * (number / count) ** 2
+            await it.publish("orders", {"id": number, "start": True, "after": after}, key=f"k{number}")
+        await it.settled(count)
+        for number in range(count):
+            await it.publish("orders", {"id": number}, key=f"k{number}")
+        await it.settled(2 * count)
+        states = [await finished(it, f"order-{number}") for number in range(count)]
+        for state in states:
+            if state.runtime_status is OrchestrationStatus.TERMINATED:
+                assert state.get_custom_status() is None, "it was compensating"
+            else:
+                assert state.get_output() == "undone"
+        told = await verdicts(it)
+        assert len(told) == count
+        ends = {state.runtime_status for state in states}
+        assert ends == {OrchestrationStatus.TERMINATED, OrchestrationStatus.COMPLETED}, "both, or it was no race"
+
+
+@pytest.mark.parametrize(
+    ("status", "yes"),
+    [
+        ({"cancel": "accepted", "more": 1}, True),
+        ({"saga": "order", "status": "cancelling"}, True),
+        ({"saga": "order", "status": "compensating"}, True),
+        ({"saga": "order", "status": "compensation_failed"}, True),
+        ({"saga": "order", "status": "running", "committed": True}, True),
+        ({"saga": "order", "status": "running"}, False),
+        ({"status": "compensating"}, False),
+        ({"cancel": "asked"}, False),
+        ("accepted", False),
+        (["cancel"], False),
+        (None, False),
+    ],
+)
+def test_what_counts_as_acknowledged(status: Any, yes: bool) -> None:
+    assert acknowledged(status) is yes
+
+
+def test_nobody_waits_for_the_probe() -> None:
+    assert PROBE_EVENT.startswith("bridge.")

@@ -1,0 +1,238 @@
+"""A cap on running orchestrations and a rate: starts wait, in order, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge.app.composition import build_router, load_config
+from bridge.commands import ScheduleOrchestration
+from bridge.errors import ConfigError, EngineUnavailable
+from bridge.pipeline.admission import Rate, RouteLimit
+from bridge.pipeline.population import Population, without_children
+
+from .harness import CONFIG, Bench, bench, message
+
+CAPPED = """
+  - name: start
+    from: orders
+    match: {type: start}
+    limits: {running: 3}
+    schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}
+  - name: free
+    from: orders
+    match: {type: free}
+    schedule: {orchestration: other, instance_id: "free-{{ payload.id }}"}
+"""
+RATED = CAPPED.replace("running: 3", "rate: 20/s")
+
+
+def started(it: Bench) -> list[str]:
+    return [command.instance_id for command in it.faults.taken if isinstance(command, ScheduleOrchestration)]
+
+
+async def go(it: Bench) -> None:
+    it.admission.start()
+    await it.source.start()
+
+
+async def finish(it: Bench, *ids: str) -> None:
+    for instance_id in ids:
+        await it.engine.client.terminate_orchestration(instance_id)
+
+
+async def test_starts_wait_at_the_cap_and_go_on_as_instances_finish(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        await it.publish(*(message("start", number, f"k{number}") for number in range(9)))
+        await go(it)
+        limit = it.source.limits["start"]
+        await it.until(lambda: limit.waiting == 6 and len(started(it)) == 3, "six wait")
+
+        assert limit.reason == "3 of 3 orchestrations run, 6 starts wait"
+        await it.publish(message("free", 1, "f"))
+        await it.until(lambda: "free-1" in started(it), "another route goes on")
+        first = [instance_id for instance_id in started(it) if instance_id != "free-1"]
+        began = time.monotonic()
+        await finish(it, first[0])
+        await it.until(lambda: limit.waiting == 5, "one more")
+        assert time.monotonic() - began < 5.0, "told, not counted every 30 s"
+        await asyncio.sleep(0.05)
+        assert limit.waiting == 5, "one place, one start"
+        while limit.waiting:
+            await finish(it, *(instance_id for instance_id in started(it) if instance_id != "free-1"))
+            await asyncio.sleep(0.01)
+        await it.settled(10)
+        assert it.source.ledger.outcomes["executed"] == 10
+        assert not it.source.ledger.dead_letters
+
+
+async def test_what_waits_keeps_its_key_in_order(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        await it.publish(*(message("start", f"a-{number}", "a") for number in range(4)), message("free", "late", "a"))
+        await go(it)
+        await it.until(lambda: it.source.limits["start"].waiting == 1, "the fourth waits")
+        assert "free-late" not in started(it)
+        await finish(it, "order-a-1")
+        await it.settled(5)
+        assert started(it) == [*(f"order-a-{number}" for number in range(4)), "free-late"]
+
+
+async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        for number in range(5):
+            await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}")
+        await it.engine.client.schedule_new_orchestration("order", instance_id="order-1:0001")
+        await it.engine.client.schedule_new_orchestration("other", instance_id="unlike-1")
+        await it.publish(message("start", 2, "k2"), message("start", 9, "k9"))
+        await go(it)
+        await it.settled(1)
+        assert it.source.ledger.outcomes["duplicate"] == 1
+        limit = it.source.limits["start"]
+        await it.until(lambda: limit.waiting == 1, "the new one waits")
+        assert limit.population is not None
+        assert len(limit.population) == 5, "children and others do not count"
+        await finish(it, "order-0", "order-1")
+        await asyncio.sleep(0.1)
+        assert limit.waiting == 1, "three still run"
+        await finish(it, "order-2")
+        await it.settled(2)
+
+
+async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        for number in range(10):
+            await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}")
+            await it.engine.client.terminate_orchestration(f"order-{number}")
+        await it.publish(*(message("start", number, f"k{number}") for number in range(13)))
+        await go(it)
+        await it.settled(13)
+        assert it.source.ledger.outcomes["duplicate"] == 10
+        assert it.source.ledger.outcomes["executed"] == 3
+
+
+async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
+        await go(it)
+        await it.until(lambda: it.source.limits["start"].waiting == 2 and len(started(it)) == 3, "two wait")
+        await it.source.drain(5)
+        assert it.source.ledger.abandoned["drain"] == 2
+        assert it.source.limits["start"].waiting == 0
+
+
+async def test_an_outage_keeps_the_place_in_the_queue(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
+        await go(it)
+        limit = it.source.limits["start"]
+        await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
+        it.faults.outage = EngineUnavailable("away")
+        it.breaker.trip(it.faults.outage)
+        await it.until(lambda: it.source.gate.holds, "held")
+        it.faults.outage = None
+        await it.until(lambda: not it.source.gate.holds, "goes on")
+        await it.until(lambda: limit.waiting == 2, "they still wait")
+        await finish(it, *started(it))
+        await it.settled(5)
+        assert it.source.ledger.outcomes["executed"] == 5
+
+
+async def test_a_rate_spreads_commands(tmp_path: Path) -> None:
+    async with bench(tmp_path, RATED) as it:
+        await it.publish(*(message("start", number, f"k{number}") for number in range(11)))
+        began = time.monotonic()
+        await go(it)
+        await it.settled(11)
+        assert time.monotonic() - began >= 0.5, "ten intervals of 50 ms"
+        assert it.source.limits["start"].delayed == 10
+        assert it.source.ledger.outcomes["executed"] == 11
+
+
+def test_a_rate_gives_tokens_in_time() -> None:
+    rate = Rate(10.0, burst=3)
+    assert [round(rate.take(100.0) - 100.0, 6) for _ in range(5)] == [-0.2, -0.1, 0.0, 0.1, 0.2]
+    assert round(rate.take(200.0), 6) == 199.8, "the pause filled the bucket, no further than the burst"
+    even = Rate(10.0)
+    assert [round(even.take(0.0), 6) for _ in range(3)] == [0.0, 0.1, 0.2]
+
+
+class Clockless:
+    """Counts what it is told, and remembers how often it was asked."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = set(ids)
+        self.asked = 0
+        self.answer = asyncio.Event()
+        self.answer.set()
+
+    async def __call__(self) -> set[str]:
+        self.asked += 1
+        ids = set(self.ids)
+        await self.answer.wait()
+        return ids
+
+
+async def until(condition: object, *, within: float = 10.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():  # type: ignore[operator]  # a lambda
+            await asyncio.sleep(0.005)
+
+
+async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> None:
+    count = Clockless("order-1")
+    population = Population("default", "order-", count)
+    limit = RouteLimit("start", 1, population)
+    population.start()
+    try:
+        await until(lambda: population.known)
+        await asyncio.sleep(0.6)
+        assert count.asked == 1, "nobody waits, nobody asks"
+        population.want()
+        assert limit.running == 1
+        count.ids.clear()
+        await until(lambda: len(population) == 0)
+    finally:
+        await population.stop()
+
+
+async def test_a_count_keeps_what_came_and_went_while_it_ran() -> None:
+    count = Clockless("order-old", "order-gone")
+    count.answer.clear()
+    population = Population("default", "order-", count)
+    population.start()
+    try:
+        await until(lambda: count.asked == 1)
+        population.enter("order-new")
+        population.leave(["order-gone", "unlike-1"])
+        count.answer.set()
+        await until(lambda: population.known)
+        assert "order-new" in population
+        assert "order-old" in population
+        assert len(population) == 2
+    finally:
+        await population.stop()
+
+
+def test_children_are_told_by_their_parents_id() -> None:
+    assert set(without_children({"a", "a:0001", "a:0001:0002", "b:1", "c:x:1", "c:x"})) == {"a", "b:1", "c:x"}
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ('schedule: {orchestration: order, instance_id: "{{ payload.id }}"}', "constant prefix"),
+        ('raise_event: {instance_id: "order-{{ payload.id }}", name: x}', "starts nothing"),
+    ],
+)
+def test_a_cap_needs_something_to_count(tmp_path: Path, route: str, said: str) -> None:
+    path = tmp_path / "bridge.yaml"
+    rule = f"\n  - name: start\n    from: orders\n    limits: {{running: 5}}\n    {route}\n"
+    path.write_text(CONFIG.format(codec="json", source="", routes=rule))
+    with pytest.raises(ConfigError, match=said) as caught:
+        build_router(load_config([path]), "orders")
+    [problem] = caught.value.problems
+    assert problem.path == "routes[0].limits.running"
+    assert problem.line > 0

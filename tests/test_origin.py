@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.envelope import Envelope
+from bridge.message import Position
+from bridge.origin import KEY, Origin, Parcel, UnknownEnvelope, may_be_wrapped, unwrap, wrap
+
+ORIGIN = Origin("shop/42", "start-order")
+TRACED = Origin("shop/42", "start-order", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "k=v")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just(KEY), inner),
+    max_leaves=8,
+)
+
+
+def envelope(**fields: Any) -> Envelope:
+    return Envelope("shop/42", "42", "shop", "order.created", {}, Position("c", "t", 0, 1), **fields)
+
+
+@given(JSON, st.sampled_from([ORIGIN, TRACED]))
+def test_what_is_wrapped_comes_out_again(data: Any, origin: Origin) -> None:
+    text = json.dumps(wrap(data, origin))
+    assert may_be_wrapped(text)
+    assert unwrap(json.loads(text)) == Parcel(data, origin)
+
+
+@pytest.mark.parametrize("layout", [{"indent": 4}, {"separators": (",", ":")}, {}])
+def test_an_engine_may_write_it_anew(layout: dict[str, Any]) -> None:
+    text = json.dumps(wrap([1], ORIGIN), **layout)
+    assert may_be_wrapped(text)
+    assert unwrap(json.loads(text)) == Parcel([1], ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 1, "x", [], {}, {"data": 1}, {KEY: 1}, {KEY: {}}, {KEY: {"v": "1"}}, {KEY: {"v": 1}, "more": 1},
+        [{KEY: {"v": 1}}],
+    ],
+)  # fmt: skip
+def test_bare_data_stays_as_it_is(value: Any) -> None:
+    assert unwrap(value) == Parcel(value)
+
+
+def test_the_wire_shape() -> None:
+    assert wrap({"total": 5}, ORIGIN) == {
+        "bridge:message": {"v": 1, "id": "shop/42", "route": "start-order", "data": {"total": 5}}
+    }
+    assert wrap(None, TRACED)[KEY] == {
+        "v": 1, "id": "shop/42", "route": "start-order", "part": 2, "traceparent": TRACED.traceparent,
+        "tracestate": "k=v", "data": None,
+    }  # fmt: skip
+
+
+def test_unknown_fields_are_ignored_and_unknown_versions_are_not() -> None:
+    assert unwrap({KEY: {"v": 1, "id": "a", "route": "b", "new": 1, "data": 3}}) == Parcel(3, Origin("a", "b"))
+    with pytest.raises(UnknownEnvelope, match="version 2"):
+        unwrap({KEY: {"v": 2, "data": 3}})
+    for inside in ({"id": 1}, {"id": "a"}, {"id": "a", "route": "b", "part": "c"}):
+        with pytest.raises(UnknownEnvelope, match="without"):
+            unwrap({KEY: {"v": 1, **inside}})
+
+
+def test_trace_context_comes_from_extensions_or_headers() -> None:
+    parent = TRACED.traceparent
+    assert Origin.of(envelope(), "r") == Origin("shop/42", "r")
+    assert Origin.of(envelope(headers={"traceparent": parent}), "r", 1) == Origin("shop/42", "r", 1, parent)
+    both = envelope(extensions={"traceparent": parent, "tracestate": "a=b"}, headers={"traceparent": "other"})
+    assert Origin.of(both, "r") == Origin("shop/42", "r", 0, parent, "a=b")
