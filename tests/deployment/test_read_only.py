@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.daemon import Serve, bridge
+from tests.acceptance.shop import rename_topics
 from tests.brokers.kafka.harness import unique
 
 ROOT = Path(__file__).parents[2]
@@ -58,15 +59,10 @@ def test_it_runs_on_a_read_only_root(tmp_path: Path, bootstrap: str, monkeypatch
     temporary.mkdir()
     shutil.copytree(ROOT / "config", project / "config")
     shutil.copytree(ROOT / "workflows", project / "workflows", ignore=shutil.ignore_patterns("__pycache__"))
-    prefix = unique("shop")
-    for file in (project / "config" / "bridge.yaml", project / "config" / "overlays" / "compose.yaml"):
-        text = file.read_text()
-        for topic in ("orders", "payments", "shipments", "order-results", "parcel-alerts"):
-            text = text.replace(f"topics: [{topic}]", f"topics: [{prefix}-{topic}]\n    group: {prefix}")
-            text = text.replace(f"topic: {topic}}}", f"topic: {prefix}-{topic}}}")
-        file.write_text(
-            text.replace("/var/lib/bridge", str(state)).replace("{host: 0.0.0.0}", "{host: 0.0.0.0, port: 0}")
-        )
+    rename_topics(project / "config", unique("shop"))
+    overlay = project / "config" / "overlays" / "compose.yaml"
+    text = overlay.read_text().replace("/var/lib/bridge", str(state))
+    overlay.write_text(text.replace("{host: 0.0.0.0}", "{host: 0.0.0.0, port: 0}"))
     written = tmp_path / "written"
     with _Contained(project, state, temporary, written) as serve:
         order = '{"id": "o-1", "customer": "c-1", "total": 5.0, "items": [{"sku": "s", "quantity": 1}]}'
