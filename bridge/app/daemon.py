@@ -24,6 +24,7 @@ from bridge.app.check import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_broker, build_domains, build_engine, build_source, load_workflows
 from bridge.app.readiness import clear_ready, write_ready
+from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
@@ -144,6 +145,7 @@ class Daemon:
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
+        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self._run_worker)
         for name, engine in self.engines.items():
             try:
                 await engine.probe()
