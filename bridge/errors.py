@@ -8,6 +8,7 @@
         ExpressionError            an expression failed at run time
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
+      RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has had this very command before       -> duplicate
         InstanceAlreadyExists      of another message                                -> by on_existing
@@ -113,6 +114,12 @@ class InvalidCommand(MessageError):
     """A rule produced a command that no engine may be given."""
 
     reason = "invalid_command"
+
+
+class RegistryUnavailable(BridgeError):
+    """A schema registry does not answer, or not as one."""
+
+    reason = "registry_unavailable"
 
 
 class EngineError(BridgeError):

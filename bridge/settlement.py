@@ -30,6 +30,7 @@ from bridge.errors import (
     LockLost,
     MessageError,
     PartitionRevoked,
+    RegistryUnavailable,
 )
 
 DETAIL_LIMIT = 1024
@@ -141,7 +142,7 @@ def decide(
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))
-    if isinstance(error, EngineOutage | BrokerUnavailable | ClockSkew):
+    if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClockSkew):
         return Hold(error.reason, detail_of(error))
     if isinstance(error, LockLost | PartitionRevoked):
         return Release(error.reason)

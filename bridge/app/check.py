@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.config.source import Loaded, survey
 from bridge.engines.registry import Workflows
@@ -77,6 +78,10 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
     problems += compiler.problems
+    registries = _collect(partial(build_registries, loaded), problems) if whole else None
+    if registries is not None:
+        for target in loaded.config.targets:
+            _collect(partial(target_codec, loaded, target, registries), problems)
     problems += lint(loaded.config, loaded.locate, whole=whole)
     return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bridge.app.codecs import source_codec
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
@@ -34,6 +34,9 @@ from bridge.routing.expression import SOURCE, Compiler
 from bridge.routing.scope import SourceScope
 from bridge.routing.template import compile_template
 from bridge.settlement import RetryPolicy
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -132,8 +135,8 @@ def build_router(loaded: Loaded, source: str) -> Router:
     return router
 
 
-def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
-    """The decoder of a source. Raises: ConfigError with every problem."""
+def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
+    """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
     config = loaded.config.sources[source]
     limits = Limits(config.limits.max_payload, config.limits.max_depth)
     compiler = Compiler(loaded.locate)
@@ -159,7 +162,7 @@ def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
     if compiler.problems:
         raise ConfigError(compiler.problems)
     return SourceDecoder(
-        codecs.get(config.codec, limits),
+        source_codec(loaded, source, registries),
         limits,
         attributes=attributes,
         identity=identity,
@@ -247,10 +250,12 @@ def build_source(
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
     wards: tuple[str, Wards] | None = None,
+    registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
     """A source's pipeline, not started.
 
     limits: of all routes that have some. domains: all that sources name. wards: where its poisoned keys are kept.
+    registries: see `source_codec`.
 
     Raises: ConfigError.
     """
@@ -283,10 +288,11 @@ def build_source(
         quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )
+    decoder = build_decoder(loaded, name, registries)
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        build_decoder(loaded, name).decode,
+        decoder.decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
         limits={
@@ -296,4 +302,5 @@ def build_source(
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         wards=wards,
+        prepare=decoder.prepare,
     )

@@ -23,6 +23,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.app import parking
 from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
+from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
     build_broker,
     build_domains,
@@ -32,9 +33,9 @@ from bridge.app.composition import (
     message_shape,
 )
 from bridge.app.readiness import clear_ready, write_ready
+from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
-from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.grace import GUARD, Grace, guard
@@ -72,7 +73,8 @@ class Daemon:
     ) -> None:
         """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
 
-        engines: instead of those of the configuration, under the same names. now: the clock of these engines.
+        engines: instead of those of the configuration, under the same names; then no schema registry is asked either,
+        and what would be Avro or Protobuf is JSON. now: the clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
@@ -85,6 +87,7 @@ class Daemon:
         targets = {
             name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
         }
+        self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
@@ -96,7 +99,8 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    wards=parking.wards(loaded, name, self.engines, self.brokers),
+                    wards=parking.wards(loaded, name, self.engines),
+                    registries=self.registries,
                 )
                 for name in config.sources
             ]
@@ -109,7 +113,7 @@ class Daemon:
                 name: PublishTarget(
                     self.brokers[target.broker],
                     target.address,
-                    codecs.get(target.codec),
+                    target_codec(loaded, name, self.registries),
                     target.source,
                     target.timeout,
                     message_shape(target),
@@ -166,6 +170,7 @@ class Daemon:
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
+        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self._run_worker)
         for name, engine in self.engines.items():
             try:
                 await engine.probe()
@@ -228,6 +233,7 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)

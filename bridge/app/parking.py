@@ -70,9 +70,7 @@ def target(loaded: Loaded, engine: Engine, breaker: Breaker, now: Callable[[], d
     return Target(parking.execute, breaker, parking.park)
 
 
-def wards(
-    loaded: Loaded, source: str, engines: Mapping[str, Engine], brokers: Mapping[str, Broker]
-) -> tuple[str, Wards] | None:
+def wards(loaded: Loaded, source: str, engines: Mapping[str, Engine]) -> tuple[str, Wards] | None:
     """Where a source keeps its messages outside the broker; None: it never does.
 
     What is kept there can only be dead-lettered to a queue or topic that the source names.

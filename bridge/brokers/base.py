@@ -6,7 +6,7 @@ of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -222,4 +222,25 @@ class Broker(Protocol):
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Return when all messages are durably taken. Raises: BrokerUnavailable, PublishFailed."""
+        ...
+
+
+@runtime_checkable
+class TopicBroker(Protocol):
+    """A broker whose topics have to be there before they are used."""
+
+    @property
+    def cluster(self) -> str:
+        """Identity of what is behind it, known once it is started: two brokers may be one cluster."""
+        ...
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        ...
+
+    async def ensure(self, topics: Collection[str]) -> None:
+        """See that the topics are there; make them where that is wanted.
+
+        Raises: BrokerError naming those that are missing, with the remedy; BrokerUnavailable.
+        """
         ...

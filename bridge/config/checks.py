@@ -26,7 +26,8 @@ _ORDERING = SourceConfig.model_fields["ordering"].default
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     """Problems between entries; what is not of the expected shape is left to the models."""
-    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources", "sagas")}
+    named = ("engines", "brokers", "registries", "targets", "sources", "sagas")
+    sections = {name: _mapping(document.get(name)) for name in named}
     routes = document.get("routes")
     routes = routes if isinstance(routes, list) else []
     for section in ("targets", "sources"):
@@ -35,6 +36,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             if isinstance(broker, str) and broker not in sections["brokers"]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
     yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
+    yield from _registries(sections, locate)
     yield from _consumers(sections["sources"], sections["brokers"], locate)
     yield from _domains(sections["sources"], locate)
     yield from _quarantine(sections["sources"], list(sections["engines"]), locate)
@@ -124,6 +126,27 @@ def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Pro
 def _kind(entry: dict[str, Any], brokers: dict[str, Any]) -> str | None:
     kind = _mapping(brokers.get(str(entry.get("broker")))).get("type")
     return kind if kind in ("local", "kafka", _BUS) else None
+
+
+def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator[Problem]:
+    known = list(sections["registries"])
+    for section, where in (("sources", ()), ("targets", ("schemas",))):
+        for name, given in sections[section].items():
+            entry = _mapping(given)
+            codec = entry.get("codec")
+            settings = _mapping(entry.get("schemas")) if where else entry
+            registry = settings.get("registry")
+            if codec not in ("avro", "protobuf"):
+                if where and entry.get("schemas") is not None:
+                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas to name")
+                elif not where and registry is not None:
+                    yield locate((section, name, "registry"), "only the codecs avro and protobuf have a registry")
+            elif isinstance(registry, str):
+                if registry not in known:
+                    yield locate((section, name, *where, "registry"), _unknown("registry", registry, known))
+            elif len(known) != 1:
+                what = "name one of the registries with `registry:`" if known else "there are no `registries:` for it"
+                yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
 
 
 def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:

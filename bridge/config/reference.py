@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, missing, model, routes, sagas, servicebus, sources
+from bridge.config import brokers, engines, missing, model, registries, routes, sagas, servicebus, sources
 from bridge.config.shape import members
 from bridge.config.types import (
     NAME_PATTERN,
@@ -66,9 +66,9 @@ routes:
 - **Rate**: a number and a unit of time: `50/s`, `3000/m`, `10/h`, `100/d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
-- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `engines` and `ops`, and
-  nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir` without its
-  last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
+  and `ops`, and nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir`
+  without its last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
 """
 
 EXAMPLES = """\
@@ -88,6 +88,9 @@ brokers:
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
   bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
+
+registries:
+  main: {url: "https://schemas.example.com", username: bridge, password: "${REGISTRY_PASSWORD:-}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
@@ -145,7 +148,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
         servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
     ),
-    "targets": (brokers.TargetConfig, servicebus.ServiceBusTargetConfig),
+    "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
+    "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.QuarantineConfig,
         sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
@@ -162,7 +166,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
 _HEADINGS = {
     engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
-    brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+    brokers.TargetConfig: "", brokers.TargetSchemaConfig: "schemas", registries.RegistryConfig: "",
+    registries.RegistryTlsConfig: "tls",
+    sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
     brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",

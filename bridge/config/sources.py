@@ -131,8 +131,11 @@ class SourceConfig(Model):
     )
     group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
-    codec: Literal["cloudevents", "json", "text", "bytes"] = Field(
+    codec: Literal["cloudevents", "json", "text", "bytes", "avro", "protobuf"] = Field(
         "cloudevents", description="Format of the messages; `cloudevents` takes the structured and the binary form."
+    )
+    registry: Name | None = Field(
+        None, description="For `avro` and `protobuf`: name of the registry, from `registries`; null: the only one."
     )
     attributes: dict[Annotated[str, AfterValidator(_check_attribute)], Expression] = Field(
         default_factory=dict, description="Event attributes from `headers`, `key`, `topic` and `payload`."

@@ -12,6 +12,7 @@ import structlog
 
 from bridge.brokers.base import Broker, Partition
 from bridge.commands import Step
+from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.envelope import Envelope
 from bridge.errors import EngineError, EngineOutage, EngineRejected
 from bridge.message import Message, Position
@@ -57,7 +58,7 @@ def letters(settings: SourceSettings, broker: str) -> Callable[[Item], Letter]:
             delivery.message,
             delivery.position,
             broker,
-            (settings.subscribe.dead_letter or "").replace("{topic}", delivery.position.topic),
+            (settings.subscribe.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", delivery.position.topic),
             settings.name,
             item.envelope.message_id if item.envelope else None,
             settings.config_version,

@@ -24,6 +24,7 @@ from bridge.pipeline.item import Item
 from bridge.pipeline.keeping import Keeping, leaves, letters
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.settler import FuseBlown, Settler
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
@@ -74,9 +75,11 @@ class SourcePipeline:
         limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
         wards: tuple[str, Wards] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
-        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered.
+        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered. prepare: awaited
+        before `decode` of the same messages; None where that needs nothing.
         """
         self.settings = settings
         self.ledger = Ledger()
@@ -89,6 +92,7 @@ class SourcePipeline:
         self.subscription: Subscription | None = None
         self._broker = broker
         self._decode = decode
+        self._prepare = prepare
         self._routes = routes
         self._engines = engines
         self.limits = limits or {}
@@ -209,6 +213,9 @@ class SourcePipeline:
             failures = 0
             if not deliveries:
                 return
+            if self._prepare is not None:
+                messages = [delivery.message for delivery in deliveries]
+                await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
             self._admit(deliveries)
             await asyncio.sleep(0)
 

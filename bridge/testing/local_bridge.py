@@ -19,10 +19,12 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
+from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.daemon import Daemon
 from bridge.app.names import require
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
+from bridge.codecs.stand_in import StandInCodec
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import SourceConfig
@@ -175,7 +177,8 @@ class LocalBridge:
             headers=dict(headers or {}),
             key=key,
         )
-        message = codecs.get(config.codec).encode(event)
+        codec = StandInCodec() if config.codec in SCHEMA_CODECS else codecs.get(config.codec)
+        message = codec.encode(event)
         self.send(source, message)
 
     def send(self, source: str, message: Message) -> None:

@@ -60,6 +60,11 @@ class Progress:
         self._failed = f', "failed_compensations": {json.dumps([asdict(one) for one in failed])}'
         self._changed = True
 
+    def commit(self) -> None:
+        """Behind the point of no return: whoever looks sees that no cancel is heard any more."""
+        self._head += ', "committed": true'
+        self._changed = True
+
     def cancelling(self) -> None:
         """`cancel` was heard, while something runs that is waited for."""
         if self.status is SagaStatus.RUNNING:

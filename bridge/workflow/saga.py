@@ -145,8 +145,7 @@ class Saga(Scope):
         self._check_stopped(None, ())
         self._committed = True
         self._cancel.cancel()
-        self._head += ', "committed": true'
-        self._show()
+        self._progress.commit()
 
     def run(self, body: Steps) -> Generator[task.Task[Any], Any, SagaOutcome]:
         """Run the body to its end or undo what it did; `yield from` gives the outcome.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, SubscribeOptions
@@ -61,6 +61,15 @@ class KafkaBroker:
         except BrokerUnavailable:
             self._cluster.forget(topic)
             raise
+
+    @property
+    def cluster(self) -> str:
+        """See `TopicBroker.cluster`."""
+        return self._cluster.id
+
+    async def ensure(self, topics: Collection[str]) -> None:
+        """See `TopicBroker.ensure`."""
+        await self._cluster.ensure(topics)
 
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""

@@ -307,6 +307,9 @@ class KafkaSubscription:
         }
         if self._away:
             found["broker"] = self._away
+        restless = self._assignment.restless.told(asyncio.get_running_loop().time(), self._wishes.instance_id)
+        if restless is not None:
+            found["group"] = restless
         return found
 
     @property
