@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove prove-kafka check bench lock clean help
+.PHONY: demo test prove prove-kafka prove-servicebus prove-engine check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -30,6 +30,12 @@ prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and 
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m pytest -m prove tests/brokers/kafka
+
+prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by the JavaScript SDK
+	$(BIN)/python -m pytest -m prove tests/servicebus tests/brokers/servicebus
+
+prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
+	$(BIN)/python -m pytest -m prove tests/engines
 
 check: .venv/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .

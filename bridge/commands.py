@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from bridge.record import record
+
 
 class OnExisting(StrEnum):
     """What to do when another message has started the instance already. The same message is a duplicate."""
@@ -30,6 +32,21 @@ class OnMissing(StrEnum):
     IGNORE = "ignore"
 
 
+@dataclass(frozen=True, slots=True)
+class ParkFor:
+    """Let the message wait on the engine, durably, until its instance is started; at most `ttl` seconds."""
+
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartFirst:
+    """Start the instance, with this orchestration and input, and go on."""
+
+    orchestration: str
+    input: Any = None
+
+
 class OnFinished(StrEnum):
     """What to do when the instance that should be told something has finished and has not seen it."""
 
@@ -39,7 +56,10 @@ class OnFinished(StrEnum):
     IGNORE = "ignore"
 
 
-@dataclass(frozen=True, slots=True)
+Missing = OnMissing | ParkFor | StartFirst
+
+
+@record(frozen=True, slots=True)
 class ScheduleOrchestration:
     """Start an orchestration under a deterministic instance id.
 
@@ -59,18 +79,18 @@ class ScheduleOrchestration:
     on_finished: OnFinished | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RaiseEvent:
     """Raise an external event to a running orchestration."""
 
     instance_id: str
     name: str
     data: Any = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartOrRaise:
     """Start the orchestration with `input`; when it already runs, raise `event` with `data` instead."""
 
@@ -94,7 +114,7 @@ class Cancel:
     instance_id: str
     event: str = "cancel"
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
     grace: float | None = None
 
@@ -106,7 +126,7 @@ class Terminate:
     instance_id: str
     output: Any = None
     recursive: bool = True
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.IGNORE
 
 
@@ -116,7 +136,7 @@ class Suspend:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -126,7 +146,7 @@ class Resume:
 
     instance_id: str
     reason: str | None = None
-    on_missing: OnMissing = OnMissing.RETRY
+    on_missing: Missing = OnMissing.RETRY
     on_finished: OnFinished = OnFinished.DEAD_LETTER
 
 
@@ -145,7 +165,7 @@ class SignalEntity:
 Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate | Suspend | Resume | SignalEntity
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """One command of a decision, with the route it came from and the engine it goes to."""
 
@@ -154,7 +174,7 @@ class Step:
     engine: str = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     """What the rules say about one message.
 

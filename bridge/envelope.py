@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bridge.message import Position
+from bridge.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Envelope:
     """What rules see of a message.
 
     message_id is the identity that effects are deduplicated by: the source's `identity:` when it has one, else
-    CloudEvents `source` + `id`, else the broker's message id, else cluster/topic/partition/offset.
+    CloudEvents `source` + `id`, else cluster/topic/the broker's message id, else cluster/topic/partition/offset.
     data is the decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
     headers are text: undecodable bytes are replaced, and of a repeated name the last value wins.
     """
@@ -35,7 +36,7 @@ class Envelope:
     timestamp: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Event:
     """What a workflow publishes, before a codec turns it into a message.
 

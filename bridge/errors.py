@@ -8,11 +8,13 @@
         ExpressionError            an expression failed at run time
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
+      RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has had this very command before       -> duplicate
         InstanceAlreadyExists      of another message                                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
+        InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
         EngineRejected             the engine refused this very request              -> dead_letter
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
@@ -114,6 +116,12 @@ class InvalidCommand(MessageError):
     reason = "invalid_command"
 
 
+class RegistryUnavailable(BridgeError):
+    """A schema registry does not answer, or not as one."""
+
+    reason = "registry_unavailable"
+
+
 class EngineError(BridgeError):
     """The engine did not do what it was asked to."""
 
@@ -142,6 +150,12 @@ class InstanceFinished(EngineError):
     """The instance is completed, failed or terminated."""
 
     reason = "instance_finished"
+
+
+class InstanceParked(EngineError):
+    """Earlier messages for this instance are parked; this one goes behind them."""
+
+    reason = "instance_parked"
 
 
 class EngineRejected(EngineError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bridge.record import record
 
 Headers = tuple[tuple[str, bytes], ...]
 """Headers in the broker's order; a name may occur more than once."""
@@ -11,7 +11,7 @@ RESERVED_HEADER_PREFIX = "bridge."
 """Headers below this prefix are ours; on an incoming message they are ignored unless the source is trusted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """One message, undecoded. The same shape is received and published.
 
@@ -20,6 +20,9 @@ class Message:
     timestamp: the broker's time for the message in seconds since the epoch, None when unknown or to be set.
     message_id: the broker's own message id where the broker has one (Service Bus), else None.
     content_type: the broker's content-type property where it has one; else taken from the header `content-type`.
+    What follows is for publishing, on brokers that can do it (Service Bus): partition_key: keeps messages without a key
+    together. enqueue_at: seconds since the epoch before which nobody receives it. time_to_live: seconds after which
+    nobody does.
     """
 
     body: bytes | None
@@ -28,6 +31,9 @@ class Message:
     timestamp: float | None = None
     message_id: str | None = None
     content_type: str | None = None
+    partition_key: str | None = None
+    enqueue_at: float | None = None
+    time_to_live: float | None = None
 
     @property
     def size(self) -> int:
@@ -38,7 +44,7 @@ class Message:
         return size
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Position:
     """Where a message stands in its broker.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +11,7 @@ from bridge.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
+    ParkFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
@@ -24,9 +26,11 @@ from bridge.errors import (
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
+    InstanceParked,
     LockLost,
     MessageError,
     PartitionRevoked,
+    RegistryUnavailable,
 )
 
 DETAIL_LIMIT = 1024
@@ -39,6 +43,7 @@ class Outcome(StrEnum):
     EXECUTED = "executed"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
+    PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
 
 
@@ -80,14 +85,39 @@ class Release:
     reason: str
 
 
-Settlement = Complete | Hold | Retry | DeadLetter | Release
+class Wait(StrEnum):
+    """What a parked message waits for."""
+
+    INSTANCE = "instance"
+    """To be started: the command waits, for it alone."""
+    TIME = "time"
+    """To pass: the message waits, and with it the later ones of its ordering key."""
+    PERSON = "person"
+    """To release it, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep it on an engine, durably, and complete the delivery.
+
+    seconds: the longest wait (INSTANCE), or the wait (TIME); None: without end. reason, detail: as of a dead letter.
+    """
+
+    wait: Wait
+    seconds: float | None
+    reason: str
+    detail: str
+
+
+Settlement = Complete | Hold | Retry | DeadLetter | Release | Park
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Back-off in seconds: `initial` times `multiplier` per attempt, up to `max_delay`; `in_memory` bounds the whole.
 
-    `bug_attempts` bounds how often a delivery is tried whose failure is not a BridgeError.
+    `bug_attempts` bounds how often a delivery is tried whose failure is not a BridgeError. `max_hold` is how long the
+    broker lets one message be held for retries; what has to wait longer cannot stay in memory.
     """
 
     initial: float = 0.2
@@ -95,6 +125,7 @@ class RetryPolicy:
     max_delay: float = 10.0
     in_memory: float = 30.0
     bug_attempts: int = 3
+    max_hold: float = math.inf
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1)."""
@@ -111,7 +142,7 @@ def decide(
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))
-    if isinstance(error, EngineOutage | BrokerUnavailable | ClockSkew):
+    if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClockSkew):
         return Hold(error.reason, detail_of(error))
     if isinstance(error, LockLost | PartitionRevoked):
         return Release(error.reason)
@@ -125,14 +156,35 @@ def decide(
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
         return DeadLetter(error.reason, detail_of(error))
-    if isinstance(error, InstanceNotFound) and not isinstance(
+    if isinstance(error, InstanceNotFound | InstanceParked) and not isinstance(
         command, ScheduleOrchestration | StartOrRaise | SignalEntity | None
     ):
+        if isinstance(command.on_missing, ParkFor):
+            return Park(Wait.INSTANCE, command.on_missing.ttl, error.reason, detail_of(error))
+        if isinstance(error, InstanceParked):
+            return _again(error, attempt, elapsed, policy)
         if command.on_missing is OnMissing.IGNORE:
             return Complete(Outcome.IGNORED)
         if command.on_missing is OnMissing.DEAD_LETTER:
             return DeadLetter(error.reason, detail_of(error))
     return _again(error, attempt, elapsed, policy)
+
+
+def outside(settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float) -> Settlement:
+    """What a source that may keep messages outside their broker makes of a settlement.
+
+    keeps: whether it can keep this one.
+    quarantine: a message that would be dead-lettered, and has an ordering key, waits for a person, and its key with it.
+    held: seconds since the delivery failed first. max_hold: seconds for which its broker lets it be held for retries; a
+    longer wait is parked.
+    """
+    if keeps and quarantine and isinstance(settlement, DeadLetter):
+        return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
+    if isinstance(settlement, Retry) and held + settlement.delay > max_hold:
+        if not keeps:
+            return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
+        return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
+    return settlement
 
 
 def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:

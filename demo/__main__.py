@@ -65,12 +65,17 @@ def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Ta
     console.print("Starting bridge serve: local broker, embedded engine, a fresh directory.")
     shop.open(START)
     ends = time.monotonic() + DEADLINE
-    with Progress(console, {"published": len(lines), "settled": len(lines), "results": expected.published}) as progress:
+    with Progress(
+        console, {"published": len(lines), "settled": expected.settled, "results": expected.published}
+    ) as progress:
         looked = 0.0
         for number, line in enumerate(lines, 1):
             if line.get("wait"):
                 _wait(shop, expect(lines[: number - 1]), progress, ends)
-            shop.publish(line)
+            if "act" in line:
+                shop.act(line["act"])
+            else:
+                shop.publish(line)
             progress.show(published=number)
             time.sleep(PACE)
             if time.monotonic() - looked > POLL:
@@ -81,12 +86,12 @@ def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Ta
         while time.monotonic() < ends:
             _show(progress, observed)
             if observed.settled >= expected.settled and observed.published >= expected.published:
-                observed = observe(shop.metrics(), shop.instances())
+                observed = observe(shop.metrics(), shop.instances(), len(shop.waiting()))
                 if not differences(expected, observed):
                     return observed
             time.sleep(POLL)
             observed = observe(shop.metrics())
-    return observe(shop.metrics(), shop.instances())
+    return observe(shop.metrics(), shop.instances(), len(shop.waiting()))
 
 
 def _wait(shop: Shop, expected: Tally, progress: Progress, ends: float) -> None:
@@ -94,7 +99,8 @@ def _wait(shop: Shop, expected: Tally, progress: Progress, ends: float) -> None:
     while True:
         observed = observe(shop.metrics())
         _show(progress, observed)
-        if observed.settled >= expected.settled and observed.published >= expected.published:
+        dead = observed.dead_letters.total() >= expected.dead_letters.total()
+        if dead and observed.settled >= expected.settled and observed.published >= expected.published:
             return
         if time.monotonic() > ends:
             break

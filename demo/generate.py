@@ -2,7 +2,9 @@
 
 Each line is {"topic", "key", "event"} with a CloudEvents JSON object, or {"topic", "key", "raw"} with a body that is
 sent as it is. Lines are in the order of time; the events of one order keep their order within a topic. A line with
-"wait" begins a new day: it is sent when everything before it has come to its end.
+"wait" begins a new day: it is sent when everything before it has come to its end. A line with "act" is something that
+a person does: `replay` sends the dead letters of payments that nobody waited for once more, and then again, `mend`
+drops the message that poisons a key of the shipments, and releases the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).with_name("events.jsonl")
+REPLAYS = 2
+"""How often a dead letter is replayed: somebody clicks twice."""
 DAY = 24 * 60.0
 """Minutes."""
 BEGIN = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
@@ -24,7 +28,7 @@ CARRIERS = ("swiftpost", "northline", "parcelhub")
 # What happens to the orders: how many of each kind, in all.
 FATES = {
     "delivered": 46, "declined": 7, "lost": 5, "out_of_stock": 4, "unpaid": 3, "cancelled": 5, "cancelled_paid": 2,
-    "fraud": 4, "held_and_released": 3, "held": 1,
+    "fraud": 4, "held_and_released": 3, "held": 1, "paid_early": 6,
 }  # fmt: skip
 
 Line = dict[str, Any]
@@ -71,7 +75,9 @@ class Day:
 
 def order(day: Day, number: int, minute: float, fate: str) -> Line:
     """An order and everything that comes of it. Returns the line that starts it."""
-    id_ = f"o-{number}"
+    early = fate == "paid_early"  # another clock, another network: the payment overtakes its order by an hour
+    id_ = f"early-{number}" if early else f"o-{number}"
+    minute += 60 if early else 0
     customer = f"c-{day.random.randint(1, 24):02d}"
     skus = day.random.sample(sorted(ARTICLES), day.random.randint(1, 3))
     lines: list[dict[str, Any]] = [{"sku": sku, "quantity": day.random.randint(1, 3)} for sku in skus]
@@ -94,15 +100,17 @@ def order(day: Day, number: int, minute: float, fate: str) -> Line:
         facts = {"order_id": id_, "tracking": f"t-{number}", "carrier": CARRIERS[number % 3], "status": status}
         return day.put(minute + after, "shipments", id_, f"shipment.{status}", facts)
 
-    paid = day.later(1, 6)
+    paid = day.later(1, 6) - (60 if early else 0)
     if fate == "held_and_released":  # paid when it is released, two mornings later
         paid += 2 * DAY - minute
-    if fate in ("delivered", "lost", "cancelled_paid", "held_and_released"):
+    if fate in ("delivered", "lost", "cancelled_paid", "held_and_released", "paid_early"):
         if number % 7 == 0:
             payment("payment.authorised", paid - 0.5, "authorised")
         payment("payment.captured", paid, "captured")
     if fate == "declined":
         payment("payment.failed", paid, "failed", reason=day.random.choice(("card declined", "insufficient funds")))
+    if early:
+        shipment("delivered", day.later(61, 120))
     if fate in ("delivered", "held_and_released"):
         shipment("dispatched", paid + day.later(5, 30))
         if number % 4 == 0:
@@ -139,7 +147,20 @@ def oddities(day: Day) -> None:
     day.put_line(33, {"topic": "orders", "key": "o-9006", "raw": broken})
     day.put(9, "payments", "o-9007", "payment.captured", {"customer": "c-02", "payment_id": "p-9007", "amount": 5})
     stray = {"order_id": "o-9008", "customer": "c-03", "payment_id": "p-9008", "amount": 5, "status": "captured"}
-    day.put(2 * DAY, "payments", "o-9008", "payment.captured", stray)
+    day.put(25, "payments", "o-9008", "payment.captured", stray)
+    # Its order was forgotten for two days; then its dead letter is replayed, by somebody who clicks twice
+    lines = [{"sku": "cup", "quantity": 1}]
+    late = {"id": "o-9008", "customer": "c-03", "total": 5, "currency": "EUR", "lines": lines}
+    day.put(2 * DAY + 1, "orders", "o-9008", "order.created", late)
+    day.put_line(2 * DAY + 5, {"act": "replay"})
+    parcel = {"order_id": "o-9008", "tracking": "t-9008", "carrier": CARRIERS[0], "status": "delivered"}
+    day.put(2 * DAY + 90, "shipments", "o-9008", "shipment.delivered", parcel)
+    # A delivery note that no rule can read poisons its dock; what follows waits until somebody mends it
+    day.put(30, "shipments", "dock-2", "stock.received", {"id": "d-2", "lines": "see paper"})
+    for number in (3, 4):
+        received = [{"sku": "grinder", "quantity": number}]
+        day.put(number * 12, "shipments", "dock-2", "stock.received", {"id": f"d-{number}", "lines": received})
+    day.put_line(2 * DAY + 6, {"act": "mend"})
     day.put(40, "shipments", "o-1002", "shipment.weather_delay", {"order_id": "o-1002", "region": "north"})
     day.put(50, "shipments", "dock-1", "stock.received", {
         "id": "d-1", "lines": [{"sku": "teapot", "quantity": 40}, {"sku": "cup", "quantity": 120}],

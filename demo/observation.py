@@ -13,13 +13,16 @@ from demo.tally import Tally
 RESULTS = "order-results"
 """Target whose publications are counted."""
 
-KINDS = {"order-": "orders", "return-": "returns", "parcel-": "parcels"}
+REPLAY = "replay"
+"""Source of dead letters that come again."""
+
+KINDS = {"order-early-": "early", "order-": "orders", "return-": "returns", "parcel-": "parcels"}
 """Prefix of an instance id, and what is counted there."""
 
 
-def observe(metrics: str, instances: Iterable[dict[str, Any]] = ()) -> Tally:
-    """Count from the text of /metrics and from the list of instances."""
-    tally = Tally()
+def observe(metrics: str, instances: Iterable[dict[str, Any]] = (), waiting: int = 0) -> Tally:
+    """Count from the text of /metrics, from the list of instances, and from that of waiting messages."""
+    tally = Tally(waiting=waiting)
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             count = int(sample.value)
@@ -27,7 +30,11 @@ def observe(metrics: str, instances: Iterable[dict[str, Any]] = ()) -> Tally:
                 tally.settled += count
                 if sample.labels["outcome"] == "duplicate":
                     tally.duplicates += count
-            elif sample.name == "bridge_dead_letters_total" and count:
+                if sample.labels["source"] == REPLAY:
+                    tally.replayed += count
+            elif sample.name == "bridge_quarantine_events_total" and count:
+                tally.quarantine[sample.labels["event"]] += count
+            elif sample.name in ("bridge_dead_letters_total", "bridge_late_dead_letters_total") and count:
                 tally.dead_letters[sample.labels["source"], sample.labels["reason"]] += count
             elif sample.name == "bridge_published_total" and sample.labels["target"] == RESULTS:
                 tally.published += count
@@ -35,6 +42,7 @@ def observe(metrics: str, instances: Iterable[dict[str, Any]] = ()) -> Tally:
         for prefix, what in KINDS.items():
             if instance["instance_id"].startswith(prefix):
                 getattr(tally, what)[_standing(instance)] += 1
+                break
     return tally
 
 

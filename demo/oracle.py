@@ -6,10 +6,11 @@ It knows the shop's rules, not the bridge: it looks at each order as a whole, wh
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from demo.generate import REPLAYS
 from demo.tally import Tally
 
 KNOWN = {
@@ -24,6 +25,9 @@ KNOWN = {
 PATIENCE = 60.0
 """Seconds within which a deadline runs out during the demo; longer ones do not."""
 
+EARLY = "early-"
+"""What the ids of orders begin with that are paid before they come."""
+
 Event = dict[str, Any]
 
 
@@ -34,11 +38,29 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
     returns: dict[str, list[Event]] = defaultdict(list)
     parcels: dict[str, set[str]] = defaultdict(set)
     seen: set[tuple[str, str]] = set()
-    payments: list[Event] = []
+    payments: list[tuple[int, Event]] = []
+    ordered: dict[str, int] = {}
+    poisoned: Counter[str] = Counter()
+    replayed = day = 0
 
     for line in lines:
+        day += line.get("wait", False)
+        if line.get("act") == "replay":
+            replayed = sum(_expired(event, when, ordered) for when, event in payments)
+        if line.get("act") == "mend":
+            tally.quarantine["dropped"] += len(poisoned)
+            tally.quarantine["resumed"] += poisoned.total() - len(poisoned)
+            tally.settled += poisoned.total() - len(poisoned)
+            tally.dead_letters["shipments", "quarantine_dropped"] += len(poisoned)
+            poisoned.clear()
+        if "act" in line:
+            continue
         tally.settled += 1
         topic = line["topic"]
+        if topic == "shipments" and (line["key"] in poisoned or _poisons(line["event"])):
+            poisoned[line["key"]] += 1
+            tally.quarantine["held"] += 1
+            continue
         reason = _refusal(line)
         if reason is not None:
             tally.dead_letters[topic, reason] += 1
@@ -49,32 +71,48 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
             tally.duplicates += 1
             continue
         seen.add(identity)
+        if event["type"] == "order.created":
+            ordered[data["id"]] = day
         if topic == "orders":
             (returns if event["type"].startswith("return.") else orders)[data["id"]].append(event)
         elif topic == "payments":
-            payments.append(event)
+            payments.append((day, event))
         elif "tracking" in data:
             parcels[data["tracking"]].add(data["status"])
             orders[data["order_id"]].append(event)
 
-    for event in payments:
-        started = any(known["type"] == "order.created" for known in orders.get(event["data"]["order_id"], ()))
-        if started:
+    for when, event in payments:
+        if event["type"] == "payment.authorised":
+            continue
+        late = _expired(event, when, ordered)
+        if late:
+            tally.dead_letters["payments", "parking_expired"] += 1
+        if not late or replayed:
             orders[event["data"]["order_id"]].append(event)
-        elif event["type"] != "payment.authorised":
-            tally.dead_letters["payments", "instance_not_found"] += 1
+    tally.replayed = REPLAYS * replayed
+    tally.settled += tally.replayed
 
-    for events in orders.values():
+    for id_, events in orders.items():
         status = _order(events)
         if status is not None:
-            tally.orders[status] += 1
+            (tally.early if id_.startswith(EARLY) else tally.orders)[status] += 1
     for events in returns.values():
         tally.returns[_return(events)] += 1
     for heard in parcels.values():
         tally.parcels[next((word for word in ("delivered", "lost") if word in heard), "running")] += 1
-    ended = tally.orders["completed"] + tally.orders["compensated"]
+    ended = sum(orders["completed"] + orders["compensated"] for orders in (tally.orders, tally.early))
     tally.published = ended + sum(tally.returns.values()) - tally.returns["running"]
     return tally
+
+
+def _expired(event: Event, when: int, ordered: dict[str, int]) -> bool:
+    """Whether a payment of day `when` finds no order, neither on that day nor before it."""
+    created = ordered.get(event["data"]["order_id"])
+    return event["type"] != "payment.authorised" and (created is None or created > when)
+
+
+def _poisons(event: Event) -> bool:
+    return event["type"] == "stock.received" and not isinstance(event["data"]["lines"], list)
 
 
 def _refusal(line: dict[str, Any]) -> str | None:

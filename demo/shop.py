@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from bridge.brokers.base import Partition, SubscribeOptions
+from bridge.brokers.local import LocalBroker
+from bridge.config.brokers import LocalBrokerConfig
+from bridge.errors import BridgeError
+from bridge.provenance import REASON
+from demo.generate import REPLAYS
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "bridge.yaml"
 BRIDGE = (sys.executable, "-m", "bridge")
 CLOUDEVENTS = "application/cloudevents+json"
+DEAD = "payments.dlq"
+"""Topic of the dead letters that are replayed."""
+REPLAYED = "payments.replayed"
+"""Topic from which they come again."""
+EXPIRED = b"parking_expired"
+"""Why those died that are replayed."""
 
 
 class ShopFailed(Exception):
     """A process of the demo did not do what it should; the text says which, and where to look."""
 
 
+WAIT = "6s"
+"""How long a payment waits for its order here. In the shop it would be hours."""
+
+
 def overlay(directory: Path) -> dict[str, Any]:
-    """Changes to the configuration: everything below `directory`, a free port, and little patience with strays."""
+    """Changes to the configuration: everything below `directory`, a free port, and little patience with strays.
+
+    Dead letters of payments can be replayed, and a key of the shipments that is poisoned waits for a person.
+    """
+    paid = {
+        "instance_id": "order-{{ payload.order_id }}",
+        "name": "payment",
+        "data": "payload",
+        "on_missing": {"park": WAIT},
+        "on_finished": "ignore",
+    }
+    again = ["payments", "replay"]
     return {
         "engine": {"path": str(directory / "engine")},
         "brokers": {"local": {"path": str(directory / "broker")}},
-        "sources": {"payments": {"retry": {"in_memory": "10s"}}},
+        "sources": {
+            "shipments": {"quarantine": {"poll": "200ms"}},
+            "replay": {"broker": "local", "topics": [REPLAYED], "trusted": "replay", "no_match": "dead_letter"},
+        },
+        "routes": [
+            {"name": "customer-paid", "from": again},
+            {"name": "payment-result", "from": again, "raise_event": paid},
+            {"name": "payment-authorised", "from": again},
+        ],
         "ops": {"http": {"port": 0}},
     }
 
@@ -40,6 +78,7 @@ class Shop:
 
     def __init__(self, directory: Path) -> None:
         self.log = directory / "daemon.log"
+        self._broker_directory = directory / "broker"
         self._ready = directory / "ready.json"
         overlay_file = directory / "overlay.yaml"
         overlay_file.write_text(json.dumps(overlay(directory)), encoding="utf-8")
@@ -106,6 +145,41 @@ class Shop:
         if code:
             raise ShopFailed(f"the publisher ended with exit code {code}; see {self.log}")
 
+    def act(self, what: str) -> None:
+        """What a person does. Raises ShopFailed."""
+        if what == "replay":
+            asyncio.run(self._replay())
+        else:
+            self._mend()
+
+    async def _replay(self) -> None:
+        """Send the dead letters of payments that nobody waited for once more, REPLAYS times."""
+        broker = LocalBroker("local", self._broker_directory, LocalBrokerConfig(type="local"))
+        await broker.start()
+        try:
+            subscription = await broker.subscribe(SubscribeOptions((DEAD,), "clerk"), _Clerk())
+            deliveries = await subscription.receive(100)
+            letters = [each.message for each in deliveries if (REASON, EXPIRED) in each.message.headers]
+            for _ in range(REPLAYS):
+                await broker.publish(REPLAYED, letters)
+            for delivery in deliveries:
+                await delivery.complete()
+        except BridgeError as error:
+            raise ShopFailed(f"the replay failed: {error}") from None
+        finally:
+            await broker.stop()
+
+    def _mend(self) -> None:
+        """Drop the oldest message of each poisoned key, which poisons it, and release the others."""
+        oldest: dict[str, str] = {}
+        for each in self.waiting():
+            if each["kind"] == "key":
+                oldest.setdefault(each["key"], each["id"])
+        for key, id_ in oldest.items():
+            of = ("--source", "shipments", key)
+            self._bridge("parked", "drop", *of, "--id", id_, "--yes")
+            self._bridge("parked", "release", *of)
+
     def metrics(self) -> str:
         """Text of the daemon's metrics. Raises ShopFailed."""
         self.check()
@@ -117,12 +191,31 @@ class Shop:
 
     def instances(self) -> list[dict[str, Any]]:
         """All instances of the daemon's engine. Raises ShopFailed."""
-        command = (*BRIDGE, "instances", "list", "--json", "--limit", "0", *self._configuration)
+        found: list[dict[str, Any]] = json.loads(self._bridge("instances", "list", "--json", "--limit", "0"))
+        return [each for each in found if not each["instance_id"].startswith("bridge:")]
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """All messages that wait on the daemon's engine, the oldest first. Raises ShopFailed."""
+        found: list[dict[str, Any]] = json.loads(self._bridge("parked", "list", "--json", "--limit", "0"))
+        return found
+
+    def _bridge(self, *arguments: str) -> bytes:
+        command = (*BRIDGE, *arguments, *self._configuration)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
         if done.returncode:
-            raise ShopFailed(f"bridge instances list failed: {done.stderr.decode(errors='replace').strip()}")
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return found
+            said = done.stderr.decode(errors="replace").strip()
+            raise ShopFailed(f"bridge {' '.join(arguments[:2])} failed: {said}")
+        return done.stdout
+
+
+class _Clerk:
+    """Reads a topic once."""
+
+    async def assigned(self, partitions: Sequence[Partition]) -> None:
+        """All are read."""
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Nobody else reads."""
 
 
 def _close(pipe: IO[bytes] | None) -> None:

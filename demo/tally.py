@@ -10,27 +10,38 @@ from dataclasses import dataclass, field
 class Tally:
     """Counts by word.
 
-    orders, returns, parcels: how their workflows stand. dead_letters: by (source, reason). settled: messages that have
-    come to an end of any kind. duplicates: repeated starts. published: results that workflows published.
+    orders, early, returns, parcels: how their workflows stand; early are orders that were paid before they came.
+    dead_letters: by (source, reason). quarantine: messages of poisoned keys, by what happened to them.
+    settled: messages that have come to an end of any kind. replayed: dead letters that came again. duplicates: repeated
+    starts. published: results that workflows published. waiting: messages that wait at the end.
     """
 
     orders: Counter[str] = field(default_factory=Counter)
+    early: Counter[str] = field(default_factory=Counter)
     returns: Counter[str] = field(default_factory=Counter)
     parcels: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[tuple[str, str]] = field(default_factory=Counter)
+    quarantine: Counter[str] = field(default_factory=Counter)
     settled: int = 0
+    replayed: int = 0
     duplicates: int = 0
     published: int = 0
+    waiting: int = 0
 
     def rows(self) -> dict[tuple[str, str], int]:
         """Every count under (what, which), in the order to show them."""
         rows: dict[tuple[str, str], int] = {("messages", "settled"): self.settled}
-        for what in ("orders", "returns", "parcels"):
-            counts: Counter[str] = getattr(self, what)
+        groups = {
+            "orders": self.orders, "orders paid early": self.early, "returns": self.returns, "parcels": self.parcels,
+            "quarantine": self.quarantine,
+        }  # fmt: skip
+        for what, counts in groups.items():
             rows |= {(what, which): counts[which] for which in sorted(counts) if counts[which]}
         rows["messages", "dropped as duplicates"] = self.duplicates
         for (source, reason), count in sorted(self.dead_letters.items()):
             rows["dead letters", f"{source}: {reason}"] = count
+        rows["dead letters", "replayed"] = self.replayed
+        rows["messages", "still waiting"] = self.waiting
         rows["results", "published"] = self.published
         return rows
 

@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.config.source import Loaded, survey
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
 from bridge.routing import Router, lint, referenced_entities, referenced_orchestrations
+from bridge.routing.expression import Compiler
+from bridge.routing.saga import SagaCompiler
 
 T = TypeVar("T")
 
@@ -71,6 +74,14 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
             _collect(partial(build_router, loaded, source), problems)
         else:
             _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
+    compiler = Compiler(loaded.locate, loaded.config.vars)
+    for saga in loaded.config.sagas:
+        SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
+    problems += compiler.problems
+    registries = _collect(partial(build_registries, loaded), problems) if whole else None
+    if registries is not None:
+        for target in loaded.config.targets:
+            _collect(partial(target_codec, loaded, target, registries), problems)
     problems += lint(loaded.config, loaded.locate, whole=whole)
     return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
 
@@ -118,6 +129,8 @@ def _sorted(problems: Sequence[Problem]) -> list[Problem]:
 def _counts(loaded: Loaded, workflows: Workflows | None) -> dict[str, int]:
     config = loaded.config
     counts = {"source": len(config.sources), "route": len(config.routes), "target": len(config.targets)}
+    if config.sagas:
+        counts["saga"] = len(config.sagas)
     if workflows is not None:
         counts |= {"orchestration": len(workflows.orchestrators), "activity": len(workflows.activities)}
         counts |= {"entity": len(workflows.entities)}

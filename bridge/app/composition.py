@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bridge.app.codecs import source_codec
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.codecs import registry as codecs
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.brokers import KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
+from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
+from bridge.message import Message
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
+from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.source import SourcePipeline, SourceSettings
 from bridge.routing import Router
 from bridge.routing.expression import SOURCE, Compiler
 from bridge.routing.scope import SourceScope
 from bridge.routing.template import compile_template
 from bridge.settlement import RetryPolicy
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -82,17 +91,28 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:
-    """A broker, not started."""
+    """A broker, not started. Raises: ConfigError when the extra is missing."""
     config = loaded.config.brokers[name]
-    if isinstance(config, LocalBrokerConfig):
-        return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+
+    def resolve(field: str, value: str) -> Path:
+        return loaded.resolve(("brokers", name, "tls", field), value)
+
+    # Clients of brokers come with extras
     try:
-        from bridge.brokers.kafka import KafkaBroker  # its client comes with an extra
+        match config:
+            case LocalBrokerConfig():
+                return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
+            case KafkaBrokerConfig():
+                from bridge.brokers.kafka import KafkaBroker
+
+                return KafkaBroker(name, config, resolve)
+            case ServiceBusBrokerConfig():
+                from bridge.brokers.servicebus import ServiceBusBroker
+
+                return ServiceBusBroker(name, config, resolve)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[kafka]'"
+        what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
         raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
-    return KafkaBroker(name, config, lambda field, value: loaded.resolve(("brokers", name, "tls", field), value))
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -115,8 +135,8 @@ def build_router(loaded: Loaded, source: str) -> Router:
     return router
 
 
-def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
-    """The decoder of a source. Raises: ConfigError with every problem."""
+def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
+    """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
     config = loaded.config.sources[source]
     limits = Limits(config.limits.max_payload, config.limits.max_depth)
     compiler = Compiler(loaded.locate)
@@ -142,7 +162,7 @@ def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
     if compiler.problems:
         raise ConfigError(compiler.problems)
     return SourceDecoder(
-        codecs.get(config.codec, limits),
+        source_codec(loaded, source, registries),
         limits,
         attributes=attributes,
         identity=identity,
@@ -150,6 +170,62 @@ def build_decoder(loaded: Loaded, source: str) -> SourceDecoder:
         schema=schema,
         trusted=config.trusted,
     )
+
+
+def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
+    """What a source wants of its broker."""
+    config = loaded.config.sources[source]
+    match loaded.config.brokers[config.broker]:
+        case ServiceBusBrokerConfig():
+            from bridge.brokers.servicebus.wishes import ServiceBusWishes, Sessions
+
+            more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
+            wishes = ServiceBusWishes(
+                sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
+                prefetch=more.prefetch,
+                receivers=more.receivers,
+            )
+            return SubscribeOptions(config.origins, dead_letter=config.dead_letter, wishes=wishes)
+        case KafkaBrokerConfig():
+            from bridge.brokers.kafka.wishes import KafkaWishes
+
+            kafka = KafkaWishes(**config.kafka.model_dump()) if config.kafka is not None else None
+            return SubscribeOptions(
+                config.topics, config.group, config.start, config.dead_letter or DEAD_LETTER_TOPIC, kafka
+            )
+        case LocalBrokerConfig():
+            return SubscribeOptions(
+                _local_topics(config),
+                config.subscription or config.group,
+                config.start,
+                config.dead_letter or DEAD_LETTER_TOPIC,
+            )
+
+
+def _local_topics(config: SourceConfig) -> tuple[str, ...]:
+    """Of a source of another broker that a test runs on local ones, too: a subscription is a group of its topic."""
+    if config.topics or (entity := config.queue or config.topic) is None:
+        return config.topics
+    return (entity if config.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
+
+
+def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
+    """What a target makes of a message before its broker gets it."""
+    wishes = config.servicebus
+    if wishes is None:
+        return lambda message: message
+
+    def shape(message: Message) -> Message:
+        changes: dict[str, Any] = {}
+        if wishes.key != "session":
+            changes["key"] = None
+            if wishes.key == "partition" and message.partition_key is None and message.key is not None:
+                changes["partition_key"] = message.key.decode("utf-8", "replace")
+        if message.time_to_live is None:
+            changes["time_to_live"] = wishes.time_to_live
+        return replace(message, **changes)
+
+    return shape
 
 
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
@@ -170,22 +246,29 @@ def build_source(
     name: str,
     brokers: Mapping[str, Broker],
     engines: Mapping[str, Target],
+    *,
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
+    wards: tuple[str, Wards] | None = None,
+    registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
     """A source's pipeline, not started.
 
-    limits: of all routes that have some. domains: all that sources name. Raises: ConfigError.
+    limits: of all routes that have some. domains: all that sources name. wards: where its poisoned keys are kept.
+    registries: see `source_codec`.
+
+    Raises: ConfigError.
     """
     config = loaded.config.sources[name]
+    kept = config.quarantine
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
-    subscribe = SubscribeOptions(config.topics, config.group, config.start, config.dead_letter)
-    if config.kafka is not None:
-        subscribe = replace(subscribe, **config.kafka.model_dump())
+    max_hold = math.inf
+    if isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig):
+        max_hold = (config.servicebus or ServiceBusSourceConfig()).max_hold
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe,
+        subscribe=subscribe_options(loaded, name),
         ordering=config.ordering,
         retry=RetryPolicy(
             config.retry.initial,
@@ -193,6 +276,7 @@ def build_source(
             config.retry.max_delay,
             config.retry.in_memory,
             config.retry.bug_attempts,
+            max_hold,
         ),
         concurrency=config.limits.concurrency,
         max_in_flight=config.limits.max_in_flight,
@@ -201,16 +285,22 @@ def build_source(
         max_gap=config.limits.max_gap,
         dead_letter_limit=config.limits.dead_letter_limit,
         trusted_replay=config.trusted == "replay",
+        quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )
+    decoder = build_decoder(loaded, name, registries)
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        build_decoder(loaded, name).decode,
+        decoder.decode,
         router,
         {engine: target for engine, target in engines.items() if engine in used},
-        {route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits}
+        limits={
+            route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
+        }
         if limits
         else None,
-        domains[config.ordering_domain] if domains and config.ordering_domain else None,
+        domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
+        wards=wards,
+        prepare=decoder.prepare,
     )

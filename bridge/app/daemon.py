@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,28 +20,38 @@ import structlog
 from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.app import parking
 from bridge.app.admission import build_admission, listen
 from bridge.app.check import inspect
-from bridge.app.composition import build_broker, build_domains, build_engine, build_source, load_workflows
+from bridge.app.codecs import build_registries, target_codec
+from bridge.app.composition import (
+    build_broker,
+    build_domains,
+    build_engine,
+    build_source,
+    load_workflows,
+    message_shape,
+)
 from bridge.app.readiness import clear_ready, write_ready
+from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
-from bridge.codecs import registry as codecs
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Incompatible, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
 from bridge.ops.web import Web
 from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
+from bridge.settlement import Outcome
 from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -62,7 +73,8 @@ class Daemon:
     ) -> None:
         """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
 
-        engines: instead of those of the configuration, under the same names. now: the clock of these engines.
+        engines: instead of those of the configuration, under the same names; then no schema registry is asked either,
+        and what would be Avro or Protobuf is JSON. now: the clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
@@ -73,33 +85,52 @@ class Daemon:
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         targets = {
-            name: Target(CommandExecutor(engine, now).execute, self.breakers[name])
-            for name, engine in self.engines.items()
+            name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
         }
+        self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
             [
-                build_source(loaded, name, self.brokers, targets, self.admission.limits, domains)
+                build_source(
+                    loaded,
+                    name,
+                    self.brokers,
+                    targets,
+                    limits=self.admission.limits,
+                    domains=domains,
+                    wards=parking.wards(loaded, name, self.engines),
+                    registries=self.registries,
+                )
                 for name in config.sources
             ]
             if intake
             else []
         )
+        self.own = parking.OwnWorkflows(loaded, self.engines, self.brokers, now, asyncio.get_running_loop())
         self.publishing = Publishing(
             {
                 name: PublishTarget(
-                    self.brokers[target.broker], target.topic, codecs.get(target.codec), target.source, target.timeout
+                    self.brokers[target.broker],
+                    target.address,
+                    target_codec(loaded, name, self.registries),
+                    target.source,
+                    target.timeout,
+                    message_shape(target),
                 )
                 for name, target in config.targets.items()
             },
             asyncio.get_running_loop(),
         )
+        self.witnesses = {name: Witness(partial(_tell_incompatible, name)) for name in self.engines}
         self.watch = Watch(
             self.sources,
             self.engines,
             self.breakers,
             self.publishing,
+            self.witnesses,
+            self.own.keepers.values,
+            lambda: dict(self.own.undeliverable.written),
             limits=tuple(self.admission.limits.values()),
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
@@ -112,7 +143,8 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[TaskHubGrpcWorker] = []
         self._opened: list[Broker | Engine] = []
-        self._report: asyncio.Task[None] | None = None
+        self._census = parking.Census(self.engines, self.own.keepers, self._parked)
+        self._reports: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -138,6 +170,7 @@ class Daemon:
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
+        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self._run_worker)
         for name, engine in self.engines.items():
             try:
                 await engine.probe()
@@ -158,7 +191,10 @@ class Daemon:
                 group=source.settings.subscribe.group,
             )
         self.watch.phase = "running"
-        self._report = asyncio.create_task(self.watch.report(), name="readiness")
+        self._reports = [
+            asyncio.create_task(self.watch.report(), name="readiness"),
+            asyncio.create_task(self._census.run(), name="census"),
+        ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -183,9 +219,9 @@ class Daemon:
         """
         end = time.monotonic() + deadline
         self.watch.phase = "draining"
-        if self._report is not None:
-            self._report.cancel()
-            await asyncio.gather(self._report, return_exceptions=True)
+        for report in self._reports:
+            report.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -197,9 +233,13 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)
+
+    def _parked(self) -> int:
+        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
 
     def _start_workers(self) -> None:
         publishing = self.publishing
@@ -210,24 +250,42 @@ class Daemon:
         publish.__name__ = PUBLISH_ACTIVITY
         workflows = replace(
             self.workflows,
-            orchestrators={name: message_aware(each) for name, each in self.workflows.orchestrators.items()},
-            activities={**self.workflows.activities, PUBLISH_ACTIVITY: publish},
+            orchestrators={
+                name: message_aware(each)
+                for name, each in {**self.workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}.items()
+            },
+            activities={**self.workflows.activities, EVALUATE_ACTIVITY: evaluate},
         )
-        for engine in self.engines.values():
+        publishers = Workflows(activities={PUBLISH_ACTIVITY: publish}, publishers=True)
+        for name, engine in self.engines.items():
             grace = Grace(engine, asyncio.get_running_loop())
             own = replace(
                 workflows,
                 orchestrators={**workflows.orchestrators, GUARD: guard},
                 activities={**workflows.activities, **grace.activities()},
             )
-            worker = engine.worker(own, DataConverter())
-            worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-            self._workers.append(worker)
+            for group in (self.own.added(own, name), publishers):
+                worker = engine.worker(group, DataConverter(), self.witnesses[name])
+                worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+                self._workers.append(worker)
         log.info(
-            f"running {len(workflows.orchestrators)} orchestrations, {len(workflows.activities)} activities, "
-            f"{len(workflows.entities)} entities",
+            f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
+            f"{len(self.workflows.entities)} entities",
             action="worker",
         )
+
+
+def _tell_incompatible(engine: str, found: Incompatible) -> None:
+    log.error(
+        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
+        "compensated; bring back the code that it began with, then `bridge instances rewind "
+        f"{found.instance_id}` lets it go on",
+        action="incompatible",
+        engine=engine,
+        orchestration=found.orchestration,
+        instance=found.instance_id,
+        detail=found.error,
+    )
 
 
 async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from bridge.commands import SignalEntity
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
-from bridge.routing.identifier import check_entity, check_name
+from bridge.routing.identifier import OWN_ENTITIES, check_entity, check_name
 from bridge.workflow.entity import bare_state
 
 
@@ -57,7 +57,8 @@ class Entities:
 
     async def show(self, name: str, key: str) -> Entity:
         """Raises: InstanceNotFound, InvalidCommand."""
-        check_entity(name, key)
+        if not name.lower().startswith(OWN_ENTITIES):
+            check_entity(name, key)
         found = await asked(self._client.get_entity(EntityInstanceId(name, key)), f"show entity {name}@{key}")
         if found is None:
             raise InstanceNotFound(f"there is no entity {name}@{key}")

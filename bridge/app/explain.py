@@ -65,7 +65,7 @@ def explain(loaded: Loaded, source: str, message: Message) -> Answer:
     config = loaded.config.sources[source]
     decoder, router = build_decoder(loaded, source), build_router(loaded, source)
     try:
-        envelope = decoder.decode(message, Position(config.broker, config.topics[0], 0, 0))
+        envelope = decoder.decode(message, Position(config.broker, next(iter(config.origins), source), 0, 0))
     except MessageError as error:
         return Answer(source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
     explanation = router.explain(envelope)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from bridge.app.codecs import SCHEMA_CODECS
 from bridge.codecs import registry as codecs
 from bridge.codecs.limits import Limits, parse_json, write_json
 from bridge.config.types import check_topic
@@ -54,6 +55,11 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
     """
     if wishes.raw:
         return wishes.message(body)
+    if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
+        raise DecodeError(
+            f"this source reads {codec}, and {label} does not begin with the id of a schema: send what a schema "
+            "registry's serializer wrote, or anything at all with --raw"
+        )
     event = _cloud_event(body)
     if event is not None:
         if wishes.type is not None or wishes.id is not None:

@@ -10,7 +10,7 @@ from itertools import groupby
 from bridge.app.composition import build_broker
 from bridge.app.names import require
 from bridge.config.source import Loaded
-from bridge.config.types import check_topic
+from bridge.config.types import check_entity, check_topic
 from bridge.message import Message
 
 MAX_BATCH = 1000
@@ -33,18 +33,25 @@ def destination(loaded: Loaded, text: str) -> Destination:
     if not slash:
         if text in config.targets and text not in config.sources:
             target = config.targets[text]
-            raise LookupError(f"{text!r} is a target, no source: publish to {target.broker}/{target.topic}")
+            raise LookupError(f"{text!r} is a target, no source: publish to {target.broker}/{target.address}")
         require("source", text, config.sources, "a topic is written BROKER/TOPIC")
         source = config.sources[text]
-        return Destination(source.broker, source.topics[0], source.codec)
+        entrance = source.entrance
+        if entrance is None:
+            raise LookupError(f"nothing can be published to what the source {text!r} reads; name BROKER/TOPIC")
+        return Destination(source.broker, entrance, source.codec)
     require("broker", broker, config.brokers)
     if not topic:
         return Destination(broker, None, None)
     try:
-        check_topic(topic)
+        check_entity(topic) if config.brokers[broker].type == "servicebus" else check_topic(topic)
     except ValueError as error:
         raise LookupError(str(error)) from None
-    read = {source.codec for source in config.sources.values() if source.broker == broker and topic in source.topics}
+    read = {
+        source.codec
+        for source in config.sources.values()
+        if source.broker == broker and (topic in source.topics or topic == source.entrance)
+    }
     return Destination(broker, topic, read.pop() if len(read) == 1 else None)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from bridge import __version__
-from bridge.brokers.base import ObservedSubscription
+from bridge.brokers.base import LockingSubscription, ObservedSubscription
 from bridge.engines.base import Engine
+from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
-from bridge.ops.metrics import Metrics
+from bridge.ops.metrics import Metrics, ParkingStats
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
@@ -91,6 +92,11 @@ class SourceView:
         return self._source.fuse.blown
 
     @property
+    def quarantined_keys(self) -> int:
+        quarantine = self._source.keeping.quarantine
+        return 0 if quarantine is None else len(quarantine)
+
+    @property
     def processing(self) -> Histogram:
         return self._ledger.processing
 
@@ -116,6 +122,19 @@ class SourceView:
     @property
     def commits(self) -> tuple[int, float]:
         return self._observed.commits if self._observed else (0, 0.0)
+
+    @property
+    def reconnects(self) -> int:
+        return self._locking.reconnects if self._locking else 0
+
+    @property
+    def renewals(self) -> int:
+        return self._locking.renewals if self._locking else 0
+
+    @property
+    def _locking(self) -> LockingSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, LockingSubscription) else None
 
     @property
     def _observed(self) -> ObservedSubscription | None:
@@ -146,6 +165,7 @@ class EngineView:
     name: str
     up: bool
     durable: bool
+    incompatible: Mapping[str, int]
 
 
 class Watch:
@@ -157,6 +177,9 @@ class Watch:
         engines: Mapping[str, Engine],
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
+        witnesses: Mapping[str, Witness],
+        parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
         stuck_after: float,
@@ -166,6 +189,7 @@ class Watch:
         self._sources = [SourceView(source) for source in sources]
         self._engines = engines
         self._breakers = breakers
+        self._witnesses = witnesses
         self._health = Health(stuck_after)
         self._metrics = Metrics(
             lambda: self._sources,
@@ -173,6 +197,8 @@ class Watch:
             publishing,
             REPEATS.counts,
             limits,
+            parking,
+            late_letters,
             version=__version__,
             config=config_version,
         )
@@ -187,6 +213,10 @@ class Watch:
                 engine.description,
             )
             for name, engine in self._engines.items()
+        ]
+        parts += [
+            PartReading("workflows", name, None if not witness.open else _changed(witness.open))
+            for name, witness in self._witnesses.items()
         ]
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
@@ -215,4 +245,15 @@ class Watch:
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
-            yield EngineView(name, not self._breakers[name].open, engine.durable)
+            counts = self._witnesses[name].counts
+            yield EngineView(name, not self._breakers[name].open, engine.durable, dict(counts))
+
+
+def _changed(found: Sequence[Incompatible]) -> str:
+    """What to do about instances that no longer fit their code."""
+    first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (
+        f"failed because their code was changed while they ran, nothing was compensated: {first}{more}; bring back the "
+        "code that they began with, then `bridge instances rewind ID`"
+    )

@@ -6,10 +6,11 @@ of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -20,7 +21,9 @@ class Features:
 
     durable: survives a crash of the broker's process. groups: several processes share a subscription by partition.
     commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
-    to a topic that can be subscribed to like any other. tombstones: a body may be absent.
+    to a topic that can be subscribed to like any other. tombstones: a body may be absent. bytes_keys: a key may be any
+    bytes (else text). repeated_headers: a header's name may occur more than once. timestamps: a publisher may set the
+    time. ordered: what is given back comes again in its old place. max_message: bytes of the largest message.
     """
 
     name: str
@@ -29,6 +32,11 @@ class Features:
     commits: bool
     dead_letter_topics: bool
     tombstones: bool
+    bytes_keys: bool = True
+    repeated_headers: bool = True
+    timestamps: bool = True
+    ordered: bool = True
+    max_message: int = 4 * 1024 * 1024
 
 
 class Partition(Protocol):
@@ -43,6 +51,11 @@ class Partition(Protocol):
     @property
     def revoked(self) -> bool:
         """True from the moment the partition is taken away; it never turns false again."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was taken away by a lock that passed: one lost lock, however many messages it held."""
         ...
 
     @property
@@ -75,6 +88,11 @@ class Delivery(Protocol):
     @property
     def attempt(self) -> int:
         """How often the broker has delivered this message, from 1; 1 where the broker does not count."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether this message's own lock has passed: it cannot be settled any more, and is on its way again."""
         ...
 
     async def complete(self) -> None:
@@ -110,21 +128,17 @@ class Listener(Protocol):
 class SubscribeOptions:
     """One source's wishes.
 
-    topics: one or more names. group: consumer group. start: `earliest` or `latest`, where a group has no position yet.
-    dead_letter: topic for dead letters, `{topic}` stands for the origin's name.
-    What follows is Kafka's. pattern: regular expression that names the topics instead. instance_id: a name that keeps
-    this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`. on_out_of_range: `stop`,
-    `earliest` or `latest`.
+    topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, where
+    a group has no position yet. dead_letter: topic for dead letters, `{topic}` stands for the origin's name; None: the
+    place that the broker itself has for them. wishes: what only one kind of broker understands, a value of a class that
+    this broker defines; None: its defaults.
     """
 
     topics: tuple[str, ...]
-    group: str
+    group: str = ""
     start: str = "earliest"
-    dead_letter: str = "{topic}.dlq"
-    pattern: str | None = None
-    instance_id: str | None = None
-    isolation: str = "read_committed"
-    on_out_of_range: str = "stop"
+    dead_letter: str | None = DEAD_LETTER_TOPIC
+    wishes: object | None = None
 
 
 class Subscription(Protocol):
@@ -172,6 +186,21 @@ class ObservedSubscription(Protocol):
         ...
 
 
+@runtime_checkable
+class LockingSubscription(Protocol):
+    """What a subscription tells of itself whose messages are locked and not positioned."""
+
+    @property
+    def reconnects(self) -> int:
+        """Receivers that were replaced after a fault."""
+        ...
+
+    @property
+    def renewals(self) -> int:
+        """Locks that were renewed."""
+        ...
+
+
 class Broker(Protocol):
     """A configured broker."""
 
@@ -193,4 +222,25 @@ class Broker(Protocol):
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Return when all messages are durably taken. Raises: BrokerUnavailable, PublishFailed."""
+        ...
+
+
+@runtime_checkable
+class TopicBroker(Protocol):
+    """A broker whose topics have to be there before they are used."""
+
+    @property
+    def cluster(self) -> str:
+        """Identity of what is behind it, known once it is started: two brokers may be one cluster."""
+        ...
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        ...
+
+    async def ensure(self, topics: Collection[str]) -> None:
+        """See that the topics are there; make them where that is wanted.
+
+        Raises: BrokerError naming those that are missing, with the remedy; BrokerUnavailable.
+        """
         ...

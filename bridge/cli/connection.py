@@ -14,6 +14,7 @@ from bridge.cli.options import config_options
 if TYPE_CHECKING:
     from bridge.app.entities import Entities
     from bridge.app.instances import Instances
+    from bridge.app.parked import ParkedMessages
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -49,6 +50,13 @@ def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitab
 def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Callable[[M], Awaitable[T]]) -> T:
     """The result of an operation on what `make` makes of the running engine. options: what `engine_options` gave."""
     return _run(options, make, operation)
+
+
+def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awaitable[T]]) -> T:
+    """The result of an operation on messages that wait. options: what `engine_options` gave."""
+    from bridge.app.parked import ParkedMessages
+
+    return _run(options, ParkedMessages, operation)
 
 
 def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
@@ -20,4 +21,17 @@ class Codec(Protocol):
 
     def encode(self, event: Event) -> Message:
         """Raises: DecodeError when the event's data cannot be written in this format."""
+        ...
+
+
+@runtime_checkable
+class PreparedCodec(Protocol):
+    """A codec that has to look something up first: schemas. What it found it keeps."""
+
+    async def prepare_decode(self, messages: Iterable[Message]) -> None:
+        """Before `decode` of these messages. Raises: RegistryUnavailable, an outage: try again."""
+        ...
+
+    async def prepare_encode(self) -> None:
+        """Before `encode`. Raises: RegistryUnavailable, SchemaError."""
         ...

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from bridge import provenance
-from bridge.codecs.base import Codec
+from bridge.codecs.base import Codec, PreparedCodec
 from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.codecs.schema import Schema
@@ -49,6 +49,8 @@ class SourceDecoder:
         self._schema = schema
         self._trusted = trusted == "replay"
         self._computed = bool(self._attributes) or identity is not None
+        self.prepare = codec.prepare_decode if isinstance(codec, PreparedCodec) else None
+        """To await before messages are decoded, where the codec looks something up."""
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """Raises: DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""

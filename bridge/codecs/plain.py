@@ -37,10 +37,12 @@ def binary_text(text: str, what: str) -> bytes:
 
 def plain_envelope(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
     """An envelope with the default attributes: id and identity from the broker, source from the topic, no type."""
-    message_id = message.message_id or str(position)
+    id_ = message.message_id or str(position)
+    # A sender's own id is unique within its entity only
+    message_id = f"{position.cluster}/{position.topic}/{id_}" if message.message_id else id_
     return Envelope(
         message_id,
-        message_id,
+        id_,
         f"/{position.topic}",
         "",
         data,

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
-from bridge.config.types import Duration, Integer, Model, Name, Size, Topic
+from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
+from bridge.config.types import Duration, Entity, Integer, Model, Name, Size
 
 
 class LocalBrokerConfig(Model):
@@ -103,19 +104,56 @@ class KafkaBrokerConfig(Model):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
 
 
-BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig, Field(discriminator="type")]
+BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig, Field(discriminator="type")]
 """Every kind of broker."""
+
+
+class TargetSchemaConfig(Model):
+    """With which schema a target writes."""
+
+    registry: Name | None = Field(None, description="Name of the registry, from `registries`; null: the only one.")
+    subject: str = Field(
+        "{topic}-value",
+        min_length=1,
+        description="Subject of the schema; `{topic}` and `{record}` stand for the topic and the record's full name.",
+    )
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="The schema: Avro as JSON, Protobuf as a descriptor set; null: the subject's latest.",
+    )
+    message: str | None = Field(None, min_length=1, description="Full name of the Protobuf message; null: the first.")
+    auto_register: bool = Field(False, description="Register the schema of `file` when the subject does not have it.")
+    schema_id: Literal["prefix", "header"] = Field(
+        "prefix", description="Where the id goes: before the data, or as GUID into the header `__value_schema_id`."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> TargetSchemaConfig:
+        if self.file is None and self.auto_register:
+            raise ValueError("`auto_register` needs a `file`")
+        if self.file is None and "{record}" in self.subject:
+            raise ValueError("`{record}` in `subject` needs a `file`")
+        return self
 
 
 class TargetConfig(Model):
     """A logical destination that activities publish to."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
-    topic: Topic = Field(description="Topic to publish to.")
-    codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes"] = Field(
+    topic: Entity | None = Field(None, description="Topic to publish to.")
+    queue: Entity | None = Field(None, description="Queue to publish to instead, on Service Bus.")
+    codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes", "avro", "protobuf"] = Field(
         "cloudevents", description="Format of what is published; `cloudevents` is the structured form."
     )
+    schemas: TargetSchemaConfig | None = Field(None, description="What only `avro` and `protobuf` have.")
     source: str = Field("durable-bridge", description="CloudEvents `source` of what is published here.")
     timeout: Duration = Field(
         30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried."
     )
+    servicebus: ServiceBusTargetConfig | None = Field(None, description="What only a Service Bus target has.")
+
+    @property
+    def address(self) -> str:
+        """The topic or queue that the broker knows."""
+        return self.topic or self.queue or ""

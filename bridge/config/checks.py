@@ -10,19 +10,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.config.routes import VERBS, wrong_verbs
-from bridge.config.sources import SourceConfig
-from bridge.config.types import check_topic
+from bridge.config.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.saga_checks import SagaChecks
+from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
+from bridge.config.types import check_entity, check_topic
 from bridge.errors import Locate, Problem
 
 _GROUP = SourceConfig.model_fields["group"].default
+_BUS = "servicebus"
+_BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
+_LOG_KEYS = ("topics", "group", "start", "kafka")
+_NAMES = ("queue", "topic", "subscription", "topics")
 _ORDERING = SourceConfig.model_fields["ordering"].default
-_DEAD_LETTER = SourceConfig.model_fields["dead_letter"].default
 
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     """Problems between entries; what is not of the expected shape is left to the models."""
-    sections = {name: _mapping(document.get(name)) for name in ("engines", "brokers", "targets", "sources")}
+    named = ("engines", "brokers", "registries", "targets", "sources", "sagas")
+    sections = {name: _mapping(document.get(name)) for name in named}
     routes = document.get("routes")
     routes = routes if isinstance(routes, list) else []
     for section in ("targets", "sources"):
@@ -30,28 +35,118 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             broker = _mapping(entry).get("broker")
             if isinstance(broker, str) and broker not in sections["brokers"]:
                 yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
-    yield from _kafka(sections["sources"], sections["brokers"], locate)
-    yield from _consumers(sections["sources"], locate)
+    yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
+    yield from _registries(sections, locate)
+    yield from _consumers(sections["sources"], sections["brokers"], locate)
     yield from _domains(sections["sources"], locate)
+    yield from _quarantine(sections["sources"], list(sections["engines"]), locate)
+    yield from _kept(sections["sources"], sections["brokers"], routes, locate)
     yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
+    sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
+    yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
     if not sections["sources"]:
         yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
     elif not routes:
         yield replace(locate(("routes",), "there are no routes: no message leads to anything"), severity="warning")
 
 
-def _kafka(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+def _fitting(
+    sources: dict[str, Any], targets: dict[str, Any], brokers: dict[str, Any], locate: Locate
+) -> Iterator[Problem]:
+    """Keys that another kind of broker has, and names that are missing."""
     for name, entry in sources.items():
         source = _mapping(entry)
-        kind = _mapping(brokers.get(str(source.get("broker")))).get("type", "kafka")
-        kafka = source.get("kafka")
-        if kafka is not None and kind != "kafka":
-            yield locate(("sources", name, "kafka"), f"the broker `{source['broker']}` is of type {kind}, not kafka")
-        pattern = _mapping(kafka).get("pattern")
-        if source.get("topics") == [] and pattern is None:
-            yield locate(("sources", name, "topics"), "must have at least one entry")
-        elif source.get("topics") and pattern is not None:
-            yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+        kind = _kind(source, brokers)
+        if kind is None:
+            continue
+        wrong, write = (
+            (_LOG_KEYS, "`queue`, or `topic` and `subscription`") if kind == _BUS else (_BUS_KEYS, "`topics`")
+        )
+        if kind == "local":
+            wrong = (*wrong, "kafka")
+        for key in wrong:
+            if key in source and source[key] is not None:
+                remedy = f"; write {write}" if key in _NAMES else ""
+                yield locate(("sources", name, key), f"{_misfit(source, kind, key)}{remedy}")
+        yield from _bus_source(name, source, locate) if kind == _BUS else _log_source(name, source, locate)
+    for name, entry in targets.items():
+        target = _mapping(entry)
+        kind = _kind(target, brokers)
+        if kind == _BUS:
+            if (target.get("queue") is None) == (target.get("topic") is None):
+                yield locate(("targets", name), "needs `queue` or `topic`, and not both")
+        elif kind is not None:
+            for key in ("queue", "servicebus"):
+                if target.get(key) is not None:
+                    yield locate(("targets", name, key), _misfit(target, kind, key))
+            if target.get("topic") is None:
+                yield locate(("targets", name), "`topic` is missing")
+            else:
+                yield from _log_name(("targets", name, "topic"), target["topic"], locate)
+
+
+def _misfit(entry: dict[str, Any], kind: str, key: str) -> str:
+    what = f"not {key}" if key in ("kafka", _BUS) else f"which has no `{key}`"
+    return f"the broker `{entry['broker']}` is of type {kind}, {what}"
+
+
+def _log_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    pattern = _mapping(source.get("kafka")).get("pattern")
+    topics = source.get("topics")
+    if topics is None and pattern is None:
+        yield locate(("sources", name), "`topics` is missing")
+    elif topics == [] and pattern is None:
+        yield locate(("sources", name, "topics"), "must have at least one entry")
+    elif topics and pattern is not None:
+        yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+    if isinstance(letters := source.get("dead_letter"), str):
+        yield from _log_name(("sources", name, "dead_letter"), letters.replace("{topic}", "t"), locate)
+
+
+def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+    queue, topic, subscription = (source.get(key) for key in ("queue", "topic", "subscription"))
+    if (queue is None) == (topic is None):
+        yield locate(("sources", name), "needs `queue`, or `topic` and `subscription`, and not both")
+    elif (topic is None) != (subscription is None):
+        yield locate(("sources", name), "`topic` and `subscription` go together")
+    if source.get("sub_queue") is not None and source.get("sessions"):
+        yield locate(("sources", name, "sessions"), "sub-queues have no sessions")
+
+
+def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Problem]:
+    """Queues may be called what topics may not; what neither may is left to the models."""
+    try:
+        if isinstance(value, str) and check_entity(value):
+            check_topic(value[:249])
+    except ValueError as error:
+        if _is_entity(value):
+            yield locate(path, str(error))
+
+
+def _kind(entry: dict[str, Any], brokers: dict[str, Any]) -> str | None:
+    kind = _mapping(brokers.get(str(entry.get("broker")))).get("type")
+    return kind if kind in ("local", "kafka", _BUS) else None
+
+
+def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator[Problem]:
+    known = list(sections["registries"])
+    for section, where in (("sources", ()), ("targets", ("schemas",))):
+        for name, given in sections[section].items():
+            entry = _mapping(given)
+            codec = entry.get("codec")
+            settings = _mapping(entry.get("schemas")) if where else entry
+            registry = settings.get("registry")
+            if codec not in ("avro", "protobuf"):
+                if where and entry.get("schemas") is not None:
+                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas to name")
+                elif not where and registry is not None:
+                    yield locate((section, name, "registry"), "only the codecs avro and protobuf have a registry")
+            elif isinstance(registry, str):
+                if registry not in known:
+                    yield locate((section, name, *where, "registry"), _unknown("registry", registry, known))
+            elif len(known) != 1:
+                what = "name one of the registries with `registry:`" if known else "there are no `registries:` for it"
+                yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
 
 
 def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
@@ -71,22 +166,64 @@ def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             yield replace(locate(("sources", names[0], "ordering_domain"), what), severity="warning")
 
 
-def _consumers(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
+def _consumers(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     taken: dict[tuple[Any, ...], str] = {}
     for name, entry in sources.items():
         source = _mapping(entry)
+        bus = _kind(source, brokers) == _BUS
         topics, group = source.get("topics"), source.get("group", _GROUP)
         topics = [topic for topic in topics if isinstance(topic, str)] if isinstance(topics, list) else []
+        if bus:
+            topics, group = _entity(source), ""
         for index, topic in enumerate(topics):
             consumer = (str(source.get("broker")), str(group), topic)
             if consumer in taken:
                 other = "this source" if taken[consumer] == name else f"the source `{taken[consumer]}`"
-                what = (
-                    f"`{topic}` is read by {other} in the same group `{group}` already; give one of them another group"
-                )
-                yield locate(("sources", name, "topics", index), what)
+                what = f"`{topic}` is read by {other}"
+                what += " already" if bus else f" in the same group `{group}` already; give one of them another group"
+                path = ("sources", name) if bus else ("sources", name, "topics", index)
+                yield locate(path, what)
             taken.setdefault(consumer, name)
-        yield from _dead_letters(name, source.get("dead_letter", _DEAD_LETTER), topics, locate)
+        yield from _dead_letters(name, source.get("dead_letter", None if bus else DEAD_LETTER_TOPIC), topics, locate)
+
+
+def _entity(source: dict[str, Any]) -> list[str]:
+    parts = [source.get(key) for key in ("queue", "topic", "subscription", "sub_queue")]
+    found = [str(part).lower() for part in parts if isinstance(part, str)]
+    return ["/".join(found)] if found else []
+
+
+def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> Iterator[Problem]:
+    for name, entry in sources.items():
+        source = _mapping(entry)
+        if source.get("quarantine") is None:
+            continue
+        engine = _mapping(source["quarantine"]).get("engine")
+        if isinstance(engine, str) and engine not in engines:
+            yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
+        if source.get("ordering") == "none":
+            yield locate(("sources", name, "quarantine"), "with `ordering: none` there are no keys to hold")
+
+
+def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], locate: Locate) -> Iterator[Problem]:
+    """What leaves a queue to wait on an engine cannot get into the queue's own sub-queue any more."""
+    nowhere = {
+        name
+        for name, entry in sources.items()
+        if _kind(_mapping(entry), brokers) == _BUS and _mapping(entry).get("dead_letter") is None
+    }
+    what = "needs `dead_letter`, a queue or topic: a message that has waited cannot go to the dead-letter sub-queue"
+    for name in nowhere:
+        if _mapping(sources[name]).get("quarantine") is not None:
+            yield locate(("sources", name, "quarantine"), f"the source {what}")
+    for index, entry in enumerate(routes):
+        route = _mapping(entry)
+        given = route.get("from")
+        for verb in VERBS:
+            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("park") is not None:
+                for source in given if isinstance(given, list) else [given]:
+                    if source in nowhere:
+                        yield locate(("routes", index, verb, "on_missing"), f"the source `{source}` {what}")
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
@@ -99,6 +236,13 @@ def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -
             yield locate(("sources", name, "dead_letter"), what)
         elif len(target) > 249 and len(topic) <= 249 and _is_topic(topic):
             yield locate(("sources", name, "dead_letter"), f"`{target[:40]}…` is longer than 249 characters")
+
+
+def _is_entity(name: str) -> bool:
+    try:
+        return bool(check_entity(name))
+    except ValueError:
+        return False
 
 
 def _is_topic(topic: str) -> bool:
@@ -116,6 +260,9 @@ def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: L
         wrong = wrong_verbs([verb for verb in VERBS if route.get(verb) is not None]) if route else None
         if wrong is not None:
             yield locate(("routes", index), wrong)
+        schedule = route.get("schedule")
+        if isinstance(schedule, dict) and (schedule.get("orchestration") is None) == (schedule.get("saga") is None):
+            yield locate(("routes", index, "schedule"), WHICH_WORKFLOW)
         name, given, engine = route.get("name"), route.get("from"), route.get("engine", "default")
         if isinstance(name, str):
             if name in first:

@@ -18,6 +18,23 @@ class WorkerConfig(Model):
     threads: Integer = Field(
         16, ge=1, description="Threads for activities; where the SDK's own worker runs, for orchestrations too."
     )
+    publish_threads: Integer = Field(
+        16, ge=1, description="Threads for publishing, apart from the others: a broker that hangs stops nothing else."
+    )
+
+
+class ParkingConfig(Model):
+    """Messages that wait for their instance, and keys that wait for a person."""
+
+    poll: Duration | None = Field(
+        None,
+        gt=0,
+        description="Longest time until a start that nobody told of is noticed, while a message waits; null: `1m`, and "
+        "`10m` on an embedded engine, which tells of every start.",
+    )
+    max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
+    max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
+    max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
 
 
 class EngineBase(Model):
@@ -26,6 +43,7 @@ class EngineBase(Model):
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
+    parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
 
 
 class EmbeddedEngineConfig(EngineBase):

@@ -1,4 +1,4 @@
-"""`${VAR}`, `${VAR:-default}` and `${file:NAME}`, only in brokers, engines and ops; `$${` is a plain `${`."""
+"""`${VAR}`, `${VAR:-default}` and `${file:NAME}`, only below `SECTIONS`; `$${` is a plain `${`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from bridge.config.node import MappingNode, Mark, Node, Path, ScalarNode, SequenceNode, find
 from bridge.errors import Problem
 
-SECTIONS = ("brokers", "engines", "ops")
+SECTIONS = ("brokers", "registries", "engines", "ops")
 """The only sections in which `${...}` means something."""
 
 MAX_SECRET = 1024 * 1024
@@ -20,7 +20,8 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|CONNECTION_?STRING|SAS", re.IGNORECASE)
 _FORBIDDEN = (
-    "`${...}` is only replaced below `brokers`, `engines` and `ops`; use `vars`, or write `$${` for the characters"
+    "`${...}` is only replaced below `brokers`, `registries`, `engines` and `ops`; "
+    "use `vars`, or write `$${` for the characters"
 )
 
 

@@ -34,6 +34,7 @@ def schema() -> dict[str, Any]:
     route = definitions["RouteConfig"]
     route["required"] = ["name"]
     route["oneOf"] = [{"required": [verb]} for verb in VERBS]
+    definitions["SourceConfig"]["properties"]["sessions"]["anyOf"].insert(0, {"type": "boolean"})
     modules = definitions["WorkflowsConfig"]["properties"]["modules"]
     properties["workflows"]["anyOf"] = [{"$ref": properties["workflows"].pop("$ref")}, modules]
     properties["engine"] = {

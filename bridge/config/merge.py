@@ -6,7 +6,7 @@ from bridge.config.node import MappingNode, Node, Path, ScalarNode, SequenceNode
 from bridge.config.routes import VERBS
 from bridge.errors import Problem
 
-NAMED = ("engines", "brokers", "targets", "sources")
+NAMED = ("engines", "brokers", "registries", "targets", "sources", "sagas")
 """Sections of named entries: a name belongs to one file."""
 
 CONCATENATED: frozenset[Path] = frozenset({("routes",), ("workflows", "modules"), ("workflows", "external")})

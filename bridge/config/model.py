@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from bridge.config.brokers import BrokerConfig, TargetConfig
 from bridge.config.engines import EngineConfig, WorkflowsConfig
+from bridge.config.registries import RegistryConfig
 from bridge.config.routes import RouteConfig
+from bridge.config.sagas import SagaConfig
 from bridge.config.sources import SourceConfig
 from bridge.config.types import Duration, Integer, Model, Name
 
@@ -59,11 +61,17 @@ class BridgeConfig(Model):
         default_factory=dict, description="Constants for expressions and templates, as `vars`."
     )
     brokers: dict[Name, BrokerConfig] = Field(min_length=1, description="Brokers by name.")
+    registries: dict[Name, RegistryConfig] = Field(
+        default_factory=dict, description="Schema registries by name, for the codecs `avro` and `protobuf`."
+    )
     targets: dict[Name, TargetConfig] = Field(
         default_factory=dict, description="Logical destinations that workflows publish to, by name."
     )
     sources: dict[Name, SourceConfig] = Field(
         default_factory=dict, description="Streams of messages that are consumed, by name."
+    )
+    sagas: dict[Name, SagaConfig] = Field(
+        default_factory=dict, description="Sagas without code, by name; a route starts one."
     )
     routes: tuple[RouteConfig, ...] = Field(
         (), description="Rules, tried in order (file name, then position); the first that matches wins."

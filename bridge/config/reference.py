@@ -12,9 +12,16 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, model, routes, sources
+from bridge.config import brokers, engines, missing, model, registries, routes, sagas, servicebus, sources
 from bridge.config.shape import members
-from bridge.config.types import NAME_PATTERN, check_topic, parse_duration, parse_rate, parse_size
+from bridge.config.types import (
+    NAME_PATTERN,
+    check_entity,
+    check_topic,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 _INTRODUCTION = """\
 # Configuration reference
@@ -59,9 +66,9 @@ routes:
 - **Rate**: a number and a unit of time: `50/s`, `3000/m`, `10/h`, `100/d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
-- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `engines` and `ops`, and
-  nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir` without its
-  last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+- **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
+  and `ops`, and nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir`
+  without its last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
 """
 
 EXAMPLES = """\
@@ -80,9 +87,14 @@ brokers:
     bootstrap_servers: "${KAFKA_BOOTSTRAP:-localhost:9092}"
     tls: {ca: certificates/kafka-ca.pem}
     sasl: {mechanism: SCRAM-SHA-512, username: bridge, password: "${KAFKA_PASSWORD:-}"}
+  bus: {type: servicebus, namespace: "${SB_NAMESPACE:-shop}"}
+
+registries:
+  main: {url: "https://schemas.example.com", username: bridge, password: "${REGISTRY_PASSWORD:-}"}
 
 targets:
   order-results: {broker: local, topic: order-results}
+  refund-results: {broker: bus, queue: refund-results}
 
 sources:
   payments:
@@ -92,12 +104,34 @@ sources:
     attributes: {type: "headers['eventType']"}
     no_match: dead_letter
     retry: {in_memory: 10s}
+  answers: {broker: local, topics: [answers], no_match: dead_letter}
+  refunds: {broker: bus, queue: refunds, sessions: true, no_match: dead_letter}
+
+sagas:
+  payout:
+    replies: answers
+    steps:
+      - name: transfer
+        command: {target: order-results, type: transfer.requested, data: "{'amount': input.amount}"}
+        refused: reply.status == 'refused'
+        timeout: 5m
+        compensation: {target: order-results, type: transfer.recalled}
 
 routes:
+  - name: start-payout
+    from: payments
+    match: {type: payment.due}
+    schedule: {saga: payout, instance_id: "payout-{{ payload.id }}"}
+  - name: answers
+    from: answers
+    reply: {}
   - name: payment-captured
     from: payments
     match: {type: payment.captured, headers.region: [eu, us]}
     raise_event: {instance_id: "order-{{ payload.order_id }}", name: payment_captured}
+  - name: refund-arrived
+    from: refunds
+    raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
 ops:
   http: {port: 0}
@@ -106,19 +140,25 @@ ops:
 """One example per section; together they are a configuration."""
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
-    "engines": (engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig),
+    "engines": (
+        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
+    ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
         brokers.LocalBrokerConfig, brokers.KafkaBrokerConfig, brokers.KafkaTlsConfig, brokers.KafkaSaslConfig,
+        servicebus.ServiceBusBrokerConfig, servicebus.ServiceBusSasConfig, servicebus.ServiceBusTlsConfig,
     ),
-    "targets": (brokers.TargetConfig,),
+    "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
+    "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
-        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.KafkaSourceConfig,
+        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.QuarantineConfig,
+        sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
+    "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
         routes.RouteConfig, routes.RouteLimitsConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
-        routes.StartOrRaiseVerb, routes.CancelVerb,
-        routes.TerminateVerb, routes.SuspendVerb, routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb,
+        routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
+        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
     "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
 }  # fmt: skip
@@ -126,16 +166,27 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
 _HEADINGS = {
     engines.EmbeddedEngineConfig: "type: embedded", engines.SchedulerEngineConfig: "type: scheduler",
     engines.WorkerConfig: "worker", engines.WorkflowsConfig: "", brokers.LocalBrokerConfig: "type: local",
-    brokers.TargetConfig: "", sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
+    brokers.TargetConfig: "", brokers.TargetSchemaConfig: "schemas", registries.RegistryConfig: "",
+    registries.RegistryTlsConfig: "tls",
+    sources.SourceConfig: "", sources.RetryConfig: "retry", sources.LimitsConfig: "limits",
     sources.KafkaSourceConfig: "kafka", brokers.KafkaBrokerConfig: "type: kafka", brokers.KafkaTlsConfig: "tls",
-    brokers.KafkaSaslConfig: "sasl",
-    routes.RouteConfig: "", routes.RouteLimitsConfig: "limits", model.OpsConfig: "", model.HttpConfig: "http",
-    model.LogConfig: "log",
+    brokers.KafkaSaslConfig: "sasl", servicebus.ServiceBusBrokerConfig: "type: servicebus",
+    servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
+    servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
+    servicebus.ServiceBusSourceConfig: "servicebus of a source",
+    missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
+    engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
+    sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
+    sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
+    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
 }  # fmt: skip
 
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
-_VALIDATED: dict[Any, str] = {parse_duration: "duration", parse_size: "size", parse_rate: "rate", check_topic: "topic"}
+_VALIDATED: dict[Any, str] = {
+    parse_duration: "duration", parse_size: "size", parse_rate: "rate", check_topic: "topic",
+    check_entity: "queue or topic", servicebus.sessions: "boolean or mapping",
+}  # fmt: skip
 _PLAIN: dict[Any, str] = {
     str: "text", int: "whole number", float: "number", bool: "boolean", NoneType: "null", SecretStr: "secret text",
     Any: "anything",

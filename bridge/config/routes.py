@@ -8,14 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
+from bridge.config.missing import MissingConfig
 from bridge.config.types import Duration, Expression, Integer, Model, Name, Rate, Template
 
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
 MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
 VERBS = (
-    "schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume", "signal_entity", "ignore",
+    "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
+    "ignore",
 )  # fmt: skip
+
+WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
 
 
 _FINISHED_FIRST = (
@@ -72,9 +76,10 @@ MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match
 
 
 class ScheduleVerb(Model):
-    """Start an orchestration."""
+    """Start an orchestration, or a saga of the configuration."""
 
-    orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
+    orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
+    saga: Name | None = Field(None, description="Name of a saga, from `sagas`, in place of `orchestration`.")
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     input: Expression = Field("payload", description="Input.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
@@ -98,6 +103,14 @@ class ScheduleVerb(Model):
     )
 
     @model_validator(mode="after")
+    def _one_workflow(self) -> ScheduleVerb:
+        if (self.orchestration is None) == (self.saga is None):
+            raise ValueError(WHICH_WORKFLOW)
+        if self.saga is not None and self.version is not None:
+            raise ValueError("a saga has no version: each instance keeps the definition that it was started with")
+        return self
+
+    @model_validator(mode="after")
     def _one_time(self) -> ScheduleVerb:
         if self.start_at is not None and self.delay is not None:
             raise ValueError("start_at and delay exclude each other")
@@ -119,7 +132,7 @@ class RaiseEventVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -139,6 +152,16 @@ class StartOrRaiseVerb(Model):
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
+class ReplyVerb(Model):
+    """Bring an answer to the request or the saga's step that waits for it."""
+
+    data: Expression = Field("payload", description="What the waiting workflow gets.")
+    on_missing: OnMissing = Field(
+        OnMissing.DEAD_LETTER, description="When the instance that asked is not known, or nobody asked."
+    )
+    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
+
+
 class CancelVerb(Model):
     """Ask an orchestration to stop in its own way by raising a cancel event."""
 
@@ -149,7 +172,7 @@ class CancelVerb(Model):
         None,
         description="Time to acknowledge the request, after which the instance is terminated; null: never.",
     )
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -162,7 +185,7 @@ class TerminateVerb(Model):
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -174,7 +197,7 @@ class SuspendVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -186,7 +209,7 @@ class ResumeVerb(Model):
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
-    on_missing: OnMissing = Field(
+    on_missing: MissingConfig = Field(
         OnMissing.RETRY,
         description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
     )
@@ -274,6 +297,9 @@ class RouteConfig(Model):
     start_or_raise: StartOrRaiseVerb | None = Field(
         None,
         description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
+    )
+    reply: ReplyVerb | None = Field(
+        None, description="Bring an answer to the request or the saga's step that waits for it."
     )
     cancel: CancelVerb | None = Field(
         None, description="Ask an orchestration to stop in its own way by raising a cancel event."

@@ -7,7 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.config.types import Duration, Expression, Integer, Model, Name, Number, Size, Template, Topic, check_topic
+from bridge.config.servicebus import ServiceBusSourceConfig, Sessions
+from bridge.config.types import (
+    Duration,
+    Entity,
+    Expression,
+    Integer,
+    Model,
+    Name,
+    Number,
+    Size,
+    Template,
+    Topic,
+    check_entity,
+    check_subscription,
+)
 
 
 def _check_ordering(value: str) -> str:
@@ -19,7 +33,7 @@ def _check_ordering(value: str) -> str:
 def _check_dead_letter(value: str) -> str:
     if not value.replace("{topic}", "topic"):
         raise ValueError("must not be empty")
-    check_topic(value.replace("{topic}", "t"))
+    check_entity(value.replace("{topic}", "t"))
     return value
 
 
@@ -31,6 +45,13 @@ def _check_attribute(value: str) -> str:
 
 ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 """Attributes of CloudEvents 1.0; a source's `attributes` may give extensions too."""
+
+
+DEAD_LETTER_TOPIC = "{topic}.dlq"
+"""Where dead letters go unless the source says otherwise and the broker has no place of its own."""
+
+SUB_QUEUES = {"dead_letter": "/$DeadLetterQueue", "transfer_dead_letter": "/$Transfer/$DeadLetterQueue"}
+"""What a sub-queue of Service Bus adds to the path of its entity."""
 
 
 class RetryConfig(Model):
@@ -56,6 +77,15 @@ class LimitsConfig(Model):
     dead_letter_limit: Integer = Field(
         100, ge=1, description="Dead letters a minute; above it the source pauses, unready."
     )
+
+
+class QuarantineConfig(Model):
+    """Poisoned keys wait for a person instead of being dead-lettered."""
+
+    engine: Name | None = Field(None, description="Engine that keeps them; null: the one of the source's first route.")
+    max_messages: Integer = Field(1000, ge=1, description="Messages held per key; more are dead-lettered.")
+    max_bytes: Size = Field(524288, description="Bytes held per key, as JSON; more are dead-lettered.")
+    poll: Duration = Field(2.0, gt=0, description="How often releases are looked for while a key is held.")
 
 
 def _check_pattern(value: str) -> str:
@@ -87,11 +117,25 @@ class SourceConfig(Model):
     """One stream of messages and how it is read."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
-    topics: tuple[Topic, ...] = Field(description="Topics to read.")
+    topics: tuple[Topic, ...] = Field((), description="Topics to read, on the local broker and Kafka.")
+    queue: Entity | None = Field(None, description="Queue to read, on Service Bus.")
+    topic: Entity | None = Field(None, description="Topic whose `subscription` is read, on Service Bus.")
+    subscription: Annotated[str, AfterValidator(check_subscription)] | None = Field(
+        None, description="Subscription to read, on Service Bus."
+    )
+    sub_queue: Literal["dead_letter", "transfer_dead_letter"] | None = Field(
+        None, description="Read the dead letters of the queue or subscription instead."
+    )
+    sessions: Sessions = Field(
+        None, description="Whether the queue or subscription has sessions: `true`, or how they are read."
+    )
     group: Topic = Field("bridge", description="Consumer group.")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
-    codec: Literal["cloudevents", "json", "text", "bytes"] = Field(
+    codec: Literal["cloudevents", "json", "text", "bytes", "avro", "protobuf"] = Field(
         "cloudevents", description="Format of the messages; `cloudevents` takes the structured and the binary form."
+    )
+    registry: Name | None = Field(
+        None, description="For `avro` and `protobuf`: name of the registry, from `registries`; null: the only one."
     )
     attributes: dict[Annotated[str, AfterValidator(_check_attribute)], Expression] = Field(
         default_factory=dict, description="Event attributes from `headers`, `key`, `topic` and `payload`."
@@ -105,11 +149,34 @@ class SourceConfig(Model):
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
     no_match: Literal["dead_letter", "ignore"] = Field(description="What happens when no rule matches.")
-    dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] = Field(
-        "{topic}.dlq", description="Topic for dead letters; `{topic}` is the origin's name."
+    dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] | None = Field(
+        None,
+        description=(
+            "Topic or queue for dead letters, `{topic}` is the origin's name; null: `{topic}.dlq`, "
+            "on Service Bus the entity's own."
+        ),
     )
     trusted: Literal["replay"] | None = Field(None, description="`replay`: believe `bridge.*` headers of messages.")
     retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
     retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
     limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")
+    quarantine: QuarantineConfig | None = Field(
+        None, description="Hold a poisoned key and its later messages instead of dead-lettering; `{}` for the defaults."
+    )
     kafka: KafkaSourceConfig | None = Field(None, description="What only a Kafka source has.")
+    servicebus: ServiceBusSourceConfig | None = Field(None, description="What only a Service Bus source has.")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What is read, as positions of messages name it."""
+        if self.queue is None and self.topic is None:
+            return self.topics
+        path = self.queue if self.queue is not None else f"{self.topic}/Subscriptions/{self.subscription}"
+        return (path + SUB_QUEUES.get(self.sub_queue or "", ""),)
+
+    @property
+    def entrance(self) -> str | None:
+        """Where to publish so that this source receives it; None where nobody can."""
+        if self.sub_queue is not None:
+            return None
+        return self.queue or self.topic or next(iter(self.topics), None)

@@ -84,6 +84,8 @@ def _path(root: Node, loc: Sequence[str | int]) -> Path:
                 continue
         if path[:1] == ["routes"] and len(path) == 4 and path[2] == "match" and isinstance(node, ScalarNode):
             continue
+        if path[:1] == ["routes"] and len(path) == 4 == index and path[3] == "on_missing":
+            continue  # which kind of rule it is
         written = isinstance(node, MappingNode) and part in node
         path.append(part if written or isinstance(part, int) else ALIASES.get(part, part))
         node = find(node, (part,)) if node is not None else None

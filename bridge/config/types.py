@@ -27,6 +27,8 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)", re.ASCII)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_ENTITY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,258}[A-Za-z0-9._-])?")
+_SUBSCRIPTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,49})?")
 _LONGEST = 36_500 * 86_400.0
 
 
@@ -90,6 +92,20 @@ def check_topic(value: str) -> str:
     """The same name. Raises ValueError when no topic or consumer group can be called so."""
     if _TOPIC.fullmatch(value) is None or value in (".", ".."):
         raise ValueError("a topic or group is named by 1 to 249 of the characters A-Z a-z 0-9 . _ -")
+    return value
+
+
+def check_entity(value: str) -> str:
+    """The same name. Raises ValueError when no queue or topic of Service Bus can be called so."""
+    if _ENTITY.fullmatch(value) is None or "//" in value:
+        raise ValueError("a queue or topic is named by 1 to 260 of the characters A-Z a-z 0-9 . _ - and / in between")
+    return value
+
+
+def check_subscription(value: str) -> str:
+    """The same name. Raises ValueError when no subscription of Service Bus can be called so."""
+    if _SUBSCRIPTION.fullmatch(value) is None:
+        raise ValueError("a subscription is named by 1 to 50 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
@@ -159,6 +175,13 @@ Topic = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9._-]{1,249}$", "not": {"enum": [".", ".."]}}),
 ]
 """Name of a topic or consumer group: 1 to 249 of A-Z a-z 0-9 . _ -"""
+
+Entity = Annotated[
+    str,
+    AfterValidator(check_entity),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9._-])?$"}),
+]
+"""Name of a queue or topic of Service Bus, which may hold slashes."""
 
 Expression = Annotated[str, StringConstraints(min_length=1), Field(json_schema_extra={"x-language": "cel"})]
 """A CEL expression, all of it."""

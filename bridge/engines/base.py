@@ -10,6 +10,7 @@ from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Witness
 
 
 class Engine(Protocol):
@@ -24,6 +25,11 @@ class Engine(Protocol):
 
     @property
     def durable(self) -> bool: ...
+
+    @property
+    def announces(self) -> bool:
+        """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        ...
 
     @property
     def certain(self) -> bool: ...
@@ -57,9 +63,12 @@ class Engine(Protocol):
         """
         ...
 
-    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+    def worker(
+        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+    ) -> TaskHubGrpcWorker:
         """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
 
-        data_converter: how the workflows' values become JSON and back; the SDK's own when None.
+        data_converter: how the workflows' values become JSON and back; the SDK's own when None. witness: sees instances
+        that no longer fit their code.
         """
         ...

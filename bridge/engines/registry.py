@@ -18,12 +18,14 @@ class Workflows:
     """What a worker runs, by registered name (entity names are lower case, as the SDK keeps them).
 
     external: orchestrations and entities that other workers run; known to `bridge check`, not registered here.
+    publishers: these are activities that publish, and nothing else: they get a worker with threads of its own.
     """
 
     orchestrators: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     activities: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     entities: Mapping[str, Callable[..., Any] | type[Any]] = field(default_factory=dict)
     external: frozenset[str] = frozenset()
+    publishers: bool = False
 
     def knows_orchestration(self, name: str) -> bool:
         return name in self.orchestrators or name in self.external

@@ -20,6 +20,7 @@ from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
+from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 
@@ -41,10 +42,15 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")
 
 
+class _Worker(Witnessed, DurableTaskSchedulerWorker):
+    """The scheduler's worker as it is, seen by a witness."""
+
+
 class SchedulerEngine:
     """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
 
     durable = True
+    announces = False
     certain = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
@@ -113,20 +119,23 @@ class SchedulerEngine:
     def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
         return False
 
-    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+    def worker(
+        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+    ) -> TaskHubGrpcWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
-            DurableTaskSchedulerWorker(
+            _Worker(
                 host_address=self._host_address,
                 taskhub=self._config.task_hub,
                 token_credential=None if self._credentials is None else self._credentials.synchronous,
                 secure_channel=self._secure,
                 interceptors=[DefaultClientInterceptorImpl(self._authorization())] if self._config.token else None,
                 channel_options=channel_options(None, RECONNECT_SECONDS, proxy=True),
-                concurrency_options=concurrency(self._config.worker),
+                concurrency_options=concurrency(self._config.worker, workflows),
                 data_converter=data_converter,
                 logger=quiet_logger(f"{self.name}.worker"),
             ),
             workflows,
+            witness,
         )

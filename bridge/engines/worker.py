@@ -7,20 +7,36 @@ import logging
 import threading
 from typing import Any, TypeVar
 
-from durabletask.worker import ConcurrencyOptions, TaskHubGrpcWorker
+from durabletask.worker import (
+    ActivityWorkItemFilter,
+    ConcurrencyOptions,
+    EntityWorkItemFilter,
+    OrchestrationWorkItemFilter,
+    TaskHubGrpcWorker,
+    WorkItemFilters,
+)
 
 from bridge.config.engines import WorkerConfig
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Witness, Witnessed
 
-W = TypeVar("W", bound=TaskHubGrpcWorker)
+W = TypeVar("W", bound=Witnessed)
+
+_NOBODY = "bridge.nobody"
+"""A name that no work has. An engine might take an empty list of names for all of them."""
 
 
-def concurrency(config: WorkerConfig) -> ConcurrencyOptions:
+def threads(config: WorkerConfig, workflows: Workflows) -> int:
+    """Threads for activities: those that publish have their own, so that a broker that hangs stops nothing else."""
+    return config.publish_threads if workflows.publishers else config.threads
+
+
+def concurrency(config: WorkerConfig, workflows: Workflows) -> ConcurrencyOptions:
     return ConcurrencyOptions(
         maximum_concurrent_activity_work_items=config.max_activities,
         maximum_concurrent_orchestration_work_items=config.max_orchestrations,
         maximum_concurrent_entity_work_items=config.max_entities,
-        maximum_thread_pool_workers=config.threads,
+        maximum_thread_pool_workers=threads(config, workflows),
     )
 
 
@@ -43,15 +59,25 @@ def quiet_logger(name: str) -> logging.Logger:
     return logger
 
 
-def register(worker: W, workflows: Workflows) -> W:
+def register(worker: W, workflows: Workflows, witness: Witness | None = None) -> W:
     """Adds the workflows, and filters so that the worker never takes work it does not know."""
+    worker.witness = witness
     for orchestrator in workflows.orchestrators.values():
         worker.add_orchestrator(orchestrator)
     for activity in workflows.activities.values():
         worker.add_activity(activity)
     for entity in workflows.entities.values():
         worker.add_entity(entity)
-    worker.use_work_item_filters()
+    if workflows.publishers:
+        worker.use_work_item_filters(
+            WorkItemFilters(
+                [OrchestrationWorkItemFilter(_NOBODY)],
+                [ActivityWorkItemFilter(name) for name in workflows.activities],
+                [EntityWorkItemFilter(_NOBODY)],
+            )
+        )
+    else:
+        worker.use_work_item_filters()
     return worker
 
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
-from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, forbidden_call, forbidden_name
+from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, forbidden_call, forbidden_function, forbidden_name
 from bridge.lint.module import Module, local_names
 from bridge.lint.project import Reached
 from bridge.lint.tree import nodes
@@ -30,9 +30,10 @@ def nondeterminism(reached: Reached) -> Iterator[Finding]:
             local |= local_names(nested)
     parents = parents_in(function)
     sets = _set_names(function)
+    aliases = module.aliases(nodes(function))
     for node in nodes(function):
         if isinstance(node, ast.Call):
-            yield from _call(module, node, local, reached)
+            yield from _call(module, node, local, aliases, reached)
         if isinstance(node, ast.Attribute | ast.Name):
             yield from _name(module, node, local, reached, parents)
         if isinstance(node, ast.Global):
@@ -51,8 +52,13 @@ def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) ->
     return Finding(str(reached.module.path), line, column + 1, rule, what, remedy)
 
 
-def _call(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
+def _call(
+    module: Module, node: ast.Call, local: frozenset[str], aliases: dict[str, str], reached: Reached
+) -> Iterator[Finding]:
+    yield from _passed(module, node, local, reached)
     name = module.resolve(node.func)
+    if isinstance(node.func, ast.Name) and node.func.id in aliases:
+        name, local = aliases[node.func.id], local - {node.func.id}
     if name is None:
         if _is_path_access(module, node.func):
             yield found(reached, node, "files", "a Path goes to the disk in an orchestrator", ACTIVITY)
@@ -69,6 +75,19 @@ def _call(module: Module, node: ast.Call, local: frozenset[str], reached: Reache
     if forbidden is not None:
         rule, remedy = forbidden
         yield found(reached, node, rule, f"{name}() in an orchestrator", remedy)
+
+
+def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
+    """Forbidden functions that are handed to somebody who calls them: `map(uuid4, ...)`, `partial(datetime.now)`."""
+    for value in (*node.args, *(keyword.value for keyword in node.keywords)):
+        if not isinstance(value, ast.Name | ast.Attribute):
+            continue
+        name = module.resolve(value)
+        if name is None or "." not in name or name.partition(".")[0] in local - module.names.keys():
+            continue
+        forbidden = forbidden_function(name)
+        if forbidden is not None:
+            yield found(reached, value, forbidden[0], f"{name} is handed on in an orchestrator", forbidden[1])
 
 
 def _is_path_access(module: Module, called: ast.expr) -> bool:

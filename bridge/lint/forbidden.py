@@ -154,6 +154,11 @@ def forbidden_call(name: str) -> tuple[str, str] | None:
     return None
 
 
+def forbidden_function(name: str) -> tuple[str, str] | None:
+    """Rule and remedy of a function that is handed on without being called; names that are read are found as such."""
+    return None if name in _ATTRIBUTE else _EXACT.get(name)
+
+
 def forbidden_name(name: str) -> tuple[str, str] | None:
     """Rule and remedy of a name that is only read."""
     return _EXACT[name] if name in _ATTRIBUTE else None

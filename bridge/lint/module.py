@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import io
 import re
 import tokenize
@@ -12,7 +13,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+from bridge.lint.forbidden import forbidden_call
 from bridge.lint.tree import nodes
+
+_BUILTINS = frozenset(dir(builtins))
+_PARTIALS = ("functools.partial", "functools.partialmethod")
 
 MARK = "bridge: ignore"
 
@@ -63,7 +68,10 @@ class Module:
     functions: dict[str, Function] = field(default_factory=dict)
     """Functions of the module itself, by name."""
     names: dict[str, str] = field(default_factory=dict)
-    """What imported names stand for, dotted."""
+    """What imported names, and names given to such, stand for; dotted."""
+    stars: list[str] = field(default_factory=list)
+    """Modules of which everything is imported."""
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Module:
@@ -74,8 +82,74 @@ class Module:
         for node in module.tree.body:
             if isinstance(node, Function):
                 module.functions[node.name] = node
+            elif isinstance(node, ast.ClassDef):
+                module.classes[node.name] = node
         module.names.update(imported(nodes(module.tree), module))
+        module.stars = [
+            _absolute(node, module)
+            for node in nodes(module.tree)
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+        ]
+        module.names.update(module.aliases(module.tree.body))
         return module
+
+    def aliases(self, statements: Iterable[ast.AST]) -> dict[str, str]:
+        """Names given to what is imported or to functions: `now = datetime.now`, `now = partial(datetime.now)`."""
+        found: dict[str, str] = {}
+        for node in statements:
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+                value = self.applied(node.value) or node.value
+                name = self.resolve(value) if isinstance(value, ast.Name | ast.Attribute) else None
+                if name is not None and name.partition(".")[0] in self._known:
+                    found[node.targets[0].id] = f"{self.name}.{name}" if name in self.functions else name
+        return found
+
+    def applied(self, node: ast.AST) -> ast.expr | None:
+        """The function that `functools.partial(...)` will call."""
+        if isinstance(node, ast.Call) and node.args and self.resolve(node.func) in _PARTIALS:
+            return node.args[0]
+        return None
+
+    @property
+    def _known(self) -> set[str]:
+        return {name.partition(".")[0] for name in self.names.values()} | self.functions.keys()
+
+    def method(self, class_: str, name: str) -> Function | None:
+        """A method of a class of this module, inherited ones of its own classes included."""
+        waiting, seen = [class_], set()
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen or current not in self.classes:
+                continue
+            seen.add(current)
+            for node in self.classes[current].body:
+                if isinstance(node, Function) and node.name == name:
+                    return node
+            waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
+        return None
+
+    @cached_property
+    def owners(self) -> dict[ast.AST, str]:
+        """The class that each method is defined in."""
+        return {
+            method: name
+            for name, class_ in self.classes.items()
+            for method in class_.body
+            if isinstance(method, Function)
+        }
+
+    @cached_property
+    def defined(self) -> frozenset[str]:
+        """Names that the module itself gives a meaning, anywhere."""
+        found = set(self.names) | self.functions.keys() | self.classes.keys()
+        for node in nodes(self.tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.arg):
+                found.add(node.arg)
+            elif isinstance(node, Function | ast.ClassDef):
+                found.add(node.name)
+        return frozenset(found)
 
     def resolve(self, node: ast.AST) -> str | None:
         """`datetime.datetime.now` for whatever this module calls that; None when it is no name of an import.
@@ -88,8 +162,17 @@ class Module:
             node = node.value
         if not isinstance(node, ast.Name):
             return None
-        parts.append(self.names.get(node.id, node.id))
+        parts.append(self.names.get(node.id) or self._starred(node.id, parts) or node.id)
         return ".".join(reversed(parts))
+
+    def _starred(self, name: str, parts: list[str]) -> str | None:
+        """What a name of nobody else's may stand for, where everything of a module is imported."""
+        if not self.stars or name in _BUILTINS or name in self.defined:
+            return None
+        for star in self.stars:
+            if forbidden_call(".".join([star, name, *reversed(parts)])) is not None:
+                return f"{star}.{name}"
+        return None
 
     @cached_property
     def suppressions(self) -> dict[int, Suppression]:
@@ -147,7 +230,8 @@ def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, module)
             for alias in node.names:
-                names[alias.asname or alias.name] = f"{base}.{alias.name}"
+                if alias.name != "*":
+                    names[alias.asname or alias.name] = f"{base}.{alias.name}"
     return names
 
 

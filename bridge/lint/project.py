@@ -62,7 +62,7 @@ class Project:
         seen = {id(orchestrator): reach.functions[0]}
         for reached in reach.functions:  # grows while it is walked
             for call, in_loop in calls(reached.function):
-                found = self._callee(reached.module, call)
+                found = self._callee(reached.module, call, reached.function)
                 if found is None:
                     continue
                 known = seen.get(id(found[1]))
@@ -76,25 +76,59 @@ class Project:
         found = self._callee(module, call)
         return None if found is None else found[1]
 
-    def _callee(self, module: Module, call: ast.Call) -> tuple[Module, Function] | None:
-        if isinstance(call.func, ast.Name) and call.func.id in module.functions:
-            return module, module.functions[call.func.id]
-        name = module.resolve(call.func)
-        if name is None or "." not in name:
+    def _callee(self, module: Module, call: ast.Call, caller: Function | None = None) -> tuple[Module, Function] | None:
+        called = module.applied(call) or call.func
+        if isinstance(called, ast.Name) and called.id in module.functions:
+            return module, module.functions[called.id]
+        if (method := self._method(module, called, caller)) is not None:
+            return module, method
+        name = module.resolve(called)
+        if name is None:
             return None
+        if "." not in name:
+            return self._starred(module, name)
         home, _, function = name.rpartition(".")
         other = self._module(home, module)
         # A package may only pass the function on.
         for _ in range(5):
             if other is None:
-                return None
+                return self._of_class(home, function, module)
             if function in other.functions:
                 return other, other.functions[function]
+            if (starred := self._starred(other, function)) is not None:
+                return starred
             passed = other.names.get(function)
             if passed is None:
                 return None
             home, _, function = passed.rpartition(".")
             other = self._module(home, other)
+        return None
+
+    def _method(self, module: Module, called: ast.expr, caller: Function | None) -> Function | None:
+        """What `self.x`, `cls.x`, `Class.x`, `Class().x` or `super().x` is, of classes of this module."""
+        if not isinstance(called, ast.Attribute):
+            return None
+        base = called.value.func if isinstance(called.value, ast.Call) else called.value
+        if not isinstance(base, ast.Name):
+            return None
+        owner = module.owners.get(caller) if caller is not None else None
+        if owner is not None and base.id in ("self", "cls", "super"):
+            return module.method(owner, called.attr)
+        return module.method(base.id, called.attr)
+
+    def _of_class(self, home: str, method: str, near: Module) -> tuple[Module, Function] | None:
+        """A method of a class that another module of the package has: `module.Class.method`."""
+        module_name, _, class_ = home.rpartition(".")
+        other = self._module(module_name, near) if module_name else None
+        found = None if other is None else other.method(class_, method)
+        return None if other is None or found is None else (other, found)
+
+    def _starred(self, module: Module, name: str) -> tuple[Module, Function] | None:
+        """A function that comes with `from neighbour import *`."""
+        for star in module.stars:
+            other = self._module(star, module)
+            if other is not None and name in other.functions:
+                return other, other.functions[name]
         return None
 
     def _module(self, name: str, near: Module) -> Module | None:
@@ -135,22 +169,51 @@ def files(paths: list[Path]) -> Iterator[Path]:
 
 
 def orchestrators(module: Module) -> Iterator[Function]:
-    """Functions that the SDK would run as orchestrators, wherever in the module they are."""
+    """Functions, methods and lambdas that the SDK would run as orchestrators, wherever in the module they are."""
+    methods = {
+        id(method) for class_ in nodes(module.tree) if isinstance(class_, ast.ClassDef) for method in class_.body
+    }
     for node in nodes(module.tree):
-        if not isinstance(node, Function) or not (node.args.posonlyargs or node.args.args):
+        if isinstance(node, ast.Lambda):
+            if _takes_context(node.args.args[:1]) and _waits(node.body, node.args.args[0].arg):
+                yield _named(node)
             continue
-        first = [*node.args.posonlyargs, *node.args.args][0]
-        if first.annotation is not None:
-            if _mentions_context(first.annotation) and len([*node.args.posonlyargs, *node.args.args]) <= 2:
+        if not isinstance(node, Function):
+            continue
+        given = [*node.args.posonlyargs, *node.args.args]
+        if id(node) in methods and given and given[0].arg in ("self", "cls"):
+            given = given[1:]
+        if not given:
+            continue
+        if given[0].annotation is not None:
+            if _mentions_context(given[0].annotation) and len(given) <= 2:
                 yield node
-        elif first.arg in CONTEXT_NAMES and any(
-            isinstance(call.func, ast.Attribute)
-            and isinstance(call.func.value, ast.Name)
-            and call.func.value.id == first.arg
-            and call.func.attr in WAITING_CALLS
-            for call, _ in calls(node)
-        ):
+        elif _waits(node, given[0].arg) and (given[0].arg in CONTEXT_NAMES or is_generator(node)):
             yield node
+
+
+def _takes_context(given: list[ast.arg]) -> bool:
+    return bool(given) and given[0].arg in CONTEXT_NAMES
+
+
+def _waits(node: ast.AST, context: str) -> bool:
+    """Whether it makes durable calls on what has that name."""
+    return any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == context
+        and call.func.attr in WAITING_CALLS
+        for call in nodes(node)
+    )
+
+
+@lru_cache(maxsize=256)
+def _named(node: ast.Lambda) -> ast.FunctionDef:
+    """A lambda as the function that it is short for."""
+    body = ast.copy_location(ast.Return(node.body), node.body)
+    function = ast.FunctionDef("<lambda>", node.args, [body], [])
+    return ast.copy_location(function, node)
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["starting", "running", "draining"]
-State = Literal["idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited"]
+State = Literal[
+    "idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited", "incompatible"
+]  # fmt: skip
 _READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
 
@@ -32,9 +34,12 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """An engine or broker as seen now. away: why it cannot be used, None when it can. note: said when it is up."""
+    """An engine, a broker or an engine's workflows as seen now.
 
-    kind: Literal["engine", "broker"]
+    away: why it cannot be used, None when it can. note: said when it is up.
+    """
+
+    kind: Literal["engine", "broker", "workflows"]
     name: str
     away: str | None = None
     note: str = ""
@@ -44,7 +49,7 @@ class PartReading:
 class Check:
     """The state of one component. detail: a sentence for a person, without payload."""
 
-    kind: Literal["source", "engine", "broker"]
+    kind: Literal["source", "engine", "broker", "workflows"]
     name: str
     state: State
     detail: str = ""
@@ -102,7 +107,7 @@ class Health:
         checks += [
             Check(part.kind, part.name, "up", part.note)
             if part.away is None
-            else Check(part.kind, part.name, "away", part.away)
+            else Check(part.kind, part.name, "incompatible" if part.kind == "workflows" else "away", part.away)
             for part in parts
         ]
         return Readiness(phase, tuple(checks))

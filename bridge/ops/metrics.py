@@ -28,6 +28,7 @@ class SourceStats(Protocol):
 
     outcomes, dead_letters, abandoned: by outcome or reason. commands: by (route, verb). in_flight: received and not
     settled. queued: those that wait for their turn. held: an outage stops it. paused: the fuse stopped it.
+    quarantined_keys: poisoned keys that wait for a person.
     processing: seconds from receipt to settlement. critical: seconds from the broker's timestamp to settlement.
     """
 
@@ -61,6 +62,8 @@ class SourceStats(Protocol):
     @property
     def paused(self) -> bool: ...
     @property
+    def quarantined_keys(self) -> int: ...
+    @property
     def processing(self) -> HistogramLike: ...
     @property
     def critical(self) -> HistogramLike: ...
@@ -69,6 +72,11 @@ class SourceStats(Protocol):
     def rebalances(self) -> int: ...
     @property
     def skipped(self) -> int: ...
+
+    @property
+    def reconnects(self) -> int: ...
+    @property
+    def renewals(self) -> int: ...
 
     @property
     def commits(self) -> tuple[int, float]:
@@ -81,7 +89,10 @@ class SourceStats(Protocol):
 
 
 class EngineStats(Protocol):
-    """up: its breaker is closed. durable: acknowledged work survives the process."""
+    """up: its breaker is closed. durable: acknowledged work survives the process.
+
+    incompatible: instances that failed because their code was changed while they ran, by orchestration.
+    """
 
     @property
     def name(self) -> str: ...
@@ -89,6 +100,8 @@ class EngineStats(Protocol):
     def up(self) -> bool: ...
     @property
     def durable(self) -> bool: ...
+    @property
+    def incompatible(self) -> Mapping[str, int]: ...
 
 
 class PublishStats(Protocol):
@@ -118,6 +131,21 @@ class LimitStats(Protocol):
     def delayed(self) -> int: ...
 
 
+class ParkingStats(Protocol):
+    """What waits on one engine. events: what this process did to parked messages, quarantined: to quarantined ones,
+    both by event. waiting: messages that wait for their instance, as last counted; None before the first count.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def events(self) -> Mapping[str, int]: ...
+    @property
+    def quarantined(self) -> Mapping[str, int]: ...
+    @property
+    def waiting(self) -> int | None: ...
+
+
 class Metrics:
     """A registry of its own, so that several bridges in one process do not meet."""
 
@@ -128,16 +156,20 @@ class Metrics:
         publishing: PublishStats | None = None,
         repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
+        parking: Callable[[], Iterable[ParkingStats]] = tuple,
+        late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         *,
         version: str,
         config: str,
     ) -> None:
-        """sources, engines: called at every scrape. publishing: None where no workflow runs. repeats: messages that
-        workflows have dropped as repeats, by who did. limits: of routes that have some. version: of the bridge.
-        config: version of the configuration.
+        """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
+        that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
+        of messages that had waited, by source and reason. version: of the bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BridgeCollector(sources, engines, publishing, repeats, limits, version, config))
+        self._registry.register(
+            _BridgeCollector(sources, engines, publishing, repeats, limits, parking, late_letters, version, config)
+        )
 
     def render(self) -> bytes:
         """The text exposition format (`CONTENT_TYPE`)."""
@@ -181,6 +213,8 @@ _COUNTERS: tuple[_Counter, ...] = (
         (),
         _single(lambda source: source.skipped),
     ),
+    ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
+    ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),
     ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
     (
         "bridge_commit_seconds",
@@ -204,6 +238,12 @@ _GAUGES: tuple[_Counter, ...] = (
         _single(lambda source: source.in_flight_bytes),
     ),
     ("bridge_queued", "Deliveries that wait for their turn.", (), _single(lambda source: source.queued)),
+    (
+        "bridge_quarantined_keys",
+        "Keys in quarantine, as this process knows them.",
+        (),
+        _single(lambda source: source.quarantined_keys),
+    ),
     ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
     (
         "bridge_paused",
@@ -238,12 +278,16 @@ class _BridgeCollector(Collector):
         publishing: PublishStats | None,
         repeats: Callable[[], Mapping[str, int]],
         limits: Sequence[LimitStats],
+        parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
         version: str,
         config: str,
     ) -> None:
         self._sources = sources
         self._engines = engines
         self._publishing = publishing
+        self._parking = parking
+        self._late_letters = late_letters
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -272,6 +316,7 @@ class _BridgeCollector(Collector):
         if self._publishing is not None:
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
+        yield from self._collect_parking()
         yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
@@ -294,11 +339,43 @@ class _BridgeCollector(Collector):
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))
         durable = GaugeMetricFamily("bridge_engine_durable", "1 when acknowledged work survives.", labels=("engine",))
+        incompatible = CounterMetricFamily(
+            "bridge_incompatible",
+            "Instances that failed because their code was changed while they ran.",
+            labels=("engine", "orchestration"),
+        )
         for engine in self._engines():
+            for orchestration, count in engine.incompatible.items():
+                incompatible.add_metric((engine.name, orchestration), count)
             up.add_metric((engine.name,), engine.up)
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
+        yield incompatible
+
+    def _collect_parking(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
+        parked = CounterMetricFamily(
+            "bridge_parking_events", "What this process did to parked messages.", labels=("engine", "event")
+        )
+        held = CounterMetricFamily(
+            "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
+        )
+        for each in self._parking():
+            if each.waiting is not None:
+                waiting.add_metric((each.name,), each.waiting)
+            for family, events in ((parked, each.events), (held, each.quarantined)):
+                for event, count in events.items():
+                    family.add_metric((each.name, event), count)
+        letters = CounterMetricFamily(
+            "bridge_late_dead_letters", "Dead letters of messages that had waited.", labels=("source", "reason")
+        )
+        for values, count in self._late_letters().items():
+            letters.add_metric(values, count)
+        yield waiting
+        yield parked
+        yield held
+        yield letters
 
 
 def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:

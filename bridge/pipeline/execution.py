@@ -13,19 +13,26 @@ from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
 from bridge.errors import AlreadyTaken, BridgeError, EngineOutage, InstanceAlreadyExists, InstanceFinished
 from bridge.origin import Origin
+from bridge.parking.letter import Letter
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
-from bridge.settlement import Complete, Outcome, RetryPolicy, Settlement, decide
+from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 
 log = structlog.get_logger("bridge.execution")
 
 _TURN = 32
 """Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
 
+_EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
+
 Execute = Callable[[Command, Origin], Awaitable[None]]
 """Gives one command to an engine, with the message it came from. Raises EngineError."""
+
+
+ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
+"""Keeps a command on its engine for at most so many seconds, durably. Raises EngineError, InvalidCommand."""
 
 
 class Routes(Protocol):
@@ -42,10 +49,11 @@ class Routes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An engine as the pipeline sees it."""
+    """An engine as the pipeline sees it. park: None where no rule parks."""
 
     execute: Execute
     breaker: Breaker
+    park: ParkCommand | None = None
 
 
 class Execution:
@@ -57,6 +65,7 @@ class Execution:
         engines: Mapping[str, Target],
         policy: RetryPolicy,
         ledger: Ledger,
+        letter: Callable[[Item], Letter],
         limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
         """limits: of routes that have some, by name."""
@@ -64,6 +73,7 @@ class Execution:
         self._engines = engines
         self._policy = policy
         self._ledger = ledger
+        self._letter = letter
         self._limits = limits or {}
 
     async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement | NotYet, Step | None]:
@@ -98,9 +108,11 @@ class Execution:
                     await asyncio.sleep(0)
         except Exception as error:
             return self._judge(error, item, None, now()), step
+        if item.parked:
+            return Complete(Outcome.PARKED), None
         if item.effects:
-            return Complete(Outcome.EXECUTED), None
-        return Complete(Outcome.DUPLICATE if item.duplicates else Outcome.IGNORED), None
+            return _EXECUTED, None
+        return _DUPLICATE if item.duplicates else _IGNORED, None
 
     async def _step(
         self, item: Item, step: Step, origin: Origin, now: Callable[[], float]
@@ -119,14 +131,20 @@ class Execution:
             finally:
                 engine.breaker.end()
         except Exception as error:
-            if isinstance(error, EngineOutage):
-                engine.breaker.trip(error)
             if limit is not None and isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
                 limit.not_started(item)
-            settlement = self._judge(error, item, step.command, now())
-            if not isinstance(settlement, Complete):
+            settlement = self._failed(error, item, step, now())
+            if isinstance(settlement, Park):
+                assert engine.park is not None
+                assert settlement.seconds is not None
+                try:
+                    await engine.park(step.command, origin, self._letter(item), settlement.seconds)
+                except Exception as failure:
+                    return self._failed(failure, item, step, now())
+                item.parked += 1
+            elif not isinstance(settlement, Complete):
                 return settlement
-            if settlement.outcome is Outcome.DUPLICATE:
+            elif settlement.outcome is Outcome.DUPLICATE:
                 item.duplicates += 1
         else:
             item.effects += 1
@@ -134,6 +152,11 @@ class Execution:
         item.due_at = item.room = None
         engine.breaker.succeed()
         return None
+
+    def _failed(self, error: Exception, item: Item, step: Step, now: float) -> Settlement:
+        if isinstance(error, EngineOutage):
+            self._engines[step.engine].breaker.trip(error)
+        return self._judge(error, item, step.command, now)
 
     def _judge(self, error: Exception, item: Item, command: Command | None, now: float) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else now - item.failed_at

@@ -19,7 +19,7 @@ class Item:
 
     size: bytes counted against the source's limit. received_at: monotonic seconds.
     error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
-    executed: routes all of whose steps the engine has taken. duplicates, effects: steps counted so far.
+    executed: routes all of whose steps the engine has taken. duplicates, effects, parked: steps counted so far.
     pending: how it ends, decided but not yet taken by the broker.
     due_at: monotonic time of the token that the next step has taken from its route's rate. room: gives back the place
     that the next step has among the running orchestrations. waits_for: the limit in whose queue it is.
@@ -41,6 +41,7 @@ class Item:
         "failed_at",
         "failed_step",
         "next_step",
+        "parked",
         "pending",
         "received_at",
         "room",
@@ -61,6 +62,7 @@ class Item:
         self.executed: list[str] = []
         self.effects = 0
         self.duplicates = 0
+        self.parked = 0
         self.attempt = 1
         self.failed_at: float | None = None
         self.failed_step: Step | None = None

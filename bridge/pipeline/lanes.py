@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
 from bridge.pipeline.item import Item
@@ -45,6 +45,7 @@ class Lanes:
         self._held: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._waking = 0
 
     def __len__(self) -> int:
         return len(self._keyed) + len(self._unkeyed)
@@ -72,6 +73,21 @@ class Lanes:
         self._offer(lane)
         return lane
 
+    def insert(self, key: Hashable, items: Sequence[Item]) -> bool:
+        """Put items before all others of their key; False, and nothing is done, while a worker has the lane's head."""
+        lane = self._keyed.get(key)
+        if lane is not None and lane.state is LaneState.RUNNING:
+            return False
+        if lane is None:
+            lane = self.push(key, items[0])
+            lane.items.extend(items[1:])
+            return True
+        lane.items.extendleft(reversed(items))
+        if lane.state is not LaneState.READY:
+            self._unlink(lane)
+            self._offer(lane)
+        return True
+
     async def take(self) -> Lane:
         """The next lane that is ready, now RUNNING. Its head is the item to work on. Waits for one."""
         while not self._ready:
@@ -81,10 +97,15 @@ class Lanes:
                 await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
+                    self._waking -= 1
                     self._wake()  # the wake-up was meant for a worker that lives on
                 raise
+            self._waking -= 1
         lane = self._ready.popleft()
         lane.state = LaneState.RUNNING
+        if self._ready and self._idle:
+            # Who wakes wakes two: soon all are up where work suspends, and where it does not none are for nothing
+            self._wake(2)
         return lane
 
     def settled(self, lane: Lane) -> None:
@@ -152,12 +173,12 @@ class Lanes:
         self._ready.append(lane)
         self._wake()
 
-    def _wake(self) -> None:
-        while self._idle:
+    def _wake(self, most: int = 1) -> None:
+        while self._idle and self._waking < most:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                return
+                self._waking += 1
 
     def _unlink(self, lane: Lane) -> None:
         if lane.timer is not None:

@@ -16,6 +16,8 @@ class Ledger:
         self.received = 0
         self.in_flight = 0
         self.in_flight_bytes = 0
+        self.settled_at = 0.0
+        """Monotonic seconds of the last settled delivery."""
         self.outcomes: dict[str, int] = dict.fromkeys(Outcome, 0)
         self.dead_letters: Counter[str] = Counter()
         self.abandoned: Counter[str] = Counter()
@@ -34,11 +36,13 @@ class Ledger:
 
     def settle(self, item: Item, outcome: Outcome, now: float, wall: float) -> None:
         """A delivery was settled. now: monotonic seconds. wall: seconds since the epoch."""
+        self.settled_at = now
         self._leave(item)
         self.outcomes[outcome] += 1
         self.processing.observe(now - item.received_at)
-        if item.delivery.message.timestamp is not None:
-            self.critical.observe(max(0.0, wall - item.delivery.message.timestamp))
+        sent = item.delivery.message.timestamp
+        if sent is not None:
+            self.critical.observe(wall - sent if wall > sent else 0.0)
 
     def abandon(self, item: Item, reason: str) -> None:
         """A delivery was let go unsettled; it will be redelivered."""

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.brokers.base import Broker
-from bridge.codecs.base import Codec
+from bridge.codecs.base import Codec, PreparedCodec
 from bridge.envelope import Event
 from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.message import Message
+
+
+def _as_it_is(message: Message) -> Message:
+    return message
 
 
 @dataclass(frozen=True, slots=True)
 class PublishTarget:
-    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds."""
+    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds.
+    shape: what is made of a message before the broker gets it.
+    """
 
     broker: Broker
     topic: str
     codec: Codec
     source: str
     timeout: float = 30.0
+    shape: Callable[[Message], Message] = _as_it_is
 
 
 class Publishing:
@@ -39,8 +48,8 @@ class Publishing:
     def __call__(self, request: Mapping[str, Any]) -> str:
         """Publish what `bridge.workflow.publish` built; returns the event's id.
 
-        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable likewise,
-        DecodeError when the data cannot be written in the target's format.
+        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable and
+        RegistryUnavailable likewise, DecodeError or SchemaError when the data cannot be written in the target's format.
         """
         name = request["target"]
         target = self._targets.get(name)
@@ -57,12 +66,18 @@ class Publishing:
             headers=request.get("headers") or {},
             key=request.get("key"),
         )
-        message = target.codec.encode(event)
-        done = asyncio.run_coroutine_threadsafe(target.broker.publish(target.topic, [message]), self._loop)
+        end = time.monotonic() + target.timeout
         try:
-            done.result(target.timeout)
+            if isinstance(target.codec, PreparedCodec):
+                self._wait(target.codec.prepare_encode(), end)
+            message = replace(
+                target.codec.encode(event),
+                partition_key=request.get("partition_key"),
+                enqueue_at=request.get("enqueue_at"),
+                time_to_live=request.get("time_to_live"),
+            )
+            self._wait(target.broker.publish(target.topic, [target.shape(message)]), end)
         except concurrent.futures.TimeoutError as error:
-            done.cancel()
             self.failed[name] += 1
             raise BrokerUnavailable(f"{name}: not confirmed within {target.timeout:g} s") from error
         except Exception:
@@ -70,3 +85,12 @@ class Publishing:
             raise
         self.published[name] += 1
         return event.id
+
+    def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
+        """Have it done on the event loop. Raises: TimeoutError at monotonic time `end`."""
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            done.result(max(0.0, end - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            done.cancel()
+            raise

@@ -13,7 +13,7 @@ from bridge import provenance
 from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
 from bridge.commands import Step
 from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, LockLost, PartitionRevoked
+from bridge.errors import BridgeError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.domain import OrderingDomain, domain_key
@@ -21,8 +21,11 @@ from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.item import Item
+from bridge.pipeline.keeping import Keeping, leaves, letters
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.preparation import Prepare, prepared
+from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.settler import FuseBlown, Settler
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
 
@@ -34,6 +37,7 @@ Decode = Callable[[Message, Position], Envelope]
 _BATCH = 256
 _CHANCES = 3
 """Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
+_ENDS = (Complete, DeadLetter)
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -53,6 +57,7 @@ class SourceSettings:
     max_gap: int = 10_000
     dead_letter_limit: int = 100
     trusted_replay: bool = False
+    quarantine: QuarantineSettings | None = None
     config_version: str = ""
 
 
@@ -66,10 +71,16 @@ class SourcePipeline:
         decode: Decode,
         routes: Routes,
         engines: Mapping[str, Target],
+        *,
         limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
+        wards: tuple[str, Wards] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
-        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with."""
+        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
+        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered. prepare: awaited
+        before `decode` of the same messages; None where that needs nothing.
+        """
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
@@ -81,11 +92,26 @@ class SourcePipeline:
         self.subscription: Subscription | None = None
         self._broker = broker
         self._decode = decode
+        self._prepare = prepare
         self._routes = routes
         self._engines = engines
         self.limits = limits or {}
         self._domain = domain
-        self._execution = Execution(routes, engines, settings.retry, self.ledger, limits)
+        letter = letters(settings, broker.name)
+        self.keeping = Keeping(
+            settings,
+            broker,
+            Execution(routes, engines, settings.retry, self.ledger, letter, limits),
+            letter,
+            decode,
+            engines,
+            self.lanes,
+            self.ledger,
+            self.gate,
+            self.fuse,
+            self.assignment,
+            wards,
+        )
         self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -93,6 +119,7 @@ class SourcePipeline:
         self._stopping = False
         self._intake: asyncio.Task[None] | None = None
         self._workers: list[asyncio.Task[None]] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._broker_failures = 0
 
@@ -107,11 +134,14 @@ class SourcePipeline:
             for number in range(self.settings.concurrency)
         ]
         self._intake = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
+        if self.keeping.quarantine is not None:
+            watch = self.keeping.quarantine.watch()
+            self._watches.append(asyncio.create_task(watch, name=f"{self.settings.name}:quarantine"))
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """The tasks that must not end by themselves; one that does has met a bug."""
-        return (*self._workers, self._intake) if self._intake else ()
+        return (*self._workers, *self._watches, self._intake) if self._intake else ()
 
     @property
     def at_work(self) -> int:
@@ -134,9 +164,10 @@ class SourcePipeline:
                 await self._end_of(running)
         except TimeoutError:
             log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        for task in (*self._workers, *self._watches):
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._watches, return_exceptions=True)
+        await self.keeping.stop()
         if self.subscription is not None:
             await self.subscription.close()
 
@@ -144,6 +175,7 @@ class SourcePipeline:
 
     async def assigned(self, partitions: Sequence[Partition]) -> None:
         self.assignment.update(partitions)
+        self.keeping.load()
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
@@ -152,8 +184,12 @@ class SourcePipeline:
         self.assignment -= gone
         for partition in gone:
             self.gate.forget(partition)
-        running = self._give_back(lambda item: item.delivery.partition in gone, "revoked")
+        lost = sum(partition.lost for partition in gone)
+        self.ledger.locks_lost += lost
+        places = {(partition.topic, partition.number) for partition in gone}
+        running = self._give_back(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
         await self._end_of(running)
+        await self.keeping.give_up(places)
 
     # -- intake
 
@@ -165,16 +201,21 @@ class SourcePipeline:
             room = min(_BATCH, max(1, self.settings.max_in_flight - self.ledger.in_flight))
             try:
                 deliveries = await self.subscription.receive(room)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, ClockSkew) as error:
                 failures += 1
-                self.gate.holds["broker"] = str(error)
+                cause = "clock" if isinstance(error, ClockSkew) else "broker"
+                self.gate.holds[cause] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
+                self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same end
                 self._broker_again()
                 continue
             failures = 0
             if not deliveries:
                 return
+            if self._prepare is not None:
+                messages = [delivery.message for delivery in deliveries]
+                await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
             self._admit(deliveries)
             await asyncio.sleep(0)
 
@@ -183,13 +224,19 @@ class SourcePipeline:
         if not self.ledger.in_flight:
             self.last_progress = now
         partitions: set[Partition] = set()
+        gone: set[Partition] = set()
+        by_key = self.settings.ordering == "key"
         for delivery in deliveries:
+            partition = delivery.partition
+            if partition not in partitions and partition not in gone:
+                (gone if self._revoked(partition) else partitions).add(partition)
             envelope: Envelope | None = None
             error: Exception | None = None
             key: Hashable | None = delivery.message.key
             try:
                 envelope = self._decode(delivery.message, delivery.position)
-                key = self._key(delivery, envelope)
+                if not by_key:
+                    key = self._key(delivery, envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
@@ -197,7 +244,7 @@ class SourcePipeline:
             if self.settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self.ledger.receive(item)
-            if self._revoked(delivery.partition):
+            if partition in gone:
                 # Handed out before the revocation, seen after it: another member may be at work on it
                 self.ledger.abandon(item, "revoked")
                 continue
@@ -207,15 +254,12 @@ class SourcePipeline:
             lane = self.lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self.lanes.hurry(lane)
-            partitions.add(delivery.partition)
         for partition in partitions:
             self.gate.fetched(partition)
         self._measure()
 
     def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
         match self.settings.ordering:
-            case "key":
-                return delivery.message.key
             case "none":
                 return None
             case "partition":
@@ -243,6 +287,14 @@ class SourcePipeline:
                 self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: Item) -> None:
+        # What is on its way again leaves to that delivery what it leads to
+        if item.delivery.lost:
+            self.ledger.locks_lost += 1
+            self._let_go(lane, item, LockLost.reason)
+            return
+        if item.delivery.partition.revoked:
+            self._let_go(lane, item, "revoked")
+            return
         if self._domain is not None and not self._domain.may_go(item):
             if (over := self._over(item)) is not None:
                 self._let_go(lane, item, over)
@@ -254,13 +306,20 @@ class SourcePipeline:
         settlement: Settlement | NotYet
         if item.pending is not None:
             settlement = item.pending
+        elif not self.keeping.ready:
+            self.lanes.hold(lane)
+            return
+        elif self.keeping.lost(lane.key, item):
+            self._let_go(lane, item, "quarantined")
+            return
         else:
-            settlement, step = await self._execution.run(item, time.monotonic)
+            try:
+                settlement, step = await self.keeping.run(lane, item, self._crowded)
+            except FuseBlown:
+                self._unwritten(lane, item)
+                return
             item.failed_step = step
-        if isinstance(settlement, Retry) and self._crowded(lane):
-            detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
-            settlement = DeadLetter(settlement.reason, detail)
-        if isinstance(settlement, Complete | DeadLetter):
+        if isinstance(settlement, _ENDS):
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
             self._let_go(lane, item, settlement.reason)
@@ -273,6 +332,7 @@ class SourcePipeline:
             item.failed_at = None  # the time of an outage is not the message's
             self.lanes.hold(lane)
         else:
+            assert isinstance(settlement, Retry)  # what is parked was completed
             self.ledger.retries += 1
             item.attempt += 1
             if item.failed_at is None:
@@ -294,27 +354,30 @@ class SourcePipeline:
         except (LockLost, PartitionRevoked) as error:
             self.ledger.locks_lost += isinstance(error, LockLost)
             self._let_go(lane, item, error.reason)
-        except (BrokerUnavailable, FuseBlown) as error:
+        except FuseBlown:
+            self._unwritten(lane, item)
+        except BrokerUnavailable as error:
             if (over := self._over(item)) is not None:
                 self._let_go(lane, item, over)
-            elif isinstance(error, BrokerUnavailable):
+            else:
                 item.pending = end
                 self._hold_for_broker(lane, error)
-            else:
-                self._pause(lane)
         else:
             self._broker_failures = 0
             self.lanes.settled(lane)
             if self._domain is not None:
                 self._domain.leave(item)
-            self.last_progress = time.monotonic()
+            self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
             if self.gate.full:
                 self._measure()
 
-    def _pause(self, lane: Lane) -> None:
+    def _unwritten(self, lane: Lane, item: Item) -> None:
         """The fuse has blown."""
+        if (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
+            return
         self.lanes.hold(lane)
         if "fuse" not in self.gate.holds:
             self.gate.hold(

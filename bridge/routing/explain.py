@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridge.commands import Command, Decision
+from bridge.commands import Command, Decision, ParkFor, StartFirst
+from bridge.config.types import format_duration
 from bridge.envelope import Envelope
 from bridge.errors import ExpressionError, MessageError
 from bridge.routing.index import ATTRIBUTES, reader, values
@@ -83,6 +84,10 @@ def _plain(value: Any) -> dict[str, Any]:
             member = member.isoformat().replace("+00:00", "Z")
         elif isinstance(member, tuple):
             member = [_plain(each) if isinstance(each, Equality) else each for each in member]
+        elif isinstance(member, ParkFor):
+            member = {"park": format_duration(member.ttl)}
+        elif isinstance(member, StartFirst):
+            member = {"start": member.orchestration, "input": member.input}
         plain[field.name] = member
     return plain
 

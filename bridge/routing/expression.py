@@ -6,7 +6,7 @@ What is only a member path (`payload.a.b`) is read by plain access: that gives t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NoReturn
@@ -167,12 +167,14 @@ class PathExpression(Expression):
 class Compiler:
     """Compiles the expressions of one configuration and collects what is wrong with them.
 
-    variables: the configuration's `vars`, whose names are checked.
+    variables: the configuration's `vars`, whose names are checked unless it is None. members: names that other
+    variables have, the same.
     """
 
     locate: Locate
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] | None = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    members: Mapping[str, Collection[str]] = field(default_factory=dict)
     _projections: Projections = field(default_factory=Projections)
 
     def report(self, path: tuple[str | int, ...], what: str) -> None:
@@ -225,7 +227,9 @@ class Compiler:
 
     def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
         for reading in found:
-            known = {"event": EVENT, "vars": self.variables}.get(reading.variable)
+            known: Collection[str] | None = self.members.get(reading.variable)
+            if known is None:
+                known = {"event": EVENT, "vars": self.variables}.get(reading.variable)
             if known is None or not reading.path or reading.path[0] in known or _bound(source, reading.variable):
                 continue
             member = reading.path[0]

@@ -51,9 +51,15 @@ def check_name(text: str, what: str) -> str:
     return text
 
 
+OWN_ENTITIES = "bridge."
+"""What the names of the bridge's own entities begin with."""
+
+
 def check_entity(entity: str, key: str) -> None:
     """The two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
     check_name(entity, "the entity name")
+    if entity.lower().startswith(OWN_ENTITIES):
+        raise InvalidCommand(f"the entity name begins with {OWN_ENTITIES!r}, which is kept for the bridge's own")
     if "@" in entity or (found := _FORBIDDEN.search(entity)):
         character = "an @" if "@" in entity else _character(found[0] if found else "")
         raise InvalidCommand(f"the entity name holds {character}, which entity names cannot have")

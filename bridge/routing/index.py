@@ -145,6 +145,13 @@ class Index:
         self._left_over: dict[int, tuple[tuple[Reader, frozenset[Any]], ...]] = {}
         for position, match in enumerate(matches):
             self._add(position, {key: values(wanted) for key, wanted in match.items()})
+        self._has_rest = self._rest != _Shapes()
+        # The commonest configuration, and the cheapest: rules that test their type and nothing else
+        self._plain = {
+            kind: shapes.always
+            for kind, shapes in self._by_type.items()
+            if not (self._has_rest or self._left_over or shapes.single or shapes.several)
+        }
 
     def _add(self, position: int, match: dict[str, tuple[Any, ...]]) -> None:
         types = match.pop("type", None)
@@ -162,11 +169,15 @@ class Index:
 
     def candidates(self, envelope: Envelope) -> Iterable[int]:
         """Positions in ascending order, each once; later ones are not computed before they are asked for."""
+        plain = self._plain.get(envelope.type)
+        if plain is not None:
+            return plain
         found: list[list[int]] = []
         shapes = self._by_type.get(envelope.type)
         if shapes is not None:
             shapes.collect(envelope, found)
-        self._rest.collect(envelope, found)
+        if self._has_rest:
+            self._rest.collect(envelope, found)
         if not found:
             return ()
         merged: Iterable[int] = found[0] if len(found) == 1 else heapq.merge(*found)

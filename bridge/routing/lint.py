@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from bridge.config.missing import StartMissing
 from bridge.config.model import BridgeConfig
 from bridge.config.routes import RouteConfig
 from bridge.errors import Locate, Problem
@@ -32,11 +33,15 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
 
 def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
     """Names of orchestrations that routes start, each with where it is written."""
-    return [
-        (verb.orchestration, ("routes", position, route.verb, "orchestration"))
-        for position, route in enumerate(config.routes)
-        if (verb := route.schedule or route.start_or_raise) is not None
-    ]
+    found: list[tuple[str, ConfigPath]] = []
+    for position, route in enumerate(config.routes):
+        starts = route.schedule or route.start_or_raise
+        missing = getattr(getattr(route, route.verb), "on_missing", None)
+        if starts is not None and starts.orchestration is not None:
+            found.append((starts.orchestration, ("routes", position, route.verb, "orchestration")))
+        elif isinstance(missing, StartMissing):
+            found.append((missing.start, ("routes", position, route.verb, "on_missing", "start")))
+    return found
 
 
 def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:

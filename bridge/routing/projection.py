@@ -61,7 +61,7 @@ def project(value: Any, tree: Tree | None) -> Any:
     if tree is None:
         _refuse_unseen(value)
         return dict(value) if isinstance(value, Mapping) and value.__class__ is not dict else value
-    if not isinstance(value, Mapping):
+    if value.__class__ is not dict and not isinstance(value, Mapping):
         if isinstance(value, list):
             return []
         _refuse_unseen(value)

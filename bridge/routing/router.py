@@ -13,6 +13,7 @@ from bridge.routing import explain
 from bridge.routing.expression import Compiler
 from bridge.routing.index import Index, reader
 from bridge.routing.rule import Rule, compile_rule
+from bridge.routing.saga import SagaCompiler
 from bridge.routing.scope import RouteScope
 from bridge.routing.template import Template, compile_template
 
@@ -57,6 +58,8 @@ class Router:
         Raises: ConfigError with every problem of the source's routes.
         """
         compiler = Compiler(locate, config.vars)
+        started = {route.schedule.saga for route in config.routes if source_name in route.from_ and route.schedule}
+        sagas = {name: SagaCompiler(name, config, locate).compile(compiler) for name in config.sagas if name in started}
         rules = []
         for position, route in enumerate(config.routes):
             if source_name not in route.from_:
@@ -73,7 +76,7 @@ class Router:
                 except Exception as error:  # it imports a module of the user's, which may raise anything
                     compiler.report(("routes", position, "map"), str(error))
             validate = (validators or {}).get(route.name)
-            rules.append(compile_rule(route, position, compiler, function, validate))
+            rules.append(compile_rule(route, position, compiler, function, validate, sagas))
         source = config.sources[source_name]
         ordering: str | Template | None = source.ordering
         if source.ordering not in ("key", "partition", "none"):

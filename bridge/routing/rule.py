@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,9 @@ def compile_rule(
     compiler: Compiler,
     function: Callable[[Envelope], Any] | None,
     validate: Callable[[Any], None] | None,
+    sagas: Mapping[str, Any],
 ) -> Rule:
-    """The rule; what is wrong goes to the compiler. position: of the route in the configuration."""
+    """The rule; what is wrong goes to the compiler. position: of the route in the configuration. sagas: definitions."""
     path: tuple[str | int, ...] = ("routes", position)
     place = f"route {config.name}"
     when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
@@ -99,7 +100,7 @@ def compile_rule(
         None if config.for_each is None else compiler.value(config.for_each, (*path, "for_each"), f"{place}, for_each")
     )
     names = ROUTE if config.for_each is None else ITEM
-    build = VerbCompiler(compiler, config, path, names).compile()
+    build = VerbCompiler(compiler, config, path, names, sagas).compile()
     if config.limits is not None and config.limits.running is not None:
         _check_cap(config, (*path, "limits", "running"), compiler)
     return Rule(config, when, for_each, build, function, validate)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from bridge.commands import (
     Cancel,
     Command,
+    Missing,
+    OnMissing,
+    ParkFor,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
     SignalEntity,
+    StartFirst,
     StartOrRaise,
     Suspend,
     Terminate,
 )
+from bridge.config.missing import MissingConfig, ParkMissing
 from bridge.config.routes import (
     CancelVerb,
     IgnoreVerb,
     RaiseEventVerb,
+    ReplyVerb,
     ResumeVerb,
     RouteConfig,
     ScheduleVerb,
@@ -40,7 +46,9 @@ from bridge.routing.identifier import (
     parse_delay,
     parse_time,
 )
-from bridge.routing.scope import Scope
+from bridge.routing.reply import asked_by
+from bridge.routing.saga import SAGA_ORCHESTRATION, start_input
+from bridge.routing.scope import RouteScope, Scope
 from bridge.routing.template import Template, compile_template
 
 Build = Callable[[Scope], Command]
@@ -55,6 +63,7 @@ class VerbCompiler:
     route: RouteConfig
     path: tuple[str | int, ...]
     names: frozenset[str]
+    sagas: Mapping[str, Any] = field(default_factory=dict)
 
     def compile(self) -> Build | None:
         """What builds the command; None for `ignore`."""
@@ -65,7 +74,7 @@ class VerbCompiler:
         return make(verb)
 
     def _schedule(self, verb: ScheduleVerb) -> Build:
-        self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+        orchestration, wrap = self._workflow(verb)
         instance_id = self._instance_id(verb.instance_id)
         value = self._value(verb.input, "input")
         version = self._optional_name(verb.version, "version", "the version")
@@ -75,9 +84,9 @@ class VerbCompiler:
 
         def build(scope: Scope) -> Command:
             return ScheduleOrchestration(
-                verb.orchestration,
+                orchestration,
                 instance_id(scope),
-                value(scope),
+                wrap(value(scope)),
                 version(scope),
                 tags(scope),
                 start_at(scope),
@@ -89,11 +98,22 @@ class VerbCompiler:
 
         return build
 
+    def _workflow(self, verb: ScheduleVerb) -> tuple[str, Callable[[Any], Any]]:
+        """What is started, and what makes its input of the value that the rule gives."""
+        if verb.orchestration is not None:
+            self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+            return verb.orchestration, lambda value: value
+        definition = self.sagas.get(verb.saga or "")
+        if definition is None:
+            self.compiler.report(self._at("saga"), f"there is no saga `{verb.saga}`")
+        return SAGA_ORCHESTRATION, lambda value: start_input(definition, value)
+
     def _raise_event(self, verb: RaiseEventVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)
         name = self._name(verb.name, "name", "the event name")
         data = self._value(verb.data, "data")
-        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), missing(scope), verb.on_finished)
 
     def _start_or_raise(self, verb: StartOrRaiseVerb) -> Build:
         self._static_name(verb.orchestration, "orchestration", "the orchestration name")
@@ -113,28 +133,42 @@ class VerbCompiler:
             verb.on_finished,
         )
 
+    def _reply(self, verb: ReplyVerb) -> Build:
+        data = self._value(verb.data, "data")
+
+        def build(scope: Scope) -> Command:
+            assert isinstance(scope, RouteScope)
+            correlation_id, instance_id = asked_by(scope.envelope)
+            return RaiseEvent(instance_id, f"reply:{correlation_id}", data(scope), verb.on_missing, verb.on_finished)
+
+        return build
+
     def _cancel(self, verb: CancelVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)
         event = self._name(verb.event, "event", "the event name")
         reason = self._optional_text(verb.reason, "reason")
+        missing = self._missing(verb.on_missing)
         return lambda scope: Cancel(
-            instance_id(scope), event(scope), reason(scope), verb.on_missing, verb.on_finished, verb.grace
+            instance_id(scope), event(scope), reason(scope), missing(scope), verb.on_finished, verb.grace
         )
 
     def _terminate(self, verb: TerminateVerb) -> Build:
         instance_id = self._instance_id(verb.instance_id)
         output = self._value(verb.output, "output")
+        missing = self._missing(verb.on_missing)
         return lambda scope: Terminate(
-            instance_id(scope), output(scope), verb.recursive, verb.on_missing, verb.on_finished
+            instance_id(scope), output(scope), verb.recursive, missing(scope), verb.on_finished
         )
 
     def _suspend(self, verb: SuspendVerb) -> Build:
         instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        return lambda scope: Suspend(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: Suspend(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
 
     def _resume(self, verb: ResumeVerb) -> Build:
         instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        return lambda scope: Resume(instance_id(scope), reason(scope), verb.on_missing, verb.on_finished)
+        missing = self._missing(verb.on_missing)
+        return lambda scope: Resume(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
 
     def _signal_entity(self, verb: SignalEntityVerb) -> Build:
         self._static(lambda: check_entity(verb.entity, "key"), "entity")
@@ -145,6 +179,22 @@ class VerbCompiler:
         return lambda scope: SignalEntity(
             verb.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
         )
+
+    def _missing(self, rule: MissingConfig) -> Callable[[Scope], Missing]:
+        if isinstance(rule, OnMissing):
+            return lambda _: rule
+        if isinstance(rule, ParkMissing):
+            wait = ParkFor(rule.park)
+            return lambda _: wait
+        path = self._at("on_missing")
+        try:
+            check_name(rule.start, "the orchestration name")
+        except InvalidCommand as error:
+            self.compiler.report((*path, "start"), str(error))
+        value = self.compiler.value(rule.input, (*path, "input"), self._where("on_missing.input"), self.names)
+        if value is None:
+            return _never
+        return lambda scope: StartFirst(rule.start, value.value(scope))
 
     def _instance_id(self, template: str) -> Callable[[Scope], str]:
         compiled = self._compiled(template, "instance_id")

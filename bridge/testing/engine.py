@@ -12,6 +12,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import quiet_logger, register
 from bridge.testing.backend import VirtualBackend
 
@@ -23,6 +24,7 @@ class VirtualEngine:
     """Stands in for every configured engine. Nothing outlives the test."""
 
     durable = False
+    announces = False
     certain = False
     description = "in memory, with virtual time, for tests"
 
@@ -62,13 +64,15 @@ class VirtualEngine:
         self.backend.finish_listeners.append(listener)
         return True
 
-    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+    def worker(
+        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+    ) -> TaskHubGrpcWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
-        worker = TaskHubGrpcWorker(
+        worker = Witnessed(
             channel=channel,
             logger=quiet_logger(f"{self.name}.worker"),
             data_converter=data_converter,
             resiliency_options=GrpcWorkerResiliencyOptions(silent_disconnect_timeout_seconds=0),
         )
-        return register(worker, workflows)
+        return register(worker, workflows, witness)

@@ -19,10 +19,12 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
+from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.daemon import Daemon
 from bridge.app.names import require
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
+from bridge.codecs.stand_in import StandInCodec
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import SourceConfig
@@ -31,6 +33,7 @@ from bridge.envelope import Event
 from bridge.message import Message
 from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
+from bridge.workflow.request import CORRELATION_ID, REPLY_TO
 
 T = TypeVar("T")
 
@@ -110,6 +113,7 @@ class LocalBridge:
         self._closing = ExitStack()
         self._loop = asyncio.new_event_loop()
         self._sent: dict[tuple[str, str], int] = {}
+        self._answered: set[str] = set()
 
     def __enter__(self) -> Self:
         directory = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="bridge-test-")))
@@ -173,14 +177,36 @@ class LocalBridge:
             headers=dict(headers or {}),
             key=key,
         )
-        message = codecs.get(config.codec).encode(event)
+        codec = StandInCodec() if config.codec in SCHEMA_CODECS else codecs.get(config.codec)
+        message = codec.encode(event)
         self.send(source, message)
 
     def send(self, source: str, message: Message) -> None:
         """Put a message as it is on the first topic of a source. Raises: LookupError."""
         config = self._source(source)
-        self._run(self._daemon.brokers[config.broker].publish(config.topics[0], [message]))
+        entrance = config.entrance
+        if entrance is None:
+            raise LookupError(f"nothing can be put on what the source {source!r} reads")
+        self._run(self._daemon.brokers[config.broker].publish(entrance, [message]))
         self.settle()
+
+    def answer(self, target: str, data: Any = None, *, type: str = "answer") -> None:  # noqa: A002 -- CloudEvents
+        """Answer the oldest request to a target that has not been answered, as the service behind it would.
+
+        The answer goes to the request's `reply-to`, with its `correlation-id`. Raises: LookupError when nobody asks, or
+        when no source reads that topic.
+        """
+        asked = [event for event in self.published(target) if REPLY_TO in event.headers]
+        open_ = [event for event in asked if event.headers[CORRELATION_ID] not in self._answered]
+        if not open_:
+            raise LookupError(f"no request to {target!r} waits for an answer; {len(asked)} were answered")
+        request = open_[0].headers
+        for name, source in self._loaded.config.sources.items():
+            if request[REPLY_TO] == source.topics[0]:
+                self._answered.add(request[CORRELATION_ID])
+                self.publish(name, data, type=type, headers={CORRELATION_ID: request[CORRELATION_ID]})
+                return
+        raise LookupError(f"no source reads first of all the topic {request[REPLY_TO]!r}, where the answer should go")
 
     def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
         """Raise an event to an instance, past all rules."""
@@ -222,7 +248,7 @@ class LocalBridge:
     def _waiting(self) -> str:
         for source in self._daemon.sources:
             config = self._loaded.config.sources[source.settings.name]
-            sent = sum(self._sent.get((config.broker, topic), 0) for topic in config.topics)
+            sent = sum(self._sent.get((config.broker, topic), 0) for topic in source.settings.subscribe.topics)
             settled = sum(source.ledger.outcomes.values())
             # What waits for others to finish waits for something that has not happened
             limited = sum(limit.waiting for limit in source.limits.values())

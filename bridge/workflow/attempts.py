@@ -6,71 +6,35 @@ out could start once more after its compensation. Attempts are therefore made he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from durabletask import task
 
+from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, new_event
 from bridge.workflow.request import new_correlation_id, reply_event, request_headers
-from bridge.workflow.step import Action, Child, Command
-
-CANCEL_EVENT = "cancel"
-"""External event that asks an orchestration to stop in an orderly way."""
+from bridge.workflow.step import Child, Command
 
 STEP_KEY = "step-key"
 """Header of a command that carries the step key."""
 
-DETAIL_LIMIT = 300
-"""Characters of an exception's text that are kept."""
 
-
-@dataclass(slots=True)
-class Call:
-    """What to do, and when to stop trying.
-
-    payload: input of the activity or child, data of the command. child_id: without the attempt's number.
-    interrupts: tasks that, once complete, end a wait for an answer or for the next attempt, and stop a child in an
-    orderly way. A running activity is waited for, because nothing can stop it.
-    """
-
-    name: str
-    key: str
-    action: Action
-    payload: Any
-    child_id: str
-    retry: task.RetryPolicy | None
-    timeout: timedelta | None
-    refusals: tuple[type[BaseException] | str, ...]
-    interrupts: Sequence[task.Task[Any]]
-
-    @property
-    def interrupted(self) -> bool:
-        return any(interrupt.is_complete for interrupt in self.interrupts)
-
-
-def perform(ctx: task.OrchestrationContext, call: Call) -> Steps:
-    """The action's result. Raises: StepFailed."""
+def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedError | None = None) -> Steps:
+    """The action's result. failed: how the first attempt ended, where the caller made it. Raises: StepFailed."""
     number = 1
-    if call.timeout is None and not isinstance(call.action, Child | Command):
-        # The common case by the shortest way: replays come along here for every step that is over.
-        try:
-            return (yield ctx.call_activity(call.action, input=call.payload))
-        except task.TaskFailedError as error:
-            number += 1
-            pause = _next_attempt(call, error, 1)
-        yield from _pause(ctx, call, pause, None)
+    if failed is not None:
+        yield from _pause(ctx, call, _next_attempt(call, failed, number), None)
+        number += 1
     timer = None if call.timeout is None else ctx.create_timer(call.timeout)
     attempt = _attempts(ctx, call)
     try:
         while True:
             try:
                 return (yield from attempt(number, timer))
-            except task.TaskFailedError as error:
+            except (task.TaskFailedError, AttemptFailed) as error:
                 pause = _next_attempt(call, error, number)
             yield from _pause(ctx, call, pause, timer)
             number += 1
@@ -79,9 +43,9 @@ def perform(ctx: task.OrchestrationContext, call: Call) -> Steps:
             timer.cancel()
 
 
-def _next_attempt(call: Call, error: task.TaskFailedError, number: int) -> timedelta:
+def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, number: int) -> timedelta:
     """The pause after attempt `number` has failed. Raises: StepFailed when there is no further attempt."""
-    if any(error.details.is_caused_by(refusal) for refusal in call.refusals):
+    if isinstance(error, task.TaskFailedError) and any(error.details.is_caused_by(one) for one in call.refusals):
         raise StepFailed(call.name, "refused", describe(error)) from error
     if call.interrupted:
         raise StepFailed(call.name, "cancelled", describe(error)) from error
@@ -98,34 +62,17 @@ def delay(policy: task.RetryPolicy, attempt: int) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def describe(error: task.TaskFailedError) -> str:
-    """Type and text of what an activity or child failed with."""
-    kind = error.details.error_type.rpartition(".")[2]
-    return f"{kind}: {error.details.message}"[:DETAIL_LIMIT]
-
-
-Attempt = Callable[[int, task.Task[Any] | None], Steps]
-
-
 def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
-    """A function that makes attempt `number` until the timer fires. It raises TaskFailedError or StepFailed."""
     action = call.action
+    if isinstance(action, Attempts):
+        return action.attempts(ctx, call)
     if isinstance(action, Command):
         return _command_attempts(ctx, call, action)
     if isinstance(action, Child):
         child = action
         return lambda number, timer: _child_attempt(ctx, call, child, number, timer)
     activity = action
-    return lambda _, timer: _until(ctx.call_activity(activity, input=call.payload), call, timer)
-
-
-def _until(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> Steps:
-    if timer is None:
-        return (yield work)
-    yield task.when_any([work, timer])
-    if work.is_complete:
-        return work.get_result()
-    raise StepFailed(call.name, "timeout")
+    return lambda _, timer: until(ctx.call_activity(activity, input=call.payload), call, timer)
 
 
 def _child_attempt(
@@ -156,15 +103,10 @@ def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Comma
     event = new_event(ctx, command.target, call.payload, command.type, command.subject, command.key, headers)
 
     def attempt(_: int, timer: task.Task[Any] | None) -> Steps:
-        published = yield from _until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
+        published = yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
         if command.reply_to is None:
             return published
-        answer = ctx.wait_for_external_event(reply_event(correlation_id))
-        yield task.when_any([answer, *([] if timer is None else [timer]), *call.interrupts])
-        if answer.is_complete:
-            return answer.get_result()
-        answer.cancel()
-        raise StepFailed(call.name, "timeout" if timer is not None and timer.is_complete else "cancelled")
+        return (yield from answer(ctx, reply_event(correlation_id), call, timer))
 
     return attempt
 
@@ -176,4 +118,4 @@ def _pause(ctx: task.OrchestrationContext, call: Call, length: timedelta, timer:
     if pause.is_complete:
         return
     pause.cancel()
-    raise StepFailed(call.name, "timeout" if timer is not None and timer.is_complete else "cancelled")
+    raise call.given_up(timer)

@@ -47,7 +47,7 @@ class DataConverter(JsonDataConverter):
             return value.text
         if value is None:
             return None
-        text = json.dumps(value, default=_encode)
+        text = _ENCODER.encode(value)
         if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
             return json.dumps(wrap(json.loads(text), None))
         return text
@@ -96,6 +96,10 @@ def _loads(text: str) -> Any:
 @lru_cache(maxsize=2048)
 def _is_carrier(target_type: Any) -> bool:
     return isinstance(target_type, type) and issubclass(target_type, Carrier)
+
+
+_ENCODER = json.JSONEncoder(default=lambda value: _encode(value))
+"""`json.dumps` makes one for every call."""
 
 
 @lru_cache(maxsize=2048)

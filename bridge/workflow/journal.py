@@ -11,11 +11,10 @@ from bridge.workflow.step import Step
 
 @dataclass(slots=True)
 class Entry:
-    """A step that was started. label: its name as JSON."""
+    """A step that was started."""
 
     step: Step
     key: str
-    label: str
     state: StepState = StepState.RUNNING
     result: Any = None
 

@@ -10,6 +10,8 @@ from typing import Any
 class StepState(StrEnum):
     """Where a step is; shown in the custom status."""
 
+    WAITING = "waiting"
+    """Planned and not begun."""
     RUNNING = "running"
     COMPLETED = "completed"
     REFUSED = "refused"
@@ -24,6 +26,8 @@ class SagaStatus(StrEnum):
     """Where a saga is; the last four are final."""
 
     RUNNING = "running"
+    CANCELLING = "cancelling"
+    """It has heard `cancel`, and waits for what runs before it compensates."""
     COMPENSATING = "compensating"
     COMPLETED = "completed"
     COMPENSATED = "compensated"
@@ -45,8 +49,8 @@ class SagaOutcome:
     """How a saga ended.
 
     status: a SagaStatus. result: what the body returned. reason: a stable word, `failed`, `timeout`, `refused`,
-    `cancelled` or the word of SagaAborted. step: the step it failed at. detail: for people. completed and compensated:
-    names of steps, in the order it happened.
+    `cancelled`, `expression` or the word of SagaAborted. step: the step it failed at. detail: for people.
+    completed and compensated: names of steps, in the order it happened.
     """
 
     status: str
@@ -69,7 +73,10 @@ class SagaAborted(Exception):
 
 
 class StepFailed(SagaAborted):
-    """A step did not do its work. reason: `failed`, `timeout`, `refused` or `cancelled`."""
+    """A step did not do its work.
+
+    reason: `failed`, `timeout`, `refused` or `cancelled`; `expression` when its command could not be made.
+    """
 
     def __init__(self, step: str | None, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)

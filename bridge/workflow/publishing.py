@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from durabletask import task
@@ -31,6 +31,9 @@ def publish(
     subject: str | None = None,
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
+    partition_key: str | None = None,
+    enqueue_at: datetime | timedelta | None = None,
+    time_to_live: timedelta | None = None,
     retry_policy: task.RetryPolicy | None = None,
 ) -> task.Task[str]:
     """Publish an event to a target of the configuration; `yield` the task. Its result is the event's id.
@@ -39,9 +42,19 @@ def publish(
     The orchestration's trace goes on: the headers `traceparent` and `tracestate` name its trace and a new span, made of
     the event's id, unless `headers` has some.
     key: ordering key, by default the instance id, so that one workflow's events stay in order.
+    For brokers that can do it (Service Bus), elsewhere without effect: partition_key, when it is not the key.
+    enqueue_at: nobody receives it before this moment (UTC where it has no zone), or this long after now. time_to_live:
+    nobody receives it after this time.
     retry_policy: DEFAULT_RETRY when None.
     """
     event = new_event(ctx, target, data, type, subject, key, headers or {})
+    if partition_key is not None:
+        event["partition_key"] = partition_key
+    if enqueue_at is not None:
+        due = ctx.current_utc_datetime + enqueue_at if isinstance(enqueue_at, timedelta) else enqueue_at
+        event["enqueue_at"] = (due if due.tzinfo is not None else due.replace(tzinfo=UTC)).timestamp()
+    if time_to_live is not None:
+        event["time_to_live"] = time_to_live.total_seconds()
     return ctx.call_activity(PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY)
 
 

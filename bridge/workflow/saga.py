@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, replace
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
+from types import FunctionType
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 from durabletask import task
 
-from bridge.workflow.attempts import CANCEL_EVENT, Call, describe, perform
-from bridge.workflow.converter import Prepared
+from bridge.workflow.attempts import perform
+from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps, together
+from bridge.workflow.progress import Progress
 from bridge.workflow.publishing import publish
 from bridge.workflow.step import Action, Command, CompensationInput, Step
 
@@ -29,6 +30,15 @@ DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
 
 UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
 """States of steps that may have had an effect."""
+
+WITHOUT_EFFECT = ("refused", "expression")
+"""Reasons that say that a step has done nothing, and that trying again would not help."""
+
+_ACTIVITIES = (FunctionType, str)
+"""What nearly all actions are: no sub-orchestration, no command."""
+
+_COUNT = "bridge.sagas"
+"""Attribute of a context."""
 
 
 class Scope:
@@ -97,7 +107,8 @@ class Saga(Scope):
     name: what outcomes and the custom status call it. publish_outcome: target of the configuration that hears how it
     ended, as an event of the type `NAME.STATUS`. The external event `cancel` (its data may have a `reason`) stops the
     saga before the next step, or at once where a step waits for an answer or for another attempt; all is undone then.
-    roll_forward_pause: time between rounds of attempts of a step behind the point of no return.
+    roll_forward_pause: time between rounds of attempts of a step behind the point of no return. plan: names of steps to
+    come, for the custom status, where they are known.
     """
 
     def __init__(
@@ -107,6 +118,7 @@ class Saga(Scope):
         *,
         publish_outcome: str | None = None,
         roll_forward_pause: timedelta = timedelta(minutes=1),
+        plan: Sequence[str] = (),
     ) -> None:
         self._ctx = ctx
         self.name = name
@@ -114,16 +126,16 @@ class Saga(Scope):
         self._publish_outcome = publish_outcome
         self._roll_forward_pause = roll_forward_pause
         self._entries: dict[str, Entry] = {}
-        self._head = f'"saga": {json.dumps(name)}'
-        self._states: dict[str, str] = {}
+        self._progress = Progress(ctx, name, plan)
         self._completed: list[str] = []
         self._compensated: list[str] = []
         self._failed_compensations: list[FailedCompensation] = []
         self._failure: SagaAborted | None = None
-        self._status = SagaStatus.RUNNING
         self._committed = False
+        self._over = False
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
+        _Heard(self._cancel, self._hear)
 
     def point_of_no_return(self) -> None:
         """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
@@ -133,8 +145,7 @@ class Saga(Scope):
         self._check_stopped(None, ())
         self._committed = True
         self._cancel.cancel()
-        self._head += ', "committed": true'
-        self._show()
+        self._progress.commit()
 
     def run(self, body: Steps) -> Generator[task.Task[Any], Any, SagaOutcome]:
         """Run the body to its end or undo what it did; `yield from` gives the outcome.
@@ -146,9 +157,9 @@ class Saga(Scope):
         failure: SagaAborted | None = None
         bug: Exception | None = None
         result: Any = None
-        self._show()
+        progress = self._progress
         try:
-            result = yield from body
+            result = yield from progress.shown(body)
         except SagaAborted as error:
             failure = error
         except task.TaskFailedError as error:
@@ -156,48 +167,57 @@ class Saga(Scope):
         except Exception as error:
             bug = error
             failure = StepFailed(None, "error", type(error).__name__)
+        self._over = True
         self._cancel.cancel()
         self._failure = failure
-        if failure is not None and self._committed:
-            self._status = SagaStatus.FAILED
-            self._show()
-            raise bug or failure
         if failure is not None:
-            self._status = SagaStatus.COMPENSATING
-            self._show()
+            progress.fail(failure, list(self._entries))
+            progress.become(SagaStatus.FAILED if self._committed else SagaStatus.COMPENSATING)
+            if self._committed:
+                progress.show()
+                raise bug or failure
         # A body may have gone on without a step that failed: even when all is well, its effect must not stay.
-        yield from self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE)
-        self._status = self._final_status()
-        self._show()
+        yield from progress.shown(self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE))
+        progress.become(self._final_status())
+        progress.show()
         outcome = self._outcome(result)
         if self._publish_outcome is not None:
-            kind = f"{self.name}.{self._status}"
+            kind = f"{self.name}.{progress.status}"
             yield publish(self._ctx, self._publish_outcome, outcome, type=kind, subject=self._ctx.instance_id)
         if bug is not None:
             raise bug
         return outcome
 
     def _step(self, step: Step, group: Group, halts: Sequence[task.Task[Any]]) -> Steps:
-        if step.name in self._entries:
-            raise ValueError(f"saga {self.name!r} has two steps named {step.name!r}; names make the step keys")
-        if self._status is not SagaStatus.RUNNING:
-            raise ValueError(f"step {step.name!r}: saga {self.name!r} is over")
-        self._check_stopped(step.name, halts)
-        entry = self._entries[step.name] = Entry(step, f"{self._id}/{step.name}", json.dumps(step.name))
+        name = step.name
+        if name in self._entries:
+            raise ValueError(f"saga {self.name!r} has two steps named {name!r}; names make the step keys")
+        if self._over:
+            raise ValueError(f"step {name!r}: saga {self.name!r} is over")
+        self._check_stopped(name, halts)
+        entry = self._entries[name] = Entry(step, f"{self._id}/{name}")
         group.members.append(entry)
-        self._enter(entry, StepState.RUNNING)
+        self._progress.enter(name, StepState.RUNNING)
         try:
-            call = self._call(entry, halts)
-            run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
-            entry.result = yield from run
+            if step.timeout is None and step.action.__class__ in _ACTIVITIES and not self._committed:
+                # The common case by the shortest way: replays come along here for every step that is over.
+                payload = {"key": entry.key, "input": step.input} if step.keyed else step.input
+                try:
+                    entry.result = yield self._ctx.call_activity(step.action, input=payload)
+                except task.TaskFailedError as error:
+                    entry.result = yield from perform(self._ctx, self._call(entry, halts), error)
+            else:
+                call = self._call(entry, halts)
+                run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
+                entry.result = yield from run
         except StepFailed as failure:
-            self._enter(entry, StepState.REFUSED if failure.reason == "refused" else StepState.UNKNOWN)
+            self._enter(entry, StepState.REFUSED if failure.reason in WITHOUT_EFFECT else StepState.UNKNOWN)
             if failure.reason == "cancelled":
-                self._check_stopped(step.name, halts)  # says why
+                self._check_stopped(name, halts)  # says why
             raise
-        self._completed.append(step.name)
+        self._completed.append(name)
         self._enter(entry, StepState.COMPLETED)
-        self._check_stopped(step.name, halts)
+        self._check_stopped(name, halts)
         return entry.result
 
     def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
@@ -220,8 +240,7 @@ class Saga(Scope):
             step.name,
             entry.key,
             step.action,
-            # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
-            {"key": entry.key, "input": step.input} if self._wrapped(step.action, step) else step.input,
+            _payload(entry),
             f"{self._ctx.instance_id}:{self._id[:12]}:{step.name}",
             step.retry,
             step.timeout,
@@ -235,7 +254,7 @@ class Saga(Scope):
             try:
                 return (yield from perform(self._ctx, call))
             except StepFailed as failure:
-                if failure.reason == "refused":
+                if failure.reason in WITHOUT_EFFECT:
                     raise
             yield self._ctx.create_timer(self._roll_forward_pause)
             call = replace(call, child_id=f"{call.child_id}+")
@@ -246,7 +265,7 @@ class Saga(Scope):
             return
         if self._cancel.is_complete and not self._cancel.is_cancelled:
             raise StepFailed(step, "cancelled", _reason(self._cancel.get_result()))
-        if any(halt.is_complete for halt in halts):
+        if halts and any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
 
     def _undo(self, group: Group, states: Sequence[StepState]) -> Steps:
@@ -283,15 +302,11 @@ class Saga(Scope):
             yield from perform(self._ctx, call)
         except StepFailed as failure:
             self._failed_compensations.append(FailedCompensation(step.name, str(failure)))
+            self._progress.failed_compensations(self._failed_compensations)
             self._enter(entry, StepState.COMPENSATION_FAILED)
         else:
             self._compensated.append(step.name)
             self._enter(entry, StepState.COMPENSATED)
-
-    @staticmethod
-    def _wrapped(action: Action, step: Step) -> bool:
-        """Whether the payload holds the step key; a command has it in a header."""
-        return step.keyed and not isinstance(action, Command)
 
     def _final_status(self) -> SagaStatus:
         if self._failed_compensations:
@@ -301,7 +316,7 @@ class Saga(Scope):
     def _outcome(self, result: Any) -> SagaOutcome:
         failure = self._failure
         return SagaOutcome(
-            self._status,
+            self._progress.status,
             result,
             None if failure is None else failure.reason,
             failure.step if isinstance(failure, StepFailed) else None,
@@ -313,34 +328,43 @@ class Saga(Scope):
 
     def _enter(self, entry: Entry, state: StepState) -> None:
         entry.state = state
-        self._states[entry.step.name] = f'{json.dumps(entry.step.name)}: "{state}"'
-        self._show()
+        self._progress.enter(entry.step.name, state)
 
-    def _show(self) -> None:
-        """Progress in the custom status: for `bridge instances show`, dashboards and whoever waits.
-
-        It is written at every change, in every replay, so its JSON is put together from parts that are kept.
-        """
-        parts = [self._head, f'"status": "{self._status}", "steps": {{{", ".join(self._states.values())}}}']
-        if self._failure is not None:
-            failure: dict[str, Any] = {"reason": self._failure.reason, "detail": self._failure.detail}
-            if isinstance(self._failure, StepFailed):
-                failure["step"] = self._failure.step
-            parts.append(json.dumps(failure)[1:-1])
-        if self._failed_compensations:
-            parts.append(f'"failed_compensations": {json.dumps([asdict(one) for one in self._failed_compensations])}')
-        self._ctx.set_custom_status(Prepared(f"{{{', '.join(parts)}}}"))
+    def _hear(self) -> None:
+        if not self._cancel.is_cancelled and not self._committed:
+            self._progress.cancelling()
 
 
-_sagas: WeakKeyDictionary[task.OrchestrationContext, int] = WeakKeyDictionary()
-"""How many sagas each orchestration has made so far; every replay has a context of its own and counts anew."""
+def _payload(entry: Entry) -> Any:
+    """Input of an activity or child, data of a command; the command has the key in a header."""
+    step = entry.step
+    if not step.keyed or isinstance(step.action, Command):
+        return step.input
+    # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
+    return {"key": entry.key, "input": step.input}
+
+
+class _Heard(task.CompositeTask[None]):
+    """Tells of a task's end at once, while the orchestrator waits for another one."""
+
+    def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
+        self._tell = tell
+        super().__init__([awaited])
+
+    def on_child_completed(self, task: task.Task[Any]) -> None:
+        self._tell()
 
 
 def _new_id(ctx: task.OrchestrationContext, name: str) -> str:
     """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
-    # bridge: ignore[globals] the count belongs to the context, of which every replay has its own
-    number = _sagas[ctx] = _sagas.get(ctx, 0) + 1
-    seed = f"{ctx.instance_id}\n{ctx.current_utc_datetime.isoformat()}\n{number}\n{name}"
+    # How many sagas the orchestration has made so far: every replay has a context of its own, which counts anew.
+    number = vars(ctx)[_COUNT] = vars(ctx).get(_COUNT, 0) + 1
+    return _digest(ctx.instance_id, ctx.current_utc_datetime, number, name)
+
+
+@lru_cache(maxsize=8192)
+def _digest(instance_id: str, now: datetime, number: int, name: str) -> str:
+    seed = f"{instance_id}\n{now.isoformat()}\n{number}\n{name}"
     return blake2b(seed.encode(), digest_size=16).hexdigest()
 
 

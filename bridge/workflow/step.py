@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from durabletask import task
 
 from bridge.workflow.converter import DataConverter
+
+if TYPE_CHECKING:
+    from bridge.workflow.call import Attempts
 
 T = TypeVar("T")
 
@@ -40,8 +43,8 @@ class Command:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Action: TypeAlias = Callable[..., Any] | str | Child | Command
-"""An activity (function or registered name), a sub-orchestration or a command."""
+Action: TypeAlias = "Callable[..., Any] | str | Child | Command | Attempts"
+"""An activity (function or registered name), a sub-orchestration or a command; or what makes its attempts itself."""
 
 
 @dataclass(slots=True)

@@ -40,13 +40,14 @@ class Serve:
         self._directory = directory
         self._ready = directory / f"ready-{time.monotonic_ns()}.json"
         self._command = [sys.executable, "-m", "bridge", command, *arguments, "--ready-file", str(self._ready)]
+        self._popen: dict[str, Any] = {}
         self.log = directory / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
     def __enter__(self) -> Serve:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, cwd=self._directory, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._command, cwd=self._directory, stdout=log, stderr=log, **self._popen)
         self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
         self.url = json.loads(self._ready.read_bytes())["http"]
         return self

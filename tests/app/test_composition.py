@@ -7,6 +7,7 @@ import pytest
 
 from bridge.app.composition import build_broker, build_source, load_config
 from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka import KafkaWishes
 from bridge.errors import ConfigError
 
 CONFIG = """
@@ -42,7 +43,7 @@ def test_what_only_a_kafka_source_has_reaches_the_broker(tmp_path: Path) -> None
     loaded = load_config([write(tmp_path)])
     source = build_source(loaded, "orders", {"events": build_broker(loaded, "events")}, {})
     assert source.settings.subscribe == SubscribeOptions(
-        (), "g", pattern="orders[.]", instance_id="pod-1", isolation="read_uncommitted", on_out_of_range="latest"
+        (), "g", wishes=KafkaWishes("orders[.]", "pod-1", "read_uncommitted", "latest")
     )
 
 

@@ -96,7 +96,7 @@ def test_attributes_are_set_and_rendered() -> None:
     assert (envelope.id, envelope.source, envelope.type, envelope.subject) == ("7", "7", "order.created", "true")
     assert (envelope.time, envelope.dataschema, envelope.datacontenttype) == ("2026-01-31T09:30:00Z", None, "1.5")
     assert envelope.extensions == {"region": "eu", "count": 3}
-    assert envelope.message_id == "m-1"
+    assert envelope.message_id == "local/orders/m-1"
 
 
 def test_attributes_override_those_of_the_event() -> None:
@@ -129,11 +129,11 @@ def test_the_identity_of_the_source_wins() -> None:
 
 def test_a_long_identity_stays_bounded_and_distinct() -> None:
     decoder = SourceDecoder(JSON)
+    room = IDENTITY_LIMIT - len("local/orders/")
     ids = [
-        decoder.decode(Message(b"1", message_id="m" * size), POSITION).message_id
-        for size in (IDENTITY_LIMIT, IDENTITY_LIMIT + 1, IDENTITY_LIMIT + 2)
+        decoder.decode(Message(b"1", message_id="m" * size), POSITION).message_id for size in (room, room + 1, room + 2)
     ]
-    assert ids[0] == "m" * IDENTITY_LIMIT
+    assert ids[0] == "local/orders/" + "m" * room
     assert len(set(ids)) == 3
     assert max(map(len, ids)) <= IDENTITY_LIMIT
 
@@ -146,7 +146,8 @@ def test_headers_of_ours_are_believed_only_from_a_replay() -> None:
         assert envelope.message_id == ("forged" if kept else "mine")
         assert ("bridge.executed" in envelope.headers) is kept
         assert envelope.headers["h"] == "1"
-    assert SourceDecoder(JSON, trusted="replay").decode(Message(b"1", message_id="m"), POSITION).message_id == "m"
+    envelope = SourceDecoder(JSON, trusted="replay").decode(Message(b"1", message_id="m"), POSITION)
+    assert envelope.message_id == "local/orders/m"
 
 
 def test_the_size_limit_holds_before_any_codec() -> None:

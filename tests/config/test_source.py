@@ -118,7 +118,7 @@ EXPECTED = [
     (24, 11, "routes[1].name", "taken by the route at"),
     (25, 23, "routes[1].from[2]", "there is no source `nowhere`"),
     (26, 13, "routes[1].engine", "there is no engine `zz`"),
-    (27, 5, "routes[1].schedule.orchestration", "the key `orchestration` is missing"),
+    (27, 5, "routes[1].schedule", "name an `orchestration` or a `saga`, one of them"),
     (27, 29, "routes[1].schedule.instance_id", "put it in quotes"),
     (27, 45, "routes[1].schedule.on_existing", "did you mean `restart`?"),
     (27, 59, "routes[1].schedule.tags", "expected a mapping, found a number: 1"),

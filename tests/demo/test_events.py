@@ -9,7 +9,8 @@ from typing import Any
 
 from demo import generate
 
-LINES = generate.load()
+ALL = generate.load()
+LINES = [line for line in ALL if "act" not in line]
 
 
 def test_the_file_is_what_the_generator_writes() -> None:
@@ -63,10 +64,11 @@ def test_the_topics_are_interleaved() -> None:
 def test_orders_are_held_and_paid_on_days_of_their_own() -> None:
     """A suspension may not meet other events of its order, or the order of the topics would decide what it stops."""
     days: list[list[dict[str, Any]]] = [[]]
-    for line in LINES:
+    for line in ALL:
         if line.get("wait"):
             days.append([])
-        days[-1].append(line)
+        if "act" not in line:
+            days[-1].append(line)
     assert len(days) == 3
     held = {line["key"] for line in days[1]}
     assert {line["topic"] for line in days[1]} == {"orders"}
@@ -76,3 +78,22 @@ def test_orders_are_held_and_paid_on_days_of_their_own() -> None:
             "shipment.delivered",
         }  # fmt: skip
     assert not {line["key"] for line in days[0] if line["key"] in held and line["topic"] != "orders"}
+
+
+def test_what_a_person_does_comes_after_what_it_mends() -> None:
+    acts = {line["act"]: number for number, line in enumerate(ALL) if "act" in line}
+    assert set(acts) == {"replay", "mend"}
+    poison = [number for number, line in enumerate(ALL) if line.get("key") == "dock-2"]
+    assert len(poison) == 3
+    assert max(poison) < acts["mend"]
+    forgotten = [number for number, line in enumerate(ALL) if line.get("key") == "o-9008"]
+    assert [ALL[number]["topic"] for number in forgotten] == ["payments", "orders", "shipments"]
+    assert forgotten[1] < acts["replay"] < forgotten[2]
+
+
+def test_some_orders_are_paid_before_they_come() -> None:
+    first = {}
+    for line in LINES:
+        if str(line["key"]).startswith("early-"):
+            first.setdefault(line["key"], line["topic"])
+    assert list(first.values()) == ["payments"] * generate.FATES["paid_early"]

@@ -15,9 +15,14 @@ METRICS = """\
 bridge_outcomes_total{outcome="executed",source="orders"} 90.0
 bridge_outcomes_total{outcome="duplicate",source="orders"} 5.0
 bridge_outcomes_total{outcome="dead_lettered",source="payments"} 2.0
+bridge_outcomes_total{outcome="executed",source="replay"} 2.0
 # TYPE bridge_dead_letters_total counter
 bridge_dead_letters_total{source="payments",reason="instance_not_found"} 2.0
 bridge_dead_letters_total{source="orders",reason="no_route"} 0.0
+# TYPE bridge_late_dead_letters_total counter
+bridge_late_dead_letters_total{source="payments",reason="parking_expired"} 1.0
+# TYPE bridge_quarantine_events_total counter
+bridge_quarantine_events_total{engine="default",event="held"} 3.0
 # TYPE bridge_published_total counter
 bridge_published_total{target="order-results"} 81.0
 bridge_published_total{target="parcel-alerts"} 3.0
@@ -28,13 +33,20 @@ process_cpu_seconds_total 1.5
 
 def test_the_metrics_that_matter_are_counted() -> None:
     tally = observe(METRICS)
-    assert (tally.settled, tally.duplicates, tally.published) == (97, 5, 81)
-    assert tally.dead_letters == {("payments", "instance_not_found"): 2}
+    assert (tally.settled, tally.duplicates, tally.published) == (99, 5, 81)
+    assert tally.dead_letters == {("payments", "instance_not_found"): 2, ("payments", "parking_expired"): 1}
+    assert (tally.replayed, tally.quarantine) == (2, {"held": 3})
+
+
+def test_orders_that_were_paid_early_are_counted_apart() -> None:
+    tally = observe("", [{"instance_id": "order-early-1", "status": "COMPLETED"}], waiting=4)
+    assert (tally.early, tally.orders, tally.waiting) == ({"completed": 1}, {}, 4)
 
 
 def test_metrics_of_a_daemon_that_has_done_nothing() -> None:
     assert observe("").rows() == {
-        ("messages", "settled"): 0, ("messages", "dropped as duplicates"): 0, ("results", "published"): 0,
+        ("messages", "settled"): 0, ("messages", "dropped as duplicates"): 0, ("dead letters", "replayed"): 0,
+        ("messages", "still waiting"): 0, ("results", "published"): 0,
     }  # fmt: skip
 
 

@@ -24,11 +24,11 @@ class Authority:
         self.file = directory / "ca.pem"
         self.file.write_bytes(_pem(self._certificate))
 
-    def issue(self, name: str) -> Path:
-        """A certificate for 127.0.0.1 and localhost, and its key, in one file."""
+    def issue(self, name: str, address: str = "127.0.0.1") -> Path:
+        """A certificate for the address and localhost, and its key, in one file."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
         certificate = self._sign(subject, key, names, authority=False)
         file = self.directory / f"{name}.pem"
         secret = key.private_bytes(

@@ -16,8 +16,6 @@ STARTS_WITHIN = 60.0
 _OPTIONS = ("-Xms160m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 SETTINGS = {
-    "process.roles": "broker,controller",
-    "node.id": "1",
     "offsets.topic.num.partitions": "3",
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.num.partitions": "3",
@@ -49,6 +47,9 @@ class Node:
     """Security protocol by listener name."""
     ports: dict[str, int] = field(default_factory=dict)
     format_arguments: tuple[str, ...] = ()
+    number: int = 1
+    controller: int = 0
+    """Port of the controller of node 1, which others join as brokers; 0: this is it."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -100,14 +101,17 @@ class Node:
         self.process.send_signal(signal.SIGCONT)
 
     def _format(self, configuration: Path) -> None:
-        controller = free_port()
+        alone = not self.controller
+        self.controller = self.controller or free_port()
         for name in self.listeners:
             self.ports.setdefault(name, free_port())
         addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
         protocols = ",".join(f"{name}:{protocol}" for name, protocol in self.listeners.items())
         settings = SETTINGS | {
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"{addresses},CONTROLLER://127.0.0.1:{controller}",
+            "node.id": str(self.number),
+            "process.roles": "broker,controller" if alone else "broker",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller}",
+            "listeners": addresses + (f",CONTROLLER://127.0.0.1:{self.controller}" if alone else ""),
             "advertised.listeners": addresses,
             "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,{protocols}",
             "controller.listener.names": "CONTROLLER",

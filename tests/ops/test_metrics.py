@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,8 +26,11 @@ class Stats:
     in_flight_bytes: int = 0
     queued: int = 0
     locks_lost: int = 0
+    quarantined_keys: int = 0
     rebalances: int = 0
     skipped: int = 0
+    reconnects: int = 0
+    renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
     paused: bool = False
@@ -43,6 +46,7 @@ class Engine:
     name: str = "default"
     up: bool = True
     durable: bool = False
+    incompatible: Mapping[str, int] = field(default_factory=lambda: {"order_saga": 2})
 
 
 @dataclass
@@ -77,6 +81,8 @@ def test_every_number_is_exported_with_its_labels() -> None:
         locks_lost=1,
         rebalances=2,
         skipped=3,
+        reconnects=4,
+        renewals=9,
         commits=(4, 0.5),
         held=True,
     )
@@ -100,6 +106,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_locks_lost_total") == 1
     assert value("bridge_rebalances_total") == 2
     assert value("bridge_skipped_total") == 3
+    assert (value("bridge_reconnects_total"), value("bridge_lock_renewals_total")) == (4, 9)
     assert value("bridge_commits_total") == 4
     assert value("bridge_commit_seconds_total") == 0.5
     assert value("bridge_in_flight") == 3
@@ -117,6 +124,8 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_critical_seconds_bucket", le="+Inf") == 1
     assert found["bridge_engine_up", frozenset({("engine", "default")})] == 1
     assert found["bridge_engine_durable", frozenset({("engine", "default")})] == 0
+    changed = frozenset({("engine", "default"), ("orchestration", "order_saga")})
+    assert found["bridge_incompatible_total", changed] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
     assert "version=0.0.4" in CONTENT_TYPE
 

@@ -14,6 +14,7 @@ class Part:
     topic: str = "t"
     number: int = 0
     revoked: bool = False
+    lost: bool = False
     gap: int = 0
     paused: bool = False
 
@@ -30,6 +31,7 @@ class Unsettled:
     position: Position
     partition: Part = field(default_factory=Part)
     attempt: int = 1
+    lost: bool = False
 
     async def complete(self) -> None:
         raise AssertionError("not to be settled")

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from bridge.app.admission import build_admission, listen
+from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.commands import Command
@@ -33,7 +34,7 @@ sources:
   orders:
     broker: local
     topics: [orders]
-    codec: json
+    codec: {codec}
     no_match: dead_letter
     attributes: {{type: "headers['type']"}}
 {source}
@@ -155,11 +156,15 @@ def offsets_by_key(commands: list[Command]) -> dict[str, list[int]]:
 
 @asynccontextmanager
 async def bench(
-    directory: Path, routes: str = START, source: str = "", broker: Callable[[Broker], Broker] = lambda real: real
+    directory: Path,
+    routes: str = START,
+    source: str = "",
+    broker: Callable[[Broker], Broker] = lambda real: real,
+    codec: str = "json",
 ) -> AsyncIterator[Bench]:
     """A bench whose source is not started. source: more YAML below the source, indented by four."""
     path = directory / "bridge.yaml"
-    path.write_text(CONFIG.format(source=source, routes=routes))
+    path.write_text(CONFIG.format(source=source, routes=routes, codec=codec))
     loaded = load_config([path])
     engine = build_engine(loaded, "default", host=True)
     await engine.start()
@@ -169,9 +174,10 @@ async def bench(
     faults = Faults(executor.execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     used = broker(real)
+    registries = build_registries(loaded)
     admission = build_admission(loaded, {"default": engine})
     targets = {"default": Target(faults.execute, breaker)}
-    pipeline = build_source(loaded, "orders", {"local": used}, targets, admission.limits)
+    pipeline = build_source(loaded, "orders", {"local": used}, targets, admission.limits, registries=registries)
     listen(admission, {"default": engine})
     try:
         yield Bench(pipeline, used, engine, faults, breaker, admission)
@@ -181,5 +187,7 @@ async def bench(
         await breaker.stop()
         await real.stop()
         await engine.stop()
+        for registry in registries.values():
+            await registry.close()
         assert pipeline.ledger.balanced()
         assert pipeline.ledger.in_flight == 0

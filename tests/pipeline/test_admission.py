@@ -230,7 +230,7 @@ def test_children_are_told_by_their_parents_id() -> None:
 def test_a_cap_needs_something_to_count(tmp_path: Path, route: str, said: str) -> None:
     path = tmp_path / "bridge.yaml"
     rule = f"\n  - name: start\n    from: orders\n    limits: {{running: 5}}\n    {route}\n"
-    path.write_text(CONFIG.format(source="", routes=rule))
+    path.write_text(CONFIG.format(codec="json", source="", routes=rule))
     with pytest.raises(ConfigError, match=said) as caught:
         build_router(load_config([path]), "orders")
     [problem] = caught.value.problems

@@ -125,3 +125,49 @@ async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
     first.cancel()
     async with asyncio.timeout(5):
         assert (await second).key == "k"
+
+
+@pytest.mark.parametrize(("suspends", "woken"), [(True, 16), (False, 4)])
+async def test_as_many_workers_wake_as_there_is_work_for(suspends: bool, woken: int) -> None:
+    """Work that suspends gets all of them; work that does not is done by the first, and waking others costs more."""
+    lanes = Lanes()
+    wakes = 0
+    end = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal wakes
+        lane = await lanes.take()
+        wakes += 1
+        while True:
+            if suspends:
+                await end.wait()
+            lanes.settled(lane)
+            if not len(lanes):
+                return
+            lane = await lanes.take()
+
+    workers = [asyncio.create_task(work()) for _ in range(16)]
+    await asyncio.sleep(0)
+    for number in range(100):
+        lanes.push(number, item(number))
+    for _ in range(16):
+        await asyncio.sleep(0)
+    if suspends:
+        assert wakes == woken
+    else:
+        assert wakes <= woken
+        assert len(lanes) == 0
+    end.set()
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def test_a_worker_that_ends_as_it_wakes_leaves_its_turn_to_another() -> None:
+    lanes = Lanes()
+    ending, living = (asyncio.create_task(lanes.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    lanes.push("a", item(1))
+    ending.cancel()
+    async with asyncio.timeout(5):
+        assert (await living).key == "a"

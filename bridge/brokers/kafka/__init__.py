@@ -1,5 +1,6 @@
 """Kafka, on aiokafka. Needs the extra `kafka`."""
 
 from bridge.brokers.kafka.broker import KafkaBroker
+from bridge.brokers.kafka.wishes import KafkaWishes
 
-__all__ = ["KafkaBroker"]
+__all__ = ["KafkaBroker", "KafkaWishes"]

@@ -17,6 +17,7 @@ from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.partition import KafkaPartition
+from bridge.brokers.kafka.restlessness import Restlessness
 from bridge.errors import BrokerError
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self.error: BrokerError | None = None
         """Why partitions that the group gave us cannot be read yet."""
         self.rebalances = 0
+        self.restless = Restlessness()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Finish what is in flight, commit, let go. The client joins the group again when this returns."""
@@ -61,6 +63,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The client sends no heartbeats before this returns, so the work is done beside it."""
         self.rebalances += 1
+        self.restless.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
     async def release(self, patience: float, *, tell: bool = True) -> None:

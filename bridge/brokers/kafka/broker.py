@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, SubscribeOptions
@@ -12,6 +12,7 @@ from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.producer import Producer
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.config.brokers import KafkaBrokerConfig
+from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message
 
@@ -61,6 +62,15 @@ class KafkaBroker:
             self._cluster.forget(topic)
             raise
 
+    @property
+    def cluster(self) -> str:
+        """See `TopicBroker.cluster`."""
+        return self._cluster.id
+
+    async def ensure(self, topics: Collection[str]) -> None:
+        """See `TopicBroker.ensure`."""
+        await self._cluster.ensure(topics)
+
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
         return await self._cluster.topics()
@@ -80,7 +90,7 @@ class KafkaBroker:
             cluster=self._cluster,
             options=options,
             listener=listener,
-            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter),
+            dead_letters=DeadLetters(self._cluster, self._producer, options.dead_letter or DEAD_LETTER_TOPIC),
             closed=lambda: self._subscriptions.discard(subscription),
         )
         self._subscriptions.add(subscription)

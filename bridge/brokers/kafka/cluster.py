@@ -77,7 +77,8 @@ class Cluster:
         if missing and not config.create_topics:
             listed = ", ".join(sorted(missing))
             raise BrokerError(
-                f"{self._connection.name}: no topic {listed}; create it, or set `create_topics: true` on the broker"
+                f"{self._connection.name}: no topic {listed}; create it, or set `create_topics: true` on the broker "
+                "(one that this principal may not describe looks the same)"
             )
         if missing:
             await self._create(missing, config.partitions)

@@ -19,6 +19,8 @@ class KafkaDelivery:
 
     attempt = 1
     """Kafka does not count deliveries."""
+    lost = False
+    """There are no locks of single messages."""
 
     def __init__(self, message: Message, partition: KafkaPartition, offset: int) -> None:
         self.message = message

@@ -24,6 +24,9 @@ class KafkaPartition:
         "dead_letters", "draining", "number", "revoked", "stopped", "topic", "tp",
     )  # fmt: skip
 
+    lost = False
+    """Partitions are handed over, never lost."""
+
     def __init__(
         self,
         tp: TopicPartition,
@@ -161,6 +164,8 @@ class KafkaPartition:
 
 def _message(record: Any) -> Message:
     headers = record.headers
-    if headers:
-        headers = tuple((name, value if value is not None else b"") for name, value in headers)
+    for _, value in headers:
+        if value is None:
+            headers = tuple([(name, value or b"") for name, value in headers])
+            break
     return Message(record.value, record.key, headers, record.timestamp / 1000)

@@ -20,6 +20,7 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.range import OutOfRange
+from bridge.brokers.kafka.wishes import KafkaWishes
 from bridge.errors import BrokerUnavailable, PartitionRevoked
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class KafkaSubscription:
         self._connection = connection
         self._cluster = cluster
         self._options = options
+        self._wishes = KafkaWishes.of(options)
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
@@ -67,7 +69,7 @@ class KafkaSubscription:
             dead_letters=dead_letters,
             changed=self._wake,
         )
-        self._out_of_range = OutOfRange(options.on_out_of_range)
+        self._out_of_range = OutOfRange(self._wishes.on_out_of_range)
         self._consumer: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._committing: asyncio.Task[None] | None = None
@@ -90,14 +92,14 @@ class KafkaSubscription:
         self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _open(self) -> None:
-        options, config = self._options, self._connection.config
+        options, wishes, config = self._options, self._wishes, self._connection.config
         consumer = AIOKafkaConsumer(
             **self._connection.arguments,
             group_id=options.group,
-            group_instance_id=options.instance_id,
+            group_instance_id=wishes.instance_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level=options.isolation,
+            isolation_level=wishes.isolation,
             session_timeout_ms=int(config.session_timeout * 1000),
             heartbeat_interval_ms=int(config.session_timeout * 100),
             rebalance_timeout_ms=int(config.rebalance_timeout * 1000),
@@ -107,8 +109,8 @@ class KafkaSubscription:
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
         self._consumer = self._assignment.consumer = consumer
-        if options.pattern is not None:
-            consumer.subscribe(pattern=options.pattern, listener=self._assignment)
+        if wishes.pattern is not None:
+            consumer.subscribe(pattern=wishes.pattern, listener=self._assignment)
         else:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
@@ -305,6 +307,9 @@ class KafkaSubscription:
         }
         if self._away:
             found["broker"] = self._away
+        restless = self._assignment.restless.told(asyncio.get_running_loop().time(), self._wishes.instance_id)
+        if restless is not None:
+            found["group"] = restless
         return found
 
     @property

@@ -21,6 +21,7 @@ from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.brokers.local.writer import Writer
 from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable
 from bridge.message import Message
 
@@ -125,7 +126,7 @@ class LocalBroker:
                 cluster=self._cluster,
                 committed=committed,
                 commits=commits,
-                dead_letter_topic=options.dead_letter.replace("{topic}", topic),
+                dead_letter_topic=(options.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", topic),
                 new_topic_partitions=count,
                 changed=subscription.changed,
             )

@@ -23,6 +23,8 @@ class LocalDelivery:
 
     attempt = 1
     """A log does not count deliveries."""
+    lost = False
+    """There are no locks of single messages."""
 
     def __init__(self, message: Message, partition: LocalPartition, offset: int) -> None:
         self.message = message

@@ -30,6 +30,9 @@ class LocalPartition:
         "new_topic_partitions", "next_fetch", "number", "revoked", "share", "skipped", "topic",
     )  # fmt: skip
 
+    lost = False
+    """Partitions are handed over, never lost."""
+
     def __init__(
         self,
         *,

@@ -50,7 +50,10 @@ def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> No
 
 def print_instance(one: Instance) -> None:
     """An orchestration in lines."""
+    from bridge.app.progress import progress
+
     failed = one.failure or {}
+    saga, *steps = progress(one.custom_status) or [""]
     print_fields(
         (
             ("instance", one.instance_id),
@@ -58,12 +61,15 @@ def print_instance(one: Instance) -> None:
             ("status", one.status),
             ("created", one.created_at),
             ("updated", one.last_updated_at),
-            ("custom status", compact(one.custom_status)),
+            ("custom status", "" if saga else compact(one.custom_status)),
             ("input", compact(one.input)),
             ("output", compact(one.output)),
             ("failure", f"{failed['type']}: {failed['message']}" if failed else ""),
+            ("saga", saga),
         )
     )
+    for step in steps:
+        click.echo(f"  {clean(step)}")
     for line in str(failed.get("stack_trace") or "").splitlines():
         click.echo(f"  {clean(line)}")
 

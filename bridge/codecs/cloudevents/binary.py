@@ -17,10 +17,10 @@ from bridge.codecs.cloudevents.attributes import (
 )
 from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.limits import Limits, write_json
-from bridge.codecs.plain import binary_key, binary_text, text_key
+from bridge.codecs.plain import binary_key, binary_text, plain_envelope, text_headers, text_key
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
-from bridge.message import Message, Position
+from bridge.message import Headers, Message, Position
 
 PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
 _JSON = "application/json"
@@ -63,6 +63,30 @@ def decode_binary(
 
     Raises: DecodeError.
     """
+    content_type = content_type or check_optional(attributes.get("datacontenttype"), "datacontenttype")
+    data = _data(message.body, content_type, limits)
+    return _envelope(message, position, attributes, content_type, headers, data)
+
+
+def around(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
+    """An envelope for data that was decoded elsewhere: with the attributes of `ce_` headers where there are any, else
+    with the default ones of a message without an event format. Raises: DecodeError.
+    """
+    headers = text_headers(message.headers)
+    attributes = attributes_of(message, headers) if headers else None
+    if attributes:
+        return _envelope(message, position, attributes, content_type, headers, data)
+    return plain_envelope(message, position, data, content_type)
+
+
+def _envelope(
+    message: Message,
+    position: Position,
+    attributes: dict[str, str],
+    content_type: str | None,
+    headers: dict[str, str],
+    data: Any,
+) -> Envelope:
     get = attributes.get
     check_version(get("specversion"))
     id_ = check_required(get("id"), "id")
@@ -73,13 +97,12 @@ def decode_binary(
         if name not in CORE:
             check_extension(name, value)
             extensions[name] = value
-    content_type = content_type or check_optional(get("datacontenttype"), "datacontenttype")
     return Envelope(
         identity(source, id_),
         id_,
         source,
         type_,
-        _data(message.body, content_type, limits),
+        data,
         position,
         check_optional(get("subject"), "subject"),
         check_time(get("time")),
@@ -103,18 +126,21 @@ def _data(body: bytes | None, content_type: str | None, limits: Limits) -> Any:
 
 def encode_binary(event: Event) -> Message:
     """Bytes are written as they are, all else as JSON (None as `null`). Raises: DecodeError."""
-    attributes = event_attributes(event)
     if isinstance(event.data, bytes):
-        body, content_type = event.data, "application/octet-stream"
-    else:
-        body, content_type = write_json(event.data), _JSON
+        return message_around(event, event.data, "application/octet-stream")
+    return message_around(event, write_json(event.data), _JSON)
+
+
+def message_around(event: Event, body: bytes | None, content_type: str, more: Headers = ()) -> Message:
+    """A message with the event's attributes as headers, and `more` of them. Raises: DecodeError."""
+    attributes = event_attributes(event)
     key = event.key if event.key is not None else event.extensions.get("partitionkey")
     headers = {**event.headers, "content-type": content_type}
     headers.update((f"ce_{name}", value) for name, value in attributes.items())
     return Message(
         body,
         key=binary_key(key),
-        headers=tuple((name, binary_text(value, f"header {name}")) for name, value in headers.items()),
+        headers=(*((name, binary_text(value, f"header {name}")) for name, value in headers.items()), *more),
         message_id=event.id,
         content_type=content_type,
     )

@@ -25,6 +25,8 @@ from bridge.message import Message, Position
 
 MEDIA = "application/cloudevents+json"
 
+_ABSENT = object()
+
 
 def decode_structured(message: Message, position: Position, headers: dict[str, str], limits: Limits) -> Envelope:
     """Raises: DecodeError."""
@@ -35,13 +37,14 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
         if type(event) is list:
             raise DecodeError("the body is a JSON array; batches are not supported, send one CloudEvent a message")
         raise DecodeError("the body is JSON but not an object, so it is no CloudEvent")
-    if "specversion" not in event:
+    pop = event.pop
+    version = pop("specversion", _ABSENT)
+    if version is _ABSENT:
         raise DecodeError(
             "the body has no specversion and the message has no ce_ headers, so it is no CloudEvent "
             "(plain JSON is read with codec: json)"
         )
-    pop = event.pop
-    check_version(pop("specversion"))
+    check_version(version)
     id_ = check_required(pop("id", None), "id")
     source = check_source(pop("source", None))
     type_ = check_required(pop("type", None), "type")
@@ -58,11 +61,11 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
     elif content_type is not None:
         parse_content_type(content_type)
     # What is left are extensions, and this dict is ours alone
-    absent = [name for name, value in event.items() if value is None]
-    for name in absent:
-        del event[name]
-    for name, value in event.items():
-        check_extension(name, value)
+    if event:
+        for name in [name for name, value in event.items() if value is None]:
+            del event[name]
+        for name, value in event.items():
+            check_extension(name, value)
     return Envelope(
         identity(source, id_),
         id_,

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
 from bridge.correlation import may_replace
 from bridge.engines.embedded import event as events
@@ -39,6 +40,16 @@ def check_id(instance_id: str) -> str:
     return instance_id
 
 
+def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
+    """Whether the client asks for the start to be left undone where the instance is in one of the policy's states.
+
+    So say clients of an earlier form of the protocol, as Go's is, in a second field: 1 means ignore.
+    """
+    return any(
+        field.field_number == 2 and field.wire_type == 0 and field.data == 1 for field in UnknownFieldSet(policy)
+    )
+
+
 class Calls:
     """One method per call. Each runs in the writer's thread and raises Rejection before it changes anything."""
 
@@ -60,6 +71,8 @@ class Calls:
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
                 )
+            if _leaves_alone(request.orchestrationIdReusePolicy):
+                return pb.CreateInstanceResponse(instanceId=instance_id)
             after = existing.turn_at
             hub.replace(existing)
         start_at = micros(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None
@@ -168,7 +181,7 @@ class Calls:
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
-        if not instance.finished:
+        if not instance.finished and not request.restartWithNewInstanceId:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
         instance_id = new_id() if request.restartWithNewInstanceId else instance.id
         started = instance.start.executionStarted
@@ -233,7 +246,8 @@ class Calls:
             entity = self._hub.entities.find(entity_id(request.instanceId))
         except BadResponse as error:
             raise invalid(f"The call {error}") from error
-        if entity is None:
+        if entity is None or entity.state is None:
+            # Without a state it only passes operations on, or holds a lock; to clients it is not there.
             return pb.GetEntityResponse(exists=False)
         return pb.GetEntityResponse(exists=True, entity=entity.metadata(request.includeState))
 

@@ -168,23 +168,18 @@ class Completions:
         batch = entity.batch
         entity.token = None
         entity.batch = None
-        if result.HasField("failureDetails"):
-            for _, operation in batch:
-                self._answer(operation, pb.OperationResult(failure={"failureDetails": result.failureDetails}))
-            processed = batch
-        else:
-            processed = batch[: len(result.results)]
-            for (_, operation), answer in zip(processed, result.results, strict=True):
-                self._answer(operation, answer)
-            entity.state = result.entityState.value if result.HasField("entityState") else None
-            entity.modified_at = hub.now
-            hub.tx.change_entity(entity)
-            for action in result.actions:
-                self._side_effect(entity, action)
+        processed = batch[: len(result.results)]
+        for (_, operation), answer in zip(processed, result.results, strict=False):
+            self._answer(operation, answer)
+        entity.state = result.entityState.value if result.HasField("entityState") else None
+        entity.modified_at = hub.now
+        hub.tx.change_entity(entity)
+        for action in result.actions:
+            self._side_effect(entity, action)
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
-        hub.entities.advance(entity)
+        hub.entities.settle(entity)
 
     def _answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""

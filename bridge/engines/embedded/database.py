@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +24,12 @@ from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.warmth import Warmth
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class DatabaseOptions:
     """Whether raising an event waits for a turn in flight, to know for certain that the event is taken."""
     lease_seconds: float | None = None
     """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
+    disposable: bool = False
+    """Whether clients may empty the hub, by the calls that delete it or create it anew."""
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
@@ -98,6 +104,7 @@ class Database:
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem)
+        self._warmth = Warmth(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,
             "GetInstance": self._calls.get,
@@ -109,6 +116,8 @@ class Database:
             "SignalEntity": self._calls.signal_entity,
             "GetEntity": self._calls.get_entity,
             "CleanEntityStorage": self._purges.clean_entities,
+            "CreateTaskHub": self._create,
+            "DeleteTaskHub": self._delete,
             "SkipGracefulOrchestrationTerminations": self._calls.skip_graceful_terminations,
         }
         self._deferrable: dict[str, Callable[[Any, Reply], Any]] = {
@@ -130,7 +139,6 @@ class Database:
         }
         self._immediate: dict[str, Callable[[Any], Any]] = {
             "Hello": lambda _: Empty(),
-            "CreateTaskHub": lambda _: pb.CreateTaskHubResponse(),
             "AbandonTaskOrchestratorWorkItem": lambda r: self._abandon(r, pb.AbandonOrchestrationTaskResponse()),
             "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
             "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
@@ -138,6 +146,7 @@ class Database:
         self._reader.start()
         self.writer.start()
         self._retention.start()
+        self._warmth.start()
 
     def stop(self) -> None:
         """Finish what was accepted and close the file. Idempotent."""
@@ -145,6 +154,7 @@ class Database:
             return
         self._open = False
         self._retention.stop()
+        self._warmth.stop()
         self.writer.stop()
         self._reader.stop()
         if self._connection is not None:
@@ -198,6 +208,23 @@ class Database:
     def _disconnected(self, stream: Stream) -> None:
         self._completions.disconnected(self.hub.dispatcher.disconnect(stream))
 
+    def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
+        """A hub is there as soon as it is named, so that only creating it anew does something."""
+        if request.recreateIfExists:
+            self._empty("created anew")
+        return pb.CreateTaskHubResponse()
+
+    def _delete(self, request: pb.DeleteTaskHubRequest) -> pb.DeleteTaskHubResponse:
+        self._empty("deleted")
+        return pb.DeleteTaskHubResponse()
+
+    def _empty(self, what: str) -> None:
+        if not self.options.disposable:
+            raise precondition(
+                f"This task hub cannot be {what} by a call: stop the daemon that owns it, delete its file"
+            )
+        self.hub.empty()
+
     def _check_size(self, method: str, request: Any) -> None:
         size = request.ByteSize()
         if size > self.options.max_request:
@@ -227,6 +254,10 @@ class Database:
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # It had expected to need less than it was given; it gets all of it again.
             self.writer.submit(self._completions.abandon, lease)
+        elif kind == ENTITY and request.HasField("failureDetails"):
+            # The worker, not an operation, has failed: so workers ask for another try, later or elsewhere.
+            logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
+            self.writer.submit(self._completions.abandon, lease)
         else:
             self.writer.submit(operation, lease, request)
         return pb.CompleteTaskResponse()
@@ -243,7 +274,11 @@ def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse
     whole = pb.OrchestratorResponse()
     whole.CopyFrom(last)
     del whole.actions[:]
-    for chunk in sorted(chunks, key=lambda part: int(part.chunkIndex.value)):
-        whole.actions.extend(chunk.actions)
+    # A part that was sent again, as its answer got lost, counts once.
+    parts = {part.chunkIndex.value if part.HasField("chunkIndex") else at: part for at, part in enumerate(chunks)}
+    for _, part in sorted(parts.items()):
+        whole.actions.extend(part.actions)
+        if part.HasField("orchestrationTraceContext"):
+            whole.orchestrationTraceContext.CopyFrom(part.orchestrationTraceContext)
     whole.actions.extend(last.actions)
     return whole

@@ -25,7 +25,8 @@ from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE, ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
-from bridge.engines.worker import concurrency, quiet_logger, register
+from bridge.engines.witness import Witness, Witnessed
+from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
 
 RECONNECT_SECONDS = 1.0
@@ -39,6 +40,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    announces = True
     certain = True
 
     def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
@@ -165,11 +167,13 @@ class EmbeddedEngine:
         self._database.hub.finish_listeners.append(listener)
         return True
 
-    def worker(self, workflows: Workflows, data_converter: DataConverter | None = None) -> TaskHubGrpcWorker:
+    def worker(
+        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+    ) -> TaskHubGrpcWorker:
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
-            "concurrency_options": concurrency(self._config.worker),
+            "concurrency_options": concurrency(self._config.worker, workflows),
             "data_converter": data_converter,
             "resiliency_options": GrpcWorkerResiliencyOptions(
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
@@ -178,18 +182,19 @@ class EmbeddedEngine:
         if self._database is not None:
             if self._config.dispatch == "direct":
                 del options["resiliency_options"]
-                threads = self._config.worker.threads
-                return register(DirectWorker(self._database, activity_threads=threads, **options), workflows)
+                size = threads(self._config.worker, workflows)
+                return register(DirectWorker(self._database, activity_threads=size, **options), workflows, witness)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            return register(TaskHubGrpcWorker(channel=channel, **options), workflows)
+            return register(Witnessed(channel=channel, **options), workflows, witness)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
-            TaskHubGrpcWorker(
+            Witnessed(
                 host_address=self._address.target,
                 channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
                 **options,
             ),
             workflows,
+            witness,
         )

@@ -8,8 +8,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.entity import Entity, EntityCache
+from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import Instance
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, Timer
+from bridge.parking.names import PARKING, PREFIX, target_id
 
 if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
@@ -25,6 +27,10 @@ class Entities:
         """Entities that may have something to do after this commit."""
         self.locks_used = False
         """Whether any lock was asked for since the start, or is held in the file; without, none is looked for."""
+        self.parking: set[str] = set()
+        """Ids of all parking entities: what waits for an instance is told when that starts."""
+        self._gone: set[str] = set()
+        """Removed in the transaction at hand; the file still has them."""
 
     def trim(self) -> None:
         self._cache.trim()
@@ -35,11 +41,30 @@ class Entities:
     def remove(self, entity: Entity) -> None:
         """The entity is no more."""
         self._cache.remove(entity)
+        self._gone.add(entity.id)
+        self.parking.discard(entity.id)
         self._hub.tx.delete_entity(entity)
+
+    def forget(self) -> None:
+        """The transaction at hand is over."""
+        self.woken.clear()
+        self._gone.clear()
+
+    def settle(self, entity: Entity) -> None:
+        """A batch is done. Of the bridge's own entities none is kept for nothing."""
+        if entity.state is None and not entity.queue and entity.section is None and entity.name.startswith(PREFIX):
+            self.remove(entity)
+        else:
+            self.advance(entity)
+
+    def announce(self, instance_id: str) -> None:
+        """An instance was started: tell what waits for it."""
+        if self.parking and (waiting := target_id(instance_id)) in self.parking:
+            self.operate(waiting, events.signal(self._hub.now, waiting, "started", None, new_id()))
 
     def find(self, entity_id: str) -> Entity | None:
         entity = self._cache.get(entity_id)
-        if entity is None:
+        if entity is None and entity_id not in self._gone:
             entity = self._hub.store.entity(entity_id)
             if entity is not None:
                 self._cache.add(entity)
@@ -55,6 +80,8 @@ class Entities:
             entity = Entity(entity_id, modified_at=self._hub.now)
             self._cache.add(entity)
             self._hub.tx.change_entity(entity)
+            if entity.name == PARKING:
+                self.parking.add(entity_id)
         seq = self._hub.next_seq()
         entity.queue.append((seq, event))
         self._hub.tx.add_operation(seq, entity, event)

@@ -57,12 +57,6 @@ def orchestrator_started(now: int) -> pb.HistoryEvent:
     return event
 
 
-def orchestrator_completed(now: int) -> pb.HistoryEvent:
-    event = _event(now)
-    event.orchestratorCompleted.SetInParent()
-    return event
-
-
 def execution_completed(
     now: int, status: int, result: str | None, failure: pb.TaskFailureDetails | None
 ) -> pb.HistoryEvent:

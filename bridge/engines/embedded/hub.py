@@ -17,7 +17,7 @@ from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Di
 from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
-from bridge.engines.embedded.rejection import late, unavailable
+from bridge.engines.embedded.rejection import late, missing, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
@@ -90,6 +90,17 @@ class TaskHub:
             self.settled.extend((reply, None) for reply, _ in instance.deferred)
         settle_all((reply, unavailable("The engine started over")) for reply, _ in self.settled)
         self.settled.clear()
+        self._let_go()
+
+    def empty(self) -> None:
+        """Remove all that the hub holds. Its workers stay connected; what they have in hand no longer counts."""
+        for instance in self.instances:
+            self.settled.extend((reply, missing(instance.id)) for reply, _ in instance.deferred)
+        self.settled.extend((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in self.waiters.take_all())
+        self.tx.wipe()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.forget()
         self.later.clear()
         self.cancelled.clear()
@@ -99,7 +110,7 @@ class TaskHub:
 
     def close(self) -> None:
         """Answer those who still wait. A raise that waits for a turn is taken: its event is in the file."""
-        self.waiters.end_all(unavailable("The engine is stopping"))
+        settle_all((waiter.reply, unavailable("The engine is stopping")) for waiter in self.waiters.take_all())
         for instance in self.instances:
             settle_all(instance.deferred)
             instance.deferred.clear()
@@ -177,6 +188,7 @@ class TaskHub:
             self.tx.add_timer(Timer(self.next_seq(), start_at, START_IS_DUE, instance.key))
         else:
             self.wake(instance)
+        self.entities.announce(instance_id)
         return instance
 
     def replace(self, instance: Instance) -> None:
@@ -366,7 +378,7 @@ class TaskHub:
         self._woken.clear()
         self._moved.clear()
         self._new_tasks.clear()
-        self.entities.woken.clear()
+        self.entities.forget()
 
     def _build(
         self, kind: int, name: str, version: str | None, subject: Any, stream: Stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from pathlib import Path
@@ -21,7 +22,7 @@ class TaskHubs:
 
     def __init__(self, directory: Path, options: DatabaseOptions | None = None) -> None:
         self._directory = directory
-        self._options = options
+        self._options = dataclasses.replace(options or DatabaseOptions(), disposable=True)
         self._hubs: dict[str, Database] = {}
         self._lock = threading.Lock()
         self._open = False

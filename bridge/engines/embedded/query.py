@@ -95,7 +95,7 @@ class Queries:
             values += [prefix, prefix + _AFTER_ALL]
         _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
         if not query.includeTransient:
-            where.append("(state IS NOT NULL OR owner IS NOT NULL)")
+            where.append("state IS NOT NULL")
         limit = min(query.pageSize.value, MAX_PAGE) if query.pageSize.value > 0 else MAX_PAGE
         columns = "id, state, owner, modified_at, (SELECT count(*) FROM operations WHERE entity = entities.id)"
         rows = self._connection.execute(

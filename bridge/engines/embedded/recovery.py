@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION
 from bridge.engines.embedded.hub import TaskHub
+from bridge.parking.names import PARKING
 
 
 def recover(hub: TaskHub) -> None:
@@ -20,4 +21,5 @@ def recover(hub: TaskHub) -> None:
     for entity_id in hub.store.busy_entities():
         ready[ENTITY].add(entity_id[1:].partition("@")[0], None, entity_id)
     hub.entities.locks_used = hub.store.has_locks()
+    hub.entities.parking = set(hub.store.entities_named(PARKING))
     hub.load_counters()

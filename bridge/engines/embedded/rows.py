@@ -1,17 +1,30 @@
 """Many rows in one statement.
 
-Each step of a statement gives up the interpreter and has to win it back, so that one statement for 64 rows costs a
-busy process far less than 64 statements. Sizes are powers of two, so that few statements are ever compiled.
+Each statement gives up the interpreter and has to win it back, so that one for 64 rows costs a busy process far less
+than 64. Sizes are 1 to 7 and the multiples of 8 up to 64: two statements write what is left, and few are ever compiled.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 _LARGEST = 64
+_SIZES = (*range(1, 8), *range(8, _LARGEST + 1, 8))
+
+T = TypeVar("T")
+
+
+def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in pieces of the sizes that there are statements for."""
+    start, left = 0, len(items)
+    while left:
+        size = min(_LARGEST, left & ~7) or left
+        yield items[start : start + size]
+        start += size
+        left -= size
 
 
 class Statement:
@@ -19,35 +32,19 @@ class Statement:
 
     def __init__(self, head: str, columns: int, tail: str = "") -> None:
         row = "(" + ",".join("?" * columns) + ")"
-        self._by_size: dict[int, str] = {}
-        size = 1
-        while size <= _LARGEST:
-            self._by_size[size] = f"{head} {','.join([row] * size)} {tail}"
-            size *= 2
+        self._by_size = {size: f"{head} {','.join([row] * size)} {tail}" for size in _SIZES}
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        execute = connection.execute
-        start, total = 0, len(rows)
-        while start < total:
-            size = min(_LARGEST, 1 << ((total - start).bit_length() - 1))
-            execute(self._by_size[size], list(chain.from_iterable(rows[start : start + size])))
-            start += size
+        for part in slices(rows):
+            connection.execute(self._by_size[len(part)], list(chain.from_iterable(part)))
 
 
 class KeyStatement:
     """A statement over a list of keys: `head (key, key ...)`."""
 
     def __init__(self, head: str) -> None:
-        self._by_size: dict[int, str] = {}
-        size = 1
-        while size <= _LARGEST:
-            self._by_size[size] = f"{head} ({','.join('?' * size)})"
-            size *= 2
+        self._by_size = {size: f"{head} ({','.join('?' * size)})" for size in _SIZES}
 
     def run(self, connection: sqlite3.Connection, keys: Iterable[Any]) -> None:
-        listed = list(keys)
-        start, total = 0, len(listed)
-        while start < total:
-            size = min(_LARGEST, 1 << ((total - start).bit_length() - 1))
-            connection.execute(self._by_size[size], listed[start : start + size])
-            start += size
+        for part in slices(list(keys)):
+            connection.execute(self._by_size[len(part)], part)

@@ -25,11 +25,11 @@ UNARY = (
     "Hello", "StartInstance", "GetInstance", "RewindInstance", "RestartInstance", "WaitForInstanceStart",
     "WaitForInstanceCompletion", "RaiseEvent", "TerminateInstance", "SuspendInstance", "ResumeInstance",
     "QueryInstances", "ListInstanceIds", "PurgeInstances", "CompleteActivityTask", "CompleteOrchestratorTask",
-    "CompleteEntityTask", "CreateTaskHub", "SignalEntity", "GetEntity", "QueryEntities",
+    "CompleteEntityTask", "CreateTaskHub", "DeleteTaskHub", "SignalEntity", "GetEntity", "QueryEntities",
     "CleanEntityStorage", "AbandonTaskActivityWorkItem", "AbandonTaskOrchestratorWorkItem",
     "AbandonTaskEntityWorkItem", "SkipGracefulOrchestrationTerminations",
 )  # fmt: skip
-"""Calls with one answer. DeleteTaskHub is not among them: a hub is deleted by deleting its file."""
+"""Calls with one answer."""
 
 WAITS = frozenset({"WaitForInstanceStart", "WaitForInstanceCompletion"})
 

@@ -12,6 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
+from bridge.engines.embedded.rows import slices
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
@@ -123,11 +124,10 @@ class Store:
     def ids_present(self, instance_ids: list[str]) -> set[str]:
         """Which of these ids the file knows; few statements for many ids."""
         found: set[str] = set()
-        for start in range(0, len(instance_ids), 64):
-            part = instance_ids[start : start + 64]
-            part += [part[-1]] * ((1 << (len(part) - 1).bit_length()) - len(part))
-            marks = ",".join("?" * len(part))
-            query = f"SELECT id FROM instances WHERE id IN ({marks})"  # noqa: S608 -- only marks
+        for part in slices(instance_ids):
+            # Joined to a list of values, as `id IN (...)` would first sort them into a table of their own.
+            marks = ",".join(["(?)"] * len(part))
+            query = f"WITH v(i) AS (VALUES {marks}) SELECT id FROM v CROSS JOIN instances ON id = i"  # noqa: S608 -- only marks
             found.update(row[0] for row in self.connection.execute(query, part))
         return found
 
@@ -183,6 +183,13 @@ class Store:
 
     def entities_owned(self, owner: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM entities WHERE owner=?", (owner,))]
+
+    def entities_named(self, name: str) -> list[str]:
+        """Ids of the entities of one name, those without state included."""
+        first, after = f"@{name}@", f"@{name}A"
+        return [
+            row[0] for row in self.connection.execute("SELECT id FROM entities WHERE id>=? AND id<?", (first, after))
+        ]
 
     def has_locks(self) -> bool:
         """Whether an entity is locked, or may become so."""

@@ -65,7 +65,7 @@ class Transaction:
         self._timers: list[Timer] = []
         self._operations: list[tuple[int, str, bytes]] = []
         self._entities: dict[str, Entity] = {}
-        self._gone_entities: list[str] = []
+        self._gone_entities: set[str] = set()
         self._gone_by_key: dict[str, list[int]] = {}
         self._gone_by_seq: dict[str, list[int]] = {}
         self._dirty = False
@@ -137,6 +137,7 @@ class Transaction:
 
     def change_entity(self, entity: Entity) -> None:
         self._entities[entity.id] = entity
+        self._gone_entities.discard(entity.id)  # it may be there again
         self._dirty = True
 
     def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
@@ -145,7 +146,7 @@ class Transaction:
 
     def delete_entity(self, entity: Entity) -> None:
         self._entities.pop(entity.id, None)
-        self._gone_entities.append(entity.id)
+        self._gone_entities.add(entity.id)
         self._dirty = True
 
     # Writing
@@ -192,6 +193,14 @@ class Transaction:
         for table, seqs in self._gone_by_seq.items():
             _DELETE_BY_SEQ[table].run(connection, seqs)
         self._clear()
+
+    def wipe(self) -> None:
+        """Delete every row of every table, with what was collected so far."""
+        self.touch()
+        self.flush()
+        for table in (*_DELETE_BY_KEY, "entities", "operations"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
+        self.next_timer = None
 
     def commit(self) -> bool:
         """Write all and make it durable; False when there was nothing to write. Raises: sqlite3.Error."""

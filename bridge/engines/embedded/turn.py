@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue
@@ -60,7 +59,6 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
             outcome.rewind = list(action.rewindOrchestration.newHistory)
     for action in response.actions:
         _act(instance, action, outcome, now, terminated)
-    outcome.history.append(events.orchestrator_completed(now))
     return outcome
 
 

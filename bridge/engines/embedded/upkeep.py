@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.engines.embedded.instance import FINISHED
 from bridge.engines.embedded.lock import FileLock
-from bridge.engines.embedded.schema import connect, prepare
+from bridge.engines.embedded.schema import PAGE_BYTES, connect, prepare
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
@@ -84,8 +84,11 @@ def compact(path: Path) -> tuple[int, int]:
         before = _size(path)
         connection = _opened(path)
         try:
+            # The size of a file's pages can only be changed while it has no write-ahead log.
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.Error as error:
             raise EngineUnavailable(f"{path}: cannot be compacted: {error}") from error
         finally:

@@ -60,11 +60,11 @@ class Waiters:
         for waiter in self._by_id.pop(instance_id, ()):
             waiter.reply.settle(pb.GetInstanceResponse(exists=False))
 
-    def end_all(self, error: Exception) -> None:
-        for waiting in self._by_id.values():
-            for waiter in waiting:
-                waiter.reply.settle(error)
+    def take_all(self) -> list[Waiter]:
+        """Everyone who waits; they are the caller's to answer."""
+        waiting = [waiter for each in self._by_id.values() for waiter in each]
         self._by_id.clear()
+        return waiting
 
 
 def found(instance: Instance, payloads: bool) -> pb.GetInstanceResponse:

@@ -14,12 +14,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.worker import TaskHubGrpcWorker, WorkItemFilters
+from durabletask.worker import WorkItemFilters
 
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.workitem import TurnRequest
+from bridge.engines.witness import Witnessed
 
 _Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
 _NO_REPLY = ThreadReply()
@@ -95,7 +96,7 @@ class DirectStub:
         return self._call("AbandonTaskEntityWorkItem", request)
 
 
-class DirectWorker(TaskHubGrpcWorker):
+class DirectWorker(Witnessed):
     """A worker in the engine's process. Everything but how work arrives is the SDK's.
 
     `turn_threads`, `activity_threads` and `entity_threads` size its pools: turns only compute, so that two threads

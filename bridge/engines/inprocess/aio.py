@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn
@@ -60,146 +61,86 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
         name = method.rpartition("/")[2]
-        call, prepare = self._unary(name), self._before.get(name)
-        if prepare is None:
-            return call
-
-        async def prepared(request: Any, **options: Any) -> Any:
-            prepare(request)
-            return await call(request, **options)
-
-        return prepared
-
-    def _unary(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         handler = getattr(self._servicer, name)
         if inspect.iscoroutinefunction(handler):
-            return partial(self._awaited, name, handler)
+            return self._unary(name, AioCallContext, partial(_awaited, handler))
         if name in self._blocking:
-            return partial(self._threaded, name, handler)
-        return self._direct(name, handler)
+            return self._unary(name, CallContext, partial(self._threaded, name, handler))
+        return self._unary(name, CallContext, partial(_direct, handler))
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., AsyncIterator[Any]]:
         name = method.rpartition("/")[2]
         handler = getattr(self._servicer, name)
         if inspect.isasyncgenfunction(handler):
-            return partial(self._streamed, name, handler)
-        return partial(self._iterated, name, handler)
+            return self._stream(name, AioCallContext, partial(_streamed, handler))
+        executor = self._executor if name in self._blocking else None
+        return self._stream(name, CallContext, partial(_iterated, handler, executor))
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError(f"{method}: the sidecar service has no streamed requests")
 
     stream_stream = stream_unary
 
-    def _direct(self, name: str, handler: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-        limit = self._max_request
+    def _unary(
+        self, name: str, kind: type[CallContext], run: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """A call with one answer, which `run` gives for request, context and the seconds that it may take."""
+        prepare = self._before.get(name)
 
-        # The hot path: no deadline, as the handler runs to its end on this loop anyway, and no bookkeeping.
         async def call(request: Any, *, timeout: float | None = None, **_: Any) -> Any:
-            if self._closed:
-                raise aio_error(closed())
-            if limit is not None and (size := request.ByteSize()) > limit:
-                raise aio_error(too_large(size, limit))
-            seconds = self._timeout if timeout is None else timeout
-            context = CallContext(self._metadata, None if seconds is None else time.monotonic() + seconds)
+            if prepare is not None:
+                prepare(request)
+            context, seconds = self._begin(kind, request, timeout)
             try:
-                response = handler(request, context)
+                response = await run(request, context, seconds)
+            except grpc.aio.AioRpcError:
+                raise
             except Exception as error:
-                context.finish()
-                raise aio_error(_failure(name, context, error)) from error
-            context.finish()
+                raise _raised(name, context, error) from error
+            finally:
+                self._end(context)
             if context.code() is not None and (status := failure(name, context, None)) is not None:
                 raise aio_error(status)
             return response
 
         return call
 
-    async def _awaited(
-        self, name: str, handler: Callable[..., Any], request: Any, *, timeout: float | None = None, **_: Any
-    ) -> Any:
-        context, seconds = self._begin(AioCallContext, request, timeout)
-        try:
-            async with asyncio.timeout(seconds):
-                response = await handler(request, context)
-        except Exception as error:
-            raise aio_error(_failure(name, context, error)) from error
-        finally:
-            self._end(context)
-        status = failure(name, context, None)
-        if status is not None:
-            raise aio_error(status)
-        return response
+    def _stream(
+        self, name: str, kind: type[CallContext], run: Callable[..., AsyncGenerator[Any, None]]
+    ) -> Callable[..., AsyncIterator[Any]]:
+        """A call with many answers, which `run` gives for request, context and the seconds that they may take."""
+
+        async def call(request: Any, *, timeout: float | None = None, **_: Any) -> AsyncIterator[Any]:
+            context, seconds = self._begin(kind, request, timeout)
+            try:
+                async with contextlib.aclosing(run(request, context, seconds)) as items:
+                    async for item in items:
+                        yield item
+            except grpc.aio.AioRpcError:
+                raise
+            except Exception as error:
+                raise _raised(name, context, error) from error
+            finally:
+                self._end(context)
+            if (status := failure(name, context, None)) is not None:
+                raise aio_error(status)
+
+        return call
 
     async def _threaded(
-        self, name: str, handler: Callable[..., Any], request: Any, *, timeout: float | None = None, **_: Any
+        self, name: str, handler: Callable[..., Any], request: Any, context: CallContext, seconds: float | None
     ) -> Any:
-        context, seconds = self._begin(CallContext, request, timeout)
         future = asyncio.get_running_loop().run_in_executor(self._executor(), handler, request, context)
         try:
             # A thread cannot be cancelled: past the deadline its answer is dropped.
             done, _pending = await asyncio.wait((future,), timeout=seconds)
-            if not done:
-                future.add_done_callback(_retrieve)
-                raise aio_error(timed_out(name))
-            response = future.result()
-        except grpc.aio.AioRpcError:
-            raise
         except asyncio.CancelledError:
             future.add_done_callback(_retrieve)
             raise
-        except Exception as error:
-            raise aio_error(_failure(name, context, error)) from error
-        finally:
-            self._end(context)
-        status = failure(name, context, None)
-        if status is not None:
-            raise aio_error(status)
-        return response
-
-    async def _streamed(
-        self, name: str, handler: Callable[..., Any], request: Any, *, timeout: float | None = None, **_: Any
-    ) -> AsyncIterator[Any]:
-        context, seconds = self._begin(AioCallContext, request, timeout)
-        items = handler(request, context)
-        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
-        try:
-            while True:
-                async with asyncio.timeout_at(deadline):
-                    item = await anext(items, _END)
-                if item is _END:
-                    break
-                yield item
-        except Exception as error:
-            raise aio_error(_failure(name, context, error)) from error
-        finally:
-            self._end(context)
-            await items.aclose()
-        status = failure(name, context, None)
-        if status is not None:
-            raise aio_error(status)
-
-    async def _iterated(
-        self, name: str, handler: Callable[..., Any], request: Any, *, timeout: float | None = None, **_: Any
-    ) -> AsyncIterator[Any]:
-        context, _seconds = self._begin(CallContext, request, timeout)
-        threaded = name in self._blocking
-        loop = asyncio.get_running_loop()
-        try:
-            items = iter(handler(request, context))
-            while True:
-                if threaded:
-                    item = await loop.run_in_executor(self._executor(), next, items, _END)
-                else:
-                    item = next(items, _END)
-                if item is _END:
-                    break
-                yield item
-        except Exception as error:
-            raise aio_error(_failure(name, context, error)) from error
-        finally:
-            self._end(context)
-        status = failure(name, context, None)
-        if status is not None:
-            raise aio_error(status)
+        if not done:
+            future.add_done_callback(_retrieve)
+            raise aio_error(timed_out(name))
+        return future.result()
 
     def _begin(self, kind: type[CallContext], request: Any, timeout: float | None) -> tuple[CallContext, float | None]:
         if self._closed:
@@ -244,10 +185,52 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
         await self.close()
 
 
-def _failure(name: str, context: CallContext, error: Exception) -> Any:
+async def _direct(handler: Callable[..., Any], request: Any, context: CallContext, _seconds: float | None) -> Any:
+    # Runs to its end on this loop anyway, so that a deadline would change nothing.
+    return handler(request, context)
+
+
+async def _awaited(handler: Callable[..., Any], request: Any, context: CallContext, seconds: float | None) -> Any:
+    if seconds is None:
+        return await handler(request, context)
+    async with asyncio.timeout(seconds):
+        return await handler(request, context)
+
+
+async def _streamed(
+    handler: Callable[..., AsyncGenerator[Any, None]], request: Any, context: CallContext, seconds: float | None
+) -> AsyncGenerator[Any, None]:
+    deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    async with contextlib.aclosing(handler(request, context)) as items:
+        while True:
+            async with asyncio.timeout_at(deadline):
+                item = await anext(items, _END)
+            if item is _END:
+                return
+            yield item
+
+
+async def _iterated(
+    handler: Callable[..., Iterable[Any]],
+    executor: Callable[[], ThreadPoolExecutor] | None,
+    request: Any,
+    context: CallContext,
+    _seconds: float | None,
+) -> AsyncGenerator[Any, None]:
+    items = iter(handler(request, context))
+    loop = asyncio.get_running_loop()
+    while True:
+        item = next(items, _END) if executor is None else await loop.run_in_executor(executor(), next, items, _END)
+        if item is _END:
+            return
+        yield item
+
+
+def _raised(name: str, context: CallContext, error: Exception) -> Any:
+    """The error as the caller shall see it."""
     status = failure(name, context, error)
     assert status is not None
-    return status
+    return aio_error(status)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

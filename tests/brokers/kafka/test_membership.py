@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from bridge.brokers.base import Partition, SubscribeOptions
+from bridge.brokers.kafka import KafkaWishes
 from bridge.errors import BrokerUnavailable, PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
@@ -19,9 +20,10 @@ async def test_a_static_member_comes_back_without_a_rebalance(harness: KafkaHarn
     topic = unique("static")
     await harness.create_topic(topic, 2)
     others = Assignments()
-    options = SubscribeOptions((topic,), topic, instance_id="one")
+    options = SubscribeOptions((topic,), topic, wishes=KafkaWishes(instance_id="one"))
     first = await (await harness.broker()).subscribe(options, Assignments())
-    other = await (await harness.broker()).subscribe(SubscribeOptions((topic,), topic, instance_id="two"), others)
+    wishes = KafkaWishes(instance_id="two")
+    other = await (await harness.broker()).subscribe(SubscribeOptions((topic,), topic, wishes=wishes), others)
     await others.until(lambda: len(others.assigned_now) == 1)
     reading = asyncio.create_task(other.receive(1))
     mine = others.assigned_now[0]

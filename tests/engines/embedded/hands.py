@@ -109,9 +109,8 @@ class Hands:
         result = pb.EntityBatchResult(
             completionToken=item.completionToken,
             entityState=None if new_state is None else text(json.dumps(new_state)),
-            results=[
-                pb.OperationResult(success=pb.OperationResultSuccess(result=text(json.dumps(each)))) for each in results
-            ],
+            results=fields.pop("results", None)
+            or [pb.OperationResult(success={"result": text(json.dumps(each))}) for each in results],
             **fields,
         )
         call(self.database, "CompleteEntityTask", result)

@@ -109,14 +109,17 @@ def test_restart_begins_anew_under_the_same_or_a_new_id(database: Database) -> N
     start(database, "work", "a", {"x": 1}, tags={"k": "v"})
     with pytest.raises(Rejection, match="terminal"):
         call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
-    hands.turn(hands.take(), complete(1))
+    request = pb.RestartInstanceRequest(instanceId="a", restartWithNewInstanceId=True)
+    copy = call(database, "RestartInstance", request).instanceId
+    first, second = hands.take(), hands.take()
+    assert [first.orchestratorRequest.instanceId, second.orchestratorRequest.instanceId] == ["a", copy]
+    hands.turn(first, complete(1))
     same = call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a")).instanceId
     assert same == "a"
     item = hands.take()
     assert item.orchestratorRequest.newEvents[1].executionStarted.input.value == '{"x": 1}'
     assert dict(item.orchestratorRequest.newEvents[1].executionStarted.tags) == {"k": "v"}
     hands.turn(item, complete(1))
-    request = pb.RestartInstanceRequest(instanceId="a", restartWithNewInstanceId=True)
     other = call(database, "RestartInstance", request).instanceId
     assert other != "a"
     assert hands.take().orchestratorRequest.instanceId == other

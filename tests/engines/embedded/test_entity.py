@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -32,6 +34,10 @@ def unlocking(number: int, section: str, entity_id: str) -> pb.OrchestratorActio
 
 def entity(database: Database, entity_id: str) -> pb.GetEntityResponse:
     return call(database, "GetEntity", pb.GetEntityRequest(instanceId=entity_id, includeState=True))
+
+
+def entities(database: Database, **query: Any) -> list[pb.EntityMetadata]:
+    return list(call(database, "QueryEntities", pb.QueryEntitiesRequest(query=pb.EntityQuery(**query))).entities)
 
 
 def operations(item: pb.WorkItem) -> list[str]:
@@ -70,12 +76,26 @@ def test_operations_without_result_stay_in_the_queue(database: Database) -> None
     assert operations(items["entityRequestV2"]) == ["two"]
     completed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].entityOperationCompleted
     assert (completed.requestId, completed.output.value) == ("r1", '"first"')
-    failed = pb.TaskFailureDetails(errorType="E", errorMessage="no")
-    hands.batch(items["entityRequestV2"], failureDetails=failed)
+    no = pb.OperationResult(failure={"failureDetails": pb.TaskFailureDetails(errorType="E", errorMessage="no")})
+    hands.batch(items["entityRequestV2"], new_state=1, results=[no])
     hands.turn(items["orchestratorRequest"])
     item = hands.take()
     assert kinds(item) == ["entityOperationFailed"]
     assert entity(database, "@c@x").entity.serializedState.value == "1"
+
+
+def test_a_batch_that_its_worker_could_not_run_is_run_again(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "o")
+    hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"))
+    hands.batch(hands.take(), new_state=1)
+    batch = hands.take()
+    hands.batch(batch, failureDetails=pb.TaskFailureDetails(errorType="NoMemory", errorMessage="x"))
+    again = hands.take()
+    assert operations(again) == operations(batch) == ["one"]
+    hands.batch(again, "done", new_state=2)
+    assert kinds(hands.take()) == ["entityOperationCompleted"]
+    assert entity(database, "@c@x").entity.serializedState.value == "2"
 
 
 def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(database: Database) -> None:
@@ -97,7 +117,23 @@ def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(databa
     hands.batch(batch, None, new_state=1)
     hands.turn(hands.take(), unlocking(3, "section", "@c@x"), unlocking(4, "section", "@c@y"), complete(5))
     assert operations(hands.take()) == ["after"]
-    assert not entity(database, "@c@y").entity.HasField("lockedBy")
+    assert state(database, "o").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
+    locked = {each.instanceId: each.HasField("lockedBy") for each in entities(database, includeTransient=True)}
+    assert locked == {"@c@x": False, "@c@y": False}
+    assert [each.instanceId for each in entities(database)] == ["@c@x"]
+
+
+def test_an_entity_without_a_state_is_none_unless_one_asks_for_it(database: Database) -> None:
+    hands = Hands(database)
+    signal(database, "@c@x", "add")
+    assert not entity(database, "@c@x").exists
+    hands.batch(hands.take(), 1, new_state=1)
+    assert entity(database, "@c@x").exists
+    signal(database, "@c@x", "delete")
+    hands.batch(hands.take(), None, new_state=None)
+    assert not entity(database, "@c@x").exists
+    assert entities(database) == []
+    assert [each.instanceId for each in entities(database, includeTransient=True)] == ["@c@x"]
 
 
 def test_locks_are_freed_when_their_owner_ends_however_it_ends(database: Database) -> None:

@@ -105,8 +105,8 @@ def test_history_is_complete_and_in_pieces(database: Database) -> None:
     assert len(chunks) > 1
     kinds = [event.WhichOneof("eventType") for chunk in chunks for event in chunk.events]
     assert kinds == [
-        "orchestratorStarted", "executionStarted", "taskScheduled", "orchestratorCompleted",
-        "orchestratorStarted", "taskCompleted", "orchestratorCompleted", "executionCompleted",
+        "orchestratorStarted", "executionStarted", "taskScheduled",
+        "orchestratorStarted", "taskCompleted", "executionCompleted",
     ]  # fmt: skip
     with pytest.raises(Rejection, match="not found"):
         call(database, "StreamInstanceHistory", pb.StreamInstanceHistoryRequest(instanceId="nobody"))

@@ -69,6 +69,19 @@ def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_i
     assert state(database, "a").output.value == '"new"'
 
 
+def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(database: Database) -> None:
+    start(database, "work", "a", 1)
+    # Field 2, which the present form has no more, with the value 1.
+    ignore = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    ignore.MergeFromString(b"\x10\x01")
+    start(database, "work", "a", 2, orchestrationIdReusePolicy=ignore)
+    assert state(database, "a").input.value == "1"
+    replace = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    replace.MergeFromString(b"\x10\x02")
+    start(database, "work", "a", 3, orchestrationIdReusePolicy=replace)
+    assert state(database, "a").input.value == "3"
+
+
 def test_a_start_in_the_future_waits_for_its_time(database: Database) -> None:
     hands = Hands(database)
     due = now() + 150_000

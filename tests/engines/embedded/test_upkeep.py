@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.schema import PAGE_BYTES
 from bridge.engines.embedded.upkeep import check, compact, export
 from bridge.errors import EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
@@ -52,6 +53,28 @@ def test_compacting_needs_the_file_to_itself_and_makes_it_smaller(restartable: R
     before, after = compact(restartable.path)
     assert after < before
     assert state(restartable.again(), "open").name == "work"
+
+
+def test_compacting_brings_older_files_to_the_present_size_of_pages(restartable: Restartable) -> None:
+    filled(restartable)
+    restartable.now.stop()
+    assert page_size(restartable.path) == PAGE_BYTES
+    with sqlite3.connect(restartable.path) as connection:
+        for step in ("journal_mode=DELETE", "page_size=4096"):
+            connection.execute(f"PRAGMA {step}")
+        connection.execute("VACUUM")
+    assert page_size(restartable.path) == 4096
+    assert state(restartable.again(), "open").name == "work"
+    restartable.now.stop()
+    assert page_size(restartable.path) == 4096
+    compact(restartable.path)
+    assert page_size(restartable.path) == PAGE_BYTES
+    assert state(restartable.again(), "open").name == "work"
+
+
+def page_size(path: Path) -> int:
+    with sqlite3.connect(path) as connection:
+        return int(connection.execute("PRAGMA page_size").fetchone()[0])
 
 
 def test_export_writes_every_instance(restartable: Restartable) -> None:

@@ -335,7 +335,7 @@ async def test_the_asynchronous_client_in_the_same_process(database: Database) -
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.raise_orchestration_event(ids[0], "go")
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert len(await client.get_orchestration_history(ids[0])) == 7
+    assert len(await client.get_orchestration_history(ids[0])) == 5
     assert len(await client.get_all_orchestration_states()) == 50
     await client.close()
     worker.stop()

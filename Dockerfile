@@ -1,0 +1,29 @@
+# The bridge, without a configuration: mount one below /app, or build on this image.
+FROM python:3.13-slim AS build
+RUN python -m venv /opt/bridge
+ENV PATH=/opt/bridge/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# The libraries change less often than the bridge: a layer of their own
+COPY requirements.lock ./
+RUN pip install --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY bridge ./bridge
+RUN pip install --no-deps --no-build-isolation . && pip uninstall --yes pip
+
+FROM python:3.13-slim
+# State lives in /var/lib/bridge; a volume that is made for it takes its owner over
+RUN groupadd --gid 10001 bridge \
+    && useradd --uid 10001 --gid bridge --no-create-home --home-dir /var/lib/bridge --shell /usr/sbin/nologin bridge \
+    && install -d -o bridge -g bridge -m 0700 /var/lib/bridge \
+    && install -d /app
+COPY --from=build /opt/bridge /opt/bridge
+# Nothing is written below the root file system, so it may be read-only
+ENV PATH=/opt/bridge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8099
+# Whether it lives, not whether it is ready: an outage of the broker or engine is no reason to restart it
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8099, timeout=3); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["bridge"]
+CMD ["serve"]

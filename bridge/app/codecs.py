@@ -1,0 +1,93 @@
+"""Codecs of sources and targets, and the schema registries that some of them ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.codecs import registry as codecs
+from bridge.codecs.base import Codec
+from bridge.codecs.limits import Limits
+from bridge.codecs.stand_in import StandInCodec
+from bridge.config.brokers import TargetSchemaConfig
+from bridge.config.source import Loaded
+from bridge.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
+
+SCHEMA_CODECS = ("avro", "protobuf")
+
+
+def build_registries(loaded: Loaded) -> dict[str, Registry]:
+    """Every registry by name; none is asked yet. Raises: ConfigError when the extra is missing."""
+    configs = loaded.config.registries
+    if not configs:
+        return {}
+    try:
+        from bridge.codecs.confluent import Registry  # its libraries come with an extra
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[schemas]'"
+        raise ConfigError([loaded.locate(("registries",), what)]) from error
+
+    def resolve(name: str, field: str, value: str) -> Path:
+        return loaded.resolve(("registries", name, "tls", field), value)
+
+    return {name: Registry(name, config, partial(resolve, name)) for name, config in configs.items()}
+
+
+def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None) -> Codec:
+    """What reads a source. registries: None for JSON in place of what would ask one."""
+    config = loaded.config.sources[source]
+    limits = Limits(config.limits.max_payload, config.limits.max_depth)
+    if config.codec not in SCHEMA_CODECS:
+        return codecs.get(config.codec, limits)
+    if registries is None:
+        return StandInCodec(limits)
+    from bridge.codecs.confluent import AvroFormat, ProtobufFormat, RegistryCodec
+
+    form = AvroFormat if config.codec == "avro" else ProtobufFormat
+    registry = _registry(loaded, ("sources", source, "codec"), registries, config.registry)
+    return RegistryCodec(config.codec, form, registry, limits)
+
+
+def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry] | None) -> Codec:
+    """What writes a target. registries: as above. Raises: ConfigError when its schema cannot be used."""
+    config = loaded.config.targets[target]
+    if config.codec not in SCHEMA_CODECS:
+        return codecs.get(config.codec)
+    if registries is None:
+        return StandInCodec()
+    from bridge.codecs.confluent import AvroFormat, ProtobufFormat, RegistryCodec, Writing
+
+    form = AvroFormat if config.codec == "avro" else ProtobufFormat
+    wanted = config.schemas or TargetSchemaConfig()
+    registry = _registry(loaded, ("targets", target, "codec"), registries, wanted.registry)
+    path = ("targets", target, "schemas", "file")
+    try:
+        writing = Writing(
+            registry,
+            form,
+            topic=config.address,
+            subject=wanted.subject,
+            own=loaded.resolve(path, wanted.file) if wanted.file is not None else None,
+            message=wanted.message,
+            auto_register=wanted.auto_register,
+            latest_for=registry.latest_for,
+            place=wanted.schema_id,
+        )
+    except DecodeError as error:
+        raise ConfigError([loaded.locate(path, str(error))]) from None
+    return RegistryCodec(config.codec, form, registry, writing=writing)
+
+
+def _registry(
+    loaded: Loaded, path: tuple[str | int, ...], registries: Mapping[str, Registry], name: str | None
+) -> Registry:
+    found = registries.get(name) if name is not None else next(iter(registries.values()), None)
+    if found is None:
+        raise ConfigError([loaded.locate(path, "its schema registry is not configured")])
+    return found

@@ -1,0 +1,196 @@
+"""What can be done with messages that wait on a running engine: for their instance, or in quarantine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+
+from bridge.app.attachment import asked, stamp
+from bridge.engines.base import Engine
+from bridge.engines.parking.wards import held_key
+from bridge.errors import EngineTimeout, InstanceNotFound
+from bridge.parking.held import HeldKey
+from bridge.parking.key import shown
+from bridge.parking.letter import Letter
+from bridge.parking.names import PARKING, QUARANTINE, target_key, ward_key, ward_prefix
+
+PATIENCE = 10.0
+"""Seconds until a worker must have done what was asked of it."""
+
+_LOOK = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One message that waits. Times are RFC 3339 in UTC.
+
+    kind: `instance` (to be started) or `key` (in quarantine). instance_id, source, key: what it waits for, and where it
+    came from. id: what `drop --id` takes. route: of the command that waits, or that failed. reason, detail: why its key
+    is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself.
+    """
+
+    kind: Literal["instance", "key"]
+    instance_id: str | None
+    source: str
+    key: str | None
+    id: str
+    message_id: str | None
+    route: str | None
+    since: str
+    until: str | None
+    reason: str
+    detail: str
+    position: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which messages. prefix: of instance ids. source: of quarantined keys too. kinds: which of the two."""
+
+    prefix: str | None = None
+    source: str | None = None
+    kinds: tuple[str, ...] = ("instance", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an operation did: messages that waited before it, and that wait still."""
+
+    what: str
+    before: int
+    after: int
+
+
+class ParkedMessages:
+    """Messages that wait on one engine. Every method raises EngineError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+
+    async def list(self, which: Which) -> list[Waiting]:
+        """What waits, the oldest first."""
+        found: list[Waiting] = []
+        if "instance" in which.kinds:
+            begin = "" if which.prefix is None else target_key(which.prefix)
+            for entity in await self._entities(f"@{PARKING}@{begin}"):
+                found += _parked(entity)
+        if "key" in which.kinds and which.prefix is None:
+            begin = "" if which.source is None else ward_prefix(which.source)
+            for entity in await self._entities(f"@{QUARANTINE}@{begin}"):
+                held = held_key(entity)
+                if held is not None:
+                    found += _quarantined(held, json.loads(entity.get_state() or "{}").get("held", ()))
+        chosen = [
+            one
+            for one in found
+            if (which.source is None or one.source == which.source)
+            and (which.prefix is None or (one.instance_id or "").startswith(which.prefix))
+        ]
+        return sorted(chosen, key=lambda one: one.since)
+
+    async def release_instance(self, instance_id: str) -> Change:
+        """Look for the instance now, and deliver if it is there. Raises: InstanceNotFound when nothing waits for it."""
+        return await self._change(self._instance(instance_id), instance_id, "items", "release", {})
+
+    async def drop_instance(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> Change:
+        """Dead-letter what waits for an instance, or only these. forget: without a dead letter."""
+        return await self._change(self._instance(instance_id), instance_id, "items", "drop", _these(ids, forget))
+
+    async def release_key(self, source: str, key: str) -> Change:
+        """Let a quarantined key go on. Raises: InstanceNotFound when it is not held."""
+        entity = await self._ward(source, key)
+        return await self._change(entity, f"{source} {key}", None, "release", {})
+
+    async def drop_key(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
+        """Dead-letter what is held of a key, or only these. forget: without a dead letter."""
+        entity = await self._ward(source, key)
+        return await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
+
+    async def keys(self, source: str) -> Sequence[str]:
+        """Keys of a source that are in quarantine, as they are shown."""
+        return [shown(each.key) for each in await self._held(source)]
+
+    def _instance(self, instance_id: str) -> EntityInstanceId:
+        return EntityInstanceId(PARKING, target_key(instance_id))
+
+    async def _ward(self, source: str, key: str) -> EntityInstanceId:
+        for each in await self._held(source):
+            if shown(each.key) == key:
+                return EntityInstanceId(QUARANTINE, ward_key(source, each.key))
+        raise InstanceNotFound(f"the key {key!r} of {source} is not in quarantine")
+
+    async def _held(self, source: str) -> Sequence[HeldKey]:
+        entities = await self._entities(f"@{QUARANTINE}@{ward_prefix(source)}")
+        return [held for each in entities if (held := held_key(each)) is not None and held.key]
+
+    async def _change(
+        self, entity: EntityInstanceId, what: str, part: str | None, operation: str, value: dict[str, Any]
+    ) -> Change:
+        before = await self._count(entity, part or "held")
+        if not before:
+            raise InstanceNotFound(f"nothing waits for {what}")
+        await asked(self._client.signal_entity(entity, operation, input=value), f"{operation} {what}")
+        for _ in range(int(PATIENCE / _LOOK)):
+            if not await self._busy(entity):
+                break
+            await asyncio.sleep(_LOOK)
+        else:
+            raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
+        return Change(what, before, before if part is None else await self._count(entity, part))
+
+    async def _busy(self, entity: EntityInstanceId) -> bool:
+        found = await asked(self._client.get_entity(entity, include_state=False), f"look at {entity}")
+        return found is not None and found.backlog_queue_size > 0
+
+    async def _count(self, entity: EntityInstanceId, part: str) -> int:
+        found = await asked(self._client.get_entity(entity), f"look at {entity}")
+        told = json.loads(found.get_state() or "{}") if found is not None else {}
+        return len(told.get(part, ()))
+
+    async def _entities(self, prefix: str) -> Iterable[EntityMetadata]:
+        query = EntityQuery(instance_id_starts_with=prefix, include_state=True)
+        return await asked(self._client.get_all_entities(query), "list what waits")
+
+
+async def parked_now(engine: Engine) -> int:
+    """How many messages wait for their instance. Raises: EngineError."""
+    query = EntityQuery(instance_id_starts_with=f"@{PARKING}@", include_state=True)
+    entities = await asked(engine.client.get_all_entities(query), "count what waits")
+    return sum(len(json.loads(each.get_state() or "{}").get("items", ())) for each in entities)
+
+
+def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:
+    return {"marks": list(ids) or None, "forget": forget}
+
+
+def _parked(entity: EntityMetadata) -> Iterable[Waiting]:
+    told = json.loads(entity.get_state() or "{}")
+    for item in told.get("items", ()):
+        letter = Letter.from_json(item["letter"])
+        yield Waiting(
+            "instance", told["target"], letter.source, None, item["mark"], item["id"], item["route"],
+            _time(item["since"]), _time(item["until"]), "instance_not_found", "", str(letter.position), item["size"],
+        )  # fmt: skip
+
+
+def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[Waiting]:
+    for number, (message, item) in enumerate(zip(held.messages, raw, strict=True)):
+        cause = held.cause if number == 0 else {}
+        yield Waiting(
+            "key", None, held.source, shown(held.key), message.mark, message.letter.message_id, cause.get("route"),
+            _time(message.since), None if held.until is None else _time(held.until),
+            cause.get("reason", "follows"), cause.get("detail", ""), str(message.letter.position), item["size"],
+        )  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return stamp(datetime.fromtimestamp(seconds, UTC))

@@ -1,0 +1,173 @@
+"""Parking and quarantine, put together for a configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+
+from bridge.app.parked import parked_now
+from bridge.brokers.base import Broker
+from bridge.config.engines import ParkingConfig
+from bridge.config.missing import ParkMissing, StartMissing
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking import letters
+from bridge.engines.parking.entity import ParkingEntities
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.parking.wards import EngineWards, QuarantineEntities
+from bridge.engines.registry import Workflows
+from bridge.errors import EngineError
+from bridge.parking.lot import Bounds
+from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+from bridge.pipeline.quarantine import Wards
+from bridge.pipeline.undeliverable import Undeliverable
+from bridge.routing.template import constant_prefix
+from bridge.settlement import RetryPolicy
+
+log = structlog.get_logger("bridge.parking")
+
+_CENSUS = 15.0
+"""Seconds between two counts of what waits, at least."""
+_SHARE = 50.0
+"""A count that took a second is repeated after so many."""
+_POLL = 60.0
+"""Seconds between two looks for a missing instance, where only the bridge tells of its starts."""
+_TELLS_POLL = 600.0
+"""The same where the engine tells of every start: for what nobody foresaw."""
+
+
+def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
+    """What the rules of an engine say about missing instances; None: nothing that needs a look."""
+    parks: list[str] = []
+    starts = False
+    for route in loaded.config.routes:
+        verb = getattr(route, route.verb)
+        missing = getattr(verb, "on_missing", None)
+        if route.engine == engine and isinstance(missing, ParkMissing):
+            parks.append(constant_prefix(verb.instance_id))
+        starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
+    if not parks and not starts:
+        return None
+    return ParkingRules(prefixes(parks), loaded.config.engines[engine].parking.max_message)
+
+
+def target(loaded: Loaded, engine: Engine, breaker: Breaker, now: Callable[[], datetime]) -> Target:
+    """The engine as the pipeline sees it: with nothing in between where no rule parks."""
+    executor = CommandExecutor(engine, now)
+    found = rules(loaded, engine.name)
+    if found is None:
+        return Target(executor.execute, breaker)
+    parking = ParkingExecutor(engine, executor, found, now)
+    return Target(parking.execute, breaker, parking.park)
+
+
+def wards(loaded: Loaded, source: str, engines: Mapping[str, Engine]) -> tuple[str, Wards] | None:
+    """Where a source keeps its messages outside the broker; None: it never does.
+
+    What is kept there can only be dead-lettered to a queue or topic that the source names.
+    """
+    config = loaded.config.sources[source]
+    kept = config.quarantine
+    limited = isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig)
+    if kept is None and not (limited and config.dead_letter is not None):
+        return None
+    name = None if kept is None else kept.engine
+    if name is None:
+        name = next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
+    return name, EngineWards(engines[name], source)
+
+
+@dataclass(slots=True)
+class Keepers:
+    """What this process runs for one engine of what waits there. As `bridge.ops.metrics.ParkingStats`."""
+
+    name: str
+    parking: ParkingEntities
+    quarantine: QuarantineEntities
+    waiting: int | None = None
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        return dict(self.parking.events)
+
+    @property
+    def quarantined(self) -> Mapping[str, int]:
+        return dict(self.quarantine.events)
+
+
+class OwnWorkflows:
+    """The bridge's own entities, orchestration and activity, for every worker."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        engines: Mapping[str, Engine],
+        brokers: Mapping[str, Broker],
+        now: Callable[[], datetime],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.undeliverable = Undeliverable(brokers, loop)
+        self.keepers: dict[str, Keepers] = {}
+        for name, engine in engines.items():
+            config = loaded.config.engines[name].parking
+            executor = CommandExecutor(engine, now)
+            entities = ParkingEntities(executor, loop, _bounds(config, engine), RetryPolicy(), now)
+            self.keepers[name] = Keepers(name, entities, QuarantineEntities(now))
+
+    def added(self, workflows: Workflows, engine: str) -> Workflows:
+        """The workflows, and ours."""
+        keepers = self.keepers[engine]
+        return replace(
+            workflows,
+            orchestrators={**workflows.orchestrators, DEAD_LETTER: letters.orchestrator()},
+            activities={**workflows.activities, DEAD_LETTER: letters.activity(self.undeliverable)},
+            entities={
+                **workflows.entities,
+                PARKING: keepers.parking.function(),
+                QUARANTINE: keepers.quarantine.function(),
+            },
+        )
+
+
+class Census:
+    """Counts what waits for an instance, for the metrics: now and then, and only while something may wait."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine], keepers: Mapping[str, Keepers], parked: Callable[[], int]
+    ) -> None:
+        """parked: how many messages this process has parked so far."""
+        self._engines = engines
+        self._keepers = keepers
+        self._parked = parked
+
+    async def run(self) -> None:
+        """For ever."""
+        known: dict[str, int] = {}
+        while True:
+            began = time.monotonic()
+            for name, engine in self._engines.items():
+                keepers = self._keepers[name]
+                happened = self._parked() + sum(keepers.parking.events.values())
+                if known.get(name) == happened and not keepers.waiting:
+                    continue
+                try:
+                    keepers.waiting = await parked_now(engine)
+                except EngineError as error:
+                    log.info("what waits cannot be counted", action="census", engine=name, detail=str(error))
+                else:
+                    known[name] = happened
+            await asyncio.sleep(max(_CENSUS, _SHARE * (time.monotonic() - began)))
+
+
+def _bounds(config: ParkingConfig, engine: Engine) -> Bounds:
+    poll = config.poll if config.poll is not None else _TELLS_POLL if engine.announces else _POLL
+    return Bounds(config.max_messages, config.max_bytes, poll)

@@ -1,0 +1,40 @@
+"""A saga's progress as a person reads it, out of the custom status that sagas write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MARKS = {
+    "waiting": " ", "running": ">", "completed": "x", "refused": "-", "unknown": "?", "compensating": "<",
+    "compensated": "~", "compensation_failed": "!",
+}  # fmt: skip
+"""What stands before a step, by its state."""
+
+
+def progress(custom_status: Any) -> list[str]:
+    """A headline and a line per step; nothing for what no saga wrote."""
+    if not isinstance(custom_status, dict) or not isinstance(custom_status.get("steps"), dict):
+        return []
+    saga, steps = custom_status.get("saga"), custom_status["steps"]
+    if not isinstance(saga, str):
+        return []
+    failures = {one.get("step"): one.get("error") for one in _list(custom_status.get("failed_compensations"))}
+    width = max((len(name) for name in steps), default=0)
+    lines = [f"{saga} {custom_status.get('status')}{_cause(custom_status)}"]
+    for name, state in steps.items():
+        why = f": {failures[name]}" if name in failures else ""
+        lines.append(f"[{MARKS.get(str(state), '?')}] {name:<{width}}  {state}{why}")
+    return lines
+
+
+def _cause(status: dict[str, Any]) -> str:
+    """`, payment timeout: no answer`."""
+    reason, detail, step = status.get("reason"), status.get("detail"), status.get("step")
+    if reason is None:
+        return ""
+    words = f"{step} {reason}" if step else str(reason)
+    return f", {words}: {detail}" if detail else f", {words}"
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

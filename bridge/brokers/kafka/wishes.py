@@ -1,0 +1,30 @@
+"""What a subscription may want of Kafka and of no other broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.brokers.base import SubscribeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaWishes:
+    """pattern: regular expression that names the topics instead of `SubscribeOptions.topics`. instance_id: a name that
+    keeps this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`.
+    on_out_of_range: `stop`, `earliest` or `latest`.
+    """
+
+    pattern: str | None = None
+    instance_id: str | None = None
+    isolation: str = "read_committed"
+    on_out_of_range: str = "stop"
+
+    @classmethod
+    def of(cls, options: SubscribeOptions) -> KafkaWishes:
+        """Those of the options, or the defaults. Raises: TypeError for another broker's."""
+        wishes = options.wishes
+        if wishes is None:
+            return cls()
+        if not isinstance(wishes, cls):
+            raise TypeError(f"{type(wishes).__name__} are not wishes that Kafka understands")
+        return wishes

@@ -1,0 +1,80 @@
+"""The Service Bus broker's front: start and stop, publish and subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.servicebus.connection import Connection
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
+from bridge.brokers.servicebus.security import Access
+from bridge.brokers.servicebus.sender import Senders
+from bridge.brokers.servicebus.subscription import ServiceBusSubscription
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.message import Message
+
+FEATURES = Features(
+    "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=False,
+    bytes_keys=False, repeated_headers=False, timestamps=False, ordered=False, max_message=200 * 1024,
+)  # fmt: skip
+
+
+class ServiceBusBroker:
+    """Implements `bridge.brokers.base.Broker` on a namespace of Azure Service Bus.
+
+    A topic is the path of an entity: `queue`, `topic/Subscriptions/name`, either with `/$DeadLetterQueue`.
+    """
+
+    features = FEATURES
+
+    def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
+        """resolve: from a field below `tls` and its value to a path."""
+        self.name = name
+        self._config = config
+        self._resolve = resolve
+        self._connection: Connection | None = None
+        self._senders: Senders | None = None
+        self._subscriptions: set[ServiceBusSubscription] = set()
+
+    async def start(self) -> None:
+        """See `Broker.start`. Connections belong to entities, so none is made yet. Raises: BrokerError."""
+        self._connection = Connection(self.name, self._config, Access(self.name, self._config, self._resolve))
+        self._senders = Senders(self._connection)
+
+    async def stop(self) -> None:
+        """See `Broker.stop`. Closes the subscriptions that are open."""
+        for subscription in tuple(self._subscriptions):
+            await subscription.close()
+        senders, self._senders = self._senders, None
+        if senders is not None:
+            await senders.stop()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.stop()
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        """See `Broker.publish`. `topic` names a queue or a topic. Raises: BrokerUnavailable, PublishFailed."""
+        assert self._senders is not None, "the broker is not started"
+        if messages:
+            await self._senders.publish(topic, messages)
+
+    async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
+        """See `Broker.subscribe`. Raises: BrokerUnavailable, when the service is away or refuses us."""
+        assert self._connection is not None, "the broker is not started"
+        assert self._senders is not None
+        queue = None if options.dead_letter is None else DeadLetterQueue(self._senders, options.dead_letter)
+        subscription = ServiceBusSubscription(
+            connection=self._connection,
+            options=options,
+            listener=listener,
+            dead_letter_queue=queue,
+            closed=lambda: self._subscriptions.discard(subscription),
+        )
+        self._subscriptions.add(subscription)
+        try:
+            await subscription.start()
+        except BaseException:
+            self._subscriptions.discard(subscription)
+            raise
+        return subscription

@@ -1,0 +1,113 @@
+"""How the SDK's receivers and senders are made, opened and closed within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from azure.core.exceptions import AzureError
+from azure.servicebus import NEXT_AVAILABLE_SESSION
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+
+from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus.entity import EntityPath
+from bridge.brokers.servicebus.faults import broker_error, translate
+from bridge.brokers.servicebus.security import Access
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.errors import BrokerError, BrokerUnavailable
+
+_log = logging.getLogger(__name__)
+
+FOREIGN = (AzureError, OSError, TimeoutError, ValueError, RuntimeError)
+"""What the SDK raises: its own errors, the system's, and ValueError and RuntimeError for what was closed meanwhile."""
+
+SETTLE_READ = 0.02
+"""Longest read in seconds while others wait to write on the same connection: of the settlements that run side by side
+those that find nothing to read any more wait for each other's reads to end."""
+
+SESSION_READ = 0.2
+"""The same where a connection has one session, whose messages are settled one after the other."""
+
+IDLE_READ = 1.0
+"""Longest read while nothing is in flight; whoever wants to write ends it."""
+
+CLOSE_READ = 0.2
+"""How long silence lasts, twice, before a link counts as drained."""
+
+CLOSE_SECONDS = 8.0
+
+
+class Connection:
+    """Makes receivers and senders of one namespace."""
+
+    def __init__(self, name: str, config: ServiceBusBrokerConfig, access: Access) -> None:
+        self.name = name
+        self.config = config
+        self.access = access
+        self._client: ServiceBusClient | None = None
+
+    @property
+    def client(self) -> ServiceBusClient:
+        """One for all receivers and senders; each of them connects by itself."""
+        if self._client is None:
+            self._client = self.access.client()
+        return self._client
+
+    async def stop(self) -> None:
+        """Close the client. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            await self._bounded(client.close(), "close the client")
+        await self.access.close()
+
+    def receiver(self, path: EntityPath, prefetch: int, accept: float | None = None) -> ServiceBusReceiver:
+        """A receiver that is not open. accept: for the next session, seconds to wait for one."""
+        given: dict[str, Any] = {
+            "prefetch_count": prefetch,
+            "socket_timeout": SETTLE_READ,
+            "timeout": self.config.request_timeout,
+            # The owner of a receiver reads all the time; a task beside it that does too would keep it from writing
+            "keep_alive": 0,
+        }
+        if accept is not None:
+            given |= {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": accept, "socket_timeout": SESSION_READ}
+        client = self.client
+        make = client.get_queue_receiver if path.subscription is None else client.get_subscription_receiver
+        return make(**path.arguments, **given)
+
+    def sender(self, entity: str) -> ServiceBusSender:
+        """A sender to a queue or topic, which is one and the same on the wire, that is not open."""
+        return self.client.get_queue_sender(entity)
+
+    async def open(self, part: ServiceBusReceiver | ServiceBusSender, what: str, seconds: float) -> None:
+        """Open a receiver or sender. Raises: BrokerError; then it is closed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await part.__aenter__()
+        except FOREIGN as error:
+            await self.close(part)
+            raise self.translate(error, what) from error
+        except BaseException:
+            await self.close(part)
+            raise
+
+    async def close(self, part: ServiceBusReceiver | ServiceBusSender) -> None:
+        """Close within a bound, so that what was received ahead is given back. Never raises for what it meets."""
+        seam.patience(part, CLOSE_READ)
+        await self._bounded(part.close(), "close a link")
+
+    async def _bounded(self, closing: Any, what: str) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await closing
+        except FOREIGN as error:
+            _log.debug("%s: %s: %s: %s", self.name, what, type(error).__name__, error)
+
+    def translate(self, error: BaseException, what: str, *, publishing: bool = False) -> BrokerError:
+        """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
+        found = translate(error, f"{self.name}: {what}", publishing=publishing)
+        if found is None:
+            _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
+            return BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")
+        return broker_error(found)

@@ -1,0 +1,126 @@
+"""A message in the hands of the consumer, and the requests to settle it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from bridge.brokers.servicebus import dead_letters
+from bridge.errors import LockLost, PartitionRevoked
+from bridge.message import Message, Position
+from bridge.provenance import Cause
+
+if TYPE_CHECKING:
+    from azure.servicebus import ServiceBusReceivedMessage
+
+    from bridge.brokers.servicebus.partition import ServiceBusPartition
+    from bridge.brokers.servicebus.receiver import Receiver
+
+
+class Verb(Enum):
+    """Service Bus's words."""
+
+    COMPLETE = "complete"
+    ABANDON = "abandon"
+    DEAD_LETTER = "dead_letter"
+
+
+class ServiceBusDelivery:
+    """Implements `bridge.brokers.base.Delivery`."""
+
+    __slots__ = ("_owner", "lost", "message", "over", "partition", "position", "raw")
+
+    def __init__(
+        self,
+        raw: ServiceBusReceivedMessage,
+        message: Message,
+        position: Position,
+        partition: ServiceBusPartition,
+        owner: Receiver,
+    ) -> None:
+        self.raw = raw
+        self.message = message
+        self.position = position
+        self.partition = partition
+        self._owner = owner
+        self.lost = False
+        self.over = False
+        """Settled, given back, or lost: there is nothing to renew."""
+
+    @property
+    def attempt(self) -> int:
+        """From 1; the service dead-letters a message by itself after the entity's max delivery count."""
+        return (self.raw.delivery_count or 0) + 1
+
+    async def complete(self) -> None:
+        """See `Delivery.complete`. Raises: LockLost, PartitionRevoked, BrokerUnavailable. Idempotent."""
+        await self._settle(Verb.COMPLETE)
+
+    async def dead_letter(self, cause: Cause) -> None:
+        """See `Delivery.dead_letter`. In one step in the entity's own sub-queue. On another queue a crash between the
+        two steps writes the dead letter again.
+        """
+        if self._open():
+            queue = self._owner.dead_letter_queue
+            if queue is None:
+                await self._settle(Verb.DEAD_LETTER, *dead_letters.describe(self.message, self.position, cause))
+            else:
+                await queue.write(self.message, self.position, cause)
+                await self._settle(Verb.COMPLETE)
+
+    async def abandon(self) -> None:
+        """See `Delivery.abandon`. Counts as a delivery, so it is for messages that somebody else should try now."""
+        try:
+            await self._settle(Verb.ABANDON)
+        except (LockLost, PartitionRevoked):
+            return
+
+    def lose(self) -> None:
+        """The lock has passed."""
+        if not self.over:
+            self.lost = True
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing more can be done with it. Idempotent."""
+        if not self.over:
+            self.over = True
+            self.partition.left()
+            self._owner.inbox.forget(self)
+
+    async def _settle(self, verb: Verb, reason: str = "", description: str = "") -> None:
+        if self._open():
+            await self._owner.settle(Request(self, verb, reason, description))
+
+    def _open(self) -> bool:
+        """Whether it can be settled; False when it is. Raises: LockLost, PartitionRevoked."""
+        if self.lost:
+            raise LockLost(f"the lock of {self.position} has passed; the message is on its way again")
+        if self.partition.revoked:
+            raise PartitionRevoked(f"{self.position} is no longer ours: its session is, or the subscription is closed")
+        return not self.over
+
+
+class Request:
+    """A wish to settle, and where its end is told."""
+
+    __slots__ = ("delivery", "description", "done", "reason", "verb")
+
+    def __init__(self, delivery: ServiceBusDelivery, verb: Verb, reason: str, description: str) -> None:
+        self.delivery = delivery
+        self.verb = verb
+        self.reason = reason
+        self.description = description
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def succeed(self) -> None:
+        """It is settled."""
+        self.delivery.finish()
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """It is not, or nobody knows."""
+        if not self.done.done():
+            self.done.set_exception(error)

@@ -1,0 +1,157 @@
+"""Messages between their AMQP shape and ours. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.amqp import AmqpMessageBodyType
+
+from bridge.brokers.servicebus import dead_letters
+from bridge.errors import PublishFailed
+from bridge.message import Message
+
+PROPERTIES = ("subject", "correlation_id", "to", "reply_to", "reply_to_session_id")
+"""Properties of AMQP that travel as headers `servicebus.subject` and so on, in both directions."""
+
+PREFIX = "servicebus."
+CONTENT_TYPE = "content-type"
+SESSION_LIMIT = 128
+"""Characters of a session id, partition key or message id, as the service allows them."""
+
+
+def received(raw: ServiceBusReceivedMessage) -> Message:
+    """Application properties become headers, numbers and dates in them text; the session id is the key."""
+    headers: list[tuple[str, bytes]] = []
+    properties = raw.application_properties
+    if properties:
+        for name, value in properties.items():
+            headers.append((_text(name), _bytes(value)))
+        if dead_letters.REASON in properties or dead_letters.REASON.encode() in properties:
+            headers = dead_letters.unfold(headers)
+    content_type = raw.content_type
+    if content_type is not None:
+        headers.append((CONTENT_TYPE, content_type.encode()))
+    for name in PROPERTIES:
+        value = getattr(raw, name)
+        if value is not None:
+            headers.append((PREFIX + name, _bytes(value)))
+    session = raw.session_id
+    arrived = raw.enqueued_time_utc
+    message_id = raw.message_id
+    return Message(
+        _body(raw),
+        None if session is None else session.encode(),
+        tuple(headers),
+        None if arrived is None else arrived.timestamp(),
+        None if message_id is None else str(message_id),
+        content_type,
+        raw.partition_key,
+    )
+
+
+def _body(raw: ServiceBusReceivedMessage) -> bytes | None:
+    kind, body = raw.body_type, raw.body
+    if kind is AmqpMessageBodyType.DATA:
+        return body if isinstance(body, bytes) else b"".join(body)
+    if kind is AmqpMessageBodyType.VALUE:
+        return None if body is None else _bytes(body)
+    return orjson.dumps([_plain(part) for part in body])
+
+
+def _bytes(value: Any) -> bytes:
+    match value:
+        case bytes():
+            return value
+        case str():
+            return value.encode()
+        case bool():
+            return b"true" if value else b"false"
+        case int() | float() | uuid.UUID():
+            return str(value).encode()
+        case datetime.datetime():
+            return value.isoformat().encode()
+        case None:
+            return b""
+        case _:
+            return orjson.dumps(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case dict():
+            return {_text(name): _plain(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+        case None | str() | bool() | int() | float():
+            return value
+        case _:
+            return str(value)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> ServiceBusMessage:
+    """Headers become application properties, text where they are UTF-8; `ce_` is what Kafka calls CloudEvents.
+
+    A message without a body goes as an empty one. Raises: PublishFailed when a key or a header cannot be carried.
+    """
+    given: dict[str, Any] = {}
+    properties: dict[str | bytes, Any] = {}
+    content_type = message.content_type
+    for name, value in message.headers:
+        if name.lower() == CONTENT_TYPE:
+            content_type = content_type or value.decode("utf-8", "replace")
+        elif name.startswith(PREFIX) and name[len(PREFIX) :] in PROPERTIES:
+            given[name[len(PREFIX) :]] = value.decode("utf-8", "replace")
+        else:
+            if name.startswith("ce_"):
+                name = cloudevents_prefix + name[3:]
+            properties[name] = _property(value)
+    if message.key is not None:
+        given["session_id"] = _identifier("key", message.key)
+    if message.partition_key is not None and message.key is None:
+        given["partition_key"] = _identifier("partition key", message.partition_key.encode())
+    if message.message_id is not None:
+        given["message_id"] = _identifier("message id", message.message_id.encode())
+    if message.time_to_live is not None:
+        given["time_to_live"] = datetime.timedelta(seconds=message.time_to_live)
+    if message.enqueue_at is not None:
+        given["scheduled_enqueue_time_utc"] = datetime.datetime.fromtimestamp(message.enqueue_at, datetime.UTC)
+    return ServiceBusMessage(
+        message.body or b"", application_properties=properties or None, content_type=content_type, **given
+    )
+
+
+def _property(value: bytes) -> str | bytearray:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        # As bytes the SDK would decode it too, and fail
+        return bytearray(value)
+
+
+def _identifier(what: str, value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise PublishFailed(f"the {what} is no UTF-8 text, and Service Bus takes nothing else") from None
+    if not 1 <= len(text) <= SESSION_LIMIT:
+        raise PublishFailed(f"the {what} has {len(text)} characters; Service Bus takes 1 to {SESSION_LIMIT}")
+    return text
+
+
+def runs(messages: Iterable[Message]) -> list[list[Message]]:
+    """What may go in one batch, in order: a partitioned entity wants one session or partition key in each."""
+    found: dict[tuple[bytes | None, str | None], list[Message]] = {}
+    for message in messages:
+        found.setdefault((message.key, message.partition_key), []).append(message)
+    return list(found.values())

@@ -1,0 +1,423 @@
+"""One receiver of the SDK and the only task that speaks through it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from typing import Any
+
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.exceptions import MessageAlreadySettled
+
+from bridge.brokers.servicebus import messages, seam
+from bridge.brokers.servicebus.clock import Clock
+from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
+from bridge.brokers.servicebus.delivery import Request, ServiceBusDelivery, Verb
+from bridge.brokers.servicebus.entity import EntityPath
+from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.locks import MessageLocks
+from bridge.brokers.servicebus.partition import ServiceBusPartition
+from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
+from bridge.message import Position
+
+_log = logging.getLogger(__name__)
+
+BATCH = 100
+"""Settlements that run side by side: where the round trip is long they share it. Renewals in one request."""
+
+TURNS = 4
+"""Turns of the event loop that a message needs which leads to no I/O. Waiting for that is cheaper than a read that is
+begun and called off."""
+
+QUIET_SECONDS = 60.0
+"""Silence after which the service is asked whether it is there."""
+
+LONGEST_PAUSE = 2.0
+"""Seconds between two attempts to connect, at most."""
+
+AGAIN_SECONDS = 0.5
+"""Until a renewal is tried again that met a fault, on the next receiver."""
+
+NOTHING = 1e-6
+"""A wait this short only takes what the receiver has buffered."""
+
+
+class Receiver:
+    """Reads messages of one entity without sessions, renews their locks, settles them.
+
+    Reads and writes of a connection share one lock in the SDK, and a read holds it until something comes. So one task
+    does it all in turns: take, renew, settle, and wait, which anybody's wish to settle ends. What fails in a way that
+    touches the connection ends the receiver; the next one takes over what is in flight, since locks of messages do not
+    end with their connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        path: str,
+        number: int,
+        prefetch: int,
+        inbox: Inbox,
+        clock: Clock,
+        dead_letter_queue: DeadLetterQueue | None,
+    ) -> None:
+        self.connection = connection
+        self.path = path
+        self.dead_letter_queue = dead_letter_queue
+        self.entity = EntityPath.parse(path)
+        self.prefetch = prefetch
+        self.inbox = inbox
+        self.clock = clock
+        self.number = number
+        self.partition = ServiceBusPartition(path, number, self.wake)
+        self.away: BrokerError | None = None
+        """Why nothing can be read at the moment."""
+        self.ready = asyncio.Event()
+        """Set once the first attempt to connect has ended, one way or the other."""
+        self.reconnects = 0
+        self.renewals = 0
+        self.closing = False
+        self._heard = 0.0
+        self._locks = MessageLocks()
+        self._requests: deque[Request] = deque()
+        self._link: ServiceBusReceiver | None = None
+        self.broken: BrokerError | None = None
+        self._opening: asyncio.Task[ServiceBusReceiver | None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
+        self._woken = asyncio.Event()
+
+    # -- what others call
+
+    async def settle(self, request: Request) -> None:
+        """Return when the service has confirmed it. Raises: LockLost, BrokerUnavailable (nobody knows: try again)."""
+        if self._link is None and self.away is not None:
+            raise BrokerUnavailable(str(self.away))
+        self._requests.append(request)
+        self.wake()
+        await request.done
+
+    def wake(self) -> None:
+        """There is something to do."""
+        if not self._woken.is_set():
+            self._woken.set()
+            if self._reading is not None:
+                _call_off(self._reading)
+
+    def close(self) -> None:
+        """Let `run` end."""
+        self.closing = True
+        if self._opening is not None:
+            self._opening.cancel()
+        self.wake()
+
+    # -- the task
+
+    async def run(self) -> None:
+        """Until `closing` is set and seen. Never raises for what the service does."""
+        failures = 0
+        while not self.closing:
+            if not self.clock.forgive():
+                self._fail(ClockSkew(str(self.clock)))
+                await self._pause(1.0)
+                continue
+            self._opening = asyncio.create_task(self.open())
+            try:
+                link = await self._opening
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                continue
+            except BrokerError as error:
+                self._fail(error)
+                failures += 1
+                ceiling = min(LONGEST_PAUSE, 0.2 * 2.0 ** min(failures, 10))
+                await self._pause(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
+                continue
+            if link is None:
+                continue
+            self._link, self.broken, self.away = link, None, None
+            self._heard = time.monotonic()
+            self.ready.set()
+            self.inbox.tell()
+            seam.patience(link, IDLE_READ)
+            try:
+                await self._serve(link)
+            except BrokerError as error:
+                self.reconnects += 1
+                failures = max(1, failures)
+                self._fail(error)
+                if not isinstance(error, LockLost):
+                    _log.warning("%s: a receiver is replaced: %s", self.path, error)
+            except Exception as error:
+                self.reconnects += 1
+                _log.error("%s: a receiver failed unexpectedly", self.path, exc_info=error)
+                self._fail(BrokerUnavailable(f"{self.path}: unexpected {type(error).__name__}, see the log"))
+                await self._pause(1.0)
+            else:
+                failures = 0
+            finally:
+                self._link = None
+                await self.leave(link)
+        self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
+
+    async def open(self) -> ServiceBusReceiver | None:
+        """An open receiver; None to look again at what is wanted. Raises: BrokerError."""
+        link = self.connection.receiver(self.entity, self.prefetch)
+        await self.connection.open(link, f"read {self.path}", self.connection.config.request_timeout)
+        return link
+
+    async def leave(self, link: ServiceBusReceiver) -> None:
+        """Close the receiver. At the end what is in flight is given back first."""
+        if self.closing:
+            self.partition.revoked = True
+            for delivery in list(self._locks):
+                await seam.release(link, delivery.raw)
+                delivery.finish()
+            self._locks.clear()
+        await self.connection.close(link)
+
+    def over(self) -> bool:
+        """Whether this receiver has done its part and another takes its place."""
+        return False
+
+    async def renew(self, link: ServiceBusReceiver) -> None:
+        """Renew what is due. Raises: BrokerError when the connection is broken."""
+        now = time.monotonic()
+        due = self._locks.due(now, BATCH)
+        while due:
+            await self._renew(link, due)
+            self._locks.renewed(time.monotonic() - now)
+            self._check()
+            now = time.monotonic()
+            due = self._locks.due(now, BATCH)
+
+    def next_renewal(self) -> float | None:
+        """Monotonic seconds when `renew` is due next."""
+        return self._locks.next_due
+
+    def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+        """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
+        delivery = self.deliver(raw)
+        self.inbox.hold(delivery)
+        until = raw.locked_until_utc
+        remaining = 30.0 if until is None else until.timestamp() - wall
+        if remaining > 0:
+            self._locks.add(delivery, remaining, now)
+        else:
+            self.clock.expired(-remaining)
+            delivery.lose()
+        return delivery
+
+    # -- the turns
+
+    async def _serve(self, link: ServiceBusReceiver) -> None:
+        while not self.closing:
+            self._check()
+            if self._requests:
+                await self._settle(link)
+            due = self.next_renewal()
+            if due is not None and due <= time.monotonic():
+                await self.renew(link)
+            if time.monotonic() - self._heard >= QUIET_SECONDS:
+                await self._ask(link)
+            taken = await self.take(link)
+            if self.over():
+                return
+            if taken:
+                for _ in range(TURNS):
+                    if self._requests:
+                        break
+                    await asyncio.sleep(0)
+            if not self._requests:
+                await self._wait(link)
+
+    async def take(self, link: ServiceBusReceiver) -> int:
+        """Hand out what the receiver has buffered, even beyond the room that there is: it is locked for us already."""
+        count = 0
+        while True:
+            try:
+                found = await link.receive_messages(BATCH, max_wait_time=NOTHING)
+            except FOREIGN as error:
+                raise self.translate(error, "read") from error
+            self._hand_out(found)
+            count += len(found)
+            if len(found) < BATCH:
+                return count
+
+    def _hand_out(self, found: list[ServiceBusReceivedMessage]) -> None:
+        if not found:
+            return
+        now, wall = time.monotonic(), time.time()
+        self._heard = now
+        self.inbox.deliveries.extend(self.admit(raw, now, wall) for raw in found)
+        self.inbox.tell()
+        if self.clock.skew:
+            raise ClockSkew(str(self.clock))
+
+    def deliver(self, raw: ServiceBusReceivedMessage) -> ServiceBusDelivery:
+        position = Position(self.connection.access.namespace, self.path, 0, raw.sequence_number or 0)
+        self.partition.taken()
+        return ServiceBusDelivery(raw, messages.received(raw), position, self.partition, self)
+
+    async def _wait(self, link: ServiceBusReceiver) -> None:
+        """Until a message comes, somebody wants something settled, or a lock is to be renewed."""
+        self._woken.clear()
+        if self.closing or self._requests:
+            return
+        due = self.next_renewal()
+        limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
+        limit = max(0.0, limit)
+        if not self.wanted():
+            await self._pause(min(limit, IDLE_READ))
+            return
+        loop = asyncio.get_running_loop()
+        # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
+        # is lost when this is called off.
+        reading = asyncio.create_task(link.receive_messages(1, max_wait_time=limit + 1.0))
+        self._reading = reading
+        alarm = loop.call_later(limit, self.wake)
+        try:
+            await asyncio.wait([reading])
+        finally:
+            alarm.cancel()
+            self._reading = None
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait([reading])
+        if reading.cancelled():
+            return
+        error = reading.exception()
+        if error is not None:
+            if isinstance(error, FOREIGN):
+                raise self.translate(error, "read") from error
+            raise error
+        self._hand_out(reading.result())
+
+    def wanted(self) -> bool:
+        """Whether more is to be read."""
+        return self.inbox.room and not self.partition.paused
+
+    def patience(self) -> float:
+        """Seconds that a wait may last at most."""
+        return self._heard + QUIET_SECONDS - time.monotonic()
+
+    async def _ask(self, link: ServiceBusReceiver) -> None:
+        """A connection whose other end has gone is as silent as an empty queue."""
+        try:
+            await link.peek_messages(1, timeout=self.connection.config.request_timeout)
+        except FOREIGN as error:
+            raise self.translate(error, "ask about") from error
+        self._heard = time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        self._woken.clear()
+        if self.closing or self._requests:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    # -- settling and renewing
+
+    async def _settle(self, link: ServiceBusReceiver) -> None:
+        requests: list[Request] = []
+        while self._requests and len(requests) < BATCH:
+            request = self._requests.popleft()
+            if request.delivery.lost:
+                request.fail(LockLost(f"the lock of {request.delivery.position} has passed"))
+            elif not request.done.cancelled():
+                requests.append(request)
+        if len(requests) == 1:
+            await self._carry_out(link, requests[0])
+        elif requests:
+            await asyncio.gather(*(self._carry_out(link, request) for request in requests))
+
+    async def _carry_out(self, link: ServiceBusReceiver, request: Request) -> None:
+        raw = request.delivery.raw
+        try:
+            async with asyncio.timeout(self.connection.config.request_timeout):
+                match request.verb:
+                    case Verb.COMPLETE:
+                        await link.complete_message(raw)
+                    case Verb.ABANDON:
+                        await link.abandon_message(raw)
+                    case Verb.DEAD_LETTER:
+                        await link.dead_letter_message(
+                            raw, reason=request.reason, error_description=request.description
+                        )
+        except MessageAlreadySettled:
+            request.succeed()
+        except FOREIGN as error:
+            found = self.translate(error, request.verb.value)
+            if isinstance(found, LockLost):
+                request.fail(self.lose(request.delivery, found))
+            else:
+                self.broken = found
+                request.fail(BrokerUnavailable(str(found)))
+        else:
+            request.succeed()
+
+    def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+        """The service does not know the lock any more; returns what to tell who wanted to settle."""
+        delivery.lose()
+        return error
+
+    async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
+        """All at once; when some are lost, by halves, until it is known which."""
+        limit = self.connection.config.request_timeout
+        try:
+            async with asyncio.timeout(limit):
+                ends = await seam.renew(link, [delivery.raw for delivery in deliveries], limit)
+        except FOREIGN as error:
+            found = self.translate(error, "renew locks of")
+            if isinstance(found, LockLost):
+                half = len(deliveries) // 2
+                if not half:
+                    self.lose(deliveries[0], found)
+                    return
+                await self._renew(link, deliveries[:half])
+                await self._renew(link, deliveries[half:])
+                return
+            self.broken = found
+            again = time.monotonic() + AGAIN_SECONDS
+            for delivery in deliveries:
+                self._locks.again(delivery, again)
+        else:
+            self.renewals += len(deliveries)
+            now, wall = time.monotonic(), time.time()
+            self._heard = now
+            for delivery, end in zip(deliveries, ends, strict=True):
+                self._locks.add(delivery, end - wall, now)
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    def _fail(self, error: BrokerError) -> None:
+        """Nothing can be settled now: whoever waits is told, and asks again."""
+        self.away = error
+        self.ready.set()
+        requests, self._requests = self._requests, deque()
+        for request in requests:
+            request.fail(BrokerUnavailable(str(error)))
+        self.inbox.tell()
+
+    def translate(self, error: BaseException, what: str) -> BrokerError:
+        """The bridge's error for what the SDK raised at this entity."""
+        return self.connection.translate(error, f"{what} {self.path}")
+
+
+def _call_off(reading: asyncio.Task[Any]) -> None:
+    """Again and again: a cancellation that meets the end of a read is swallowed on Python 3.11."""
+    if not reading.done():
+        reading.cancel()
+        asyncio.get_running_loop().call_later(0.002, _call_off, reading)

@@ -1,0 +1,86 @@
+"""Credentials and TLS, as arguments of the client."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+from azure.servicebus import TransportType, parse_connection_string
+from azure.servicebus.aio import ServiceBusClient
+
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.errors import BrokerError
+
+
+class Access:
+    """Makes clients of one namespace. `namespace` is its full name."""
+
+    def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
+        """resolve: from a field below `tls` and its value to a path. Raises: BrokerError for what is malformed."""
+        self._config = config
+        self._given: dict[str, Any] = {"retry_total": 0}
+        if config.tls is not None and config.tls.ca is not None:
+            try:
+                self._given["ssl_context"] = ssl.create_default_context(cafile=resolve("ca", config.tls.ca))
+            except (OSError, ssl.SSLError) as error:
+                raise BrokerError(f"{name}: the file of `tls.ca` cannot be read: {error}") from error
+        if config.endpoint is not None:
+            self._given["custom_endpoint_address"] = config.endpoint
+        self._given["transport_type"] = TransportType.AmqpOverWebsocket if config.websockets else TransportType.Amqp
+        self._credential: Any = None
+        if config.connection_string is not None:
+            try:
+                found = parse_connection_string(config.connection_string.get_secret_value())
+            except ValueError as error:
+                # Its text may quote the string
+                raise BrokerError(
+                    f"{name}: the connection string cannot be read ({type(error).__name__}); it is written "
+                    "Endpoint=sb://HOST/;SharedAccessKeyName=NAME;SharedAccessKey=KEY"
+                ) from None
+            self.namespace = found.fully_qualified_namespace
+        else:
+            assert config.namespace is not None
+            self.namespace = config.namespace
+
+    def client(self) -> ServiceBusClient:
+        """A client that retries nothing by itself: what fails is replaced and counted here."""
+        config = self._config
+        if config.connection_string is not None:
+            return ServiceBusClient.from_connection_string(config.connection_string.get_secret_value(), **self._given)
+        if self._credential is None:
+            self._credential = _credential(config)
+        return ServiceBusClient(self.namespace, self._credential, **self._given)
+
+    async def close(self) -> None:
+        """Let go of what the credential holds open. Idempotent."""
+        credential, self._credential = self._credential, None
+        if hasattr(credential, "close"):
+            await credential.close()
+
+
+def _credential(config: ServiceBusBrokerConfig) -> Any:
+    sas = config.sas
+    if sas is not None:
+        if sas.signature is not None:
+            return AzureSasCredential(sas.signature.get_secret_value())
+        assert sas.name is not None
+        assert sas.key is not None
+        return AzureNamedKeyCredential(sas.name, sas.key.get_secret_value())
+    from azure.identity import aio  # slow to import, and not needed with a key
+
+    client: dict[str, Any] = {"client_id": config.client_id} if config.client_id else {}
+    match config.credential:
+        case "managed_identity":
+            return aio.ManagedIdentityCredential(**client)
+        case "workload_identity":
+            return aio.WorkloadIdentityCredential(**client)
+        case "environment":
+            return aio.EnvironmentCredential()
+        case "cli":
+            return aio.AzureCliCredential()
+        case "default":
+            named = {"managed_identity_client_id": config.client_id, "workload_identity_client_id": config.client_id}
+            return aio.DefaultAzureCredential(**(named if config.client_id else {}))

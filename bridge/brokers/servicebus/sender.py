@@ -1,0 +1,120 @@
+"""Publishing: one sender per queue or topic, replaced when it fails, with a deadline for every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
+from azure.servicebus.aio import ServiceBusSender
+
+from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.faults import Refused
+from bridge.brokers.servicebus.messages import outgoing, runs
+from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.message import Message
+
+
+class Senders:
+    """All senders of a broker. Calls for one entity line up: a link carries one send at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lines: dict[str, _Line] = {}
+        self.replaced = 0
+
+    async def publish(self, entity: str, messages: Sequence[Message]) -> None:
+        """Return when the service has taken all messages, in their order per session or partition key.
+
+        Raises: BrokerUnavailable (some may have been taken; their ids let duplicate detection drop the repeats),
+        PublishFailed.
+        """
+        prefix = self._connection.config.cloudevents_prefix
+        parts = [[outgoing(message, prefix) for message in run] for run in runs(messages)]
+        line = self._lines.setdefault(entity.lower(), _Line())
+        limit = self._connection.config.publish_timeout
+        try:
+            async with asyncio.timeout(limit), line.turn:
+                for part in parts:
+                    await self._send(entity, line, part)
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"{self._connection.name}: {entity} did not confirm within {limit:g} s") from error
+
+    async def stop(self) -> None:
+        """Close all senders. Idempotent."""
+        lines, self._lines = self._lines, {}
+        await asyncio.gather(*(self._retire(line) for line in lines.values()))
+
+    async def _send(self, entity: str, line: _Line, messages: list[ServiceBusMessage]) -> None:
+        for final in (False, True):
+            fresh = line.sender is None
+            try:
+                await self._give(await self._open(entity, line), entity, messages)
+            except BrokerUnavailable:
+                await self._replace(line)
+                # A sender that was there before may only have been idle for too long
+                if final or fresh:
+                    raise
+            except BaseException:
+                # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
+                await self._replace(line)
+                raise
+            else:
+                return
+
+    async def _give(self, sender: ServiceBusSender, entity: str, messages: list[ServiceBusMessage]) -> None:
+        limit = self._connection.config.publish_timeout
+        what = f"publish to {entity}"
+        try:
+            if len(messages) == 1:
+                await sender.send_messages(messages[0], timeout=limit)
+                return
+            batch: ServiceBusMessageBatch | None = None
+            for message in messages:
+                if batch is not None:
+                    try:
+                        batch.add_message(message)
+                        continue
+                    except ValueError:  # MessageSizeExceededError is one too: the batch is full
+                        await sender.send_messages(batch, timeout=limit)
+                batch = await sender.create_message_batch()
+                try:
+                    batch.add_message(message)
+                except ValueError:
+                    # Alone it may pass: the limit of a message is higher than that of a batch
+                    batch = None
+                    await sender.send_messages(message, timeout=limit)
+            if batch is not None:
+                await sender.send_messages(batch, timeout=limit)
+        except FOREIGN as error:
+            raise self._connection.translate(error, what, publishing=True) from error
+
+    async def _open(self, entity: str, line: _Line) -> ServiceBusSender:
+        if line.sender is None:
+            sender = self._connection.sender(entity)
+            try:
+                await self._connection.open(sender, f"publish to {entity}", self._connection.config.publish_timeout)
+            except Refused as error:
+                raise PublishFailed(str(error)) from error
+            line.sender = sender
+        return line.sender
+
+    async def _replace(self, line: _Line) -> None:
+        self.replaced += 1
+        await self._retire(line)
+
+    async def _retire(self, line: _Line) -> None:
+        sender, line.sender = line.sender, None
+        if sender is not None:
+            closing = asyncio.create_task(self._connection.close(sender))
+            await asyncio.shield(closing)
+
+
+class _Line:
+    """Who waits to send to one entity."""
+
+    __slots__ = ("sender", "turn")
+
+    def __init__(self) -> None:
+        self.sender: ServiceBusSender | None = None
+        self.turn = asyncio.Lock()

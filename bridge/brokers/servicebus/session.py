@@ -1,0 +1,139 @@
+"""A receiver that takes one session after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.exceptions import OperationTimeoutError
+
+from bridge.brokers.base import Listener
+from bridge.brokers.servicebus.connection import FOREIGN
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.locks import renew_after
+from bridge.brokers.servicebus.partition import ServiceBusPartition
+from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.wishes import Sessions
+from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
+
+ACCEPT_SECONDS = 30.0
+"""How long the service is asked to wait for a session that nobody holds."""
+
+
+class SessionReceiver(Receiver):
+    """One lock holds the session and all its messages. It ends when the session is idle, when its turn is over and
+    nothing of it is in flight, and with its connection: then whatever was in flight is no longer ours.
+    """
+
+    def __init__(self, *, listener: Listener, wishes: Sessions, **given: Any) -> None:
+        """given: see `Receiver`."""
+        super().__init__(**given)
+        self.sessions = 0
+        """Sessions that were taken."""
+        self._listener = listener
+        self._wishes = wishes
+        self._renew_at: float | None = None
+        self._took = 0.0
+        self._begun = 0.0
+        self._busy = 0.0
+
+    async def open(self) -> ServiceBusReceiver | None:
+        """See `Receiver.open`: wait for the next session."""
+        link = self.connection.receiver(self.entity, self.prefetch, accept=ACCEPT_SECONDS)
+        limit = ACCEPT_SECONDS + self.connection.config.request_timeout
+        try:
+            await self.connection.open(link, f"take a session of {self.path}", limit)
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, OperationTimeoutError):
+                # There was none, and the service is there to say so
+                self.away = None
+                self.ready.set()
+                return None
+            raise
+        self.partition = ServiceBusPartition(self.path, self.number, self.wake)
+        self.sessions += 1
+        now = time.monotonic()
+        self._begun = self._busy = now
+        until = link.session.locked_until_utc
+        remaining = 30.0 if until is None else until.timestamp() - time.time()
+        if remaining <= 0:
+            self.clock.expired(-remaining)
+            await self.connection.close(link)
+            raise ClockSkew(str(self.clock)) if self.clock.skew else BrokerUnavailable(f"{self.path}: took too long")
+        self._renew_at = now + renew_after(remaining, self._took)
+        await self._listener.assigned([self.partition])
+        return link
+
+    async def leave(self, link: ServiceBusReceiver) -> None:
+        """See `Receiver.leave`: the service gives the messages back, uncounted."""
+        self._renew_at = None
+        partition = self.partition
+        partition.revoked = True
+        closing = asyncio.create_task(self.connection.close(link))
+        if not self.closing:
+            # Before the next session is taken, which may be this one again
+            await self._listener.revoked([partition])
+        await closing
+
+    def over(self) -> bool:
+        """See `Receiver.over`."""
+        now = time.monotonic()
+        if self.partition.gap:
+            self._busy = now
+            return False
+        return now - self._busy >= self._wishes.idle or self._turn_is_over(now)
+
+    def patience(self) -> float:
+        """See `Receiver.patience`."""
+        now = time.monotonic()
+        if self.partition.gap:
+            return super().patience()
+        return max(0.0, min(self._busy + self._wishes.idle, self._begun + self._wishes.turn) - now)
+
+    def wanted(self) -> bool:
+        """See `Receiver.wanted`: at the end of a turn what is in flight is finished and no more is read."""
+        return super().wanted() and not self._turn_is_over(time.monotonic())
+
+    def _turn_is_over(self, now: float) -> bool:
+        return now - self._begun >= self._wishes.turn
+
+    def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+        """See `Receiver.admit`: the session's lock is the message's."""
+        self._busy = now
+        return self.deliver(raw)
+
+    def next_renewal(self) -> float | None:
+        """See `Receiver.next_renewal`."""
+        return self._renew_at
+
+    async def renew(self, link: ServiceBusReceiver) -> None:
+        """See `Receiver.renew`."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self.connection.config.request_timeout):
+                until = await link.session.renew_lock()
+        except FOREIGN as error:
+            raise self.translate(error, "renew the lock of a session of") from error
+        self.renewals += 1
+        now = time.monotonic()
+        self._took = max(now - begun, self._took * 0.9)
+        self._renew_at = now + renew_after(until.timestamp() - time.time(), self._took)
+
+    async def take(self, link: ServiceBusReceiver) -> int:
+        """See `Receiver.take`: after its turn a session gives back what was buffered."""
+        return 0 if self._turn_is_over(time.monotonic()) else await super().take(link)
+
+    def translate(self, error: BaseException, what: str) -> BrokerError:
+        """See `Receiver.translate`: a lost lock is that of the session."""
+        found = super().translate(error, what)
+        if isinstance(found, LockLost):
+            self.partition.lost = self.partition.revoked = True
+        return found
+
+    def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+        """See `Receiver.lose`: with the session all its messages are lost, and it counts once."""
+        self.broken = error
+        return PartitionRevoked(str(error))

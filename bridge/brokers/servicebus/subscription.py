@@ -1,0 +1,158 @@
+"""A live consumer of queues and subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from bridge.brokers.base import Listener, SubscribeOptions
+from bridge.brokers.servicebus.clock import Clock
+from bridge.brokers.servicebus.connection import Connection
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.faults import Refused
+from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.session import SessionReceiver
+from bridge.brokers.servicebus.wishes import ServiceBusWishes
+from bridge.errors import BrokerUnavailable, ClockSkew
+
+_log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 3.0
+"""How long a refusal may take to show at the start; where there are sessions, consent looks like silence."""
+
+TICK_SECONDS = 1.0
+
+
+class ServiceBusSubscription:
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `LockingSubscription`."""
+
+    commits = (0, 0.0)
+    """See `ObservedSubscription.commits`: every message is settled by itself."""
+
+    skipped = 0
+    """See `ObservedSubscription.skipped`: the service keeps what it has."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        options: SubscribeOptions,
+        listener: Listener,
+        dead_letter_queue: DeadLetterQueue | None,
+        closed: Callable[[], None],
+    ) -> None:
+        """`closed` is called once, at the end of `close`."""
+        wishes = ServiceBusWishes.of(options)
+        self._connection = connection
+        self._listener = listener
+        self._on_closed = closed
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self._clock = Clock()
+        self._inbox = Inbox(wishes.prefetch)
+        self._sessions = wishes.sessions is not None
+        self._receivers: list[Receiver] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        for path in options.topics:
+            for number in range(wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent):
+                given = {
+                    "connection": connection, "path": path, "number": number, "prefetch": wishes.prefetch,
+                    "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
+                }  # fmt: skip
+                self._receivers.append(
+                    Receiver(**given)  # type: ignore[arg-type]  # a dict of different kinds
+                    if wishes.sessions is None
+                    else SessionReceiver(listener=listener, wishes=wishes.sessions, **given)
+                )
+
+    async def start(self) -> None:
+        """Connect. Raises: BrokerUnavailable, when the service is away or refuses us."""
+        if not self._sessions:
+            await self._listener.assigned([receiver.partition for receiver in self._receivers])
+        self._tasks = [asyncio.create_task(receiver.run()) for receiver in self._receivers]
+        self._tasks.append(asyncio.create_task(self._tick()))
+        limit = FIRST_SECONDS if self._sessions else self._connection.config.request_timeout
+        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._receivers]
+        try:
+            await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not self._sessions:
+                await asyncio.wait(waiting, timeout=limit)
+        finally:
+            for each in waiting:
+                each.cancel()
+        refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
+        away = [each.away for each in self._receivers if each.away is not None]
+        if refused is not None or len(away) == len(self._receivers):
+            await self.close()
+            raise refused or away[0]
+
+    async def receive(self, limit: int) -> Sequence[ServiceBusDelivery]:
+        """See `Subscription.receive`. Raises: BrokerUnavailable, ClockSkew."""
+        while not self._closed:
+            full = not self._inbox.room
+            taken = self._inbox.take(limit)
+            if full and self._inbox.room:
+                self._wake()
+            if taken:
+                return taken
+            away = [each.away for each in self._receivers if each.away is not None]
+            if len(away) == len(self._receivers):
+                raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
+            await self._inbox.wait()
+        return ()
+
+    async def flush(self) -> None:
+        """See `Subscription.flush`: what was completed is, or its `complete` has not returned."""
+
+    async def close(self) -> None:
+        """See `Subscription.close`."""
+        if self._closing is None:
+            self._closed = True
+            self._inbox.tell()
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for receiver in self._receivers:
+            receiver.close()
+        if self._tasks:
+            self._tasks[-1].cancel()
+            await asyncio.wait(self._tasks)
+        for receiver in self._receivers:
+            receiver.partition.revoked = True
+        self._on_closed()
+
+    def _wake(self) -> None:
+        for receiver in self._receivers:
+            receiver.wake()
+
+    async def _tick(self) -> None:
+        while True:
+            self._clock.tick()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """See `Subscription.lag`: what is locked for us; how many wait is told to managers only."""
+        return {(each.path, each.number): each.partition.gap for each in self._receivers}
+
+    def stopped(self) -> dict[str, str]:
+        """See `ObservedSubscription.stopped`."""
+        return {f"{each.path}/{each.number}": str(each.away) for each in self._receivers if each.away is not None}
+
+    @property
+    def rebalances(self) -> int:
+        """See `ObservedSubscription.rebalances`: sessions that were taken."""
+        return sum(each.sessions for each in self._receivers if isinstance(each, SessionReceiver))
+
+    @property
+    def reconnects(self) -> int:
+        """See `LockingSubscription.reconnects`."""
+        return sum(each.reconnects for each in self._receivers)
+
+    @property
+    def renewals(self) -> int:
+        """See `LockingSubscription.renewals`."""
+        return sum(each.renewals for each in self._receivers)

@@ -1,0 +1,39 @@
+"""What a subscription may want of Service Bus and of no other broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.brokers.base import SubscribeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """concurrent: sessions held at the same time. idle: seconds that one without messages is kept. turn: seconds after
+    which a busy one makes room for the next.
+    """
+
+    concurrent: int = 8
+    idle: float = 1.0
+    turn: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBusWishes:
+    """sessions: None for entities without. prefetch: messages that a receiver has under way to us. receivers: how many
+    there are of an entity without sessions, each with its own connection.
+    """
+
+    sessions: Sessions | None = None
+    prefetch: int = 100
+    receivers: int = 1
+
+    @classmethod
+    def of(cls, options: SubscribeOptions) -> ServiceBusWishes:
+        """Those of the options, or the defaults. Raises: TypeError for another broker's."""
+        wishes = options.wishes
+        if wishes is None:
+            return cls()
+        if not isinstance(wishes, cls):
+            raise TypeError(f"{type(wishes).__name__} are not wishes that Service Bus understands")
+        return wishes

@@ -1,0 +1,60 @@
+"""`bridge parked drop`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_parked
+from bridge.cli.output import plural
+
+if TYPE_CHECKING:
+    from bridge.app.parked import Change, ParkedMessages
+
+
+@make(
+    "drop",
+    examples="""
+        bridge parked drop order-1001
+        bridge parked drop order-1001 --id 5f0c92d1ab34e6f708192a3b
+        bridge parked drop --source orders k-17 --yes
+    """,
+    exits=EXITS
+    | {
+        3: "the configuration is broken, or the engine does not answer, or no worker has done it in time",
+        1: "nothing waits there, or the question was answered no",
+    },
+)
+@click.argument("target", metavar="TARGET")
+@click.option("--source", metavar="NAME", help="The target is a quarantined key of this source.")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Only this message, by its ID in the list; repeatable.")
+@click.option("--forget", is_flag=True, help="Write no dead letters: the messages are gone for good.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@engine_options
+def command(target: str, source: str | None, ids: tuple[str, ...], forget: bool, yes: bool, **engine: Any) -> int:
+    """Dead-letter messages that wait, now. TARGET is the id of an instance, or with --source a quarantined key.
+
+    Their dead letters say so and can be replayed. Without the last message a key is in quarantine no more; what
+    followed a dropped one still waits for its release.
+    """
+    context = click.get_current_context()
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: say --yes", context)
+        what = plural(len(ids), "message") if ids else "everything that waits there"
+        if not click.confirm(f"Drop {what}{' for good' if forget else ''}?", err=True):
+            return 1
+
+    async def drop(parked: ParkedMessages) -> Change:
+        if source is None:
+            return await parked.drop_instance(target, ids, forget=forget)
+        return await parked.drop_key(source, target, ids, forget=forget)
+
+    change = on_parked(engine, drop)
+    dropped = change.before - change.after
+    left = f", {change.after:,} still wait" if change.after else ""
+    click.echo(f"{change.what}: {plural(dropped, 'message')} dropped{left}")
+    return 0 if dropped else 1

@@ -1,0 +1,215 @@
+"""A schema registry: asks it, and says what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, SchemaRegistryError
+from confluent_kafka.schema_registry.common._httpx_compat import httpx
+
+from bridge.codecs.confluent.wire import SchemaId
+from bridge.config.registries import RegistryConfig
+from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
+
+_T = TypeVar("_T")
+
+_UNKNOWN = frozenset({40401, 40402, 40403})
+"""Error codes of a registry that has no such subject, version or schema; any other 404 is no registry's answer."""
+_NEW_SCHEMA_PAUSES = (0.2, 0.5)
+"""Seconds between questions for an id that is not known: a follower hears of a new schema after its leader."""
+_REFERENCES_LIMIT = 100
+
+
+class UnknownSchema(DecodeError):
+    """The registry answers, and does not have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """text: of the schema; of Protobuf a file descriptor in base64. kind: AVRO, PROTOBUF, JSON.
+    references: name and text of the schemas it refers to, each after those it refers to itself.
+    """
+
+    text: str
+    kind: str
+    references: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaIds:
+    """Both ids of one schema. guid: None where the registry does not give any."""
+
+    id: int
+    guid: UUID | None
+
+
+class Registry:
+    """Connects when it is first asked. Nothing is cached here but connections."""
+
+    def __init__(self, name: str, config: RegistryConfig, resolve: Callable[[str, str], Path]) -> None:
+        """resolve: from a field below `tls` and its value to a path."""
+        self.name = name
+        self.latest_for = config.latest_for
+        self._config = config
+        self._resolve = resolve
+        self._client: AsyncSchemaRegistryClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def schema(self, key: SchemaId, kind: str) -> RegisteredSchema:
+        """The schema of an id. Raises: UnknownSchema, RegistryUnavailable."""
+        what = f"schema {key}"
+
+        def get(client: AsyncSchemaRegistryClient) -> Awaitable[Schema]:
+            if isinstance(key, UUID):
+                return client.get_schema_by_guid(str(key), fmt=_format(kind))
+            return client.get_schema(key, fmt=_format(kind))
+
+        for pause in _NEW_SCHEMA_PAUSES:
+            try:
+                return await self._whole(await self._ask(what, get), kind)
+            except UnknownSchema:
+                await asyncio.sleep(pause)
+        return await self._whole(await self._ask(what, get), kind)
+
+    async def latest(self, subject: str, kind: str) -> tuple[SchemaIds, RegisteredSchema]:
+        """The newest schema of a subject. Raises: UnknownSchema, RegistryUnavailable."""
+        # The client would keep it for ever, and new versions would never be seen
+        await self._connected().clear_latest_caches()  # type: ignore[no-untyped-call]  # the client leaves it unannotated
+        found = await self._ask(
+            f"the latest schema of {subject}", lambda client: client.get_latest_version(subject, fmt=_format(kind))
+        )
+        return _ids(found.schema_id, found.guid), await self._whole(found.schema, kind)
+
+    async def find(self, subject: str, text: str, kind: str) -> SchemaIds:
+        """The id of a schema that was registered before. Raises: UnknownSchema, SchemaError, RegistryUnavailable."""
+        schema = Schema(text, kind)
+        found = await self._ask(
+            f"the schema of {subject}", lambda client: client.lookup_schema(subject, schema, normalize_schemas=True)
+        )
+        return _ids(found.schema_id, found.guid)
+
+    async def register(self, subject: str, text: str, kind: str) -> SchemaIds:
+        """The id of a schema, which is registered when it is new. Raises: SchemaError, RegistryUnavailable."""
+        schema = Schema(text, kind)
+        found = await self._ask(
+            f"register a schema of {subject}",
+            lambda client: client.register_schema_full_response(subject, schema, normalize_schemas=True),
+        )
+        return _ids(found.schema_id, found.guid)
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    async def _whole(self, schema: Schema | None, kind: str) -> RegisteredSchema:
+        if schema is None or schema.schema_str is None:
+            raise RegistryUnavailable(f"registry {self.name}: the answer holds no schema")
+        references: dict[str, str] = {}
+        await self._references(schema, kind, references)
+        return RegisteredSchema(schema.schema_str, schema.schema_type or "AVRO", tuple(references.items()))
+
+    async def _references(self, schema: Schema, kind: str, found: dict[str, str]) -> None:
+        for reference in schema.references or ():
+            name, subject, version = reference.name, reference.subject, reference.version
+            if name is None or subject is None or version is None or name in found:
+                continue
+            if len(found) >= _REFERENCES_LIMIT:
+                raise DecodeError(f"registry {self.name}: the schema refers to more than {_REFERENCES_LIMIT} others")
+            below = await self._ask(
+                f"version {version} of {subject}",
+                lambda client, subject=subject, version=version: client.get_version(  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+                    subject, version, fmt=_format(kind)
+                ),
+            )
+            await self._references(below.schema, kind, found)
+            found[name] = below.schema.schema_str or ""
+
+    def _connected(self) -> AsyncSchemaRegistryClient:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client, self._loop = AsyncSchemaRegistryClient(self._arguments()), loop
+        return self._client
+
+    def _arguments(self) -> dict[str, object]:
+        config = self._config
+        given: dict[str, object] = {"url": config.url, "timeout": config.timeout, "max.retries": 0}
+        if config.username is not None and config.password is not None:
+            given["basic.auth.user.info"] = f"{config.username}:{config.password.get_secret_value()}"
+        if config.token is not None:
+            given["bearer.auth.credentials.source"] = "STATIC_TOKEN"
+            given["bearer.auth.token"] = config.token.get_secret_value()
+            given["bearer.auth.logical.cluster"] = config.logical_cluster or ""
+            if config.identity_pool is not None:
+                given["bearer.auth.identity.pool.id"] = config.identity_pool
+        tls = config.tls
+        default = ssl.get_default_verify_paths()
+        # What the system trusts, as everywhere else here; the client alone would trust a list of its own
+        authorities = str(self._resolve("ca", tls.ca)) if tls and tls.ca else default.cafile or default.capath
+        if authorities is not None:
+            given["ssl.ca.location"] = authorities
+        if tls is not None and tls.certificate:
+            given["ssl.certificate.location"] = str(self._resolve("certificate", tls.certificate))
+            if tls.key:
+                given["ssl.key.location"] = str(self._resolve("key", tls.key))
+            if tls.key_password:
+                given["ssl.key.password"] = tls.key_password.get_secret_value()
+        return given
+
+    async def _ask(self, what: str, question: Callable[[AsyncSchemaRegistryClient], Awaitable[_T]]) -> _T:
+        try:
+            async with asyncio.timeout(self._config.timeout * 2):
+                return await question(self._connected())
+        except SchemaRegistryError as error:
+            raise self._refusal(what, error) from error
+        except BridgeError:
+            raise
+        except TimeoutError as error:
+            raise RegistryUnavailable(f"registry {self.name}: no answer in time ({what})") from error
+        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RegistryUnavailable(f"registry {self.name}: {_explain(error)} ({what})") from error
+
+    def _refusal(self, what: str, error: SchemaRegistryError) -> BridgeError:
+        status, code = error.http_status_code, error.error_code
+        if status == 404 and code in _UNKNOWN:
+            return UnknownSchema(f"registry {self.name} does not have {what}")
+        if status in (401, 403):
+            return RegistryUnavailable(f"registry {self.name} refused the credentials ({what}, HTTP {status})")
+        if status == 409:
+            return SchemaError(f"registry {self.name} refused to {what}: it is not compatible with earlier ones")
+        if status == 422:
+            return SchemaError(f"registry {self.name} refused {what} as invalid")
+        return RegistryUnavailable(
+            f"registry {self.name} answered {what} with HTTP {status}; check that `url` is a schema registry's"
+        )
+
+
+def _ids(number: int | None, guid: str | None) -> SchemaIds:
+    if number is None:
+        raise ValueError("the answer holds no id")
+    return SchemaIds(number, UUID(guid) if guid else None)
+
+
+def _format(kind: str) -> str | None:
+    return "serialized" if kind == "PROTOBUF" else None
+
+
+def _explain(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the server's certificate is not trusted ({cause.verify_message}); "
+                "set `tls.ca` to the authority that signed it, or check the host name"
+            )
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.HTTPError | OSError):
+        return f"nobody answers: {type(error).__name__}: {error}"
+    return "what answers is no schema registry, check `url`"

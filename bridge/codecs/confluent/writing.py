@@ -1,0 +1,127 @@
+"""What a target writes: under which subject, with which schema."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf import descriptor_pb2  # type: ignore[import-untyped]  # comes without types
+from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
+
+from bridge.codecs.confluent.format import Compiled, Format
+from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema
+from bridge.errors import DecodeError, SchemaError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Under which ids, and how, something is written."""
+
+    ids: SchemaIds
+    schema: Compiled
+
+
+class Writing:
+    """Chooses the schema of one target.
+
+    A schema of our own stays the same, so it is looked up (or registered) once; the latest of a subject is looked at
+    again after `latest_for` seconds.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        format: Format,  # noqa: A002 -- the noun
+        *,
+        topic: str,
+        subject: str = "{topic}-value",
+        own: Path | None = None,
+        message: str | None = None,
+        auto_register: bool = False,
+        latest_for: float = 300.0,
+        place: Literal["prefix", "header"] = "prefix",
+    ) -> None:
+        """subject: `{topic}` and `{record}` in it stand for the topic and the full name of what is written.
+        own: file of the schema; None: the subject's latest. message: Protobuf's, None: the first. place: of the id.
+
+        Raises: DecodeError when the file cannot be used.
+        """
+        self._registry = registry
+        self._format = format
+        self._message = message
+        self._auto_register = auto_register
+        self._latest_for = latest_for
+        self.in_header = place == "header"
+        self._own = RegisteredSchema(read(own, format.kind), format.kind) if own is not None else None
+        self._compiled = format.compile(self._own, message) if self._own is not None else None
+        record = self._compiled.record if self._compiled is not None else ""
+        self.subject = subject.replace("{topic}", topic).replace("{record}", record)
+        self._chosen: Choice | None = None
+        self._until = 0.0
+        self._turn = asyncio.Lock()
+
+    @property
+    def chosen(self) -> Choice:
+        """What `choose` found."""
+        assert self._chosen is not None, "nothing was chosen yet"
+        return self._chosen
+
+    async def choose(self) -> None:
+        """Find the schema, unless it is known. Raises: RegistryUnavailable, SchemaError, DecodeError."""
+        if self._chosen is not None and time.monotonic() < self._until:
+            return
+        async with self._turn:
+            if self._chosen is not None and time.monotonic() < self._until:
+                return
+            if self._own is None or self._compiled is None:
+                try:
+                    ids, schema = await self._registry.latest(self.subject, self._format.kind)
+                except UnknownSchema as error:
+                    raise SchemaError(f"{error}; register one, or give the target a `schema`") from None
+                if self._chosen is None or self._chosen.ids != ids:
+                    self._chosen = Choice(ids, self._format.compile(schema, self._message))
+                self._until = time.monotonic() + self._latest_for
+                return
+            self._chosen = Choice(await self._ids(self._own.text), self._compiled)
+            self._until = float("inf")
+
+    async def _ids(self, text: str) -> SchemaIds:
+        if self._auto_register:
+            return await self._registry.register(self.subject, text, self._format.kind)
+        try:
+            return await self._registry.find(self.subject, text, self._format.kind)
+        except UnknownSchema:
+            raise SchemaError(
+                f"registry {self._registry.name} does not have the target's schema under the subject {self.subject}; "
+                "register it, or set `auto_register: true`"
+            ) from None
+
+
+def read(file: Path, kind: str) -> str:
+    """The text of a schema file as a registry takes it: Avro as JSON, of Protobuf the last file of a descriptor set.
+
+    Raises: DecodeError, naming the file.
+    """
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DecodeError(f"{file} cannot be read: {error.strerror or type(error).__name__}") from None
+    if kind != "PROTOBUF":
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise DecodeError(f"{file} is not UTF-8") from None
+    try:
+        files = list(descriptor_pb2.FileDescriptorSet.FromString(raw).file)
+    except ProtobufError:
+        files = []
+    if not files:
+        raise DecodeError(f"{file} is no descriptor set; make one: protoc --descriptor_set_out={file.name} NAME.proto")
+    foreign = [name for name in files[-1].dependency if not name.startswith(("google/", "confluent/"))]
+    if foreign:
+        raise DecodeError(f"{file} imports {foreign[0]}: register it with its references, and leave `schema` out")
+    return base64.b64encode(files[-1].SerializeToString()).decode()

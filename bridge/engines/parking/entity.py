@@ -1,0 +1,109 @@
+"""The entity that keeps what waits for one instance, as the SDK runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from durabletask.entities import EntityContext
+
+from bridge.commands import Command
+from bridge.engines.parking.executor import STARTED, Executor
+from bridge.engines.parking.letters import send
+from bridge.errors import EngineTimeout, EngineUnavailable
+from bridge.origin import Origin
+from bridge.parking.lot import Bounds, Deliver, Lot, Turn
+from bridge.parking.names import PARKING
+from bridge.settlement import RetryPolicy
+
+PATIENCE = 60.0
+"""Seconds that one delivery may take: a command is at most a few calls, and each has a shorter deadline."""
+
+
+class ParkingEntities:
+    """The parking entities that this process runs for one engine.
+
+    An operation delivers by itself, on its own thread: entities may do I/O, since they are not replayed, and they run
+    one operation at a time, which is the order that is wanted. An operation that did not finish is repeated.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        loop: asyncio.AbstractEventLoop,
+        bounds: Bounds,
+        policy: RetryPolicy,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._executor = executor
+        self._loop = loop
+        self._bounds = bounds
+        self._policy = policy
+        self._now = now
+        self._lock = threading.Lock()
+        self.events: Counter[str] = Counter()
+        """What happened to messages, by `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full`,
+        `dropped`."""
+
+    def function(self) -> Callable[[EntityContext, Any], None]:
+        """What is registered with a worker, under the name PARKING."""
+
+        def parking(ctx: EntityContext, value: Any) -> None:
+            self._operate(ctx, value)
+
+        parking.__name__ = PARKING
+        return parking
+
+    def _operate(self, ctx: EntityContext, value: Any) -> None:
+        now = self._now().timestamp()
+        state = ctx.get_state() or {}
+        lot = Lot(self._bounds, self._policy, state)
+        target = state.get("target")
+        turn = self._turn(lot, ctx.operation, value or {}, now)
+        told = lot.to_json()
+        if told is not None:
+            told["target"] = target or (value or {}).get("target")
+        ctx.set_state(told)
+        send(ctx, turn.undelivered)
+        if turn.wake is not None:
+            due = datetime.fromtimestamp(turn.wake, UTC)
+            ctx.signal_entity(ctx.entity_id, "tick", {"at": turn.wake}, due)
+        with self._lock:
+            self.events.update(turn.events)
+
+    def _turn(self, lot: Lot, operation: str, value: dict[str, Any], now: float) -> Turn:
+        deliver: Deliver = self._deliver
+        if operation == "park":
+            item = {name: part for name, part in value.items() if name not in ("target", "size")}
+            return lot.park(item, value["size"], deliver, now)
+        if operation in (STARTED, "release"):
+            return lot.look(deliver, now)
+        if operation == "tick":
+            return lot.tick(value["at"], deliver, now)
+        if operation == "drop":
+            return lot.drop(value.get("marks"), value.get("forget", False), now)
+        return Turn()
+
+    def _deliver(self, command: Command, origin: Origin) -> None:
+        """Raises: EngineError."""
+        what = "deliver a parked message"
+        try:
+            done = asyncio.run_coroutine_threadsafe(_awaited(self._executor, command, origin), self._loop)
+        except RuntimeError as error:
+            raise EngineUnavailable(f"{what}: this process is stopping") from error
+        try:
+            done.result(PATIENCE)
+        except concurrent.futures.TimeoutError as error:
+            done.cancel()
+            raise EngineTimeout(f"{what}: no answer within {PATIENCE:.0f} s") from error
+        except concurrent.futures.CancelledError as error:
+            raise EngineUnavailable(f"{what}: this process is stopping") from error
+
+
+async def _awaited(executor: Executor, command: Command, origin: Origin) -> None:
+    await executor.execute(command, origin)

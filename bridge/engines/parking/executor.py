@@ -1,0 +1,185 @@
+"""Commands for instances that may not be there yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from durabletask.entities import EntityInstanceId
+
+from bridge.commands import (
+    Command,
+    OnExisting,
+    OnMissing,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartFirst,
+    StartOrRaise,
+)
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.errors import (
+    AlreadyTaken,
+    EngineRejected,
+    InstanceAlreadyExists,
+    InstanceNotFound,
+    InstanceParked,
+    InvalidCommand,
+)
+from bridge.origin import Origin
+from bridge.parking.letter import Letter
+from bridge.parking.lot import mark
+from bridge.parking.names import PARKING, target_key
+from bridge.parking.parked import Parked, parkable
+
+STARTED = "started"
+"""Operation of a parking entity: its instance was started."""
+
+
+class Executor(Protocol):
+    """What executes a command once its instance is there: `bridge.engines.execution.CommandExecutor`."""
+
+    def execute(self, command: Command, origin: Origin | None = None) -> Awaitable[None]:
+        """Raises: EngineError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ParkingRules:
+    """What the rules of an engine say about parking.
+
+    prefixes: what the ids begin with for which a rule may park; no other command is looked at.
+    max_bytes: largest parked message, as JSON.
+    """
+
+    prefixes: tuple[str, ...] = ()
+    max_bytes: int = 256 * 1024
+
+
+class ParkingExecutor:
+    """Stands before an engine's executor where a rule says `park` or `start` for a missing instance.
+
+    Before a command reaches an instance for which a rule may park, the instance's parking entity is read: commands must
+    not overtake those that wait. After a start it is told, unless the engine does so itself (`announces`).
+    """
+
+    def __init__(self, engine: Engine, inner: Executor, rules: ParkingRules, now: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._inner = inner
+        self._rules = rules
+        self._now = now
+
+    async def execute(self, command: Command, origin: Origin | None = None) -> None:
+        """Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat
+        of one that did.
+        """
+        if isinstance(command, SignalEntity):
+            await self._inner.execute(command, origin)
+        elif isinstance(command, ScheduleOrchestration | StartOrRaise):
+            if self._may_raise(command) and self._guarded(command.instance_id):
+                await self._in_turn(command, origin)
+            await self._start(command, origin)
+        else:
+            if self._guarded(command.instance_id):
+                await self._in_turn(command, origin)
+            try:
+                await self._inner.execute(command, origin)
+            except InstanceNotFound:
+                if not isinstance(command.on_missing, StartFirst):
+                    raise
+                await self._start_first(command, command.on_missing, origin)
+
+    async def park(self, command: Command, origin: Origin, letter: Letter, ttl: float) -> None:
+        """Return when the command is durably parked. Raises: EngineError, InvalidCommand when it is too large."""
+        kept = parkable(command)
+        assert kept is not None
+        since = self._now().timestamp()
+        item = Parked(kept, origin, letter, since, since + ttl).to_json()
+        what = f"park for {kept.instance_id!r}"
+        try:
+            size = len(json.dumps(item, separators=(",", ":")))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise EngineRejected(f"{what}: the command has no JSON form ({type(error).__name__})") from error
+        if size > self._rules.max_bytes:
+            raise InvalidCommand(f"{what}: the message takes {size} bytes; at most {self._rules.max_bytes} are parked")
+        await self._signal(kept.instance_id, "park", item | {"target": kept.instance_id, "size": size}, what)
+
+    def _may_raise(self, command: ScheduleOrchestration | StartOrRaise) -> bool:
+        return isinstance(command, StartOrRaise) or command.on_existing is OnExisting.RAISE
+
+    async def _start(self, command: ScheduleOrchestration | StartOrRaise, origin: Origin | None) -> None:
+        tell = not self._engine.announces and self._guarded(command.instance_id)
+        try:
+            await self._inner.execute(command, origin)
+        except (InstanceAlreadyExists, AlreadyTaken):
+            # It may have been started by an earlier attempt of ours that died before it told
+            if tell:
+                await self._tell(command.instance_id)
+            raise
+        if tell:
+            await self._tell(command.instance_id)
+
+    async def _start_first(self, command: Any, first: StartFirst, origin: Origin | None) -> None:
+        """The start's origin is a part of its own: to an inbox the command that follows is another message."""
+        started = None if origin is None else replace(origin, part=-1 - origin.part)
+        with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message was quicker, which is as good
+            await self._start(ScheduleOrchestration(first.orchestration, command.instance_id, first.input), started)
+        await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
+
+    async def _in_turn(self, command: Any, origin: Origin | None) -> None:
+        """Raises: InstanceParked, AlreadyTaken."""
+        what = f"look for what waits for {command.instance_id!r}"
+        entity = await self._asked(self._engine.client.get_entity(_entity(command.instance_id)), what)
+        if entity is None:
+            return
+        told = json.loads(entity.get_state() or "null") or {}
+        if origin is not None and mark(origin) in told.get("delivered", ()):
+            raise AlreadyTaken(f"{what}: the message was delivered from there already")
+        if not told.get("items") and not entity.backlog_queue_size:
+            return
+        if parkable(command) is None:
+            # It cannot wait there. While the instance is missing nobody is overtaken
+            state = await self._asked(
+                self._engine.client.get_orchestration_state(command.instance_id, fetch_payloads=False), what
+            )
+            if state is None:
+                return
+        raise InstanceParked(f"{what}: earlier messages wait for the instance")
+
+    def _guarded(self, instance_id: str) -> bool:
+        return bool(self._rules.prefixes) and instance_id.startswith(self._rules.prefixes)
+
+    async def _tell(self, instance_id: str) -> None:
+        await self._signal(instance_id, STARTED, None, f"tell what waits for {instance_id!r}")
+
+    async def _signal(self, instance_id: str, operation: str, value: Any, what: str) -> None:
+        call = self._engine.client.signal_entity(_entity(instance_id), operation, input=value)
+        await self._asked(call, what)
+
+    async def _asked(self, call: Awaitable[Any], what: str) -> Any:
+        try:
+            return await call
+        except InstanceNotFound:
+            return None
+        except Exception as error:
+            translated = translate(error, what=what)
+            if isinstance(translated, InstanceNotFound):
+                return None
+            raise translated from error
+
+
+def prefixes(ids: Sequence[str]) -> tuple[str, ...]:
+    """The shortest of these constant prefixes that cover all; an empty one covers everything."""
+    kept: list[str] = []
+    for each in sorted(set(ids), key=len):
+        if not any(each.startswith(shorter) for shorter in kept):
+            kept.append(each)
+    return tuple(kept)
+
+
+def _entity(instance_id: str) -> EntityInstanceId:
+    return EntityInstanceId(PARKING, target_key(instance_id))

@@ -1,0 +1,55 @@
+"""The dead letters of what waited in vain: an orchestration each, which gives up never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from datetime import timedelta
+from typing import Any
+
+from durabletask import task
+from durabletask.entities import EntityContext
+
+from bridge.parking.lot import Undelivered
+from bridge.parking.names import DEAD_LETTER, letter_id
+
+_RETRY = task.RetryPolicy(
+    first_retry_interval=timedelta(seconds=1),
+    max_number_of_attempts=5,
+    backoff_coefficient=2.0,
+    max_retry_interval=timedelta(seconds=30),
+)
+_PAUSE = timedelta(minutes=1)
+
+
+def orchestrator() -> Callable[..., Any]:
+    """Takes what the activity DEAD_LETTER takes. After a few failures it begins anew: its history stays short."""
+
+    def dead_letter(ctx: task.OrchestrationContext, letter: Any) -> Generator[Any, Any, None]:
+        try:
+            yield ctx.call_activity(DEAD_LETTER, input=letter, retry_policy=_RETRY)
+        except task.TaskFailedError:
+            yield ctx.create_timer(_PAUSE)
+            ctx.continue_as_new(letter)
+
+    dead_letter.__name__ = DEAD_LETTER
+    return dead_letter
+
+
+def activity(write: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
+    """write: writes one dead letter durably. Raises: BridgeError."""
+
+    def dead_letter(_: task.ActivityContext, letter: dict[str, Any]) -> None:
+        write(letter)
+
+    dead_letter.__name__ = DEAD_LETTER
+    return dead_letter
+
+
+def send(ctx: EntityContext, undelivered: Iterable[Undelivered]) -> None:
+    """Start one for each: it is part of what the entity's operation commits, under an id that a repeat finds again."""
+    for each in undelivered:
+        item = each.parked
+        letter: dict[str, Any] = {"item": item, "reason": each.reason, "detail": each.detail}
+        letter |= {"error": each.error, "attempts": each.attempts}
+        instance_id = letter_id(ctx.entity_id.key, item["mark"], item["since"])
+        ctx.schedule_new_orchestration(DEAD_LETTER, letter, instance_id)

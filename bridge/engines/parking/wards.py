@@ -1,0 +1,130 @@
+"""Quarantine on an engine: the entities, and how a source reads and writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityContext, EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.parking.letters import send
+from bridge.parking.held import HeldKey
+from bridge.parking.lot import Turn
+from bridge.parking.names import QUARANTINE, ward_key, ward_prefix
+from bridge.parking.ward import Ward, WardBounds
+
+T = TypeVar("T")
+
+_SETTLE = 0.05
+"""Seconds between two looks while an entity has operations before it."""
+_LOOKS = 100
+
+
+class QuarantineEntities:
+    """The quarantine entities that this process runs for one engine."""
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self.events: Counter[str] = Counter()
+        """What happened to messages, by `held`, `repeated`, `full`, `resumed` and `dropped`."""
+
+    def function(self) -> Callable[[EntityContext, Any], None]:
+        """What is registered with a worker, under the name QUARANTINE."""
+
+        def quarantine(ctx: EntityContext, value: Any) -> None:
+            self._operate(ctx, value or {})
+
+        quarantine.__name__ = QUARANTINE
+        return quarantine
+
+    def _operate(self, ctx: EntityContext, value: dict[str, Any]) -> None:
+        # The bounds travel with each message: they are the source's, whose configuration this worker need not have
+        bounds = WardBounds(*value["bounds"]) if "bounds" in value else WardBounds()
+        ward = Ward(bounds, ctx.get_state())
+        turn = self._turn(ward, ctx.operation, value)
+        ctx.set_state(ward.to_json())
+        send(ctx, turn.undelivered)
+        with self._lock:
+            self.events.update(turn.events)
+
+    def _turn(self, ward: Ward, operation: str, value: dict[str, Any]) -> Turn:
+        if operation == "hold":
+            return ward.hold(value)
+        if operation == "follow":
+            return ward.follow(value)
+        if operation == "done":
+            return ward.done(value["mark"])
+        if operation == "again":
+            return ward.again(value["mark"], value["cause"], value.get("until"), value["attempts"])
+        if operation == "release":
+            return ward.release()
+        if operation == "drop":
+            return ward.drop(value.get("marks"), value.get("forget", False))
+        if operation == "claim":
+            return ward.claim(value["owner"], self._now().timestamp())
+        if operation == "unclaim":
+            return ward.unclaim(value["owner"])
+        return Turn()
+
+
+class EngineWards:
+    """The quarantine of one source: `bridge.pipeline.quarantine.Wards` over an engine's client."""
+
+    def __init__(self, engine: Engine, source: str) -> None:
+        self._engine = engine
+        self._source = source
+
+    async def load(self) -> Sequence[HeldKey]:
+        """Every key that is held, with its messages; those with operations before them are `unsettled`.
+
+        Raises: EngineError.
+        """
+        prefix = f"@{QUARANTINE}@{ward_prefix(self._source)}"
+        query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
+        found = await self._asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
+        return [held for each in found if (held := held_key(each)) is not None]
+
+    async def settled(self) -> Sequence[HeldKey]:
+        """The same, once what was sent to them has been processed; after a few seconds as it is."""
+        found: Sequence[HeldKey] = ()
+        for _ in range(_LOOKS):
+            found = await self.load()
+            if not any(each.unsettled for each in found):
+                break
+            await asyncio.sleep(_SETTLE)
+        return found
+
+    async def holds(self, key: bytes) -> bool:
+        """Whether this key is held, or may be. Raises: EngineError."""
+        call = self._engine.client.get_entity(EntityInstanceId(QUARANTINE, ward_key(self._source, key)), False)
+        return await self._asked(call, "look for a quarantined key") is not None
+
+    async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
+        """Return when the operation is durably taken. Raises: EngineError."""
+        entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
+        call = self._engine.client.signal_entity(entity, operation, input=value)
+        await self._asked(call, f"quarantine: {operation}")
+
+    async def _asked(self, call: Awaitable[T], what: str) -> T:
+        try:
+            return await call
+        except Exception as error:
+            raise translate(error, what=what) from error
+
+
+def held_key(entity: EntityMetadata) -> HeldKey | None:
+    """What an entity holds. None: nothing, and nothing is before it."""
+    told = json.loads(entity.get_state() or "null")
+    if told is None:
+        return HeldKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
+    return HeldKey.of(told, unsettled=bool(entity.backlog_queue_size))

@@ -1,0 +1,250 @@
+"""What waits for one instance, and what each thing that can happen does to it. Pure but for the delivery it is given.
+
+The order of steps is what makes it hold. Who parks writes first, and looks for the instance afterwards (here, in
+`park`, once the message is durable); who starts an instance starts it first and tells afterwards (`started`). Whoever
+comes second finds what the first one did, and delivers. Every step may be repeated after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.commands import Command
+from bridge.origin import Origin
+from bridge.parking.parked import Parked
+from bridge.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
+
+LINGER = 300.0
+"""Seconds that an empty lot remembers at least what was delivered from it, so that a redelivery is a repeat."""
+
+REMEMBERED = 100
+"""Delivered messages that a lot remembers, the latest ones."""
+
+Deliver = Callable[[Command, Origin], None]
+"""Gives a command to the engine, now. Raises: EngineError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a lot holds at most: messages, and bytes of their JSON. poll: seconds between two looks for the instance."""
+
+    max_messages: int = 100
+    max_bytes: int = 512 * 1024
+    poll: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """A message whose dead letter is to be written, as JSON of `Parked`, and why."""
+
+    parked: dict[str, Any]
+    reason: str
+    detail: str
+    error: str
+    attempts: int = 1
+
+
+@dataclass
+class Turn:
+    """What follows from an operation, beside the lot's new state.
+
+    events: what is counted. undelivered: dead letters to be written. wake: when to call `tick` next, seconds since the
+    epoch; None when an earlier call is enough.
+    """
+
+    events: list[str] = field(default_factory=list)
+    undelivered: list[Undelivered] = field(default_factory=list)
+    wake: float | None = None
+
+
+class Lot:
+    """The messages of one instance, oldest first.
+
+    items: JSON of `Parked`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
+    attempts, failed_at: of the oldest message, when its instance is there and it fails.
+    """
+
+    def __init__(self, bounds: Bounds, policy: RetryPolicy, told: dict[str, Any] | None = None) -> None:
+        told = told or {}
+        self._bounds = bounds
+        self._policy = policy
+        self.items: list[dict[str, Any]] = list(told.get("items", ()))
+        self.delivered: list[str] = list(told.get("delivered", ()))
+        self.tick_at: float | None = told.get("tick")
+        self.attempts: int = told.get("attempts", 0)
+        self.failed_at: float | None = told.get("failed_at")
+        self.forget_at: float | None = told.get("forget")
+        self.size: int = told.get("size", 0)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """None when there is nothing to remember."""
+        if not self.items and not self.delivered:
+            return None
+        told = {
+            "v": 1,
+            "items": self.items,
+            "delivered": self.delivered,
+            "tick": self.tick_at,
+            "attempts": self.attempts,
+            "failed_at": self.failed_at,
+            "forget": self.forget_at,
+            "size": self.size,
+        }
+        return {name: value for name, value in told.items() if value}
+
+    # -- what can happen
+
+    def park(self, item: dict[str, Any], size: int, deliver: Deliver, now: float) -> Turn:
+        """A message was written. The first one looks for its instance; later ones know that a start will be told."""
+        turn = Turn()
+        mark = mark_of(item)
+        item = item | {"mark": mark, "size": size}
+        if mark in self.delivered or any(each["mark"] == mark for each in self.items):
+            turn.events.append("repeated")
+            return turn
+        if len(self.items) >= self._bounds.max_messages or self.size + size > self._bounds.max_bytes:
+            turn.events.append("full")
+            self._refuse(turn, item, "parking_full", f"{len(self.items)} messages wait for the same instance already")
+            return turn
+        self.items.append(item)
+        self.size += size
+        self.forget_at = None
+        turn.events.append("parked")
+        if len(self.items) == 1:
+            self._deliver(turn, deliver, now)
+        self._plan(turn, now)
+        return turn
+
+    def look(self, deliver: Deliver, now: float) -> Turn:
+        """The instance was started, or may have been."""
+        turn = Turn()
+        self._deliver(turn, deliver, now)
+        self._plan(turn, now)
+        return turn
+
+    def tick(self, at: float, deliver: Deliver, now: float) -> Turn:
+        """Time has passed. A call that was planned before an earlier one has nothing to say."""
+        turn = Turn()
+        if at != self.tick_at:
+            return turn
+        self.tick_at = None
+        now = max(now, at)
+        self._deliver(turn, deliver, now)
+        self._expire(turn, now)
+        if not self.items and self.forget_at is not None and now >= self.forget_at:
+            self.delivered.clear()
+        self._plan(turn, now)
+        return turn
+
+    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> Turn:
+        """A person wants no more of these messages; None: of any. forget: not even their dead letters."""
+        turn = Turn()
+        for item in [each for each in self.items if marks is None or each["mark"] in marks]:
+            self._remove(item)
+            turn.events.append("dropped")
+            if not forget:
+                self._refuse(turn, item, "parking_dropped", "it was dropped from what waits for its instance")
+        self._plan(turn, now)
+        return turn
+
+    # -- how
+
+    def _deliver(self, turn: Turn, deliver: Deliver, now: float) -> None:
+        """In order, as far as it goes."""
+        while self.items:
+            item = self.items[0]
+            if item["until"] <= now:
+                # Its time is up, whatever the instance does; a look that comes late must not revive it
+                self._expire(turn, now)
+                continue
+            command: Command | None = None
+            try:
+                parked = Parked.from_json(item)
+                command = parked.command
+                deliver(command, parked.origin)
+            except Exception as error:
+                # Whatever it is: an operation that raises would take its message with it
+                elapsed = 0.0 if self.failed_at is None else now - self.failed_at
+                end = decide(error, command, self.attempts + 1, elapsed, self._policy)
+                if isinstance(end, Park):
+                    self.attempts, self.failed_at = 0, None
+                    return
+                if isinstance(end, Complete):
+                    turn.events.append(str(end.outcome))
+                    self._remember(item)
+                elif isinstance(end, DeadLetter):
+                    turn.events.append("refused")
+                    self._refuse(turn, item, end.reason, end.detail, type(error).__name__, self.attempts + 1)
+                else:
+                    self._failed(turn, end, now)
+                    return
+            else:
+                turn.events.append("delivered")
+                self._remember(item)
+            self._remove(item)
+
+    def _failed(self, turn: Turn, end: Settlement, now: float) -> None:
+        """The instance may be there, the engine does not take it now."""
+        delay = end.delay if isinstance(end, Retry) else self._policy.max_delay
+        if not isinstance(end, Hold):
+            self.attempts += 1
+            self.failed_at = now if self.failed_at is None else self.failed_at
+        self._wake(turn, now + delay)
+
+    def _expire(self, turn: Turn, now: float) -> None:
+        for item in [each for each in self.items if each["until"] <= now]:
+            self._remove(item)
+            turn.events.append("expired")
+            waited = item["until"] - item["since"]
+            self._refuse(turn, item, "parking_expired", f"its instance was not started within {waited:.0f} s")
+
+    def _refuse(
+        self,
+        turn: Turn,
+        item: dict[str, Any],
+        reason: str,
+        detail: str,
+        error: str = "InstanceNotFound",
+        tries: int = 1,
+    ) -> None:
+        turn.undelivered.append(Undelivered(item, reason, detail, error, tries))
+
+    def _remove(self, item: dict[str, Any]) -> None:
+        if self.items and self.items[0] is item:
+            self.attempts, self.failed_at = 0, None
+        self.items.remove(item)
+        self.size -= item["size"]
+
+    def _remember(self, item: dict[str, Any]) -> None:
+        """What was dead-lettered is not remembered: its replay, under the same id, shall have its effect."""
+        self.delivered.append(item["mark"])
+        del self.delivered[:-REMEMBERED]
+
+    def _plan(self, turn: Turn, now: float) -> None:
+        """See to it that somebody comes back: for the end of a message's time, for a look, to forget."""
+        if self.items:
+            self._wake(turn, min(now + self._bounds.poll, min(each["until"] for each in self.items)))
+        elif self.delivered:
+            if self.forget_at is None:
+                self.forget_at = now + LINGER
+            if self.tick_at is None:
+                self._wake(turn, self.forget_at)
+
+    def _wake(self, turn: Turn, at: float) -> None:
+        if self.tick_at is None or at < self.tick_at:
+            self.tick_at = at
+            turn.wake = at
+
+
+def mark_of(item: dict[str, Any]) -> str:
+    """What makes two messages the same: message id, route and part, in a short form."""
+    text = f"{item['id']}\n{item['route']}\n{item['part']}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def mark(origin: Origin) -> str:
+    """The same of an origin."""
+    return mark_of({"id": origin.message_id, "route": origin.route, "part": origin.part})

@@ -1,0 +1,49 @@
+"""What the bridge's own entities, orchestrations and activities are called, and their keys."""
+
+from __future__ import annotations
+
+import hashlib
+
+PREFIX = "bridge."
+"""Entities, orchestrations and activities with such a name are ours; no rule may name one."""
+
+PARKING = "bridge.parking"
+"""Entity: what waits for one instance. Its key is that of `target_key`."""
+
+QUARANTINE = "bridge.quarantine"
+"""Entity: what waits behind one poisoned ordering key. Its key is that of `ward_key`."""
+
+DEAD_LETTER = "bridge.dead_letter"
+"""Orchestration that writes one dead letter, and the activity that it does so with."""
+
+_LONGEST = 200
+"""Characters of a key, so that `@name@key` fits into the 256 of the storage providers."""
+
+
+def target_key(instance_id: str) -> str:
+    """Key of the parking entity of an instance. `@` cannot be in a key; an id that is too long is hashed."""
+    escaped = instance_id.replace("~", "~~").replace("@", "~a")
+    if len(escaped) <= _LONGEST:
+        return escaped
+    return "~h" + hashlib.sha256(instance_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def target_id(instance_id: str) -> str:
+    """Id of the parking entity of an instance."""
+    return f"@{PARKING}@{target_key(instance_id)}"
+
+
+def ward_key(source: str, key: bytes) -> str:
+    """Key of the quarantine entity of one ordering key of a source."""
+    return f"{ward_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
+
+
+def ward_prefix(source: str) -> str:
+    """What the keys of all quarantine entities of a source begin with. Names have no `~`."""
+    return f"{source}~"
+
+
+def letter_id(entity_key: str, message: str, since: float) -> str:
+    """Id of the orchestration that dead-letters one waiting message: the same when the decision is repeated."""
+    mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"bridge:dead-letter:{mark[:40]}"

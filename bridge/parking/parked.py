@@ -1,0 +1,75 @@
+"""A command that waits for its instance, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bridge.commands import (
+    Cancel,
+    Command,
+    OnFinished,
+    ParkFor,
+    RaiseEvent,
+    Resume,
+    Suspend,
+    Terminate,
+)
+from bridge.origin import Origin
+from bridge.parking.letter import Letter
+
+Parkable = RaiseEvent | Cancel | Terminate | Suspend | Resume
+"""Commands that need an instance which is there already."""
+
+_VERBS: dict[str, type[Any]] = {
+    "raise_event": RaiseEvent, "cancel": Cancel, "terminate": Terminate, "suspend": Suspend, "resume": Resume,
+}  # fmt: skip
+_NAMES = {verb: name for name, verb in _VERBS.items()}
+_READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing": ParkFor}
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A command with the message that led to it.
+
+    since, until: when it was parked and when its time is up, in seconds since the epoch.
+    """
+
+    command: Parkable
+    origin: Origin
+    letter: Letter
+    since: float
+    until: float
+
+    def to_json(self) -> dict[str, Any]:
+        command, origin = self.command, self.origin
+        arguments = {field.name: getattr(command, field.name) for field in fields(command)}
+        arguments["on_missing"] = self.until - self.since
+        told: dict[str, Any] = {
+            "id": origin.message_id,
+            "route": origin.route,
+            "part": origin.part,
+            "since": self.since,
+            "until": self.until,
+            "verb": _NAMES[type(command)],
+            "command": arguments,
+            "letter": self.letter.to_json(),
+        }
+        if origin.traceparent is not None:
+            told |= {"traceparent": origin.traceparent, "tracestate": origin.tracestate}
+        return told
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Parked:
+        arguments = {name: _READ[name](value) if name in _READ else value for name, value in told["command"].items()}
+        command = _VERBS[told["verb"]](**arguments)
+        origin = Origin(told["id"], told["route"], told["part"], told.get("traceparent"), told.get("tracestate"))
+        return cls(command, origin, Letter.from_json(told["letter"]), told["since"], told["until"])
+
+
+def parkable(command: Command) -> Parkable | None:
+    """The command when its rule lets it wait for its instance."""
+    if isinstance(command, Parkable) and isinstance(command.on_missing, ParkFor):
+        return command
+    return None

@@ -1,0 +1,146 @@
+"""The messages of one poisoned ordering key, and what each thing that can happen does to them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.message import Position
+from bridge.parking.lot import Turn, Undelivered
+
+LEASE = 30.0
+"""Seconds that a process has a released key to itself after it last said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class WardBounds:
+    """What is held per key at most: messages, and bytes of their JSON."""
+
+    max_messages: int = 1000
+    max_bytes: int = 512 * 1024
+
+
+class Ward:
+    """Messages in their order, oldest first.
+
+    held: JSON of letters, each with its `mark`, `size` and `since`. cause: why the oldest one failed. until: when they
+    are released by themselves; None: when a person says so; 0: now. owner, lease: the process that works on them, and
+    until when it has the right to.
+    """
+
+    def __init__(self, bounds: WardBounds, told: dict[str, Any] | None = None) -> None:
+        told = told or {}
+        self._bounds = bounds
+        self.source: str = told.get("source", "")
+        self.key: str = told.get("key", "")
+        self.held: list[dict[str, Any]] = list(told.get("held", ()))
+        self.cause: dict[str, Any] = told.get("cause", {})
+        self.until: float | None = told.get("until")
+        self.owner: str | None = told.get("owner")
+        self.lease: float = told.get("lease", 0.0)
+        self.size: int = told.get("size", 0)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """None when nothing is held."""
+        if not self.held:
+            return None
+        return {
+            "v": 1,
+            "source": self.source,
+            "key": self.key,
+            "held": self.held,
+            "cause": self.cause,
+            "until": self.until,
+            "owner": self.owner,
+            "lease": self.lease,
+            "size": self.size,
+        }
+
+    def hold(self, value: dict[str, Any]) -> Turn:
+        """The key's message failed: it and what follows wait. value: `source`, `key`, `item`, `cause`, `until`."""
+        turn = Turn()
+        first = not self.held
+        if self._append(turn, value) and first:
+            self.cause, self.until = value["cause"], value.get("until")
+            self.owner = None
+        return turn
+
+    def follow(self, value: dict[str, Any]) -> Turn:
+        """A later message of the key. When the last one before it has just left, it is to be taken up at once."""
+        turn = Turn()
+        first = not self.held
+        if self._append(turn, value) and first:
+            self.cause, self.until = {}, 0.0
+        return turn
+
+    def done(self, mark: str) -> Turn:
+        """This message was settled."""
+        self._remove([each for each in self.held if each["mark"] == mark])
+        return Turn(["resumed"])
+
+    def again(self, mark: str, cause: dict[str, Any], until: float | None, attempts: int) -> Turn:
+        """This message was released, and failed again."""
+        if self.held and self.held[0]["mark"] == mark:
+            self.held[0] = self.held[0] | {"attempts": attempts}
+            self.cause, self.until, self.owner = cause, until, None
+        return Turn()
+
+    def release(self) -> Turn:
+        """A person says: try them again."""
+        if self.held:
+            self.until = 0.0
+        return Turn()
+
+    def drop(self, marks: Sequence[str] | None, forget: bool) -> Turn:
+        """A person wants no more of these messages; None: of any. forget: not even their dead letters."""
+        turn = Turn()
+        gone = [each for each in self.held if marks is None or each["mark"] in marks]
+        self._remove(gone)
+        for item in gone:
+            turn.events.append("dropped")
+            if not forget:
+                detail = (
+                    f"it was dropped from the quarantine of its key ({self.cause.get('reason', 'follows another')})"
+                )
+                turn.undelivered.append(Undelivered(item, "quarantine_dropped", detail, self.cause.get("error", "")))
+        return turn
+
+    def claim(self, owner: str, now: float) -> Turn:
+        """A process wants to work on them, or still does."""
+        if self.held and (self.owner in (None, owner) or self.lease <= now):
+            self.owner, self.lease = owner, now + LEASE
+        return Turn()
+
+    def unclaim(self, owner: str) -> Turn:
+        """It does not any more."""
+        if self.owner == owner:
+            self.owner, self.lease = None, 0.0
+        return Turn()
+
+    def _append(self, turn: Turn, value: dict[str, Any]) -> bool:
+        item = value["item"]
+        if any(each["mark"] == item["mark"] for each in self.held):
+            turn.events.append("repeated")
+            return False
+        if len(self.held) >= self._bounds.max_messages or self.size + item["size"] > self._bounds.max_bytes:
+            turn.events.append("full")
+            detail = f"{len(self.held)} messages of the same key are in quarantine already"
+            turn.undelivered.append(Undelivered(item, "quarantine_full", detail, self.cause.get("error", "")))
+            return False
+        self.source, self.key = value["source"], value["key"]
+        self.held.append(item)
+        self.size += item["size"]
+        turn.events.append("held")
+        return True
+
+    def _remove(self, gone: list[dict[str, Any]]) -> None:
+        for item in gone:
+            self.held.remove(item)
+            self.size -= item["size"]
+
+
+def mark_of(position: Position) -> str:
+    """What makes two deliveries of one message the same."""
+    return hashlib.blake2b(str(position).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

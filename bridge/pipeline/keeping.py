@@ -1,0 +1,237 @@
+"""Messages of one source that are kept on an engine: how they get there, and how they come back to their lane."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from bridge.brokers.base import Broker, Partition
+from bridge.commands import Step
+from bridge.config.sources import DEAD_LETTER_TOPIC
+from bridge.envelope import Envelope
+from bridge.errors import EngineError, EngineOutage, EngineRejected
+from bridge.message import Message, Position
+from bridge.parking.held import HeldMessage
+from bridge.parking.letter import Letter
+from bridge.pipeline.admission import NotYet
+from bridge.pipeline.execution import Execution, Target
+from bridge.pipeline.fuse import Fuse
+from bridge.pipeline.gate import Gate
+from bridge.pipeline.item import Item
+from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.quarantine import HeldDelivery, Quarantine, QuarantineSettings, Wards
+from bridge.pipeline.settler import FuseBlown
+from bridge.settlement import (
+    Complete,
+    DeadLetter,
+    Hold,
+    Outcome,
+    Park,
+    Retry,
+    Settlement,
+    Wait,
+    detail_of,
+    outside,
+    reason_of,
+)
+
+if TYPE_CHECKING:
+    from bridge.pipeline.source import SourceSettings
+
+log = structlog.get_logger("bridge.quarantine")
+
+
+def letters(settings: SourceSettings, broker: str) -> Callable[[Item], Letter]:
+    """Makes of an item what its dead letter will tell, for who keeps it outside its broker."""
+
+    def letter(item: Item) -> Letter:
+        delivery = item.delivery
+        if isinstance(delivery, HeldDelivery):
+            return delivery.held.letter
+        return Letter(
+            delivery.message,
+            delivery.position,
+            broker,
+            (settings.subscribe.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", delivery.position.topic),
+            settings.name,
+            item.envelope.message_id if item.envelope else None,
+            settings.config_version,
+            tuple(dict.fromkeys(item.executed)),
+            settings.trusted_replay,
+        )
+
+    return letter
+
+
+class Keeping:
+    """Runs items, and keeps those of poisoned keys where the source says so. With `wards` None it only runs them."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        broker: Broker,
+        execution: Execution,
+        letter: Callable[[Item], Letter],
+        decode: Callable[[Message, Position], Envelope],
+        engines: Mapping[str, Target],
+        lanes: Lanes,
+        ledger: Ledger,
+        gate: Gate,
+        fuse: Fuse,
+        assignment: Collection[Partition],
+        wards: tuple[str, Wards] | None,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._execution = execution
+        self._letter = letter
+        self._decode = decode
+        self._engines = engines
+        self._lanes = lanes
+        self._ledger = ledger
+        self._gate = gate
+        self._fuse = fuse
+        self._assignment = assignment
+        self._engine = "" if wards is None else wards[0]
+        self._loading: asyncio.Task[None] | None = None
+        self.quarantine: Quarantine | None = None
+        if wards is not None:
+            chosen = settings.quarantine or QuarantineSettings()
+            self.quarantine = Quarantine(settings.name, wards[1], chosen, self._mine, self._take_up)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known what is held: before that nothing is dispatched."""
+        return self.quarantine is None or self.quarantine.loaded.is_set()
+
+    def lost(self, key: Hashable | None, item: Item) -> bool:
+        """Whether the item is a held one that goes back, since one before it failed again."""
+        return self.quarantine is not None and self.quarantine.lost(key, item)
+
+    async def run(
+        self, lane: Lane, item: Item, crowded: Callable[[Lane], bool]
+    ) -> tuple[Settlement | NotYet, Step | None]:
+        """How the item ends, and the step that failed or has to wait. Raises: FuseBlown."""
+        quarantine = self.quarantine
+        if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
+            if not quarantine.fits(item):
+                return DeadLetter("quarantine_full", "its key is in quarantine, and it is too large to join"), None
+            return await self._kept(quarantine.follow(lane.key, item, self._letter(item))), None
+        settlement, step = await self._execution.run(item, time.monotonic)
+        if isinstance(settlement, Retry) and crowded(lane):
+            detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
+            settlement = DeadLetter(settlement.reason, detail)
+        if isinstance(settlement, NotYet):
+            return settlement, step
+        poison = self._settings.quarantine is not None and lane.key is not None
+        now = time.monotonic()
+        ended = outside(
+            settlement,
+            keeps=quarantine is not None and quarantine.fits(item),
+            quarantine=poison,
+            held=0.0 if item.failed_at is None else now - item.failed_at,
+            # What is on an engine already has no lock that could be lost
+            max_hold=math.inf if isinstance(item.delivery, HeldDelivery) else self._settings.retry.max_hold,
+        )
+        if quarantine is None or not isinstance(ended, Park):
+            return ended, step
+        first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
+        if first and not self._fuse.allow(now):
+            raise FuseBlown
+        key = lane.key if lane.key is not None else (str(item.delivery.position),)
+        route = None if step is None else step.route
+        kept = await self._kept(quarantine.hold(key, item, self._letter(item), ended, item.error_class, route))
+        if isinstance(item.delivery, HeldDelivery) and isinstance(kept, Complete):
+            item.delivery.returned = True
+        return kept, step
+
+    def load(self) -> None:
+        """Find out what is held, before anything more is dispatched; while the engine is away, again and again."""
+        if self.quarantine is not None:
+            self.quarantine.loaded.clear()
+            if self._loading is not None:
+                self._loading.cancel()
+            self._loading = asyncio.create_task(self._load(self.quarantine), name=f"{self._settings.name}:load")
+
+    async def _load(self, quarantine: Quarantine) -> None:
+        attempt = 0
+        while True:
+            try:
+                await quarantine.load()
+            except EngineError as error:
+                attempt += 1
+                self._gate.hold("quarantine", str(error))
+                await asyncio.sleep(self._settings.retry.delay(attempt))
+            else:
+                self._gate.release("quarantine")
+                self._lanes.release()
+                return
+
+    async def stop(self) -> None:
+        """Look no more, and let others work on what is held."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self.give_up(None)
+
+    async def give_up(self, places: Collection[tuple[str, int]] | None) -> None:
+        """Topic and number of partitions that are taken away; None: all."""
+        if self.quarantine is not None:
+            await self.quarantine.give_up(lambda topic, number: places is None or (topic, number) in places)
+
+    async def _kept(self, keeping: Awaitable[None]) -> Settlement:
+        """How a delivery ends that is to be kept."""
+        try:
+            await keeping
+        except EngineError as error:
+            if isinstance(error, EngineOutage) and self._engine in self._engines:
+                self._engines[self._engine].breaker.trip(error)
+                return Hold(reason_of(error), detail_of(error))
+            if isinstance(error, EngineRejected):
+                return DeadLetter(reason_of(error), detail_of(error))
+            return Retry(self._settings.retry.max_delay, reason_of(error))
+        return Complete(Outcome.PARKED)
+
+    def _mine(self, topic: str, number: int) -> bool:
+        return not self._broker.features.groups or any(
+            partition.topic == topic and partition.number == number for partition in self._assignment
+        )
+
+    def _take_up(self, key: Hashable, messages: Sequence[HeldMessage]) -> bool:
+        """Held messages go before what waits in their lane."""
+        assert self.quarantine is not None
+        now = time.monotonic()
+        items = []
+        for held in messages:
+            envelope: Envelope | None = None
+            error: Exception | None = None
+            try:
+                envelope = self._decode(held.letter.message, held.letter.position)
+            except Exception as failure:
+                error = failure  # judged when its turn comes
+            item = Item(HeldDelivery(self.quarantine, key, held), envelope, error, now)
+            item.executed = list(held.letter.executed)
+            if held.attempts > 1:
+                item.attempt = held.attempts
+                item.failed_at = now - held.failed - max(0.0, time.time() - held.since)
+            items.append(item)
+        if not self._lanes.insert(key, items):
+            return False
+        for item in items:
+            self._ledger.receive(item)
+        self._gate.measure(self._ledger.in_flight, self._ledger.in_flight_bytes)
+        return True
+
+
+def leaves(item: Item, gone: Collection[Partition], places: Collection[tuple[str, int]]) -> bool:
+    """Whether an item goes with these partitions; a held one goes with the one that it came from."""
+    partition = item.delivery.partition
+    return partition in gone or (
+        isinstance(item.delivery, HeldDelivery) and (partition.topic, partition.number) in places
+    )

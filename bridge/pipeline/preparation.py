@@ -1,0 +1,40 @@
+"""What has to be looked up before messages can be decoded: schemas in a registry, which may be away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from bridge.errors import RegistryUnavailable
+from bridge.message import Message
+from bridge.pipeline.gate import Gate
+from bridge.settlement import RetryPolicy
+
+log = structlog.get_logger("bridge.source")
+
+Prepare = Callable[[Sequence[Message]], Awaitable[None]]
+"""Looks up what decoding these messages needs. Raises: RegistryUnavailable."""
+
+_HOLD = "schema registry"
+
+
+async def prepared(prepare: Prepare, messages: Sequence[Message], source: str, gate: Gate, retry: RetryPolicy) -> None:
+    """Return when they can be decoded; until then the source is held. Who calls takes in nothing meanwhile: what comes
+    later may be of the same key.
+    """
+    failures = 0
+    while True:
+        try:
+            await prepare(messages)
+        except RegistryUnavailable as error:
+            failures += 1
+            if failures == 1:
+                log.warning("registry away", action="hold", source=source, detail=str(error))
+            gate.hold(_HOLD, str(error))
+            await asyncio.sleep(retry.delay(failures))
+        else:
+            if failures:
+                gate.release(_HOLD)
+            return

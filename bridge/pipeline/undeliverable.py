@@ -1,0 +1,58 @@
+"""The activity behind dead letters of parked messages: from an activity thread to a broker and back."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bridge.brokers.base import Broker
+from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.message import Message
+from bridge.parking.letter import Letter
+from bridge.provenance import TRUNCATED
+
+TIMEOUT = 30.0
+"""Seconds until a dead letter must be confirmed; then the engine tries again."""
+
+
+class Undeliverable:
+    """Writes them. Call it from any thread but the event loop's."""
+
+    def __init__(self, brokers: Mapping[str, Broker], loop: asyncio.AbstractEventLoop) -> None:
+        self._brokers = brokers
+        self._loop = loop
+        self.written: Counter[tuple[str, str]] = Counter()
+        """Dead letters by source and reason."""
+
+    def __call__(self, told: Mapping[str, Any]) -> None:
+        """told: `item`, the JSON of a parked message, with `reason`, `detail`, `error` and `attempts`.
+
+        Raises: PublishFailed, BrokerUnavailable; the engine tries again.
+        """
+        item = told["item"]
+        letter = Letter.from_json(item["letter"])
+        broker = self._brokers.get(letter.broker)
+        if broker is None:
+            raise PublishFailed(f"broker {letter.broker!r} is not configured here")
+        message = letter.dead_letter(told["reason"], told["detail"], told["error"], item.get("route"), told["attempts"])
+        writing = _write(broker, letter.dead_letter_topic, message)
+        done = asyncio.run_coroutine_threadsafe(writing, self._loop)
+        try:
+            done.result(TIMEOUT)
+        except concurrent.futures.TimeoutError as error:
+            done.cancel()
+            raise BrokerUnavailable(f"the dead letter for {letter.position} is not confirmed in time") from error
+        self.written[letter.source, told["reason"]] += 1
+
+
+async def _write(broker: Broker, topic: str, message: Message) -> None:
+    """One that the broker does not take as it is goes without its payload, as other dead letters do."""
+    try:
+        await broker.publish(topic, [message])
+    except PublishFailed:
+        headers = (*message.headers, (TRUNCATED, b"payload"))
+        await broker.publish(topic, [replace(message, body=b"", headers=headers)])

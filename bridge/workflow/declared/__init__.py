@@ -1,0 +1,7 @@
+"""Sagas of the configuration: the orchestrator and the activity that the bridge's worker runs them with."""
+
+from bridge.routing.saga import SAGA_ORCHESTRATION
+from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY, evaluate
+from bridge.workflow.declared.orchestrator import declared_saga
+
+__all__ = ["EVALUATE_ACTIVITY", "SAGA_ORCHESTRATION", "declared_saga", "evaluate"]

@@ -1,0 +1,82 @@
+"""Expressions of declarative sagas, evaluated by an activity.
+
+Not in the orchestrator: CEL goes through a map in an order that differs from process to process, so that a replay could
+come to another value. An activity's result is kept in the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from durabletask import task
+
+from bridge.errors import ExpressionError, Problem
+from bridge.routing.expression import Compiler, Expression
+from bridge.routing.scope import Scope
+from bridge.routing.template import Template, compile_template
+
+EVALUATE_ACTIVITY = "bridge.evaluate"
+"""Name of the activity that the bridge's worker registers."""
+
+
+class SagaScope(Scope):
+    """Variables of a saga's expressions."""
+
+    __slots__ = ("input", "known", "reply", "saga", "steps", "vars")
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.input = variables.get("input")
+        self.steps = variables.get("steps") or {}
+        self.vars = variables.get("vars") or {}
+        self.saga = variables.get("saga") or {}
+        self.reply = variables.get("reply")
+        self.known = variables.get("known", True)
+
+
+def evaluate(ctx: task.ActivityContext, request: dict[str, Any]) -> dict[str, Any]:
+    """The values of a block of expressions by field. request: `block`, and `variables` as far as the block reads them.
+
+    Raises: ExpressionError, which says saga, step and field, and never holds a payload.
+    """
+    block = request["block"]
+    scope = SagaScope(request["variables"])
+    names, where = tuple(block["names"]), block["where"]
+    values: dict[str, Any] = {}
+    for field, source in block.get("condition", {}).items():
+        values[field] = _expression("condition", source, f"{where}, {field}", names).condition(scope)
+    for field, source in block.get("value", {}).items():
+        values[field] = _expression("value", source, f"{where}, {field}", names).value(scope)
+    for field, text in block.get("text", {}).items():
+        # `detail` is for a failure only, and may read what only a failure brings.
+        if field != "detail" or any(values.values()):
+            values[field] = _template(text, f"{where}, {field}", names).render(scope)
+    return values
+
+
+def _compiler() -> Compiler:
+    return Compiler(lambda path, what: Problem("", 0, 0, "", what), variables=None)
+
+
+@lru_cache(maxsize=2048)
+def _expression(kind: str, source: str, where: str, names: tuple[str, ...]) -> Expression:
+    compiler = _compiler()
+    compile_ = compiler.condition if kind == "condition" else compiler.value
+    found = compile_(source, (), where, frozenset(names))
+    if found is None:
+        raise ExpressionError(f"{where}: {compiler.problems[0].what}")
+    return found
+
+
+@lru_cache(maxsize=2048)
+def _template(text: str, where: str, names: tuple[str, ...]) -> Template:
+    compiler = _compiler()
+    found = compile_template(text, (), where, compiler, frozenset(names))
+    if found is None:
+        raise ExpressionError(f"{where}: {compiler.problems[0].what}")
+    return found
+
+
+evaluate.__name__ = EVALUATE_ACTIVITY

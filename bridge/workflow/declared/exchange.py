@@ -1,0 +1,104 @@
+"""A command and its answer, as a declarative saga describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durabletask import task
+
+from bridge.errors import ExpressionError
+from bridge.workflow.attempts import STEP_KEY
+from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, until
+from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
+from bridge.workflow.outcome import StepFailed
+from bridge.workflow.parallel import Steps
+from bridge.workflow.publishing import PUBLISH_ACTIVITY, new_event
+from bridge.workflow.request import new_correlation_id, reply_event, request_headers
+from bridge.workflow.step import CompensationInput
+
+Block = Mapping[str, Any]
+"""Expressions that are evaluated together, and which variables they read."""
+
+Variables = Callable[[Block, Mapping[str, Any]], dict[str, Any]]
+"""What a block reads: out of what the saga knows, and out of what is given beside that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange(Attempts):
+    """Publish a command, wait for the answer if there is to be one, and judge it.
+
+    reply_to: where the answer goes; None waits for none. verdict: conditions on the answer, `refused` and `failed`.
+    """
+
+    target: str
+    reply_to: str | None
+    message: Block
+    verdict: Block | None
+    variables: Variables
+
+    def attempts(self, ctx: task.OrchestrationContext, call: Call) -> Attempt:
+        """An attempt that failed to be published is repeated as the same message; one that was answered as a new one,
+        under the same step key.
+        """
+        event: dict[str, Any] | None = None
+        correlation_id = ""
+        fields: dict[str, Any] | None = None
+
+        def attempt(_: int, timer: task.Task[Any] | None) -> Steps:
+            nonlocal event, correlation_id, fields
+            if fields is None:
+                fields = yield from self._evaluated(ctx, call, self.message, _given(call.payload), timer, "expression")
+            if event is None:
+                correlation_id = "" if self.reply_to is None else new_correlation_id(ctx)
+                event = self._event(ctx, call, fields, correlation_id)
+            yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
+            if self.reply_to is None:
+                return None
+            reply = yield from answer(ctx, reply_event(correlation_id), call, timer)
+            if self.verdict is not None:
+                found = yield from self._evaluated(ctx, call, self.verdict, {"reply": reply}, timer, "failed")
+                if found.get("refused"):
+                    raise StepFailed(call.name, "refused", found.get("detail", ""))
+                if found.get("failed"):
+                    event = None
+                    raise AttemptFailed(found.get("detail", ""))
+            return reply
+
+        return attempt
+
+    def _evaluated(
+        self,
+        ctx: task.OrchestrationContext,
+        call: Call,
+        block: Block,
+        given: Mapping[str, Any],
+        timer: task.Task[Any] | None,
+        reason: str,
+    ) -> Steps:
+        """The block's values. Raises: StepFailed with this reason when an expression fails: trying again is no use."""
+        request = {"block": block, "variables": self.variables(block, given)}
+        try:
+            return (yield from until(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
+        except task.TaskFailedError as error:
+            if error.details.is_caused_by(ExpressionError):
+                raise StepFailed(call.name, reason, describe(error)) from error
+            raise
+
+    def _event(
+        self, ctx: task.OrchestrationContext, call: Call, fields: Mapping[str, Any], correlation_id: str
+    ) -> dict[str, Any]:
+        headers = {name.removeprefix("headers."): text for name, text in fields.items() if name.startswith("headers.")}
+        headers[STEP_KEY] = call.key
+        if self.reply_to is not None:
+            headers = request_headers(headers, self.reply_to, correlation_id)
+        subject, key = fields.get("subject"), fields.get("key")
+        return new_event(ctx, self.target, fields["data"], fields["type"], subject, key, headers)
+
+
+def _given(payload: Any) -> dict[str, Any]:
+    """What a compensation knows of its step."""
+    if isinstance(payload, CompensationInput):
+        return {"reply": payload.result, "known": payload.known}
+    return {}

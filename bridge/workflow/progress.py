@@ -1,0 +1,102 @@
+"""What a saga tells of itself: the custom status, for `bridge instances show`, dashboards and whoever waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from durabletask import task
+
+from bridge.workflow.converter import Prepared
+from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaStatus, StepFailed, StepState
+from bridge.workflow.parallel import Steps
+
+_STATES = {state: f': "{state}"' for state in StepState}
+_STATUSES = {status: f', "status": "{status}", "steps": {{' for status in SagaStatus}
+
+
+class Progress:
+    """Status of the saga and states of its steps.
+
+    Every replay goes through all of it again. So what changes is only noted, as pieces of JSON, and put together when
+    the saga is about to wait.
+    """
+
+    __slots__ = ("_changed", "_ctx", "_failed", "_failure", "_head", "_steps", "status")
+
+    def __init__(self, ctx: task.OrchestrationContext, saga: str, plan: Sequence[str]) -> None:
+        self._ctx = ctx
+        self._head = f'{{"saga": {quoted(saga)}'
+        self._steps = {step: f"{quoted(step)}{_STATES[StepState.WAITING]}" for step in plan}
+        self._failure = ""
+        self._failed = ""
+        self._changed = True
+        self.status = SagaStatus.RUNNING
+
+    def enter(self, step: str, state: StepState) -> None:
+        """A step is in another state."""
+        self._steps[step] = f"{quoted(step)}{_STATES[state]}"
+        self._changed = True
+
+    def become(self, status: SagaStatus) -> None:
+        """The saga has another status."""
+        self.status = status
+        self._changed = True
+
+    def fail(self, failure: SagaAborted, begun: Sequence[str]) -> None:
+        """It is over with all that was planned and not begun."""
+        self._steps = {step: self._steps[step] for step in begun}
+        told: dict[str, Any] = {"reason": failure.reason, "detail": failure.detail}
+        if isinstance(failure, StepFailed):
+            told["step"] = failure.step
+        self._failure = f", {json.dumps(told)[1:-1]}"
+        self._changed = True
+
+    def failed_compensations(self, failed: Sequence[FailedCompensation]) -> None:
+        """These steps could not be undone."""
+        self._failed = f', "failed_compensations": {json.dumps([asdict(one) for one in failed])}'
+        self._changed = True
+
+    def commit(self) -> None:
+        """Behind the point of no return: whoever looks sees that no cancel is heard any more."""
+        self._head += ', "committed": true'
+        self._changed = True
+
+    def cancelling(self) -> None:
+        """`cancel` was heard, while something runs that is waited for."""
+        if self.status is SagaStatus.RUNNING:
+            self.become(SagaStatus.CANCELLING)
+            self.show()
+
+    def show(self) -> None:
+        """Write the custom status."""
+        self._changed = False
+        steps = ", ".join(self._steps.values())
+        text = f"{self._head}{_STATUSES[self.status]}{steps}}}{self._failure}{self._failed}}}"
+        self._ctx.set_custom_status(Prepared(text))
+
+    def shown(self, steps: Steps) -> Steps:
+        """Run the steps, and show what has changed whenever they wait and when they are over."""
+        resume, given = steps.send, None
+        while True:
+            try:
+                awaited = resume(given)
+            except StopIteration as done:
+                return done.value
+            finally:
+                if self._changed:
+                    self.show()
+            try:
+                given = yield awaited
+                resume = steps.send
+            except Exception as error:
+                resume, given = steps.throw, error
+
+
+@lru_cache(maxsize=4096)
+def quoted(name: str) -> str:
+    """As JSON."""
+    return json.dumps(name)

@@ -1,0 +1,18 @@
+"""The sample shop on a cluster that others use too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TOPICS = ("orders", "payments", "shipments", "order-results", "parcel-alerts")
+
+
+def rename_topics(config: Path, prefix: str) -> None:
+    """Topics and groups of the sample configuration in this directory get names that nobody else has."""
+    file = config / "bridge.yaml"
+    text = file.read_text()
+    for topic in TOPICS:
+        text = text.replace(f"topics: [{topic}]", f"topics: [{prefix}-{topic}]\n    group: {prefix}")
+        text = text.replace(f"topic: {topic}}}", f"topic: {prefix}-{topic}}}")
+    assert text.count(prefix) >= len(TOPICS)
+    file.write_text(text)

@@ -1,0 +1,217 @@
+"""What changes under a live consumer: leaders, topics, the clock, and how long the event loop stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from bridge.brokers.base import SubscribeOptions, Subscription
+from bridge.errors import BrokerUnavailable
+from bridge.message import Message
+from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers, take
+from tests.brokers.kafka.bench import kafka_bench
+from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kafka.node import Node
+from tests.pipeline.harness import message, offsets_by_key
+
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(180)]
+
+
+async def settle(subscription: Subscription, into: list[int]) -> None:
+    while True:
+        try:
+            for delivery in await subscription.receive(50):
+                into += numbers([delivery])
+                await delivery.complete()
+        except BrokerUnavailable:
+            await asyncio.sleep(0.1)
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"never came: {what}") from None
+
+
+@pytest.fixture
+async def two_nodes(tmp_path: Path) -> AsyncIterator[tuple[Node, Node]]:
+    settings = {
+        "offsets.topic.replication.factor": "2", "broker.session.timeout.ms": "2000", "min.insync.replicas": "1",
+        "broker.heartbeat.interval.ms": "300",
+    }  # fmt: skip
+    first = Node(tmp_path / "first", settings=settings)
+    first.start()
+    second = Node(tmp_path / "second", settings=settings, number=2, controller=first.controller)
+    second.start()
+    yield first, second
+    first.kill()
+    second.kill()
+
+
+async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
+    """The second node leads half of the partitions, and coordinates some groups, when it dies."""
+    first, second = two_nodes
+    harness = KafkaHarness(f"{first.bootstrap},{second.bootstrap}")
+    topic = unique("leader")
+    broker = await harness.broker(commit_interval="200ms", publish_timeout="60s", replication=2)
+    await until(lambda: second.process is not None, "the second node")
+    async with asyncio.timeout(PATIENCE):
+        while len((await broker._cluster._admin.describe_cluster())["brokers"]) < 2:
+            await asyncio.sleep(0.1)
+    await broker.create_topic(topic, 6)
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    seen: list[int] = []
+    reading = asyncio.create_task(settle(subscription, seen))
+    count = 0
+    for phase in ("both", "one", "both again"):
+        if phase == "one":
+            await asyncio.to_thread(second.kill)
+        elif phase == "both again":
+            await asyncio.to_thread(second.start)
+        for _ in range(10):
+            await broker.publish(topic, [Message(b"%d" % n, b"%d" % n) for n in range(count, count + 20)])
+            count += 20
+            await asyncio.sleep(0.1)
+    await until(lambda: set(seen) == set(range(count)), "everything")
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            places = [TopicPartition(topic, number) for number in range(6)]
+            found = await broker._cluster.committed(topic, places)
+            if sum(position.offset for position in found.values()) >= count:
+                break
+            await asyncio.sleep(0.1)
+    reading.cancel()
+    await harness.stop()
+
+
+async def remake(harness: KafkaHarness, topic: str, pause: float) -> None:
+    """Delete a topic and make it again after so many seconds."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
+    await admin.start()
+    await admin.delete_topics([topic])
+    while topic in await admin.list_topics():
+        await asyncio.sleep(0.02)
+    await admin.close()
+    await asyncio.sleep(pause)
+    await harness.create_topic(topic, 1)
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0])
+async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: KafkaHarness, pause: float) -> None:
+    """Shorter and longer than the client takes to notice. Either it goes on, or it says why it does not."""
+    topic = unique("anew")
+    await harness.create_topic(topic, 1)
+    broker = await harness.broker(commit_interval="200ms")
+    await broker.publish(topic, numbered(10))
+    options = SubscribeOptions((topic,), topic, on_out_of_range="earliest")
+    subscription = await broker.subscribe(options, Assignments())
+    seen: list[int] = []
+    reading = asyncio.create_task(settle(subscription, seen))
+    await until(lambda: len(seen) == 10, "the old ones")
+    await remake(harness, topic, pause)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await broker.publish(topic, numbered(3, 100))
+                break
+            except BrokerUnavailable:
+                await asyncio.sleep(0.2)
+    await until(lambda: set(seen) >= {100, 101, 102}, "the new ones", 90)
+    async with asyncio.timeout(PATIENCE):
+        while True:  # and they are committed: nothing loops over the position of the old topic
+            found = await broker._cluster.committed(topic, [TopicPartition(topic, 0)])
+            if found and found[TopicPartition(topic, 0)].offset >= 3:
+                break
+            await asyncio.sleep(0.1)
+    reading.cancel()
+
+
+async def test_the_commit_for_a_deleted_topic_is_bounded(harness: KafkaHarness) -> None:
+    """The client itself would try for ever."""
+    topic = unique("deleted")
+    await harness.create_topic(topic, 1)
+    broker = await harness.broker()
+    await broker.publish(topic, numbered(10))
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    for delivery in await take(subscription, 5):
+        await delivery.complete()
+    admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
+    await admin.start()
+    await admin.delete_topics([topic])
+    await admin.close()
+    begun = time.monotonic()
+    await asyncio.gather(subscription.flush(), return_exceptions=True)
+    await subscription.close()
+    assert time.monotonic() - begun < 45
+
+
+async def test_the_event_loop_stands_still_for_longer_than_the_session(harness: KafkaHarness) -> None:
+    topic = unique("still")
+    await harness.create_topic(topic, 2)
+    broker = await harness.broker(commit_interval="200ms")
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    seen: list[int] = []
+    reading = asyncio.create_task(settle(subscription, seen))
+    for number in range(3):
+        await broker.publish(topic, [Message(b"%d" % n, b"%d" % n) for n in range(number * 50, number * 50 + 50)])
+        time.sleep(4.0)  # the session is 3 s
+    await until(lambda: set(seen) == set(range(150)), "everything")
+    reading.cancel()
+
+
+async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHarness) -> None:
+    topic = unique("twins")
+    await harness.create_topic(topic, 2)
+    options = SubscribeOptions((topic,), topic, instance_id="same")
+    first = await (await harness.broker()).subscribe(options, Assignments())
+    second = await (await harness.broker()).subscribe(options, Assignments())
+    tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]
+    await until(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", 60)
+    told = first.stopped() | second.stopped()
+    assert "is another process running with `instance_id: same`" in told["group"]
+    for task in tasks:
+        task.cancel()
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_the_clock_steps(
+    tmp_path: Path, harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """In the middle of work and of retries: nothing waits an hour, is lost, or is counted with a negative age."""
+    topic = unique("clock")
+    real, offset = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    async with kafka_bench(tmp_path, harness, topic) as bench:
+        failed: set[str] = set()
+
+        async def before(command: Any) -> None:
+            nonlocal offset
+            if len(bench.faults.taken) >= 20:
+                offset = step
+            if command.instance_id.endswith("7") and command.instance_id not in failed:
+                failed.add(command.instance_id)
+                from bridge.errors import InstanceNotFound
+
+                raise InstanceNotFound("not yet")
+
+        bench.faults.before = before
+        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50)), topic=topic)
+        await bench.source.start()
+        await bench.settled(50)
+        assert offset == step
+        await bench.publish(*(message("start", f"{n % 5}-{n}", str(n % 5)) for n in range(50, 60)), topic=topic)
+        await bench.settled(60)
+        assert bench.source.ledger.critical.total >= 0
+        assert all(found == sorted(found) for found in offsets_by_key(bench.faults.taken).values())
+        assert bench.source.subscription is not None
+        await bench.source.subscription.flush()

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from bridge.brokers.kafka.restlessness import LIMIT, WINDOW, Restlessness
+
+
+def test_a_group_that_comes_to_rest_is_fine_again() -> None:
+    group = Restlessness()
+    for number in range(LIMIT):
+        group.note(float(number))
+    assert group.told(LIMIT, None) is None
+    group.note(float(LIMIT))
+    assert "do its members crash" in (group.told(LIMIT, None) or "")
+    assert "`instance_id: a`" in (group.told(LIMIT, "a") or "")
+    assert group.told(WINDOW + 1, "a") is None
+
+
+def test_seldom_changes_are_no_unrest() -> None:
+    group = Restlessness()
+    for number in range(50):
+        group.note(number * WINDOW / LIMIT)
+        assert group.told(number * WINDOW / LIMIT, None) is None

@@ -1,0 +1,273 @@
+"""What a registry's answers, and its silence, mean."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge.codecs.confluent import AvroFormat, ProtobufFormat, Registry, RegistryCodec, Writing
+from bridge.codecs.confluent import registry as module
+from bridge.codecs.confluent import schemas as schemas_module
+from bridge.codecs.confluent.wire import write
+from bridge.errors import DecodeError, RegistryUnavailable, SchemaError
+from bridge.message import Message
+from tests.codecs.confluent.conftest import MakeRegistry
+from tests.codecs.confluent.samples import ORDER, ORDER_DATA, POSITION, event, proto_set, proto_text
+from tests.kafka.certificates import Authority
+from tests.registry import RegistryServer
+
+LINE = '{"type": "record", "name": "shop.Line", "fields": [{"name": "sku", "type": "string"}]}'
+LINE_DATA = b"\x02a"
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NEW_SCHEMA_PAUSES", (0.01, 0.02))
+
+
+async def read(registry: Registry, *messages: Message) -> list[object]:
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    await codec.prepare_decode(messages)
+    return [codec.decode(message, POSITION).data for message in messages]
+
+
+async def test_a_schema_is_asked_for_once(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", LINE)
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    message = Message(write(number, None) + LINE_DATA, headers=(("h", b"1"),))
+    for _ in range(3):
+        await codec.prepare_decode([message] * 50)
+        envelope = codec.decode(message, POSITION)
+        assert (envelope.data, envelope.headers, envelope.datacontenttype) == (
+            {"sku": "a"}, {"h": "1"}, "application/avro",
+        )  # fmt: skip
+    assert server.asked == [f"GET /schemas/ids/{number}"]
+
+
+async def test_by_guid(server: RegistryServer, registry: Registry) -> None:
+    guid = server.guid(server.register("orders-value", LINE))
+    assert await read(registry, Message(write(guid, None) + LINE_DATA)) == [{"sku": "a"}]
+
+
+async def test_attributes_of_cloudevents_are_headers(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", LINE)
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    attributes = {"specversion": "1.0", "id": "e-1", "source": "/s", "type": "line.added", "tenant": "t"}
+    headers = tuple((f"ce_{name}", value.encode()) for name, value in attributes.items())
+    message = Message(write(number, None) + LINE_DATA, headers=headers)
+    await codec.prepare_decode([message])
+    envelope = codec.decode(message, POSITION)
+    assert (envelope.message_id, envelope.type, envelope.extensions) == ("/s e-1", "line.added", {"tenant": "t"})
+    tombstone = codec.decode(Message(None, headers=headers), POSITION)
+    assert (tombstone.data, tombstone.type) == (None, "line.added")
+
+
+async def test_references_are_fetched_with_what_they_refer_to(server: RegistryServer, registry: Registry) -> None:
+    server.register("line", LINE)
+    refer = [{"name": "shop.Line", "subject": "line", "version": 1}]
+    server.register("lines", '{"type": "record", "name": "shop.Lines", "fields": [{"name": "all", "type": '
+                    '{"type": "array", "items": "shop.Line"}}]}', references=refer)  # fmt: skip
+    refer = [{"name": "shop.Lines", "subject": "lines", "version": 1}]
+    number = server.register("orders-value", '["null", "shop.Lines"]', references=refer)
+    message = Message(write(number, None) + b"\x02\x02" + LINE_DATA + b"\x00")
+    assert await read(registry, message) == [{"all": [{"sku": "a"}]}]
+
+
+async def test_an_unknown_id_is_asked_for_again_and_then_judged(server: RegistryServer, registry: Registry) -> None:
+    """A follower of the registry's leader may hear of a new schema late."""
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    message = Message(write(7, None) + LINE_DATA)
+    await codec.prepare_decode([message])
+    assert server.asked == ["GET /schemas/ids/7"] * 3
+    for _ in range(2):
+        await codec.prepare_decode([message])
+        with pytest.raises(DecodeError, match="registry main does not have schema 7"):
+            codec.decode(message, POSITION)
+    assert len(server.asked) == 3
+
+
+async def test_what_was_unknown_may_be_registered_later(
+    server: RegistryServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schemas_module, "_FORGET", 0.0)
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    message = Message(write(1, None) + LINE_DATA)
+    await codec.prepare_decode([message])
+    server.register("orders-value", LINE)
+    await codec.prepare_decode([message])
+    assert codec.decode(message, POSITION).data == {"sku": "a"}
+
+
+async def test_what_is_kept_is_bounded(
+    server: RegistryServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schemas_module, "CAPACITY", 3)
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    for number in range(1, 7):
+        server.register("s", f'{{"type": "fixed", "name": "F", "size": {number}}}')
+        await codec.prepare_decode([Message(write(number, None)), Message(write(number + 100, None))])
+    assert list(codec._schemas._known) == [4, 5, 6]
+    assert len(codec._schemas._unusable) == 3
+
+
+async def test_a_schema_of_another_kind_is_told(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", '{"type": "object"}', "JSON")
+    with pytest.raises(DecodeError, match=f"schema {number} of registry main is JSON"):
+        await read(registry, Message(write(number, None) + LINE_DATA))
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 404, 418])
+async def test_any_other_answer_is_an_outage(server: RegistryServer, registry: Registry, status: int) -> None:
+    """A 404 without the registry's own code comes from something else at that address."""
+    number = server.register("orders-value", LINE)
+    message = Message(write(number, None) + LINE_DATA)
+    server.status = status
+    with pytest.raises(RegistryUnavailable, match=f"HTTP {status}"):
+        await read(registry, message)
+    server.status = None
+    assert await read(registry, message) == [{"sku": "a"}]
+
+
+async def test_nobody_there_is_an_outage_until_somebody_is(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", LINE)
+    message = Message(write(number, None) + LINE_DATA)
+    server.stop()
+    begun = time.monotonic()
+    with pytest.raises(RegistryUnavailable, match="registry main: nobody answers"):
+        await read(registry, message)
+    assert time.monotonic() - begun < 5
+    server.start()
+    assert await read(registry, message) == [{"sku": "a"}]
+
+
+async def test_credentials(server: RegistryServer, connect: MakeRegistry) -> None:
+    number = server.register("orders-value", LINE)
+    message = Message(write(number, None) + LINE_DATA)
+    server.authorization = "Basic " + base64.b64encode(b"me:se:cret").decode()
+    assert await read(connect(server.url, username="me", password="se:cret"), message) == [{"sku": "a"}]
+    with pytest.raises(RegistryUnavailable, match="refused the credentials") as told:
+        await read(connect(server.url, username="me", password="wrong"), message)
+    assert "wrong" not in str(told.value)
+    server.authorization = "Bearer tok"
+    assert await read(connect(server.url, token="tok"), message) == [{"sku": "a"}]
+    cloud = connect(server.url, token="tok", logical_cluster="lsrc-1", identity_pool="pool-1")
+    assert await read(cloud, message) == [{"sku": "a"}]
+
+
+async def test_tls(tmp_path: Path, connect: MakeRegistry) -> None:
+    authority, other = Authority(tmp_path / "a"), Authority(tmp_path / "b", "somebody else")
+    server = RegistryServer(authority.issue("server"))
+    number = server.register("orders-value", LINE)
+    message = Message(write(number, None) + LINE_DATA)
+    try:
+        assert await read(connect(server.url, tls={"ca": str(authority.file)}), message) == [{"sku": "a"}]
+        for settings in ({}, {"tls": {"ca": str(other.file)}}):
+            with pytest.raises(RegistryUnavailable, match=r"certificate is not trusted.*set `tls.ca`"):
+                await read(connect(server.url, **settings), message)
+    finally:
+        server.close()
+
+
+async def write_one(writing: Writing, registry: Registry) -> Message:
+    codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
+    await codec.prepare_encode()
+    return codec.encode(event(ORDER_DATA))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "order.avsc").write_text(ORDER)
+    return tmp_path / "order.avsc"
+
+
+async def test_a_schema_of_our_own_must_be_registered(server: RegistryServer, registry: Registry, file: Path) -> None:
+    def writing(**more: object) -> Writing:
+        return Writing(registry, AvroFormat, topic="orders", own=file, **more)  # type: ignore[arg-type]
+
+    with pytest.raises(SchemaError, match=r"under the subject orders-value; register it, or set `auto_register: true`"):
+        await write_one(writing(), registry)
+    first = await write_one(writing(auto_register=True), registry)
+    asked = len(server.asked)
+    once = writing()
+    assert (await write_one(once, registry)).body == first.body
+    assert (await write_one(once, registry)).body == first.body
+    assert server.asked[asked:] == ["POST /subjects/orders-value"]
+
+
+async def test_subjects_by_record(server: RegistryServer, registry: Registry, file: Path) -> None:
+    for pattern, subject in (("{record}", "shop.Order"), ("{topic}-{record}", "orders-shop.Order")):
+        writing = Writing(
+            registry, AvroFormat, topic="orders", own=file, subject=pattern, auto_register=True
+        )  # fmt: skip
+        await write_one(writing, registry)
+        assert server.asked[-1] == f"POST /subjects/{subject}/versions"
+
+
+async def test_an_incompatible_schema_is_refused(server: RegistryServer, registry: Registry, file: Path) -> None:
+    server.incompatible = True
+    with pytest.raises(SchemaError, match="not compatible with earlier ones"):
+        await write_one(Writing(registry, AvroFormat, topic="orders", own=file, auto_register=True), registry)
+
+
+async def test_the_latest_of_the_subject(server: RegistryServer, registry: Registry) -> None:
+    writing = Writing(registry, AvroFormat, topic="orders", latest_for=0.0)
+    with pytest.raises(SchemaError, match="register one, or give the target a `schema`"):
+        await write_one(writing, registry)
+    first = server.register("orders-value", ORDER)
+    assert (await write_one(writing, registry)).body[:5] == write(first, None)  # type: ignore[index]  # not None
+    newer = json.loads(ORDER)
+    newer["doc"] = "newer"
+    second = server.register("orders-value", json.dumps(newer))
+    assert (await write_one(writing, registry)).body[:5] == write(second, None)  # type: ignore[index]  # not None
+    server.stop()
+    with pytest.raises(RegistryUnavailable):
+        await write_one(writing, registry)
+
+
+async def test_a_tombstone_is_written_without_a_schema_id(registry: Registry, file: Path) -> None:
+    codec = RegistryCodec(
+        "avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="o", own=file, auto_register=True)
+    )
+    await codec.prepare_encode()
+    assert codec.encode(event(None)).body is None
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "what"),
+    [
+        (b"{", AvroFormat, "no Avro schema"),
+        (b"\xff", AvroFormat, "is not UTF-8"),
+        (b"\xff\xff", ProtobufFormat, "is no descriptor set; make one: protoc"),
+        (None, AvroFormat, "cannot be read: No such file"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    tmp_path: Path, registry: Registry, content: bytes | None, form: object, what: str
+) -> None:
+    path = tmp_path / "schema"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DecodeError, match=what):
+        Writing(registry, form, topic="orders", own=path)  # type: ignore[arg-type]  # a format
+
+
+def test_a_descriptor_set_that_imports_others_is_told(tmp_path: Path, registry: Registry) -> None:
+    from google.protobuf import descriptor_pb2
+
+    files = descriptor_pb2.FileDescriptorSet.FromString(proto_set())
+    files.file[0].dependency.append("shared/money.proto")
+    (tmp_path / "order.desc").write_bytes(files.SerializeToString())
+    with pytest.raises(DecodeError, match=r"imports shared/money\.proto"):
+        Writing(registry, ProtobufFormat, topic="orders", own=tmp_path / "order.desc")
+
+
+async def test_the_latest_protobuf_names_its_message(server: RegistryServer, registry: Registry) -> None:
+    server.register("orders-value", proto_text(), "PROTOBUF")
+    writing = Writing(registry, ProtobufFormat, topic="orders", message="shop.Order")
+    codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
+    await codec.prepare_encode()
+    assert codec.encode(event({"id": "a"})).body == b"\0\0\0\0\1\2\2" + b"\x0a\x01a"

@@ -1,0 +1,135 @@
+"""docker-compose.yml keeps the Compose specification, and what the project promises of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema_rs
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bridge.app.composition import load_config
+from bridge.cli import root
+from bridge.config.brokers import KafkaBrokerConfig
+from bridge.config.types import parse_duration
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+BRIDGE = SERVICES["bridge"]
+SPECIFICATION = jsonschema_rs.validator_for(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
+
+
+def test_it_keeps_the_specification() -> None:
+    SPECIFICATION.validate(COMPOSE)
+
+
+@pytest.mark.parametrize("change", [{"cap_drop": "ALL"}, {"stop_grace": "30s"}, {"ports": 8099}, {"profiles": "x"}])
+def test_the_specification_would_find_mistakes(change: dict[str, Any]) -> None:
+    assert not SPECIFICATION.is_valid({"services": {"bridge": BRIDGE | change}})
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_open_to_this_machine_only(name: str) -> None:
+    for port in SERVICES[name].get("ports", ()):
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
+
+
+def test_no_two_services_have_one_port() -> None:
+    ports = [port.split(":")[1] for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len(ports) == len(set(ports))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_say_which_version_and_volumes_exist(name: str) -> None:
+    service = SERVICES[name]
+    assert re.search(r":[\w.-]+$", service["image"])
+    assert "build" in service or not service["image"].startswith("durable-bridge")
+    for volume in service.get("volumes", ()):
+        source = volume.split(":")[0]
+        if source.startswith("."):
+            assert (ROOT / source).is_dir(), volume
+            assert volume.endswith(":ro"), "what comes from the checkout is not written to"
+        else:
+            assert source in COMPOSE["volumes"], volume
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_whom_one_waits_for_has_a_health_check_and_no_profile_of_its_own(name: str) -> None:
+    for other, wanted in SERVICES[name].get("depends_on", {}).items():
+        assert wanted["condition"] == "service_healthy"
+        assert SERVICES[other]["healthcheck"]["test"][0] == "CMD"
+        missing = set(SERVICES[other].get("profiles", ())) - set(SERVICES[name].get("profiles", ()))
+        assert not missing
+
+
+def test_what_is_not_needed_for_the_shop_has_a_profile() -> None:
+    assert {name for name, service in SERVICES.items() if not service.get("profiles")} == {"bridge", "kafka"}
+
+
+def test_the_bridge_may_do_as_little_as_possible() -> None:
+    assert BRIDGE["read_only"] is True
+    assert BRIDGE["cap_drop"] == ["ALL"]
+    assert BRIDGE["security_opt"] == ["no-new-privileges:true"]
+    assert [mount.split(":")[0] for mount in BRIDGE["tmpfs"]] == ["/tmp"]
+    assert not {"privileged", "cap_add", "user", "network_mode", "pid"} & BRIDGE.keys()
+
+
+def _arguments(option: str) -> list[Path]:
+    command: list[str] = BRIDGE["command"]
+    return [ROOT / value for name, value in pairwise(command) if name == option]
+
+
+def test_the_bridge_s_command_exists_and_its_configuration_loads() -> None:
+    command, *arguments = BRIDGE["command"]
+    known = {option for parameter in root.get_command(click.Context(root), command).params for option in parameter.opts}
+    assert {argument for argument in arguments if argument.startswith("-")} <= known
+    mounted = [volume.split(":")[0].removeprefix("./") for volume in BRIDGE["volumes"] if volume.startswith(".")]
+    files = [*_arguments("--config"), *_arguments("--overlay")]
+    assert files
+    assert all(file.relative_to(ROOT).parts[0] in mounted for file in files)
+    given = [argument for file in _arguments("--config") for argument in ("-c", str(file))]
+    given += [argument for file in _arguments("--overlay") for argument in ("--overlay", str(file))]
+    checked = CliRunner().invoke(root, ["check", *given], env=BRIDGE["environment"])
+    assert checked.exit_code == 0, checked.output
+
+
+def test_the_configuration_fits_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in BRIDGE["environment"].items():
+        monkeypatch.setenv(name, value)
+    config = load_config(_arguments("--config"), _arguments("--overlay")).config
+    # A stop is not cut short: the grace is longer than the drain
+    assert parse_duration(BRIDGE["stop_grace_period"]) >= config.ops.drain + 5
+    # State is kept in the volume, which belongs to the user of the image
+    volumes = [volume.split(":")[1] for volume in BRIDGE["volumes"] if not volume.startswith(".")]
+    engine = config.engines["default"]
+    assert engine.type == "embedded"
+    assert any(engine.path.startswith(f"{volume}/") for volume in volumes)
+    assert f"install -d -o bridge -g bridge -m 0700 {volumes[0]}" in (ROOT / "Dockerfile").read_text()
+    # The published port is the one that is served, on all addresses of the container
+    assert BRIDGE["ports"] == [f"127.0.0.1:{config.ops.http.port}:{config.ops.http.port}"]
+    assert config.ops.http.host == "0.0.0.0"
+    # The broker is the listener that Kafka advertises inside
+    [broker] = config.brokers.values()
+    assert isinstance(broker, KafkaBrokerConfig)
+    kafka = SERVICES["kafka"]["environment"]
+    assert f"INSIDE://{broker.hosts[0]}" in kafka["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    assert kafka["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert broker.create_topics
+
+
+def test_kafka_keeps_what_it_was_given() -> None:
+    kafka = SERVICES["kafka"]
+    assert f"kafka-data:{kafka['environment']['KAFKA_LOG_DIRS']}" in kafka["volumes"]
+    ports = {port.split(":")[1] for port in kafka["ports"]}
+    advertised = dict(each.split("://") for each in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    assert advertised["HOST"] == f"localhost:{ports.pop()}"
+    listeners = {each.split("://")[0] for each in kafka["environment"]["KAFKA_LISTENERS"].split(",")}
+    protocols = {each.split(":")[0] for each in kafka["environment"]["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")}
+    assert listeners == protocols == {*advertised, kafka["environment"]["KAFKA_CONTROLLER_LISTENER_NAMES"]}

@@ -1,0 +1,146 @@
+"""The Dockerfile, as far as it can be looked at without a container engine."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+import pytest
+
+from bridge.cli import root
+
+ROOT = Path(__file__).parents[2]
+
+
+def instructions() -> Iterator[tuple[str, str]]:
+    """Name and arguments of each, in order."""
+    text = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()))
+    for line in text.splitlines():
+        if line.strip():
+            name, _, rest = line.partition(" ")
+            yield name, rest
+
+
+ALL = list(instructions())
+FINAL = ALL[max(at for at, (name, _) in enumerate(ALL) if name == "FROM") :]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def last(name: str) -> str:
+    return [rest for each, rest in FINAL if each == name][-1]
+
+
+def test_it_runs_as_nobody_special() -> None:
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", last("USER")), "numbers, so that a cluster can see it is not root"
+    assert FINAL.index(("USER", last("USER"))) > max(at for at, (name, _) in enumerate(FINAL) if name == "RUN")
+
+
+def test_it_is_slim_and_its_python_is_one_of_ours() -> None:
+    for image in [rest.split()[0] for name, rest in ALL if name == "FROM"]:
+        found = re.fullmatch(r"python:(3\.\d+)-slim", image)
+        assert found is not None, image
+        assert f"Programming Language :: Python :: {found[1]}" in PROJECT["classifiers"]
+    assert not [rest for name, rest in FINAL if name == "RUN" and ("pip" in rest or "apt-get" in rest)]
+
+
+def test_what_it_starts_exists() -> None:
+    [entry], command = json.loads(last("ENTRYPOINT")), json.loads(last("CMD"))
+    assert entry in PROJECT["scripts"]
+    assert root.get_command(click.Context(root), command[0])
+    assert last("STOPSIGNAL") == "SIGTERM"
+
+
+def test_libraries_are_the_locked_ones() -> None:
+    installed = [rest for name, rest in ALL if name == "RUN" and "pip install" in rest]
+    assert installed[0] == "pip install --require-hashes -r requirements.lock"
+    assert installed[1].startswith("pip install --no-deps --no-build-isolation . ")
+
+
+def _ignored(path: str) -> bool:
+    """As Docker reads .dockerignore: the last pattern that matches the path or a directory above it wins."""
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.strip()
+        if not pattern or pattern.startswith("#"):
+            continue
+        keep = pattern.startswith("!")
+        pattern = pattern.removeprefix("!")
+        parts = path.split("/")
+        above = ["/".join(parts[: at + 1]) for at in range(len(parts))]
+        if pattern.startswith("**/"):
+            matches = any(fnmatch.fnmatchcase(part, pattern[3:]) for part in parts)
+        else:
+            matches = any(fnmatch.fnmatchcase(each, pattern) for each in above)
+        if matches:
+            ignored = not keep
+    return ignored
+
+
+def test_what_is_copied_is_sent_and_nothing_else() -> None:
+    copied = [
+        source
+        for name, rest in ALL
+        if name == "COPY" and not rest.startswith("--from")
+        for source in shlex.split(rest)[:-1]
+    ]
+    assert {"bridge", "requirements.lock"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert not _ignored(source), source
+    assert not _ignored("bridge/app/scaffold/templates/bridge.yaml.tmpl")
+    sent = {path.name for path in ROOT.iterdir() if not _ignored(path.name)}
+    assert sent == set(copied)
+    for secret in (".env", ".git/config", "secrets/password", "config/bridge.yaml", "bridge/__pycache__/a.pyc"):
+        assert _ignored(secret), secret
+
+
+def test_it_holds_no_secrets() -> None:
+    assert not [name for name, _ in ALL if name in ("ARG", "ADD")]
+    for name, rest in ALL:
+        if name == "ENV":
+            assert not re.search(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", rest, re.IGNORECASE), rest
+
+
+class _Answer(BaseHTTPRequestHandler):
+    status = 200
+    paths: list[str] = []  # noqa: RUF012 -- of the class, which the server makes one instance of for each request
+
+    def do_GET(self) -> None:
+        self.paths.append(self.path)
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 503, None])
+def test_the_health_check_asks_whether_it_lives(status: int | None) -> None:
+    _, _, command = last("HEALTHCHECK").partition("CMD ")
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"status": status or 200, "paths": []}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    port = server.server_address[1]
+    if status is None:
+        server.shutdown()
+        server.server_close()
+    assert "8099" in arguments[1]
+    arguments[1] = arguments[1].replace("8099", str(port))
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+    assert (done.returncode == 0) is (status == 200)
+    if status is not None:
+        server.shutdown()
+        server.server_close()
+        assert server.RequestHandlerClass.paths == ["/healthz"]  # type: ignore[attr-defined]  # of our class

@@ -1,0 +1,32 @@
+"""A large file is read once after the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.engines.embedded import warmth
+from bridge.engines.embedded.warmth import Warmth
+from tests.engines.embedded.conftest import Restartable
+from tests.engines.embedded.hands import start
+
+
+def test_every_id_is_read_in_steps(restartable: Restartable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        start(restartable.now, "work", f"w-{number}")
+    monkeypatch.setattr(warmth, "STEP", 3)
+    warm = Warmth(restartable.path, "hub")
+    warm.start()
+    warm._thread.join()
+    assert warm.read == 10
+    warm.stop()
+
+
+def test_what_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "hub.db").write_bytes(b"no database" * 1000)
+    warm = Warmth(tmp_path / "hub.db", "hub")
+    warm.start()
+    warm._thread.join()
+    assert warm.read == 0
+    Warmth(tmp_path / "hub.db", "hub").stop()

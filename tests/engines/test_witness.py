@@ -1,0 +1,109 @@
+"""Code that is changed under running instances is seen, whatever kind of worker runs it, and a rewind mends it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask import task
+
+from bridge.engines.registry import Workflows
+from bridge.engines.witness import Incompatible, Witness
+from bridge.engines.worker import stop_worker
+from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput
+from tests.engines.ways import PATIENCE, WAYS, engine_of, until
+
+undone: list[str] = []
+
+
+def reserve(ctx: task.ActivityContext, call: StepInput) -> str:
+    return call.key
+
+
+def release(ctx: task.ActivityContext, undo: CompensationInput) -> None:
+    undone.append(undo.key)
+
+
+def order(ctx: task.OrchestrationContext, _: Any) -> Any:
+    saga = Saga(ctx, "order")
+
+    def body() -> Any:
+        yield from saga.step(Step("stock", reserve, compensation=release))
+        yield from saga.wait_for_event("paid")
+        return "kept"
+
+    return (yield from saga.run(body()))
+
+
+def changed(ctx: task.OrchestrationContext, _: Any) -> Any:
+    yield ctx.create_timer(timedelta(seconds=1))
+    return (yield from order(ctx, _))
+
+
+def flow(orchestrator: Any, name: str = "order") -> Workflows:
+    def registered(ctx: task.OrchestrationContext, given: Any) -> Any:
+        return (yield from orchestrator(ctx, given))
+
+    registered.__name__ = name
+    return Workflows({name: registered}, {"reserve": reserve, "release": release})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path, way: str) -> None:
+    told: list[Incompatible] = []
+    witness = Witness(told.append)
+    async with engine_of(way, tmp_path) as engine:
+        worker = engine.worker(flow(order), DataConverter(), witness)
+        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        client = engine.client
+        await client.schedule_new_orchestration("order", instance_id="o-1")
+
+        async def reserved() -> bool:
+            state = await client.get_orchestration_state("o-1")
+            return state is not None and '"completed"' in (state.serialized_custom_status or "")
+
+        await until(reserved)
+        assert await stop_worker(worker, PATIENCE)
+        assert (witness.open, told) == ([], [])
+
+        worker = engine.worker(flow(changed), DataConverter(), witness)
+        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        await client.raise_orchestration_event("o-1", "paid", data=True)
+        state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
+        assert state is not None
+        assert state.runtime_status.name == "FAILED"
+        assert undone == []
+        assert [(one.orchestration, one.instance_id) for one in witness.open] == [("order", "o-1")]
+        assert witness.counts == {"order": 1}
+        assert told == witness.open
+        assert told[0].error
+        assert await stop_worker(worker, PATIENCE)
+
+        worker = engine.worker(flow(order), DataConverter(), witness)
+        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        await client.rewind_orchestration("o-1", reason="repaired")
+        state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
+        assert state is not None
+        state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        output = state.get_output()
+        assert (output["status"], output["result"]) == ("completed", "kept")
+        assert witness.open == []
+        assert witness.counts == {"order": 1}
+        assert await stop_worker(worker, PATIENCE)
+
+
+async def test_other_failures_are_not_its_business(tmp_path: Path) -> None:
+    def broken(ctx: task.OrchestrationContext, _: Any) -> Any:
+        raise ValueError("of its own")
+        yield
+
+    witness = Witness()
+    async with engine_of("direct", tmp_path) as engine:
+        worker = engine.worker(flow(broken), DataConverter(), witness)
+        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        await engine.client.schedule_new_orchestration("order", instance_id="o-2")
+        await engine.client.wait_for_orchestration_completion("o-2", timeout=int(PATIENCE))
+        assert await stop_worker(worker, PATIENCE)
+    assert (witness.open, witness.counts) == ([], {})

@@ -1,0 +1,53 @@
+"""Every way in which a worker is run: direct dispatch, the SDK's worker beside the engine, attached, remote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.engines.base import Engine
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.scheduler import SchedulerEngine
+
+WAYS = ("direct", "protocol", "attached", "remote")
+PATIENCE = 30.0
+
+
+@contextlib.asynccontextmanager
+async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[Engine]:
+    """An engine whose worker runs that way. All of them are the embedded one, by other doors."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = "{}:{}".format(*probe.getsockname())
+    config = EmbeddedEngineConfig(
+        type="embedded", dispatch="protocol" if way == "protocol" else "direct", listen=listen, worker=worker
+    )
+    async with contextlib.AsyncExitStack() as closing:
+        host = EmbeddedEngine("host", config, directory, host=True)
+        await host.start()
+        closing.push_async_callback(host.stop)
+        engine: Engine = host
+        if way == "attached":
+            engine = EmbeddedEngine("attached", config, directory, host=False)
+        elif way == "remote":
+            engine = SchedulerEngine(
+                "remote", SchedulerEngineConfig(type="scheduler", endpoint=f"http://{listen}", worker=worker)
+            )
+        if engine is not host:
+            await engine.start()
+            closing.push_async_callback(engine.stop)
+        yield engine
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Polls, up to PATIENCE."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.02)

@@ -1,0 +1,38 @@
+"""Parked messages for tests."""
+
+from __future__ import annotations
+
+from bridge.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
+from bridge.message import Message, Position
+from bridge.origin import Origin
+from bridge.parking.letter import Letter
+from bridge.parking.parked import Parkable, Parked
+
+COMMANDS: tuple[Parkable, ...] = (
+    RaiseEvent("order-1", "paid", {"amount": 5}, ParkFor(60.0), OnFinished.IGNORE),
+    Cancel("order-1", reason="late", on_missing=ParkFor(60.0)),
+    Terminate("order-1", {"x": [1]}, False, ParkFor(60.0)),
+    Suspend("order-1", "held", ParkFor(60.0)),
+    Resume("order-1", None, ParkFor(60.0)),
+)
+"""One of each verb that can wait."""
+
+
+def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None = b"k") -> Letter:
+    headers = (("type", b"paid"), ("trace", b"\xff\x00"), ("type", b"again"))
+    return Letter(
+        Message(body, key, headers, 12.5, "m", "application/json"),
+        Position("cluster", "orders", 0, number),
+        "local",
+        "orders.dlq",
+        "orders",
+        f"m-{number}",
+        "abc",
+        ("first",),
+        True,
+    )
+
+
+def parked(number: int, since: float = 0.0, ttl: float = 60.0, command: Parkable | None = None) -> Parked:
+    command = command or RaiseEvent("order-1", "paid", number, ParkFor(ttl))
+    return Parked(command, Origin(f"m-{number}", "paid"), letter(number), since, since + ttl)

@@ -1,0 +1,87 @@
+"""What is written to an engine is read back the same, names and keys included."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
+from bridge.origin import Origin
+from bridge.parking.key import decode, encode, shown
+from bridge.parking.letter import Letter
+from bridge.parking.names import PARKING, letter_id, target_id, target_key, ward_key, ward_prefix
+from bridge.parking.parked import Parkable, Parked, parkable
+from tests.parking.sample import COMMANDS, letter, parked
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_a_parked_command_comes_back_as_it_was(command: Parkable) -> None:
+    kept = parked(1, 5.0, 60.0, command)
+    traced = Parked(command, Origin("m", "r", 3, "00-ab", "x=1"), kept.letter, 5.0, 65.0)
+    for each in (kept, traced):
+        assert Parked.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+@given(st.binary() | st.none(), st.binary() | st.none())
+def test_a_letter_comes_back_as_it_was(body: bytes | None, key: bytes | None) -> None:
+    kept = letter(7, body, key)
+    assert Letter.from_json(json.loads(json.dumps(kept.to_json()))) == kept
+
+
+def test_a_dead_letter_tells_where_the_message_came_from() -> None:
+    message = letter(3).dead_letter("parking_expired", "too late", "InstanceNotFound", "paid", 2)
+    told = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
+    assert (message.body, message.key) == (b'{"id": 1}', b"k")
+    assert told["bridge.reason"] == "parking_expired"
+    assert (told["bridge.topic"], told["bridge.offset"], told["bridge.message-id"]) == ("orders", "3", "m-3")
+    assert (told["bridge.route"], told["bridge.executed"], told["bridge.attempts"]) == ("paid", "first", "2")
+
+
+def test_what_can_wait() -> None:
+    assert all(parkable(command) is command for command in COMMANDS)
+    assert parkable(RaiseEvent("order-1", "paid", on_missing=OnMissing.RETRY)) is None
+    assert parkable(ScheduleOrchestration("order", "order-1")) is None
+
+
+@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
+def test_every_instance_has_an_entity_of_its_own(one: str, other: str) -> None:
+    key = target_key(one)
+    assert "@" not in key
+    assert len(target_id(one)) <= 256
+    assert target_id(one).startswith(f"@{PARKING}@")
+    assert (key == target_key(other)) == (one == other)
+
+
+@pytest.mark.parametrize("other", ["a~a", "a~~a", "~h" + "0" * 64, "a" * 300])
+def test_escapes_do_not_meet_real_ids(other: str) -> None:
+    assert target_key(other) != target_key("a@")
+    assert target_key("~h" + target_key("b" * 300)[2:]) != target_key("b" * 300)
+
+
+@given(st.binary() | st.text() | st.tuples(st.from_regex(r"[a-z.:-]{1,9}", fullmatch=True), st.integers(0, 99)))
+def test_ordering_keys_come_back(key: bytes | str | tuple[str, int]) -> None:
+    assert decode(encode(key)) == key
+    assert isinstance(shown(encode(key)), str)
+
+
+def test_keys_of_different_kinds_are_different() -> None:
+    keys = [b"a", "a", ("a", 0), ("a",)]
+    assert len({encode(key) for key in keys}) == 4
+    assert decode(encode(("c/t/0@1",))) == ("c/t/0@1",)
+    assert shown(encode(b"\xff\x01")) == "0xff01"
+    assert shown(encode(("orders", 2))) == "orders/2"
+    with pytest.raises(TypeError):
+        encode(5)
+
+
+def test_keys_of_one_source_share_a_prefix_that_no_other_source_has() -> None:
+    assert ward_key("orders", b"k").startswith(ward_prefix("orders"))
+    assert not ward_key("orders-eu", b"k").startswith(ward_prefix("orders"))
+
+
+def test_one_decision_makes_one_dead_letter() -> None:
+    assert letter_id("k", "m", 1.5) == letter_id("k", "m", 1.5)
+    assert len({letter_id("k", "m", 1.5), letter_id("k", "m", 2.5), letter_id("k", "n", 1.5)}) == 3

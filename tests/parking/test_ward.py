@@ -1,0 +1,166 @@
+"""The messages of one poisoned key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.message import Position
+from bridge.parking.lot import Turn
+from bridge.parking.ward import LEASE, Ward, WardBounds, mark_of
+
+CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
+
+
+class Bench:
+    def __init__(self, bounds: WardBounds | None = None) -> None:
+        self.bounds = bounds or WardBounds()
+        self.state: Any = None
+
+    def ward(self) -> Ward:
+        return Ward(self.bounds, self.state)
+
+    def do(self, operation: str, *arguments: Any) -> Turn:
+        ward = self.ward()
+        turn: Turn = getattr(ward, operation)(*arguments)
+        self.state = json.loads(json.dumps(ward.to_json()))
+        return turn
+
+    def hold(self, number: int, until: float | None = None) -> Turn:
+        return self.do("hold", _value(number) | {"cause": CAUSE, "until": until})
+
+    def follow(self, number: int) -> Turn:
+        return self.do("follow", _value(number))
+
+    @property
+    def held(self) -> list[str]:
+        return [each["mark"] for each in self.ward().held]
+
+
+def _value(number: int) -> dict[str, Any]:
+    return {"source": "orders", "key": "Yms=", "item": {"mark": str(number), "size": 10, "since": 0.0}}
+
+
+def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
+    bench = Bench()
+    assert bench.hold(0).events == ["held"]
+    bench.follow(1)
+    assert (bench.held, bench.ward().until, bench.ward().cause) == (["0", "1"], None, CAUSE)
+    bench.do("release")
+    assert bench.ward().until == 0.0
+    bench.do("done", "0")
+    assert bench.held == ["1"]
+    bench.do("done", "1")
+    assert bench.state is None
+
+
+def test_one_that_waits_for_a_time_says_which() -> None:
+    bench = Bench()
+    bench.hold(0, until=77.0)
+    assert bench.ward().until == 77.0
+
+
+def test_a_redelivery_is_held_once() -> None:
+    bench = Bench()
+    bench.hold(0)
+    assert bench.hold(0).events == ["repeated"]
+    bench.follow(1)
+    assert bench.follow(1).events == ["repeated"]
+    assert bench.ward().size == 20
+
+
+def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("done", "0")
+    bench.follow(1)
+    assert (bench.held, bench.ward().until) == (["1"], 0.0)
+
+
+def test_what_fails_again_is_held_anew_in_its_place() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.follow(1)
+    bench.do("release")
+    bench.do("claim", "me", 100.0)
+    bench.do("again", "0", CAUSE | {"reason": "worse"}, None, 1)
+    ward = bench.ward()
+    assert (bench.held, ward.until, ward.owner, ward.cause["reason"]) == (["0", "1"], None, None, "worse")
+
+
+def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("claim", "me", 100.0)
+    bench.do("claim", "other", 101.0)
+    assert bench.ward().owner == "me"
+    bench.do("claim", "me", 110.0)
+    bench.do("claim", "other", 110.0 + LEASE - 1)
+    assert bench.ward().owner == "me"
+    bench.do("claim", "other", 110.0 + LEASE)
+    assert bench.ward().owner == "other"
+    bench.do("unclaim", "me")
+    assert bench.ward().owner == "other"
+    bench.do("unclaim", "other")
+    assert bench.ward().owner is None
+
+
+def test_what_is_too_much_is_dead_lettered() -> None:
+    for bounds in (WardBounds(max_messages=2), WardBounds(max_bytes=25)):
+        bench = Bench(bounds)
+        bench.hold(0)
+        bench.follow(1)
+        turn = bench.follow(2)
+        assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["quarantine_full"])
+        bench.do("release")
+        bench.do("done", "0")
+        assert bench.follow(3).events == ["held"]
+
+
+def test_dropping() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.follow(1)
+    bench.follow(2)
+    turn = bench.do("drop", ["1"], False)
+    assert [each.reason for each in turn.undelivered] == ["quarantine_dropped"]
+    assert bench.do("drop", None, True).undelivered == []
+    assert bench.state is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["hold", "follow", "done", "release", "drop", "claim", "again"]), st.integers(0, 5))
+    )
+)
+def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
+    bench = Bench(WardBounds(max_messages=3))
+    told = 0
+    left = 0
+    for operation, number in steps:
+        if operation in ("hold", "follow"):
+            turn = bench.hold(number) if operation == "hold" else bench.follow(number)
+            told += turn.events != ["repeated"]
+        elif operation == "done":
+            left += str(number) in bench.held
+            turn = bench.do("done", str(number))
+        elif operation == "drop":
+            turn = bench.do("drop", [str(number)], False)
+        elif operation == "release":
+            turn = bench.do("release")
+        elif operation == "claim":
+            turn = bench.do("claim", str(number), 1.0)
+        else:
+            turn = bench.do("again", str(number), CAUSE, None, 1)
+        left += len(turn.undelivered)
+        assert told == left + len(bench.held)
+        assert bench.ward().size == 10 * len(bench.held)
+
+
+def test_the_mark_of_a_message_is_its_place() -> None:
+    place = Position("c", "orders", 0, 7)
+    assert mark_of(place) == mark_of(Position("c", "orders", 0, 7))
+    assert mark_of(place) != mark_of(Position("c", "orders", 1, 7))

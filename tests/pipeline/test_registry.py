@@ -1,0 +1,78 @@
+"""Messages whose schema is in a registry: an unreachable one is an outage, an unknown schema is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.app.watch import SourceView
+from bridge.codecs.confluent.avro import AvroSchema
+from bridge.codecs.confluent.registry import RegisteredSchema
+from bridge.codecs.confluent.wire import write
+from bridge.message import Message
+from tests.pipeline.harness import Bench, bench, offsets_by_key
+from tests.registry import RegistryServer
+
+START = '{"type": "record", "name": "Start", "fields": [{"name": "id", "type": "string"}]}'
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    server = RegistryServer()
+    yield server
+    server.close()
+
+
+def made(number: int, schema: int) -> Message:
+    key = f"k{number % 3}"
+    body = AvroSchema(RegisteredSchema(START, "AVRO")).encode({"id": f"{key}-{number}"})
+    return Message(write(schema, None) + body, key.encode(), (("type", b"start"),))
+
+
+def registry(server: RegistryServer) -> str:
+    retry = "    retry: {initial: 20ms, max_delay: 50ms}\n"
+    return f"{retry}registries: {{main: {{url: '{server.url}', timeout: 2s}}}}"
+
+
+def trouble(one: Bench) -> str | None:
+    return SourceView(one.source).reading().holds.get("schema registry")
+
+
+async def test_an_unreachable_registry_holds_and_an_unknown_schema_dies(tmp_path: Path, server: RegistryServer) -> None:
+    known = server.register("orders-value", START)
+    server.stop()
+    async with bench(tmp_path, source=registry(server), codec="avro") as one:
+        await one.publish(*(made(number, 99 if number == 4 else known) for number in range(9)))
+        await one.source.start()
+        await one.until(lambda: trouble(one), "the hold")
+        assert "registry main: nobody answers" in (trouble(one) or "")
+        await asyncio.sleep(0.3)
+        assert sum(one.source.ledger.outcomes.values()) == 0
+        server.start()
+        await one.settled(9)
+        assert trouble(one) is None
+        assert one.source.ledger.dead_letters == {"decode_error": 1}
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(one.faults.taken).values())
+        [dead] = await one.read("orders.dlq", 1)
+        assert b"registry main does not have schema 99" in dict(dead.headers)["bridge.detail"]
+        # Once known, a registry that goes away again is not missed
+        server.stop()
+        await one.publish(*(made(number, known) for number in range(9, 20)))
+        await one.settled(20)
+
+
+async def test_a_drain_ends_the_wait_and_everything_comes_again(tmp_path: Path, server: RegistryServer) -> None:
+    known = server.register("orders-value", START)
+    server.stop()
+    (tmp_path / "one").mkdir()
+    async with bench(tmp_path, source=registry(server), codec="avro") as one:
+        await one.publish(*(made(number, known) for number in range(9)))
+        await one.source.start()
+        await one.until(lambda: trouble(one), "the hold")
+    server.start()
+    async with bench(tmp_path, source=registry(server), codec="avro") as two:
+        await two.source.start()
+        await two.settled(9)

@@ -1,0 +1,83 @@
+"""The test server in a process of its own, for tests that kill things, load things, or block their loop."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.servicebus.server import QueueConfig, TopicConfig, emulator
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+"""Seconds for an answer."""
+
+
+class ServerProcess:
+    """Started at once; `with` ends it. options: of `python -m tests.servicebus.server`, such as `--round-trip=0.01`.
+
+    Raises RuntimeError when it does not start.
+    """
+
+    def __init__(
+        self, queues: tuple[QueueConfig, ...] = (), topics: tuple[TopicConfig, ...] = (), options: tuple[str, ...] = ()
+    ) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="servicebus-")
+        config = Path(self._directory.name) / "config.json"
+        config.write_text(json.dumps(emulator.write(queues, topics)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.servicebus.server", "--config", str(config), *options],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        if not line.startswith("ready "):
+            self.stop()
+            raise RuntimeError(f"the Service Bus test server did not start: {line!r}")
+        facts = json.loads(line.removeprefix("ready "))
+        self.port: int = facts["port"]
+        self.connection_string: str = facts["connection_string"]
+        self._control = socket.create_connection(("127.0.0.1", facts["control"]), PATIENCE)
+        self._answers = self._control.makefile("rb")
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """See tests/servicebus/server/control.py. Raises RuntimeError with what the server says."""
+        self._control.sendall(json.dumps({"call": name, "arguments": arguments}).encode() + b"\n")
+        answer = json.loads(self._answers.readline())
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def counters(self) -> dict[str, Any]:
+        """See tests/servicebus/server/counters.py."""
+        return dict(self.call("counters"))
+
+    def contents(self, path: str) -> dict[str, int]:
+        """How many messages of a queue are in which state."""
+        return dict(self.call("contents", path=path))
+
+    def stop(self) -> None:
+        """End it, cleanly or by force."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, getattr(self, "_control", None)):
+            if stream is not None:
+                stream.close()
+        self._directory.cleanup()

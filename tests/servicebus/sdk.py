@@ -1,0 +1,42 @@
+"""Shorthands over the SDK's client, for tests of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+
+PATIENCE = 20.0
+"""Seconds until a test gives up."""
+
+
+def body(message: ServiceBusReceivedMessage) -> str:
+    return b"".join(message.body).decode()
+
+
+async def send(
+    client: ServiceBusClient, path: str, messages: Iterable[ServiceBusMessage | str], **details: Any
+) -> None:
+    """To a queue or topic. details: of messages that are given as text, such as `session_id`."""
+    made = [one if isinstance(one, ServiceBusMessage) else ServiceBusMessage(one, **details) for one in messages]
+    async with client.get_queue_sender(path) as sender:
+        await sender.send_messages(made)
+
+
+async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
+    """So many messages, in however many steps. Raises TimeoutError."""
+    found: list[ServiceBusReceivedMessage] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(found) < count:
+            found += await receiver.receive_messages(count - len(found), max_wait_time=5)
+    return found
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Raises TimeoutError when it does not come to hold."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,1 @@
+"""AMQP 1.0 as bytes: values, frames, performatives. No sockets and no Service Bus here."""

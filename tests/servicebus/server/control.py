@@ -1,0 +1,76 @@
+"""The server's faults and counters for other processes: one JSON object a line, on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from tests.servicebus.server.faults import Fault
+from tests.servicebus.server.server import ServiceBusServer
+
+_OF_FAULTS = ("add", "busy", "clear", "close", "detach", "drop", "freeze", "lose_locks", "skew", "slow", "thaw")
+_OF_THE_SERVER = ("start", "stop", "clear")
+
+
+class Control:
+    """Calls are `{"call": NAME, "arguments": {...}}`, answers `{"result": ...}` or `{"error": TEXT}`.
+
+    Names: those of Faults as `faults.NAME`; `server.start`, `server.stop`, `server.clear`; `counters`; `contents`
+    with a `path`; `hits`, how often each fault that was added struck.
+    """
+
+    def __init__(self, server: ServiceBusServer) -> None:
+        self._server = server
+        self._added: list[Fault] = []
+        self._listener: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+
+    async def start(self) -> int:
+        """The port."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        for writer in self._clients.values():
+            writer.close()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = writer
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                try:
+                    call = json.loads(line)
+                    answer = {"result": await self._call(call["call"], call.get("arguments") or {})}
+                except Exception as problem:
+                    answer = {"error": f"{type(problem).__name__}: {problem}"}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        del self._clients[task]
+        writer.close()
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+        room, _, verb = name.rpartition(".")
+        if room == "faults" and verb in _OF_FAULTS:
+            result = getattr(self._server.faults, verb)(**arguments)
+            if isinstance(result, Fault):
+                self._added.append(result)
+                return asdict(result)
+            return result
+        if room == "server" and verb in _OF_THE_SERVER:
+            outcome = getattr(self._server, verb)()
+            return await outcome if asyncio.iscoroutine(outcome) else outcome
+        if name == "counters":
+            return self._server.counters.to_json() | {"open_connections": self._server.open_connections}
+        if name == "contents":
+            return asdict(self._server.queue(arguments["path"]).contents())
+        if name == "hits":
+            return [fault.hits for fault in self._added]
+        raise LookupError(f"no call {name!r}")

@@ -1,0 +1,1 @@
+"""Queues, topics, subscriptions: what happens to messages. No AMQP connections here."""

@@ -1,0 +1,52 @@
+"""All entities, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.servicebus.server.clock import Clock
+from tests.servicebus.server.config import ServerConfig
+from tests.servicebus.server.counters import Counters
+from tests.servicebus.server.entities.queue import DEAD_LETTERS, Queue
+from tests.servicebus.server.entities.topic import Topic
+from tests.servicebus.server.errors import not_found
+
+Entity = Queue | Topic
+
+
+class Namespace:
+    def __init__(self, config: ServerConfig, clock: Clock, counters: Counters) -> None:
+        self._entities: dict[str, Entity] = {}
+        for queue in config.queues:
+            self._entities[queue.name.lower()] = Queue(queue.name, queue, clock, counters)
+        for topic_config in config.topics:
+            topic = Topic(topic_config, clock, counters)
+            self._entities[topic.key] = topic
+            for subscription in topic.subscriptions.values():
+                self._entities[subscription.key] = subscription
+
+    def __iter__(self) -> Iterator[Entity]:
+        """Without the dead letters."""
+        return iter(self._entities.values())
+
+    def find(self, path: str) -> Entity:
+        """Case does not matter. Raises not-found."""
+        key = path.lower().strip("/")
+        entity = self._entities.get(key.removesuffix(f"/{DEAD_LETTERS}"))
+        if key.endswith(f"/{DEAD_LETTERS}"):
+            entity = entity.dead_letters if isinstance(entity, Queue) else None
+        if entity is None:
+            raise not_found(path)
+        return entity
+
+    def queue(self, path: str) -> Queue:
+        """What messages can be received from. Raises not-found, and LookupError for a topic."""
+        entity = self.find(path)
+        if not isinstance(entity, Queue):
+            raise LookupError(f"{path} is a topic")
+        return entity
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        for entity in self:
+            entity.clear()

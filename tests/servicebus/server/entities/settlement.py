@@ -1,0 +1,83 @@
+"""The ends of a lock: complete, abandon, defer, dead-letter, release; and its renewal."""
+
+from __future__ import annotations
+
+import uuid
+
+from tests.servicebus.server.entities.queue import Queue
+from tests.servicebus.server.errors import message_lock_lost, message_not_found, not_allowed
+from tests.servicebus.server.message import ACTIVE, DEFERRED, Message
+
+
+def held(queue: Queue, token: uuid.UUID) -> Message:
+    """The message under this lock. Raises message-lock-lost."""
+    message = queue.locked.get(token)
+    if message is None:
+        queue.counters.lost_settlements[queue.key] += 1
+        raise message_lock_lost()
+    return message
+
+
+def complete(queue: Queue, token: uuid.UUID) -> None:
+    _unlock(queue, token, "complete")
+
+
+def abandon(queue: Queue, token: uuid.UUID) -> None:
+    """Counts as a delivery."""
+    queue.give_back(_unlock(queue, token, "abandon"), counted=True)
+
+
+def release(queue: Queue, token: uuid.UUID) -> None:
+    """Given back as if it had never been delivered."""
+    queue.give_back(_unlock(queue, token, "release"), counted=False)
+
+
+def defer(queue: Queue, token: uuid.UUID) -> None:
+    message = _unlock(queue, token, "defer")
+    message.delivery_count += 1
+    message.state, message.was_deferred = DEFERRED, True
+    queue.deferred[message.sequence_number] = message
+
+
+def dead_letter(queue: Queue, token: uuid.UUID, reason: str | None, description: str | None) -> None:
+    held(queue, token)
+    if queue.dead_letters is None:
+        raise not_allowed("A dead letter cannot be dead-lettered.")
+    queue.bury(_unlock(queue, token, "dead_letter"), reason, description)
+
+
+def renew(queue: Queue, token: uuid.UUID) -> int:
+    """The new end of the lock, in milliseconds."""
+    message = held(queue, token)
+    queue.counters.renewed_locks[queue.key] += 1
+    return queue.start_lock(message)
+
+
+def take_deferred(queue: Queue, sequence_numbers: list[int], *, lock: bool) -> list[Message]:
+    """All or none. Raises message-not-found."""
+    for number in sequence_numbers:
+        if number not in queue.deferred:
+            raise message_not_found(number)
+    taken = [queue.deferred.pop(number) for number in sequence_numbers]
+    for message in taken:
+        queue.counters.deliveries[queue.key] += 1
+        if lock:
+            queue.lock(message)
+        else:
+            message.state, message.token = ACTIVE, None
+    return taken
+
+
+def _unlock(queue: Queue, token: uuid.UUID, outcome: str) -> Message:
+    message = held(queue, token)
+    del queue.locked[token]
+    if message.timer is not None:
+        message.timer.cancel()
+        message.timer = None
+    if queue.sessions is not None:
+        session = queue.sessions.get(str(message.session_id))
+        session.locked.pop(token, None)
+        queue.sessions.forget(session)
+    message.token = None
+    queue.counters.settled[f"{queue.key} {outcome}"] += 1
+    return message

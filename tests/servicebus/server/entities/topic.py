@@ -1,0 +1,98 @@
+"""A topic: takes messages, copies them to the subscriptions whose rules match."""
+
+from __future__ import annotations
+
+from tests.servicebus.server.clock import Clock
+from tests.servicebus.server.config import QueueConfig, SubscriptionConfig, TopicConfig
+from tests.servicebus.server.counters import Counters
+from tests.servicebus.server.entities.duplicates import Duplicates
+from tests.servicebus.server.entities.filters import Facts, Rule
+from tests.servicebus.server.entities.queue import Queue
+from tests.servicebus.server.errors import message_not_found
+from tests.servicebus.server.message import SCHEDULED, Message
+
+
+class Subscription(Queue):
+    """A queue that a topic fills. rules: by name."""
+
+    def __init__(self, topic: TopicConfig, config: SubscriptionConfig, clock: Clock, counters: Counters) -> None:
+        path = f"{topic.name}/Subscriptions/{config.name}"
+        limits = [ttl for ttl in (config.default_ttl, topic.default_ttl) if ttl is not None]
+        queue = QueueConfig(
+            path,
+            config.lock_duration,
+            config.max_delivery_count,
+            config.requires_session,
+            default_ttl=min(limits, default=None),
+            dead_letter_on_expiration=config.dead_letter_on_expiration,
+        )
+        super().__init__(path, queue, clock, counters)
+        self.rules: dict[str, Rule] = {rule.name: rule for rule in config.rules}
+
+    def takes(self, facts: Facts) -> bool:
+        return any(rule.filter.matches(facts) for rule in self.rules.values())
+
+
+class Topic:
+    """path: as it was configured; key: the same in lower case."""
+
+    def __init__(self, config: TopicConfig, clock: Clock, counters: Counters) -> None:
+        self.path, self.key, self.config = config.name, config.name.lower(), config
+        self.clock, self.counters = clock, counters
+        self.subscriptions = {s.name.lower(): Subscription(config, s, clock, counters) for s in config.subscriptions}
+        self.scheduled: dict[int, Message] = {}
+        self._duplicates = Duplicates(int(config.duplicate_detection * 1000))
+        self._last_sequence_number = 0
+
+    def check(self, message: Message) -> None:
+        """Raises what a send of it is refused with."""
+        for subscription in self.subscriptions.values():
+            if subscription.sessions is not None and subscription.takes(Facts(message)):
+                subscription.check(message)
+
+    def accept(self, message: Message) -> int:
+        """Copy it to the subscriptions. Returns its sequence number in the topic, 0 for a duplicate."""
+        self.check(message)
+        now = self.clock.now()
+        if self._duplicates.seen(message.message_id, now):
+            self.counters.duplicates[self.key] += 1
+            return 0
+        self._last_sequence_number += 1
+        message.sequence_number = self._last_sequence_number
+        self.counters.accepted[self.key] += 1
+        if message.scheduled_for and message.scheduled_for > now:
+            message.state = SCHEDULED
+            self.scheduled[message.sequence_number] = message
+            message.timer = self.clock.at(message.scheduled_for, self._due, message)
+        else:
+            self._copy(message)
+        return message.sequence_number
+
+    def cancel(self, sequence_numbers: list[int]) -> None:
+        """Of scheduled messages: all or none. Raises message-not-found."""
+        for number in sequence_numbers:
+            if number not in self.scheduled:
+                raise message_not_found(number)
+        for number in sequence_numbers:
+            timer = self.scheduled.pop(number).timer
+            assert timer is not None
+            timer.cancel()
+
+    def _due(self, message: Message) -> None:
+        if self.scheduled.pop(message.sequence_number, None) is not None:
+            self._copy(message)
+
+    def _copy(self, message: Message) -> None:
+        facts = Facts(message)
+        for subscription in self.subscriptions.values():
+            if subscription.takes(facts):
+                twin = message.copy()
+                twin.timer, twin.scheduled_for = None, None
+                subscription.accept(twin, enqueued_sequence_number=message.sequence_number)
+
+    def clear(self) -> None:
+        """Forget all messages, here and in the subscriptions."""
+        self.cancel(list(self.scheduled))
+        self._duplicates = Duplicates(int(self.config.duplicate_detection * 1000))
+        for subscription in self.subscriptions.values():
+            subscription.clear()

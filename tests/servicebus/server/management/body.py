@@ -1,0 +1,51 @@
+"""The body of a request, read field by field."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, TypeVar
+
+from tests.servicebus.server.errors import Refusal
+
+Answer = tuple[int, bytes]
+"""Status and encoded body."""
+
+OK, NO_CONTENT = 200, 204
+T = TypeVar("T")
+
+
+class Body:
+    """Every reader raises a Refusal for what is missing or of a wrong type."""
+
+    def __init__(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise _wrong("The body is no map.")
+        self._value = value
+
+    def has(self, name: str) -> bool:
+        return self._value.get(name) is not None
+
+    def one(self, name: str, kind: type[T]) -> T:
+        value = self._value.get(name)
+        if not isinstance(value, kind):
+            raise _wrong(f"'{name}' is missing, or not {kind.__name__}.")
+        return value
+
+    def maybe(self, name: str, kind: type[T]) -> T | None:
+        return self.one(name, kind) if self.has(name) else None
+
+    def many(self, name: str, kind: type[T]) -> list[T]:
+        values = self.one(name, list)
+        if not all(isinstance(value, kind) for value in values):
+            raise _wrong(f"'{name}' holds something that is not {kind.__name__}.")
+        return values
+
+    def tokens(self) -> list[uuid.UUID]:
+        return self.many("lock-tokens", uuid.UUID)
+
+    def sequence_numbers(self) -> list[int]:
+        return self.many("sequence-numbers", int)
+
+
+def _wrong(text: str) -> Refusal:
+    return Refusal("com.microsoft:argument-error", text)

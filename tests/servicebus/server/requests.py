@@ -1,0 +1,55 @@
+"""Requests to a node and the answers to them, as $cbs and $management both have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.servicebus.server.amqp import encoder
+from tests.servicebus.server.amqp.decoder import decode, elements
+from tests.servicebus.server.amqp.encoder import NULL
+from tests.servicebus.server.amqp.values import Malformed
+from tests.servicebus.server.message import APPLICATION_PROPERTIES, PROPERTIES, VALUE, sections
+from tests.servicebus.server.outgoing import OutgoingLink
+
+if TYPE_CHECKING:
+    from tests.servicebus.server.link import Link
+
+
+class Request:
+    """message_id: as it was encoded, since the answer must carry the same type. Raises Malformed."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.message_id = NULL
+        self.reply_to: str | None = None
+        self.properties: dict[str, Any] = {}
+        self.body: Any = None
+        for code, _, value, _ in sections(raw):
+            if code == PROPERTIES:
+                fields = elements(raw, value)
+                self.message_id = fields[0] if fields else NULL
+                self.reply_to = decode(fields[4])[0] if len(fields) > 4 else None
+            elif code == APPLICATION_PROPERTIES:
+                self.properties = decode(raw, value)[0]
+            elif code == VALUE:
+                self.body = decode(raw, value)[0]
+        if not isinstance(self.properties, dict):
+            raise Malformed("application properties that are no map")
+
+
+def answer(link: Link, request: Request, properties: list[tuple[str, bytes]], body: bytes) -> None:
+    """On the session's link from the same node; the one that the request names, if several."""
+    links = [
+        other
+        for other in link.session.links.values()
+        if isinstance(other, OutgoingLink) and other.key == link.key and other.attached
+    ]
+    if not links:
+        return
+    named = [other for other in links if request.reply_to is not None and other.reply_address == request.reply_to]
+    fields = encoder.sequence([NULL, NULL, NULL, NULL, NULL, request.message_id])
+    own = encoder.mapping([(encoder.string(name), value) for name, value in properties])
+    (named or links)[0].reply(
+        encoder.described(PROPERTIES, fields)
+        + encoder.described(APPLICATION_PROPERTIES, own)
+        + encoder.described(VALUE, body)
+    )
