@@ -177,7 +177,7 @@ async def bench(
     registries = build_registries(loaded)
     admission = build_admission(loaded, {"default": engine})
     targets = {"default": Target(faults.execute, breaker)}
-    pipeline = build_source(loaded, "orders", {"local": used}, targets, admission.limits, registries=registries)
+    pipeline = build_source(loaded, "orders", {"local": used}, targets, limits=admission.limits, registries=registries)
     listen(admission, {"default": engine})
     try:
         yield Bench(pipeline, used, engine, faults, breaker, admission)
