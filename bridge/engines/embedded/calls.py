@@ -7,7 +7,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.correlation import may_replace
+from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
@@ -54,11 +54,13 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus or not may_replace(
-                head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
-            ):
+            old, new = head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
+            replaceable = request.orchestrationIdReusePolicy.replaceableStatus
+            if existing.reported not in replaceable or not may_replace(old, new):
+                status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
+                why = telling(status, started_by(old, new.origin))
                 raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
+                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists{why}"
                 )
             after = existing.turn_at
             hub.replace(existing)
