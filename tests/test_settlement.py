@@ -16,11 +16,15 @@ from bridge.settlement import (
     DeadLetter,
     Hold,
     Outcome,
+    Park,
     Release,
     Retry,
     RetryPolicy,
+    Settlement,
+    Wait,
     decide,
     detail_of,
+    outside,
 )
 
 POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
@@ -138,3 +142,37 @@ def test_details_are_at_most_a_kilobyte_of_text(text: str) -> None:
 
 def test_details_are_cut_between_characters() -> None:
     assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"
+
+
+@pytest.mark.parametrize("error", [errors.InstanceNotFound("gone"), errors.InstanceParked("others wait")])
+@pytest.mark.parametrize("kind", [type(command) for command in TOLD])
+def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
+    arguments = ("i", "e") if kind is commands.RaiseEvent else ("i",)
+    end = decide(error, kind(*arguments, on_missing=commands.ParkFor(60.0)), 50, 1e6, POLICY)
+    assert end == Park(Wait.INSTANCE, 60.0, error.reason, str(error))
+
+
+@pytest.mark.parametrize("command", [*TOLD, commands.StartOrRaise("o", "i", "e")])
+def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Command) -> None:
+    error = errors.InstanceParked("others wait")
+    assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked")
+    assert decide(error, command, 9, 29.0, POLICY) == DeadLetter("instance_parked", "others wait")
+
+
+ENDS: list[Settlement] = [
+    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
+    Park(Wait.INSTANCE, 1.0, "r", "d"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quarantine", [True, False])
+@pytest.mark.parametrize("longest", [None, 300.0])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_kept_outside_the_broker(end: Settlement, longest: float | None, quarantine: bool) -> None:
+    found = outside(end, quarantine=quarantine, longest_hold=longest)
+    if isinstance(end, DeadLetter) and quarantine:
+        assert found == Park(Wait.PERSON, None, "r", "d")
+    elif isinstance(end, Retry) and longest is not None and end.delay > longest:
+        assert found == Park(Wait.TIME, 600.0, "r", "tried again after 600 s")
+    else:
+        assert found is end
