@@ -1,4 +1,4 @@
-"""A bridge process for the group tests: `CONFIG EFFECTS`. One source on Kafka, an engine that another process hosts.
+"""A bridge process for the group tests: `CONFIG EFFECTS [BROKER]`. One source, an engine that another process hosts.
 
 Appends a line `KEY NUMBER PID` to EFFECTS for every start that the engine took as new, in the order it took them.
 """
@@ -18,11 +18,11 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
 
-async def run(config: Path, effects: int) -> None:
+async def run(config: Path, effects: int, name: str) -> None:
     loaded = load_config([config])
     engine = build_engine(loaded, "default", host=False)
     await engine.start()
-    broker = build_broker(loaded, "kafka")
+    broker = build_broker(loaded, name)
     await broker.start()
     execute = CommandExecutor(engine).execute
 
@@ -33,7 +33,7 @@ async def run(config: Path, effects: int) -> None:
         os.write(effects, f"{key} {number} {os.getpid()}\n".encode())
 
     breaker = Breaker("default", engine.probe)
-    source = build_source(loaded, "orders", {"kafka": broker}, {"default": Target(recorded, breaker)})
+    source = build_source(loaded, "orders", {name: broker}, {"default": Target(recorded, breaker)})
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await source.start()
@@ -47,4 +47,5 @@ async def run(config: Path, effects: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)))
+    broker_name = sys.argv[3] if len(sys.argv) > 3 else "kafka"
+    asyncio.run(run(Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), broker_name))
