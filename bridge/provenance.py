@@ -19,6 +19,7 @@ SOURCE = RESERVED_HEADER_PREFIX + "source"
 ROUTE = RESERVED_HEADER_PREFIX + "route"
 EXECUTED = RESERVED_HEADER_PREFIX + "executed"
 ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
+DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
 CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
 
@@ -32,7 +33,8 @@ class Cause:
     reason: stable word (`BridgeError.reason`). detail: a sentence without payload. error: class name.
     source: the source's name in the config. route: the route whose command failed, None before routing.
     executed: routes whose commands the engine has taken already; a replay skips them.
-    attempts: how often the delivery was tried. config: version (content hash) of the configuration in force.
+    attempts: how often the delivery was tried. deliveries: how often the broker has delivered the message.
+    config: version (content hash) of the configuration in force.
     message_id: the envelope's identity when decoding got that far, so that a replay keeps it.
     replayed: the message came from a source that believes `bridge.*` headers, so its first origin is kept.
     """
@@ -47,6 +49,7 @@ class Cause:
     config: str = ""
     message_id: str | None = None
     replayed: bool = False
+    deliveries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
         texts[TIMESTAMP] = f"{message.timestamp:.3f}"
     if cause.message_id is not None:
         texts[MESSAGE_ID] = cause.message_id
+    if cause.deliveries > 1:
+        texts[DELIVERIES] = str(cause.deliveries)
     if cause.route is not None:
         texts[ROUTE] = cause.route
     if cause.executed:

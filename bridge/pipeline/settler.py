@@ -51,6 +51,7 @@ class Settler:
             route=step.route if step else None,
             position=str(item.delivery.position),
             attempts=item.attempt,
+            deliveries=item.delivery.attempt,
         )
 
     def _cause(self, item: Item, end: DeadLetter, step: Step | None) -> Cause:
@@ -65,4 +66,5 @@ class Settler:
             config=self._config_version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._trusted_replay,
+            deliveries=item.delivery.attempt,
         )

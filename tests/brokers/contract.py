@@ -45,12 +45,18 @@ class BrokerContract:
     )
     async def test_a_message_comes_back_as_it_was(self, harness: Harness, message: Message) -> None:
         broker = await harness.broker()
+        features = harness.features
+        if not features.bytes_keys and message.key is not None:
+            message = replace(message, key=message.key.decode("utf-8", "ignore").strip("\0").encode() or b"k")
+        if not features.repeated_headers:
+            message = replace(message, headers=tuple(dict(message.headers).items()))
         await broker.publish("orders", [message])
         [delivery] = await take(await broker.subscribe(ORDERS, Assignments()), 1)
         got = delivery.message
         assert (got.body, got.key, got.headers) == (message.body, message.key, message.headers)
         assert got.timestamp is not None
-        assert message.timestamp is None or abs(got.timestamp - message.timestamp) < 0.001
+        if features.timestamps and message.timestamp is not None:
+            assert abs(got.timestamp - message.timestamp) < 0.001
         assert delivery.position.topic == "orders"
         assert delivery.position.cluster
         assert delivery.attempt == 1
@@ -65,7 +71,7 @@ class BrokerContract:
 
     async def test_a_large_message_passes(self, harness: Harness) -> None:
         broker = await harness.broker()
-        body = bytes(range(256)) * 4096
+        body = bytes(range(256)) * (min(1024 * 1024, harness.features.max_message) // 256)
         await broker.publish("orders", [Message(body, b"k"), Message(b"small", b"k"), Message(body[::-1], b"k")])
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 3)
         assert [delivery.message.body for delivery in deliveries] == [body, b"small", body[::-1]]
@@ -148,7 +154,8 @@ class BrokerContract:
             await delivery.complete()
         await subscription.flush()
         await harness.crash()
-        assert numbers(await take(await consume(harness), 30)) == list(range(20, 50))
+        again = numbers(await take(await consume(harness), 30))
+        assert (again if harness.features.ordered else sorted(again)) == list(range(20, 50))
 
     async def test_flushed_out_of_order_completions_are_not_lost_and_hide_nothing(self, harness: Harness) -> None:
         if not harness.features.durable:
@@ -159,7 +166,7 @@ class BrokerContract:
         done = {3, 4, 9, *range(20, 40)}
         for number in sorted(done, reverse=True):
             await deliveries[number].complete()
-        assert deliveries[0].partition.gap == 50
+        assert deliveries[0].partition.gap == (50 if harness.features.commits else 50 - len(done))
         await subscription.flush()
         await harness.crash()
         missing = [number for number in range(50) if number not in done]
@@ -168,8 +175,10 @@ class BrokerContract:
         async with asyncio.timeout(PATIENCE):
             while not set(missing) <= set(seen):
                 seen += numbers(await again.receive(100))
-        assert seen == sorted(seen)
-        assert seen[0] == 0
+        assert seen == sorted(seen) or not harness.features.ordered
+        assert min(seen) == 0
+        if not harness.features.commits:
+            assert not done & set(seen)
 
     async def test_completion_without_flush_never_skips_what_is_open(self, harness: Harness) -> None:
         if not harness.features.durable:
@@ -180,7 +189,8 @@ class BrokerContract:
         for delivery in deliveries[5:]:
             await delivery.complete()
         await harness.crash()
-        assert numbers(await take(await consume(harness), 5))[:5] == list(range(5))
+        again = numbers(await take(await consume(harness), 5))
+        assert (again if harness.features.ordered else sorted(again)) == list(range(5))
 
     async def test_close_flushes_what_was_completed_and_gives_back_the_rest(self, harness: Harness) -> None:
         await (await harness.broker()).publish("orders", numbered(10, key=b"k"))
@@ -222,7 +232,8 @@ class BrokerContract:
     async def test_a_dead_letter_is_the_message_with_its_cause(self, harness: Harness) -> None:
         if not harness.features.dead_letter_topics:
             return
-        message = Message(b"\xffpoison", b"key", (("a", b"1"), ("a", b"2"), ("bridge.reason", b"forged")))
+        twice = (("a", b"1"), ("a", b"2")) if harness.features.repeated_headers else (("a", b"1"),)
+        message = Message(b"\xffpoison", b"key", (*twice, ("bridge.reason", b"forged")))
         await (await harness.broker()).publish("orders", [message])
         subscription = await consume(harness)
         [delivery] = await take(subscription, 1)
@@ -230,7 +241,7 @@ class BrokerContract:
         [dead] = await take(await consume(harness, DEAD), 1)
         assert (dead.message.body, dead.message.key) == (message.body, message.key)
         kept = [header for header in dead.message.headers if not header[0].startswith("bridge.")]
-        assert kept == [("a", b"1"), ("a", b"2")]
+        assert kept == list(twice)
         told = dict(dead.message.headers)
         assert told[provenance.REASON] == b"no_route"
         assert told[provenance.DETAIL] == b"no rule matched"
@@ -265,7 +276,7 @@ class BrokerContract:
         await asyncio.gather(*(delivery.dead_letter(CAUSE) for delivery in deliveries[5:15]))
         await harness.crash()
         dead = numbers(await take(await consume(harness, DEAD), 10))
-        again = numbers(await take(await consume(harness), 10))
+        again = sorted(numbers(await take(await consume(harness), 10)))
         assert sorted(dead) == list(range(5, 15))
         # Those before were open; whether later ones come with or without the dead lettered is the broker's choice.
         assert again[:5] == list(range(5))

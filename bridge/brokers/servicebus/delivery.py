@@ -87,6 +87,7 @@ class ServiceBusDelivery:
         if not self.over:
             self.over = True
             self.partition.left()
+            self._owner.inbox.forget(self)
 
     async def _settle(self, verb: Verb, reason: str = "", description: str = "") -> None:
         if self._open():

@@ -13,6 +13,8 @@ class Inbox:
 
     def __init__(self, high: int) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
+        self.held: dict[tuple[str, int], ServiceBusDelivery] = {}
+        """What is locked for us, by path and sequence number."""
         self._high = high
         self._changed = asyncio.Event()
 
@@ -29,6 +31,20 @@ class Inbox:
         """Until `tell` is called."""
         self._changed.clear()
         await self._changed.wait()
+
+    def hold(self, delivery: ServiceBusDelivery) -> None:
+        """A delivery of a message of which we have one already means that the lock of that one has passed."""
+        key = delivery.position.topic, delivery.position.offset
+        before = self.held.get(key)
+        self.held[key] = delivery
+        if before is not None:
+            before.lose()
+
+    def forget(self, delivery: ServiceBusDelivery) -> None:
+        """It is settled, given back, or lost."""
+        key = delivery.position.topic, delivery.position.offset
+        if self.held.get(key) is delivery:
+            del self.held[key]
 
     def take(self, limit: int) -> list[ServiceBusDelivery]:
         """At most `limit`, without those that went with their session. Those whose own lock has passed meanwhile are

@@ -131,11 +131,12 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
     )
 
 
-def _property(value: bytes) -> str | bytes:
+def _property(value: bytes) -> str | bytearray:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return value
+        # As bytes the SDK would decode it too, and fail
+        return bytearray(value)
 
 
 def _identifier(what: str, value: bytes) -> str:

@@ -28,7 +28,7 @@ from bridge.message import Position
 _log = logging.getLogger(__name__)
 
 BATCH = 100
-"""Settlements and renewals that run side by side: where the round trip is long they share it."""
+"""Settlements that run side by side: where the round trip is long they share it. Renewals in one request."""
 
 TURNS = 4
 """Turns of the event loop that a message needs which leads to no I/O. Waiting for that is cheaper than a read that is
@@ -37,8 +37,11 @@ begun and called off."""
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
 
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 2.0
 """Seconds between two attempts to connect, at most."""
+
+AGAIN_SECONDS = 0.5
+"""Until a renewal is tried again that met a fault, on the next receiver."""
 
 NOTHING = 1e-6
 """A wait this short only takes what the receiver has buffered."""
@@ -80,6 +83,7 @@ class Receiver:
         self.reconnects = 0
         self.renewals = 0
         self.closing = False
+        self._heard = 0.0
         self._locks = MessageLocks()
         self._requests: deque[Request] = deque()
         self._link: ServiceBusReceiver | None = None
@@ -100,9 +104,10 @@ class Receiver:
 
     def wake(self) -> None:
         """There is something to do."""
-        self._woken.set()
-        if self._reading is not None:
-            self._reading.cancel()
+        if not self._woken.is_set():
+            self._woken.set()
+            if self._reading is not None:
+                _call_off(self._reading)
 
     def close(self) -> None:
         """Let `run` end."""
@@ -138,6 +143,7 @@ class Receiver:
             if link is None:
                 continue
             self._link, self.broken, self.away = link, None, None
+            self._heard = time.monotonic()
             self.ready.set()
             self.inbox.tell()
             seam.patience(link, IDLE_READ)
@@ -186,7 +192,7 @@ class Receiver:
         now = time.monotonic()
         due = self._locks.due(now, BATCH)
         while due:
-            await asyncio.gather(*(self._renew(link, delivery) for delivery in due))
+            await self._renew(link, due)
             self._locks.renewed(time.monotonic() - now)
             self._check()
             now = time.monotonic()
@@ -199,6 +205,7 @@ class Receiver:
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
         delivery = self.deliver(raw)
+        self.inbox.hold(delivery)
         until = raw.locked_until_utc
         remaining = 30.0 if until is None else until.timestamp() - wall
         if remaining > 0:
@@ -218,6 +225,8 @@ class Receiver:
             due = self.next_renewal()
             if due is not None and due <= time.monotonic():
                 await self.renew(link)
+            if time.monotonic() - self._heard >= QUIET_SECONDS:
+                await self._ask(link)
             taken = await self.take(link)
             if self.over():
                 return
@@ -246,6 +255,7 @@ class Receiver:
         if not found:
             return
         now, wall = time.monotonic(), time.time()
+        self._heard = now
         self.inbox.deliveries.extend(self.admit(raw, now, wall) for raw in found)
         self.inbox.tell()
         if self.clock.skew:
@@ -259,24 +269,22 @@ class Receiver:
     async def _wait(self, link: ServiceBusReceiver) -> None:
         """Until a message comes, somebody wants something settled, or a lock is to be renewed."""
         self._woken.clear()
+        if self.closing or self._requests:
+            return
         due = self.next_renewal()
-        limit = QUIET_SECONDS if due is None else max(0.0, min(QUIET_SECONDS, due - time.monotonic()))
-        limit = min(limit, self.patience())
+        limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
+        limit = max(0.0, limit)
         if not self.wanted():
             await self._pause(min(limit, IDLE_READ))
             return
         loop = asyncio.get_running_loop()
         # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
         # is lost when this is called off.
-        reading = asyncio.create_task(link.receive_messages(1, max_wait_time=max(limit, 0.001)))
+        reading = asyncio.create_task(link.receive_messages(1, max_wait_time=limit + 1.0))
         self._reading = reading
         alarm = loop.call_later(limit, self.wake)
         try:
-            while not reading.done():
-                # Again and again: a cancellation that meets the end of a read is swallowed on Python 3.11
-                await asyncio.wait([reading], timeout=0.005 if self._woken.is_set() else None)
-                if self._woken.is_set():
-                    reading.cancel()
+            await asyncio.wait([reading])
         finally:
             alarm.cancel()
             self._reading = None
@@ -291,8 +299,6 @@ class Receiver:
                 raise self.translate(error, "read") from error
             raise error
         self._hand_out(reading.result())
-        if not reading.result() and limit >= QUIET_SECONDS:
-            await self._ask(link)
 
     def wanted(self) -> bool:
         """Whether more is to be read."""
@@ -300,17 +306,20 @@ class Receiver:
 
     def patience(self) -> float:
         """Seconds that a wait may last at most."""
-        return QUIET_SECONDS
+        return self._heard + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
         """A connection whose other end has gone is as silent as an empty queue."""
         try:
             await link.peek_messages(1, timeout=self.connection.config.request_timeout)
         except FOREIGN as error:
-            raise self.translate(error, "ask") from error
+            raise self.translate(error, "ask about") from error
+        self._heard = time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()
+        if self.closing or self._requests:
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -362,21 +371,32 @@ class Receiver:
         delivery.lose()
         return error
 
-    async def _renew(self, link: ServiceBusReceiver, delivery: ServiceBusDelivery) -> None:
-        begun = time.monotonic()
+    async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
+        """All at once; when some are lost, by halves, until it is known which."""
+        limit = self.connection.config.request_timeout
         try:
-            async with asyncio.timeout(self.connection.config.request_timeout):
-                until = await link.renew_message_lock(delivery.raw)
+            async with asyncio.timeout(limit):
+                ends = await seam.renew(link, [delivery.raw for delivery in deliveries], limit)
         except FOREIGN as error:
-            found = self.translate(error, "renew a lock")
+            found = self.translate(error, "renew locks of")
             if isinstance(found, LockLost):
-                self.lose(delivery, found)
+                half = len(deliveries) // 2
+                if not half:
+                    self.lose(deliveries[0], found)
+                    return
+                await self._renew(link, deliveries[:half])
+                await self._renew(link, deliveries[half:])
                 return
             self.broken = found
-            self._locks.again(delivery, begun + 0.5)
+            again = time.monotonic() + AGAIN_SECONDS
+            for delivery in deliveries:
+                self._locks.again(delivery, again)
         else:
-            self.renewals += 1
-            self._locks.add(delivery, until.timestamp() - time.time(), time.monotonic())
+            self.renewals += len(deliveries)
+            now, wall = time.monotonic(), time.time()
+            self._heard = now
+            for delivery, end in zip(deliveries, ends, strict=True):
+                self._locks.add(delivery, end - wall, now)
 
     def _check(self) -> None:
         if self.broken is not None:
@@ -394,3 +414,10 @@ class Receiver:
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
         return self.connection.translate(error, f"{what} {self.path}")
+
+
+def _call_off(reading: asyncio.Task[Any]) -> None:
+    """Again and again: a cancellation that meets the end of a read is swallowed on Python 3.11."""
+    if not reading.done():
+        reading.cancel()
+        asyncio.get_running_loop().call_later(0.002, _call_off, reading)

@@ -38,7 +38,7 @@ class SessionReceiver(Receiver):
         self._renew_at: float | None = None
         self._took = 0.0
         self._begun = 0.0
-        self._heard = 0.0
+        self._busy = 0.0
 
     async def open(self) -> ServiceBusReceiver | None:
         """See `Receiver.open`: wait for the next session."""
@@ -56,7 +56,7 @@ class SessionReceiver(Receiver):
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
-        self._begun = self._heard = now
+        self._begun = self._busy = now
         until = link.session.locked_until_utc
         remaining = 30.0 if until is None else until.timestamp() - time.time()
         if remaining <= 0:
@@ -82,16 +82,16 @@ class SessionReceiver(Receiver):
         """See `Receiver.over`."""
         now = time.monotonic()
         if self.partition.gap:
-            self._heard = now
+            self._busy = now
             return False
-        return now - self._heard >= self._wishes.idle or self._turn_is_over(now)
+        return now - self._busy >= self._wishes.idle or self._turn_is_over(now)
 
     def patience(self) -> float:
         """See `Receiver.patience`."""
         now = time.monotonic()
         if self.partition.gap:
             return super().patience()
-        return max(0.0, min(self._heard + self._wishes.idle, self._begun + self._wishes.turn) - now)
+        return max(0.0, min(self._busy + self._wishes.idle, self._begun + self._wishes.turn) - now)
 
     def wanted(self) -> bool:
         """See `Receiver.wanted`: at the end of a turn what is in flight is finished and no more is read."""
@@ -102,7 +102,7 @@ class SessionReceiver(Receiver):
 
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """See `Receiver.admit`: the session's lock is the message's."""
-        self._heard = now
+        self._busy = now
         return self.deliver(raw)
 
     def next_renewal(self) -> float | None:

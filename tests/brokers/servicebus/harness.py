@@ -1,0 +1,100 @@
+"""Service Bus brokers for tests: over the test server, or over what SERVICEBUS_CONNECTION names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from azure.servicebus import ServiceBusReceiveMode
+from azure.servicebus.aio import ServiceBusClient
+
+from bridge.brokers.base import Features
+from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.brokers.servicebus.broker import FEATURES
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from tests.servicebus.server import QueueConfig, ServiceBusServer
+
+QUEUES = ("orders", "orders.dlq", "dead-orders-letters", *(f"topic-{number}" for number in range(5)))
+"""What the contract suite names; tests/brokers/servicebus/entities.json has them for the emulator."""
+
+LOCK_SECONDS = 5.0
+"""Shortest lock that the service knows, and what the entities of the emulator have."""
+
+REAL = os.environ.get("SERVICEBUS_CONNECTION")
+"""An emulator or a namespace that has the entities of entities.json."""
+
+
+def contract_queues() -> tuple[QueueConfig, ...]:
+    return tuple(QueueConfig(name, lock_duration=30) for name in QUEUES)
+
+
+class ServiceBusHarness:
+    """One namespace, and brokers on it. server: None where it is not ours."""
+
+    def __init__(self, connection_string: str, server: ServiceBusServer | None) -> None:
+        self.connection_string = connection_string
+        self.server = server
+        self.features: Features = FEATURES
+        self._brokers: list[ServiceBusBroker] = []
+
+    def config(self, **config: Any) -> ServiceBusBrokerConfig:
+        settings = {"type": "servicebus", "connection_string": self.connection_string}
+        return ServiceBusBrokerConfig.model_validate(settings | config)
+
+    async def broker(self, **config: Any) -> ServiceBusBroker:
+        """Another started broker; `config` are settings of `ServiceBusBrokerConfig`."""
+        broker = ServiceBusBroker("bus", self.config(**config), lambda field, value: Path(value))
+        self._brokers.append(broker)
+        await broker.start()
+        return broker
+
+    async def crash(self) -> None:
+        """Drop the clients without a word, and let their locks pass."""
+        brokers, self._brokers = self._brokers, []
+        for broker in brokers:
+            for subscription in tuple(broker._subscriptions):
+                for task in subscription._tasks:
+                    task.cancel()
+                await asyncio.wait(subscription._tasks)
+                for receiver in subscription._receivers:
+                    receiver.partition.revoked = True
+                subscription._closed = True
+                subscription._inbox.tell()
+                broker._subscriptions.discard(subscription)
+        if self.server is not None:
+            self.server.faults.drop()
+            self.server.faults.lose_locks()
+        else:
+            await asyncio.sleep(LOCK_SECONDS + 1)
+        for broker in brokers:
+            await broker.stop()
+
+    async def create_topic(self, name: str, partitions: int) -> None:
+        """Entities are made by managers."""
+
+    async def clear(self) -> None:
+        """Empty the queues of the contract suite, where they are not ours."""
+        if self.server is not None:
+            return
+        async with ServiceBusClient.from_connection_string(self.connection_string) as client:
+            for name in QUEUES:
+                async with client.get_queue_receiver(
+                    name, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
+                ) as receiver:
+                    while await receiver.receive_messages(100, max_wait_time=1):
+                        pass
+
+    async def stop(self) -> None:
+        for broker in self._brokers:
+            await broker.stop()
+
+
+def write_entities(path: Path) -> None:
+    """`python -m tests.brokers.servicebus.harness FILE`: the entities, in the emulator's form."""
+    from tests.servicebus.server import emulator
+
+    queues = tuple(QueueConfig(name, lock_duration=LOCK_SECONDS) for name in QUEUES)
+    path.write_text(json.dumps(emulator.write(queues, ()), indent=2) + "\n")

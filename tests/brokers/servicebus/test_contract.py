@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from tests.brokers.contract import BrokerContract
+
+
+class TestServiceBusBroker(BrokerContract):
+    pass

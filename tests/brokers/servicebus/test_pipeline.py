@@ -1,0 +1,229 @@
+"""The promises that take a pipeline: holding over outages, lost locks, poison, dead letters, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bridge import provenance
+from bridge.brokers.base import SubscribeOptions
+from bridge.commands import Command
+from bridge.errors import EngineUnavailable, InstanceNotFound
+from tests.brokers.consumer import Assignments, take
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+LOCK = 2.0
+"""Shorter than the service allows, so that the tests need not wait long."""
+
+
+@pytest.fixture
+async def server() -> ServiceBusServer:  # type: ignore[misc]  # an async generator, as fixtures are
+    queues = (
+        QueueConfig("orders", lock_duration=LOCK, max_delivery_count=3),
+        QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=3, requires_session=True),
+        QueueConfig("slow", lock_duration=5, max_delivery_count=10),
+        QueueConfig("letters"),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session, sessions: {concurrent: 4}"])
+async def test_an_outage_longer_than_lock_times_delivery_count(
+    tmp_path: Path, server: ServiceBusServer, entity: str
+) -> None:
+    entity = entity.replace(", ", "\n    ")
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        await bench.publish(*(message("start", f"{n % 4}-{n}", str(n % 4)) for n in range(40)), topic=queue)
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.source.start()
+        await bench.until(lambda: bench.source.gate.holds, "held")
+        await asyncio.sleep(LOCK * 3 + 2)
+        bench.faults.outage = None
+        await bench.settled(40)
+        assert outcomes(bench) == {"executed": 40}
+        assert bench.source.ledger.received == 40
+        assert bench.source.ledger.locks_lost == 0
+        assert server.counters.dead_letters == []
+        assert not server.counters.expired_locks
+        assert not server.counters.expired_session_locks
+
+
+async def test_a_lost_lock_in_the_middle_is_counted_and_repeats_nothing_twice(
+    tmp_path: Path, server: ServiceBusServer
+) -> None:
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        at_work = asyncio.Event()
+        release = asyncio.Event()
+
+        async def before(command: Command) -> None:
+            if not at_work.is_set():
+                at_work.set()
+                await release.wait()
+
+        bench.faults.before = before
+        await bench.source.start()
+        await bench.publish(message("start", "1"))
+        await asyncio.wait_for(at_work.wait(), 10)
+        assert server.faults.lose_locks("orders") == 1
+        # The redelivery finds its way while the first delivery is still at work
+        await bench.settled(1)
+        release.set()
+        await bench.until(lambda: not bench.source.ledger.in_flight, "both have ended")
+        assert bench.source.ledger.received == 2
+        assert bench.source.ledger.locks_lost == 1
+        assert bench.source.ledger.abandoned == Counter(lock_lost=1)
+        assert outcomes(bench) == {"executed": 1}
+        assert server.queue("orders").contents().active == 0
+
+
+async def test_what_lost_its_lock_in_the_queue_is_not_executed(tmp_path: Path, server: ServiceBusServer) -> None:
+    """Its redelivery is, once; the first delivery waits behind an outage."""
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.publish(message("start", "1"), message("start", "2"))
+        await bench.source.start()
+        await bench.until(lambda: bench.source.ledger.in_flight + len(_inbox(bench)) == 2, "held")
+        assert server.faults.lose_locks("orders") == 2
+        # Both come again, and that says that the first deliveries are void
+        await bench.until(lambda: bench.source.ledger.received + len(_inbox(bench)) >= 4, "redelivered")
+        bench.faults.outage = None
+        await bench.until(lambda: outcomes(bench).get("executed") == 2, "executed")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert bench.source.ledger.locks_lost == 2
+        assert sorted(command.instance_id for command in bench.faults.taken) == ["order-1", "order-2"]  # type: ignore[union-attr]
+
+
+def _inbox(bench: object) -> list[object]:
+    return list(bench.source.subscription._inbox.deliveries)  # type: ignore[attr-defined]
+
+
+async def test_a_lost_session_counts_once_and_its_order_holds(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string, "queue: by-session\n    sessions: true") as bench:
+        at_work, release = asyncio.Event(), asyncio.Event()
+
+        async def before(command: Command) -> None:
+            if command.instance_id == "order-k-2" and not at_work.is_set():  # type: ignore[union-attr]
+                at_work.set()
+                await release.wait()
+
+        bench.faults.before = before
+        await bench.source.start()
+        await bench.publish(*(message("start", f"k-{n}", "k") for n in range(8)), topic="by-session")
+        await asyncio.wait_for(at_work.wait(), 10)
+        server.faults.lose_locks("by-session")
+        await bench.until(lambda: bench.source.ledger.locks_lost, "the loss is noticed")
+        release.set()
+        await bench.until(lambda: server.queue("by-session").contents().active == 0, "all done")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "nothing in flight")
+        ledger = bench.source.ledger
+        assert ledger.locks_lost == 1
+        assert ledger.outcomes["executed"] + ledger.outcomes["duplicate"] == 8
+        first = list(dict.fromkeys(command.instance_id for command in bench.faults.taken))  # type: ignore[union-attr]
+        assert first == [f"order-k-{n}" for n in range(8)]
+
+
+async def test_a_slow_command_keeps_its_lock(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+
+        async def before(command: Command) -> None:
+            await asyncio.sleep(LOCK * 3)
+
+        bench.faults.before = before
+        await bench.publish(message("start", "1"))
+        await bench.source.start()
+        await bench.settled(1)
+        assert (outcomes(bench), bench.source.ledger.received) == ({"executed": 1}, 1)
+        assert server.counters.renewed_locks["orders"] >= 3
+        assert not server.counters.expired_locks
+
+
+async def test_poison_is_dead_lettered_with_its_cause(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.publish(message("nonsense", "7", "k"), *(message("start", n) for n in range(20)))
+        await bench.source.start()
+        await bench.settled(21)
+        assert outcomes(bench) == {"executed": 20, "dead_lettered": 1}
+        [letter] = server.counters.dead_letters
+        assert letter.reason == "no_route"
+        # The sub-queue is read like anything else, and tells what a dead letter on a topic would
+        path = "orders/$DeadLetterQueue"
+        subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
+        [dead] = await take(subscription, 1)
+        headers = dict(dead.message.headers)
+        assert dead.message.key == b"k"
+        assert headers[provenance.REASON] == b"no_route"
+        assert headers[provenance.SOURCE] == b"orders"
+        assert headers[provenance.TOPIC] == b"orders"
+        assert headers[provenance.DETAIL].decode() == letter.description.partition("\n")[0]  # type: ignore[union-attr]
+        assert headers["DeadLetterReason"] == b"no_route"
+        assert dead.position.topic == path
+        await dead.complete()
+
+
+async def test_a_queue_for_dead_letters(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
+        await bench.publish(message("nonsense", "7", "k"))
+        await bench.source.start()
+        await bench.settled(1)
+        assert server.counters.dead_letters == []
+        [dead] = await bench.read("letters", 1)
+        assert (dead.key, dict(dead.headers)[provenance.REASON]) == (b"k", b"no_route")
+
+
+async def test_a_retry_longer_than_max_hold_is_dead_lettered(tmp_path: Path, server: ServiceBusServer) -> None:
+    source = "    retry: {initial: 300ms, in_memory: 1h}\n    servicebus: {max_hold: 500ms}"
+    async with bus_bench(tmp_path, server.connection_string, source=source) as bench:
+
+        async def before(command: Command) -> None:
+            raise InstanceNotFound("not yet")
+
+        bench.faults.before = before
+        await bench.publish(message("start", "1"))
+        await bench.source.start()
+        await bench.settled(1)
+        assert outcomes(bench) == {"dead_lettered": 1}
+        assert bench.source.ledger.received == 1
+
+
+async def test_a_drain_gives_everything_back_uncounted(tmp_path: Path, server: ServiceBusServer) -> None:
+    limits = "    limits: {max_in_flight: 20}\n    servicebus: {prefetch: 10}"
+    async with bus_bench(tmp_path, server.connection_string, "queue: slow", source=limits) as bench:
+        await bench.publish(*(message("start", n) for n in range(100)), topic="slow")
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.source.start()
+        locked = server.queue("slow").contents
+        await bench.until(lambda: bench.source.gate.holds and locked().locked >= 10, "held")
+        await bench.source.drain(1)
+    assert not server.counters.expired_locks
+    contents = server.queue("slow").contents()
+    assert (contents.active, contents.locked) == (100, 0)
+    async with bus_bench(tmp_path / "again", server.connection_string, "queue: slow") as bench:
+        subscription = await bench.broker.subscribe(SubscribeOptions(("slow",), dead_letter=None), Assignments())
+        deliveries = await take(subscription, 100)
+        assert {delivery.attempt for delivery in deliveries} == {1}
+
+
+async def test_the_delivery_count_is_told(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.publish(message("nonsense", "1"))
+        subscription = await bench.broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments())
+        [delivery] = await take(subscription, 1)
+        assert delivery.attempt == 1
+        await delivery.abandon()
+        [delivery] = await take(subscription, 1)
+        assert delivery.attempt == 2
+        await delivery.abandon()
+        await subscription.close()
+        await bench.source.start()
+        await bench.settled(1)
+        [letter] = server.counters.dead_letters
+        assert letter.delivery_count == 2
+        assert '"deliveries":"3"' in (letter.description or "")

@@ -1,0 +1,227 @@
+"""What goes wrong with receivers, and that nothing is lost or done twice by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus.subscription import ServiceBusSubscription
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.errors import BrokerUnavailable
+from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(prefetch=20))
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("orders", lock_duration=30, max_delivery_count=10),
+        QueueConfig("by-session", lock_duration=10, requires_session=True),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.fixture
+async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
+    config = ServiceBusBrokerConfig.model_validate(
+        {"type": "servicebus", "connection_string": server.connection_string, "request_timeout": "3s"}
+    )
+    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+async def drain_all(server: ServiceBusServer, subscription: ServiceBusSubscription) -> list[int]:
+    """Receive and complete whatever happens, until there is nothing left. Returns whose completion was confirmed."""
+    done: list[int] = []
+    left = server.queue("orders").contents
+    async with asyncio.timeout(PATIENCE):
+        while left().active + left().locked:
+            try:
+                async with asyncio.timeout(0.2):
+                    deliveries = await subscription.receive(100)
+            except (BrokerUnavailable, TimeoutError):
+                await asyncio.sleep(0.05)
+                continue
+            for delivery in deliveries:
+                while True:
+                    try:
+                        await delivery.complete()
+                    except BrokerUnavailable:
+                        await asyncio.sleep(0.05)
+                        continue
+                    except Exception:
+                        break
+                    done += numbers([delivery])
+                    break
+    return done
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "com.microsoft:message-lock-lost",
+        "com.microsoft:server-busy",
+        "com.microsoft:timeout",
+        "amqp:resource-limit-exceeded",
+        "amqp:not-allowed",
+        "amqp:unauthorized-access",
+        "amqp:not-found",
+        "amqp:link:detach-forced",
+        "amqp:internal-error",
+        "com.microsoft:entity-disabled",
+    ],
+)
+async def test_a_poisoned_receiver_is_replaced(
+    server: ServiceBusServer, broker: ServiceBusBroker, condition: str
+) -> None:
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(5))
+    assert sorted(await drain_all(server, subscription)) == [0, 1, 2, 3, 4]
+    assert server.faults.detach(condition, entity="orders") == 1
+    await broker.publish("orders", numbered(5, 5))
+    assert sorted(await drain_all(server, subscription)) == [5, 6, 7, 8, 9]
+    assert subscription.reconnects >= 1
+    assert server.counters.dead_letters == []
+
+
+@pytest.mark.parametrize("action", ["drop", "close", "detach", "reject"])
+@pytest.mark.parametrize(
+    "step", ["claim", "attach", "attached", "flow", "deliver", "delivered", "settle", "settled", "echoed", "manage"]
+)
+async def test_a_fault_at_every_step(
+    server: ServiceBusServer, broker: ServiceBusBroker, step: str, action: str
+) -> None:
+    """What was on its way when a connection broke comes again when its lock has passed, which is short here."""
+    server.queue("orders").config = replace(server.queue("orders").config, lock_duration=3)
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(10))
+    server.faults.add(step, action, entity=None if step == "claim" else "orders", condition="amqp:internal-error")
+    if step in ("claim", "attach", "attached", "flow"):
+        server.faults.drop("orders")
+    done = await drain_all(server, subscription)
+    # Where the service acted and could not say so, nobody confirms it a second time
+    assert len(set(done)) >= (9 if step in ("settled", "echoed") else 10)
+    assert server.counters.dead_letters == []
+    contents = server.queue("orders").contents()
+    assert (contents.active, contents.locked) == (0, 0)
+
+
+async def test_in_flight_survives_its_connection(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(10))
+    taken = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < 10:
+            taken += await subscription.receive(10)
+    server.faults.drop()
+    for delivery in taken:
+        await _settled(delivery.complete)
+    assert server.queue("orders").contents().active == 0
+    assert server.counters.expired_locks["orders"] == 0
+    assert server.counters.deliveries["orders"] == 10
+
+
+async def _settled(settle: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await settle()  # type: ignore[misc]  # a coroutine
+            except BrokerUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(5))
+    taken = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < 5:
+            taken += await subscription.receive(5)
+    server.faults.freeze()
+    with pytest.raises(BrokerUnavailable):
+        await taken[0].complete()
+    with pytest.raises(BrokerUnavailable):
+        await subscription.receive(1)
+    assert subscription.stopped()
+    server.faults.thaw()
+    server.faults.lose_locks("orders")
+    # The frozen server may carry out later what nobody waits for any more
+    assert set(await drain_all(server, subscription)) >= {1, 2, 3, 4}
+    async with asyncio.timeout(PATIENCE):
+        while subscription.stopped():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_silent_connection_is_asked(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.5)
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    async with asyncio.timeout(PATIENCE):
+        while server.counters.operations["peek-message"] < 2:
+            await asyncio.sleep(0.05)
+        server.faults.freeze()
+        while not subscription.stopped():
+            await asyncio.sleep(0.05)
+        server.faults.thaw()
+        while subscription.stopped():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string, request_timeout="3s") as bench:
+        await bench.source.start()
+        await bench.publish(*(message("start", n) for n in range(50)))
+        await bench.until(lambda: outcomes(bench), "under way")
+        server.faults.busy(8.0, "orders")
+        await asyncio.sleep(8.0)
+        await bench.settled(50)
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert server.counters.dead_letters == []
+        assert sorted({command.instance_id for command in bench.faults.taken}) == sorted(  # type: ignore[union-attr]
+            f"order-{n}" for n in range(50)
+        )
+
+
+@pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 2}"])
+async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity, request_timeout="3s") as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        await bench.source.start()
+        await bench.publish(*(message("start", n, str(n % 3)) for n in range(20)), topic=queue)
+        await bench.until(lambda: outcomes(bench), "under way")
+        await server.stop()
+        await bench.until(lambda: bench.source.gate.holds or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
+        await asyncio.sleep(3)
+        await server.start()
+        await bench.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
+        await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 30, "all executed")  # type: ignore[union-attr]
+        await bench.until(lambda: server.queue(queue).contents().active == 0, "all settled")
+        assert server.counters.dead_letters == []
+
+
+async def test_lock_of_a_redelivery_voids_the_first(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(1))
+    [first] = await subscription.receive(1)
+    server.faults.lose_locks("orders")
+    [second] = await subscription.receive(1)
+    assert (first.lost, second.lost, second.attempt) == (True, False, 2)
+    await second.complete()
+    assert server.queue("orders").contents().active == 0
