@@ -1,4 +1,4 @@
-"""A bridge process for the group tests: `CONFIG EFFECTS [BROKER]`. One source, an engine that another process hosts.
+"""A bridge process for the group tests: `CONFIG EFFECTS`. One source on Kafka, an engine that another process hosts.
 
 Appends a line `KEY NUMBER PID` to EFFECTS for every start that the engine took as new, in the order it took them.
 """
@@ -18,7 +18,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
 
-async def run(config: Path, effects: int, name: str) -> None:
+async def run(config: Path, effects: int, name: str = "kafka") -> None:
     loaded = load_config([config])
     engine = build_engine(loaded, "default", host=False)
     await engine.start()
@@ -47,5 +47,4 @@ async def run(config: Path, effects: int, name: str) -> None:
 
 
 if __name__ == "__main__":
-    broker_name = sys.argv[3] if len(sys.argv) > 3 else "kafka"
-    asyncio.run(run(Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), broker_name))
+    asyncio.run(run(Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)))

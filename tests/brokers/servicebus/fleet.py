@@ -56,7 +56,7 @@ class Fleet:
     async def join(self) -> asyncio.subprocess.Process:
         """Another member, once it reads."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.brokers.kafka.member", str(self.config), str(self.effects_file), "bus",
+            sys.executable, "-m", "tests.brokers.servicebus.member", str(self.config), str(self.effects_file),
             stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         self.members.append(process)
