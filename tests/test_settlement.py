@@ -126,3 +126,14 @@ def test_details_are_at_most_a_kilobyte_of_text(text: str) -> None:
 
 def test_details_are_cut_between_characters() -> None:
     assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"
+
+
+def test_a_broker_that_cannot_hold_for_long_bounds_the_wait() -> None:
+    error = errors.InstanceNotFound("not yet")
+    command = commands.RaiseEvent("i", "e")
+    short = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, max_hold=10.0)
+    assert decide(error, command, 1, 0.0, short) == Retry(1.0, error.reason)
+    assert isinstance(decide(error, command, 2, 8.5, short), DeadLetter)
+    assert decide(error, command, 2, 8.5, POLICY) == Retry(2.0, error.reason)
+    # An outage is held for as long as it lasts
+    assert isinstance(decide(errors.EngineUnavailable("away"), command, 99, 1e6, short), Hold)
