@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 from hypothesis import given
@@ -166,13 +167,19 @@ ENDS: list[Settlement] = [
 
 
 @pytest.mark.parametrize("quarantine", [True, False])
-@pytest.mark.parametrize("longest", [None, 300.0])
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(("held", "max_hold"), [(0.0, math.inf), (0.0, 300.0), (299.0, 300.0)])
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_kept_outside_the_broker(end: Settlement, longest: float | None, quarantine: bool) -> None:
-    found = outside(end, quarantine=quarantine, longest_hold=longest)
-    if isinstance(end, DeadLetter) and quarantine:
+def test_what_is_kept_outside_the_broker(
+    end: Settlement, held: float, max_hold: float, keeps: bool, quarantine: bool
+) -> None:
+    found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
+    if isinstance(end, DeadLetter) and quarantine and keeps:
         assert found == Park(Wait.PERSON, None, "r", "d")
-    elif isinstance(end, Retry) and longest is not None and end.delay > longest:
-        assert found == Park(Wait.TIME, 600.0, "r", "tried again after 600 s")
+    elif isinstance(end, Retry) and held + end.delay > max_hold:
+        if keeps:
+            assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
+        else:
+            assert found == DeadLetter("r", "it was retried for as long as its broker lets it be held")
     else:
         assert found is end
