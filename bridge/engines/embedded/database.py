@@ -29,7 +29,6 @@ from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
 
-
 logger = logging.getLogger(__name__)
 
 
