@@ -69,7 +69,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
 
     def _aws(self) -> tuple[str, float]:
         try:
-            from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+            from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # type: ignore[import-untyped]  # comes without types
         except ModuleNotFoundError as error:
             raise BrokerError(
                 f"{self._name}: `token: aws-msk` needs an extra: pip install 'durable-bridge[aws-msk]'"

@@ -158,6 +158,8 @@ async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}
-    with pytest.raises(BrokerUnavailable, match="the server refused the credentials") as told:
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="a server that refuses the token looks like this") as told:
         await _at(node, "OAUTH").broker(sasl=sasl)
+    assert time.monotonic() - begun < 8
     assert "AKID" not in str(told.value)
