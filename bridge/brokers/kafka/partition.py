@@ -105,6 +105,11 @@ class KafkaPartition(Epoch):
         offset = self._next if self.idle else self.prefix
         return offset, progress.encode(offset, [each for each in self._tracker.completed_above if each >= offset])
 
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes whenever a record is handed out or done."""
+        return self._next, self.prefix, self._tracker.outstanding
+
     def skip_to(self, offset: int) -> None:
         """Go on at `offset`: what lies before is gone. Raises: ValueError while records are in flight."""
         if not self.idle:
