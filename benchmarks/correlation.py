@@ -3,7 +3,8 @@
 `start_or_raise_new_ratio`: the verb on new instances over plain schedules of the SDK's client. `_exists_ratio`: on
 running ones over a refused start and a raise of that client. `inbox_ratio`: an orchestration that takes 100 messages,
 one after the other, with `wait_for_message` over one with `ctx.wait_for_external_event`; engine, worker and the client
-that raises them included. `_micros` and `_ms` are on the clock, per message and per orchestration.
+that raises them included. `park_seconds`, `deliver_seconds`, `early_seconds` and the `parking_` ratios: `_parking.py`
+tells. `_micros` and `_ms` are on the clock, per message and per orchestration.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import grpc
 import uvloop
 from durabletask import task
 
+from benchmarks import _parking
 from bridge.app.daemon import tune_gc
 from bridge.commands import StartOrRaise
 from bridge.config.engines import EmbeddedEngineConfig
@@ -191,4 +193,4 @@ async def measure() -> dict[str, float]:
 def run() -> dict[str, float]:
     tune_gc()  # as in the daemon, for all variants alike
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measure())
+        return runner.run(measure()) | runner.run(_parking.measure())

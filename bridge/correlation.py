@@ -6,6 +6,7 @@ decision on what is known then. `next_move` is the whole table.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +22,9 @@ from bridge.commands import (
 )
 from bridge.origin import Origin, Parcel
 from bridge.seen import remembers
+
+FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELED"})
+"""Statuses of an instance that does not go on."""
 
 
 class Life(StrEnum):
@@ -173,6 +177,20 @@ def started_by(parcel: Parcel, origin: Origin | None) -> bool:
     if parcel.origin is not None and parcel.origin.key == origin.key:
         return True
     return remembers(str((parcel.inbox or {}).get("seen", "")), origin.key)
+
+
+_TOLD = re.compile(r" \[([A-Z]+), (this|another) message\]$")
+
+
+def telling(status: str, started_by_it: bool) -> str:
+    """What an engine of ours adds to the refusal of a start: what a look would tell, as of that very moment."""
+    return f" [{status}, {'this' if started_by_it else 'another'} message]"
+
+
+def told(details: str) -> tuple[str, bool] | None:
+    """Status and whether this message started it, of a refusal; None when it does not say."""
+    found = _TOLD.search(details)
+    return None if found is None else (found[1], found[2] == "this")
 
 
 def may_replace(finished: Parcel, new: Parcel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 from hypothesis import given
@@ -16,11 +17,15 @@ from bridge.settlement import (
     DeadLetter,
     Hold,
     Outcome,
+    Park,
     Release,
     Retry,
     RetryPolicy,
+    Settlement,
+    Wait,
     decide,
     detail_of,
+    outside,
 )
 
 POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
@@ -138,3 +143,43 @@ def test_details_are_at_most_a_kilobyte_of_text(text: str) -> None:
 
 def test_details_are_cut_between_characters() -> None:
     assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"
+
+
+@pytest.mark.parametrize("error", [errors.InstanceNotFound("gone"), errors.InstanceParked("others wait")])
+@pytest.mark.parametrize("kind", [type(command) for command in TOLD])
+def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
+    arguments = ("i", "e") if kind is commands.RaiseEvent else ("i",)
+    end = decide(error, kind(*arguments, on_missing=commands.ParkFor(60.0)), 50, 1e6, POLICY)
+    assert end == Park(Wait.INSTANCE, 60.0, error.reason, str(error))
+
+
+@pytest.mark.parametrize("command", [*TOLD, commands.StartOrRaise("o", "i", "e")])
+def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Command) -> None:
+    error = errors.InstanceParked("others wait")
+    assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked")
+    assert decide(error, command, 9, 29.0, POLICY) == DeadLetter("instance_parked", "others wait")
+
+
+ENDS: list[Settlement] = [
+    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
+    Park(Wait.INSTANCE, 1.0, "r", "d"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quarantine", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(("held", "max_hold"), [(0.0, math.inf), (0.0, 300.0), (299.0, 300.0)])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_kept_outside_the_broker(
+    end: Settlement, held: float, max_hold: float, keeps: bool, quarantine: bool
+) -> None:
+    found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
+    if isinstance(end, DeadLetter) and quarantine and keeps:
+        assert found == Park(Wait.PERSON, None, "r", "d")
+    elif isinstance(end, Retry) and held + end.delay > max_hold:
+        if keeps:
+            assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
+        else:
+            assert found == DeadLetter("r", "it was retried for as long as its broker lets it be held")
+    else:
+        assert found is end

@@ -120,7 +120,8 @@ class OwnWorkflows:
         for name, engine in engines.items():
             config = loaded.config.engines[name].parking
             executor = CommandExecutor(engine, now)
-            entities = ParkingEntities(executor, loop, _bounds(config, engine), RetryPolicy(), now)
+            slots = max(1, loaded.config.engines[name].worker.threads // 4)
+            entities = ParkingEntities(executor, loop, _bounds(config, engine), RetryPolicy(), now, slots)
             self.keepers[name] = Keepers(name, entities, QuarantineEntities(now))
 
     def added(self, workflows: Workflows, engine: str) -> Workflows:

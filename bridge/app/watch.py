@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge import __version__
-from bridge.brokers.base import LockingSubscription, ObservedSubscription
+from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription
 from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
@@ -31,8 +31,10 @@ _LOOK = 5.0
 class SourceView:
     """A source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+        """stuck_after: seconds after which a partition that stands still is told of."""
         self._source = source
+        self._stuck_after = stuck_after
         self._ledger = source.ledger
 
     @property
@@ -147,6 +149,9 @@ class SourceView:
         holds = dict(self._source.gate.holds)
         if self._observed is not None:
             holds |= self._observed.stopped()
+        subscription: object = self._source.subscription
+        if isinstance(subscription, StallingSubscription) and not holds:
+            holds |= subscription.stalled(self._stuck_after)
         paused = holds.pop("fuse", None)
         behind = sum(lag for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
@@ -186,7 +191,7 @@ class Watch:
         config_version: str,
     ) -> None:
         self.phase: Phase = "starting"
-        self._sources = [SourceView(source) for source in sources]
+        self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
         self._witnesses = witnesses

@@ -201,6 +201,15 @@ class LockingSubscription(Protocol):
         ...
 
 
+@runtime_checkable
+class StallingSubscription(Protocol):
+    """A subscription that knows which of its partitions stand still."""
+
+    def stalled(self, seconds: float) -> dict[str, str]:
+        """Partitions that made no progress for longer than that though records wait, with a sentence for a person."""
+        ...
+
+
 class Broker(Protocol):
     """A configured broker."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json, write_json
-from bridge.codecs.plain import plain_envelope, plain_message
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits, parse_json, write_json
+from bridge.codecs.plain import plain_message, read_plain
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
 
@@ -21,11 +21,7 @@ class JsonCodec:
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """Raises: DecodeError."""
-        body = message.body
-        if body is None:
-            return plain_envelope(message, position, None, None)
-        check_size(body, self.limits)
-        return plain_envelope(message, position, parse_json(body, self.limits), _MEDIA)
+        return read_plain(message, position, self.limits, lambda body: parse_json(body, self.limits), _MEDIA)
 
     def encode(self, event: Event) -> Message:
         """Raises: DecodeError when the data has no JSON form."""

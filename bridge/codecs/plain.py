@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from bridge.codecs.limits import Limits, check_size
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Headers, Message, Position
@@ -33,6 +35,20 @@ def binary_text(text: str, what: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise DecodeError(f"the event's {what} holds a lone surrogate, which UTF-8 cannot carry") from None
+
+
+def read_plain(
+    message: Message, position: Position, limits: Limits, read: Callable[[bytes], Any], media: str
+) -> Envelope:
+    """An envelope around what `read` makes of the body; a tombstone has no data and no content type.
+
+    Raises: DecodeError, also for a body beyond the limits.
+    """
+    body = message.body
+    if body is None:
+        return plain_envelope(message, position, None, None)
+    check_size(body, limits)
+    return plain_envelope(message, position, read(body), media)
 
 
 def plain_envelope(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:

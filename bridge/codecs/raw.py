@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.codecs.content_type import content_type_of, decode_text
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.codecs.plain import binary_text, plain_envelope, plain_message
+from bridge.codecs.limits import DEFAULT_LIMITS, Limits
+from bridge.codecs.plain import binary_text, plain_message, read_plain
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Message, Position
@@ -21,11 +21,7 @@ class TextCodec:
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """Raises: DecodeError when the body is not UTF-8."""
-        body = message.body
-        if body is None:
-            return plain_envelope(message, position, None, None)
-        check_size(body, self.limits)
-        return plain_envelope(message, position, decode_text(body), content_type_of(message) or "text/plain")
+        return read_plain(message, position, self.limits, decode_text, content_type_of(message) or "text/plain")
 
     def encode(self, event: Event) -> Message:
         """Data None becomes a tombstone. Raises: DecodeError when the data is no string."""
@@ -45,11 +41,8 @@ class BytesCodec:
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """Raises: DecodeError when the body is too large."""
-        body = message.body
-        if body is None:
-            return plain_envelope(message, position, None, None)
-        check_size(body, self.limits)
-        return plain_envelope(message, position, body, content_type_of(message) or "application/octet-stream")
+        media = content_type_of(message) or "application/octet-stream"
+        return read_plain(message, position, self.limits, lambda body: body, media)
 
     def encode(self, event: Event) -> Message:
         """Data None becomes a tombstone; a string is written as UTF-8. Raises: DecodeError for any other type."""

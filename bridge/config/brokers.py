@@ -21,6 +21,9 @@ class LocalBrokerConfig(Model):
     commit_interval: Duration = Field(0.05, description="How long completed records may wait to be committed together.")
 
 
+_AWS = "aws-msk"
+
+
 class KafkaTlsConfig(Model):
     """TLS to Kafka; `{}` trusts what the system trusts."""
 
@@ -41,14 +44,25 @@ class KafkaSaslConfig(Model):
     password: SecretStr | None = Field(None, description="For PLAIN and SCRAM.")
     token: str | None = Field(
         None,
-        pattern=r"^(azure|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
-        description="For OAUTHBEARER: `azure`, or `module:function` that returns a token and when it expires.",
+        pattern=r"^(azure|aws-msk|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="For OAUTHBEARER: `azure`, `aws-msk` (needs the extra `aws-msk`), or `module:function` that "
+        "returns a token and when it expires.",
     )
     scope: str | None = Field(None, description="Scope of an azure token; null: that of the first server's name.")
     client_id: str | None = Field(None, description="Client id of an azure managed identity.")
+    region: str | None = Field(
+        None, pattern=r"^[a-z0-9-]+$", description="AWS region of aws-msk; null: that in the first server's name."
+    )
+    role: str | None = Field(
+        None,
+        pattern=r"^arn:[^\s]+$",
+        description="ARN of a role that aws-msk takes on; null: the process's own identity.",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> KafkaSaslConfig:
+        if self.token != _AWS and (self.region is not None or self.role is not None):
+            raise ValueError("`region` and `role` go with `token: aws-msk`")
         if self.mechanism == "OAUTHBEARER":
             if self.token is None:
                 raise ValueError("OAUTHBEARER needs `token`")
@@ -69,6 +83,9 @@ _HOSTS_SCHEMA = {
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
     "examples": ["localhost:9092", ["kafka-1:9092", "kafka-2:9092"]],
 }
+
+
+_MSK = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 
 
 class KafkaBrokerConfig(Model):
@@ -102,6 +119,20 @@ class KafkaBrokerConfig(Model):
     max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
     linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
+
+    @property
+    def region(self) -> str | None:
+        """AWS region of the cluster, as configured or as the first server's name tells it."""
+        if self.sasl is not None and self.sasl.region is not None:
+            return self.sasl.region
+        found = _MSK.search(self.hosts[0])
+        return found[1] if found else None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> KafkaBrokerConfig:
+        if self.sasl is not None and self.sasl.token == _AWS and self.region is None:
+            raise ValueError("`token: aws-msk` needs `region`: the first server's name does not tell it")
+        return self
 
 
 BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig, Field(discriminator="type")]

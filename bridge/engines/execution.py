@@ -22,9 +22,9 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import ENDS, UNKNOWN, Known, Move, Said, next_move
+from bridge.correlation import ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, told
 from bridge.engines.base import Engine
-from bridge.engines.errors import QUESTIONS, is_late, status_of, translate
+from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
 from bridge.engines.grace import start_guard
 from bridge.engines.inquiry import Inquiry, Past
 from bridge.engines.parenthood import PARENT
@@ -230,7 +230,11 @@ class _Run:
         what = f"start {self._id!r}"
         translated = self._inquiry.translate(error, what)
         if isinstance(translated, InstanceAlreadyExists):
-            return Known(Said.EXISTS)
+            seen = told(details_of(error)) if self._engine.certain else None
+            if seen is None:
+                return Known(Said.EXISTS)
+            self._status, started_by_it = seen
+            return Known(Said.EXISTS, Life.FINISHED if self._status in FINISHED else Life.RUNNING, started_by_it)
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
             raise translated from error
         translated.__cause__ = error

@@ -8,19 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durabletask.client import OrchestrationState, OrchestrationStatus
+from durabletask.client import OrchestrationState
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
-from bridge.correlation import Life, started_by
+from bridge.correlation import FINISHED, Life, started_by
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
 from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
 from bridge.origin import Origin, Parcel, head_of, unwrap
 from bridge.seen import REMEMBERED, Seen
-
-_TERMINAL = frozenset(
-    {OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED}
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class Inquiry:
         state = await self._state(what, instance_id, start)
         if state is None:
             return Looked(Life.MISSING)
-        life = Life.FINISHED if state.runtime_status in _TERMINAL else Life.RUNNING
+        life = Life.FINISHED if state.runtime_status.name in FINISHED else Life.RUNNING
         text = state.serialized_input if start else None
         return Looked(life, state.runtime_status.name, bool(text) and started_by(head_of(text), origin))
 

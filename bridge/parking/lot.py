@@ -23,8 +23,19 @@ LINGER = 300.0
 REMEMBERED = 100
 """Delivered messages that a lot remembers, the latest ones."""
 
+EXPIRED, FULL, DROPPED = REASONS = ("parking_expired", "parking_full", "parking_dropped")
+"""Why a message that waited is dead-lettered, beside what its delivery met."""
+
 Deliver = Callable[[Command, Origin], None]
-"""Gives a command to the engine, now. Raises: EngineError."""
+"""Gives a command to the engine, now. Raises: EngineError, NotNow."""
+
+
+class NotNow(Exception):
+    """Nothing was tried; it is to be tried after `delay` seconds."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(f"after {delay:g} s")
+        self.delay = delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class Lot:
             return turn
         if len(self.items) >= self._bounds.max_messages or self.size + size > self._bounds.max_bytes:
             turn.events.append("full")
-            self._refuse(turn, item, "parking_full", f"{len(self.items)} messages wait for the same instance already")
+            self._refuse(turn, item, FULL, f"{len(self.items)} messages wait for the same instance already")
             return turn
         self.items.append(item)
         self.size += size
@@ -146,7 +157,7 @@ class Lot:
             self._remove(item)
             turn.events.append("dropped")
             if not forget:
-                self._refuse(turn, item, "parking_dropped", "it was dropped from what waits for its instance")
+                self._refuse(turn, item, DROPPED, "it was dropped from what waits for its instance")
         self._plan(turn, now)
         return turn
 
@@ -165,6 +176,9 @@ class Lot:
                 parked = Parked.from_json(item)
                 command = parked.command
                 deliver(command, parked.origin)
+            except NotNow as error:
+                self._wake(turn, now + error.delay)
+                return
             except Exception as error:
                 # Whatever it is: an operation that raises would take its message with it
                 elapsed = 0.0 if self.failed_at is None else now - self.failed_at
@@ -199,7 +213,7 @@ class Lot:
             self._remove(item)
             turn.events.append("expired")
             waited = item["until"] - item["since"]
-            self._refuse(turn, item, "parking_expired", f"its instance was not started within {waited:.0f} s")
+            self._refuse(turn, item, EXPIRED, f"its instance was not started within {waited:.0f} s")
 
     def _refuse(
         self,

@@ -10,6 +10,9 @@ from typing import Any
 from bridge.message import Position
 from bridge.parking.lot import Turn, Undelivered
 
+FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
+"""Why a message of a quarantined key is dead-lettered."""
+
 LEASE = 30.0
 """Seconds that a process has a released key to itself after it last said so."""
 
@@ -104,7 +107,7 @@ class Ward:
                 detail = (
                     f"it was dropped from the quarantine of its key ({self.cause.get('reason', 'follows another')})"
                 )
-                turn.undelivered.append(Undelivered(item, "quarantine_dropped", detail, self.cause.get("error", "")))
+                turn.undelivered.append(Undelivered(item, DROPPED, detail, self.cause.get("error", "")))
         return turn
 
     def claim(self, owner: str, now: float) -> Turn:
@@ -127,7 +130,7 @@ class Ward:
         if len(self.held) >= self._bounds.max_messages or self.size + item["size"] > self._bounds.max_bytes:
             turn.events.append("full")
             detail = f"{len(self.held)} messages of the same key are in quarantine already"
-            turn.undelivered.append(Undelivered(item, "quarantine_full", detail, self.cause.get("error", "")))
+            turn.undelivered.append(Undelivered(item, FULL, detail, self.cause.get("error", "")))
             return False
         self.source, self.key = value["source"], value["key"]
         self.held.append(item)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
 from bridge.brokers.base import Partition
+
+log = structlog.get_logger("bridge.gate")
 
 _LOW_WATER = 0.75
 
@@ -58,12 +62,18 @@ class Gate:
         if partition.gap >= self._max_gap and partition not in self.paused:
             self.paused.add(partition)
             partition.pause()
+            log.warning(
+                f"{partition.topic}/{partition.number} is read no further: {partition.gap} records wait for a commit "
+                f"behind one that is not settled (limits.max_gap {self._max_gap})",
+                action="pause",
+            )
 
     def settled(self, partition: Partition) -> None:
         """Resume a paused partition whose gap fell to the low mark."""
         if partition in self.paused and partition.gap <= self._max_gap * _LOW_WATER:
             self.paused.discard(partition)
             partition.resume()
+            log.info(f"{partition.topic}/{partition.number} is read on", action="resume")
 
     def forget(self, partition: Partition) -> None:
         """The partition is gone."""

@@ -18,6 +18,7 @@ from bridge.errors import EngineError, EngineOutage, EngineRejected
 from bridge.message import Message, Position
 from bridge.parking.held import HeldMessage
 from bridge.parking.letter import Letter
+from bridge.parking.ward import FULL
 from bridge.pipeline.admission import NotYet
 from bridge.pipeline.execution import Execution, Target
 from bridge.pipeline.fuse import Fuse
@@ -121,7 +122,7 @@ class Keeping:
         quarantine = self.quarantine
         if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
             if not quarantine.fits(item):
-                return DeadLetter("quarantine_full", "its key is in quarantine, and it is too large to join"), None
+                return DeadLetter(FULL, "its key is in quarantine, and it is too large to join"), None
             return await self._kept(quarantine.follow(lane.key, item, self._letter(item))), None
         settlement, step = await self._execution.run(item, time.monotonic)
         if isinstance(settlement, Retry) and crowded(lane):

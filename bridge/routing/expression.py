@@ -6,6 +6,7 @@ What is only a member path (`payload.a.b`) is read by plain access: that gives t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +17,7 @@ from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_option
 
 from bridge.errors import ExpressionError, Locate, Problem
 from bridge.routing import failure
+from bridge.routing.comparison import Answer, comparison
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
 from bridge.routing.syntax import Reading, readings, tokens
@@ -120,15 +122,8 @@ class PathExpression(Expression):
         self, source: str, where: str, program: cel.Expression, projection: Projection, reading: Reading
     ) -> None:
         super().__init__(source, where, program, projection)
-        self._path = tuple(zip(reading.path, reading.indexed, strict=True))
-        self._root: Callable[[Any], Any]
-        variable = reading.variable
-        if variable == "event" and reading.path and reading.path[0] in EVENT:
-            member = EVENT[reading.path[0]]
-            self._root = lambda scope: member(scope.envelope)
-            self._path = self._path[1:]
-        else:
-            self._root = lambda scope: getattr(scope, variable)
+        self._root, below = _root(reading)
+        self._path = tuple(zip(reading.path, reading.indexed, strict=True))[below:]
 
     def condition(self, scope: Scope) -> bool:
         value = self._walk(scope)
@@ -161,6 +156,44 @@ class PathExpression(Expression):
             else:
                 self._fail(ExpressionError(failure.NOT_A_CONTAINER))
         return value
+
+
+class ComparedExpression(Expression):
+    """An expression that compares a member with a literal; its value and text are left to CEL, which says `true`."""
+
+    __slots__ = ("_answer", "_path", "_root")
+
+    def __init__(
+        self,
+        source: str,
+        where: str,
+        program: cel.Expression,
+        projection: Projection,
+        reading: Reading,
+        answer: Answer,
+    ) -> None:
+        super().__init__(source, where, program, projection)
+        self._root, below = _root(reading)
+        self._path = reading.path[below:]
+        self._answer = answer
+
+    def condition(self, scope: Scope) -> bool:
+        value = self._root(scope)
+        for key in self._path:
+            if value.__class__ is not dict or key not in value:
+                return super().condition(scope)
+            value = value[key]
+        answer = self._answer(value)
+        return super().condition(scope) if answer is None else answer
+
+
+def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
+    """How to read the beginning of a path from a scope, and how many of its members that takes."""
+    variable = reading.variable
+    if variable == "event" and reading.path and reading.path[0] in EVENT:
+        member = EVENT[reading.path[0]]
+        return (lambda scope: member(scope.envelope)), 1
+    return operator.attrgetter(variable), 0
 
 
 @dataclass
@@ -223,6 +256,8 @@ class Compiler:
         projection = self._projections.of(environment, found)
         if len(found) == 1 and found[0].alone:
             return PathExpression(source, where, program, projection, found[0])
+        if len(found) == 1 and (answer := comparison(source)) is not None:
+            return ComparedExpression(source, where, program, projection, found[0], answer)
         return Expression(source, where, program, projection)
 
     def _unknown_member(self, source: str, found: list[Reading]) -> str | None:

@@ -21,7 +21,7 @@ PATIENCE = 40.0
 
 DOCUMENTED = "127.0.0.1:8099"
 
-_LATER = re.compile(r"^(bridge (instances (list|show|wait)|entities (list|show))|curl) ")
+_LATER = re.compile(r"^(bridge (instances (list|show|wait)|entities (list|show)|parked list)|curl) ")
 """Commands that ask how things stand: a reader who is too early asks again."""
 
 _OPS = {"ops": {"http": {"port": 0}, "log": {"format": "human"}}}

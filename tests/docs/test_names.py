@@ -20,6 +20,7 @@ from bridge.errors import AlreadyTaken, BridgeError, EngineError, EngineOutage, 
 from bridge.message import Message, Position
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
+from bridge.parking import lot, ward
 from bridge.settlement import Outcome, reason_of
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
 
@@ -103,6 +104,7 @@ def test_options_that_stand_alone(document: str) -> None:
     known |= {
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
     }
+    known |= {option for name in ("list", "release", "drop") for option in _options(["parked", name])[0]}
     known |= _options(["engine"])[0] | _options(["engine", "check"])[0]
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"--[a-z-]+", code):
@@ -162,6 +164,7 @@ def test_every_reason_of_a_dead_letter() -> None:
     outages = {EngineOutage, *_leaves(EngineOutage)}
     errors = {error for parent in (MessageError, EngineError) for error in _leaves(parent)} - outages - {AlreadyTaken}
     reasons = {error.reason for error in errors} | {EngineError.reason, reason_of(ValueError())}
+    reasons |= {*lot.REASONS, *ward.REASONS}
     assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons
 
 

@@ -15,9 +15,10 @@ from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
 
 BASE = {
     "engine": {"type": "embedded"},
-    "brokers": {"local": {"type": "local"}},
+    "brokers": {"local": {"type": "local"}, "bus": {"type": "servicebus", "namespace": "shop"}},
     "sources": {
-        name: {"broker": "local", "topics": [name], "no_match": "dead_letter"} for name in ("orders", "payments")
+        name: {"broker": "local", "topics": [name], "no_match": "dead_letter"}
+        for name in ("orders", "payments", "refunds")
     },
 }
 """What a snippet of some sections is put into."""

@@ -169,3 +169,30 @@ def test_limits_are_told_by_route_and_only_where_they_are() -> None:
     assert found["bridge_route_delayed_total", start] == 2
     assert found["bridge_route_delayed_total", free] == 9
     assert ("bridge_route_running", free) not in found
+
+
+@dataclass
+class Waiting:
+    name: str = "default"
+    events: dict[str, int] = field(default_factory=lambda: {"parked": 3, "delivered": 2})
+    quarantined: dict[str, int] = field(default_factory=lambda: {"held": 1})
+    waiting: int | None = 1
+
+
+def test_what_waits() -> None:
+    uncounted = Waiting("eu", {}, {}, None)
+    metrics = Metrics(
+        lambda: [Stats(quarantined_keys=4)], list, parking=lambda: [Waiting(), uncounted],
+        late_letters=lambda: {("orders", "parking_expired"): 5}, version="", config="",
+    )  # fmt: skip
+    found = samples(metrics.render())
+
+    def value(name: str, **labels: str) -> float | None:
+        return found.get((name, frozenset(labels.items())))
+
+    assert value("bridge_parked", engine="default") == 1
+    assert value("bridge_parked", engine="eu") is None
+    assert value("bridge_parking_events_total", engine="default", event="delivered") == 2
+    assert value("bridge_quarantine_events_total", engine="default", event="held") == 1
+    assert value("bridge_late_dead_letters_total", source="orders", reason="parking_expired") == 5
+    assert value("bridge_quarantined_keys", source="orders") == 4

@@ -10,7 +10,7 @@ import pytest
 from bridge.commands import Command, OnFinished, ParkFor, RaiseEvent
 from bridge.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
 from bridge.origin import Origin
-from bridge.parking.lot import LINGER, REMEMBERED, Bounds, Lot, Turn
+from bridge.parking.lot import LINGER, REMEMBERED, Bounds, Lot, NotNow, Turn
 from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked
 
@@ -198,6 +198,15 @@ def test_an_outage_keeps_it_and_it_is_tried_again_soon() -> None:
     assert bench.lot().attempts == 0
     bench.instance.error = None
     assert bench.tick(POLICY.max_delay).events == ["delivered"]
+
+
+def test_when_nobody_has_the_time_it_is_tried_again_soon_and_no_attempt_is_counted() -> None:
+    bench = Bench()
+    bench.instance.error = NotNow(0.25)
+    assert bench.park(0, ttl=600.0).wake == 0.25
+    assert bench.lot().attempts == 0
+    bench.instance.error = None
+    assert bench.tick(0.25).events == ["delivered"]
 
 
 def test_one_that_fails_again_and_again_is_dead_lettered_and_the_next_one_goes() -> None:

@@ -17,6 +17,8 @@ from bridge.errors import BrokerError, BrokerUnavailable
 _T = TypeVar("_T")
 
 _PAUSE = 0.1
+_FIRST_ANSWER = 3.0
+"""Seconds for the first answer of a server that is connected: a person waits for it, or for what is wrong."""
 
 
 class Cluster:
@@ -38,7 +40,7 @@ class Cluster:
             await close(admin.close)
             raise
         self._admin = admin
-        found = await self._ask("ask for the cluster's identity", lambda: admin.describe_cluster())
+        found = await self._ask("ask for the cluster's identity", lambda: admin.describe_cluster(), _FIRST_ANSWER)
         self.id = found.get("cluster_id") or ",".join(self._connection.config.hosts)
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, StaleMetadata
 
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
@@ -16,6 +16,8 @@ from bridge.config.brokers import KafkaBrokerConfig
 from bridge.errors import BridgeError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
+
+_CLOSED = (KafkaConnectionError, NodeNotReadyError, StaleMetadata)
 
 CLOSE_SECONDS = 5.0
 """How long a client may take to close before it is left alone: one whose broker hangs never would."""
@@ -62,6 +64,13 @@ class Connection:
     def translate(self, error: BaseException, what: str) -> BridgeError:
         """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
         found = translate(error, f"{self.name}: {what}")
+        sasl = self.config.sasl
+        if sasl is not None and sasl.mechanism == "OAUTHBEARER" and isinstance(error, _CLOSED):
+            # It takes the server's challenge for a consent, and is put out with its next request
+            return BrokerUnavailable(
+                f"{found}; a server that refuses the token looks like this to the client: "
+                "check the token's audience, rights and expiry"
+            )
         if found is None:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
             found = BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")

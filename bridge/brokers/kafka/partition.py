@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiokafka import TopicPartition
 
+from bridge.brokers.epoch import Epoch
 from bridge.brokers.kafka import progress
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
@@ -16,16 +16,10 @@ from bridge.brokers.offsets import OffsetTracker
 from bridge.message import Message
 
 
-class KafkaPartition:
-    """Implements `bridge.brokers.base.Partition`. A new object for every assignment: the object is the epoch."""
+class KafkaPartition(Epoch):
+    """Implements `bridge.brokers.base.Partition`."""
 
-    __slots__ = (
-        "_changed", "_next", "_paused", "_returned", "_start", "_tracker", "_waiting", "cluster", "committed",
-        "dead_letters", "draining", "number", "revoked", "stopped", "topic", "tp",
-    )  # fmt: skip
-
-    lost = False
-    """Partitions are handed over, never lost."""
+    __slots__ = ("_next", "_waiting", "committed", "dead_letters", "stopped", "tp")
 
     def __init__(
         self,
@@ -38,51 +32,25 @@ class KafkaPartition:
         dead_letters: DeadLetters,
         changed: Callable[[], None],
     ) -> None:
-        """start: offset to begin at. done: offsets above it that an earlier epoch completed.
-        committed: what the group's position is now. `changed` is called when there may be something to hand out.
-        """
+        """start, done, changed: see `Epoch`. committed: what the group's position is now."""
+        super().__init__(cluster=cluster, topic=tp.topic, number=tp.partition, start=start, done=done, changed=changed)
         self.tp = tp
-        self.topic: str = tp.topic
-        self.number: int = tp.partition
-        self.cluster = cluster
         self.committed = committed
         self.dead_letters = dead_letters
-        self.revoked = False
-        self.draining = False
         self.stopped = ""
         """Why nothing is read from it any more; empty while it is."""
-        self._start = self._next = start
-        self._tracker = OffsetTracker(done)
-        self._changed = changed
-        self._paused = False
-        self._returned: list[tuple[int, Message]] = []
+        self._next = start
         self._waiting: deque[Any] = deque()
-
-    @property
-    def gap(self) -> int:
-        """Records handed out since the committable prefix ended."""
-        return self._tracker.gap
 
     @property
     def fetchable(self) -> bool:
         """Whether more is wanted of it."""
         return not (self._paused or self.draining or self.stopped)
 
-    def pause(self) -> None:
-        """Hand out no more; the client keeps what it fetched ahead, which is bounded."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Hand out again."""
-        if self._paused:
-            self._paused = False
-            self._changed()
-
     def drain(self) -> None:
-        """Hand out no more, for good: the partition is about to be revoked."""
-        self.draining = True
+        """See `Epoch.drain`."""
+        super().drain()
         self._waiting.clear()
-        self._returned.clear()
 
     def add(self, records: Iterable[Any], limit: int, into: list[KafkaDelivery]) -> None:
         """Hand out what the client fetched, up to `limit` in `into`; what is not wanted now waits here."""
@@ -111,20 +79,13 @@ class KafkaPartition:
         """Hand out what waits here, up to `limit` in `into`."""
         if not self.fetchable:
             return
-        while self._returned and len(into) < limit:
-            offset, message = self._returned.pop(0)
-            into.append(KafkaDelivery(message, self, offset))
+        if self._returned:
+            self.take_returned(limit, into, lambda message, offset: KafkaDelivery(message, self, offset))
         while self._waiting and len(into) < limit:
             record = self._waiting.popleft()
             self._next = record.offset + 1
             if self._tracker.fetched(record.offset):
                 into.append(KafkaDelivery(_message(record), self, record.offset))
-
-    def give_back(self, offset: int, message: Message) -> None:
-        """A delivery was abandoned: hand the record out again, before all later ones."""
-        if not self.draining:
-            insort(self._returned, (offset, message), key=lambda returned: returned[0])
-            self._changed()
 
     def complete(self, offset: int) -> None:
         """A delivery is done."""
@@ -141,13 +102,13 @@ class KafkaPartition:
 
     def snapshot(self) -> tuple[int, str]:
         """Offset and metadata that may be committed now."""
-        tracker = self._tracker
-        if self.idle:
-            offset = self._next
-        else:
-            committable = tracker.committable
-            offset = self._start if committable is None else committable
-        return offset, progress.encode(offset, [each for each in tracker.completed_above if each >= offset])
+        offset = self._next if self.idle else self.prefix
+        return offset, progress.encode(offset, [each for each in self._tracker.completed_above if each >= offset])
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes whenever a record is handed out or done."""
+        return self._next, self.prefix, self._tracker.outstanding
 
     def skip_to(self, offset: int) -> None:
         """Go on at `offset`: what lies before is gone. Raises: ValueError while records are in flight."""

@@ -20,6 +20,7 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.range import OutOfRange
+from bridge.brokers.kafka.stalls import Stalls
 from bridge.brokers.kafka.wishes import KafkaWishes
 from bridge.errors import BrokerUnavailable, PartitionRevoked
 
@@ -76,6 +77,7 @@ class KafkaSubscription:
         self._failures = 0
         self._closing: asyncio.Task[None] | None = None
         self._away = ""
+        self._stalls = Stalls()
 
     async def start(self) -> None:
         """Join the group. Raises: BrokerUnavailable."""
@@ -257,6 +259,14 @@ class KafkaSubscription:
                 await self._out_of_range.settle(self._consumer, self._assignment.partitions)
                 self._wake()
             now = loop.time()
+            lag = self.lag()
+            self._stalls.look(
+                {
+                    tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)
+                    for tp, partition in self._assignment.partitions.items()
+                },
+                now,
+            )
             if self._polling is None and now - self._polled > self._connection.config.max_poll_interval / 4:
                 await self._stay()
             if now - self._read > PING_SECONDS:
@@ -311,6 +321,15 @@ class KafkaSubscription:
         if restless is not None:
             found["group"] = restless
         return found
+
+    def stalled(self, seconds: float) -> dict[str, str]:
+        """See `StallingSubscription.stalled`."""
+        still = self._stalls.longer(seconds, asyncio.get_running_loop().time())
+        return {
+            f"{partition.topic}/{partition.number}": f"records wait, and none was read or settled for {still[tp]:.0f} s"
+            for tp, partition in self._assignment.partitions.items()
+            if tp in still
+        }
 
     @property
     def rebalances(self) -> int:

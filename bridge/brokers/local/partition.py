@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from bisect import insort
 from collections import deque
 from collections.abc import Callable
 
+from bridge.brokers.epoch import Epoch
 from bridge.brokers.local import headers
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.log import Batch, Fetch
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.offsets import OffsetTracker
 from bridge.message import Message
 
 _log = logging.getLogger(__name__)
@@ -21,17 +20,13 @@ FETCH_RECORDS = 500
 """Records of one read; up to twice as many wait here."""
 
 
-class LocalPartition:
-    """Implements `bridge.brokers.base.Partition`. A new object for every assignment: the object is the epoch."""
+class LocalPartition(Epoch):
+    """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
-        "_at", "_batches", "_changed", "_paused", "_returned", "_row", "_start", "_tracker", "buffered",
-        "buffered_bytes", "cluster", "commits", "dead_letter_topic", "draining", "end", "id",
-        "new_topic_partitions", "next_fetch", "number", "revoked", "share", "skipped", "topic",
+        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
+        "new_topic_partitions", "next_fetch", "share", "skipped",
     )  # fmt: skip
-
-    lost = False
-    """Partitions are handed over, never lost."""
 
     def __init__(
         self,
@@ -47,53 +42,31 @@ class LocalPartition:
         changed: Callable[[], None],
     ) -> None:
         """`changed` is called when there may be something to hand out or to read again."""
+        super().__init__(
+            cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed
+        )
         self.id = partition
-        self.topic = topic
-        self.number = number
-        self.cluster = cluster
         self.commits = commits
         self.dead_letter_topic = dead_letter_topic
         self.new_topic_partitions = new_topic_partitions
-        self.revoked = False
-        self.draining = False
-        self.next_fetch = self.end = self._start = committed.next
+        self.next_fetch = self.end = committed.next
         self.buffered = 0
         self.buffered_bytes = 0
         self.share = 0
         """Bytes that may be read ahead; a single record may be larger. Set by the subscription."""
         self.skipped = 0
-        self._tracker = OffsetTracker(committed.done)
-        self._changed = changed
-        self._paused = False
         self._batches: deque[Batch] = deque()
         self._row = self._at = 0
-        self._returned: list[tuple[int, Message]] = []
-
-    @property
-    def gap(self) -> int:
-        """Records handed out since the committable prefix ended; what is only read ahead does not count."""
-        return self._tracker.gap
 
     @property
     def lag(self) -> int:
         """Records up to the end, as last known, that are not done."""
         return max(self.end - self.next_fetch, 0) + self.buffered + self._tracker.outstanding
 
-    def pause(self) -> None:
-        """Hand out no more; what is read ahead stays here."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Hand out again."""
-        if self._paused:
-            self._paused = False
-            self._changed()
-
     def drain(self) -> None:
-        """Hand out no more, for good: the partition is about to be revoked."""
-        self.draining = True
+        """See `Epoch.drain`."""
+        super().drain()
         self._batches.clear()
-        self._returned.clear()
         self.buffered = self.buffered_bytes = 0
 
     @property
@@ -132,8 +105,7 @@ class LocalPartition:
         if self._paused or self.draining:
             return taken
         if self._returned:
-            taken += [LocalDelivery(message, self, offset) for offset, message in self._returned[:limit]]
-            del self._returned[:limit]
+            self.take_returned(limit, taken, lambda message, offset: LocalDelivery(message, self, offset))
         fetched = self._tracker.fetched
         while self._batches and len(taken) < limit:
             batch = self._batches[0]
@@ -160,12 +132,6 @@ class LocalPartition:
                 self._row = self._at = 0
         return taken
 
-    def give_back(self, offset: int, message: Message) -> None:
-        """A delivery was abandoned: hand the record out again, before all later ones."""
-        if not self.draining:
-            insort(self._returned, (offset, message), key=lambda returned: returned[0])
-            self._changed()
-
     def complete(self, offset: int) -> None:
         """A delivery is done."""
         if self._tracker.complete(offset):
@@ -173,6 +139,4 @@ class LocalPartition:
 
     def snapshot(self) -> CommittedPosition:
         """What may be committed now."""
-        committable = self._tracker.committable
-        start = self._start if committable is None else committable
-        return CommittedPosition(start, tuple(self._tracker.completed_above))
+        return CommittedPosition(self.prefix, tuple(self._tracker.completed_above))

@@ -32,13 +32,16 @@ class Inbox:
         self._changed.clear()
         await self._changed.wait()
 
-    def hold(self, delivery: ServiceBusDelivery) -> None:
-        """A delivery of a message of which we have one already means that the lock of that one has passed."""
+    def hold(self, delivery: ServiceBusDelivery) -> ServiceBusDelivery | None:
+        """A delivery of a message of which we have one already means that the lock of that one, which is returned, has
+        passed.
+        """
         key = delivery.position.topic, delivery.position.offset
         before = self.held.get(key)
         self.held[key] = delivery
         if before is not None:
             before.lose()
+        return before
 
     def forget(self, delivery: ServiceBusDelivery) -> None:
         """It is settled, given back, or lost."""

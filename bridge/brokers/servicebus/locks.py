@@ -40,6 +40,11 @@ class MessageLocks:
         """Try once more at `at`: the renewal met an outage."""
         heapq.heappush(self._due, (at, next(self._order), delivery))
 
+    def hasten(self, at: float) -> None:
+        """Everything is due at `at`, or sooner: the times were wrong."""
+        self._due = [(min(due, at), order, delivery) for due, order, delivery in self._due]
+        heapq.heapify(self._due)
+
     @property
     def next_due(self) -> float | None:
         """Monotonic seconds of the next renewal."""

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections import deque
+from datetime import datetime
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -42,6 +43,9 @@ LONGEST_PAUSE = 2.0
 
 AGAIN_SECONDS = 0.5
 """Until a renewal is tried again that met a fault, on the next receiver."""
+
+UNKNOWN_LOCK = 30.0
+"""Seconds of a lock of which the service does not say how long it lasts."""
 
 NOTHING = 1e-6
 """A wait this short only takes what the receiver has buffered."""
@@ -85,6 +89,8 @@ class Receiver:
         self.closing = False
         self._heard = 0.0
         self._locks = MessageLocks()
+        self._unusable: list[ServiceBusReceivedMessage] = []
+        """Messages whose locks had passed when they came, by the local clock; not settled."""
         self._requests: deque[Request] = deque()
         self._link: ServiceBusReceiver | None = None
         self.broken: BrokerError | None = None
@@ -181,6 +187,10 @@ class Receiver:
                 await seam.release(link, delivery.raw)
                 delivery.finish()
             self._locks.clear()
+        unusable, self._unusable = self._unusable, []
+        if self.clock.skew:
+            for raw in unusable:
+                await seam.release(link, raw)
         await self.connection.close(link)
 
     def over(self) -> bool:
@@ -205,14 +215,17 @@ class Receiver:
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
         delivery = self.deliver(raw)
-        self.inbox.hold(delivery)
-        until = raw.locked_until_utc
-        remaining = 30.0 if until is None else until.timestamp() - wall
+        before = self.inbox.hold(delivery)
+        if before is not None and self.clock.lost(_remaining(before.raw, wall)):
+            self._locks.hasten(now)
+        remaining = _remaining(raw, wall)
+        self.clock.received(_seconds(raw.enqueued_time_utc), remaining, wall)
         if remaining > 0:
-            self._locks.add(delivery, remaining, now)
+            self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
             self.clock.expired(-remaining)
             delivery.lose()
+            self._unusable.append(raw)
         return delivery
 
     # -- the turns
@@ -256,7 +269,11 @@ class Receiver:
             return
         now, wall = time.monotonic(), time.time()
         self._heard = now
-        self.inbox.deliveries.extend(self.admit(raw, now, wall) for raw in found)
+        admitted = [self.admit(raw, now, wall) for raw in found]
+        if self.clock.skew:
+            # Nothing can be done with these, whose locks seem to have passed: they are given back
+            admitted = [delivery for delivery in admitted if not delivery.lost]
+        self.inbox.deliveries.extend(admitted)
         self.inbox.tell()
         if self.clock.skew:
             raise ClockSkew(str(self.clock))
@@ -368,6 +385,8 @@ class Receiver:
 
     def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
         """The service does not know the lock any more; returns what to tell who wanted to settle."""
+        if not delivery.over and self.clock.lost(_remaining(delivery.raw, time.time())):
+            self._locks.hasten(time.monotonic())
         delivery.lose()
         return error
 
@@ -396,7 +415,7 @@ class Receiver:
             now, wall = time.monotonic(), time.time()
             self._heard = now
             for delivery, end in zip(deliveries, ends, strict=True):
-                self._locks.add(delivery, end - wall, now)
+                self._locks.add(delivery, self.clock.usable(end - wall), now)
 
     def _check(self) -> None:
         if self.broken is not None:
@@ -414,6 +433,17 @@ class Receiver:
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
         return self.connection.translate(error, f"{what} {self.path}")
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    """Since the epoch."""
+    return None if moment is None else moment.timestamp()
+
+
+def _remaining(raw: ServiceBusReceivedMessage, wall: float) -> float:
+    """Seconds that the message's lock lasts by the local clock."""
+    until = _seconds(raw.locked_until_utc)
+    return UNKNOWN_LOCK if until is None else until - wall
 
 
 def _call_off(reading: asyncio.Task[Any]) -> None:

@@ -15,7 +15,7 @@ from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.locks import renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
-from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.receiver import UNKNOWN_LOCK, Receiver
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
@@ -63,7 +63,8 @@ class SessionReceiver(Receiver):
             self.clock.expired(-remaining)
             await self.connection.close(link)
             raise ClockSkew(str(self.clock)) if self.clock.skew else BrokerUnavailable(f"{self.path}: took too long")
-        self._renew_at = now + renew_after(remaining, self._took)
+        self.clock.received(None, remaining, time.time())
+        self._renew_at = now + renew_after(self.clock.usable(remaining), self._took)
         await self._listener.assigned([self.partition])
         return link
 
@@ -103,6 +104,9 @@ class SessionReceiver(Receiver):
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """See `Receiver.admit`: the session's lock is the message's."""
         self._busy = now
+        if raw.enqueued_time_utc is not None and self._renew_at is not None:
+            self.clock.received(raw.enqueued_time_utc.timestamp(), 0.0, wall)
+            self._renew_at = min(self._renew_at, now + renew_after(self.clock.usable(UNKNOWN_LOCK), self._took))
         return self.deliver(raw)
 
     def next_renewal(self) -> float | None:
@@ -120,7 +124,7 @@ class SessionReceiver(Receiver):
         self.renewals += 1
         now = time.monotonic()
         self._took = max(now - begun, self._took * 0.9)
-        self._renew_at = now + renew_after(until.timestamp() - time.time(), self._took)
+        self._renew_at = now + renew_after(self.clock.usable(until.timestamp() - time.time()), self._took)
 
     async def take(self, link: ServiceBusReceiver) -> int:
         """See `Receiver.take`: after its turn a session gives back what was buffered."""
@@ -130,8 +134,15 @@ class SessionReceiver(Receiver):
         """See `Receiver.translate`: a lost lock is that of the session."""
         found = super().translate(error, what)
         if isinstance(found, LockLost):
+            self._suspect()
             self.partition.lost = self.partition.revoked = True
         return found
+
+    def _suspect(self) -> None:
+        """Was there time left, by the local clock?"""
+        until = None if self._link is None else self._link.session.locked_until_utc
+        if until is not None and not self.partition.lost:
+            self.clock.lost(until.timestamp() - time.time())
 
     def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
         """See `Receiver.lose`: with the session all its messages are lost, and it counts once."""

@@ -85,7 +85,8 @@ class ServiceBusSubscription:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
         away = [each.away for each in self._receivers if each.away is not None]
-        if refused is not None or len(away) == len(self._receivers):
+        skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set while we wait, unready
+        if refused is not None or (len(away) == len(self._receivers) and not skewed):
             await self.close()
             raise refused or away[0]
 

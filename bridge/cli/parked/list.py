@@ -64,7 +64,7 @@ def command(
                     one.route or "",
                     one.message_id or one.position,
                     one.since,
-                    one.until or "released",
+                    one.until or "a release",
                     one.reason,
                     one.id,
                 )

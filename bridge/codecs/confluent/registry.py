@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from bridge.config.registries import RegistryConfig
 from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
 
 _T = TypeVar("_T")
+
+logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # it tells of every request
 
 _UNKNOWN = frozenset({40401, 40402, 40403})
 """Error codes of a registry that has no such subject, version or schema; any other 404 is no registry's answer."""

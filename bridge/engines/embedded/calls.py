@@ -8,36 +8,21 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
-from bridge.correlation import may_replace
+from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
-from bridge.engines.embedded.identity import new_id
-from bridge.engines.embedded.instance import FAILED, RUNNING, TERMINATED, Instance
+from bridge.engines.embedded.identity import MAX_ID, check_id, new_id
+from bridge.engines.embedded.instance import FAILED, TERMINATED, Instance
 from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
 from bridge.engines.embedded.reply import Reply
+from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.waiters import Waiter, found
 from bridge.origin import head_of
 
-MAX_ID = 1024
-"""Longest instance id, in characters."""
-
 DEFERRED: Any = object()
 """The answer comes later."""
-
-
-def check_id(instance_id: str) -> str:
-    """Raises: Rejection when no orchestration may have this id."""
-    if not instance_id:
-        raise invalid("The instance id is empty")
-    if len(instance_id) > MAX_ID:
-        raise invalid(f"The instance id has {len(instance_id)} characters; at most {MAX_ID} are allowed")
-    if instance_id.startswith("@"):
-        raise invalid("Instance ids that begin with @ belong to entities")
-    if "\0" in instance_id:
-        raise invalid("The instance id has a NUL character")
-    return instance_id
 
 
 def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
@@ -65,11 +50,13 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            if existing.reported not in request.orchestrationIdReusePolicy.replaceableStatus or not may_replace(
-                head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
-            ):
+            old, new = head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
+            replaceable = request.orchestrationIdReusePolicy.replaceableStatus
+            if existing.reported not in replaceable or not may_replace(old, new):
+                status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
+                why = telling(status, started_by(old, new.origin))
                 raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists"
+                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists{why}"
                 )
             if _leaves_alone(request.orchestrationIdReusePolicy):
                 return pb.CreateInstanceResponse(instanceId=instance_id)
@@ -199,25 +186,14 @@ class Calls:
         return pb.RestartInstanceResponse(instanceId=instance_id)
 
     def rewind(self, request: pb.RewindInstanceRequest) -> pb.RewindInstanceResponse:
-        instance = self._hub.find(request.instanceId)
+        hub = self._hub
+        instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
         if instance.status != FAILED:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a failed state")
-        self.rewind_instance(instance, request.reason.value if request.HasField("reason") else None, None)
+        rewind(hub, instance, request.reason.value if request.HasField("reason") else None)
         return pb.RewindInstanceResponse()
-
-    def rewind_instance(self, instance: Instance, reason: str | None, parent_execution: str | None) -> None:
-        """A failed instance runs again: its worker will answer with the history to go on from."""
-        hub = self._hub
-        hub.instances.add(instance)
-        instance.status = RUNNING
-        instance.finished_at = None
-        instance.output = None
-        instance.failure = None
-        hub.touch(instance)
-        hub.tx.flush()
-        hub.deliver(instance, events.execution_rewound(hub.now, reason, parent_execution))
 
     def signal_entity(self, request: pb.SignalEntityRequest) -> pb.SignalEntityResponse:
         hub = self._hub

@@ -5,8 +5,8 @@ from __future__ import annotations
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
-from bridge.engines.embedded.calls import check_id
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import check_id
 from bridge.engines.embedded.instance import Instance, text
 from bridge.engines.embedded.rejection import Rejection
 

@@ -17,7 +17,7 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
-from bridge.engines.embedded.rewind import rewind
+from bridge.engines.embedded.rewind import again
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
@@ -57,7 +57,7 @@ class Completions:
             instance.status = RUNNING
         hub.touch(instance)
         if outcome.rewind is not None:
-            rewind(hub, self._calls, instance, outcome.rewind)
+            again(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome)
         hub.settle_deferred(instance)

@@ -211,18 +211,16 @@ class Database:
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
         """A hub is there as soon as it is named, so that only creating it anew does something."""
         if request.recreateIfExists:
-            self._empty("created anew")
+            self._empty()
         return pb.CreateTaskHubResponse()
 
     def _delete(self, request: pb.DeleteTaskHubRequest) -> pb.DeleteTaskHubResponse:
-        self._empty("deleted")
+        self._empty()
         return pb.DeleteTaskHubResponse()
 
-    def _empty(self, what: str) -> None:
+    def _empty(self) -> None:
         if not self.options.disposable:
-            raise precondition(
-                f"This task hub cannot be {what} by a call: stop the daemon that owns it, delete its file"
-            )
+            raise precondition("This task hub is a daemon's own: to empty it, stop the daemon and delete its file")
         self.hub.empty()
 
     def _check_size(self, method: str, request: Any) -> None:

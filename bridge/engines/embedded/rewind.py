@@ -1,21 +1,66 @@
-"""A failed instance goes on from the history that its worker has rewritten."""
+"""A failed instance runs again from the last that went well.
+
+The engine rewrites the history itself, as the SDK's worker would, so that it works with every worker. What a worker has
+rewritten is taken, too.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
-from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
-from bridge.engines.embedded.instance import COMPLETED, FAILED, Instance, text
+from bridge.engines.embedded.instance import COMPLETED, FAILED, RUNNING, Instance, text
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 
 
-def rewind(hub: TaskHub, calls: Calls, instance: Instance, history: list[pb.HistoryEvent]) -> None:
-    """The worker has rewritten the history; what it still waits for is set going again."""
+def rewind(hub: TaskHub, instance: Instance, reason: str | None, parent_execution: str | None = None) -> None:
+    """Let a failed instance run again. `parent_execution` is its parent's new one, where that is rewound."""
+    history = hub.load_history(instance)
+    hub.instances.add(instance)
+    instance.status = RUNNING
+    instance.finished_at = None
+    instance.output = None
+    instance.failure = None
+    hub.touch(instance)
+    hub.tx.flush()
+    again(hub, instance, rewritten(history, events.execution_rewound(hub.now, reason, parent_execution)))
+
+
+def rewritten(history: Iterable[pb.HistoryEvent], rewound: pb.HistoryEvent) -> list[pb.HistoryEvent]:
+    """The history without what failed, under a new execution.
+
+    An activity that failed is as if it had never been scheduled; a child that failed is still there, to be rewound.
+    Timers between the attempts of an activity with retries stay, as they do where workers rewrite.
+    """
+    history = list(history)
+    failed = {event.taskFailed.taskScheduledId for event in history if event.HasField("taskFailed")}
+    found: list[pb.HistoryEvent] = []
+    for event in history:
+        kind = event.WhichOneof("eventType")
+        if kind in ("taskFailed", "subOrchestrationInstanceFailed", "executionCompleted"):
+            continue
+        if kind == "taskScheduled" and event.eventId in failed:
+            continue
+        if kind == "executionStarted":
+            started = pb.HistoryEvent()
+            started.CopyFrom(event)
+            started.executionStarted.orchestrationInstance.executionId.value = new_id()
+            parent = rewound.executionRewound.parentExecutionId.value
+            if parent and started.executionStarted.HasField("parentInstance"):
+                started.executionStarted.parentInstance.orchestrationInstance.executionId.value = parent
+            event = started  # the copy takes its place
+        found.append(event)
+    return [*found, rewound]
+
+
+def again(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
+    """Go on with this history; what it still waits for is set going."""
     execution = ""
     done: set[int] = set()
     fired: set[int] = set()
@@ -49,11 +94,11 @@ def rewind(hub: TaskHub, calls: Calls, instance: Instance, history: list[pb.Hist
             timer = events.timer_fired(fire_at, event.eventId, fire_at)
             hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=timer))
         elif kind == "subOrchestrationInstanceCreated" and event.eventId not in done:
-            _rewind_child(hub, calls, instance, event, reason)
+            _rewind_child(hub, instance, event, reason)
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 
 
-def _rewind_child(hub: TaskHub, calls: Calls, parent: Instance, event: pb.HistoryEvent, reason: str | None) -> None:
+def _rewind_child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, reason: str | None) -> None:
     created = event.subOrchestrationInstanceCreated
     child = hub.find(created.instanceId)
     if child is not None and child.status == FAILED:
@@ -62,7 +107,7 @@ def _rewind_child(hub: TaskHub, calls: Calls, parent: Instance, event: pb.Histor
         link.orchestrationInstance.instanceId = parent.id
         link.orchestrationInstance.executionId.value = parent.execution
         hub.tx.change_generation(child)
-        calls.rewind_instance(child, reason, parent.execution)
+        rewind(hub, child, reason, parent.execution)
         return
     if child is not None and child.status == COMPLETED:
         hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))

@@ -92,9 +92,6 @@ class WorkItems:
         if instance.chunks == 0:
             turn.append(instance.start)
         waiting = [event for _, event in instance.inbox]
-        if waiting and waiting[0].HasField("executionRewound"):
-            # A worker rewinds only when nothing else comes with it.
-            waiting = waiting[:1]
         turn.extend(waiting)
         instance.turn = turn
         instance.taken = len(waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,12 +18,15 @@ from bridge.engines.parking.executor import STARTED, Executor
 from bridge.engines.parking.letters import send
 from bridge.errors import EngineTimeout, EngineUnavailable
 from bridge.origin import Origin
-from bridge.parking.lot import Bounds, Deliver, Lot, Turn
+from bridge.parking.lot import Bounds, Deliver, Lot, NotNow, Turn
 from bridge.parking.names import PARKING
 from bridge.settlement import RetryPolicy
 
 PATIENCE = 60.0
 """Seconds that one delivery may take: a command is at most a few calls, and each has a shorter deadline."""
+
+_LATER = 0.1
+"""Seconds until an entity that found no slot comes again, more or less."""
 
 
 class ParkingEntities:
@@ -30,6 +34,9 @@ class ParkingEntities:
 
     An operation delivers by itself, on its own thread: entities may do I/O, since they are not replayed, and they run
     one operation at a time, which is the order that is wanted. An operation that did not finish is repeated.
+
+    slots: deliveries at once. Where entities share their threads with orchestrators (in the SDK's own worker), an event
+    may wait for a turn that waits for a thread, so that deliveries must not have all of them.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class ParkingEntities:
         bounds: Bounds,
         policy: RetryPolicy,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        slots: int = 4,
     ) -> None:
         self._executor = executor
         self._loop = loop
@@ -46,6 +54,7 @@ class ParkingEntities:
         self._policy = policy
         self._now = now
         self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(slots)
         self.events: Counter[str] = Counter()
         """What happened to messages, by `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full`,
         `dropped`."""
@@ -90,7 +99,15 @@ class ParkingEntities:
         return Turn()
 
     def _deliver(self, command: Command, origin: Origin) -> None:
-        """Raises: EngineError."""
+        """Raises: EngineError, NotNow."""
+        if not self._slots.acquire(blocking=False):
+            raise NotNow(_LATER * (0.5 + random.random()))  # noqa: S311 -- jitter, not a secret
+        try:
+            self._call(command, origin)
+        finally:
+            self._slots.release()
+
+    def _call(self, command: Command, origin: Origin) -> None:
         what = "deliver a parked message"
         try:
             done = asyncio.run_coroutine_threadsafe(_awaited(self._executor, command, origin), self._loop)

@@ -19,11 +19,11 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
 
-async def run(config: Path, effects: int) -> None:
+async def run(config: Path, effects: int, name: str = "kafka") -> None:
     loaded = load_config([config])
     engine = build_engine(loaded, "default", host=False)
     await engine.start()
-    broker = build_broker(loaded, "kafka")
+    broker = build_broker(loaded, name)
     await broker.start()
     execute = CommandExecutor(engine).execute
 
@@ -34,7 +34,7 @@ async def run(config: Path, effects: int) -> None:
         os.write(effects, f"{key} {number} {os.getpid()}\n".encode())
 
     breaker = Breaker("default", engine.probe)
-    source = build_source(loaded, "orders", {"kafka": broker}, {"default": Target(recorded, breaker)})
+    source = build_source(loaded, "orders", {name: broker}, {"default": Target(recorded, breaker)})
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await source.start()

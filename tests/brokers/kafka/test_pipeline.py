@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.app.watch import SourceView
 from bridge.commands import Command
@@ -54,7 +55,9 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         await bench.publish(*batch, topic=topic)
         await bench.source.start()
         # Others go on until the gap is at its limit, and no further
-        await bench.until(lambda: bench.source.gate.paused, "the gap limit")
+        with capture_logs() as logs:
+            await bench.until(lambda: bench.source.gate.paused, "the gap limit")
+        assert [f"{topic}/0 is read no further" in line["event"] for line in logs if line.get("action") == "pause"]
         await asyncio.sleep(0.5)
         settled = len(bench.faults.taken)
         assert 250 <= settled < 900
@@ -63,6 +66,10 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         assert lag >= 1020 - settled - 1
         await asyncio.sleep(0.5)
         assert len(bench.faults.taken) == settled
+        # Other sources and partitions may be fine: this one is told of by itself
+        view = SourceView(bench.source, stuck_after=1.0)
+        await bench.until(lambda: view.reading().holds, "the stall")
+        assert "records wait, and none was read or settled" in view.reading().holds[f"{topic}/0"]
         blocked = False
         await bench.settled(1020)
         assert all(numbers == sorted(numbers) for numbers in offsets_by_key(bench.faults.taken).values())
@@ -100,6 +107,40 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
         assert first.keys() | second.keys() == {str(key) for key in range(20)}
         assert not first.keys() & second.keys()
         assert all(numbers == list(range(10)) for numbers in (first | second).values())
+
+
+async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: KafkaHarness) -> None:
+    """What is paused in the client is forgotten when the group changes hands."""
+    topic = unique("paused")
+    limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 100}"
+    async with (
+        kafka_bench(tmp_path / "one", harness, topic, source=limits) as one,
+        kafka_bench(tmp_path / "two", harness, topic, source=limits) as two,
+    ):
+        blocked = True
+
+        async def before(command: Command) -> None:
+            if blocked:
+                raise InstanceNotFound("not yet")
+
+        one.faults.before = two.faults.before = before
+        await one.publish(*(message("start", f"{n % 40}-{n // 40}", str(n % 40)) for n in range(2000)), topic=topic)
+        await one.source.start()
+        await one.until(lambda: len(one.source.gate.paused) == 2, "both partitions at the limit")
+        await two.source.start()
+        for each in (one, two):
+            await each.until(lambda each=each: len(each.source.gate.paused) == 1, "paused again")  # type: ignore[misc]
+        await asyncio.sleep(0.5)
+        for each in (one, two):
+            [partition] = each.source.assignment
+            assert 100 <= partition.gap <= 100 + 256  # one batch may pass over it
+        assert not one.faults.taken + two.faults.taken
+        blocked = False
+        async with asyncio.timeout(PATIENCE):
+            while len(one.faults.taken) + len(two.faults.taken) < 2000:
+                await asyncio.sleep(0.05)
+        found = offsets_by_key(one.faults.taken) | offsets_by_key(two.faults.taken)
+        assert all(numbers == list(range(50)) for numbers in found.values())
 
 
 async def test_an_outage_longer_than_the_poll_interval_keeps_everything(tmp_path: Path, harness: KafkaHarness) -> None:

@@ -33,10 +33,13 @@ async def test_members_killed_under_load(tmp_path: Path, harness: KafkaHarness, 
         await bridges.check(may_lack=kills * 64)
 
 
-async def test_a_member_stopped_past_its_session_changes_nothing(tmp_path: Path, harness: KafkaHarness) -> None:
+@pytest.mark.parametrize("size", [2, 5])
+async def test_a_member_stopped_past_its_session_changes_nothing(
+    tmp_path: Path, harness: KafkaHarness, size: int
+) -> None:
     async with group(tmp_path, harness) as bridges:
-        frozen = await bridges.join()
-        await bridges.join()
+        await asyncio.gather(*(bridges.join() for _ in range(size)))
+        frozen = bridges.members[0]
         stop = asyncio.Event()
         load = asyncio.create_task(bridges.load(stop, 400))
         for _ in range(2):
@@ -51,10 +54,10 @@ async def test_a_member_stopped_past_its_session_changes_nothing(tmp_path: Path,
         await bridges.check()
 
 
-async def test_members_rolled_under_load(tmp_path: Path, harness: KafkaHarness) -> None:
+@pytest.mark.parametrize("size", [2, 5])
+async def test_members_rolled_under_load(tmp_path: Path, harness: KafkaHarness, size: int) -> None:
     async with group(tmp_path, harness) as bridges:
-        for _ in range(3):
-            await bridges.join()
+        await asyncio.gather(*(bridges.join() for _ in range(size)))
         stop = asyncio.Event()
         load = asyncio.create_task(bridges.load(stop, 600))
         for member in list(bridges.members):

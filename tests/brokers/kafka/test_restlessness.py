@@ -17,5 +17,6 @@ def test_a_group_that_comes_to_rest_is_fine_again() -> None:
 def test_seldom_changes_are_no_unrest() -> None:
     group = Restlessness()
     for number in range(50):
-        group.note(number * WINDOW / LIMIT)
-        assert group.told(number * WINDOW / LIMIT, None) is None
+        now = number * WINDOW / (LIMIT - 0.5)
+        group.note(now)
+        assert group.told(now, None) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.errors import BrokerError, BrokerUnavailable
-from tests.brokers.consumer import CAUSE, Assignments, numbered, take
+from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.certificates import Authority
 from tests.kafka.node import Node
@@ -47,6 +48,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iter
             f"{sasl}.scram-sha-256.sasl.jaas.config": f"{SCRAM} required;",
             f"{sasl}.scram-sha-512.sasl.jaas.config": f"{SCRAM} required;",
             "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
+            "listener.name.oauth.connections.max.reauth.ms": "4000",
             "listener.name.oauth.oauthbearer.sasl.jaas.config": f'{OAUTH} required unsecuredLoginStringClaim_sub="x";',
             "listener.name.oauth.oauthbearer.sasl.server.callback.handler.class": HANDLER,
         },
@@ -128,3 +130,36 @@ async def test_a_provider_that_fails_is_told(node: Node) -> None:
 async def test_a_certificate_that_cannot_be_read_is_named(node: Node, tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="a certificate or key below `tls` cannot be read"):
         await _at(node, "MUTUAL").broker(tls={"ca": str(tmp_path / "nowhere.pem")})
+
+
+async def test_sessions_that_the_server_ends_are_not_noticed(node: Node) -> None:
+    """The client does not authenticate anew inside a connection: the server closes it, and it connects again."""
+    topic = unique("expires")
+    broker = await _at(node, "OAUTH").broker(
+        sasl={"mechanism": "OAUTHBEARER", "token": "tests.brokers.kafka.tokens:unsigned"}, commit_interval="200ms"
+    )
+    listener = Assignments()
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), listener)
+    found: list[int] = []
+    begun = time.monotonic()
+    while time.monotonic() - begun < 13:  # three sessions
+        await broker.publish(topic, numbered(5, len(found), b"k"))
+        for delivery in await take(subscription, 5):
+            found += numbers([delivery])
+            await delivery.complete()
+        await asyncio.sleep(0.1)
+    assert found == list(range(len(found)))
+    assert listener.revoked_ever == []
+    assert broker._producer.replaced == 0
+
+
+async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes unsigned ones only, and says so."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="a server that refuses the token looks like this") as told:
+        await _at(node, "OAUTH").broker(sasl=sasl)
+    assert time.monotonic() - begun < 8
+    assert "AKID" not in str(told.value)

@@ -9,6 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.clock import now
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
+from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import (
     Hands,
     activity,
@@ -141,24 +142,92 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
     hands.turn(hands.take(), fail(9, "broken"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a", reason=text("fixed")))
-    item = hands.take()
-    assert kinds(item) == ["executionRewound"]
-    request = item.orchestratorRequest
-    kept = [event for event in request.pastEvents if not event.HasField("executionCompleted")]
-    rewind = pb.OrchestratorAction(id=-1, rewindOrchestration=pb.RewindOrchestrationAction(newHistory=kept))
-    hands.turn(item, rewind)
     items = {}
     for _ in range(2):
         item = hands.take()
         items[item.WhichOneof("request")] = item
     assert items["activityRequest"].activityRequest.name == "waits"
     assert kinds(items["orchestratorRequest"]) == ["genericEvent"]
+    past = [event.WhichOneof("eventType") for event in items["orchestratorRequest"].orchestratorRequest.pastEvents]
+    assert "executionCompleted" not in past
+    assert past[-1] == "executionRewound"
     hands.turn(items["orchestratorRequest"])
     with pytest.raises(Rejection, match="failed state"):
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
     hands.result(items["activityRequest"], 2)
     hands.turn(hands.take(), complete(10, "ok"))
     assert state(database, "a").output.value == '"ok"'
+
+
+def serve(hands: Hands, broken: set[str]) -> list[str]:
+    """Work as an orchestrator `p` of two activities and a child would, until it ends; the activities that ran.
+
+    It asks for what its history does not show, fails when something has failed, and ends when all is there.
+    """
+    wanted = {
+        "p": {1: activity(1, "good"), 2: activity(2, "bad"), 3: child(3, "child", "p:1")},
+        "p:1": {1: activity(1, "deep")},
+    }
+    ran = []
+    while True:
+        item = hands.take()
+        if item.HasField("activityRequest"):
+            name = item.activityRequest.name
+            ran.append(name)
+            hands.result(item, 1, pb.TaskFailureDetails(errorType="E", errorMessage=name) if name in broken else None)
+            continue
+        request = item.orchestratorRequest
+        events = [*request.pastEvents, *request.newEvents]
+        asked = {event.eventId for event in events if event.WhichOneof("eventType") in ASKING}
+        missing = [action for number, action in wanted[request.instanceId].items() if number not in asked]
+        answers = [event.WhichOneof("eventType") for event in events if event.WhichOneof("eventType") in ANSWERING]
+        if missing or len(answers) < len(asked):
+            hands.turn(item, *missing)
+            continue
+        failed = any(kind in ("taskFailed", "subOrchestrationInstanceFailed") for kind in answers)
+        hands.turn(item, fail(9, "failed") if failed else complete(9, "ok"))
+        if request.instanceId == "p":
+            return ran
+
+
+ASKING = ("taskScheduled", "subOrchestrationInstanceCreated")
+ANSWERING = (
+    "taskCompleted", "taskFailed", "subOrchestrationInstanceCompleted", "subOrchestrationInstanceFailed",
+)  # fmt: skip
+
+
+def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_not(restartable: Restartable) -> None:
+    database = restartable.now
+    hands = Hands(database)
+    start(database, "parent", "p")
+    assert sorted(serve(hands, {"bad", "deep"})) == ["bad", "deep", "good"]
+    before = {each: state(database, each) for each in ("p", "p:1")}
+    assert {each.orchestrationStatus for each in before.values()} == {pb.ORCHESTRATION_STATUS_FAILED}
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p", reason=text("fixed")))
+    # Nothing of it is in a worker's hands or in memory only.
+    database = restartable.again()
+    for each, old in before.items():
+        now_ = state(database, each)
+        assert now_.orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
+        assert now_.executionId.value != old.executionId.value
+        assert not now_.HasField("failureDetails")
+    assert sorted(serve(Hands(database), set())) == ["bad", "deep"]
+    assert state(database, "p").output.value == '"ok"'
+    assert state(database, "p:1").output.value == '"ok"'
+
+
+def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), 1)
+    item = hands.take()
+    kept = list(item.orchestratorRequest.pastEvents)
+    rewind = pb.OrchestratorAction(id=-1, rewindOrchestration=pb.RewindOrchestrationAction(newHistory=kept))
+    hands.turn(item, rewind)
+    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    assert items["activityRequest"].activityRequest.name == "x"
+    assert kinds(items["orchestratorRequest"]) == ["genericEvent"]
 
 
 def test_purge_takes_finished_instances_only_and_their_children_when_told(database: Database) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import ThreadReply
 from tests.engines.embedded.hands import Hands, activity, again, begin, call, complete, fail, state, text
@@ -60,7 +60,7 @@ class EngineModel(RuleBasedStateMachine):
         self.number = 0
 
     def _opened(self) -> Database:
-        database = Database(self.directory / f"{self.files}.db")
+        database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True))
         database.start()
         return database
 
@@ -129,6 +129,17 @@ class EngineModel(RuleBasedStateMachine):
         if gone:
             del self.expected[instance_id]
         self._settle()
+
+    @rule()
+    def delete_all(self) -> None:
+        call(self.database, "DeleteTaskHub", pb.DeleteTaskHubRequest())
+        for known in self.expected.values():
+            for reply, _ in known.doubtful:
+                error = reply.future.exception(20)
+                assert isinstance(error, Rejection)
+                assert error.code is grpc.StatusCode.NOT_FOUND
+        self.expected.clear()
+        self.tasks.clear()
 
     # What the worker does
 
@@ -267,6 +278,8 @@ class EngineModel(RuleBasedStateMachine):
 
     @invariant()
     def statuses_are_equal(self) -> None:
+        for gone in {"a", "b", "c"} - self.expected.keys():
+            assert not call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId=gone)).exists
         for instance_id, known in self.expected.items():
             assert state(self.database, instance_id).orchestrationStatus == known.status
         assert self.database.writer.broken is None

@@ -1,0 +1,136 @@
+"""Early events: parking them, and delivering them when their instances are started. On the clock, in one daemon.
+
+Each of 10,000 events has an instance of its own, which is the costly case: nothing is shared between them. What a start
+and a command cost more, where a rule parks, is measured on the embedded engine's client alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bridge.app.composition import load_config
+from bridge.app.daemon import Daemon
+from bridge.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines import factory
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.executor import Executor, ParkingExecutor, ParkingRules
+from bridge.message import Message
+from bridge.origin import Origin
+
+EVENTS = 10_000
+BATCH = 500
+COMMANDS = 2000
+ROUNDS = 5
+PATIENCE = 300.0
+
+FLOWS = """
+from durabletask import task
+
+
+def order(ctx: task.OrchestrationContext, _):
+    paid = yield ctx.wait_for_external_event("paid")
+    return paid
+"""
+
+CONFIG = """
+engine: {type: embedded}
+workflows: [early_bench_flows]
+brokers: {local: {type: local}}
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {type: "headers['type']"}
+routes:
+  - name: start
+    from: orders
+    match: {type: start}
+    schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}
+  - name: paid
+    from: orders
+    match: {type: paid}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+ops: {http: {port: 0}, log: {level: error}}
+"""
+
+
+async def measure() -> dict[str, float]:
+    return await early() | await extra()
+
+
+async def early() -> dict[str, float]:
+    """Seconds for 10,000 early events: until all are parked, and until all are delivered."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        (path / "early_bench_flows.py").write_text(FLOWS)
+        (path / "bridge.yaml").write_text(CONFIG)
+        daemon = Daemon(load_config([path / "bridge.yaml"]))
+        await daemon.start()
+        events = daemon.own.keepers["default"].parking.events
+        try:
+            began = time.perf_counter()
+            await _publish(daemon, "paid")
+            await _until(lambda: events["parked"] >= EVENTS)
+            parked = time.perf_counter() - began
+            began = time.perf_counter()
+            await _publish(daemon, "start")
+            await _until(lambda: events["delivered"] >= EVENTS)
+            delivered = time.perf_counter() - began
+        finally:
+            await daemon.stop(20.0)
+    return {"park_seconds": parked, "deliver_seconds": delivered, "early_seconds": parked + delivered}
+
+
+async def _publish(daemon: Daemon, kind: str) -> None:
+    for first in range(0, EVENTS, BATCH):
+        messages = [
+            Message(b'{"id": "%d"}' % number, b"%d" % number, (("type", kind.encode()),))
+            for number in range(first, min(EVENTS, first + BATCH))
+        ]
+        await daemon.brokers["local"].publish("orders", messages)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.01)
+
+
+async def extra() -> dict[str, float]:
+    """Starts and raises with a rule that parks, over the same without; nothing waits. Ratios of processor time."""
+    starts, raises = [], []
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as directory:
+            engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
+            await engine.start()
+            plain = CommandExecutor(engine)
+            parking = ParkingExecutor(engine, plain, ParkingRules(("order-",)), lambda: datetime.now(UTC))
+            pair = (("plain", plain), ("parking", parking))
+            costs = {name: await _cost(executor, name) for name, executor in (pair if number % 2 else pair[::-1])}
+            await engine.stop()
+            starts.append(costs["parking"][0] / costs["plain"][0])
+            raises.append(costs["parking"][1] / costs["plain"][1])
+    return {"parking_start_ratio": statistics.median(starts), "parking_raise_ratio": statistics.median(raises)}
+
+
+async def _cost(executor: Executor, name: str) -> tuple[float, float]:
+    """Seconds of the processor for COMMANDS starts, and for as many raises."""
+    began = time.process_time()
+    for number in range(COMMANDS):
+        start = ScheduleOrchestration("order", f"order-{name}-{number}", {"id": number})
+        await executor.execute(start, Origin(f"s-{number}", "start"))
+    started = time.process_time()
+    for number in range(COMMANDS):
+        event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, ParkFor(3600.0))
+        await executor.execute(event, Origin(f"p-{number}", "paid"))
+    return started - began, time.process_time() - started

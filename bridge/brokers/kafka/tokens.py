@@ -1,0 +1,82 @@
+"""Tokens for OAUTHBEARER: of Entra ID, of AWS IAM for MSK, or of a function of the user's."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import time
+from typing import Any
+
+from aiokafka.abc import AbstractTokenProvider
+
+from bridge.config.brokers import KafkaBrokerConfig, KafkaSaslConfig
+from bridge.errors import BrokerError, BrokerUnavailable
+
+EARLY_SECONDS = 60.0
+"""How long before its end a token is not used any more."""
+
+
+class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
+    """Asked at every connection; a token is kept until shortly before it expires."""
+
+    def __init__(self, name: str, config: KafkaBrokerConfig, sasl: KafkaSaslConfig) -> None:
+        self._name = name
+        self._config = config
+        self._sasl = sasl
+        self._turn = asyncio.Lock()
+        self._credential: Any = None
+        self._token = ""
+        self._until = 0.0
+
+    async def token(self) -> str:
+        """Raises: BrokerUnavailable when there is none, BrokerError when none can be had here."""
+        async with self._turn:
+            if time.time() < self._until:
+                return self._token
+            try:
+                self._token, expires = await self._fetch()
+            except BrokerError:
+                raise
+            except Exception as error:
+                raise BrokerUnavailable(f"{self._name}: no token was given: {type(error).__name__}: {error}") from error
+            self._until = expires - EARLY_SECONDS
+            return self._token
+
+    async def _fetch(self) -> tuple[str, float]:
+        provider = self._sasl.token or ""
+        if provider == "azure":
+            return await asyncio.to_thread(self._azure)
+        if provider == "aws-msk":
+            return await asyncio.to_thread(self._aws)
+        module, _, attribute = provider.partition(":")
+        function = getattr(importlib.import_module(module), attribute)
+        if inspect.iscoroutinefunction(function):
+            token, expires = await function()
+        else:
+            token, expires = await asyncio.to_thread(function)
+        return str(token), float(expires)
+
+    def _azure(self) -> tuple[str, float]:
+        from azure.identity import DefaultAzureCredential
+
+        if self._credential is None:
+            client = self._sasl.client_id
+            self._credential = DefaultAzureCredential(**({"managed_identity_client_id": client} if client else {}))
+        host = self._config.hosts[0].rpartition(":")[0]
+        given = self._credential.get_token(self._sasl.scope or f"https://{host}/.default")
+        return given.token, float(given.expires_on)
+
+    def _aws(self) -> tuple[str, float]:
+        try:
+            from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # type: ignore[import-untyped]  # comes without types
+        except ModuleNotFoundError as error:
+            raise BrokerError(
+                f"{self._name}: `token: aws-msk` needs an extra: pip install 'durable-bridge[aws-msk]'"
+            ) from error
+        region, role = self._config.region, self._sasl.role
+        if role is not None:
+            token, expires_ms = MSKAuthTokenProvider.generate_auth_token_from_role_arn(region, role)
+        else:
+            token, expires_ms = MSKAuthTokenProvider.generate_auth_token(region)
+        return token, expires_ms / 1000

@@ -1,0 +1,66 @@
+"""A record of a log in the hands of the consumer: what is alike for brokers that commit positions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bridge.brokers.base import Partition
+from bridge.errors import PartitionRevoked
+from bridge.message import Message, Position
+
+
+class RecordPartition(Partition, Protocol):
+    """What a delivery asks of its partition."""
+
+    cluster: str
+
+    def complete(self, offset: int) -> None:
+        """A delivery is done."""
+        ...
+
+    def give_back(self, offset: int, message: Message) -> None:
+        """A delivery was abandoned."""
+        ...
+
+
+class RecordDelivery:
+    """Implements `bridge.brokers.base.Delivery` but for `dead_letter`. Settles once: a second call does nothing."""
+
+    __slots__ = ("_offset", "_settled", "message", "partition")
+
+    attempt = 1
+    """A log does not count deliveries."""
+    lost = False
+    """There are no locks of single messages."""
+
+    def __init__(self, message: Message, partition: RecordPartition, offset: int) -> None:
+        self.message = message
+        self.partition = partition
+        self._offset = offset
+        self._settled = False
+
+    @property
+    def position(self) -> Position:
+        """Where the record stands."""
+        partition = self.partition
+        return Position(partition.cluster, partition.topic, partition.number, self._offset)
+
+    async def complete(self) -> None:
+        """See `Delivery.complete`: committed with others, later. Raises: PartitionRevoked."""
+        if self._open():
+            self._settled = True
+            self.partition.complete(self._offset)
+
+    async def abandon(self) -> None:
+        """See `Delivery.abandon`. Redelivered here while the partition stays, else by its next owner."""
+        if not self._settled:
+            self._settled = True
+            self.partition.give_back(self._offset, self.message)
+
+    def _open(self) -> bool:
+        """Whether it may still be settled. Raises: PartitionRevoked."""
+        if self.partition.revoked:
+            raise PartitionRevoked(
+                f"{self.position} belongs to another member of the group, or the subscription is closed"
+            )
+        return not self._settled

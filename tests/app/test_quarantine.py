@@ -1,0 +1,234 @@
+"""Poisoned keys in daemons of this process: held, released, held again, dropped, moved from member to member."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.app.composition import load_config
+from bridge.app.daemon import Daemon
+from bridge.app.parked import ParkedMessages, Which
+from bridge.brokers.base import SubscribeOptions
+from bridge.errors import InstanceNotFound
+from bridge.message import Message
+
+FLOWS = """
+from durabletask import task
+
+
+def collect(ctx: task.OrchestrationContext, count):
+    got = []
+    for _ in range(count):
+        got.append((yield ctx.wait_for_external_event("told")))
+    return got
+"""
+
+CONFIG = """
+engine: {type: embedded, path: engine}
+workflows: [quarantine_flows]
+brokers: {local: {type: local, path: broker, partitions: 4}}
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {type: "headers['type']"}
+    quarantine: {poll: 50ms, max_messages: 5}
+    limits: {dead_letter_limit: 4}
+routes:
+  - name: tell
+    from: orders
+    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload.number, on_missing: dead_letter}
+ops: {http: {port: 0}}
+"""
+
+PATIENCE = 30.0
+
+
+def told(id_: str, number: int) -> Message:
+    return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"told"),))
+
+
+class Ground:
+    """A daemon, and what a test asks of it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.source = daemon.sources[0]
+        self.parked = ParkedMessages(daemon.engines["default"])
+        self.client = daemon.engines["default"].client
+
+    async def publish(self, *messages: Message) -> None:
+        await self.daemon.brokers["local"].publish("orders", messages)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                assert self.source.ledger.balanced()
+                await asyncio.sleep(0.01)
+
+    async def settled(self, **outcomes: int) -> None:
+        await self.until(lambda: all(self.source.ledger.outcomes[name] >= count for name, count in outcomes.items()))
+
+    async def start(self, id_: str, count: int) -> None:
+        await self.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
+
+    async def result(self, id_: str) -> Any:
+        state = await self.client.wait_for_orchestration_completion(f"order-{id_}", timeout=PATIENCE)
+        assert state is not None
+        return state.get_output()
+
+    async def letters(self, count: int) -> list[str]:
+        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions(("orders.dlq",), "r"), Quiet())
+        found: list[str] = []
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < count:
+                received = await subscription.receive(count)
+                found += [dict(each.message.headers)["bridge.reason"].decode() for each in received]
+        await subscription.close()
+        return found
+
+
+class Quiet:
+    async def assigned(self, partitions: Any) -> None:
+        pass
+
+    async def revoked(self, partitions: Any) -> None:
+        pass
+
+
+@asynccontextmanager
+async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[Ground]:
+    (directory / "quarantine_flows.py").write_text(FLOWS)
+    (directory / "bridge.yaml").write_text(config)
+    daemon = Daemon(load_config([directory / "bridge.yaml"]), **options)
+    await daemon.start()
+    try:
+        yield Ground(daemon)
+    finally:
+        await daemon.stop(10.0)
+
+
+async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.start("b", 2)
+        await it.publish(told("a", 0), told("b", 0), told("a", 1), told("b", 1), told("a", 2))
+        assert await it.result("b") == [0, 1]
+        await it.settled(parked=3, executed=2)
+        waiting = await it.parked.list(Which())
+        assert [(each.key, each.reason) for each in waiting] == [
+            ("a", "instance_not_found"), ("a", "follows"), ("a", "follows"),
+        ]  # fmt: skip
+        assert it.source.ledger.outcomes["dead_lettered"] == 0
+
+
+async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(told("a", number) for number in range(2)))
+        await it.settled(parked=2)
+        await it.start("a", 5)
+        await it.parked.release_key("orders", "a")
+        await it.publish(*(told("a", number) for number in range(2, 5)))
+        assert await it.result("a") == list(range(5))
+        await it.until(lambda: it.source.keeping.quarantine is not None and not len(it.source.keeping.quarantine))
+        async with asyncio.timeout(PATIENCE):
+            while await it.parked.list(Which()):
+                await asyncio.sleep(0.01)
+
+
+async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(told("a", number) for number in range(3)))
+        await it.settled(parked=3)
+        await it.parked.release_key("orders", "a")
+        await it.settled(parked=4)
+        await it.publish(told("a", 3))
+        await it.settled(parked=5)
+        await it.until(lambda: it.source.ledger.in_flight == 0)
+        waiting = await it.parked.list(Which())
+        assert [each.reason for each in waiting] == ["instance_not_found", "follows", "follows", "follows"]
+        await it.start("a", 4)
+        await it.parked.release_key("orders", "a")
+        assert await it.result("a") == [0, 1, 2, 3]
+
+
+async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(told("a", 0), told("a", 1))
+        await it.settled(parked=2)
+        first = (await it.parked.list(Which()))[0]
+        change = await it.parked.drop_key("orders", "a", [first.id], forget=False)
+        assert (change.before, change.after) == (2, 1)
+        assert await it.letters(1) == ["quarantine_dropped"]
+        await it.start("a", 1)
+        await it.parked.release_key("orders", "a")
+        assert await it.result("a") == [1]
+        with pytest.raises(InstanceNotFound):
+            await it.parked.release_key("orders", "a")
+
+
+async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(told("a", number) for number in range(7)))
+        await it.settled(parked=7)
+        assert await it.letters(2) == ["quarantine_full"] * 2
+
+
+async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_dispatched(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(told("a", 0))
+        await it.settled(parked=1)
+    async with ground(tmp_path) as it:
+        await it.start("a", 3)
+        await it.publish(told("a", 1))
+        await it.settled(parked=1)
+        await it.parked.release_key("orders", "a")
+        await it.publish(told("a", 2))
+        assert await it.result("a") == [0, 1, 2]
+
+
+async def test_a_rule_that_poisons_every_key_blows_the_fuse(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(told(f"k{number}", 0) for number in range(12)))
+        await it.until(lambda: it.source.fuse.blown)
+        assert it.source.ledger.outcomes["parked"] == 4
+
+
+async def test_a_message_without_a_key_is_dead_lettered_as_ever(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(Message(b'{"id": "a", "number": 0}', None, (("type", b"told"),)))
+        await it.settled(dead_lettered=1)
+
+
+@pytest.mark.timeout(120)
+async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path: Path) -> None:
+    """Two members of one group share the engine; the key moves with its partition, and back."""
+    remote = CONFIG.replace("engine: {type: embedded, path: engine}", "engine: {type: scheduler, endpoint: ENDPOINT}")
+    host = CONFIG.replace("path: engine}", 'path: engine, listen: "127.0.0.1:0"}')
+    async with ground(tmp_path, host) as first:
+        port = first.daemon.engines["default"]._servers[-1].ports[0]  # type: ignore[attr-defined]
+        keys = [f"k{number}" for number in range(4)]
+        await first.publish(*(told(key, 0) for key in keys))
+        await first.settled(parked=4)
+        other = tmp_path / "other"
+        other.mkdir()
+        config = remote.replace("ENDPOINT", f'"http://127.0.0.1:{port}"').replace("path: broker", "path: ../broker")
+        async with ground(other, config, worker=False) as second:
+            await second.until(lambda: second.source.assignment and second.source.keeping.ready)
+            await first.publish(*(told(key, 1) for key in keys))
+            async with asyncio.timeout(PATIENCE):
+                while sum(g.source.ledger.outcomes["parked"] for g in (first, second)) < 8:
+                    await asyncio.sleep(0.01)
+            assert second.source.ledger.outcomes["parked"] > 0
+            for key in keys:
+                await first.start(key, 3)
+                await first.parked.release_key("orders", key)
+            await first.publish(*(told(key, 2) for key in keys))
+            assert [await first.result(key) for key in keys] == [[0, 1, 2]] * 4

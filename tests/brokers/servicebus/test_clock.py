@@ -1,0 +1,96 @@
+"""A local clock that is wrong is said, and what it would do to locks is not suffered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge.app.watch import SourceView
+from bridge.brokers.servicebus import clock as clocks
+from bridge.brokers.servicebus.clock import Clock
+from bridge.brokers.servicebus.locks import SOONEST, renew_after
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("orders", lock_duration=5, max_delivery_count=10),
+        QueueConfig("by-session", lock_duration=5, max_delivery_count=10, requires_session=True),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 1}"])
+async def test_a_clock_that_is_ahead_is_told(
+    tmp_path: Path, server: ServiceBusServer, entity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        await bench.source.start()
+        server.faults.skew(-60.0)
+        await bench.publish(*(message("start", n, "k") for n in range(3)), topic=queue)
+        await bench.until(lambda: "clock" in bench.source.gate.holds, "it is said")
+        reading = SourceView(bench.source).reading()
+        assert any("set the clock" in text for text in reading.holds.values())
+        delivered = server.counters.deliveries[queue]
+        assert delivered <= 3
+        # Set right again; a step of the local clock cannot be made here
+        server.faults.skew(0.0)
+        monkeypatch.setattr(clocks, "AGAIN_SECONDS", 0.0)
+        await bench.until(lambda: outcomes(bench).get("executed") == 3, "it goes on")
+        assert server.counters.dead_letters == []
+
+
+@pytest.mark.parametrize("skew", [2.0, -2.0])
+async def test_a_clock_that_is_a_little_wrong_does_no_harm(
+    tmp_path: Path, server: ServiceBusServer, skew: float
+) -> None:
+    server.faults.skew(skew)
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        started = time.monotonic()
+
+        async def before(command: object) -> None:
+            while time.monotonic() - started < 8:
+                await bench.until(lambda: time.monotonic() - started >= 8)
+
+        bench.faults.before = before
+        await bench.source.start()
+        await bench.publish(message("start", "1"))
+        await bench.settled(1)
+        assert (bench.source.ledger.received, bench.source.ledger.locks_lost) == (1, 0)
+
+
+def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    clock = Clock()
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60)
+    clock.expired(5.0)
+    assert clock.forgive()
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60 + clocks.BLOCKED / 2)
+    clock.tick()
+    clock.expired(5.0)
+    assert clock.forgive()
+
+
+def test_a_step_of_the_clock_is_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    clock.expired(5.0)
+    assert not clock.forgive()
+    wall = time.time()
+    monkeypatch.setattr(clocks.time, "time", lambda: wall - 5)
+    assert clock.forgive()
+
+
+@pytest.mark.parametrize(
+    ("remaining", "took", "after"), [(30, 0, 15), (30, 5, 15), (30, 12, 6), (1, 1, SOONEST), (-3, 0, SOONEST)]
+)
+def test_locks_are_renewed_at_half_or_sooner(remaining: float, took: float, after: float) -> None:
+    assert renew_after(remaining, took) == after

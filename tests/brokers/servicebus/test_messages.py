@@ -1,0 +1,149 @@
+"""Messages between AMQP and ours."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+import pytest
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+
+from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
+from bridge.brokers.servicebus.entity import EntityPath
+from bridge.brokers.servicebus.messages import outgoing, received, runs
+from bridge.codecs import registry
+from bridge.envelope import Event
+from bridge.errors import PublishFailed
+from bridge.message import Message, Position
+from bridge.provenance import Cause
+
+POSITION = Position("shop.servicebus.windows.net", "orders", 0, 7)
+
+
+def wire(message: ServiceBusMessage) -> ServiceBusReceivedMessage:
+    """As it comes out at the other end."""
+    from azure.servicebus._pyamqp._encode import encode_payload
+    from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
+
+    payload = bytearray()
+    encode_payload(payload, PyamqpTransport.to_outgoing_amqp_message(message.raw_amqp_message))  # type: ignore[arg-type]
+    return ServiceBusReceivedMessage.from_bytes(bytes(payload))
+
+
+def test_everything_passes() -> None:
+    headers = (("h", b"1"), ("binary", b"\x00\xff"), ("content-type", b"text/plain"), ("servicebus.subject", b"s"))
+    message = Message(b"body", "klíč".encode(), headers, message_id="m-1", content_type="text/plain")
+    got = received(wire(outgoing(message)))
+    assert (got.body, got.key, got.message_id, got.content_type) == (b"body", message.key, "m-1", "text/plain")
+    assert sorted(got.headers) == sorted(headers)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, b"1"),
+        (1.5, b"1.5"),
+        (True, b"true"),
+        ("x", b"x"),
+        (uuid.UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
+    ],
+)
+def test_properties_become_text(value: Any, text: bytes) -> None:
+    got = received(wire(ServiceBusMessage(b"", application_properties={"p": value})))
+    assert dict(got.headers)["p"] == text
+
+
+def test_a_body_in_several_parts_and_a_value() -> None:
+    assert received(wire(ServiceBusMessage(b"plain"))).body == b"plain"
+
+
+@pytest.mark.parametrize("prefix", ["cloudEvents_", "cloudEvents:"])
+def test_binary_cloudevents_are_written_and_read(prefix: str) -> None:
+    codec = registry.get("cloudevents-binary")
+    event = Event("e-1", "/shop", "order.paid", {"a": 1}, subject="s", key="k")
+    sent = outgoing(codec.encode(event), prefix)
+    assert f"{prefix}type" in (sent.application_properties or {})
+    assert sent.message_id == "e-1"
+    envelope = codec.decode(received(wire(sent)), POSITION)
+    assert (envelope.message_id, envelope.type, envelope.subject, envelope.data) == (
+        "/shop e-1", "order.paid", "s", {"a": 1},
+    )  # fmt: skip
+
+
+def test_structured_cloudevents_are_written_and_read() -> None:
+    codec = registry.get("cloudevents")
+    sent = outgoing(codec.encode(Event("e-1", "/shop", "order.paid", [1])))
+    assert sent.content_type == "application/cloudevents+json"
+    assert codec.decode(received(wire(sent)), POSITION).data == [1]
+
+
+def test_the_identity_is_namespace_entity_and_message_id() -> None:
+    envelope = registry.get("json").decode(Message(b"1", message_id="m-1"), POSITION)
+    assert envelope.message_id == "shop.servicebus.windows.net/orders/m-1"
+    envelope = registry.get("json").decode(Message(b"1"), POSITION)
+    assert envelope.message_id == "shop.servicebus.windows.net/orders/0@7"
+
+
+def test_what_only_publishing_knows() -> None:
+    sent = outgoing(Message(b"", partition_key="p", enqueue_at=1_700_000_000.5, time_to_live=60))
+    assert sent.partition_key == "p"
+    assert sent.time_to_live == datetime.timedelta(seconds=60)
+    due = sent.scheduled_enqueue_time_utc
+    assert due is not None
+    assert due.timestamp() == 1_700_000_000.5
+
+
+@pytest.mark.parametrize("key", [b"\xff", b"", b"k" * 129])
+def test_a_key_that_cannot_be_a_session_id_is_refused(key: bytes) -> None:
+    with pytest.raises(PublishFailed, match="key"):
+        outgoing(Message(b"", key))
+
+
+def test_batches_have_one_key() -> None:
+    messages = [Message(b"%d" % n, b"%d" % (n % 2)) for n in range(6)]
+    assert [[each.body for each in run] for run in runs(messages)] == [[b"0", b"2", b"4"], [b"1", b"3", b"5"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("a/b", {"queue_name": "a/b"}),
+        ("t/Subscriptions/s", {"topic_name": "t", "subscription_name": "s"}),
+        ("q/$DeadLetterQueue", {"queue_name": "q", "sub_queue": "deadletter"}),
+        (
+            "t/subscriptions/s/$Transfer/$DeadLetterQueue",
+            {"topic_name": "t", "subscription_name": "s", "sub_queue": "transferdeadletter"},
+        ),
+    ],
+)
+def test_paths(path: str, arguments: dict[str, Any]) -> None:
+    assert EntityPath.parse(path).arguments == arguments
+
+
+def cause(executed: int = 2) -> Cause:
+    routes = tuple(f"route-{number}" for number in range(executed))
+    return Cause("no_route", "no rule\nmatched", "NoRoute", source="orders", executed=routes, deliveries=3)
+
+
+def test_a_description_tells_what_headers_would() -> None:
+    message = Message(b"x", b"k", (("h", b"1"),))
+    reason, description = describe(message, POSITION, cause())
+    headers = [("h", b"1"), ("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())]
+    told = dict(unfold(headers))
+    assert (told["bridge.reason"], told["bridge.detail"]) == (b"no_route", b"no rule\nmatched")
+    assert (told["bridge.executed"], told["bridge.deliveries"]) == (b"route-0,route-1", b"3")
+    assert told["h"] == b"1"
+
+
+def test_a_description_keeps_the_limit() -> None:
+    _, description = describe(Message(b"x"), POSITION, cause(2000))
+    assert len(description.encode()) <= LIMIT
+    told = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
+    assert told["bridge.truncated"] == b"executed"
+
+
+@pytest.mark.parametrize("text", [b"theirs", b"x\nbridge: no json", b"x\nbridge: [1]"])
+def test_descriptions_of_others_are_left_alone(text: bytes) -> None:
+    headers = [("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", text), ("bridge.executed", b"forged")]
+    assert unfold(headers) == headers[:2]

@@ -1,0 +1,131 @@
+"""Bridge processes that compete for one queue with sessions, killed and rolled under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bridge.app.composition import build_broker, build_engine, load_config
+from bridge.message import Message
+from tests.servicebus.process import ServerProcess
+from tests.servicebus.server import QueueConfig
+
+CONFIG = """
+engine: {{type: embedded, path: {directory}/engine}}
+brokers: {{bus: {{type: servicebus, connection_string: "{connection_string}", request_timeout: 5s}}}}
+sources:
+  orders:
+    broker: bus
+    queue: orders
+    sessions: {{concurrent: 6, idle: 300ms, turn: 2s}}
+    codec: json
+    no_match: dead_letter
+    attributes: {{type: "'start'", id: payload.id}}
+routes:
+  - name: start
+    from: orders
+    schedule: {{orchestration: order, instance_id: "order-{{{{ payload.id }}}}"}}
+workflows: {{external: [order]}}
+"""
+KEYS = 15
+
+
+class Members:
+    """Processes on one queue; server, engine and publisher are here."""
+
+    def __init__(self, directory: Path, server: ServerProcess) -> None:
+        self.server = server
+        self.effects_file = directory / "effects"
+        self.config = directory / "bridge.yaml"
+        self.config.write_text(CONFIG.format(directory=directory, connection_string=server.connection_string))
+        loaded = load_config([self.config])
+        self.engine = build_engine(loaded, "default", host=True)
+        self.broker = build_broker(loaded, "bus")
+        self.running: list[asyncio.subprocess.Process] = []
+        self.sequence: dict[int, int] = defaultdict(int)
+        self.published = 0
+
+    async def join(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.brokers.servicebus.member", str(self.config), str(self.effects_file),
+            stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        self.running.append(process)
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            assert await process.stdout.readline() == b"started\n"
+
+    async def end(self, how: signal.Signals) -> None:
+        member = self.running.pop(random.randrange(len(self.running)))
+        member.send_signal(how)
+        code = await member.wait()
+        assert how is signal.SIGKILL or code == 0
+
+    async def load(self, until: asyncio.Event) -> None:
+        while not until.is_set():
+            messages = []
+            for _ in range(30):
+                key = self.published % KEYS
+                messages.append(Message(orjson.dumps({"id": f"{key}-{self.sequence[key]}"}), b"%d" % key))
+                self.sequence[key] += 1
+                self.published += 1
+            await self.broker.publish("orders", messages)
+            await asyncio.sleep(0.1)
+
+    async def check(self) -> None:
+        """All are settled, nothing was dead-lettered; every start was taken once, by key in the engine's own order."""
+        async with asyncio.timeout(60):
+            while sum(self.server.contents("orders").values()):
+                await asyncio.sleep(0.2)
+        assert self.server.counters()["dead_letters"] == []
+        for key, count in self.sequence.items():
+            created = []
+            for number in range(count):
+                state = await self.engine.client.get_orchestration_state(f"order-{key}-{number}")
+                assert state is not None, f"key {key}: number {number} was lost"
+                created.append(state.created_at)
+            assert created == sorted(created), f"key {key} is out of order"
+        lines = self.effects_file.read_text().splitlines()
+        starts = [tuple(line.split()[:2]) for line in lines]
+        assert len(starts) == len(set(starts))
+
+
+@asynccontextmanager
+async def members(directory: Path) -> AsyncIterator[Members]:
+    queue = QueueConfig("orders", lock_duration=5, max_delivery_count=20, requires_session=True)
+    with ServerProcess((queue,)) as server:
+        found = Members(directory, server)
+        await found.engine.start()
+        await found.broker.start()
+        try:
+            yield found
+        finally:
+            for process in found.running:
+                process.kill()
+                await process.wait()
+            await found.broker.stop()
+            await found.engine.stop()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_members_ended_under_load(tmp_path: Path, how: signal.Signals) -> None:
+    async with members(tmp_path) as found:
+        await asyncio.gather(found.join(), found.join())
+        stop = asyncio.Event()
+        load = asyncio.create_task(found.load(stop))
+        for _ in range(2):
+            await asyncio.sleep(random.uniform(1.0, 2.0))
+            await found.end(how)
+            await found.join()
+        stop.set()
+        await load
+        await found.check()

@@ -1,0 +1,91 @@
+"""The touches at the SDK's private parts have their grip, and nothing else of the bridge knows the SDK."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from azure.servicebus import ServiceBusMessage, exceptions
+from azure.servicebus.aio import ServiceBusClient
+
+from bridge.brokers.servicebus import seam
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+BRIDGE = Path(__file__).parents[3] / "bridge"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    async with ServiceBusServer(ServerConfig((QueueConfig("orders", lock_duration=30),))) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
+    async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+        async with client.get_queue_sender("orders") as sender:
+            await sender.send_messages([ServiceBusMessage(b"%d" % n) for n in range(3)])
+        yield client
+
+
+async def test_patience_is_kept(client: ServiceBusClient) -> None:
+    """A read lasts as long as it was told to, so a waiting receiver wakes that seldom."""
+    async with client.get_queue_receiver("orders", prefetch_count=1, socket_timeout=0.01, keep_alive=0) as receiver:
+        await receiver.receive_messages(3, max_wait_time=1)
+        assert seam.patience(receiver, 0.7)
+        begun = time.monotonic()
+        await receiver.receive_messages(1, max_wait_time=0.1)
+        assert 0.5 < time.monotonic() - begun < 2
+    assert not seam.patience(object(), 1.0)
+
+
+async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:
+    async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
+        messages = await receiver.receive_messages(3, max_wait_time=5)
+        assert [await seam.release(receiver, message) for message in messages] == [True] * 3
+    async with client.get_queue_receiver("orders") as receiver:
+        [message] = await receiver.receive_messages(1, max_wait_time=5)
+        assert message.delivery_count == 0
+        assert not await seam.release(client.get_queue_receiver("orders"), message)
+
+
+async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, client: ServiceBusClient) -> None:
+    async with client.get_queue_receiver("orders", prefetch_count=10) as receiver:
+        messages = []
+        while len(messages) < 3:
+            messages += await receiver.receive_messages(3, max_wait_time=5)
+        before = [message.locked_until_utc for message in messages]
+        await asyncio.sleep(0.05)
+        ends = await seam.renew(receiver, messages, 5)
+        assert server.counters.operations["renew-lock"] == 1
+        assert [message.locked_until_utc.timestamp() for message in messages] == ends
+        assert all(message.locked_until_utc > old for message, old in zip(messages, before, strict=True))
+        await receiver.complete_message(messages[0])
+        with pytest.raises(exceptions.MessageLockLostError):
+            await seam.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)
+
+
+def _unsettled(message: object) -> object:
+    message._settled = False  # type: ignore[attr-defined]  # so that it still names its lock
+    return message
+
+
+def test_only_its_room_knows_the_sdk() -> None:
+    elsewhere = [
+        str(path)
+        for path in BRIDGE.rglob("*.py")
+        if "brokers/servicebus" not in path.as_posix()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if any(name.startswith("azure.servicebus") for name in _imported(node))
+    ]
+    assert elsewhere == []
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -1,0 +1,126 @@
+"""Sessions: in order, many at once, handed over fairly, their state untouched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from azure.servicebus.aio import ServiceBusClient
+
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message, offsets_by_key
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
+
+FOUR = "queue: by-session\n    sessions: {concurrent: 4}"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (QueueConfig("by-session", lock_duration=10, requires_session=True), QueueConfig("plain"))
+    topics = (TopicConfig("events", (SubscriptionConfig("bridge", requires_session=True),)),)
+    async with ServiceBusServer(ServerConfig(queues, topics)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+async def test_order_per_session_and_sessions_side_by_side(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
+        at_work = 0
+        most = 0
+
+        async def before(command: object) -> None:
+            nonlocal at_work, most
+            at_work += 1
+            most = max(most, at_work)
+            await asyncio.sleep(0.005)
+            at_work -= 1
+
+        bench.faults.before = before
+        batch = [message("start", f"{key}-{number}", str(key)) for number in range(10) for key in range(12)]
+        await bench.publish(*batch, topic="by-session")
+        await bench.source.start()
+        await bench.settled(120)
+        assert outcomes(bench) == {"executed": 120}
+        assert all(numbers == list(range(10)) for numbers in offsets_by_key(bench.faults.taken).values())  # type: ignore[arg-type]
+        assert 2 <= most <= 4
+        assert server.counters.granted_sessions["by-session"] >= 12
+
+
+async def test_a_topic_s_subscription_with_sessions(tmp_path: Path, server: ServiceBusServer) -> None:
+    entity = "topic: events\n    subscription: bridge\n    sessions: true"
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        await bench.publish(*(message("start", f"k-{n}", "k") for n in range(5)), topic="events")
+        await bench.source.start()
+        await bench.settled(5)
+        assert [each.instance_id for each in bench.faults.taken] == [f"order-k-{n}" for n in range(5)]  # type: ignore[union-attr]
+
+
+async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServer) -> None:
+    """One receiver, a session that never ends, and another one: its turn comes."""
+    entity = "queue: by-session\n    sessions: {concurrent: 1, turn: 1s}"
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        stop = asyncio.Event()
+        first_of: dict[str, int] = defaultdict(int)
+
+        async def before(command: object) -> None:
+            first_of[command.instance_id.split("-")[1]] += 1  # type: ignore[attr-defined]
+
+        async def chatter() -> None:
+            number = 0
+            while not stop.is_set():
+                await bench.publish(message("start", f"busy-{number}", "busy"), topic="by-session")
+                number += 1
+
+        bench.faults.before = before
+        talking = asyncio.create_task(chatter())
+        await bench.source.start()
+        await bench.until(lambda: first_of["busy"] >= 10, "the busy one is under way")
+        await bench.publish(message("start", "quiet-0", "quiet"), topic="by-session")
+        await bench.until(lambda: first_of["quiet"], "the other one's turn")
+        stop.set()
+        await talking
+        await bench.until(lambda: server.queue("by-session").contents().active == 0, "all done")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all settled")
+        numbers = offsets_by_key(bench.faults.taken)["busy"]  # type: ignore[arg-type]
+        assert numbers == sorted(numbers)
+        assert bench.source.ledger.locks_lost == 0
+
+
+async def test_an_idle_session_is_given_up_for_another_process(tmp_path: Path, server: ServiceBusServer) -> None:
+    one = "queue: by-session\n    sessions: {concurrent: 1, idle: 200ms}"
+    async with (
+        bus_bench(tmp_path / "one", server.connection_string, one) as first,
+        bus_bench(tmp_path / "two", server.connection_string, one) as second,
+    ):
+        await first.source.start()
+        await first.publish(message("start", "k-0", "k"), topic="by-session")
+        await first.settled(1)
+        await first.source.drain(5)
+        await second.source.start()
+        await second.publish(message("start", "k-1", "k"), topic="by-session")
+        await second.settled(1)
+
+
+async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+        async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
+            await bench.publish(message("start", "k-0", "k"), topic="by-session")
+            async with client.get_queue_receiver("by-session", session_id="k") as receiver:
+                await receiver.session.set_state(b"theirs")
+            await bench.source.start()
+            await bench.settled(1)
+        async with client.get_queue_receiver("by-session", session_id="k") as receiver:
+            assert await receiver.session.get_state() == b"theirs"
+
+
+@pytest.mark.parametrize("entity", ["queue: by-session", "queue: plain\n    sessions: true"])
+async def test_a_source_that_is_wrong_about_sessions_is_told(
+    tmp_path: Path, server: ServiceBusServer, entity: str
+) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        with pytest.raises(Exception, match="disagree about sessions"):
+            async with asyncio.timeout(10):
+                await bench.source.start()

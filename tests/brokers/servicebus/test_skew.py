@@ -1,0 +1,81 @@
+"""A local clock that is wrong is said, and costs no message: the server's clock stands for the true one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge.brokers.servicebus import clock
+from bridge.errors import EngineUnavailable
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+LOCK = 5.0
+"""The shortest that the service has."""
+
+ENTITIES = pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"])
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("orders", lock_duration=LOCK, max_delivery_count=3),
+        QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=3, requires_session=True),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@ENTITIES
+async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
+    tmp_path: Path, server: ServiceBusServer, entity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "AGAIN_SECONDS", 1.0)  # it is tried far more often than it would be
+    server.faults.skew(-600)
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
+        await bench.source.start()
+        await bench.until(lambda: bench.source.gate.holds, "unready")
+        assert any("clock" in str(why) for why in bench.source.gate.holds.values()), bench.source.gate.holds
+        await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
+        assert outcomes(bench) == {}
+        assert server.counters.dead_letters == []
+        server.faults.skew(0)
+        await bench.settled(30)
+        assert outcomes(bench) == {"executed": 30}
+        assert server.counters.dead_letters == []
+
+
+@ENTITIES
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "backlog"])
+async def test_a_clock_behind_is_said_and_suffered_once_at_most(
+    tmp_path: Path, server: ServiceBusServer, entity: str, fresh: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        if fresh:
+            server.faults.skew(600)
+        await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
+        if not fresh:
+            # Nothing in these messages tells, and the lock is no longer than the service has them: a first one is lost
+            server.faults.skew(120)
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.source.start()
+        await bench.until(lambda: bench.source.gate.holds, "held")
+        await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
+        bench.faults.outage = None
+        await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert server.counters.dead_letters == []
+        assert sorted({command.instance_id for command in bench.faults.taken}) == sorted(  # type: ignore[union-attr]
+            f"order-{n}" for n in range(30)
+        )
+        lost = server.counters.expired_locks[queue] + server.counters.expired_session_locks[queue]
+        assert lost == 0 if fresh else lost <= 30
+    assert "clock" in caplog.text

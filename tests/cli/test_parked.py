@@ -1,0 +1,209 @@
+"""`bridge parked` on a running daemon: every command, its output and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.app.composition import load_config
+from bridge.app.daemon import Daemon
+from bridge.cli import root
+from bridge.message import Message
+
+PATIENCE = 30.0
+
+FLOWS = """
+from durabletask import task
+
+
+def order(ctx: task.OrchestrationContext, _):
+    paid = yield ctx.wait_for_external_event("paid")
+    return paid
+"""
+
+CONFIG = """
+engine: {type: embedded}
+workflows: [parked_flows]
+brokers: {local: {type: local}}
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {type: "headers['type']"}
+    quarantine: {poll: 50ms}
+routes:
+  - name: paid
+    from: orders
+    match: {type: paid}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+  - name: told
+    from: orders
+    match: {type: told}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: dead_letter}
+ops: {http: {port: 0}}
+"""
+
+
+class Host:
+    """A daemon on a loop of its own, like one in another process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._config = directory / "bridge.yaml"
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.daemon: Daemon | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        assert self._ready.wait(PATIENCE)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.daemon = Daemon(load_config([self._config]))
+        await self.daemon.start()
+        self._ready.set()
+        await self._stop.wait()
+        await self.daemon.stop(10.0)
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(PATIENCE)
+
+    def publish(self, kind: str, *ids: str, key: str | None = None) -> None:
+        """Returns when they are settled."""
+        assert self.daemon is not None
+        assert self._loop is not None
+        outcomes = self.daemon.sources[0].ledger.outcomes
+        before = sum(outcomes.values())
+        messages = [
+            Message(json.dumps({"id": id_}).encode(), (key or id_).encode(), (("type", kind.encode()),)) for id_ in ids
+        ]
+        publishing = self.daemon.brokers["local"].publish("orders", messages)
+        asyncio.run_coroutine_threadsafe(publishing, self._loop).result(PATIENCE)
+        ends = time.monotonic() + PATIENCE
+        while sum(outcomes.values()) < before + len(ids):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    (tmp_path / "parked_flows.py").write_text(FLOWS)
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    host = Host(tmp_path)
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+def run(host: Host, tmp_path: Path) -> Callable[..., Result]:
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(root, [*arguments, "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def listed(run: Callable[..., Result], *options: str, count: int | None = None) -> list[dict[str, Any]]:
+    """What waits, once there is so much of it."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        result = run("parked", "list", "--json", *options)
+        assert result.exit_code == 0, result.output
+        found: list[dict[str, Any]] = json.loads(result.stdout)
+        if count is None or len(found) == count:
+            return found
+        assert time.monotonic() < ends, found
+        time.sleep(0.02)
+
+
+def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> None:
+    assert run("parked", "list").stderr == "nothing waits\n"
+    host.publish("paid", "1", "2")
+    host.publish("paid", "1", "3")
+    (first, *_) = listed(run, count=4)
+    assert list(first) == [
+        "kind", "instance_id", "source", "key", "id", "message_id", "route", "since", "until", "reason", "detail",
+        "position", "size",
+    ]  # fmt: skip
+    assert (first["kind"], first["source"], first["route"]) == ("instance", "orders", "paid")
+    assert first["until"] > first["since"]
+    assert [each["instance_id"] for each in listed(run, "--prefix", "order-1")] == ["order-1", "order-1"]
+    assert listed(run, "--kind", "key") == listed(run, "--source", "others") == []
+    page = run("parked", "list", "--limit", "2", "--offset", "2")
+    assert len(page.stdout.splitlines()) == 3
+    assert "2 of 4" in page.stderr
+
+    result = run("parked", "release", "order-1", "order-2")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "order-1: 0 messages delivered, 2 still wait")
+    assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
+    assert run("instances", "wait", "order-2", "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    listed(run, count=3)
+
+    chosen = listed(run, "--prefix", "order-1")[1]["id"]
+    result = run("parked", "drop", "order-1", "--id", chosen, "--yes")
+    assert (result.exit_code, result.stdout) == (0, "order-1: 1 message dropped, 1 still wait\n")
+    assert run("parked", "drop", "order-3", "--forget", "--yes").stdout == "order-3: 1 message dropped\n"
+    assert [each["instance_id"] for each in listed(run)] == ["order-1"]
+    assert run("parked", "drop", "order-1", "--id", "nothing", "--yes").exit_code == 1
+
+
+def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
+    host.publish("told", "1", "2", key="k")
+    host.publish("told", "3", key="other")
+    found = listed(run, "--kind", "key", count=3)
+    assert [(each["key"], each["reason"]) for each in found] == [
+        ("k", "instance_not_found"), ("k", "follows"), ("other", "instance_not_found"),
+    ]  # fmt: skip
+    assert {each["until"] for each in found} == {None}
+    result = run("parked", "drop", "--source", "orders", "k", "--id", found[0]["id"], "--yes")
+    assert (result.exit_code, result.stdout) == (0, "orders k: 1 message dropped, 1 still wait\n")
+    assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
+    result = run("parked", "release", "--source", "orders", "k")
+    assert (result.exit_code, result.stdout) == (0, "orders k: 1 message released\n")
+    assert run("instances", "wait", "order-2", "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    assert run("instances", "start", "order", "--id", "order-3").exit_code == 0
+    result = run("parked", "release", "--source", "orders", "--all")
+    assert "orders other: 1 message released" in result.stdout
+    listed(run, count=0)
+    assert run("parked", "release", "--source", "orders", "--all").stdout == "nothing to release\n"
+
+
+def test_what_is_not_there_and_what_makes_no_sense(run: Callable[..., Result]) -> None:
+    for arguments in (["release", "order-9"], ["drop", "order-9", "--yes"], ["release", "--source", "orders", "k"]):
+        result = run("parked", *arguments)
+        assert result.exit_code == 1
+        assert "order-9" in result.stderr or "'k'" in result.stderr
+    for arguments in (
+        ["release"],
+        ["release", "--all"],
+        ["release", "a", "--source", "orders", "--all"],
+        ["drop", "a"],
+    ):
+        assert run("parked", *arguments).exit_code == 2
+
+
+def test_without_a_daemon(tmp_path: Path) -> None:
+    (tmp_path / "bridge.yaml").write_text(CONFIG.replace("workflows: [parked_flows]", ""))
+    result = CliRunner().invoke(root, ["parked", "list", "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
+    assert result.exit_code == 3
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["release"], ["drop"]])
+def test_help_has_examples(command: list[str]) -> None:
+    result = CliRunner().invoke(root, ["parked", *command, "--help"], prog_name="bridge")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output

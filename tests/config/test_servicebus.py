@@ -1,0 +1,147 @@
+"""Sources and targets of Service Bus, and fields that do not fit a broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bridge.app.composition import load_config, message_shape, subscribe_options
+from bridge.app.publish import destination
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus import ServiceBusWishes
+from bridge.brokers.servicebus.wishes import Sessions
+from bridge.config.source import Loaded
+from bridge.errors import ConfigError
+from bridge.message import Message
+
+
+def written(directory: Path, source: dict[str, Any], target: dict[str, Any] | None = None) -> Path:
+    document = {
+        "engine": {"type": "embedded"},
+        "brokers": {
+            "bus": {"type": "servicebus", "namespace": "shop"},
+            "local": {"type": "local"},
+            "kafka": {"type": "kafka", "bootstrap_servers": "a:1"},
+        },
+        "targets": {"t": target or {"broker": "bus", "queue": "q"}},
+        "sources": {"s": {"no_match": "ignore", **source}},
+        "routes": [{"name": "r", "from": "s", "ignore": {}}],
+    }
+    path = directory / "bridge.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def loaded(directory: Path, source: dict[str, Any], target: dict[str, Any] | None = None) -> Loaded:
+    return load_config([written(directory, source, target)])
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "entrance"),
+    [
+        ({"queue": "a/b"}, "a/b", "a/b"),
+        ({"topic": "t", "subscription": "s"}, "t/Subscriptions/s", "t"),
+        ({"queue": "q", "sub_queue": "dead_letter"}, "q/$DeadLetterQueue", None),
+        (
+            {"topic": "t", "subscription": "s", "sub_queue": "transfer_dead_letter"},
+            "t/Subscriptions/s/$Transfer/$DeadLetterQueue",
+            None,
+        ),
+    ],
+)
+def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entrance: str | None) -> None:
+    found = loaded(tmp_path, {"broker": "bus", **source})
+    assert subscribe_options(found, "s") == SubscribeOptions((path,), dead_letter=None, wishes=ServiceBusWishes())
+    if entrance is None:
+        with pytest.raises(LookupError, match="nothing can be published"):
+            destination(found, "s")
+    else:
+        assert destination(found, "s").topic == entrance
+        assert destination(found, f"bus/{entrance}").codec == "cloudevents"
+
+
+def test_wishes(tmp_path: Path) -> None:
+    source = {
+        "broker": "bus", "queue": "q", "sessions": {"concurrent": 3, "idle": "2s", "turn": "1m"},
+        "servicebus": {"prefetch": 7, "receivers": 2}, "dead_letter": "letters",
+    }  # fmt: skip
+    options = subscribe_options(loaded(tmp_path, source), "s")
+    assert options.wishes == ServiceBusWishes(Sessions(3, 2.0, 60.0), 7, 2)
+    assert options.dead_letter == "letters"
+    found = loaded(tmp_path, {"broker": "bus", "queue": "q", "sessions": False})
+    assert subscribe_options(found, "s").wishes == ServiceBusWishes()
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "what"),
+    [
+        ({"broker": "bus"}, "sources.s", "needs `queue`, or `topic` and `subscription`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "sources.s", "and not both"),
+        ({"broker": "bus", "topic": "t"}, "sources.s", "go together"),
+        ({"broker": "bus", "queue": "q", "subscription": "s"}, "sources.s", "go together"),
+        ({"broker": "bus", "topics": ["t"]}, "sources.s.topics", "has no `topics`; write `queue`"),
+        ({"broker": "bus", "queue": "q", "group": "g"}, "sources.s.group", "has no `group`"),
+        ({"broker": "bus", "queue": "q", "start": "latest"}, "sources.s.start", "has no `start`"),
+        ({"broker": "bus", "queue": "q", "kafka": {}}, "sources.s.kafka", "type servicebus, not kafka"),
+        ({"broker": "local", "topics": ["t"], "queue": "q"}, "sources.s.queue", "has no `queue`; write `topics`"),
+        ({"broker": "kafka", "topics": ["t"], "sessions": True}, "sources.s.sessions", "has no `sessions`"),
+        ({"broker": "kafka", "topics": ["t"], "servicebus": {}}, "sources.s.servicebus", "type kafka, not servicebus"),
+        ({"broker": "kafka"}, "sources.s", "`topics` is missing"),
+        (
+            {"broker": "bus", "queue": "q", "sub_queue": "dead_letter", "sessions": True},
+            "sources.s.sessions",
+            "no sess",
+        ),
+        ({"broker": "bus", "queue": "q", "dead_letter": "q"}, "sources.s.dead_letter", "reads itself"),
+        ({"broker": "local", "topics": ["t"], "dead_letter": "a/b"}, "sources.s.dead_letter", "characters"),
+        ({"broker": "bus", "queue": "/q"}, "sources.s.queue", "characters"),
+        ({"broker": "bus", "topic": "t", "subscription": "s/s"}, "sources.s.subscription", "characters"),
+    ],
+)
+def test_what_does_not_fit_is_told(tmp_path: Path, source: dict[str, Any], where: str, what: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        loaded(tmp_path, source)
+    assert any(problem.path == where and what in problem.what for problem in told.value.problems), told.value
+
+
+@pytest.mark.parametrize(
+    ("target", "where", "what"),
+    [
+        ({"broker": "bus"}, "targets.t", "needs `queue` or `topic`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "targets.t", "and not both"),
+        ({"broker": "local", "queue": "q"}, "targets.t.queue", "has no `queue`"),
+        ({"broker": "local"}, "targets.t", "`topic` is missing"),
+        ({"broker": "kafka", "topic": "a/b"}, "targets.t.topic", "characters"),
+        ({"broker": "kafka", "topic": "t", "servicebus": {}}, "targets.t.servicebus", "not servicebus"),
+    ],
+)
+def test_targets_are_checked(tmp_path: Path, target: dict[str, Any], where: str, what: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        loaded(tmp_path, {"broker": "bus", "queue": "q"}, target)
+    assert any(problem.path == where and what in problem.what for problem in told.value.problems), told.value
+
+
+def test_one_entity_has_one_source(tmp_path: Path) -> None:
+    path = written(tmp_path, {"broker": "bus", "queue": "Q"})
+    document = yaml.safe_load(path.read_text())
+    document["sources"]["other"] = {"broker": "bus", "queue": "q", "no_match": "ignore"}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigError, match="`q` is read by the source"):
+        load_config([path])
+
+
+@pytest.mark.parametrize(
+    ("wishes", "key", "partition"),
+    [({}, b"k", None), ({"key": "partition"}, None, "k"), ({"key": "none"}, None, None)],
+)
+def test_what_a_target_makes_of_a_key(
+    tmp_path: Path, wishes: dict[str, Any], key: bytes | None, partition: str | None
+) -> None:
+    target = {"broker": "bus", "queue": "q", "servicebus": {"time_to_live": "1m", **wishes}}
+    shape = message_shape(loaded(tmp_path, {"broker": "bus", "queue": "q"}, target).config.targets["t"])
+    shaped = shape(Message(b"", b"k"))
+    assert (shaped.key, shaped.partition_key, shaped.time_to_live) == (key, partition, 60.0)
+    assert shape(Message(b"", time_to_live=5.0)).time_to_live == 5.0

@@ -1,0 +1,64 @@
+"""One of several processes on one engine: sends events for instances that may not be there, and starts some of them.
+
+Arguments: directory of the engine, number of this process, number of processes, number of instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bridge.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
+from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
+from bridge.message import Message, Position
+from bridge.origin import Origin
+from bridge.parking.letter import Letter
+
+EVENTS = 3
+"""Events per instance and process."""
+TTL = 600.0
+
+
+async def main(directory: Path, number: int, processes: int, instances: int) -> None:
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), directory, host=False)
+    await engine.start()
+    executor = ParkingExecutor(engine, CommandExecutor(engine), ParkingRules(("order-",)), lambda: datetime.now(UTC))
+    rng = random.Random(number)
+
+    async def send(command: Command, message: str) -> None:
+        origin = Origin(message, "paid")
+        try:
+            await executor.execute(command, origin)
+        except (InstanceNotFound, InstanceParked):
+            letter = Letter(Message(b"{}"), Position("c", "orders", 0, 0), "local", "orders.dlq", "orders", message)
+            await asyncio.sleep(rng.random() * 0.01)
+            await executor.park(command, origin, letter, TTL)
+        except (AlreadyTaken, InstanceAlreadyExists):
+            pass
+
+    async def lane(instance: int) -> None:
+        await asyncio.sleep(rng.random() * 0.5)
+        for event in range(EVENTS):
+            data = [number, event]
+            await send(RaiseEvent(f"order-{instance}", "paid", data, ParkFor(TTL)), f"{number}-{instance}-{event}")
+            if instance % processes == number and event == rng.randrange(EVENTS):
+                count = EVENTS * processes
+                start = ScheduleOrchestration("collect", f"order-{instance}", count)
+                await send(start, f"start-{instance}")
+            await asyncio.sleep(rng.random() * 0.02)
+        if instance % processes == number:
+            await send(ScheduleOrchestration("collect", f"order-{instance}", EVENTS * processes), f"start-{instance}")
+
+    await asyncio.gather(*(lane(instance) for instance in range(instances)))
+    await engine.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -1,0 +1,172 @@
+"""Commands for instances that may not be there, on engines that tell of starts and on one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.commands import (
+    Command,
+    OnExisting,
+    OnMissing,
+    ParkFor,
+    RaiseEvent,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartFirst,
+    StartOrRaise,
+    Terminate,
+)
+from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.engines.base import Engine
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.scheduler import SchedulerEngine
+from bridge.errors import (
+    AlreadyTaken,
+    EngineRejected,
+    InstanceAlreadyExists,
+    InstanceNotFound,
+    InstanceParked,
+    InvalidCommand,
+)
+from bridge.origin import Origin
+from bridge.parking.names import PARKING, target_key
+from tests.engines.sidecar import Sidecar
+from tests.parking.sample import letter
+
+ORIGIN = Origin("m-1", "paid")
+
+
+class Bench:
+    """An engine without workers: what is signalled to an entity stays there and is seen."""
+
+    def __init__(self, engine: Engine, rules: ParkingRules) -> None:
+        self.engine = engine
+        self.executor = ParkingExecutor(engine, CommandExecutor(engine), rules, lambda: datetime.now(UTC))
+
+    async def waiting(self, instance_id: str) -> int:
+        """Operations that a parking entity has before it."""
+        from durabletask.entities import EntityInstanceId
+
+        found = await self.engine.client.get_entity(EntityInstanceId(PARKING, target_key(instance_id)))
+        return 0 if found is None else found.backlog_queue_size
+
+    async def park(self, number: int = 1, data: Any = None) -> None:
+        command = RaiseEvent("order-1", "paid", data, ParkFor(60.0))
+        await self.executor.park(command, Origin(f"m-{number}", "paid"), letter(number), 60.0)
+
+
+@asynccontextmanager
+async def bench(tmp_path: Path, kind: str, rules: ParkingRules) -> AsyncIterator[Bench]:
+    engine: Engine
+    sidecar = None
+    if kind == "embedded":
+        engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
+    else:
+        sidecar = Sidecar(tmp_path)
+        sidecar.start()
+        engine = SchedulerEngine("default", SchedulerEngineConfig(type="scheduler", endpoint=sidecar.endpoint))
+    await engine.start()
+    try:
+        yield Bench(engine, rules)
+    finally:
+        await engine.stop()
+        if sidecar is not None:
+            await asyncio.to_thread(sidecar.close)
+
+
+@pytest.fixture(params=["embedded", "scheduler"])
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(tmp_path, request.param, ParkingRules(("order-",), 4096)) as made:
+        yield made
+
+
+START = ScheduleOrchestration("order", "order-1")
+PAID = RaiseEvent("order-1", "paid", 1, ParkFor(60.0))
+
+
+async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
+    with pytest.raises(InstanceNotFound):
+        await it.executor.execute(PAID, ORIGIN)
+    await it.park()
+    with pytest.raises(InstanceParked):
+        await it.executor.execute(PAID, Origin("m-2", "paid"))
+    await it.executor.execute(START, Origin("m-3", "start"))
+    with pytest.raises(InstanceParked):
+        await it.executor.execute(PAID, Origin("m-2", "paid"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        RaiseEvent("order-1", "paid", 1, OnMissing.RETRY),
+        Terminate("order-1", on_missing=OnMissing.IGNORE),
+        StartOrRaise("order", "order-1", "paid"),
+        ScheduleOrchestration("order", "order-1", on_existing=OnExisting.RAISE),
+    ],
+    ids=lambda command: type(command).__name__,
+)
+async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Bench, command: Command) -> None:
+    await it.park()
+    await it.executor.execute(START, Origin("m-3", "start"))
+    with pytest.raises(InstanceParked):
+        await it.executor.execute(command, ORIGIN)
+
+
+async def test_what_cannot_wait_goes_its_own_way_while_the_instance_is_missing(it: Bench) -> None:
+    await it.park()
+    with pytest.raises(InstanceNotFound):
+        await it.executor.execute(RaiseEvent("order-1", "paid", 1, OnMissing.RETRY), ORIGIN)
+    await it.executor.execute(StartOrRaise("order", "order-1", "paid"), Origin("m-9", "start"))
+
+
+async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: Bench) -> None:
+    await it.park()
+    before = await it.waiting("order-1")
+    await it.executor.execute(START, Origin("m-3", "start"))
+    told = before + (1 if it.engine.announces else 2)  # the engine behind both tells of starts by itself
+    assert await it.waiting("order-1") == told
+    if not it.engine.announces:
+        with pytest.raises(AlreadyTaken):
+            await it.executor.execute(START, Origin("m-3", "start"))
+        with pytest.raises(InstanceAlreadyExists):
+            await it.executor.execute(START, Origin("m-4", "start"))
+        assert await it.waiting("order-1") == told + 2
+
+
+async def test_ids_for_which_no_rule_parks_cost_nothing(it: Bench) -> None:
+    await it.executor.execute(ScheduleOrchestration("order", "other-1"), Origin("m-3", "start"))
+    assert await it.waiting("other-1") == 0
+    await it.executor.execute(SignalEntity("counter", "k", "add"), ORIGIN)
+    await it.executor.execute(RaiseEvent("other-1", "paid", 1), ORIGIN)
+
+
+async def test_a_missing_instance_is_started_and_then_told(it: Bench) -> None:
+    command = RaiseEvent("made-1", "paid", 1, StartFirst("order", {"by": "paid"}))
+    await it.executor.execute(command, ORIGIN)
+    state = await it.engine.client.get_orchestration_state("made-1")
+    assert state is not None
+    assert (state.name, '"by"' in (state.serialized_input or "")) == ("order", True)
+    await it.executor.execute(command, Origin("m-2", "paid"))
+
+
+async def test_what_is_too_large_or_no_json_is_refused_at_once(it: Bench) -> None:
+    with pytest.raises(InvalidCommand, match="at most 4096 are parked"):
+        await it.park(data="x" * 5000)
+    with pytest.raises(EngineRejected):
+        await it.park(data=b"bytes")
+    assert await it.waiting("order-1") == 0
+
+
+def test_prefixes_that_another_covers_are_left_out() -> None:
+    assert prefixes(["order-1", "order-", "return-", "order-"]) == ("order-", "return-")
+    assert prefixes(["order-", ""]) == ("",)
+    assert prefixes([]) == ()
