@@ -395,14 +395,14 @@ class SourcePipeline:
         """Abandon what waits; returns what is still at work."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
-            if item.waits_for is not None:
-                item.waits_for.forget(item)
-            RouteLimit.not_started(item)
             self._abandon(item, reason)
         self._measure()
         return running
 
     def _abandon(self, item: Item, reason: str) -> None:
+        if item.waits_for is not None:
+            item.waits_for.forget(item)
+        RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
         if self._domain is not None:
             self._domain.leave(item)

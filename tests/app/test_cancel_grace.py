@@ -70,6 +70,21 @@ def saga(ctx: task.OrchestrationContext, _):
     return (yield from one.run(body()))
 
 
+def slow_step(ctx: task.ActivityContext, _):
+    time.sleep(1.5)
+
+
+def busy(ctx: task.OrchestrationContext, _):
+    """In the middle of a step when its grace is over: it has heard the cancel all the same."""
+    one = Saga(ctx, "order")
+
+    def body():
+        yield from one.step(Step("stock", slow_step, compensation=nothing))
+        yield from one.wait_for_event("never")
+
+    return (yield from one.run(body()))
+
+
 def committed(ctx: task.OrchestrationContext, _):
     one = Saga(ctx, "order")
 
@@ -138,7 +153,8 @@ async def test_who_does_not_acknowledge_is_terminated_after_the_grace_with_its_c
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("orchestration", "output"), [("polite", "undone"), ("saga", "compensated"), ("committed", "completed")]
+    ("orchestration", "output"),
+    [("polite", "undone"), ("saga", "compensated"), ("busy", "compensated"), ("committed", "completed")],
 )
 async def test_who_acknowledges_has_all_the_time_it_needs(
     tmp_path: Path, engine: str, orchestration: str, output: str
@@ -195,6 +211,19 @@ async def test_what_was_suspended_before_stays_so_when_it_had_acknowledged(tmp_p
         assert state.runtime_status is OrchestrationStatus.SUSPENDED
         await it.client.resume_orchestration("order-1")
         assert (await finished(it, "order-1")).get_output() == "undone"
+
+
+async def test_a_cancel_that_waited_for_its_instance_has_its_grace_from_then_on(tmp_path: Path) -> None:
+    parked = config("deaf").replace("grace: 600ms", "grace: 600ms, on_missing: {park: 1h}")
+    async with running(tmp_path, parked, FLOWS) as it:
+        await it.publish("orders", {"id": "1"}, key="a")
+        await it.settled(1)
+        await asyncio.sleep(GRACE + 0.5)
+        assert await guards(it) == [], "nobody has been told yet"
+        await it.publish("orders", {"id": "1", "start": True}, key="b")
+        state = await finished(it, "order-1")
+        assert state.runtime_status is OrchestrationStatus.TERMINATED
+        assert await verdicts(it) == ["terminated"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -44,11 +44,13 @@ async def tried(kill: Kill, variant: Variant, bootstrap: str) -> Score:
     with tempfile.TemporaryDirectory(prefix="prove-") as directory:
         async with stage(Path(directory), bootstrap, variant) as it:
             await kill.run(it)
-            return await it.score()
+            return await it.score(kill.quiet)
 
 
 def main(names: list[str]) -> int:
     chosen = [kill for kill in KILLS if not names or kill.name in names]
+    if not chosen:
+        sys.exit(f"known: {', '.join(kill.name for kill in KILLS)}")
     scores: dict[str, dict[str, Score]] = {}
     with broker() as (bootstrap, what):
         for kill in chosen:

@@ -1,4 +1,4 @@
-"""The consumer that one writes by hand, with care: `BOOTSTRAP TOPIC ENGINE`. What the bridge is compared with.
+"""The consumer that one writes by hand, with care: `BOOTSTRAP TOPICS ENGINE`. What the bridge is compared with.
 
 At least once by committing after the work, a few attempts, a dead-letter topic. It is what tutorials and most code
 bases have; nothing in it is made worse than it has to be.
@@ -44,11 +44,11 @@ async def process(client: AsyncTaskHubGrpcClient, value: bytes) -> bool:
     return False
 
 
-async def main(bootstrap: str, topic: str, engine: str) -> None:
+async def main(bootstrap: str, topics: str, engine: str) -> None:
     consumer = AIOKafkaConsumer(
-        topic,
+        *topics.split(","),
         bootstrap_servers=bootstrap,
-        group_id="orders",
+        group_id=topics.split(",")[0],
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=3000,
@@ -61,7 +61,7 @@ async def main(bootstrap: str, topic: str, engine: str) -> None:
     try:
         async for message in consumer:
             if not await process(client, message.value):
-                await producer.send_and_wait(f"{topic}.dlq", message.value, key=message.key)
+                await producer.send_and_wait(f"{message.topic}.dlq", message.value, key=message.key)
             await consumer.commit()
     finally:
         await consumer.stop()

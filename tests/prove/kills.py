@@ -6,18 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.prove.stage import Stage
+from tests.prove.stage import KEYS, Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One row of the table. promise: its number in docs/guarantees.md. test: where the same is tried in more ways."""
+    """One row of the table.
+
+    promise: its number in docs/guarantees.md. test: where the same is tried in more ways. quiet: seconds without an
+    effect after which what is missing is lost.
+    """
 
     name: str
     promise: int
     breaks: str
     test: str
     run: Callable[[Stage], Awaitable[None]]
+    quiet: float = 15.0
 
 
 async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
@@ -88,6 +93,16 @@ async def engine_away(stage: Stage) -> None:
     await _loaded(stage, 8.0, harm)
 
 
+async def early_events(stage: Stage) -> None:
+    stage.join()
+    for number in (1, 2):
+        for key in range(2):
+            await stage.send(f"k{key}", number, early=True)
+    await asyncio.sleep(10.0)
+    for key in range(KEYS):
+        await stage.send(f"k{key}", 0)
+
+
 async def bad_messages(stage: Stage) -> None:
     stage.join()
 
@@ -107,6 +122,10 @@ KILLS = (
     Kill(
         "engine-killed", 2, "kill -9 of the engine, three times, back at once",
         "tests/engines/embedded/test_crash.py", engine_killed,
+    ),
+    Kill(
+        "early-events", 2, "two events of two keys come 10 s before the messages that start them",
+        "tests/parking/test_protocol.py", early_events, quiet=30.0,
     ),
     Kill(
         "consumers-rolled", 3, "SIGTERM of one consumer after the other, as a release does",

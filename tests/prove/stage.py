@@ -32,9 +32,6 @@ Variant = Literal["bridge", "by hand"]
 KEYS = 16
 PARTITIONS = 6
 PATIENCE = 90.0
-QUIET = 15.0
-"""Seconds without progress after which what is missing is lost."""
-
 ROOT = Path(__file__).parents[2]
 
 CONFIG = """
@@ -45,7 +42,7 @@ brokers:
 sources:
   orders:
     broker: kafka
-    topics: [{topic}]
+    topics: [{topic}, {topic}-early]
     group: {topic}
     codec: json
     no_match: dead_letter
@@ -56,7 +53,7 @@ routes:
     schedule: {{orchestration: collect, instance_id: "order-{{{{ payload.key }}}}"}}
   - name: item
     from: orders
-    raise_event: {{instance_id: "order-{{{{ payload.key }}}}", name: item}}
+    raise_event: {{instance_id: "order-{{{{ payload.key }}}}", name: item, on_missing: {{park: 1h}}}}
 ops: {{http: {{port: 0}}, log: {{level: error}}}}
 """
 
@@ -119,10 +116,11 @@ class Stage:
         if self.variant == "bridge":
             config = self._directory / "bridge.yaml"
             config.write_text(CONFIG.format(engine=self.engine.address, bootstrap=self._bootstrap, topic=self.topic))
-            command = [sys.executable, "-m", "bridge", "serve", "--no-worker", "-c", str(config)]
+            command = [sys.executable, "-m", "bridge", "serve", "-c", str(config)]
         else:
             command = [
-                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, self.topic, self.engine.address,
+                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, f"{self.topic},{self.topic}-early",
+                self.engine.address,
             ]  # fmt: skip
         with (self._directory / "consumers.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -170,20 +168,22 @@ class Stage:
             await self.send(f"k{turn % KEYS}")
             await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
 
-    async def send(self, key: str) -> None:
-        """The next message of the key."""
-        number = self.sent.get(key, 0)
-        self.sent[key] = number + 1
+    async def send(self, key: str, number: int | None = None, *, early: bool = False) -> None:
+        """The next message of the key, or this one. early: to the second topic, of which nobody keeps the order."""
+        if number is None:
+            number = self.sent.get(key, 0)
+        self.sent[key] = self.sent.get(key, 0) + 1
         body = json.dumps({"key": key, "number": number}).encode()
-        await self._producer.send_and_wait(self.topic, body, key=key.encode())
+        topic = f"{self.topic}-early" if early else self.topic
+        await self._producer.send_and_wait(topic, body, key=key.encode())
 
     async def send_bad(self, key: str) -> None:
         """A message that can never succeed."""
         self.bad += 1
         await self._producer.send_and_wait(self.topic, b'{"key": "' + key.encode(), key=key.encode())
 
-    async def settled(self) -> int:
-        """Wait until every message had its effect, or nothing moves any more; how many effects there are."""
+    async def settled(self, quiet: float) -> int:
+        """Wait until every message had its effect, or nothing moves for `quiet` seconds; how many effects there are."""
         best, moved = -1, time.monotonic()
         while True:
             with contextlib.suppress(Exception):  # the engine may be on its way back
@@ -192,7 +192,7 @@ class Stage:
                     best, moved = count, time.monotonic()
                 if count >= sum(self.sent.values()):
                     return count
-            if time.monotonic() - moved > QUIET:
+            if time.monotonic() - moved > quiet:
                 return best
             await asyncio.sleep(0.3)
 
@@ -201,9 +201,9 @@ class Stage:
         states = await self._client.get_all_orchestration_states(query)
         return sum(int(json.loads(state.serialized_custom_status or "1")) for state in states)
 
-    async def score(self) -> Score:
+    async def score(self, quiet: float) -> Score:
         """Let the collectors go and look at what they wrote down."""
-        await self.settled()
+        await self.settled(quiet)
         await asyncio.sleep(2.0)  # what comes again comes late
         seen: dict[str, list[int]] = {}
         for key in self.sent:
@@ -228,7 +228,8 @@ class Stage:
     async def open(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         await admin.start()
-        topics = [NewTopic(self.topic, PARTITIONS, 1), NewTopic(f"{self.topic}.dlq", 1, 1)]
+        names = (self.topic, f"{self.topic}-early")
+        topics = [NewTopic(name, PARTITIONS, 1) for name in names] + [NewTopic(f"{name}.dlq", 1, 1) for name in names]
         await admin.create_topics(topics)
         await admin.close()
         self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap)

@@ -25,7 +25,7 @@ def test_every_kill_was_tried_on_both_and_left_the_bridge_unharmed() -> None:
         assert set(variants) == {"bridge", "by hand"}
         assert all(set(numbers) == NUMBERS for numbers in variants.values())
         bridge, by_hand = variants["bridge"], variants["by hand"]
-        assert bridge["sent"] == by_hand["sent"] > 100, f"{name}: the same load"
+        assert bridge["sent"] == by_hand["sent"] >= 20, f"{name}: the same load"
         assert (bridge["lost"], bridge["doubled"], bridge["out_of_order"]) == (0, 0, 0), name
     assert any(variants["by hand"]["doubled"] for variants in results["kills"].values()), "it is a test that can fail"
 
