@@ -279,8 +279,8 @@ class Delivery:
         else:
             assert move is Move.SEARCH
             self.found = run.memory | {run.start} | set(run.events)
-            held = self.key in self.found
-            self.known = Known(self.known.said, Life.FINISHED, self.known.started_by_it, held)
+            held, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
+            self.known = Known(self.known.said, Life.FINISHED, self.known.started_by_it, held, again)
 
 
 RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]
