@@ -385,8 +385,6 @@ class Receiver:
 
     def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
         """The service does not know the lock any more; returns what to tell who wanted to settle."""
-        if not delivery.over and self.clock.lost(_remaining(delivery.raw, time.time())):
-            self._locks.hasten(time.monotonic())
         delivery.lose()
         return error
 
@@ -401,6 +399,9 @@ class Receiver:
             if isinstance(found, LockLost):
                 half = len(deliveries) // 2
                 if not half:
+                    # No sign where it met a settlement: that may have been done, and its answer lost
+                    if not deliveries[0].over and self.clock.lost(_remaining(deliveries[0].raw, time.time())):
+                        self._locks.hasten(time.monotonic())
                     self.lose(deliveries[0], found)
                     return
                 await self._renew(link, deliveries[:half])

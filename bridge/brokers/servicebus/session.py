@@ -12,7 +12,7 @@ from azure.servicebus.exceptions import OperationTimeoutError
 
 from bridge.brokers.base import Listener
 from bridge.brokers.servicebus.connection import FOREIGN
-from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery, Verb
 from bridge.brokers.servicebus.locks import renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.receiver import UNKNOWN_LOCK, Receiver
@@ -21,6 +21,9 @@ from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, P
 
 ACCEPT_SECONDS = 30.0
 """How long the service is asked to wait for a session that nobody holds."""
+
+
+_VERBS = {verb.value for verb in Verb}
 
 
 class SessionReceiver(Receiver):
@@ -134,7 +137,8 @@ class SessionReceiver(Receiver):
         """See `Receiver.translate`: a lost lock is that of the session."""
         found = super().translate(error, what)
         if isinstance(found, LockLost):
-            self._suspect()
+            if what not in _VERBS:  # a settlement may have been done, and its answer lost
+                self._suspect()
             self.partition.lost = self.partition.revoked = True
         return found
 
