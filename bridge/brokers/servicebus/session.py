@@ -13,9 +13,9 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.base import Listener
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
-from bridge.brokers.servicebus.locks import renew_after
+from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
-from bridge.brokers.servicebus.receiver import UNKNOWN_LOCK, Receiver
+from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
@@ -58,7 +58,7 @@ class SessionReceiver(Receiver):
         now = time.monotonic()
         self._begun = self._busy = now
         until = link.session.locked_until_utc
-        remaining = 30.0 if until is None else until.timestamp() - time.time()
+        remaining = UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
         if remaining <= 0:
             self.clock.expired(-remaining)
             await self.connection.close(link)
