@@ -134,11 +134,13 @@ class Receiver:
                     await self._serve(link)
                 finally:
                     self._link = None
+                    # Before anybody waits for those who wait for this
+                    self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
                     await self.leave(link)
             except LockLost as error:
                 # Of a session: the next one is taken at once
                 self.reconnects += 1
-                self._settlements.fail(error)
+                _log.warning("%s: %s", self.path, error)
                 continue
             except BrokerError as error:
                 self.reconnects += self.away is None
