@@ -104,7 +104,9 @@ def _measured(path: Path) -> dict[str, float]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    ran = subprocess.run([sys.executable, "-m", "benchmarks.kept", str(path)], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kept", str(path)], capture_output=True, text=True, check=True
+    )
     found: dict[str, float] = json.loads(ran.stdout)
     return found
 
