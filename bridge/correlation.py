@@ -7,7 +7,7 @@ decision on what is known then. `next_move` is the whole table.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bridge.commands import (
@@ -54,13 +54,15 @@ class Known:
 
     said: of the last call, None before the first. life: of the look after it, None when there was none.
     started_by_it: the instance runs because of this very command, or of a later one that remembers it.
-    held: its history has this very command; None when it was not searched.
+    held: its history has this very command; None when it was not searched. restarted: it ran once more for this very
+    event, and ended without it.
     """
 
     said: Said | None = None
     life: Life | None = None
     started_by_it: bool = False
     held: bool | None = None
+    restarted: bool = False
 
 
 class Move(StrEnum):
@@ -148,7 +150,7 @@ def _late(known: Known, restarts: bool) -> Move:
         return Move.SEARCH
     if known.held:
         return Move.DONE if known.said is Said.RAISED else Move.REPEATED
-    if restarts:
+    if restarts and not known.restarted:
         # A replacement of unknown outcome is the engine's trouble, not the instance's.
         return Move.UNSURE if known.said is Said.UNSURE else Move.REPLACE
     return Move.FINISHED
@@ -168,6 +170,11 @@ def _call(known: Known) -> Move:
             return Move.FINISHED
         case _:
             return Move.CALL
+
+
+def restart_of(origin: Origin) -> Origin:
+    """What starts an instance again for a late event. The event itself comes after it, under its own key."""
+    return replace(origin, part=-1 - origin.part)
 
 
 def started_by(parcel: Parcel, origin: Origin | None) -> bool:

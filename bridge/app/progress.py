@@ -27,6 +27,12 @@ def progress(custom_status: Any) -> list[str]:
     return lines
 
 
+def given(start: Any) -> Any:
+    """What a saga of the configuration was started with, without the definition that travels along."""
+    declared = isinstance(start, dict) and {"format", "definition", "input"} == start.keys()
+    return start["input"] if declared else start
+
+
 def _cause(status: dict[str, Any]) -> str:
     """`, payment timeout: no answer`."""
     reason, detail, step = status.get("reason"), status.get("detail"), status.get("step")

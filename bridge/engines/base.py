@@ -31,6 +31,10 @@ class Engine(Protocol):
         """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
         ...
 
+    def empty(self, entity_id: str) -> bool:
+        """Whether it is certain without a call that this parking entity has nothing, neither state nor operations."""
+        ...
+
     @property
     def certain(self) -> bool: ...
 

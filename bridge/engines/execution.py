@@ -22,7 +22,7 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, told
+from bridge.correlation import ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, restart_of, told
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
 from bridge.engines.grace import start_guard
@@ -194,10 +194,7 @@ class _Run:
             await self.start(_FINISHED, past.inbox)
             return
         origin = self._origin
-        if origin is not None:
-            # Not the event itself: that comes after it
-            origin = replace(origin, part=-1 - origin.part)
-        payload = wrap(past.start.data, origin, past.inbox)
+        payload = wrap(past.start.data, None if origin is None else restart_of(origin), past.inbox)
         await self._schedule(past.orchestration, payload, _FINISHED, past.tags, past.version)
 
     async def _schedule(
@@ -271,7 +268,10 @@ class _Run:
         event = _event(self._command)
         past = self._past = await self._inquiry.search(self._what, self._id, self._origin, event)
         # What is gone since the look is looked for again
-        self._known = replace(self._known, life=None) if past is None else replace(self._known, held=past.held)
+        if past is None:
+            self._known = replace(self._known, life=None)
+        else:
+            self._known = replace(self._known, held=past.held, restarted=past.restarted)
 
     async def _call(self) -> None:
         """What says nothing to the orchestration itself, and what is for an entity."""

@@ -11,7 +11,7 @@ from typing import Any
 from durabletask.client import OrchestrationState
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
-from bridge.correlation import FINISHED, Life, started_by
+from bridge.correlation import FINISHED, Life, restart_of, started_by
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
 from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
@@ -32,10 +32,12 @@ class Looked:
 class Past:
     """The last run of a finished instance.
 
-    held: it had the command that was searched for. start: its input. inbox: what a new run has to remember.
+    held: it had the command that was searched for. restarted: it, or one before it, ran because of that command.
+    start: its input. inbox: what a new run has to remember.
     """
 
     held: bool
+    restarted: bool
     orchestration: str
     version: str | None
     tags: Mapping[str, str]
@@ -80,6 +82,7 @@ class Inquiry:
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
         messages = [start, *(head_of(each.input) for each in raised)]
         held = started_by(start, origin)
+        restarted = origin is not None and started_by(start, restart_of(origin))
         if origin is None and event is not None:
             name, data = event
             held = any(each.name == name and _same(each.input, data) for each in raised)
@@ -88,7 +91,7 @@ class Inquiry:
                 seen.add(message.origin.key)
                 held = held or (origin is not None and message.origin.key == origin.key)
         inbox = {"seen": seen.text(), "remember": limit}
-        return Past(held, started.name, started.version or None, started.tags or {}, start, inbox)
+        return Past(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
 
     async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
         """One call. With an `instance_id`, an answer that says nothing is followed by a question."""

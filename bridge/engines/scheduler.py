@@ -68,6 +68,10 @@ class SchedulerEngine:
         transport = "TLS" if self._secure else "no TLS"
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
 
+    def empty(self, entity_id: str) -> bool:
+        """It has to be asked."""
+        return False
+
     async def start(self) -> None:
         """Does not connect: an engine that is away is noticed by the probe and by the first call.
 

@@ -83,10 +83,13 @@ class Ward:
         self._remove([each for each in self.held if each["mark"] == mark])
         return Turn(["resumed"])
 
-    def again(self, mark: str, cause: dict[str, Any], until: float | None, attempts: int) -> Turn:
-        """This message was released, and failed again."""
+    def again(
+        self, mark: str, cause: dict[str, Any], until: float | None, attempts: int, executed: Sequence[str] = ()
+    ) -> Turn:
+        """This message was released, and failed again. executed: routes that were executed by now."""
         if self.held and self.held[0]["mark"] == mark:
-            self.held[0] = self.held[0] | {"attempts": attempts}
+            letter = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
+            self.held[0] = self.held[0] | {"attempts": attempts, "letter": letter}
             self.cause, self.until, self.owner = cause, until, None
         return Turn()
 

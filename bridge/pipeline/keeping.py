@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -54,7 +55,7 @@ def letters(settings: SourceSettings, broker: str) -> Callable[[Item], Letter]:
     def letter(item: Item) -> Letter:
         delivery = item.delivery
         if isinstance(delivery, HeldDelivery):
-            return delivery.held.letter
+            return replace(delivery.held.letter, executed=tuple(dict.fromkeys(item.executed)))
         return Letter(
             delivery.message,
             delivery.position,
@@ -165,9 +166,11 @@ class Keeping:
         while True:
             try:
                 await quarantine.load()
-            except EngineError as error:
+            except Exception as error:
                 attempt += 1
-                self._gate.hold("quarantine", str(error))
+                self._gate.hold("quarantine", detail_of(error))
+                if not isinstance(error, EngineError):
+                    log.error("quarantine cannot be read", action="bug", source=self._settings.name, exc_info=error)
                 await asyncio.sleep(self._settings.retry.delay(attempt))
             else:
                 self._gate.release("quarantine")

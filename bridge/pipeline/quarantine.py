@@ -15,7 +15,7 @@ from uuid import uuid4
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.errors import BrokerUnavailable, EngineError, EngineOutage
+from bridge.errors import BrokerUnavailable, EngineError
 from bridge.message import Message, Position
 from bridge.parking.held import HeldKey, HeldMessage
 from bridge.parking.key import decode, encode
@@ -192,7 +192,8 @@ class Quarantine:
         attempts = item.attempt + 1 if why.wait is Wait.TIME else 1
         if isinstance(item.delivery, HeldDelivery):
             held = item.delivery.held
-            await self._signal(key, "again", {"mark": held.mark, "cause": cause, "until": until, "attempts": attempts})
+            value = {"mark": held.mark, "cause": cause, "until": until, "attempts": attempts}
+            await self._signal(key, "again", value | {"executed": list(letter.executed)})
             self._at_work.pop(key, None)
         else:
             value = self._value(key, item, letter, route, attempts) | {"cause": cause, "until": until}
@@ -265,8 +266,11 @@ class Quarantine:
             await asyncio.sleep(self._settings.poll)
             try:
                 await self.look()
-            except EngineOutage as error:
+            except EngineError as error:
                 log.info("quarantine cannot be read", action="hold", source=self._source, detail=str(error))
+            except Exception as error:
+                # A bug must not end the looking: nothing would ever be released
+                log.error("quarantine cannot be read", action="bug", source=self._source, exc_info=error)
             if not self._keys:
                 self._some.clear()
 

@@ -35,6 +35,10 @@ class VirtualEngine:
         self._client: AsyncTaskHubGrpcClient | None = None
         self._workers: list[Channel] = []
 
+    def empty(self, entity_id: str) -> bool:
+        """It has to be asked."""
+        return False
+
     async def start(self) -> None:
         self._channel = AioChannel(self.backend, timeout=TIMEOUT, before=BEFORE)
         self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))

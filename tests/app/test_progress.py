@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.progress import MARKS, progress
+from bridge.app.progress import MARKS, given, progress
 from bridge.workflow import StepState
 
 
@@ -47,3 +47,9 @@ def test_what_no_saga_wrote(other: Any) -> None:
 
 def test_every_state_has_a_mark() -> None:
     assert set(MARKS) == set(StepState)
+
+
+def test_the_definition_is_not_shown_as_input() -> None:
+    assert given({"format": 1, "definition": {"steps": []}, "input": {"id": "1"}}) == {"id": "1"}
+    assert given({"input": 1}) == {"input": 1}
+    assert given([1]) == [1]

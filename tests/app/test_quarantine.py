@@ -13,7 +13,7 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages, Which
+from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.brokers.base import SubscribeOptions
 from bridge.errors import InstanceNotFound
 from bridge.message import Message
@@ -85,6 +85,13 @@ class Ground:
         assert state is not None
         return state.get_output()
 
+    async def waiting(self, count: int) -> list[Waiting]:
+        """What waits, once there is so much of it: a signal that was taken may not have been processed."""
+        async with asyncio.timeout(PATIENCE):
+            while len(found := await self.parked.list(Which())) != count:
+                await asyncio.sleep(0.01)
+        return found
+
     async def letters(self, count: int) -> list[str]:
         subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions(("orders.dlq",), "r"), Quiet())
         found: list[str] = []
@@ -122,7 +129,7 @@ async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Pa
         await it.publish(told("a", 0), told("b", 0), told("a", 1), told("b", 1), told("a", 2))
         assert await it.result("b") == [0, 1]
         await it.settled(parked=3, executed=2)
-        waiting = await it.parked.list(Which())
+        waiting = await it.waiting(3)
         assert [(each.key, each.reason) for each in waiting] == [
             ("a", "instance_not_found"), ("a", "follows"), ("a", "follows"),
         ]  # fmt: skip
@@ -138,9 +145,7 @@ async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: P
         await it.publish(*(told("a", number) for number in range(2, 5)))
         assert await it.result("a") == list(range(5))
         await it.until(lambda: it.source.keeping.quarantine is not None and not len(it.source.keeping.quarantine))
-        async with asyncio.timeout(PATIENCE):
-            while await it.parked.list(Which()):
-                await asyncio.sleep(0.01)
+        assert await it.waiting(0) == []
 
 
 async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_pat
         await it.publish(told("a", 3))
         await it.settled(parked=5)
         await it.until(lambda: it.source.ledger.in_flight == 0)
-        waiting = await it.parked.list(Which())
+        waiting = await it.waiting(4)
         assert [each.reason for each in waiting] == ["instance_not_found", "follows", "follows", "follows"]
         await it.start("a", 4)
         await it.parked.release_key("orders", "a")
@@ -163,7 +168,7 @@ async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(told("a", 0), told("a", 1))
         await it.settled(parked=2)
-        first = (await it.parked.list(Which()))[0]
+        first = (await it.waiting(2))[0]
         change = await it.parked.drop_key("orders", "a", [first.id], forget=False)
         assert (change.before, change.after) == (2, 1)
         assert await it.letters(1) == ["quarantine_dropped"]

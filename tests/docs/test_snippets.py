@@ -23,6 +23,17 @@ BASE = {
 }
 """What a snippet of some sections is put into."""
 
+SAGAS = {
+    **BASE,
+    "targets": {"order-results": {"broker": "local", "topic": "order-results"}},
+    "sources": {**BASE["sources"], "answers": {"broker": "local", "topics": ["answers"], "no_match": "dead_letter"}},
+    "sagas": {
+        "payout": {"steps": [{"name": "a", "command": {"target": "order-results", "type": "a", "reply": False}}]}
+    },
+    "routes": [{"name": "answers", "from": "answers", "reply": {}}],
+}
+"""The same for sections that speak of sagas."""
+
 
 def _each(language: str) -> list[object]:
     return [
@@ -58,7 +69,8 @@ def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], 
             config.write_text(block.text)
         case _:
             given = yaml.safe_load(block.text)
-            rest = {name: entry for name, entry in BASE.items() if name != "engine" or "engines" not in given}
+            base = SAGAS if "saga" in block.text else BASE
+            rest = {name: entry for name, entry in base.items() if name != "engine" or "engines" not in given}
             config.write_text(json.dumps({**rest, **given}))
     return [config], []
 
@@ -109,7 +121,7 @@ def test_every_block_is_of_a_known_kind() -> None:
 
 def test_compose_binds_to_loopback_what_the_overlay_expects() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    ports = [port for service in compose["services"].values() for port in service["ports"]]
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
     overlay = yaml.safe_load((ROOT / "config/overlays/scheduler.yaml").read_text())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows, load
 from bridge.engines.worker import stop_worker
 from bridge.errors import AlreadyTaken, EngineRejected, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
-from bridge.origin import Origin
+from bridge.workflow import DataConverter, message_aware
+from bridge.workflow.entity import bare_state
+from tests.engines.correlation import FIRST, SECOND, CorrelationContract
 
 WAIT = 30
-FIRST, SECOND, THIRD, FOURTH = (Origin(f"m-{number}", "r") for number in range(1, 5))
 
 
 @dataclass
@@ -79,6 +81,11 @@ class Station:
                     return
                 await asyncio.sleep(0.01)
 
+    async def remembered(self, key: str) -> Any:
+        """State of the entity that remembers messages, as it sees it."""
+        found = await self.engine.client.get_entity(EntityInstanceId("remembering", key))
+        return None if found is None or found.get_state() is None else bare_state(json.loads(found.get_state()))
+
 
 def workflows() -> Workflows:
     return load(["tests.engines.sample"], Path(__file__).parents[2])
@@ -87,7 +94,9 @@ def workflows() -> Workflows:
 @asynccontextmanager
 async def station(engine: Engine) -> AsyncIterator[Station]:
     """Runs a worker on a started engine, and stops it."""
-    worker = engine.worker(workflows())
+    known = workflows()
+    aware = {name: message_aware(each) for name, each in known.orchestrators.items()}
+    worker = engine.worker(replace(known, orchestrators=aware), DataConverter())
     worker.start()
     try:
         yield Station(engine, CommandExecutor(engine))
@@ -95,7 +104,7 @@ async def station(engine: Engine) -> AsyncIterator[Station]:
         assert await stop_worker(worker, WAIT)
 
 
-class EngineContract:
+class EngineContract(CorrelationContract):
     async def test_probe(self, station: Station) -> None:
         await station.engine.probe()
 

@@ -4,6 +4,8 @@ from datetime import timedelta
 
 from durabletask import entities, task
 
+from bridge.workflow import Entity, continue_as_new, origin, wait_for_message
+
 
 def echo(ctx: task.OrchestrationContext, value):
     return value
@@ -72,3 +74,32 @@ def failing(ctx: task.OrchestrationContext, _):
 class Counter(entities.DurableEntity):
     def add(self, amount: int):
         self.set_state(self.get_state(int, 0) + amount)
+
+
+def collect(ctx: task.OrchestrationContext, value):
+    taken = [value]
+    for _ in range(value[0]):
+        taken.append((yield from wait_for_message(ctx, "item")).data)  # noqa: PERF401 -- a comprehension cannot yield
+    return taken
+
+
+def generations(ctx: task.OrchestrationContext, state):
+    if not state["left"]:
+        return [state["taken"], origin(ctx).message_id]
+    item = yield from wait_for_message(ctx, "item")
+    return continue_as_new(ctx, {"left": state["left"] - 1, "taken": [*state["taken"], item.data]})
+
+
+class Remembering(Entity):
+    def add(self, amount: int):
+        self.set_state(self.get_state(int, 0) + amount)
+
+
+def noted(ctx: task.OrchestrationContext, value):
+    ctx.signal_entity(entities.EntityInstanceId("notes", "all"), "add", value)
+    yield ctx.create_timer(timedelta())
+
+
+class Notes(entities.DurableEntity):
+    def add(self, value: str):
+        self.set_state([*self.get_state(list, []), value])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.kafka.distribution import classpath, java
 
-STARTS_WITHIN = 60.0
+STARTS_WITHIN = 120.0
 _OPTIONS = ("-Xms160m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 SETTINGS = {

@@ -20,7 +20,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.message import Message
 from bridge.origin import Origin
-from bridge.pipeline.admission import Admission
+from bridge.pipeline.admission import NO_LIMITS, Admission
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Execute, Target
 from bridge.pipeline.source import SourcePipeline
@@ -88,7 +88,7 @@ class Bench:
         engine: Engine,
         faults: Faults,
         breaker: Breaker,
-        admission: Admission,
+        admission: Admission = NO_LIMITS,
     ) -> None:
         self.source = source
         self.broker = broker

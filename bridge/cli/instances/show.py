@@ -50,7 +50,7 @@ def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> No
 
 def print_instance(one: Instance) -> None:
     """An orchestration in lines."""
-    from bridge.app.progress import progress
+    from bridge.app.progress import given, progress
 
     failed = one.failure or {}
     saga, *steps = progress(one.custom_status) or [""]
@@ -62,7 +62,7 @@ def print_instance(one: Instance) -> None:
             ("created", one.created_at),
             ("updated", one.last_updated_at),
             ("custom status", "" if saga else compact(one.custom_status)),
-            ("input", compact(one.input)),
+            ("input", compact(given(one.input))),
             ("output", compact(one.output)),
             ("failure", f"{failed['type']}: {failed['message']}" if failed else ""),
             ("saga", saga),

@@ -62,6 +62,10 @@ class EmbeddedEngine:
             return f"durable, in {self._directory / FILE}{listens}"
         return f"durable, attached through {self._directory / SOCKET}"
 
+    def empty(self, entity_id: str) -> bool:
+        """The process that hosts the engine knows: what it has acknowledged is in this set."""
+        return self._database is not None and entity_id not in self._database.hub.entities.parking
+
     async def start(self) -> None:
         """Raises: EngineUnavailable (another process hosts it, the file cannot be read or written),
         EngineMisconfigured (the directory cannot be used, the file is of a newer version or not an engine's).

@@ -312,7 +312,9 @@ class TaskHub:
     # Activities
 
     def add_task(self, instance: Instance, request: pb.ActivityRequest) -> None:
-        version = request.version.value if request.HasField("version") else None
+        # For filters an activity without a version of its own goes by that of its orchestration, as .NET's worker says
+        # itself and others leave out: a worker of one version takes both.
+        version = request.version.value if request.HasField("version") else instance.version
         task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
         self.tx.add_task(task)
         self._new_tasks.append(task)

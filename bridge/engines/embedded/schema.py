@@ -103,7 +103,7 @@ PAGE_BYTES = 16384
 """Page size of new files. Rows have a few KB: in pages of 4 KB they leave a third of the file empty, and a commit
 writes four times as many pages. Older files keep theirs until they are compacted."""
 
-LOG_BYTES = 32 * 1024 * 1024
+LOG_BYTES = 16 * 1024 * 1024
 """Size of the write-ahead log from which on it is copied into the file. A page that changes often in the meantime, as
 those of indexes do, is copied once."""
 

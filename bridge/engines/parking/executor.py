@@ -33,7 +33,7 @@ from bridge.errors import (
 from bridge.origin import Origin
 from bridge.parking.letter import Letter
 from bridge.parking.lot import mark
-from bridge.parking.names import PARKING, target_key
+from bridge.parking.names import PARKING, target_id, target_key
 from bridge.parking.parked import Parked, parkable
 
 STARTED = "started"
@@ -132,6 +132,8 @@ class ParkingExecutor:
 
     async def _in_turn(self, command: Any, origin: Origin | None) -> None:
         """Raises: InstanceParked, AlreadyTaken."""
+        if self._engine.empty(target_id(command.instance_id)):
+            return
         what = f"look for what waits for {command.instance_id!r}"
         entity = await self._asked(self._engine.client.get_entity(_entity(command.instance_id)), what)
         if entity is None:

@@ -17,6 +17,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.parking.letters import send
+from bridge.errors import EngineUnavailable
 from bridge.parking.held import HeldKey
 from bridge.parking.lot import Turn
 from bridge.parking.names import QUARANTINE, ward_key, ward_prefix
@@ -65,7 +66,9 @@ class QuarantineEntities:
         if operation == "done":
             return ward.done(value["mark"])
         if operation == "again":
-            return ward.again(value["mark"], value["cause"], value.get("until"), value["attempts"])
+            return ward.again(
+                value["mark"], value["cause"], value.get("until"), value["attempts"], value.get("executed", ())
+            )
         if operation == "release":
             return ward.release()
         if operation == "drop":
@@ -95,13 +98,18 @@ class EngineWards:
         return [held for each in found if (held := held_key(each)) is not None]
 
     async def settled(self) -> Sequence[HeldKey]:
-        """The same, once what was sent to them has been processed; after a few seconds as it is."""
+        """The same, once what was sent to them has been processed; after a few seconds as it is.
+
+        Raises: EngineUnavailable when a key is not even known then, since no worker has processed it.
+        """
         found: Sequence[HeldKey] = ()
         for _ in range(_LOOKS):
             found = await self.load()
             if not any(each.unsettled for each in found):
                 break
             await asyncio.sleep(_SETTLE)
+        if any(not each.key for each in found):
+            raise EngineUnavailable("no worker has processed what was quarantined last; is one running?")
         return found
 
     async def holds(self, key: bytes) -> bool:

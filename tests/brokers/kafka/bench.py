@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bridge.app.admission import build_admission
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
@@ -57,12 +56,10 @@ async def kafka_bench(
     faults = Faults(CommandExecutor(engine).execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     pipeline = build_source(loaded, "orders", {"kafka": broker}, {"default": Target(faults.execute, breaker)})
-    admission = build_admission(loaded, {"default": engine})
     try:
-        yield Bench(pipeline, broker, engine, faults, breaker, admission)
+        yield Bench(pipeline, broker, engine, faults, breaker)
     finally:
         await pipeline.drain(5)
-        await admission.stop()
         await breaker.stop()
         await broker.stop()
         await engine.stop()

@@ -191,7 +191,8 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         await bench.until(lambda: outcomes(bench), "under way")
         server.faults.busy(8.0, "orders")
         await asyncio.sleep(8.0)
-        await bench.settled(50)
+        # Not by what the source counts: a completion whose answer met the detach is nobody's, and done all the same
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
         assert server.counters.dead_letters == []
         assert sorted({command.instance_id for command in bench.faults.taken}) == sorted(  # type: ignore[union-attr]
@@ -212,7 +213,7 @@ async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: Service
         await server.start()
         await bench.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
         await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 30, "all executed")  # type: ignore[union-attr]
-        await bench.until(lambda: server.queue(queue).contents().active == 0, "all settled")
+        await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
         assert server.counters.dead_letters == []
 
 

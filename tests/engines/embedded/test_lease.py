@@ -11,6 +11,7 @@ from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.wire import Int32Value
+from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state, text
 
 
@@ -72,6 +73,27 @@ def test_a_worker_gets_no_more_than_its_credits_and_zero_means_the_default(datab
     assert hands.nothing()
     default = Hands(database)
     assert {default.take().orchestratorRequest.instanceId for _ in range(2)} == {"w-3", "w-4"}
+
+
+def test_an_activity_without_a_version_goes_by_that_of_its_orchestration(restartable: Restartable) -> None:
+    database = restartable.now
+    filters = pb.WorkItemFilters(
+        orchestrations=[pb.OrchestrationFilter(name="work", versions=["3.0"])],
+        activities=[pb.ActivityFilter(name=name, versions=["3.0"]) for name in ("plain", "other")],
+    )
+    worker = Hands(database, workItemFilters=filters)
+    start(database, "work", "a", version=text("3.0"))
+    other = activity(2, "other")
+    other.scheduleTask.version.value = "2.0"
+    worker.turn(worker.take(), activity(1, "plain"), other)
+    assert worker.take().activityRequest.name == "plain"
+    assert worker.nothing()
+    database = restartable.again()
+    worker = Hands(database, workItemFilters=filters)
+    item = worker.take()
+    assert (item.activityRequest.name, item.activityRequest.HasField("version")) == ("plain", False)
+    assert worker.nothing()
+    assert Hands(database).take().activityRequest.version.value == "2.0"
 
 
 def test_filters_choose_by_name_and_version(database: Database) -> None:

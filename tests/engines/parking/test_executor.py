@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from durabletask.entities import EntityInstanceId
 
 from bridge.commands import (
     Command,
@@ -54,8 +55,6 @@ class Bench:
 
     async def waiting(self, instance_id: str) -> int:
         """Operations that a parking entity has before it."""
-        from durabletask.entities import EntityInstanceId
-
         found = await self.engine.client.get_entity(EntityInstanceId(PARKING, target_key(instance_id)))
         return 0 if found is None else found.backlog_queue_size
 

@@ -1,0 +1,114 @@
+"""Avro in, Avro out, through the real command: written and read by Confluent's own serializers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from tests.acceptance.daemon import PATIENCE, Serve
+from tests.brokers.kafka.harness import unique
+from tests.registry import RegistryServer
+
+CONFIG = """
+engine: {{type: embedded}}
+workflows: [flows]
+ops: {{http: {{port: 0}}}}
+brokers: {{kafka: {{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true}}}}
+registries:
+  main: {{url: "{url}", username: bridge, password: "${{REGISTRY_PASSWORD}}", timeout: 5s}}
+sources:
+  orders: {{broker: kafka, topics: [{prefix}-orders], group: {prefix}, codec: avro, no_match: dead_letter}}
+targets:
+  results: {{broker: kafka, topic: {prefix}-results, codec: avro, schemas: {{file: result.avsc, auto_register: true}}}}
+routes:
+  - name: start
+    from: orders
+    when: payload.total > 10.0
+    schedule: {{orchestration: bill, instance_id: "bill-{{{{ payload.id }}}}"}}
+"""
+FLOWS = """
+from bridge.workflow import publish
+
+
+def bill(ctx, order):
+    result = {"id": order["id"], "total": order["total"] * 2, "at": order["at"]}
+    yield publish(ctx, "results", result, type="billed", key=order["id"])
+
+
+from durabletask import task
+bill.__annotations__ = {"ctx": task.OrchestrationContext}
+"""
+FIELDS = [
+    {"name": "id", "type": "string"},
+    {"name": "total", "type": "double"},
+    {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+]
+ORDER = json.dumps({"type": "record", "name": "Order", "fields": FIELDS})
+RESULT = json.dumps({"type": "record", "name": "Result", "fields": FIELDS})
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    server = RegistryServer()
+    yield server
+    server.close()
+
+
+@pytest.mark.timeout(180)
+def test_avro_through_the_daemon(
+    tmp_path: Path, bootstrap: str, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datetime
+
+    prefix = unique("avro")
+    monkeypatch.setenv("REGISTRY_PASSWORD", "hunter2")
+    (tmp_path / "result.avsc").write_text(RESULT)
+    (tmp_path / "flows.py").write_text(FLOWS)
+    (tmp_path / "bridge.yaml").write_text(CONFIG.format(bootstrap=bootstrap, url=server.url, prefix=prefix))
+    client = SchemaRegistryClient({"url": server.url})
+    serializer, deserializer = AvroSerializer(client, ORDER), AvroDeserializer(client)
+    context = SerializationContext(f"{prefix}-orders", MessageField.VALUE)
+    moment = datetime.datetime(2026, 3, 1, 10, 20, 30, 500_000, tzinfo=datetime.UTC)
+    bodies = [serializer({"id": f"o-{n}", "total": float(n), "at": moment}, context) for n in range(20)]
+    server.stop()
+    with Serve(tmp_path) as serve:
+        producer = Producer({"bootstrap.servers": bootstrap})
+        for number, body in enumerate(bodies):
+            producer.produce(f"{prefix}-orders", body, f"o-{number}".encode())
+        assert producer.flush(30) == 0
+        serve.wait(lambda: "registry main: nobody answers" in serve.get("/readyz")[1], "the hold")
+        assert serve.get("/readyz")[0] == 503
+        server.start()
+        serve.wait(lambda: serve.settled() >= 20, "all orders")
+        serve.wait(lambda: serve.get("/readyz")[0] == 200, "ready again")
+        outcomes = serve.metrics("bridge_outcomes_total")
+        assert {labels: count for labels, count in outcomes.items() if count} == {
+            '{outcome="executed",source="orders"}': 9.0,
+            '{outcome="dead_lettered",source="orders"}': 11.0,
+        }
+        consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": unique("reader"), "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe([f"{prefix}-results"])
+        found = {}
+        end = time.monotonic() + PATIENCE
+        while len(found) < 9 and time.monotonic() < end:
+            message = consumer.poll(0.5)
+            if message is not None and message.error() is None:
+                found[message.key().decode()] = deserializer(
+                    message.value(), SerializationContext(message.topic(), MessageField.VALUE)
+                )
+                assert dict(message.headers())["ce_type"] == b"billed"
+        consumer.close()
+        assert found == {f"o-{n}": {"id": f"o-{n}", "total": n * 2.0, "at": moment} for n in range(11, 20)}
+    log = serve.log.read_text()
+    assert "hunter2" not in log
+    assert "HTTP Request" not in log

@@ -1,0 +1,105 @@
+"""How parking is put together for a configuration: nothing stands in the way where no rule asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bridge.app import parking
+from bridge.app.composition import build_broker, build_engine, load_config
+from bridge.config.source import Loaded
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.executor import ParkingExecutor
+from bridge.engines.registry import Workflows
+from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
+from bridge.pipeline.breaker import Breaker
+from bridge.routing import referenced_orchestrations
+
+CONFIG = """
+engines:
+  default: {{type: embedded}}
+  eu: {{type: scheduler, parking: {{max_message: 1KiB}}}}
+brokers: {{local: {{type: local}}}}
+sources: {{orders: {{broker: local, topics: [orders], no_match: ignore{source}}}}}
+routes:
+  - name: one
+    from: orders
+    match: {{type: one}}
+    raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: one, on_missing: {first}}}
+  - name: two
+    from: orders
+    match: {{type: two}}
+    engine: {engine}
+    cancel: {{instance_id: "{prefix}{{{{ payload.id }}}}", on_missing: {second}}}
+"""
+
+
+def loaded(
+    tmp_path: Path, first: str = "retry", second: str = "retry", prefix: str = "return-", engine: str = "default",
+    source: str = "",
+) -> Loaded:  # fmt: skip
+    config = tmp_path / "bridge.yaml"
+    config.write_text(CONFIG.format(first=first, second=second, prefix=prefix, engine=engine, source=source))
+    return load_config([config])
+
+
+def target(found: Loaded, name: str = "default") -> object:
+    engine = build_engine(found, name, host=False)
+    made = parking.target(found, engine, Breaker(name, engine.probe), lambda: datetime.now(UTC))
+    return made.execute.__self__  # type: ignore[attr-defined]  # a bound method
+
+
+def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(tmp_path: Path) -> None:
+    found = loaded(tmp_path)
+    assert parking.rules(found, "default") is None
+    assert isinstance(target(found), CommandExecutor)
+    assert isinstance(target(loaded(tmp_path, "{park: 1h}")), ParkingExecutor)
+    assert isinstance(target(loaded(tmp_path, "{start: order}")), ParkingExecutor)
+
+
+def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}")
+    assert parking.rules(found, "default") == parking.ParkingRules(("order-", "return-"))
+    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}", prefix="order-old-")
+    assert parking.rules(found, "default") == parking.ParkingRules(("order-",))
+    found = loaded(tmp_path, "{park: 1h}", "{start: order}", engine="eu")
+    assert parking.rules(found, "default") == parking.ParkingRules(("order-",))
+    assert parking.rules(found, "eu") == parking.ParkingRules((), 1024)
+
+
+def test_what_a_rule_starts_for_a_missing_instance_is_known_to_check(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "{start: order}")
+    assert referenced_orchestrations(found.config) == [("order", ("routes", 0, "raise_event", "on_missing", "start"))]
+
+
+async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_path: Path) -> None:
+    found = loaded(tmp_path)
+    engine = build_engine(found, "default", host=True)
+    brokers = {"local": build_broker(found, "local")}
+    own = parking.OwnWorkflows(
+        found, {"default": engine}, brokers, lambda: datetime.now(UTC), asyncio.get_running_loop()
+    )
+    workflows = own.added(Workflows(), "default")
+    await engine.start()
+    try:
+        worker = engine.worker(workflows)
+        assert worker._auto_generate_work_item_filters
+        registry = worker._registry
+        assert set(registry.entities) == {PARKING, QUARANTINE}
+        assert set(registry.orchestrators) == set(registry.activities) == {DEAD_LETTER}
+    finally:
+        await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("source", "engine"),
+    [("", None), (", quarantine: {}", "default"), (", quarantine: {engine: eu}", "eu")],
+)
+def test_where_poisoned_keys_are_kept(tmp_path: Path, source: str, engine: str | None) -> None:
+    found = loaded(tmp_path, source=source)
+    engines = {name: build_engine(found, name, host=False) for name in found.config.engines}
+    wards = parking.wards(found, "orders", engines, {"local": build_broker(found, "local")})
+    assert (None if wards is None else wards[0]) == engine

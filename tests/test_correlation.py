@@ -1,0 +1,328 @@
+"""The decision table: every verb, state and policy; and against a model of an engine where everything races."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.commands import (
+    Cancel,
+    Command,
+    OnExisting,
+    OnFinished,
+    RaiseEvent,
+    Resume,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartOrRaise,
+    Suspend,
+    Terminate,
+)
+from bridge.correlation import (
+    ENDS,
+    UNKNOWN,
+    Known,
+    Life,
+    Move,
+    Said,
+    may_replace,
+    next_move,
+    started_by,
+    telling,
+    told,
+)
+from bridge.origin import Key, Origin, Parcel
+from bridge.seen import Seen
+
+SCHEDULES = [
+    ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)
+    for policy, late in itertools.product(OnExisting, OnFinished)
+]
+STARTS = [*SCHEDULES, *(StartOrRaise("o", "i", "e", on_finished=late) for late in OnFinished)]
+EVENTS = [RaiseEvent("i", "e", on_finished=late) for late in OnFinished]
+CONTROLS = [Terminate("i"), Suspend("i"), Resume("i")]
+COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntity("e", "k", "op")]
+
+
+def every_knowledge() -> list[Known]:
+    lives = (None, *Life)
+    return [
+        Known(said, life, started and life is not None, held if life is Life.FINISHED else None)
+        for said, life, started, held in itertools.product((None, *Said), lives, (False, True), (None, False, True))
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
+    for known, certain in itertools.product(every_knowledge(), (False, True)):
+        move = next_move(command, known, certain)
+        if move is Move.REPLACE:
+            # Only over what was looked at, searched, and has not seen the command.
+            assert (known.life, known.held) == (Life.FINISHED, False)
+            assert _restarts(command)
+        if move is Move.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
+            assert known.held is False
+            assert not _restarts(command)
+        if move in (Move.START, Move.EXISTS):
+            assert isinstance(command, ScheduleOrchestration | StartOrRaise)
+        if move is Move.START:
+            assert known.said is None or known.life is Life.MISSING
+        if move is Move.UNSURE:
+            assert known.said is Said.UNSURE
+        if move is Move.RAISE:
+            assert not isinstance(command, Terminate | Suspend | Resume | SignalEntity)
+            assert known.life is not Life.FINISHED or known.said in (None, Said.STARTED)
+        if move is Move.DONE and not isinstance(command, SignalEntity):
+            assert known.said in (Said.STARTED, Said.RAISED, Said.CALLED, Said.UNSURE)
+
+
+@pytest.mark.parametrize("command", STARTS, ids=str)
+@pytest.mark.parametrize("life", [Life.RUNNING, Life.FINISHED])
+@pytest.mark.parametrize("certain", [False, True])
+def test_the_same_message_is_always_a_repeat(command: Command, life: Life, certain: bool) -> None:
+    assert next_move(command, Known(Said.EXISTS, life, True), certain) is Move.REPEATED
+    assert next_move(command, Known(Said.UNSURE, life, True), certain) is Move.DONE
+
+
+OTHER_MESSAGE = {
+    # on_existing, life of the instance: what is done about another message
+    (OnExisting.IGNORE, Life.RUNNING): Move.EXISTS,
+    (OnExisting.IGNORE, Life.FINISHED): Move.EXISTS,
+    (OnExisting.DEAD_LETTER, Life.RUNNING): Move.EXISTS,
+    (OnExisting.DEAD_LETTER, Life.FINISHED): Move.EXISTS,
+    (OnExisting.RAISE, Life.RUNNING): Move.RAISE,
+    (OnExisting.RAISE, Life.FINISHED): Move.SEARCH,
+    (OnExisting.RESTART, Life.RUNNING): Move.EXISTS,
+    (OnExisting.RESTART, Life.FINISHED): Move.SEARCH,
+}
+
+
+@pytest.mark.parametrize("command", SCHEDULES, ids=str)
+@pytest.mark.parametrize("life", [Life.RUNNING, Life.FINISHED])
+def test_on_existing(command: ScheduleOrchestration, life: Life) -> None:
+    assert next_move(command, Known(Said.EXISTS, life), True) is OTHER_MESSAGE[command.on_existing, life]
+
+
+@pytest.mark.parametrize(
+    "command", [*EVENTS, Cancel("i"), *(StartOrRaise("o", "i", "e", on_finished=o) for o in OnFinished)], ids=str
+)
+@pytest.mark.parametrize("said", [Said.RAISED, Said.FINISHED])
+def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, said: Said) -> None:
+    late = Known(said, Life.FINISHED)
+    assert next_move(command, late, False) is Move.SEARCH
+    end = Move.REPLACE if command.on_finished is OnFinished.RESTART else Move.FINISHED
+    assert next_move(command, Known(said, Life.FINISHED, held=False), False) is end
+    end = Move.DONE if said is Said.RAISED else Move.REPEATED
+    assert next_move(command, Known(said, Life.FINISHED, held=True), False) is end
+
+
+@pytest.mark.parametrize("command", CONTROLS, ids=str)
+def test_control_verbs_look_before_they_call(command: Command) -> None:
+    moves = {
+        UNKNOWN: Move.LOOK,
+        Known(life=Life.MISSING): Move.MISSING,
+        Known(life=Life.FINISHED): Move.FINISHED,
+        Known(life=Life.RUNNING): Move.CALL,
+        Known(Said.CALLED): Move.DONE,
+        Known(Said.MISSING): Move.MISSING,
+    }
+    assert {known: next_move(command, known, True) for known in moves} == moves
+
+
+def test_a_signal_is_one_call() -> None:
+    command = SignalEntity("e", "k", "op")
+    assert [next_move(command, known, False) for known in (UNKNOWN, Known(Said.CALLED))] == [Move.CALL, Move.DONE]
+
+
+def _restarts(command: Command) -> bool:
+    if isinstance(command, ScheduleOrchestration) and command.on_existing is OnExisting.RESTART:
+        return True
+    raising = not isinstance(command, ScheduleOrchestration) or command.on_existing is OnExisting.RAISE
+    return raising and getattr(command, "on_finished", None) is OnFinished.RESTART
+
+
+def test_what_an_engine_tells_with_its_refusal() -> None:
+    for status, this in itertools.product(("RUNNING", "COMPLETED"), (False, True)):
+        assert told(f"Orchestration instance 'a [x]' already exists{telling(status, this)}") == (status, this)
+    assert told("Orchestration instance 'a [RUNNING, this message]' already exists") is None
+
+
+A, B, C = (Origin(name, "r") for name in "abc")
+
+
+def memory(*origins: Origin) -> dict[str, str]:
+    seen = Seen()
+    for each in origins:
+        seen.add(each.key)
+    return {"seen": seen.text()}
+
+
+def test_who_started_an_instance() -> None:
+    assert started_by(Parcel(1, A), A)
+    assert not started_by(Parcel(1, A), B)
+    assert started_by(Parcel(1, A, memory(B, C)), C)
+    assert not started_by(Parcel(1), A)
+    assert not started_by(Parcel(1, A), None)
+
+
+def test_who_may_replace_a_finished_instance() -> None:
+    assert may_replace(Parcel(1), Parcel(1, A))
+    assert may_replace(Parcel(1, A), Parcel(1))
+    assert may_replace(Parcel(1, A), Parcel(1, B))  # another client's own
+    assert may_replace(Parcel(1, A), Parcel(1, B, memory(A)))
+    assert not may_replace(Parcel(1, A), Parcel(1, B, memory(C)))  # decided before A began
+    assert not may_replace(Parcel(1, A), Parcel(1, A, memory(B)))
+    assert not may_replace(Parcel(1, B, memory(A)), Parcel(1, A, memory(B)))
+
+
+# A model of an engine, to race against
+
+
+@dataclass
+class Run:
+    """One run of the instance. memory: keys its inbox has at the start. events: keys in its history, in order."""
+
+    start: Key
+    memory: frozenset[Key]
+    events: list[Key] = field(default_factory=list)
+    pending: list[Key] = field(default_factory=list)
+    finished: bool = False
+
+    def seen(self, key: Key) -> int:
+        """How often an orchestration with an inbox sees the message, as its start or as an event."""
+        return int(self.start == key) + int(key in self.events and key != self.start and key not in self.memory)
+
+
+@dataclass
+class Engine:
+    """certain: what it accepts is in the history before the run can end, and a replacement is decided inside.
+
+    lost: accepted by an engine that is not, for a run that ended then. A look after the raise finds most of them, and
+    not those whose run ends after the look: that is where the promise stops on such an engine.
+    """
+
+    certain: bool
+    run: Run | None = None
+    past: list[Run] = field(default_factory=list)
+    lost: set[Key] = field(default_factory=set)
+
+    def finish(self) -> None:
+        if self.run is not None:
+            self.run.finished = True
+            self.lost.update(self.run.pending)
+
+    def turn(self) -> None:
+        if self.run is not None and not self.run.finished:
+            self.run.events += self.run.pending
+            self.run.pending.clear()
+
+    def start(self, key: Key, replace: bool, memory: frozenset[Key]) -> Said:
+        run = self.run
+        if run is not None:
+            known = self.certain and (run.start == key or key in run.memory or (replace and run.start not in memory))
+            if not replace or not run.finished or known:
+                return Said.EXISTS
+            self.past.append(run)
+        self.run = Run(key, memory)
+        return Said.STARTED
+
+    def event(self, key: Key) -> Said:
+        run = self.run
+        if run is None:
+            return Said.MISSING
+        if self.certain and run.finished:
+            return Said.FINISHED
+        (run.events if self.certain else run.pending).append(key)
+        return Said.RAISED
+
+
+@dataclass
+class Delivery:
+    """One delivery of a command on its way through the table."""
+
+    engine: Engine
+    command: Command
+    key: Key
+    known: Known = UNKNOWN
+    found: frozenset[Key] = frozenset()
+    end: Move | None = None
+
+    def step(self) -> None:
+        if self.end is not None:
+            return
+        engine, run = self.engine, self.engine.run
+        move = next_move(self.command, self.known, engine.certain)
+        if move in ENDS:
+            self.end = move
+        elif move is Move.START:
+            self.known = Known(engine.start(self.key, False, frozenset()))
+        elif move is Move.REPLACE:
+            event = isinstance(self.command, RaiseEvent)
+            key = (self.key[0], self.key[1], -1) if event else self.key
+            self.known = Known(engine.start(key, True, self.found))
+        elif move is Move.RAISE:
+            self.known = Known(engine.event(self.key))
+        elif move is Move.LOOK:
+            if run is None:
+                self.known = Known(self.known.said, Life.MISSING)
+            else:
+                mine = run.start == self.key or self.key in run.memory
+                life = Life.FINISHED if run.finished else Life.RUNNING
+                starts = isinstance(self.command, ScheduleOrchestration | StartOrRaise)
+                self.known = Known(self.known.said, life, mine and starts)
+        elif run is None or not run.finished:
+            self.known = Known(self.known.said)  # another run meanwhile: its history is not that of the look
+        else:
+            assert move is Move.SEARCH
+            self.found = run.memory | {run.start} | set(run.events)
+            held, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
+            self.known = Known(self.known.said, Life.FINISHED, self.known.started_by_it, held, again)
+
+
+RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.booleans(),
+    st.lists(st.sampled_from(RACERS), min_size=1, max_size=3),
+    st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, "finish", "turn"]), max_size=60),
+)
+def test_whatever_races_a_message_is_seen_once_or_said_not_to_be(
+    certain: bool, commands: list[Command], schedule: list[int | str]
+) -> None:
+    """Two deliveries of every message at once, another message's run that may be there, and an end at any moment."""
+    engine = Engine(certain)
+    engine.start(("earlier", "r", 0), False, frozenset())
+    deliveries = [
+        Delivery(engine, command, (f"m-{number}", "r", 0)) for number, command in enumerate(commands) for _ in range(2)
+    ]
+    for what in schedule:
+        if what == "finish":
+            engine.finish()
+        elif what == "turn":
+            engine.turn()
+        else:
+            assert isinstance(what, int)
+            deliveries[what % len(deliveries)].step()
+    for _ in range(40):
+        engine.turn()
+        for delivery in deliveries:
+            delivery.step()
+    runs = [*engine.past, engine.run]
+    for number in range(len(commands)):
+        first, second = deliveries[2 * number], deliveries[2 * number + 1]
+        assert first.end is not None
+        assert second.end is not None
+        seen = sum(run.seen(first.key) for run in runs if run is not None)
+        ends = {first.end, second.end}
+        if certain or not any(_restarts(command) for command in commands):
+            assert seen <= 1, (first, second, runs)
+        if Move.DONE in ends or Move.REPEATED in ends:
+            assert seen >= 1 or first.key in engine.lost, (first, second, runs)
+        elif certain:
+            assert seen == 0, (first, second, runs)
