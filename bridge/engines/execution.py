@@ -51,6 +51,7 @@ _FINISHED = pb.OrchestrationIdReusePolicy(
     ]
 )
 
+_STARTS = (ScheduleOrchestration, StartOrRaise)
 _STARTED = Known(Said.STARTED)
 
 _MOVES = 30
@@ -90,7 +91,7 @@ class CommandExecutor:
         origin: the message that the command came from; its data travels in an envelope that names it. Bare when None,
         and then nothing tells a repeat.
         """
-        if isinstance(command, ScheduleOrchestration | StartOrRaise):
+        if isinstance(command, _STARTS):
             # The hot path: nothing to decide before the first call, and nothing after it when the instance is new.
             run = _Run(self, command, origin)
             if await run.start(_NEVER) is Said.STARTED:
@@ -177,7 +178,7 @@ class _Run:
     async def start(self, policy: pb.OrchestrationIdReusePolicy, inbox: Mapping[str, Any] | None = None) -> Said:
         """Start the command's own orchestration."""
         command = self._command
-        assert isinstance(command, ScheduleOrchestration | StartOrRaise)
+        assert isinstance(command, _STARTS)
         start_at = None
         if isinstance(command, ScheduleOrchestration):
             start_at = command.start_at
@@ -190,7 +191,7 @@ class _Run:
         """Start where the instance has finished, with all that its last run has seen."""
         past = self._past
         assert past is not None
-        if isinstance(self._command, ScheduleOrchestration | StartOrRaise):
+        if isinstance(self._command, _STARTS):
             await self.start(_FINISHED, past.inbox)
             return
         origin = self._origin
@@ -259,7 +260,7 @@ class _Run:
         self._known = Known(said)
 
     async def _look(self) -> None:
-        start = isinstance(self._command, ScheduleOrchestration | StartOrRaise)
+        start = isinstance(self._command, _STARTS)
         looked = await self._inquiry.look(self._what, self._id, self._origin, start=start)
         self._status = looked.status
         self._known = replace(self._known, life=looked.life, started_by_it=looked.started_by_it)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
+from bridge.origin import Origin, wrap
 from bridge.workflow import Child, Saga, SagaAborted, Step, StepFailed
 from tests.workflow.sagas import RETRY, names, simulate, two_steps
 from tests.workflow.simulation import Simulation
@@ -119,6 +120,18 @@ def test_a_compensation_that_never_ends_is_given_up() -> None:
 
     done = simulate(body, {"undo": (1e9, None)}).run()
     assert done.output["failed_compensations"] == [{"step": "a", "error": "timeout"}]
+
+
+def test_a_saga_drops_repeats_of_a_message() -> None:
+    def body(one: Saga) -> Any:
+        first = yield from one.wait_for_event("paid", timedelta(seconds=9))
+        second = yield from one.wait_for_event("paid", timedelta(seconds=9))
+        return [first, second]
+
+    done = simulate(body)
+    for at, number in ((1.0, 1), (2.0, 1), (3.0, 2)):
+        done.event(at, "paid", wrap(number, Origin(f"m-{number}", "paid")))
+    assert done.run().output["result"] == [1, 2]
 
 
 def test_behind_the_point_of_no_return_it_rolls_forward() -> None:

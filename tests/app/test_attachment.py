@@ -1,0 +1,21 @@
+"""Payloads as a person sees them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bridge.app.attachment import payload
+from bridge.origin import Origin, wrap
+
+
+@pytest.mark.parametrize("data", [None, 1, {"total": 5}, ["a"]])
+def test_payloads_are_shown_without_the_envelope(data: object) -> None:
+    assert payload(json.dumps(wrap(data, Origin("shop/42", "start")))) == data
+    assert payload(json.dumps(data)) == data
+
+
+def test_what_cannot_be_read_is_shown_as_it_is() -> None:
+    later = '{"bridge:message": {"v": 2, "data": 1}}'
+    assert [payload(text) for text in (None, "", "no json", later)] == [None, None, "no json", later]
