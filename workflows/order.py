@@ -9,7 +9,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.workflow import publish
+from bridge.workflow import Inbox, Received, publish
 from workflows.payment import refund_payment, request_payment, void_payment
 from workflows.purchase import Order
 from workflows.shipping import cancel_shipment, request_shipment
@@ -118,19 +118,24 @@ def _fulfil(
 def _await(
     ctx: task.OrchestrationContext, name: str, deadline: datetime, cancel: task.CancellableTask[Any] | None
 ) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Data of the next event `name`; raises _OrderFailed when `cancel` or the deadline comes first.
+    """Data of the next message `name`; raises _OrderFailed when `cancel` or the deadline comes first.
 
-    A wait that loses must be cancelled: left alone it would swallow the next event of its name.
+    What the inbox gives is no repeat of a message that was taken before.
     """
-    event = ctx.wait_for_external_event(name)
+    inbox = Inbox(ctx)
     timer = ctx.create_timer(deadline)
-    waits: list[task.Task[Any]] = [event, timer] if cancel is None else [cancel, event, timer]
-    winner = yield task.when_any(waits)
+    message: Received | None = None
+    while message is None:
+        event = inbox.task(name)
+        waits: list[task.Task[Any]] = [event, timer] if cancel is None else [cancel, event, timer]
+        winner = yield task.when_any(waits)
+        if winner is not event:
+            break
+        message = inbox.accept(event)
     if winner is not timer:
         timer.cancel()
-    if winner is event:
-        data = event.get_result()
-        return data if isinstance(data, dict) else {}
+    if message is not None:
+        return message.data if isinstance(message.data, dict) else {}
     event.cancel()
     if winner is timer:
         raise _OrderFailed(f"{name}_timeout")

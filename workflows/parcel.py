@@ -9,7 +9,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.workflow import publish
+from bridge.workflow import MessageTimedOut, publish, wait_for_message
 
 ALERTS = "parcel-alerts"
 """Target of the configuration that hears of silent parcels."""
@@ -32,18 +32,13 @@ def shipment_watch(ctx: task.OrchestrationContext, parcel: Parcel) -> Generator[
     scans, alerts = [parcel.status], 0
     while scans[-1] not in LAST_WORDS:
         ctx.set_custom_status({"status": scans[-1], "alerts": alerts})
-        scan = ctx.wait_for_external_event("scan")
-        silence = ctx.create_timer(timedelta(seconds=parcel.silent_after))
-        winner = yield task.when_any([scan, silence])
-        if winner is scan:
-            silence.cancel()
-            status = scan.get_result()["status"]
-            if status != scans[-1]:  # a repeated message brings nothing new
-                scans.append(status)
+        try:
+            # Repeats are left out, also of the message that started the watch.
+            scan = yield from wait_for_message(ctx, "scan", timeout=timedelta(seconds=parcel.silent_after))
+            scans.append(scan.data["status"])
             continue
-        # A wait that loses must be cancelled, or it would swallow the next scan.
-        scan.cancel()
-        alerts += 1
+        except MessageTimedOut:
+            alerts += 1
         alert = {"tracking": parcel.tracking, "order_id": parcel.order_id, "last": scans[-1], "alert": alerts}
         yield publish(ctx, ALERTS, alert, type="parcel.silent", subject=parcel.tracking)
     ctx.set_custom_status({"status": scans[-1], "alerts": alerts})

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 import structlog
-from durabletask.task import CancellableTask, CompletableTask, OrchestrationContext, Task, when_any
+from durabletask.task import CancellableTask, OrchestrationContext, Task, when_any
 
 from bridge.origin import Key, Origin, inside_of, key_of, origin_of, wrap
 from bridge.seen import Seen
@@ -81,7 +81,7 @@ class Inbox:
                 raise ValueError("an inbox remembers at least one message")
             self._state.seen.limit = remember
 
-    def task(self, name: str) -> Task[Any]:
+    def task(self, name: str) -> CancellableTask[Any]:
         """A task that completes with the next message of this name; give it to `accept`.
 
         Until it was accepted or cancelled every call gives the same task, so a wait that lost a race swallows nothing.
@@ -171,7 +171,7 @@ class _Box:
         self.name = name
         self.queue: list[tuple[int, Received]] = []
         self.number = 0
-        self.task: Task[Any] | None = None
+        self.task: CancellableTask[Any] | None = None
         self.handed = False
         self.waiting = 0
 
@@ -179,18 +179,18 @@ class _Box:
         self.number += 1
         self.queue.append((self.number, message))
 
-    def arrival(self, ctx: OrchestrationContext) -> Task[Any]:
+    def arrival(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
         """The wait for the next event."""
         if self.task is None:
             self.task = ctx.wait_for_external_event(self.name, data_type=Received)
         return self.task
 
-    def hand_out(self, ctx: OrchestrationContext) -> Task[Any]:
+    def hand_out(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
         """The wait for the next message, kept ones first, for somebody who may cancel it."""
         found = self.task
-        if found is None or _cancelled(found):
+        if found is None or found.is_cancelled:
             if self.queue:
-                kept = CompletableTask[Any]()
+                kept = CancellableTask[Any]()
                 kept.complete(self.queue.pop(0))
                 found = kept
             else:
@@ -214,13 +214,9 @@ class _Box:
     def let_go(self) -> None:
         """When nobody waits any more, the next event of this name is for whoever asks the SDK for it."""
         found = self.task
-        if isinstance(found, CancellableTask) and not (self.waiting or self.handed or found.is_complete):
+        if found is not None and not (self.waiting or self.handed or found.is_complete):
             CancellableTask.cancel(found)
             self.task = None
-
-
-def _cancelled(found: Task[Any]) -> bool:
-    return isinstance(found, CancellableTask) and found.is_cancelled
 
 
 class _State:

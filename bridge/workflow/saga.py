@@ -14,6 +14,7 @@ from durabletask import task
 
 from bridge.workflow.attempts import CANCEL_EVENT, Call, describe, perform
 from bridge.workflow.converter import Prepared
+from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps, together
@@ -51,7 +52,7 @@ class Scope:
         return results
 
     def wait_for_event(self, name: str, timeout: timedelta | None = None) -> Steps:
-        """Wait for an external event; `yield from` gives its data.
+        """Wait for a message; `yield from` gives its data. The inbox drops repeats.
 
         Raises: StepFailed with the reason `timeout`, or `cancelled` when the saga is cancelled or another branch fails.
         """
@@ -200,15 +201,21 @@ class Saga(Scope):
 
     def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
         self._check_stopped(None, halts)
-        event = self._ctx.wait_for_external_event(name)
+        inbox = Inbox(self._ctx)
         timer = None if timeout is None else self._ctx.create_timer(timeout)
         interrupts = () if self._committed else (self._cancel, *halts)
-        yield task.when_any([event, *([] if timer is None else [timer]), *interrupts])
+        message: Received | None = None
+        while message is None:
+            event = inbox.task(name)
+            yield task.when_any([event, *([] if timer is None else [timer]), *interrupts])
+            if not event.is_complete:
+                event.cancel()
+                break
+            message = inbox.accept(event)
         if timer is not None:
             timer.cancel()
-        if event.is_complete:
-            return event.get_result()
-        event.cancel()
+        if message is not None:
+            return message.data
         self._check_stopped(None, halts)
         raise StepFailed(None, "timeout", name)
 

@@ -89,3 +89,13 @@ def generations(ctx: task.OrchestrationContext, state):
 class Remembering(Entity):
     def add(self, amount: int):
         self.set_state(self.get_state(int, 0) + amount)
+
+
+def noted(ctx: task.OrchestrationContext, value):
+    ctx.signal_entity(entities.EntityInstanceId("notes", "all"), "add", value)
+    yield ctx.create_timer(timedelta())
+
+
+class Notes(entities.DurableEntity):
+    def add(self, value: str):
+        self.set_state([*self.get_state(list, []), value])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
+from bridge.origin import Origin, wrap
 from bridge.workflow import Child, Command, Saga, SagaAborted, Scope, Step, StepFailed
 from tests.workflow.simulation import Simulation
 
@@ -192,6 +193,18 @@ def test_an_empty_group_is_over_at_once(kind: str) -> None:
 
     done = simulate(body).run()
     assert (done.output["status"], done.output["result"]) == ("completed", [])
+
+
+def test_a_saga_drops_repeats_of_a_message() -> None:
+    def body(one: Saga) -> Any:
+        first = yield from one.wait_for_event("paid", timedelta(seconds=9))
+        second = yield from one.wait_for_event("paid", timedelta(seconds=9))
+        return [first, second]
+
+    done = simulate(body)
+    for at, number in ((1.0, 1), (2.0, 1), (3.0, 2)):
+        done.event(at, "paid", wrap(number, Origin(f"m-{number}", "paid")))
+    assert done.run().output["result"] == [1, 2]
 
 
 def test_a_failed_branch_ends_the_waits_of_the_others() -> None:

@@ -17,7 +17,7 @@ from durabletask.testing import create_test_backend
 from durabletask.worker import TaskHubGrpcWorker
 
 import workflows
-from bridge.workflow import PUBLISH_ACTIVITY
+from bridge.workflow import PUBLISH_ACTIVITY, message_aware
 from workflows.purchase import Order
 
 PATIENCE = 30.0
@@ -50,7 +50,7 @@ class Hub:
         self.published: list[dict[str, Any]] = []
         self.reminders: list[dict[str, Any]] = []
         for orchestrator in (workflows.order_saga, workflows.approval, workflows.shipment_watch):
-            self.worker.add_orchestrator(orchestrator)
+            self.worker.add_orchestrator(message_aware(orchestrator))
         for activity in (
             workflows.reserve_stock, workflows.release_stock, workflows.request_payment, workflows.void_payment,
             workflows.refund_payment, request_shipment, workflows.cancel_shipment,

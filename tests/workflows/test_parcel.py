@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from bridge.origin import Origin, wrap
 from workflows import shipment_watch
 from workflows.parcel import Parcel
 
@@ -12,8 +13,9 @@ from .conftest import PATIENCE, Hub
 
 def test_scans_are_followed_to_the_end(hub: Hub) -> None:
     hub.start("shipment_watch", "parcel-t1", {"tracking": "t1", "order_id": "o1", "status": "dispatched", "extra": 1})
-    for status in ("scanned", "scanned", "delivered"):
-        hub.tell("parcel-t1", "scan", {"status": status})
+    for number, status in ((1, "scanned"), (1, "scanned"), (2, "delivered")):
+        message = Origin(f"scan-{number}", "follow-parcel")
+        hub.tell("parcel-t1", "scan", wrap({"status": status}, message))
     assert hub.result("parcel-t1") == {
         "tracking": "t1", "order_id": "o1", "status": "delivered", "scans": ["dispatched", "scanned", "delivered"],
         "alerts": 0,

@@ -1,0 +1,105 @@
+"""One of several processes that deliver the same messages to the same instances: arguments ENGINE SEED.
+
+ENGINE: directory of the embedded engine. Between any two calls it waits for a random moment. Each message that is done
+is told on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bridge.commands import OnExisting, ScheduleOrchestration, StartOrRaise
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
+from bridge.origin import Origin
+
+INSTANCES = 4
+MESSAGES = 15
+"""Per instance."""
+
+
+def instance(number: int) -> str:
+    return f"race-{number}"
+
+
+def restarted(number: int) -> str:
+    return f"again-{number}"
+
+
+def commands() -> list[tuple[Any, Origin]]:
+    """Messages about instances that take MESSAGES each, and about ones that end at once and begin again."""
+    found: list[tuple[Any, Origin]] = []
+    for number in range(INSTANCES):
+        for message in range(MESSAGES):
+            given = [MESSAGES - 1, message]
+            command = StartOrRaise("collect", instance(number), "item", given, message)
+            found.append((command, Origin(f"{number}/{message}", "start-or-raise")))
+        for message in range(3):
+            start = ScheduleOrchestration(
+                "noted", restarted(number), f"{number}/{message}", on_existing=OnExisting.RESTART
+            )
+            found.append((start, Origin(f"again/{number}/{message}", "restart")))
+    return found
+
+
+class Slow:
+    """A client that takes a random time before and after every call."""
+
+    def __init__(self, client: Any, chance: random.Random) -> None:
+        self._client = client
+        self._chance = chance
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        async def call(*args: Any, **named: Any) -> Any:
+            await asyncio.sleep(self._chance.random() * 0.01)
+            result = await method(*args, **named)
+            await asyncio.sleep(self._chance.random() * 0.01)
+            return result
+
+        return call
+
+
+async def main(directory: str, seed: int) -> None:
+    chance = random.Random(seed)
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
+    await engine.start()
+    executor = CommandExecutor(SimpleNamespace(client=Slow(engine.client, chance), certain=engine.certain))  # type: ignore[arg-type]
+    todo = list(enumerate(commands()))
+    chance.shuffle(todo)
+
+    async def deliver(number: int, command: Any, origin: Origin) -> None:
+        while True:
+            try:
+                await executor.execute(command, origin)
+            except AlreadyTaken:
+                pass
+            except InstanceAlreadyExists:
+                # Another message's run is not over: this one is to have its own.
+                await asyncio.sleep(chance.random() * 0.02)
+                continue
+            except EngineOutage:
+                continue
+            print(number, flush=True)
+            return
+
+    waiting = iter(todo)
+
+    async def lane() -> None:
+        for number, (command, origin) in waiting:
+            await deliver(number, command, origin)
+
+    await asyncio.gather(*(lane() for _ in range(6)))
+    await engine.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

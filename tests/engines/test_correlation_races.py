@@ -1,0 +1,185 @@
+"""Many processes, one engine: the same messages from all, killed and started again; and a crash at every call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from durabletask.entities import EntityInstanceId
+
+from bridge.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.errors import AlreadyTaken
+from bridge.origin import Origin
+from tests.engines.contract import station
+from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
+from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance
+
+PROCESSES = 3
+KILLS = 6
+
+
+@pytest_asyncio.fixture(name="hosted")
+async def _hosted(tmp_path):
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
+    await engine.start()
+    async with station(engine) as running:
+        yield running, tmp_path / "engine"
+    await engine.stop()
+
+
+async def member(directory: Path, seed: int, done: set[int], until: asyncio.Event) -> None:
+    """A process that delivers everything; killed whenever `until` is set, and started again by the caller."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.engines.correlation_child", str(directory), str(seed),
+        stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout is not None
+
+    async def read() -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            done.add(int(line))
+
+    reading = asyncio.create_task(read())
+    waiting = asyncio.create_task(until.wait())
+    await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if process.returncode is None and waiting.done() and not reading.done():
+        process.kill()
+    await reading
+    waiting.cancel()
+    code = await process.wait()
+    assert code in (0, -9)
+
+
+async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) -> None:
+    running, directory = hosted
+    chance = random.Random(5)
+    total = len(commands())
+    done: list[set[int]] = [set() for _ in range(PROCESSES)]
+    stops = [asyncio.Event() for _ in range(PROCESSES)]
+    finished = [False] * PROCESSES
+
+    async def keep(number: int) -> None:
+        seed = number
+        while not finished[number]:
+            stops[number].clear()
+            before = stops[number]
+            await member(directory, seed, done[number], before)
+            finished[number] = not before.is_set()
+            seed += 100
+
+    keepers = [asyncio.create_task(keep(number)) for number in range(PROCESSES)]
+    for _ in range(KILLS):
+        seen = [len(each) for each in done]
+        wanted = chance.randint(1, 12)
+        async with asyncio.timeout(60):
+            while not all(finished) and sum(map(len, done)) < min(sum(seen) + wanted, PROCESSES * total):
+                await asyncio.sleep(0.005)
+        stops[chance.randrange(PROCESSES)].set()
+    async with asyncio.timeout(120):
+        await asyncio.gather(*keepers)
+    for number in range(INSTANCES):
+        first, *rest = await running.output(instance(number))
+        assert sorted([first[1], *rest]) == list(range(MESSAGES))
+    expected = sorted(f"{number}/{message}" for number in range(INSTANCES) for message in range(3))
+    assert sorted(await notes(running, len(expected))) == expected
+
+
+async def notes(running: Any, count: int) -> list[str]:
+    """What every run of `noted` has noted, once there are `count`."""
+    async with asyncio.timeout(30):
+        while True:
+            found = await running.engine.client.get_entity(EntityInstanceId("notes", "all"))
+            state = json.loads(found.get_state()) if found is not None and found.get_state() else []
+            if len(state) >= count:
+                return list(state)
+            await asyncio.sleep(0.02)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Crashing:
+    """Ends at the call of this number: before it, or after its effect and before its answer is known."""
+
+    def __init__(self, client: Any, at: int, after: bool) -> None:
+        self._client = client
+        self._left = at
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        async def call(*args: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left < 0 and not self._after:
+                raise Crash
+            result = await method(*args, **named)
+            if self._left < 0:
+                raise Crash
+            return result
+
+        return call
+
+
+async def crash_then_redeliver(running: Any, command: Command, origin: Origin, at: int, after: bool) -> bool:
+    """Whether the command came to a crash at this call. It is delivered again until it is done."""
+    client = Crashing(running.engine.client, at, after)
+    executor = CommandExecutor(SimpleNamespace(client=client, certain=True))  # type: ignore[arg-type]
+    crashed = False
+    try:
+        await executor.execute(command, origin)
+    except Crash:
+        crashed = True
+    except AlreadyTaken:
+        pass
+    with contextlib.suppress(AlreadyTaken):
+        await running.executor.execute(command, origin)
+    return crashed
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before a call", "after a call"])
+async def test_a_crash_at_any_call_loses_and_doubles_nothing(hosted: Any, after: bool) -> None:
+    running, _ = hosted
+    for at in itertools.count():
+        crashed = []
+        # New: the message starts it
+        new = StartOrRaise("collect", fresh(), "item", [1, "new"])
+        crashed.append(await crash_then_redeliver(running, new, FIRST, at, after))
+        # There: the message is raised
+        told = StartOrRaise("collect", new.instance_id, "item", data="told")
+        crashed.append(await crash_then_redeliver(running, told, SECOND, at, after))
+        assert await running.output(new.instance_id) == [[1, "new"], "told"]
+        # Finished: an event runs it again
+        late = RaiseEvent(new.instance_id, "item", "late", on_finished=OnFinished.RESTART)
+        crashed.append(await crash_then_redeliver(running, late, THIRD, at, after))
+        assert await running.output(new.instance_id) == [[1, "new"], "late"]
+        # Finished: a start replaces it, once
+        name = f"{at}-{after}"
+        for number, origin in enumerate((FIRST, SECOND)):
+            again = ScheduleOrchestration("noted", f"noted-{name}", f"{name}/{number}", on_existing=OnExisting.RESTART)
+            crashed.append(await crash_then_redeliver(running, again, origin, at, after))
+            await running.finished(again.instance_id)
+        # Raised in place of a start
+        other = ScheduleOrchestration("collect", fresh(), [1], on_existing=OnExisting.RAISE, event="item")
+        crashed.append(await crash_then_redeliver(running, other, FIRST, at, after))
+        crashed.append(await crash_then_redeliver(running, other, SECOND, at, after))
+        assert await running.output(other.instance_id) == [[1], [1]]
+        if not any(crashed):
+            break
+    assert at >= 4
+    noted = await notes(running, 2 * (at + 1))
+    assert sorted(noted) == sorted(f"{number}-{after}/{which}" for number in range(at + 1) for which in (0, 1))
