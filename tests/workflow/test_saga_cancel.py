@@ -102,3 +102,11 @@ def test_a_cancel_behind_the_point_of_no_return_is_not_told() -> None:
     done.event(4.0, "cancel")
     done.run()
     assert {one["status"] for one in done.statuses} == {"running", "completed"}
+
+
+def test_an_activity_that_fails_after_a_cancel_does_not_hide_why_the_saga_stopped() -> None:
+    done = simulate(two_steps, {"reserve": (10.0, OSError("away")), "release": (1.0, None)})
+    done.event(4.0, "cancel", "please")
+    done.run()
+    assert (done.output["reason"], done.output["detail"], done.output["step"]) == ("cancelled", "please", "stock")
+    assert names(done) == ["reserve", "release"]
