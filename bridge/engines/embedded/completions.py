@@ -170,7 +170,7 @@ class Completions:
         entity.batch = None
         processed = batch[: len(result.results)]
         for (_, operation), answer in zip(processed, result.results, strict=False):
-            self._answer(operation, answer)
+            hub.entities.answer(operation, answer)
         entity.state = result.entityState.value if result.HasField("entityState") else None
         entity.modified_at = hub.now
         hub.tx.change_entity(entity)
@@ -180,22 +180,6 @@ class Completions:
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
         hub.entities.settle(entity)
-
-    def _answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
-        """Tell the orchestration that called, if it was a call and its caller still waits."""
-        if not operation.HasField("entityOperationCalled"):
-            return
-        hub = self._hub
-        call = operation.entityOperationCalled
-        caller = hub.find(call.parentInstanceId.value)
-        if caller is None or caller.finished or caller.execution != call.parentExecutionId.value:
-            return
-        if answer.HasField("failure"):
-            event = events.operation_failed(hub.now, call.requestId, answer.failure.failureDetails)
-        else:
-            output = answer.success.result if answer.success.HasField("result") else None
-            event = events.operation_completed(hub.now, call.requestId, output)
-        hub.deliver(caller, event)
 
     def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
         """An entity may only signal and start; what it names wrongly is logged, since nobody waits for it."""

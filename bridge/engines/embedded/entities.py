@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -15,6 +16,9 @@ from bridge.parking.names import PARKING, PREFIX, target_id
 
 if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
+
+
+logger = logging.getLogger(__name__)
 
 
 class Entities:
@@ -85,6 +89,34 @@ class Entities:
         seq = self._hub.next_seq()
         entity.queue.append((seq, event))
         self._hub.tx.add_operation(seq, entity, event)
+        self.advance(entity)
+
+    def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
+        """Tell the orchestration that called, if it was a call and its caller still waits."""
+        if not operation.HasField("entityOperationCalled"):
+            return
+        hub = self._hub
+        call = operation.entityOperationCalled
+        caller = hub.find(call.parentInstanceId.value)
+        if caller is None or caller.finished or caller.execution != call.parentExecutionId.value:
+            return
+        if answer.HasField("failure"):
+            event = events.operation_failed(hub.now, call.requestId, answer.failure.failureDetails)
+        else:
+            output = answer.success.result if answer.success.HasField("result") else None
+            event = events.operation_completed(hub.now, call.requestId, output)
+        hub.deliver(caller, event)
+
+    def refuse(self, entity_id: str, seq: int, failure: pb.TaskFailureDetails) -> None:
+        """An operation that cannot be run: its caller is told; a signal is dropped, which only the log tells."""
+        entity = self.find(entity_id)
+        operation = None if entity is None else next((event for each, event in entity.queue if each == seq), None)
+        if entity is None or operation is None:
+            return
+        logger.warning("An operation of an entity %s was refused: %s", entity.name, failure.errorType)
+        self.answer(operation, pb.OperationResult(failure=pb.OperationResultFailure(failureDetails=failure)))
+        entity.remove({seq})
+        self._hub.tx.remove("operations", [seq])
         self.advance(entity)
 
     def advance(self, entity: Entity) -> None:

@@ -319,6 +319,13 @@ class TaskHub:
         self.tx.add_task(task)
         self._new_tasks.append(task)
 
+    def fail_task(self, task: Task, failure: pb.TaskFailureDetails) -> None:
+        """The activity cannot be run."""
+        self.tx.remove("tasks", [task.seq])
+        instance = self.find_key(task.key)
+        if instance is not None and not instance.finished and instance.execution == task.execution:
+            self.deliver(instance, events.task_failed(self.now, task.task_id, failure))
+
     # Time
 
     def fire(self, timer: Timer) -> None:

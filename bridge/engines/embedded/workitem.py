@@ -110,10 +110,10 @@ class WorkItems:
         return lease, item
 
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
-        if stream.streams_history and instance.history_bytes >= STREAMED_FROM:
-            return pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=False))
-        item = pb.WorkItem(orchestratorRequest=request.message(instance.execution))
-        if instance.history_bytes + sum(e.ByteSize() for e in request.newEvents) < self._max_message // 2:
+        whole = not stream.streams_history or instance.history_bytes < STREAMED_FROM
+        item = pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=whole))
+        past = instance.history_bytes if whole else 0
+        if past + sum(event.ByteSize() for event in request.newEvents) < self._max_message // 2:
             return item
         size = item.ByteSize() + ENVELOPE
         if size <= self._max_message:
@@ -129,6 +129,10 @@ class WorkItems:
             return None
         request = task.request or hub.store.task_request(task.seq)
         if request is None:
+            return None
+        if not stream.shares and (size := request.ByteSize() + ENVELOPE) > self._max_message:
+            failure = too_large(f"gave activity {task.name} a work item of {size} bytes", self._max_message, "Activity")
+            hub.later.append(lambda: hub.fail_task(task, failure))
             return None
         instance_id = request.orchestrationInstance.instanceId
         lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
@@ -147,9 +151,15 @@ class WorkItems:
         batch: list[tuple[int, pb.HistoryEvent]] = []
         for entry in runnable:
             room -= entry[1].ByteSize() + 8
-            if batch and room < 0 and not stream.shares:
+            if room < 0 and not stream.shares:
                 break
             batch.append(entry)
+        if not batch:
+            seq = runnable[0][0]
+            what = "called an entity whose state and input do not fit a work item"
+            failure = too_large(what, self._max_message, "Operation")
+            hub.later.append(lambda: hub.entities.refuse(entity_id, seq, failure))
+            return None
         entity.batch = batch
         lease = self._lease(ENTITY, entity_id, entity.name, None, stream, entity_id)
         entity.token = lease.token
@@ -162,9 +172,9 @@ class WorkItems:
         return lease, pb.WorkItem(entityRequestV2=request, completionToken=lease.token)
 
 
-def too_large(what: str, limit: int) -> pb.TaskFailureDetails:
+def too_large(what: str, limit: int, subject: str = "History") -> pb.TaskFailureDetails:
     return events.failure(
-        "HistoryTooLarge",
+        f"{subject}TooLarge",
         f"The orchestration {what}, and its worker takes at most {limit}. Use continue_as_new, smaller payloads, "
         "or a payload store.",
     )

@@ -12,7 +12,8 @@ from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.wire import Int32Value
 from tests.engines.embedded.conftest import Restartable
-from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state, text
+from tests.engines.embedded.hands import Hands, activity, begin, call, complete, signal, start, state, text
+from tests.engines.embedded.test_entity import calling, operations
 
 
 def test_a_worker_that_goes_gives_all_back_at_once_and_is_late_with_its_answers(database: Database) -> None:
@@ -161,6 +162,41 @@ def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: 
     told = state(database, "a")
     assert told.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     assert told.failureDetails.errorType == "HistoryTooLarge"
+
+
+def test_news_too_large_for_a_message_fail_an_instance_whose_history_is_streamed(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a", "x" * 300_000)
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), "x" * 5_000_000)
+    reply = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="a"))
+    assert reply.future.result(20).orchestrationState.failureDetails.errorType == "HistoryTooLarge"
+
+
+def test_an_activity_whose_input_is_too_large_for_a_message_fails_clearly(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a")
+    hands.turn(hands.take(), activity(1, "large", "x" * 5_000_000), activity(2, "small"))
+    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    assert items["activityRequest"].activityRequest.name == "small"
+    failed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].taskFailed
+    assert (failed.taskScheduledId, failed.failureDetails.errorType) == (1, "ActivityTooLarge")
+    hands.turn(items["orchestratorRequest"], complete(3, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_an_operation_too_large_for_a_message_fails_clearly_and_others_go_on(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    large = pb.SignalEntityRequest(instanceId="@c@x", name="large", input=text("x" * 5_000_000), requestId="s")
+    call(database, "SignalEntity", large)
+    start(database, "work", "a")
+    called = calling(1, "@c@x", "large", "r1")
+    called.sendEntityMessage.entityOperationCalled.input.value = "x" * 5_000_000
+    hands.turn(hands.take(), called, calling(2, "@c@x", "small", "r2"))
+    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    assert operations(items["entityRequestV2"]) == ["small"]
+    failed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].entityOperationFailed
+    assert (failed.requestId, failed.failureDetails.errorType) == ("r1", "OperationTooLarge")
 
 
 def test_a_worker_that_streams_history_is_given_none(database: Database) -> None:
