@@ -35,6 +35,9 @@ begun and called off."""
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
 
+STEADY_SECONDS = 5.0
+"""A receiver that served so long was no failure: the next pause is a short one again."""
+
 LONGEST_PAUSE = 2.0
 """Seconds between two attempts to connect, at most."""
 
@@ -129,10 +132,12 @@ class Receiver:
                 link = await self._connect()
                 if link is None:
                     continue
-                failures = 0
+                begun = time.monotonic()
                 try:
                     await self._serve(link)
                 finally:
+                    if time.monotonic() - begun > STEADY_SECONDS:
+                        failures = 0
                     self._link = None
                     # Before anybody waits for those who wait for this
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
