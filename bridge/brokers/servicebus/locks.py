@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 
+UNKNOWN_LOCK = 30.0
+"""Seconds of a lock of which the service does not say how long it lasts."""
+
 SOONEST = 0.05
 """Least seconds between two renewals of one lock, however little of it is left."""
 

@@ -6,30 +6,27 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from datetime import datetime
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
-from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import messages, seam
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
-from bridge.brokers.servicebus.delivery import Request, ServiceBusDelivery, Verb
+from bridge.brokers.servicebus.delivery import Request, ServiceBusDelivery
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.locks import MessageLocks
 from bridge.brokers.servicebus.partition import ServiceBusPartition
+from bridge.brokers.servicebus.renewals import Renewals
+from bridge.brokers.servicebus.settlements import Settlements
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
 from bridge.message import Position
 
 _log = logging.getLogger(__name__)
-
-BATCH = 100
-"""Settlements that run side by side: where the round trip is long they share it. Renewals in one request."""
 
 TURNS = 4
 """Turns of the event loop that a message needs which leads to no I/O. Waiting for that is cheaper than a read that is
@@ -38,14 +35,14 @@ begun and called off."""
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
 
+STEADY_SECONDS = 5.0
+"""A receiver that served so long was no failure: the next pause is a short one again."""
+
 LONGEST_PAUSE = 2.0
 """Seconds between two attempts to connect, at most."""
 
-AGAIN_SECONDS = 0.5
-"""Until a renewal is tried again that met a fault, on the next receiver."""
-
-UNKNOWN_LOCK = 30.0
-"""Seconds of a lock of which the service does not say how long it lasts."""
+TAKEN = 100
+"""Messages that are taken from the receiver's buffer at once."""
 
 NOTHING = 1e-6
 """A wait this short only takes what the receiver has buffered."""
@@ -85,15 +82,18 @@ class Receiver:
         self.ready = asyncio.Event()
         """Set once the first attempt to connect has ended, one way or the other."""
         self.reconnects = 0
-        self.renewals = 0
         self.closing = False
-        self._heard = 0.0
+        self.renewals = 0
+        self.heard = 0.0
+        """When the service was heard last, in monotonic seconds."""
+        self.broken: BrokerError | None = None
+        """What has made the present connection useless."""
         self._locks = MessageLocks()
+        self._renewals = Renewals(self, self._locks)
         self._unusable: list[ServiceBusReceivedMessage] = []
         """Messages whose locks had passed when they came, by the local clock; not settled."""
-        self._requests: deque[Request] = deque()
+        self._settlements = Settlements(self)
         self._link: ServiceBusReceiver | None = None
-        self.broken: BrokerError | None = None
         self._opening: asyncio.Task[ServiceBusReceiver | None] | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
@@ -104,7 +104,7 @@ class Receiver:
         """Return when the service has confirmed it. Raises: LockLost, BrokerUnavailable (nobody knows: try again)."""
         if self._link is None and self.away is not None:
             raise BrokerUnavailable(str(self.away))
-        self._requests.append(request)
+        self._settlements.add(request)
         self.wake()
         await request.done
 
@@ -125,53 +125,63 @@ class Receiver:
     # -- the task
 
     async def run(self) -> None:
-        """Until `closing` is set and seen. Never raises for what the service does."""
+        """Until it is closed. Never raises for what the service does, nor for what nobody foresaw."""
         failures = 0
         while not self.closing:
-            if not self.clock.forgive():
-                self._fail(ClockSkew(str(self.clock)))
-                await self._pause(1.0)
-                continue
-            self._opening = asyncio.create_task(self.open())
             try:
-                link = await self._opening
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                continue
-            except BrokerError as error:
-                self._fail(error)
-                failures += 1
-                ceiling = min(LONGEST_PAUSE, 0.2 * 2.0 ** min(failures, 10))
-                await self._pause(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
-                continue
-            if link is None:
-                continue
-            self._link, self.broken, self.away = link, None, None
-            self._heard = time.monotonic()
-            self.ready.set()
-            self.inbox.tell()
-            seam.patience(link, IDLE_READ)
-            try:
-                await self._serve(link)
-            except BrokerError as error:
+                link = await self._connect()
+                if link is None:
+                    continue
+                begun = time.monotonic()
+                try:
+                    await self._serve(link)
+                finally:
+                    if time.monotonic() - begun > STEADY_SECONDS:
+                        failures = 0
+                    self._link = None
+                    # Before anybody waits for those who wait for this
+                    self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
+                    await self.leave(link)
+            except LockLost as error:
+                # Of a session: the next one is taken at once
                 self.reconnects += 1
-                failures = max(1, failures)
-                self._fail(error)
-                if not isinstance(error, LockLost):
+                _log.warning("%s: %s", self.path, error)
+                continue
+            except BrokerError as error:
+                self.reconnects += self.away is None
+                if self.away is None:
                     _log.warning("%s: a receiver is replaced: %s", self.path, error)
+                self._fail(error)
             except Exception as error:
-                self.reconnects += 1
                 _log.error("%s: a receiver failed unexpectedly", self.path, exc_info=error)
                 self._fail(BrokerUnavailable(f"{self.path}: unexpected {type(error).__name__}, see the log"))
-                await self._pause(1.0)
             else:
-                failures = 0
-            finally:
-                self._link = None
-                await self.leave(link)
+                continue
+            ceiling = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
+            failures += 1
+            await self._pause(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
         self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
+
+    async def _connect(self) -> ServiceBusReceiver | None:
+        """An open receiver that is ours now; None when there is none. Raises: BrokerError."""
+        if not self.clock.forgive():
+            self._fail(ClockSkew(str(self.clock)))
+            await self._pause(1.0)
+            return None
+        self._opening = asyncio.create_task(self.open())
+        try:
+            link = await self._opening
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return None
+        if link is not None:
+            self._link, self.broken, self.away = link, None, None
+            self.heard = time.monotonic()
+            self.ready.set()
+            self.inbox.tell()
+        return link
 
     async def open(self) -> ServiceBusReceiver | None:
         """An open receiver; None to look again at what is wanted. Raises: BrokerError."""
@@ -199,14 +209,8 @@ class Receiver:
 
     async def renew(self, link: ServiceBusReceiver) -> None:
         """Renew what is due. Raises: BrokerError when the connection is broken."""
-        now = time.monotonic()
-        due = self._locks.due(now, BATCH)
-        while due:
-            await self._renew(link, due)
-            self._locks.renewed(time.monotonic() - now)
-            self._check()
-            now = time.monotonic()
-            due = self._locks.due(now, BATCH)
+        await self._renewals.renew(link)
+        self._check()
 
     def next_renewal(self) -> float | None:
         """Monotonic seconds when `renew` is due next."""
@@ -216,9 +220,9 @@ class Receiver:
         """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
         delivery = self.deliver(raw)
         before = self.inbox.hold(delivery)
-        if before is not None and self.clock.lost(_remaining(before.raw, wall)):
+        if before is not None and self.clock.lost(before.remaining(wall)):
             self._locks.hasten(now)
-        remaining = _remaining(raw, wall)
+        remaining = delivery.remaining(wall)
         self.clock.received(_seconds(raw.enqueued_time_utc), remaining, wall)
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
@@ -233,22 +237,21 @@ class Receiver:
     async def _serve(self, link: ServiceBusReceiver) -> None:
         while not self.closing:
             self._check()
-            if self._requests:
-                await self._settle(link)
+            await self._settlements.carry_out(link)
             due = self.next_renewal()
             if due is not None and due <= time.monotonic():
                 await self.renew(link)
-            if time.monotonic() - self._heard >= QUIET_SECONDS:
+            if time.monotonic() - self.heard >= QUIET_SECONDS:
                 await self._ask(link)
             taken = await self.take(link)
             if self.over():
                 return
             if taken:
                 for _ in range(TURNS):
-                    if self._requests:
+                    if self._settlements.waiting:
                         break
                     await asyncio.sleep(0)
-            if not self._requests:
+            if not self._settlements.waiting:
                 await self._wait(link)
 
     async def take(self, link: ServiceBusReceiver) -> int:
@@ -256,23 +259,25 @@ class Receiver:
         count = 0
         while True:
             try:
-                found = await link.receive_messages(BATCH, max_wait_time=NOTHING)
+                found = await link.receive_messages(TAKEN, max_wait_time=NOTHING)
             except FOREIGN as error:
                 raise self.translate(error, "read") from error
             self._hand_out(found)
             count += len(found)
-            if len(found) < BATCH:
+            if len(found) < TAKEN:
                 return count
 
     def _hand_out(self, found: list[ServiceBusReceivedMessage]) -> None:
         if not found:
             return
         now, wall = time.monotonic(), time.time()
-        self._heard = now
+        self.heard = now
         admitted = [self.admit(raw, now, wall) for raw in found]
         if self.clock.skew:
             # Nothing can be done with these, whose locks seem to have passed: they are given back
             admitted = [delivery for delivery in admitted if not delivery.lost]
+        else:
+            self._unusable.clear()
         self.inbox.deliveries.extend(admitted)
         self.inbox.tell()
         if self.clock.skew:
@@ -286,7 +291,7 @@ class Receiver:
     async def _wait(self, link: ServiceBusReceiver) -> None:
         """Until a message comes, somebody wants something settled, or a lock is to be renewed."""
         self._woken.clear()
-        if self.closing or self._requests:
+        if self.closing or self._settlements.waiting:
             return
         due = self.next_renewal()
         limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
@@ -294,6 +299,8 @@ class Receiver:
         if not self.wanted():
             await self._pause(min(limit, IDLE_READ))
             return
+        # Again each time: when a settlement finds its connection broken, the SDK makes another by itself
+        seam.patience(link, IDLE_READ)
         loop = asyncio.get_running_loop()
         # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
         # is lost when this is called off.
@@ -323,7 +330,7 @@ class Receiver:
 
     def patience(self) -> float:
         """Seconds that a wait may last at most."""
-        return self._heard + QUIET_SECONDS - time.monotonic()
+        return self.heard + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
         """A connection whose other end has gone is as silent as an empty queue."""
@@ -331,11 +338,11 @@ class Receiver:
             await link.peek_messages(1, timeout=self.connection.config.request_timeout)
         except FOREIGN as error:
             raise self.translate(error, "ask about") from error
-        self._heard = time.monotonic()
+        self.heard = time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()
-        if self.closing or self._requests:
+        if self.closing or self._settlements.waiting:
             return
         try:
             async with asyncio.timeout(seconds):
@@ -343,80 +350,12 @@ class Receiver:
         except TimeoutError:
             return
 
-    # -- settling and renewing
-
-    async def _settle(self, link: ServiceBusReceiver) -> None:
-        requests: list[Request] = []
-        while self._requests and len(requests) < BATCH:
-            request = self._requests.popleft()
-            if request.delivery.lost:
-                request.fail(LockLost(f"the lock of {request.delivery.position} has passed"))
-            elif not request.done.cancelled():
-                requests.append(request)
-        if len(requests) == 1:
-            await self._carry_out(link, requests[0])
-        elif requests:
-            await asyncio.gather(*(self._carry_out(link, request) for request in requests))
-
-    async def _carry_out(self, link: ServiceBusReceiver, request: Request) -> None:
-        raw = request.delivery.raw
-        try:
-            async with asyncio.timeout(self.connection.config.request_timeout):
-                match request.verb:
-                    case Verb.COMPLETE:
-                        await link.complete_message(raw)
-                    case Verb.ABANDON:
-                        await link.abandon_message(raw)
-                    case Verb.DEAD_LETTER:
-                        await link.dead_letter_message(
-                            raw, reason=request.reason, error_description=request.description
-                        )
-        except MessageAlreadySettled:
-            request.succeed()
-        except FOREIGN as error:
-            found = self.translate(error, request.verb.value)
-            if isinstance(found, LockLost):
-                request.fail(self.lose(request.delivery, found))
-            else:
-                self.broken = found
-                request.fail(BrokerUnavailable(str(found)))
-        else:
-            request.succeed()
+    # -- what faults mean
 
     def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
         """The service does not know the lock any more; returns what to tell who wanted to settle."""
         delivery.lose()
         return error
-
-    async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
-        """All at once; when some are lost, by halves, until it is known which."""
-        limit = self.connection.config.request_timeout
-        try:
-            async with asyncio.timeout(limit):
-                ends = await seam.renew(link, [delivery.raw for delivery in deliveries], limit)
-        except FOREIGN as error:
-            found = self.translate(error, "renew locks of")
-            if isinstance(found, LockLost):
-                half = len(deliveries) // 2
-                if not half:
-                    # No sign where it met a settlement: that may have been done, and its answer lost
-                    if not deliveries[0].over and self.clock.lost(_remaining(deliveries[0].raw, time.time())):
-                        self._locks.hasten(time.monotonic())
-                    self.lose(deliveries[0], found)
-                    return
-                await self._renew(link, deliveries[:half])
-                await self._renew(link, deliveries[half:])
-                return
-            self.broken = found
-            again = time.monotonic() + AGAIN_SECONDS
-            for delivery in deliveries:
-                self._locks.again(delivery, again)
-        else:
-            self.renewals += len(deliveries)
-            now, wall = time.monotonic(), time.time()
-            self._heard = now
-            for delivery, end in zip(deliveries, ends, strict=True):
-                self._locks.add(delivery, self.clock.usable(end - wall), now)
 
     def _check(self) -> None:
         if self.broken is not None:
@@ -426,9 +365,7 @@ class Receiver:
         """Nothing can be settled now: whoever waits is told, and asks again."""
         self.away = error
         self.ready.set()
-        requests, self._requests = self._requests, deque()
-        for request in requests:
-            request.fail(BrokerUnavailable(str(error)))
+        self._settlements.fail(error)
         self.inbox.tell()
 
     def translate(self, error: BaseException, what: str) -> BrokerError:
@@ -439,12 +376,6 @@ class Receiver:
 def _seconds(moment: datetime | None) -> float | None:
     """Since the epoch."""
     return None if moment is None else moment.timestamp()
-
-
-def _remaining(raw: ServiceBusReceivedMessage, wall: float) -> float:
-    """Seconds that the message's lock lasts by the local clock."""
-    until = _seconds(raw.locked_until_utc)
-    return UNKNOWN_LOCK if until is None else until - wall
 
 
 def _call_off(reading: asyncio.Task[Any]) -> None:

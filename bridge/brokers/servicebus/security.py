@@ -10,6 +10,7 @@ from typing import Any
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.servicebus import TransportType, parse_connection_string
 from azure.servicebus.aio import ServiceBusClient
+from pydantic import SecretStr
 
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError
@@ -49,7 +50,7 @@ class Access:
         """A client that retries nothing by itself: what fails is replaced and counted here."""
         config = self._config
         if config.connection_string is not None:
-            return ServiceBusClient.from_connection_string(config.connection_string.get_secret_value(), **self._given)
+            return ServiceBusClient.from_connection_string(_of_all(config.connection_string), **self._given)
         if self._credential is None:
             self._credential = _credential(config)
         return ServiceBusClient(self.namespace, self._credential, **self._given)
@@ -59,6 +60,12 @@ class Access:
         credential, self._credential = self._credential, None
         if hasattr(credential, "close"):
             await credential.close()
+
+
+def _of_all(connection_string: SecretStr) -> str:
+    """Without the name of one entity: sources and targets name theirs, and the key decides."""
+    parts = connection_string.get_secret_value().split(";")
+    return ";".join(part for part in parts if not part.strip().lower().startswith("entitypath="))
 
 
 def _credential(config: ServiceBusBrokerConfig) -> Any:

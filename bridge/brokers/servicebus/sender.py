@@ -21,6 +21,7 @@ class Senders:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lines: dict[str, _Line] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.replaced = 0
 
     async def publish(self, entity: str, messages: Sequence[Message]) -> None:
@@ -43,7 +44,10 @@ class Senders:
     async def stop(self) -> None:
         """Close all senders. Idempotent."""
         lines, self._lines = self._lines, {}
-        await asyncio.gather(*(self._retire(line) for line in lines.values()))
+        for line in lines.values():
+            self._retire(line)
+        if self._closing:
+            await asyncio.wait(tuple(self._closing))
 
     async def _send(self, entity: str, line: _Line, messages: list[ServiceBusMessage]) -> None:
         for final in (False, True):
@@ -51,13 +55,13 @@ class Senders:
             try:
                 await self._give(await self._open(entity, line), entity, messages)
             except BrokerUnavailable:
-                await self._replace(line)
+                self._replace(line)
                 # A sender that was there before may only have been idle for too long
                 if final or fresh:
                     raise
             except BaseException:
                 # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
-                await self._replace(line)
+                self._replace(line)
                 raise
             else:
                 return
@@ -99,15 +103,17 @@ class Senders:
             line.sender = sender
         return line.sender
 
-    async def _replace(self, line: _Line) -> None:
+    def _replace(self, line: _Line) -> None:
         self.replaced += 1
-        await self._retire(line)
+        self._retire(line)
 
-    async def _retire(self, line: _Line) -> None:
+    def _retire(self, line: _Line) -> None:
+        """Nobody waits for it to close."""
         sender, line.sender = line.sender, None
         if sender is not None:
             closing = asyncio.create_task(self._connection.close(sender))
-            await asyncio.shield(closing)
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
 
 class _Line:

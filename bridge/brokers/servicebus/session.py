@@ -13,22 +13,21 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.base import Listener
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, Verb
-from bridge.brokers.servicebus.locks import renew_after
+from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
-from bridge.brokers.servicebus.receiver import UNKNOWN_LOCK, Receiver
+from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0
 """How long the service is asked to wait for a session that nobody holds."""
 
-
 _VERBS = {verb.value for verb in Verb}
 
 
 class SessionReceiver(Receiver):
     """One lock holds the session and all its messages. It ends when the session is idle, when its turn is over and
-    nothing of it is in flight, and with its connection: then whatever was in flight is no longer ours.
+    nothing of it is at work, and with its connection: then whatever was in flight is no longer ours.
     """
 
     def __init__(self, *, listener: Listener, wishes: Sessions, **given: Any) -> None:
@@ -39,6 +38,8 @@ class SessionReceiver(Receiver):
         self._listener = listener
         self._wishes = wishes
         self._renew_at: float | None = None
+        self._handing: asyncio.Task[None] | None = None
+        """The end of a turn."""
         self._took = 0.0
         self._begun = 0.0
         self._busy = 0.0
@@ -60,8 +61,9 @@ class SessionReceiver(Receiver):
         self.sessions += 1
         now = time.monotonic()
         self._begun = self._busy = now
+        self._handing = None
         until = link.session.locked_until_utc
-        remaining = 30.0 if until is None else until.timestamp() - time.time()
+        remaining = UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
         if remaining <= 0:
             self.clock.expired(-remaining)
             await self.connection.close(link)
@@ -77,25 +79,37 @@ class SessionReceiver(Receiver):
         partition = self.partition
         partition.revoked = True
         closing = asyncio.create_task(self.connection.close(link))
-        if not self.closing:
+        if self._handing is not None:
+            await self._handing
+        elif not self.closing:
             # Before the next session is taken, which may be this one again
             await self._listener.revoked([partition])
         await closing
 
     def over(self) -> bool:
         """See `Receiver.over`."""
+        if self._handing is not None:
+            return self._handing.done()
         now = time.monotonic()
+        if self._turn_is_over(now):
+            # What waits is given back with the session, what is at work is finished and settled meanwhile
+            self._handing = asyncio.create_task(self._listener.revoked([self.partition]))
+            self._handing.add_done_callback(lambda _: self.wake())
+            return False
         if self.partition.gap:
             self._busy = now
             return False
-        return now - self._busy >= self._wishes.idle or self._turn_is_over(now)
+        return now - self._busy >= self._wishes.idle
 
     def patience(self) -> float:
         """See `Receiver.patience`."""
         now = time.monotonic()
-        if self.partition.gap:
+        turn = self._begun + self._wishes.turn - now
+        if self._handing is not None:
             return super().patience()
-        return max(0.0, min(self._busy + self._wishes.idle, self._begun + self._wishes.turn) - now)
+        if self.partition.gap:
+            return min(super().patience(), turn)
+        return max(0.0, min(self._busy + self._wishes.idle - now, turn))
 
     def wanted(self) -> bool:
         """See `Receiver.wanted`: at the end of a turn what is in flight is finished and no more is read."""

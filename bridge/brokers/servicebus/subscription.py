@@ -20,7 +20,7 @@ from bridge.errors import BrokerUnavailable, ClockSkew
 
 _log = logging.getLogger(__name__)
 
-FIRST_SECONDS = 3.0
+FIRST_SECONDS = 5.0
 """How long a refusal may take to show at the start; where there are sessions, consent looks like silence."""
 
 TICK_SECONDS = 1.0

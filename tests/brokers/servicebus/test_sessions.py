@@ -73,7 +73,7 @@ async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServe
             while not stop.is_set():
                 await bench.publish(message("start", f"busy-{number}", "busy"), topic="by-session")
                 number += 1
-                await asyncio.sleep(0.002)  # or what is left for the end is more than it can do in time
+                await asyncio.sleep(0.01)
 
         bench.faults.before = before
         talking = asyncio.create_task(chatter())
@@ -115,6 +115,21 @@ async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: Serv
             await bench.settled(1)
         async with client.get_queue_receiver("by-session", session_id="k") as receiver:
             assert await receiver.session.get_state() == b"theirs"
+
+
+async def test_no_session_is_no_fault(
+    tmp_path: Path, server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.session.ACCEPT_SECONDS", 0.5)
+    async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
+        await bench.source.start()
+        await bench.until(lambda: server.counters.refused_attaches["by-session"] >= 8, "asked again and again")
+        subscription = bench.source.subscription
+        assert subscription is not None
+        assert (subscription.stopped(), subscription.reconnects) == ({}, 0)  # type: ignore[attr-defined]
+        assert bench.source.gate.holds == {}
+        await bench.publish(message("start", "k-0", "k"), topic="by-session")
+        await bench.settled(1)
 
 
 @pytest.mark.parametrize("entity", ["queue: by-session", "queue: plain\n    sessions: true"])
