@@ -223,7 +223,7 @@ class Receiver:
         if before is not None and self.clock.lost(_remaining(before.raw, wall)):
             self._locks.hasten(now)
         remaining = _remaining(raw, wall)
-        self.clock.received(_seconds(raw.enqueued_time_utc), remaining, wall)
+        self.clock.received(delivery.message.timestamp, remaining, wall)
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
