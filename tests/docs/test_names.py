@@ -111,9 +111,9 @@ def test_options_that_stand_alone(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_targets(document: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for text in (*_CODE.findall(prose(document)), *(block.text for block in blocks(document, "sh"))):
-        for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+        for target in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE):
             assert target in targets, f"{document}: make {target}"
 
 

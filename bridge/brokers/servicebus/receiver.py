@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from datetime import datetime
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -223,7 +222,7 @@ class Receiver:
         if before is not None and self.clock.lost(before.remaining(wall)):
             self._locks.hasten(now)
         remaining = delivery.remaining(wall)
-        self.clock.received(_seconds(raw.enqueued_time_utc), remaining, wall)
+        self.clock.received(delivery.message.timestamp, remaining, wall)
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
@@ -371,11 +370,6 @@ class Receiver:
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
         return self.connection.translate(error, f"{what} {self.path}")
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    """Since the epoch."""
-    return None if moment is None else moment.timestamp()
 
 
 def _call_off(reading: asyncio.Task[Any]) -> None:
