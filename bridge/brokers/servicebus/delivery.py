@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from bridge.brokers.servicebus import dead_letters
+from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
 from bridge.errors import LockLost, PartitionRevoked
 from bridge.message import Message, Position
 from bridge.provenance import Cause
@@ -75,6 +76,11 @@ class ServiceBusDelivery:
             await self._settle(Verb.ABANDON)
         except (LockLost, PartitionRevoked):
             return
+
+    def remaining(self, wall: float) -> float:
+        """Seconds that the lock lasts by the local clock, which shows `wall` (since the epoch)."""
+        until = self.raw.locked_until_utc
+        return UNKNOWN_LOCK if until is None else until.timestamp() - wall
 
     def lose(self) -> None:
         """The lock has passed."""

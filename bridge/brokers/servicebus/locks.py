@@ -8,8 +8,6 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from azure.servicebus import ServiceBusReceivedMessage
-
     from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 
 UNKNOWN_LOCK = 30.0
@@ -17,12 +15,6 @@ UNKNOWN_LOCK = 30.0
 
 SOONEST = 0.05
 """Least seconds between two renewals of one lock, however little of it is left."""
-
-
-def remaining_of(raw: ServiceBusReceivedMessage, wall: float) -> float:
-    """Seconds that a message's lock lasts by the local clock. wall: seconds since the epoch."""
-    until = raw.locked_until_utc
-    return UNKNOWN_LOCK if until is None else until.timestamp() - wall
 
 
 def renew_after(remaining: float, took: float) -> float:

@@ -9,14 +9,22 @@ from typing import Any
 
 import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from azure.servicebus.amqp import AmqpMessageBodyType
+from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.errors import PublishFailed
 from bridge.message import Message
 
-PROPERTIES = ("subject", "correlation_id", "to", "reply_to", "reply_to_session_id")
-"""Properties of AMQP that travel as headers `servicebus.subject` and so on, in both directions."""
+PROPERTIES = {
+    "subject": "subject",
+    "correlation_id": "correlation_id",
+    "to": "to",
+    "reply_to": "reply_to",
+    "reply_to_session_id": "reply_to_group_id",
+}
+"""Properties that travel as headers `servicebus.subject` and so on, in both directions, and what AMQP calls them."""
+
+_ENQUEUED, _PARTITION_KEY = b"x-opt-enqueued-time", b"x-opt-partition-key"
 
 PREFIX = "servicebus."
 CONTENT_TYPE = "content-type"
@@ -25,39 +33,49 @@ SESSION_LIMIT = 128
 
 
 def received(raw: ServiceBusReceivedMessage) -> Message:
-    """Application properties become headers, numbers and dates in them text; the session id is the key."""
+    """Application properties become headers, numbers and dates in them text; the session id is the key.
+
+    Read from the AMQP message once: every property of the SDK's own looks through all of them again.
+    """
+    amqp = raw.raw_amqp_message
     headers: list[tuple[str, bytes]] = []
-    properties = raw.application_properties
-    if properties:
-        for name, value in properties.items():
+    application = amqp.application_properties
+    if application:
+        for name, value in application.items():
             headers.append((_text(name), _bytes(value)))
-        if dead_letters.REASON in properties or dead_letters.REASON.encode() in properties:
+        if dead_letters.REASON in application or dead_letters.REASON.encode() in application:
             headers = dead_letters.unfold(headers)
-    content_type = raw.content_type
-    if content_type is not None:
-        headers.append((CONTENT_TYPE, content_type.encode()))
-    for name in PROPERTIES:
-        value = getattr(raw, name)
-        if value is not None:
-            headers.append((PREFIX + name, _bytes(value)))
-    session = raw.session_id
-    arrived = raw.enqueued_time_utc
-    message_id = raw.message_id
+    key = message_id = content_type = None
+    properties = amqp.properties
+    if properties is not None:
+        key = properties.group_id
+        if properties.content_type is not None:
+            content_type = _text(properties.content_type)
+            headers.append((CONTENT_TYPE, content_type.encode()))
+        if properties.message_id is not None:
+            message_id = _text(properties.message_id)
+        for name, field in PROPERTIES.items():
+            value = getattr(properties, field)
+            if value is not None:
+                headers.append((PREFIX + name, _bytes(value)))
+    annotations: dict[Any, Any] = amqp.annotations or {}
+    arrived = annotations.get(_ENQUEUED)
+    partition_key = annotations.get(_PARTITION_KEY)
     return Message(
-        _body(raw),
-        None if session is None else session.encode(),
+        _body(amqp),
+        None if key is None else _bytes(key),
         tuple(headers),
-        None if arrived is None else arrived.timestamp(),
-        None if message_id is None else str(message_id),
+        None if arrived is None else arrived / 1000,
+        message_id,
         content_type,
-        raw.partition_key,
+        None if partition_key is None else _text(partition_key),
     )
 
 
-def _body(raw: ServiceBusReceivedMessage) -> bytes | None:
-    kind, body = raw.body_type, raw.body
+def _body(amqp: AmqpAnnotatedMessage) -> bytes | None:
+    kind, body = amqp.body_type, amqp.body
     if kind is AmqpMessageBodyType.DATA:
-        return body if isinstance(body, bytes) else b"".join(body)
+        return b"".join(body)
     if kind is AmqpMessageBodyType.VALUE:
         return None if body is None else _bytes(body)
     return orjson.dumps([_plain(part) for part in body])

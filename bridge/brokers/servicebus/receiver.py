@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from datetime import datetime
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -19,7 +18,7 @@ from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import Request, ServiceBusDelivery
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.inbox import Inbox
-from bridge.brokers.servicebus.locks import MessageLocks, remaining_of
+from bridge.brokers.servicebus.locks import MessageLocks
 from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.renewals import Renewals
 from bridge.brokers.servicebus.settlements import Settlements
@@ -34,6 +33,9 @@ begun and called off."""
 
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
+
+STEADY_SECONDS = 5.0
+"""A receiver that served so long was no failure: the next pause is a short one again."""
 
 LONGEST_PAUSE = 2.0
 """Seconds between two attempts to connect, at most."""
@@ -129,10 +131,12 @@ class Receiver:
                 link = await self._connect()
                 if link is None:
                     continue
-                failures = 0
+                begun = time.monotonic()
                 try:
                     await self._serve(link)
                 finally:
+                    if time.monotonic() - begun > STEADY_SECONDS:
+                        failures = 0
                     self._link = None
                     # Before anybody waits for those who wait for this
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
@@ -215,10 +219,10 @@ class Receiver:
         """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
         delivery = self.deliver(raw)
         before = self.inbox.hold(delivery)
-        if before is not None and self.clock.lost(remaining_of(before.raw, wall)):
+        if before is not None and self.clock.lost(before.remaining(wall)):
             self._locks.hasten(now)
-        remaining = remaining_of(raw, wall)
-        self.clock.received(_seconds(raw.enqueued_time_utc), remaining, wall)
+        remaining = delivery.remaining(wall)
+        self.clock.received(delivery.message.timestamp, remaining, wall)
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
@@ -366,11 +370,6 @@ class Receiver:
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
         return self.connection.translate(error, f"{what} {self.path}")
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    """Since the epoch."""
-    return None if moment is None else moment.timestamp()
 
 
 def _call_off(reading: asyncio.Task[Any]) -> None:

@@ -11,7 +11,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
-from bridge.brokers.servicebus.locks import MessageLocks, remaining_of
+from bridge.brokers.servicebus.locks import MessageLocks
 from bridge.errors import LockLost
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Renewals:
                 half = len(deliveries) // 2
                 if not half:
                     # No sign where it met a settlement: that may have been done, and its answer lost
-                    seemed = remaining_of(deliveries[0].raw, time.time())
-                    if not deliveries[0].over and self._owner.clock.lost(seemed):
+                    lost = deliveries[0]
+                    if not lost.over and self._owner.clock.lost(lost.remaining(time.time())):
                         self._locks.hasten(time.monotonic())
                     self._owner.lose(deliveries[0], found)
                     return

@@ -22,7 +22,6 @@ from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, P
 ACCEPT_SECONDS = 30.0
 """How long the service is asked to wait for a session that nobody holds."""
 
-
 _VERBS = {verb.value for verb in Verb}
 
 
@@ -122,10 +121,11 @@ class SessionReceiver(Receiver):
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """See `Receiver.admit`: the session's lock is the message's."""
         self._busy = now
-        if raw.enqueued_time_utc is not None and self._renew_at is not None:
-            self.clock.received(raw.enqueued_time_utc.timestamp(), 0.0, wall)
+        delivery = self.deliver(raw)
+        if delivery.message.timestamp is not None and self._renew_at is not None:
+            self.clock.received(delivery.message.timestamp, 0.0, wall)
             self._renew_at = min(self._renew_at, now + renew_after(self.clock.usable(UNKNOWN_LOCK), self._took))
-        return self.deliver(raw)
+        return delivery
 
     def next_renewal(self) -> float | None:
         """See `Receiver.next_renewal`."""

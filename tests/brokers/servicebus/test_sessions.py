@@ -117,6 +117,21 @@ async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: Serv
             assert await receiver.session.get_state() == b"theirs"
 
 
+async def test_no_session_is_no_fault(
+    tmp_path: Path, server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.session.ACCEPT_SECONDS", 0.5)
+    async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
+        await bench.source.start()
+        await bench.until(lambda: server.counters.refused_attaches["by-session"] >= 8, "asked again and again")
+        subscription = bench.source.subscription
+        assert subscription is not None
+        assert (subscription.stopped(), subscription.reconnects) == ({}, 0)  # type: ignore[attr-defined]
+        assert bench.source.gate.holds == {}
+        await bench.publish(message("start", "k-0", "k"), topic="by-session")
+        await bench.settled(1)
+
+
 @pytest.mark.parametrize("entity", ["queue: by-session", "queue: plain\n    sessions: true"])
 async def test_a_source_that_is_wrong_about_sessions_is_told(
     tmp_path: Path, server: ServiceBusServer, entity: str
