@@ -28,7 +28,8 @@ from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
 from bridge.pipeline.quarantine import QuarantineSettings, Wards
-from bridge.pipeline.source import SourcePipeline, SourceSettings
+from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.source import SourcePipeline
 from bridge.routing import Router
 from bridge.routing.expression import SOURCE, Compiler
 from bridge.routing.scope import SourceScope

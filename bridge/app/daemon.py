@@ -10,14 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
-from durabletask.task import ActivityContext
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app import parking
@@ -32,13 +30,13 @@ from bridge.app.composition import (
     load_workflows,
     message_shape,
 )
+from bridge.app.own_workflows import OwnWorkflows
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, Witness
 from bridge.engines.worker import stop_worker
@@ -50,8 +48,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.source import SourcePipeline
 from bridge.settlement import Outcome
-from bridge.workflow import PUBLISH_ACTIVITY, DataConverter, message_aware
-from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
+from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
 
@@ -107,7 +104,6 @@ class Daemon:
             if intake
             else []
         )
-        self.own = parking.OwnWorkflows(loaded, self.engines, self.brokers, now, asyncio.get_running_loop())
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -122,6 +118,7 @@ class Daemon:
             },
             asyncio.get_running_loop(),
         )
+        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, asyncio.get_running_loop())
         self.witnesses = {name: Witness(partial(_tell_incompatible, name)) for name in self.engines}
         self.watch = Watch(
             self.sources,
@@ -242,29 +239,8 @@ class Daemon:
         return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
 
     def _start_workers(self) -> None:
-        publishing = self.publishing
-
-        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
-            return publishing(request)
-
-        publish.__name__ = PUBLISH_ACTIVITY
-        workflows = replace(
-            self.workflows,
-            orchestrators={
-                name: message_aware(each)
-                for name, each in {**self.workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}.items()
-            },
-            activities={**self.workflows.activities, EVALUATE_ACTIVITY: evaluate},
-        )
-        publishers = Workflows(activities={PUBLISH_ACTIVITY: publish}, publishers=True)
         for name, engine in self.engines.items():
-            grace = Grace(engine, asyncio.get_running_loop())
-            own = replace(
-                workflows,
-                orchestrators={**workflows.orchestrators, GUARD: guard},
-                activities={**workflows.activities, **grace.activities()},
-            )
-            for group in (self.own.added(own, name), publishers):
+            for group in self.own.groups(self.workflows, name):
                 worker = engine.worker(group, DataConverter(), self.witnesses[name])
                 worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
                 self._workers.append(worker)

@@ -5,31 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
 from bridge.app.parked import parked_now
-from bridge.brokers.base import Broker
 from bridge.config.engines import ParkingConfig
 from bridge.config.missing import ParkMissing, StartMissing
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
-from bridge.engines.parking import letters
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
 from bridge.engines.parking.wards import EngineWards, QuarantineEntities
-from bridge.engines.registry import Workflows
 from bridge.errors import EngineError
 from bridge.parking.lot import Bounds
-from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.quarantine import Wards
-from bridge.pipeline.undeliverable import Undeliverable
 from bridge.routing.template import constant_prefix
 from bridge.settlement import RetryPolicy
 
@@ -104,39 +99,13 @@ class Keepers:
         return dict(self.quarantine.events)
 
 
-class OwnWorkflows:
-    """The bridge's own entities, orchestration and activity, for every worker."""
-
-    def __init__(
-        self,
-        loaded: Loaded,
-        engines: Mapping[str, Engine],
-        brokers: Mapping[str, Broker],
-        now: Callable[[], datetime],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.undeliverable = Undeliverable(brokers, loop)
-        self.keepers: dict[str, Keepers] = {}
-        for name, engine in engines.items():
-            config = loaded.config.engines[name].parking
-            executor = CommandExecutor(engine, now)
-            slots = max(1, loaded.config.engines[name].worker.threads // 4)
-            entities = ParkingEntities(executor, loop, _bounds(config, engine), RetryPolicy(), now, slots)
-            self.keepers[name] = Keepers(name, entities, QuarantineEntities(now))
-
-    def added(self, workflows: Workflows, engine: str) -> Workflows:
-        """The workflows, and ours."""
-        keepers = self.keepers[engine]
-        return replace(
-            workflows,
-            orchestrators={**workflows.orchestrators, DEAD_LETTER: letters.orchestrator()},
-            activities={**workflows.activities, DEAD_LETTER: letters.activity(self.undeliverable)},
-            entities={
-                **workflows.entities,
-                PARKING: keepers.parking.function(),
-                QUARANTINE: keepers.quarantine.function(),
-            },
-        )
+def keepers(loaded: Loaded, engine: Engine, now: Callable[[], datetime], loop: asyncio.AbstractEventLoop) -> Keepers:
+    """What this process runs for an engine of what waits there."""
+    config = loaded.config.engines[engine.name]
+    slots = max(1, config.worker.threads // 4)
+    executor = CommandExecutor(engine, now)
+    entities = ParkingEntities(executor, loop, _bounds(config.parking, engine), RetryPolicy(), now, slots)
+    return Keepers(engine.name, entities, QuarantineEntities(now))
 
 
 class Census:

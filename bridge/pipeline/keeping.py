@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,6 +27,7 @@ from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.quarantine import HeldDelivery, Quarantine, QuarantineSettings, Wards
+from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import FuseBlown
 from bridge.settlement import (
     Complete,
@@ -42,9 +42,6 @@ from bridge.settlement import (
     outside,
     reason_of,
 )
-
-if TYPE_CHECKING:
-    from bridge.pipeline.source import SourceSettings
 
 log = structlog.get_logger("bridge.quarantine")
 

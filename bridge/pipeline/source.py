@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
-from bridge import provenance
-from bridge.brokers.base import Broker, Delivery, Partition, SubscribeOptions, Subscription
+from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.commands import Step
-from bridge.envelope import Envelope
-from bridge.errors import BridgeError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
-from bridge.message import Message, Position
+from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 from bridge.pipeline.admission import NotYet, RouteLimit
-from bridge.pipeline.domain import OrderingDomain, domain_key
+from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Execution, Routes, Target
 from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
+from bridge.pipeline.intake import Decode, Intake
 from bridge.pipeline.item import Item
 from bridge.pipeline.keeping import Keeping, leaves, letters
-from bridge.pipeline.lanes import Lane, Lanes, LaneState
+from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
-from bridge.pipeline.quarantine import QuarantineSettings, Wards
+from bridge.pipeline.quarantine import Wards
+from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import FuseBlown, Settler
-from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, RetryPolicy, Settlement
+from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
 log = structlog.get_logger("bridge.source")
-
-Decode = Callable[[Message, Position], Envelope]
-"""Raises: MessageError."""
 
 _BATCH = 256
 _CHANCES = 3
@@ -40,25 +36,6 @@ _CHANCES = 3
 _ENDS = (Complete, DeadLetter)
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """What one source wants and what bounds it; LimitsConfig tells what each limit means."""
-
-    name: str
-    subscribe: SubscribeOptions
-    ordering: str = "key"
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    concurrency: int = 64
-    max_in_flight: int = 1000
-    max_in_flight_bytes: int = 64 * 1024 * 1024
-    max_key_backlog: int = 100
-    max_gap: int = 10_000
-    dead_letter_limit: int = 100
-    trusted_replay: bool = False
-    quarantine: QuarantineSettings | None = None
-    config_version: str = ""
 
 
 class SourcePipeline:
@@ -91,9 +68,7 @@ class SourcePipeline:
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self._broker = broker
-        self._decode = decode
         self._prepare = prepare
-        self._routes = routes
         self._engines = engines
         self.limits = limits or {}
         self._domain = domain
@@ -117,23 +92,24 @@ class SourcePipeline:
         self._running: set[Item] = set()
         self._finished = asyncio.Event()
         self._stopping = False
-        self._intake: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
-        self._broker_failures = 0
+        self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
+        self._intake = Intake(
+            settings, decode, routes, self.lanes, self.ledger, domain, revoked=self._revoked, crowded=self._crowded
+        )
 
     async def start(self) -> None:
         """Subscribe and begin. Raises: BrokerUnavailable."""
-        for name, engine in self._engines.items():
-            engine.breaker.subscribe(lambda name=name, engine=engine: self._breaker_changed(name, engine))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
-            self._breaker_changed(name, engine)
+        self._outages.watch(self._engines)
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{self.settings.name}:worker:{number}")
             for number in range(self.settings.concurrency)
         ]
-        self._intake = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
+        self._reading = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
         if self.keeping.quarantine is not None:
             watch = self.keeping.quarantine.watch()
             self._watches.append(asyncio.create_task(watch, name=f"{self.settings.name}:quarantine"))
@@ -141,7 +117,7 @@ class SourcePipeline:
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """The tasks that must not end by themselves; one that does has met a bug."""
-        return (*self._workers, *self._watches, self._intake) if self._intake else ()
+        return (*self._workers, *self._watches, self._reading) if self._reading else ()
 
     @property
     def at_work(self) -> int:
@@ -153,12 +129,12 @@ class SourcePipeline:
         self._stopping = True
         if self._domain is not None:
             self._domain.close()
-        if self._intake is not None:
-            self._intake.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
         # Before anything is awaited: what follows a given-back message must not be executed before it
         running = self._give_back(lambda item: True, "drain")
-        if self._intake is not None:
-            await asyncio.gather(self._intake, return_exceptions=True)
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
         try:
             async with asyncio.timeout(deadline):
                 await self._end_of(running)
@@ -208,7 +184,7 @@ class SourcePipeline:
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same end
-                self._broker_again()
+                self._outages.broker_back()
                 continue
             failures = 0
             if not deliveries:
@@ -216,56 +192,13 @@ class SourcePipeline:
             if self._prepare is not None:
                 messages = [delivery.message for delivery in deliveries]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
-            self._admit(deliveries)
+            now = time.monotonic()
+            if not self.ledger.in_flight:
+                self.last_progress = now
+            for partition in self._intake.admit(deliveries, now):
+                self.gate.fetched(partition)
+            self._measure()
             await asyncio.sleep(0)
-
-    def _admit(self, deliveries: Iterable[Delivery]) -> None:
-        now = time.monotonic()
-        if not self.ledger.in_flight:
-            self.last_progress = now
-        partitions: set[Partition] = set()
-        gone: set[Partition] = set()
-        by_key = self.settings.ordering == "key"
-        for delivery in deliveries:
-            partition = delivery.partition
-            if partition not in partitions and partition not in gone:
-                (gone if self._revoked(partition) else partitions).add(partition)
-            envelope: Envelope | None = None
-            error: Exception | None = None
-            key: Hashable | None = delivery.message.key
-            try:
-                envelope = self._decode(delivery.message, delivery.position)
-                if not by_key:
-                    key = self._key(delivery, envelope)
-            except Exception as failure:
-                # Judged when its turn comes; whatever it is, intake goes on
-                error = failure
-            item = Item(delivery, envelope, error, now)
-            if self.settings.trusted_replay:
-                item.executed = list(provenance.read(delivery.message).executed)
-            self.ledger.receive(item)
-            if partition in gone:
-                # Handed out before the revocation, seen after it: another member may be at work on it
-                self.ledger.abandon(item, "revoked")
-                continue
-            if self._domain is not None and key is not None:
-                key = domain_key(key)
-                self._domain.join(key, item)
-            lane = self.lanes.push(key, item)
-            if lane.state is LaneState.WAITING and self._crowded(lane):
-                self.lanes.hurry(lane)
-        for partition in partitions:
-            self.gate.fetched(partition)
-        self._measure()
-
-    def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
-        match self.settings.ordering:
-            case "none":
-                return None
-            case "partition":
-                return (delivery.position.topic, delivery.position.partition)
-            case _:
-                return self._routes.ordering_key(envelope)
 
     # -- work
 
@@ -361,9 +294,10 @@ class SourcePipeline:
                 self._let_go(lane, item, over)
             else:
                 item.pending = end
-                self._hold_for_broker(lane, error)
+                self.lanes.hold(lane)
+                self._outages.broker_away(error)
         else:
-            self._broker_failures = 0
+            self._outages.broker_took()
             self.lanes.settled(lane)
             if self._domain is not None:
                 self._domain.leave(item)
@@ -379,11 +313,7 @@ class SourcePipeline:
             self._let_go(lane, item, over)
             return
         self.lanes.hold(lane)
-        if "fuse" not in self.gate.holds:
-            self.gate.hold(
-                "fuse", f"more than {self.fuse.limit} dead letters within a minute; mend the rule and restart"
-            )
-            log.error("fuse blown", action="fuse", source=self.settings.name, limit=self.fuse.limit)
+        self._outages.fuse_blown(self.fuse.limit)
 
     def _over(self, item: Item) -> str | None:
         """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
@@ -415,26 +345,6 @@ class SourcePipeline:
         self.lanes.settled(lane)
         self._abandon(item, reason)
         self._measure()
-
-    def _hold_for_broker(self, lane: Lane, error: BridgeError) -> None:
-        self.lanes.hold(lane)
-        if "broker" not in self.gate.holds:
-            self._broker_failures += 1
-            self.gate.hold("broker", str(error))
-            log.warning("broker away", action="hold", source=self.settings.name, detail=str(error))
-            delay = self.settings.retry.delay(self._broker_failures)
-            asyncio.get_running_loop().call_later(delay, self._broker_again)
-
-    def _broker_again(self) -> None:
-        self.gate.release("broker")
-        self.lanes.release()
-
-    def _breaker_changed(self, name: str, engine: Target) -> None:
-        if engine.breaker.error is not None:
-            self.gate.hold(f"engine {name}", str(engine.breaker.error))
-        else:
-            self.gate.release(f"engine {name}")
-            self.lanes.release()
 
     def _revoked(self, partition: Partition) -> bool:
         return partition.revoked or partition in self._revoking

@@ -10,13 +10,18 @@ import pytest
 
 from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine, load_config
+from bridge.app.own_workflows import OwnWorkflows
 from bridge.config.source import Loaded
 from bridge.engines.execution import CommandExecutor
+from bridge.engines.grace import GUARD
 from bridge.engines.parking.executor import ParkingExecutor
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.publishing import Publishing
 from bridge.routing import referenced_orchestrations
+from bridge.workflow import PUBLISH_ACTIVITY
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION
 
 CONFIG = """
 engines:
@@ -79,17 +84,18 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
     found = loaded(tmp_path)
     engine = build_engine(found, "default", host=True)
     brokers = {"local": build_broker(found, "local")}
-    own = parking.OwnWorkflows(
-        found, {"default": engine}, brokers, lambda: datetime.now(UTC), asyncio.get_running_loop()
-    )
-    workflows = own.added(Workflows(), "default")
+    loop = asyncio.get_running_loop()
+    own = OwnWorkflows(found, {"default": engine}, brokers, Publishing({}, loop), lambda: datetime.now(UTC), loop)
+    workflows, publishers = own.groups(Workflows(), "default")
+    assert set(publishers.activities) == {PUBLISH_ACTIVITY}
     await engine.start()
     try:
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
         assert set(registry.entities) == {PARKING, QUARANTINE}
-        assert set(registry.orchestrators) == set(registry.activities) == {DEAD_LETTER}
+        assert {DEAD_LETTER, GUARD, SAGA_ORCHESTRATION} == set(registry.orchestrators)
+        assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:
         await engine.stop()
 
@@ -101,5 +107,5 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
 def test_where_poisoned_keys_are_kept(tmp_path: Path, source: str, engine: str | None) -> None:
     found = loaded(tmp_path, source=source)
     engines = {name: build_engine(found, name, host=False) for name in found.config.engines}
-    wards = parking.wards(found, "orders", engines, {"local": build_broker(found, "local")})
+    wards = parking.wards(found, "orders", engines)
     assert (None if wards is None else wards[0]) == engine

@@ -156,6 +156,7 @@ async def test_a_message_waits_for_the_retries_of_another_source_and_other_keys_
         await it.broker.publish("orders", [message("start", "a-1", "a")])
         await it.until(lambda: it.orders.ledger.retries > 0)
         await it.broker.publish("payments", [message("start", "a-2", "any"), message("start", "b-1", "any")])
+        await it.until(lambda: it.joined["a"] == ["1", "2"])
         await it.broker.publish("orders", [message("start", "a-3", "a")])
         await it.until(lambda: it.taken()["b"] == ["1"] and it.orders.ledger.retries > 3)
         assert it.taken()["a"] == []

@@ -91,14 +91,14 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
 
 async def test_a_decoder_that_fails_unexpectedly_costs_one_message(tmp_path: Path) -> None:
     async with bench(tmp_path, source="    retry: {initial: 1ms}") as it:
-        decode = it.source._decode
+        decode = it.source._intake._decode
 
         def broken(given: Message, position: Position) -> Envelope:
             if given.key == b"bad":
                 raise RuntimeError("a bug")
             return decode(given, position)
 
-        it.source._decode = broken
+        it.source._intake._decode = broken
         await it.publish(message("start", "a-1", "bad"), message("start", "b-1", "good"))
         await it.source.start()
         await it.settled(2)

@@ -1,0 +1,82 @@
+"""The bridge's own orchestrators, activities and entities, which every worker runs beside the user's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from durabletask.task import ActivityContext
+
+from bridge.app.parking import Keepers, keepers
+from bridge.brokers.base import Broker
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.grace import GUARD, Grace, guard
+from bridge.engines.parking import letters
+from bridge.engines.registry import Workflows
+from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
+from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.undeliverable import Undeliverable
+from bridge.workflow import PUBLISH_ACTIVITY, message_aware
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
+
+
+class OwnWorkflows:
+    """Makes them for the engines of one process. keepers: what keeps messages that wait, by engine."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        engines: Mapping[str, Engine],
+        brokers: Mapping[str, Broker],
+        publishing: Publishing,
+        now: Callable[[], datetime],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._engines = engines
+        self._publishing = publishing
+        self._loop = loop
+        self.undeliverable = Undeliverable(brokers, loop)
+        self.keepers: dict[str, Keepers] = {
+            name: keepers(loaded, engine, now, loop) for name, engine in engines.items()
+        }
+
+    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
+        """What two workers of an engine run: the user's workflows with ours, and publishing, which has threads of its
+        own so that a broker that hangs stops nothing else.
+        """
+        grace = Grace(self._engines[engine], self._loop)
+        kept = self.keepers[engine]
+        orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
+        together = replace(
+            workflows,
+            orchestrators={
+                **{name: message_aware(each) for name, each in orchestrators.items()},
+                GUARD: guard,
+                DEAD_LETTER: letters.orchestrator(),
+            },
+            activities={
+                **workflows.activities,
+                **grace.activities(),
+                EVALUATE_ACTIVITY: evaluate,
+                DEAD_LETTER: letters.activity(self.undeliverable),
+            },
+            entities={
+                **workflows.entities,
+                PARKING: kept.parking.function(),
+                QUARANTINE: kept.quarantine.function(),
+            },
+        )
+        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish()}, publishers=True)
+
+    def _publish(self) -> Callable[..., str]:
+        publishing = self._publishing
+
+        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
+            return publishing(request)
+
+        publish.__name__ = PUBLISH_ACTIVITY
+        return publish

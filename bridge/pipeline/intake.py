@@ -1,0 +1,91 @@
+"""Deliveries become items, each at the end of the lane of its ordering key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable
+
+from bridge import provenance
+from bridge.brokers.base import Delivery, Partition
+from bridge.envelope import Envelope
+from bridge.message import Message, Position
+from bridge.pipeline.domain import OrderingDomain, domain_key
+from bridge.pipeline.execution import Routes
+from bridge.pipeline.item import Item
+from bridge.pipeline.lanes import Lane, Lanes, LaneState
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.settings import SourceSettings
+
+Decode = Callable[[Message, Position], Envelope]
+"""Raises: MessageError."""
+
+
+class Intake:
+    """Decodes what a source received and lines it up.
+
+    revoked: whether a partition is another member's by now. crowded: whether too many wait in a lane whose head fails.
+    """
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        decode: Decode,
+        routes: Routes,
+        lanes: Lanes,
+        ledger: Ledger,
+        domain: OrderingDomain | None,
+        *,
+        revoked: Callable[[Partition], bool],
+        crowded: Callable[[Lane], bool],
+    ) -> None:
+        self._settings = settings
+        self._decode = decode
+        self._routes = routes
+        self._lanes = lanes
+        self._ledger = ledger
+        self._domain = domain
+        self._revoked = revoked
+        self._crowded = crowded
+
+    def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
+        """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds."""
+        partitions: set[Partition] = set()
+        gone: set[Partition] = set()
+        by_key = self._settings.ordering == "key"
+        for delivery in deliveries:
+            partition = delivery.partition
+            if partition not in partitions and partition not in gone:
+                (gone if self._revoked(partition) else partitions).add(partition)
+            envelope: Envelope | None = None
+            error: Exception | None = None
+            key: Hashable | None = delivery.message.key
+            try:
+                envelope = self._decode(delivery.message, delivery.position)
+                if not by_key:
+                    key = self._key(delivery, envelope)
+            except Exception as failure:
+                # Judged when its turn comes; whatever it is, intake goes on
+                error = failure
+            item = Item(delivery, envelope, error, now)
+            if self._settings.trusted_replay:
+                item.executed = list(provenance.read(delivery.message).executed)
+            self._ledger.receive(item)
+            if partition in gone:
+                # Handed out before the revocation, seen after it: another member may be at work on it
+                self._ledger.abandon(item, "revoked")
+                continue
+            if self._domain is not None and key is not None:
+                key = domain_key(key)
+                self._domain.join(key, item)
+            lane = self._lanes.push(key, item)
+            if lane.state is LaneState.WAITING and self._crowded(lane):
+                self._lanes.hurry(lane)
+        return partitions
+
+    def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
+        match self._settings.ordering:
+            case "none":
+                return None
+            case "partition":
+                return (delivery.position.topic, delivery.position.partition)
+            case _:
+                return self._routes.ordering_key(envelope)

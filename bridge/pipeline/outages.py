@@ -1,0 +1,63 @@
+"""What keeps a whole source waiting: an engine or the broker that is away, a fuse that has blown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from bridge.errors import BridgeError
+from bridge.pipeline.execution import Target
+from bridge.pipeline.gate import Gate
+from bridge.pipeline.lanes import Lanes
+from bridge.settlement import RetryPolicy
+
+log = structlog.get_logger("bridge.source")
+
+
+class Outages:
+    """Closes a source's gate while something is away, and frees the lanes that it held when it is back."""
+
+    def __init__(self, source: str, retry: RetryPolicy, gate: Gate, lanes: Lanes) -> None:
+        self._source = source
+        self._retry = retry
+        self._gate = gate
+        self._lanes = lanes
+        self._failures = 0
+
+    def watch(self, engines: Mapping[str, Target]) -> None:
+        """Hear of each engine's outages from now on."""
+        for name, engine in engines.items():
+            engine.breaker.subscribe(lambda name=name, engine=engine: self._engine_changed(name, engine))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+            self._engine_changed(name, engine)
+
+    def broker_away(self, error: BridgeError) -> None:
+        """It did not take a settlement; tried again after a while."""
+        if "broker" not in self._gate.holds:
+            self._failures += 1
+            self._gate.hold("broker", str(error))
+            log.warning("broker away", action="hold", source=self._source, detail=str(error))
+            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.broker_back)
+
+    def broker_back(self) -> None:
+        """Try again what waited for it."""
+        self._gate.release("broker")
+        self._lanes.release()
+
+    def broker_took(self) -> None:
+        """It took a settlement."""
+        self._failures = 0
+
+    def fuse_blown(self, limit: int) -> None:
+        """Until a restart."""
+        if "fuse" not in self._gate.holds:
+            self._gate.hold("fuse", f"more than {limit} dead letters within a minute; mend the rule and restart")
+            log.error("fuse blown", action="fuse", source=self._source, limit=limit)
+
+    def _engine_changed(self, name: str, engine: Target) -> None:
+        if engine.breaker.error is not None:
+            self._gate.hold(f"engine {name}", str(engine.breaker.error))
+        else:
+            self._gate.release(f"engine {name}")
+            self._lanes.release()
