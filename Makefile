@@ -22,7 +22,7 @@ demo: .venv/runtime ## the main job on embedded parts, ends with a table
 	$(BIN)/python -m demo
 
 test: .venv/dev ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs
 	$(BIN)/python -m tests.prove
