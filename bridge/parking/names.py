@@ -21,11 +21,19 @@ _LONGEST = 200
 
 
 def target_key(instance_id: str) -> str:
-    """Key of the parking entity of an instance. `@` cannot be in a key; an id that is too long is hashed."""
-    escaped = instance_id.replace("~", "~~").replace("@", "~a")
+    """Key of the parking entity of an instance. `@` cannot be in a key; an id that is too long is hashed.
+
+    No key begins like another, so that a query by prefix finds one entity and no other.
+    """
+    escaped = key_prefix(instance_id)
     if len(escaped) <= _LONGEST:
-        return escaped
+        return escaped + "~e"
     return "~h" + hashlib.sha256(instance_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def key_prefix(id_prefix: str) -> str:
+    """What the keys of the instances begin with whose ids begin so, unless these are hashed."""
+    return id_prefix.replace("~", "~~").replace("@", "~a")
 
 
 def target_id(instance_id: str) -> str:

@@ -12,7 +12,7 @@ from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
 from bridge.origin import Origin
 from bridge.parking.key import decode, encode, shown
 from bridge.parking.letter import Letter
-from bridge.parking.names import PARKING, letter_id, target_id, target_key, ward_key, ward_prefix
+from bridge.parking.names import PARKING, key_prefix, letter_id, target_id, target_key, ward_key, ward_prefix
 from bridge.parking.parked import Parkable, Parked, parkable
 from tests.parking.sample import COMMANDS, letter, parked
 
@@ -53,6 +53,8 @@ def test_every_instance_has_an_entity_of_its_own(one: str, other: str) -> None:
     assert len(target_id(one)) <= 256
     assert target_id(one).startswith(f"@{PARKING}@")
     assert (key == target_key(other)) == (one == other)
+    assert target_key(other).startswith(key) == (one == other)
+    assert len(one) > 60 or key.startswith(key_prefix(one[: len(one) // 2]))
 
 
 @pytest.mark.parametrize("other", ["a~a", "a~~a", "~h" + "0" * 64, "a" * 300])

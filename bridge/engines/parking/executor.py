@@ -22,6 +22,7 @@ from bridge.commands import (
 )
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.engines.parking.look import look
 from bridge.errors import (
     AlreadyTaken,
     EngineRejected,
@@ -135,7 +136,8 @@ class ParkingExecutor:
         if self._engine.empty(target_id(command.instance_id)):
             return
         what = f"look for what waits for {command.instance_id!r}"
-        entity = await self._asked(self._engine.client.get_entity(_entity(command.instance_id)), what)
+        # Not get_entity: to that an entity is not there until its first operation is done
+        entity = await self._asked(look(self._engine.client, _entity(command.instance_id)), what)
         if entity is None:
             return
         told = json.loads(entity.get_state() or "null") or {}

@@ -17,6 +17,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.parking.letters import send
+from bridge.engines.parking.look import look
 from bridge.errors import EngineUnavailable
 from bridge.parking.held import HeldKey
 from bridge.parking.lot import Turn
@@ -114,7 +115,8 @@ class EngineWards:
 
     async def holds(self, key: bytes) -> bool:
         """Whether this key is held, or may be. Raises: EngineError."""
-        call = self._engine.client.get_entity(EntityInstanceId(QUARANTINE, ward_key(self._source, key)), False)
+        entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
+        call = look(self._engine.client, entity, include_state=False)
         return await self._asked(call, "look for a quarantined key") is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:

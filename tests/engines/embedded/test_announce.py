@@ -9,7 +9,7 @@ from bridge.engines.embedded.database import Database
 from bridge.parking.names import target_id
 from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import Hands, call, complete, signal, start
-from tests.engines.embedded.test_entity import entity, operations
+from tests.engines.embedded.test_entity import entities, entity, operations
 
 WAITING = target_id("order-1")
 
@@ -69,10 +69,11 @@ def test_where_nothing_waits_any_more_nobody_is_told_and_nothing_is_left(restart
     signal(database, WAITING, "drop")
     hands.batch(hands.take(), None)
     assert not entity(database, WAITING).exists
+    assert entities(database, includeTransient=True) == []
     start(database, "work", "order-1")
     assert hands.take().WhichOneof("request") == "orchestratorRequest"
     assert hands.nothing()
-    assert not entity(restartable.again(), WAITING).exists
+    assert WAITING not in {each.instanceId for each in entities(restartable.again(), includeTransient=True)}
 
 
 def test_one_that_comes_back_in_the_same_group_is_there(restartable: Restartable) -> None:
@@ -98,4 +99,4 @@ def test_other_entities_without_state_are_left_alone(database: Database, name: s
     signal(database, f"@{name}@x", "once")
     hands.batch(hands.take(), None)
     call(database, "GetEntity", pb.GetEntityRequest(instanceId=f"@{name}@x"))
-    assert entity(database, f"@{name}@x").exists
+    assert [each.instanceId for each in entities(database, includeTransient=True)] == [f"@{name}@x"]

@@ -29,6 +29,7 @@ from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.parking.look import look
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.errors import (
     AlreadyTaken,
@@ -55,7 +56,7 @@ class Bench:
 
     async def waiting(self, instance_id: str) -> int:
         """Operations that a parking entity has before it."""
-        found = await self.engine.client.get_entity(EntityInstanceId(PARKING, target_key(instance_id)))
+        found = await look(self.engine.client, EntityInstanceId(PARKING, target_key(instance_id)))
         return 0 if found is None else found.backlog_queue_size
 
     async def park(self, number: int = 1, data: Any = None) -> None:
@@ -101,6 +102,15 @@ async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
     await it.executor.execute(START, Origin("m-3", "start"))
     with pytest.raises(InstanceParked):
         await it.executor.execute(PAID, Origin("m-2", "paid"))
+
+
+async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: Bench) -> None:
+    for neighbour in ("order-10", "order-1~", "order-1~e", "order-1@"):
+        command = RaiseEvent(neighbour, "paid", None, ParkFor(60.0))
+        await it.executor.park(command, Origin(f"m-{neighbour}", "paid"), letter(1), 60.0)
+    assert await it.waiting("order-1") == 0
+    with pytest.raises(InstanceNotFound):
+        await it.executor.execute(PAID, ORIGIN)
 
 
 @pytest.mark.parametrize(
