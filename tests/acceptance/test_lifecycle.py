@@ -97,7 +97,7 @@ def test_an_engine_that_is_away_from_the_start_is_told_and_waited_for(tmp_path: 
         status, body = daemon.get("/readyz")
         assert status == 503
         states = {component["kind"]: component["state"] for component in json.loads(body)["components"]}
-        assert states == {"source": "held", "engine": "away"}
+        assert states == {"source": "held", "engine": "away", "workflows": "up"}
         assert daemon.get("/healthz")[0] == 200
         daemon.signal(signal.SIGTERM)
         assert daemon.ended() == 0

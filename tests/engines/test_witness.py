@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 from durabletask import task
 
+from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, Witness
 from bridge.engines.worker import stop_worker
-from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput
+from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 from tests.engines.ways import PATIENCE, WAYS, engine_of, until
 
 undone: list[str] = []
@@ -47,16 +49,23 @@ def flow(orchestrator: Any, name: str = "order") -> Workflows:
         return (yield from orchestrator(ctx, given))
 
     registered.__name__ = name
-    return Workflows({name: registered}, {"reserve": reserve, "release": release})
+    return Workflows({name: message_aware(registered)}, {"reserve": reserve, "release": release})
+
+
+async def started(engine: Engine, known: Workflows, witness: Witness, leaving: contextlib.AsyncExitStack) -> Any:
+    """A worker at work, stopped when the stack is left however the test ends. Stopping twice is no harm."""
+    worker = engine.worker(known, DataConverter(), witness)
+    worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    leaving.push_async_callback(stop_worker, worker, PATIENCE)
+    return worker
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path, way: str) -> None:
     told: list[Incompatible] = []
     witness = Witness(told.append)
-    async with engine_of(way, tmp_path) as engine:
-        worker = engine.worker(flow(order), DataConverter(), witness)
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    async with engine_of(way, tmp_path) as engine, contextlib.AsyncExitStack() as leaving:
+        worker = await started(engine, flow(order), witness, leaving)
         client = engine.client
         await client.schedule_new_orchestration("order", instance_id="o-1")
 
@@ -68,8 +77,7 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
         assert await stop_worker(worker, PATIENCE)
         assert (witness.open, told) == ([], [])
 
-        worker = engine.worker(flow(changed), DataConverter(), witness)
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker = await started(engine, flow(changed), witness, leaving)
         await client.raise_orchestration_event("o-1", "paid", data=True)
         state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
         assert state is not None
@@ -81,8 +89,7 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
         assert told[0].error
         assert await stop_worker(worker, PATIENCE)
 
-        worker = engine.worker(flow(order), DataConverter(), witness)
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker = await started(engine, flow(order), witness, leaving)
         await client.rewind_orchestration("o-1", reason="repaired")
         state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
         assert state is not None
@@ -100,9 +107,8 @@ async def test_other_failures_are_not_its_business(tmp_path: Path) -> None:
         yield
 
     witness = Witness()
-    async with engine_of("direct", tmp_path) as engine:
-        worker = engine.worker(flow(broken), DataConverter(), witness)
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    async with engine_of("direct", tmp_path) as engine, contextlib.AsyncExitStack() as leaving:
+        worker = await started(engine, flow(broken), witness, leaving)
         await engine.client.schedule_new_orchestration("order", instance_id="o-2")
         await engine.client.wait_for_orchestration_completion("o-2", timeout=int(PATIENCE))
         assert await stop_worker(worker, PATIENCE)

@@ -9,7 +9,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.calls import DEFERRED
-from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import micros, seconds
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.reply import Reply
@@ -33,7 +33,7 @@ class Purges:
     def purge(self, request: pb.PurgeInstancesRequest, reply: Reply) -> Any:
         kind = request.WhichOneof("request")
         if kind == "purgeInstanceFilter":
-            limit = request.purgeInstanceFilter.timeout.ToTimedelta().total_seconds()
+            limit = seconds(request.purgeInstanceFilter.timeout)
             deadline = time.monotonic() + limit if limit > 0 else None
             self._filtered(request, reply, 0, 0, deadline)
             return DEFERRED

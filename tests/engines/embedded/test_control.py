@@ -9,6 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.clock import now
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.wire import Duration
 from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import (
     Hands,
@@ -250,7 +251,9 @@ def test_purge_by_filter_goes_in_steps_and_counts_all(database: Database) -> Non
         start(database, "work", f"w-{number}")
     for number in range(430):
         hands.turn(hands.take(), complete(1) if number % 2 else fail(1, "x"))
-    only = pb.PurgeInstanceFilter(runtimeStatus=[pb.ORCHESTRATION_STATUS_COMPLETED])
+    endless = Duration(seconds=2**63 - 1, nanos=2**31 - 1)
+    only = pb.PurgeInstanceFilter(timeout=endless, runtimeStatus=[pb.ORCHESTRATION_STATUS_COMPLETED])
     assert purge(database, purgeInstanceFilter=only) == 215
-    assert purge(database, purgeInstanceFilter=pb.PurgeInstanceFilter()) == 215
+    none = Duration(seconds=-(2**63), nanos=-(2**31))
+    assert purge(database, purgeInstanceFilter=pb.PurgeInstanceFilter(timeout=none)) == 215
     assert purge(database, instanceBatch=pb.InstanceBatch(instanceIds=["w-1", "w-449"])) == 0

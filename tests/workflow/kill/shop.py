@@ -20,7 +20,7 @@ from durabletask import task
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import Workflows
-from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, Saga, Step, StepInput
+from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 
 STEPS = ("stock", "flight", "hotel", "payment", "parcel")
 SHORT = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=300), max_number_of_attempts=2)
@@ -85,7 +85,7 @@ async def main() -> None:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(sys.argv[1], "engine"), host=True)
     await engine.start()
     worker = engine.worker(
-        Workflows({"shop": shop}, {"do": do, "undo": undo, PUBLISH_ACTIVITY: publish}), DataConverter()
+        Workflows({"shop": message_aware(shop)}, {"do": do, "undo": undo, PUBLISH_ACTIVITY: publish}), DataConverter()
     )
     worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
     print("ready", flush=True)
