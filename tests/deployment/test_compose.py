@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BRIDGE = SERVICES["bridge"]
+# The one image without a version of its own: its documentation names no tag but this.
+UNVERSIONED = {"mcr.microsoft.com/dts/dts-emulator:latest"}
 SPECIFICATION = jsonschema_rs.validator_for(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
 
 
@@ -46,27 +48,68 @@ def test_no_two_services_have_one_port() -> None:
     assert len(ports) == len(set(ports))
 
 
+def _source(volume: str) -> str:
+    """What a short volume ("SOURCE:TARGET[:MODE]") mounts when no variable is set: `${NAME:-DEFAULT}` is DEFAULT."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
+
+
 @pytest.mark.parametrize("name", SERVICES)
-def test_images_say_which_version_and_volumes_exist(name: str) -> None:
+def test_an_image_says_which_version(name: str) -> None:
     service = SERVICES[name]
-    assert re.search(r":[\w.-]+$", service["image"])
-    assert "build" in service or not service["image"].startswith("durable-bridge")
-    for volume in service.get("volumes", ()):
-        source = volume.split(":")[0]
+    image, tag = service["image"].rsplit(":", 1)
+    if service["image"] not in UNVERSIONED:
+        assert ("build" in service) == (image == "durable-bridge")
+        assert tag == "local" if "build" in service else re.search(r"\d+\.\d+|CU\d", tag)
+        assert "latest" not in tag
+
+
+def test_what_has_no_version_is_still_used() -> None:
+    assert {service["image"] for service in SERVICES.values()} >= UNVERSIONED
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_volumes_exist_and_the_checkout_is_not_written_to(name: str) -> None:
+    for volume in SERVICES[name].get("volumes", ()):
+        source = _source(volume)
         if source.startswith("."):
-            assert (ROOT / source).is_dir(), volume
-            assert volume.endswith(":ro"), "what comes from the checkout is not written to"
+            # Docker makes a directory of whatever is not there, a file's place too
+            assert (ROOT / source).exists(), volume
+            assert (ROOT / source).is_file() == bool(Path(volume.removesuffix(":ro")).suffix), volume
+            assert volume.endswith(":ro"), volume
         else:
             assert source in COMPOSE["volumes"], volume
 
 
+@pytest.mark.parametrize(
+    ("volume", "source"),
+    [
+        ("./config:/app/config:ro", "./config"),
+        ("data:/var/lib/data", "data"),
+        ("${FILE:-./a/b.json}:/etc/b.json:ro", "./a/b.json"),
+        ("${ROOT:-.}/${FILE:-b.json}:/etc/b.json", "./b.json"),
+    ],
+)
+def test_the_source_of_a_volume_is_read_with_its_defaults(volume: str, source: str) -> None:
+    assert _source(volume) == source
+
+
 @pytest.mark.parametrize("name", SERVICES)
-def test_whom_one_waits_for_has_a_health_check_and_no_profile_of_its_own(name: str) -> None:
-    for other, wanted in SERVICES[name].get("depends_on", {}).items():
+def test_whom_one_waits_for_has_a_health_check_and_starts_whenever_one_does(name: str) -> None:
+    profiles = set(SERVICES[name].get("profiles", ()))
+    waited_for: dict[str, dict[str, str]] = SERVICES[name].get("depends_on", {})
+    assert isinstance(waited_for, dict), "a list waits for a start, not for health"
+    for other, wanted in waited_for.items():
         assert wanted["condition"] == "service_healthy"
         assert SERVICES[other]["healthcheck"]["test"][0] == "CMD"
-        missing = set(SERVICES[other].get("profiles", ())) - set(SERVICES[name].get("profiles", ()))
-        assert not missing
+        # Without a profile a service always starts; with some, in those of the other
+        others = set(SERVICES[other].get("profiles", ()))
+        assert not others or (profiles and profiles <= others)
+
+
+def test_the_emulator_s_database_has_one_password() -> None:
+    emulator, database = (SERVICES[name]["environment"] for name in ("servicebus", "servicebus-sql"))
+    assert emulator["SQL_SERVER"] == "servicebus-sql"
+    assert emulator["MSSQL_SA_PASSWORD"] == database["MSSQL_SA_PASSWORD"] == database["SQLCMDPASSWORD"]
 
 
 def test_what_is_not_needed_for_the_shop_has_a_profile() -> None:
