@@ -37,7 +37,7 @@ class OwnWorkflows:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._engines = engines
-        self._publishing = publishing
+        self.publishing = publishing
         self._loop = loop
         self.undeliverable = Undeliverable(brokers, loop)
         self.keepers: dict[str, Keepers] = {
@@ -73,7 +73,7 @@ class OwnWorkflows:
         return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish()}, publishers=True)
 
     def _publish(self) -> Callable[..., str]:
-        publishing = self._publishing
+        publishing = self.publishing
 
         def publish(_: ActivityContext, request: dict[str, Any]) -> str:
             return publishing(request)

@@ -137,7 +137,8 @@ class LocalBridge:
         self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
         self._daemon = Daemon(loaded, engines=self._engines, now=lambda: self.now)
         self._recorder = _Recorder(self._daemon.publishing)
-        self._daemon.publishing = self._recorder
+        # Before a worker of the daemon is made, which takes it from there.
+        self._daemon.publishing = self._daemon.own.publishing = self._recorder
         for name, broker in self._daemon.brokers.items():
             self._count(name, broker)
         await self._daemon.start()
