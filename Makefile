@@ -29,10 +29,10 @@ prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and 
 	$(BIN)/python -m pytest -m prove
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
-	$(BIN)/python -m pytest -m prove tests/brokers/kafka
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove tests/brokers/kafka
 
 prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by the JavaScript SDK
-	$(BIN)/python -m pytest -m prove tests/servicebus tests/brokers/servicebus
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove tests/servicebus tests/brokers/servicebus
 
 prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
 	$(BIN)/python -m pytest -m prove tests/engines

@@ -1,0 +1,48 @@
+"""Whole pipelines whose connections break: nothing is lost, nothing dead-lettered, order per session kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import EngineUnavailable
+from tests.brokers.servicebus.bench import bus_bench
+from tests.brokers.servicebus.trouble import ENTITIES, LOCK, ended, publish, troubled
+from tests.servicebus.server import ServiceBusServer
+
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    async with troubled() as server:
+        yield server
+
+
+@ENTITIES
+@pytest.mark.parametrize(
+    "step", ["attached", "flow", "deliver", "delivered", "settle", "settled", "echoed", "manage", "managed"]
+)
+async def test_connections_that_break_again_and_again(
+    tmp_path: Path, server: ServiceBusServer, entity: str, step: str
+) -> None:
+    """At one step, every few times it is reached, while messages come in."""
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = bench.source.settings.subscribe.topics[0]
+        await bench.source.start()
+        faults = [server.faults.add(step, "drop", skip=skip, entity=queue) for skip in (1, 5, 9)]
+        for first in range(0, 60, 20):
+            await publish(server, queue, bench, first, 20)
+            if step in ("manage", "managed"):
+                # Reached by whoever holds a lock for long
+                bench.faults.outage = EngineUnavailable("away")
+                await asyncio.sleep(LOCK)
+                bench.faults.outage = None
+            await asyncio.sleep(0.5)
+            if step in ("attached", "flow"):
+                server.faults.drop(queue)  # reached by whoever connects again
+        await ended(server, queue, bench, 60)
+        assert sum(fault.hits for fault in faults) >= 1
