@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.parking.names import PARKING, target_key
 from bridge.testing import LocalBridge
 
 FLOWS = """
@@ -98,11 +99,11 @@ def test_a_start_that_nobody_told_of_is_noticed_within_the_poll(bridge: LocalBri
 def test_in_the_end_they_are_dead_lettered(bridge: LocalBridge) -> None:
     paid(bridge, 1)
     bridge.advance(minutes=9, seconds=59)
-    assert bridge.entity("bridge.parking", "order-1")
+    assert bridge.entity(PARKING, target_key("order-1"))
     bridge.advance(seconds=2)
     bridge.publish("orders", {"id": "1", "count": 1}, type="start", key="1")
     assert bridge.status("order-1") == "RUNNING"
-    assert bridge.entity("bridge.parking", "order-1") is None
+    assert bridge.entity(PARKING, target_key("order-1")) is None
 
 
 def test_other_verbs_wait_too(bridge: LocalBridge) -> None:
