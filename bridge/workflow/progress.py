@@ -14,9 +14,6 @@ from bridge.workflow.converter import Prepared
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps
 
-_STATES = {state: f': "{state}"' for state in StepState}
-_STATUSES = {status: f', "status": "{status}", "steps": {{' for status in SagaStatus}
-
 
 class Progress:
     """Status of the saga and states of its steps.
@@ -29,8 +26,8 @@ class Progress:
 
     def __init__(self, ctx: task.OrchestrationContext, saga: str, plan: Sequence[str]) -> None:
         self._ctx = ctx
-        self._head = f'{{"saga": {quoted(saga)}'
-        self._steps = {step: f"{quoted(step)}{_STATES[StepState.WAITING]}" for step in plan}
+        self._head = _head(saga)
+        self._steps = {step: _piece(step, StepState.WAITING) for step in plan}
         self._failure = ""
         self._failed = ""
         self._changed = True
@@ -38,7 +35,7 @@ class Progress:
 
     def enter(self, step: str, state: StepState) -> None:
         """A step is in another state."""
-        self._steps[step] = f"{quoted(step)}{_STATES[state]}"
+        self._steps[step] = _piece(step, state)
         self._changed = True
 
     def become(self, status: SagaStatus) -> None:
@@ -74,9 +71,7 @@ class Progress:
     def show(self) -> None:
         """Write the custom status."""
         self._changed = False
-        steps = ", ".join(self._steps.values())
-        text = f"{self._head}{_STATUSES[self.status]}{steps}}}{self._failure}{self._failed}}}"
-        self._ctx.set_custom_status(Prepared(text))
+        self._ctx.set_custom_status(_whole(self._head, self.status, self._failure, self._failed, *self._steps.values()))
 
     def shown(self, steps: Steps) -> Steps:
         """Run the steps, and show what has changed whenever they wait and when they are over."""
@@ -97,6 +92,15 @@ class Progress:
 
 
 @lru_cache(maxsize=4096)
-def quoted(name: str) -> str:
-    """As JSON."""
-    return json.dumps(name)
+def _head(saga: str) -> str:
+    return f'{{"saga": {json.dumps(saga)}'
+
+
+@lru_cache(maxsize=4096)
+def _piece(step: str, state: StepState) -> str:
+    return f'{json.dumps(step)}: "{state}"'
+
+
+@lru_cache(maxsize=1024)
+def _whole(head: str, status: SagaStatus, failure: str, failed: str, *steps: str) -> Prepared:
+    return Prepared(f'{head}, "status": "{status}", "steps": {{{", ".join(steps)}}}{failure}{failed}}}')

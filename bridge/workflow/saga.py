@@ -14,6 +14,7 @@ from durabletask import task
 
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
+from bridge.workflow.heard import Heard
 from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
@@ -44,6 +45,8 @@ _COUNT = "bridge.sagas"
 
 class Scope:
     """A sequence of steps: a whole saga, or one branch of a parallel group."""
+
+    __slots__ = ("_group", "_halts", "_saga")
 
     def __init__(self, saga: Saga, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> None:
         self._saga = saga
@@ -112,6 +115,24 @@ class Saga(Scope):
     come, for the custom status, where they are known.
     """
 
+    __slots__ = (
+        "_cancel",
+        "_committed",
+        "_compensated",
+        "_completed",
+        "_ctx",
+        "_entries",
+        "_failed_compensations",
+        "_failure",
+        "_heard",
+        "_id",
+        "_over",
+        "_progress",
+        "_publish_outcome",
+        "_roll_forward_pause",
+        "name",
+    )
+
     def __init__(
         self,
         ctx: task.OrchestrationContext,
@@ -134,9 +155,10 @@ class Saga(Scope):
         self._failure: SagaAborted | None = None
         self._committed = False
         self._over = False
+        self._heard = False  # `cancel`, in front of the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
-        _Heard(self._cancel, self._hear)
+        Heard(self._cancel, self._hear)
 
     def point_of_no_return(self) -> None:
         """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
@@ -178,7 +200,8 @@ class Saga(Scope):
                 progress.show()
                 raise bug or failure
         # A body may have gone on without a step that failed: even when all is well, its effect must not stay.
-        yield from progress.shown(self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE))
+        if failure is not None or len(self._completed) < len(self._entries):
+            yield from progress.shown(self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE))
         progress.become(self._final_status())
         progress.show()
         outcome = self._outcome(result)
@@ -195,10 +218,12 @@ class Saga(Scope):
             raise ValueError(f"saga {self.name!r} has two steps named {name!r}; names make the step keys")
         if self._over:
             raise ValueError(f"step {name!r}: saga {self.name!r} is over")
-        self._check_stopped(name, halts)
+        if self._heard or halts:
+            self._check_stopped(name, halts)
         entry = self._entries[name] = Entry(step, f"{self._id}/{name}")
         group.members.append(entry)
-        self._progress.enter(name, StepState.RUNNING)
+        progress = self._progress
+        progress.enter(name, StepState.RUNNING)
         try:
             if step.timeout is None and step.action.__class__ in _ACTIVITIES and not self._committed:
                 # The common case by the shortest way: replays come along here for every step that is over.
@@ -217,8 +242,10 @@ class Saga(Scope):
                 self._check_stopped(name, halts)  # says why
             raise
         self._completed.append(name)
-        self._enter(entry, StepState.COMPLETED)
-        self._check_stopped(name, halts)
+        entry.state = StepState.COMPLETED
+        progress.enter(name, StepState.COMPLETED)
+        if self._heard or halts:
+            self._check_stopped(name, halts)
         return entry.result
 
     def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
@@ -270,7 +297,7 @@ class Saga(Scope):
         """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
         if self._committed:
             return
-        if self._cancel.is_complete and not self._cancel.is_cancelled:
+        if self._heard:
             raise StepFailed(step, "cancelled", _reason(self._cancel.get_result()))
         if halts and any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
@@ -339,6 +366,7 @@ class Saga(Scope):
 
     def _hear(self) -> None:
         if not self._cancel.is_cancelled and not self._committed:
+            self._heard = True
             self._progress.cancelling()
 
 
@@ -351,21 +379,11 @@ def _payload(entry: Entry) -> Any:
     return {"key": entry.key, "input": step.input}
 
 
-class _Heard(task.CompositeTask[None]):
-    """Tells of a task's end at once, while the orchestrator waits for another one."""
-
-    def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
-        self._tell = tell
-        super().__init__([awaited])
-
-    def on_child_completed(self, task: task.Task[Any]) -> None:
-        self._tell()
-
-
 def _new_id(ctx: task.OrchestrationContext, name: str) -> str:
     """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
     # How many sagas the orchestration has made so far: every replay has a context of its own, which counts anew.
-    number = vars(ctx)[_COUNT] = vars(ctx).get(_COUNT, 0) + 1
+    number = getattr(ctx, _COUNT, 0) + 1
+    setattr(ctx, _COUNT, number)
     return _digest(ctx.instance_id, ctx.current_utc_datetime, number, name)
 
 
