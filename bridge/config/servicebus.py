@@ -108,7 +108,11 @@ class ServiceBusSourceConfig(Model):
 
     prefetch: Integer = Field(100, ge=1, le=5000, description="Messages that a receiver has under way to us.")
     receivers: Integer = Field(1, ge=1, le=64, description="Receivers, each with its own connection.")
-    max_hold: Duration = Field(300.0, gt=0, description="Longest wait for a retry that is held under a renewed lock.")
+    max_hold: Duration = Field(
+        300.0,
+        gt=0,
+        description="Longest wait for a retry that is held under a renewed lock; a longer one is parked where there is a `dead_letter`.",
+    )
 
 
 class ServiceBusTargetConfig(Model):
