@@ -1,0 +1,38 @@
+"""A source pipeline on the broker of a configuration: compiled rules, an embedded engine, faults on demand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bridge.app.composition import build_broker, build_engine, build_source, load_config
+from bridge.engines.execution import CommandExecutor
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.execution import Target
+from tests.pipeline.harness import Bench, Faults
+
+
+@asynccontextmanager
+async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator[Bench]:
+    """Its source, `orders`, is not started. config: YAML. name: of the broker in it."""
+    directory.mkdir(exist_ok=True)
+    path = directory / "bridge.yaml"
+    path.write_text(config)
+    loaded = load_config([path])
+    engine = build_engine(loaded, "default", host=True)
+    await engine.start()
+    broker = build_broker(loaded, name)
+    await broker.start()
+    faults = Faults(CommandExecutor(engine).execute, engine.probe)
+    breaker = Breaker("default", faults.probe, first_delay=0.005)
+    pipeline = build_source(loaded, "orders", {name: broker}, {"default": Target(faults.execute, breaker)})
+    try:
+        yield Bench(pipeline, broker, engine, faults, breaker)
+    finally:
+        await pipeline.drain(5)
+        await breaker.stop()
+        await broker.stop()
+        await engine.stop()
+        assert pipeline.ledger.balanced()
+        assert pipeline.ledger.in_flight == 0
