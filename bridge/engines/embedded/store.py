@@ -147,9 +147,6 @@ class Store:
         row = self.connection.execute("SELECT request FROM tasks WHERE seq=?", (seq,)).fetchone()
         return None if row is None else pb.ActivityRequest.FromString(row[0])
 
-    def task_seqs(self, key: int) -> list[int]:
-        return [row[0] for row in self.connection.execute("SELECT seq FROM tasks WHERE key=?", (key,))]
-
     def due_timers(self, moment: int, limit: int) -> list[Timer]:
         return [
             Timer(seq, fire_at, kind, key, entity, None if event is None else pb.HistoryEvent.FromString(event))
