@@ -60,6 +60,13 @@ class EmbeddedEngineConfig(EngineBase):
         description="How this process's worker gets its work: `direct` hands it straight to the SDK's executors; "
         "`protocol` runs the SDK's worker unchanged.",
     )
+    sessions: Integer = Field(
+        1000,
+        ge=0,
+        description="Orchestrations that stay in memory between their turns, with `dispatch: direct`; 0: every turn "
+        "replays its orchestrator from the beginning.",
+    )
+    session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
     listen: str | None = Field(
         None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
     )

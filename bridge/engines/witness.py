@@ -84,7 +84,7 @@ class Witnessed(TaskHubGrpcWorker):
 
     def _execute_orchestrator(
         self,
-        req: pb.OrchestratorRequest,
+        req: Any,
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:

@@ -59,8 +59,8 @@ def test_a_repeat_is_dropped_and_counted(together: float) -> None:
     before = REPEATS.counts()["inbox"]
     events = [(1, "item", message("a", 1)), (2, "ITEM", message("a", 1)), (3, "item", message("b", 2))]
     assert simulate(take(2), *events, together=together).output == ["a", "b"]
-    # The simulation runs every turn twice, and replays it once more.
-    assert REPEATS.counts()["inbox"] - before == 3
+    # The simulation runs every turn twice, in a session, and replays it once more.
+    assert REPEATS.counts()["inbox"] - before == 4
 
 
 def test_what_makes_a_repeat() -> None:
@@ -149,7 +149,7 @@ def test_a_filter_is_asked_once_per_message_and_wait() -> None:
         yield from wait_for_message(ctx, "item", where=wanted)
 
     simulate(orchestrator, *((number, "item", message(number, number)) for number in range(51)), together=100.0)
-    assert asked == list(range(51)) * 3
+    assert asked == list(range(51)) * 4
 
 
 def test_timeout() -> None:

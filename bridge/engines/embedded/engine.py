@@ -187,7 +187,14 @@ class EmbeddedEngine:
             if self._config.dispatch == "direct":
                 del options["resiliency_options"]
                 size = threads(self._config.worker, workflows)
-                return register(DirectWorker(self._database, activity_threads=size, **options), workflows, witness)
+                worker = DirectWorker(
+                    self._database,
+                    activity_threads=size,
+                    sessions=self._config.sessions,
+                    session_bytes=self._config.session_bytes,
+                    **options,
+                )
+                return register(worker, workflows, witness)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             return register(Witnessed(channel=channel, **options), workflows, witness)

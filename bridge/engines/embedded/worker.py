@@ -3,7 +3,8 @@
 The SDK's worker reads a stream in one thread, passes each item through an event loop and runs orchestrators and
 activities in one pool; that costs more than the work itself, and a few blocked activities stop every orchestrator.
 Here turns, activities and entities have pools of their own, and turns share the engine's history instead of copying.
-Used of the SDK: `_execute_orchestrator`, `_execute_activity`, `_execute_entity_batch`, as its Functions host does.
+Used of the SDK: `_execute_orchestrator`, `_execute_activity`, `_execute_entity_batch`, as its Functions host does; and
+its executor of turns, for sessions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from durabletask.worker import WorkItemFilters
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
+from bridge.engines.embedded.session_worker import SessionWorker
 from bridge.engines.embedded.workitem import TurnRequest
 from bridge.engines.witness import Witnessed
 
@@ -96,8 +98,8 @@ class DirectStub:
         return self._call("AbandonTaskEntityWorkItem", request)
 
 
-class DirectWorker(Witnessed):
-    """A worker in the engine's process. Everything but how work arrives is the SDK's.
+class DirectWorker(Witnessed, SessionWorker):
+    """A worker in the engine's process. Everything but how work arrives, and what is kept between turns, is the SDK's.
 
     `turn_threads`, `activity_threads` and `entity_threads` size its pools: turns only compute, so that two threads
     are plenty; activities wait, so that their number bounds how many run at once.
@@ -154,6 +156,7 @@ class DirectWorker(Witnessed):
             pool.stop()
         if self._stream is not None:
             self._database.disconnect(self._stream)
+        self.sessions.clear()
 
     def _take(self, item: TurnRequest | pb.WorkItem) -> None:
         token = item.completionToken

@@ -32,6 +32,7 @@ class TurnRequest:
     newEvents: list[pb.HistoryEvent]  # noqa: N815
     orchestrationTraceContext: pb.OrchestrationTraceContext  # noqa: N815
     completionToken: str  # noqa: N815
+    historyBytes: int  # noqa: N815 -- the only one that is not of the protocol
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
         return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
@@ -96,7 +97,7 @@ class WorkItems:
         instance.turn = turn
         instance.taken = len(waiting)
         trace = instance.trace or pb.OrchestrationTraceContext()
-        request = TurnRequest(instance.id, history, turn, trace, "")
+        request = TurnRequest(instance.id, history, turn, trace, "", instance.history_bytes)
         lease = self._lease(ORCHESTRATION, key, instance.name, instance.version, stream, instance.id)
         request.completionToken = lease.token
         if stream.shares:

@@ -1,0 +1,72 @@
+"""A worker of the SDK that runs turns in sessions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.tracing import OTEL_AVAILABLE
+from durabletask.worker import TaskHubGrpcWorker
+
+from bridge.engines.embedded.instance import text
+from bridge.engines.embedded.session import Session, Sessions
+from bridge.engines.embedded.workitem import TurnRequest
+
+MAX_SESSIONS = 1000
+MAX_SESSION_BYTES = 64 * 1024 * 1024
+
+
+class SessionWorker(TaskHubGrpcWorker):
+    """Turns that share the engine's history run in sessions; all others, and those that fail, as the SDK runs them.
+
+    Where OpenTelemetry is installed the SDK runs them all: it makes a span of every orchestration.
+    """
+
+    def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:
+        super().__init__(**options)
+        self.sessions = Sessions(sessions, session_bytes)
+
+    def _execute_orchestrator(
+        self,
+        req: Any,
+        stub: Any,
+        completionToken: Any,  # noqa: N803 -- the SDK's name
+    ) -> None:
+        response = None
+        if isinstance(req, TurnRequest) and self.sessions.most and not OTEL_AVAILABLE:
+            response = self._turn(req, completionToken)
+        if response is None:
+            super()._execute_orchestrator(req, stub, completionToken)
+        else:
+            stub.CompleteOrchestratorTask(response)
+
+    def _turn(self, request: TurnRequest, token: Any) -> pb.OrchestratorResponse | None:
+        """The answer to a turn; None when the SDK has to say what becomes of it."""
+        session = self.sessions.take(request)
+        if session is None:
+            session = Session(
+                self._registry,
+                self._logger,
+                self._data_converter,
+                maximum_timer_interval=self.maximum_timer_interval,
+                exception_properties_provider=self._exception_properties_provider,
+            )
+        try:
+            result = session.run(request)
+        except Exception:
+            return None
+        if not session.over:
+            # Before the answer goes out: the next turn may come at once, in another thread
+            self.sessions.keep(request.instanceId, session)
+        trace = request.orchestrationTraceContext
+        if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
+            trace = pb.OrchestrationTraceContext()
+            trace.spanStartTime.FromNanoseconds(time.time_ns())
+        return pb.OrchestratorResponse(
+            instanceId=request.instanceId,
+            actions=result.actions,
+            customStatus=text(result.encoded_custom_status),
+            completionToken=token,
+            orchestrationTraceContext=trace,
+        )
