@@ -1,6 +1,6 @@
 """What it saves to keep orchestrations in memory between their turns, on the embedded engine in this process.
 
-`steps_N_ratio`: processor time of orchestrations of N activities, one after the other, kept over replayed each turn; the
+`steps_N_ratio`: processor time of orchestrations of N activities in sequence, kept over replayed at every turn; the
 median of pairs. `steps_N_kept_ms` and `_replayed_ms` are on the clock, per orchestration.
 """
 
