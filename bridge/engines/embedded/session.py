@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, _OrchestrationExecutor
 
 from bridge.engines.embedded.workitem import TurnRequest
@@ -70,6 +73,26 @@ class Session(_OrchestrationExecutor):
         """Nothing can follow."""
         return self._context is None or self._context._is_complete
 
+    def close(self) -> None:
+        """Let go of the orchestrator, and of what refers to itself: a collector might find it hours later only.
+
+        Its `finally` clauses run, as they do behind every replay.
+        """
+        context, self._context = self._context, None
+        if context is None:
+            return
+        with suppress(Exception):
+            context._generator.close()
+        waits = [*context._pending_tasks.values(), *chain.from_iterable(context._pending_events.values())]
+        for wait in waits:
+            if isinstance(wait, CancellableTask):
+                wait.set_cancel_handler(_nothing)
+        vars(context).clear()
+
+
+def _nothing() -> None:
+    """What cancelling a wait of nobody does."""
+
 
 class Sessions:
     """The sessions of a worker; the least recently used go first. Used from any thread.
@@ -91,11 +114,13 @@ class Sessions:
         """The session that this turn follows; it is the caller's then."""
         with self._lock:
             found = self._remove(request.instanceId)
-        return found if found is not None and found.follows(request) else None
+        if found is None or found.follows(request):
+            return found
+        found.close()
+        return None
 
     def keep(self, instance_id: str, session: Session) -> None:
         """Until its next turn, or until there is no room."""
-        # Orchestrators that are let go run their `finally` clauses: outside the lock
         gone: list[Session | None] = []
         with self._lock:
             gone.append(self._remove(instance_id))
@@ -103,14 +128,17 @@ class Sessions:
             self.bytes += session.size
             while len(self._kept) > self.most or self.bytes > self._most_bytes:
                 gone.append(self._remove(next(iter(self._kept))))
-        gone.clear()
+        for each in gone:
+            if each is not None:
+                each.close()
 
     def clear(self) -> None:
         with self._lock:
             gone = self._kept
             self._kept = OrderedDict()
             self.bytes = 0
-        gone.clear()
+        for each in gone.values():
+            each.close()
 
     def _remove(self, instance_id: str) -> Session | None:
         found = self._kept.pop(instance_id, None)

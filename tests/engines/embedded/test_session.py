@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -190,9 +192,9 @@ def waiting(ctx: task.OrchestrationContext, _: Any) -> Steps:
 ENDED: list[str] = []
 
 
-def begun(instance_id: str = "i", size: int = 0) -> tuple[Session, TurnRequest]:
+def begun(instance_id: str = "i", size: int = 0, orchestrator: Any = waiting) -> tuple[Session, TurnRequest]:
     registry = _Registry()
-    registry.add_named_orchestrator("waiting", waiting)
+    registry.add_named_orchestrator("waiting", orchestrator)
     session = Session(registry, logging.getLogger("tests.sessions"), JsonDataConverter())
     started = [
         helpers.new_orchestrator_started_event(),
@@ -242,6 +244,42 @@ def test_a_turn_that_another_worker_took_ends_the_session() -> None:
     theirs = [helpers.new_orchestrator_started_event(), lost.newEvents[1]]
     assert not session.follows(turn("i", [*first.newEvents, *theirs], told("y")))
     assert session.follows(turn("i", [*first.newEvents, *lost.newEvents], told("y")))
+
+
+def test_what_is_let_go_is_freed_at_once() -> None:
+    """And not when a collector comes by: the heap of a busy daemon is looked at rarely."""
+    sessions = Sessions(1, 1000)
+    session, _ = begun()
+    context = weakref.ref(session._context)
+    gc.collect()
+    ENDED.clear()
+    gc.disable()
+    try:
+        sessions.keep("i", session)
+        del session
+        sessions.keep("other", begun("other")[0])
+        assert ENDED == ["i"]
+        assert context() is None
+        assert gc.collect() == 0
+        sessions.clear()
+        assert ENDED == ["i", "other"]
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def stubborn(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    try:
+        yield ctx.wait_for_external_event("a")
+    finally:
+        yield ctx.create_timer(timedelta(seconds=1))
+
+
+def test_an_orchestrator_that_does_not_want_to_go_harms_nobody() -> None:
+    sessions = Sessions(1, 1000)
+    sessions.keep("i", begun("i", orchestrator=stubborn)[0])
+    sessions.keep("j", begun("j")[0])
+    assert len(sessions) == 1
 
 
 def test_the_oldest_are_let_go_when_there_are_too_many_or_too_large() -> None:
