@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Sent
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bridge.message import Message
 from tests.acceptance.daemon import PATIENCE, Serve
@@ -13,21 +15,23 @@ from tests.brokers.kafka.harness import unique
 
 
 class KafkaChannel:
-    """A topic of its own on a cluster, with as many partitions as the bridge makes."""
+    """A topic of its own on a cluster."""
 
     def __init__(self, bootstrap: str) -> None:
         self.topic = unique("killed")
         self.broker = (
-            f'{{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true, partitions: 4, '
+            f'{{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true, '
             "session_timeout: 3s, rebalance_timeout: 8s, metadata_max_age: 2s}"
         )
         self.source = f"topics: [{self.topic}], group: {self.topic}"
         self._bootstrap = bootstrap
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic(self.topic, 4, 1)])[self.topic].result(PATIENCE)
         self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
 
     def publish(self, messages: Sequence[Message]) -> None:
         for each in messages:
-            self._producer.produce(self.topic, each.body, each.key, headers=list(each.headers))
+            self._producer.produce(self.topic, each.body, each.key, headers=list(each.headers), on_delivery=_taken)
         assert self._producer.flush(PATIENCE) == 0
 
     def left(self, daemon: Serve) -> int:
@@ -53,3 +57,8 @@ class KafkaChannel:
         finally:
             consumer.close()
         return found
+
+
+def _taken(error: KafkaError | None, _: Sent) -> None:
+    if error is not None:
+        raise KafkaException(error)
