@@ -95,9 +95,11 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
         await_told(directory, healthy | held)
         daemon.kill()
     # Without intake nobody claims what is released here
-    with Serve(directory, command="worker") as worker:
+    config = (directory / "bridge.yaml").read_text()
+    (directory / "idle.yaml").write_text(config[: config.index("sources:")] + config[config.index("ops:") :])
+    with Serve(directory, "-c", "idle.yaml") as daemon:
         bridge("parked", "release", "--source", "orders", "--all", cwd=directory)
-        worker.kill()
+        daemon.kill()
     for _ in range(resumed):
         with Serve(directory) as daemon:
             enough = rng.randrange(1, sum(map(len, waiting(directory).values())) // 2)
