@@ -40,6 +40,16 @@ class Log:
         """The next messages of a topic."""
         return self._runner.run(self._read(topic, count))
 
+    def count(self, topic: str) -> int:
+        """How many messages a topic has had; 0 when there is no such topic."""
+        return self._runner.run(self._count(topic))
+
+    async def _count(self, topic: str) -> int:
+        partitions = (await self._broker.topics()).get(topic, 0)
+        if not partitions:
+            return 0
+        return await self._broker._writer.submit(lambda log: sum(log.ends(log.topic(topic, partitions)).values()))
+
     async def _read(self, topic: str, count: int) -> list[Message]:
         if topic not in self._subscriptions:
             options = SubscribeOptions((topic,), "reader")

@@ -1,0 +1,57 @@
+"""How a test talks to the broker that a daemon reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from bridge.message import Message
+
+from .broker import Log
+from .daemon import Serve
+
+
+class Channel(Protocol):
+    """broker, source: YAML of the broker, and of what a source says about its topic or queue, both in one line."""
+
+    broker: str
+    source: str
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """They are durable on return. Their keys are what order is kept by."""
+        ...
+
+    def left(self, daemon: Serve) -> int:
+        """How many messages are not settled yet; not 0 while nobody can tell."""
+        ...
+
+    def letters(self) -> list[Message]:
+        """All dead letters that there are; asked once."""
+        ...
+
+
+class LocalChannel:
+    """The local broker in a directory, beside the daemon. Use as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self.broker = f"{{type: local, path: {directory}, partitions: 4}}"
+        self.source = "topics: [orders]"
+        self._log = Log(directory)
+
+    def __enter__(self) -> LocalChannel:
+        self._log.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._log.__exit__(kind, error, at)
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        self._log.publish("orders", *messages)
+
+    def left(self, daemon: Serve) -> int:
+        return daemon.lag()
+
+    def letters(self) -> list[Message]:
+        return self._log.read("orders.dlq", self._log.count("orders.dlq"))

@@ -1,0 +1,120 @@
+"""Poisoned keys in a daemon that is killed while they are held, and while they are taken up again."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from bridge.message import Message
+
+from .channel import Channel
+from .correlation import FLOWS, instances
+from .daemon import PATIENCE, Serve, bridge
+from .killing import killed, merged
+
+CONFIG = """
+engine: {type: embedded, path: engine}
+workflows: [killed_flows]
+brokers:
+  main: BROKER
+sources:
+  orders:
+    {broker: main, SOURCE, codec: json, no_match: dead_letter, attributes: {type: "headers['type']"},
+    identity: "{{ payload.id }}/{{ payload.number }}", quarantine: {poll: 500ms}}
+routes:
+  - name: told
+    from: orders
+    start_or_raise:
+      orchestration: collect
+      instance_id: "told-{{ payload.id }}"
+      event: told
+      input: &told "{'number': payload.number, 'count': payload.count, 'note': NOTE}"
+      data: *told
+ops: {http: {port: 0}}
+"""
+BROKEN, MENDED = "payload.note", "payload.?note.orValue('none')"
+
+KEYS, COUNT = 20, 8
+"""Keys, of which every second one is poisoned, and messages of each."""
+
+
+def message(key: int, number: int, *, poisoned: bool) -> Message:
+    told = {"id": f"k{key}", "number": number, "count": COUNT} | ({} if poisoned else {"note": "fine"})
+    return Message(json.dumps(told).encode(), f"k{key}".encode(), (("type", b"told"),))
+
+
+def configure(directory: Path, channel: Channel, note: str) -> None:
+    config = CONFIG.replace("BROKER", channel.broker).replace("SOURCE", channel.source).replace("NOTE", note)
+    (directory / "bridge.yaml").write_text(config)
+
+
+def told(directory: Path) -> dict[str, object]:
+    """What each key was told, None while it waits for more."""
+    return {each["instance_id"]: each["output"] for each in instances(directory, "told-")}
+
+
+def waiting(directory: Path) -> dict[str, list[int]]:
+    """Numbers of the messages that each key holds, the oldest first."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for each in json.loads(bridge("parked", "list", "--limit", "0", "--json", cwd=directory)):
+        key, number = each["message_id"].split("/")
+        found[key].append(int(number))
+    return found
+
+
+def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: int, resumed: int) -> None:
+    """kills: while keys are held, and as many again while the later messages join them. resumed: while they go on."""
+    rng = random.Random(31)
+    poison = {key: rng.randrange(COUNT // 2) for key in range(0, KEYS, 2)}
+    lines = [
+        [message(key, number, poisoned=poison.get(key) == number) for number in range(COUNT)] for key in range(KEYS)
+    ]
+    everything = list(range(COUNT))
+    (directory / "killed_flows.py").write_text(FLOWS)
+
+    configure(directory, channel, BROKEN)
+    killed(directory, channel, merged(rng, [line[: COUNT // 2] for line in lines]), kills, rng)
+    with Serve(directory) as daemon:
+        daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
+        daemon.kill()
+    # From here on every message that comes could be executed, but for those of its key that are held
+    configure(directory, channel, MENDED)
+    killed(directory, channel, merged(rng, [line[COUNT // 2 :] for line in lines]), kills, rng)
+    with Serve(directory) as daemon:
+        daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
+        holds = waiting(directory)
+        assert holds.keys() == {f"k{key}" for key in poison}
+        for key, first in poison.items():
+            # A kill between the effect of an earlier message and its commit brings that one again: it waits, too
+            assert [number for number in holds[f"k{key}"] if number >= first] == everything[first:], (key, holds)
+        healthy = {f"told-k{key}": everything for key in range(KEYS) if key not in poison}
+        held = {f"told-k{key}": None for key, number in poison.items() if number}
+        await_told(directory, healthy | held)
+        daemon.kill()
+    # Without intake nobody claims what is released here
+    config = (directory / "bridge.yaml").read_text()
+    (directory / "idle.yaml").write_text(config[: config.index("sources:")] + config[config.index("ops:") :])
+    with Serve(directory, "-c", "idle.yaml") as daemon:
+        bridge("parked", "release", "--source", "orders", "--all", cwd=directory)
+        daemon.kill()
+    for _ in range(resumed):
+        with Serve(directory) as daemon:
+            enough = rng.randrange(1, sum(map(len, waiting(directory).values())) // 2)
+            daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some have gone on")
+            daemon.kill()
+    with Serve(directory):
+        await_told(directory, {f"told-k{key}": everything for key in range(KEYS)})
+        end = time.monotonic() + PATIENCE
+        while left := waiting(directory):
+            assert time.monotonic() < end, left
+        assert channel.letters() == []
+
+
+def await_told(directory: Path, expected: dict[str, object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while (found := told(directory)) != expected:
+        assert time.monotonic() < end, found
+        time.sleep(0.2)

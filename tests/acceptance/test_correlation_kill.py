@@ -1,0 +1,17 @@
+"""kill -9 on the local broker under every verb that correlates: one effect per message, in order, none dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .channel import LocalChannel
+from .correlation import every_message_takes_effect_once
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("apart", [False, True], ids=["one process", "intake and worker apart"])
+def test_every_message_takes_effect_once(tmp_path: Path, apart: bool) -> None:
+    with LocalChannel(tmp_path / "broker") as channel:
+        every_message_takes_effect_once(tmp_path, channel, keys=24, kills=5, apart=apart)

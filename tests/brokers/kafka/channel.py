@@ -1,0 +1,64 @@
+"""A topic as a test sees it that runs the real daemon: through a client that is none of the bridge's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Sent
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bridge.message import Message
+from tests.acceptance.daemon import PATIENCE, Serve
+from tests.brokers.kafka.harness import unique
+
+
+class KafkaChannel:
+    """A topic of its own on a cluster."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.topic = unique("killed")
+        self.broker = (
+            f'{{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true, '
+            "session_timeout: 3s, rebalance_timeout: 8s, metadata_max_age: 2s}"
+        )
+        self.source = f"topics: [{self.topic}], group: {self.topic}"
+        self._bootstrap = bootstrap
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic(self.topic, 4, 1)])[self.topic].result(PATIENCE)
+        self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        for each in messages:
+            self._producer.produce(self.topic, each.body, each.key, headers=list(each.headers), on_delivery=_taken)
+        assert self._producer.flush(PATIENCE) == 0
+
+    def left(self, daemon: Serve) -> int:
+        return daemon.lag()
+
+    def letters(self) -> list[Message]:
+        consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": unique("reader")})
+        found: list[Message] = []
+        try:
+            topic = f"{self.topic}.dlq"
+            numbers = consumer.list_topics(topic, PATIENCE).topics[topic].partitions
+            ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), PATIENCE)[1] for number in numbers]
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+            end = time.monotonic() + PATIENCE
+            while len(found) < sum(ends):
+                assert time.monotonic() < end, f"{len(found)} of {sum(ends)} dead letters"
+                message = consumer.poll(0.5)
+                if message is None:
+                    continue
+                if message.error() is not None:
+                    raise KafkaException(message.error())
+                found.append(Message(message.value(), message.key(), tuple(message.headers() or ())))
+        finally:
+            consumer.close()
+        return found
+
+
+def _taken(error: KafkaError | None, _: Sent) -> None:
+    if error is not None:
+        raise KafkaException(error)

@@ -1,0 +1,74 @@
+"""A queue with sessions as a test sees it that runs the real daemon: through the SDK's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
+
+from bridge.message import Message
+from tests.acceptance.daemon import Serve
+from tests.servicebus.process import ServerProcess
+from tests.servicebus.server import QueueConfig
+
+QUEUES = (
+    # Every kill costs a delivery
+    QueueConfig("orders", lock_duration=5, max_delivery_count=20, requires_session=True),
+    QueueConfig("letters", lock_duration=5),
+)
+
+
+class BusChannel:
+    """Keys are sessions. Dead letters go to a queue of their own, as what waits on the engine needs one."""
+
+    source = "queue: orders, sessions: {concurrent: 12, idle: 300ms}, dead_letter: letters"
+
+    def __init__(self, server: ServerProcess, client: ServiceBusClient, sender: ServiceBusSender) -> None:
+        self.broker = f'{{type: servicebus, connection_string: "{server.connection_string}", request_timeout: 5s}}'
+        self._server = server
+        self._client = client
+        self._sender = sender
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        # A batch of the SDK is of one session
+        sent = [
+            ServiceBusMessage(
+                each.body,
+                session_id=(each.key or b"").decode(),
+                application_properties={name: (value or b"").decode() for name, value in each.headers},
+            )
+            for each in messages
+        ]
+        self._sender.send_messages(sent)
+
+    def left(self, daemon: Serve) -> int:
+        return sum(self._server.contents("orders").values())
+
+    def letters(self) -> list[Message]:
+        assert self._server.counters()["dead_letters"] == [], "the queue's own stay empty"
+        count = self._server.contents("letters")["active"]
+        found = []
+        with self._client.get_queue_receiver("letters") as receiver:
+            while len(found) < count:
+                for each in receiver.receive_messages(count - len(found), max_wait_time=10):
+                    receiver.complete_message(each)
+                    found.append(each)
+        return [Message(b"".join(each.body), None, tuple(_headers(each.application_properties))) for each in found]
+
+
+def _headers(properties: dict[str | bytes, object] | None) -> Iterator[tuple[str, bytes]]:
+    for name, value in (properties or {}).items():
+        text = value if isinstance(value, bytes) else str(value).encode()
+        yield (name.decode() if isinstance(name, bytes) else name), text
+
+
+@contextmanager
+def bus_channel() -> Iterator[BusChannel]:
+    with (
+        ServerProcess(QUEUES) as server,
+        ServiceBusClient.from_connection_string(server.connection_string) as client,
+        client.get_queue_sender("orders") as sender,
+    ):
+        yield BusChannel(server, client, sender)
+        assert server.counters()["crashes"] == []
