@@ -100,6 +100,13 @@ def noted(ctx: task.OrchestrationContext, value):
     yield ctx.create_timer(timedelta())
 
 
+def ledger(ctx: task.OrchestrationContext, value):
+    """Notes its input, with an entry that it waits for when the input says so."""
+    if value.endswith("+"):
+        value += (yield from wait_for_message(ctx, "entry")).data
+    yield from noted(ctx, value)
+
+
 class Notes(entities.DurableEntity):
     def add(self, value: str):
         self.set_state([*self.get_state(list, []), value])
