@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from durabletask import entities, task
 
-from bridge.workflow import Entity, continue_as_new, origin, wait_for_message
+from bridge.workflow import Entity, Inbox, continue_as_new, origin, wait_for_message
 
 
 def echo(ctx: task.OrchestrationContext, value):
@@ -81,6 +81,15 @@ def collect(ctx: task.OrchestrationContext, value):
     for _ in range(value[0]):
         taken.append((yield from wait_for_message(ctx, "item")).data)  # noqa: PERF401 -- a comprehension cannot yield
     return taken
+
+
+def forgetful(ctx: task.OrchestrationContext, items):
+    """Remembers a single message, and takes some in its second generation."""
+    Inbox(ctx, remember=1)
+    if items > 0:
+        return continue_as_new(ctx, -items)
+    for _ in range(-items):
+        yield from wait_for_message(ctx, "item")
 
 
 def generations(ctx: task.OrchestrationContext, state):
