@@ -80,7 +80,8 @@ class Inquiry:
         limit = int(carried.get("remember", REMEMBERED))
         seen = Seen(str(carried.get("seen", "")), limit)
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
-        messages = [start, *(head_of(each.input) for each in raised)]
+        # The start comes last: whoever replaces this run must remember it, however many messages have come since
+        messages = [*(head_of(each.input) for each in raised), start]
         held = started_by(start, origin)
         restarted = origin is not None and started_by(start, restart_of(origin))
         if origin is None and event is not None:

@@ -10,6 +10,7 @@ from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Module
 from bridge.lint.project import CONTEXT, Project, files, orchestrators
+from bridge.lint.sets import unordered
 from bridge.lint.tree import calls_in
 from bridge.lint.waits import callbacks, waits
 
@@ -60,6 +61,7 @@ def _module(project: Project, module: Module) -> Iterator[Finding]:
         reach = project.reach(module, function)
         for reached in reach.functions:
             yield from nondeterminism(reached)
+            yield from unordered(project, reached)
         yield from waits(project, reach)
 
 

@@ -1,4 +1,4 @@
-"""What a replay would not repeat: clocks, chance, the outside world, globals and sets."""
+"""What a replay would not repeat: clocks, chance, the outside world and globals."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ from collections.abc import Iterator
 from bridge.lint.finding import Finding
 from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, forbidden_call, forbidden_function, forbidden_name
 from bridge.lint.module import Module, local_names
+from bridge.lint.place import found
 from bridge.lint.project import Reached
 from bridge.lint.tree import nodes
 from bridge.lint.tree import parents as parents_in
-
-ORDER_FREE = frozenset(["sorted", "sum", "any", "all", "min", "max", "len", "set", "frozenset"])
-"""Consumers that do not care in which order they are fed."""
-
-ORDERED = frozenset(["list", "tuple", "enumerate", "iter", "next", "zip", "map", "filter", "reversed"])
-"""Consumers that keep the order."""
-
-SET_METHODS = frozenset(["union", "intersection", "difference", "symmetric_difference", "copy"])
 
 
 def nondeterminism(reached: Reached) -> Iterator[Finding]:
@@ -29,7 +22,6 @@ def nondeterminism(reached: Reached) -> Iterator[Finding]:
         if isinstance(nested, ast.FunctionDef | ast.AsyncFunctionDef):
             local |= local_names(nested)
     parents = parents_in(function)
-    sets = _set_names(function)
     aliases = module.aliases(nodes(function))
     for node in nodes(function):
         if isinstance(node, ast.Call):
@@ -41,15 +33,6 @@ def nondeterminism(reached: Reached) -> Iterator[Finding]:
             yield found(
                 reached, node, "globals", f"{names} of the module is assigned", "keep it in the input, or in an entity"
             )
-        yield from _iteration(node, sets, parents, reached)
-
-
-def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) -> Finding:
-    """A finding at a node; in a helper it says which orchestrator runs it."""
-    if not reached.is_orchestrator:
-        what = f"{what} (in {reached.function.name}, which orchestrator {reached.orchestrator} runs)"
-    line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-    return Finding(str(reached.module.path), line, column + 1, rule, what, remedy)
 
 
 def _call(
@@ -117,61 +100,3 @@ def _name(
     forbidden = None if name is None else forbidden_name(name)
     if forbidden is not None:
         yield found(reached, node, forbidden[0], f"{name} in an orchestrator", forbidden[1])
-
-
-def _set_names(function: ast.AST) -> set[str]:
-    """Local names that hold sets."""
-    names: set[str] = set()
-    for node in nodes(function):
-        if isinstance(node, ast.arg) and node.annotation is not None and _is_set_annotation(node.annotation):
-            names.add(node.arg)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            if _is_set_annotation(node.annotation):
-                names.add(node.target.id)
-        elif isinstance(node, ast.Assign) and _is_set(node.value, names):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names
-
-
-def _is_set_annotation(annotation: ast.expr) -> bool:
-    base = annotation.value if isinstance(annotation, ast.Subscript) else annotation
-    return isinstance(base, ast.Name) and base.id in ("set", "frozenset", "Set", "FrozenSet", "AbstractSet")
-
-
-def _is_set(node: ast.expr, names: set[str]) -> bool:
-    if isinstance(node, ast.Set | ast.SetComp):
-        return True
-    if isinstance(node, ast.Name):
-        return node.id in names
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Sub | ast.BitXor):
-        sides = (node.left, node.right)
-        return any(_is_set(side, names) or _is_view(side) for side in sides)
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Name):
-            return node.func.id in ("set", "frozenset")
-        return (
-            isinstance(node.func, ast.Attribute) and node.func.attr in SET_METHODS and _is_set(node.func.value, names)
-        )
-    return False
-
-
-def _is_view(node: ast.expr) -> bool:
-    """`a.keys()`: of views, operators make sets."""
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items")
-
-
-def _iteration(node: ast.AST, sets: set[str], parents: dict[ast.AST, ast.AST], reached: Reached) -> Iterator[Finding]:
-    remedy = "iterate sorted(...) of it"
-    if isinstance(node, ast.For) and _is_set(node.iter, sets):
-        yield found(reached, node.iter, "unordered", "a set is iterated", remedy)
-    elif isinstance(node, ast.comprehension) and _is_set(node.iter, sets):
-        holder = parents[node]
-        user = parents.get(holder)
-        free = isinstance(user, ast.Call) and isinstance(user.func, ast.Name) and user.func.id in ORDER_FREE
-        if not isinstance(holder, ast.SetComp) and not free:
-            yield found(reached, node.iter, "unordered", "a set is iterated", remedy)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ORDERED:
-        user = parents.get(node)
-        free = isinstance(user, ast.Call) and isinstance(user.func, ast.Name) and user.func.id in ORDER_FREE
-        if not free and any(_is_set(argument, sets) for argument in node.args):
-            yield found(reached, node, "unordered", f"{node.func.id}() puts a set into an order", remedy)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from bridge.lint.determinism import found
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function
+from bridge.lint.place import found
 from bridge.lint.project import Reached
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in

@@ -6,10 +6,10 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
-from bridge.lint.determinism import found
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
+from bridge.lint.place import found
 from bridge.lint.project import WAITING_CALLS, Project, Reach, Reached, context_names, is_generator
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes

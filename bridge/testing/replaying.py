@@ -83,7 +83,9 @@ def replay(
         if number == len(turns) and not _finished(turn):
             decided = decided[: len(recorded)]
         if decided != recorded:
-            raise ReplayMismatch(_difference(recording, number, len(turns), recorded, decided))
+            raise ReplayMismatch(
+                _difference(recording, number, len(turns), recorded, decided, _failure(result.actions))
+            )
 
 
 def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:
@@ -153,8 +155,22 @@ def _entity(kind: str | None, told: Any) -> tuple[Any, ...]:
     return (told.targetInstanceId.value,)
 
 
+def _failure(actions: Sequence[pb.OrchestratorAction]) -> str:
+    """What today's code ended with, when it failed; it is not compared."""
+    for action in actions:
+        details = action.completeOrchestration.failureDetails
+        if action.completeOrchestration.HasField("failureDetails"):
+            return f"{details.errorType.rpartition('.')[2]}: {details.errorMessage}"
+    return ""
+
+
 def _difference(
-    recording: Recording, number: int, count: int, recorded: list[tuple[Any, ...]], decided: list[tuple[Any, ...]]
+    recording: Recording,
+    number: int,
+    count: int,
+    recorded: list[tuple[Any, ...]],
+    decided: list[tuple[Any, ...]],
+    failure: str,
 ) -> str:
     lines = [f"{recording.orchestration} ({recording.instance_id}), turn {number} of {count}, decides otherwise:"]
     for position in range(max(len(recorded), len(decided))):
@@ -162,7 +178,7 @@ def _difference(
         now = decided[position] if position < len(decided) else None
         if before != now:
             lines.append(f"  recorded: {_words(before)}")
-            lines.append(f"  now:      {_words(now)}")
+            lines.append(f"  now:      {_words(now)}{failure if now is not None and now[0] == 'end' else ''}")
     lines.append("instances that are running would break: make it a new version, or a new orchestration")
     return "\n".join(lines)
 

@@ -29,6 +29,7 @@ def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedE
         yield from _pause(ctx, call, _next_attempt(call, failed, number), None)
         number += 1
     timer = None if call.timeout is None else ctx.create_timer(call.timeout)
+    deadline = None if call.timeout is None else ctx.current_utc_datetime + call.timeout
     attempt = _attempts(ctx, call)
     try:
         while True:
@@ -37,6 +38,9 @@ def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedE
             except (task.TaskFailedError, AttemptFailed) as error:
                 pause = _next_attempt(call, error, number)
             yield from _pause(ctx, call, pause, timer)
+            if deadline is not None and ctx.current_utc_datetime >= deadline:
+                # Nobody was there to see the end of the pause in time: the timer fires in this very turn
+                raise StepFailed(call.name, "timeout")
             number += 1
     finally:
         if timer is not None:

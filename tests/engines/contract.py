@@ -81,6 +81,16 @@ class Station:
                     return
                 await asyncio.sleep(0.01)
 
+    async def noted(self, count: int) -> list[str]:
+        """What every run of `noted` has noted, once there are `count`."""
+        async with asyncio.timeout(WAIT):
+            while True:
+                found = await self.engine.client.get_entity(EntityInstanceId("notes", "all"))
+                state = json.loads(found.get_state()) if found is not None and found.get_state() else []
+                if len(state) >= count:
+                    return list(state)
+                await asyncio.sleep(0.02)
+
     async def remembered(self, key: str) -> Any:
         """State of the entity that remembers messages, as it sees it."""
         found = await self.engine.client.get_entity(EntityInstanceId("remembering", key))

@@ -86,6 +86,16 @@ class CorrelationContract:
         assert await station.output(instance_id) == [[1], "b"]
         assert await deliver(station, start, FIRST) == "repeat"
 
+    async def test_restart_after_more_messages_than_are_remembered(self, station: Any) -> None:
+        start = ScheduleOrchestration("forgetful", fresh(), 2, on_existing=OnExisting.RESTART)
+        assert await deliver(station, start, FIRST) == "done"
+        for each in (SECOND, THIRD):
+            assert await deliver(station, RaiseEvent(start.instance_id, "item"), each) == "done"
+        await station.finished(start.instance_id)
+        assert await deliver(station, start, FOURTH) == "done"
+        assert await deliver(station, start, FOURTH) == "repeat"
+        await station.running(start.instance_id)
+
     async def test_start_or_raise_sees_each_message_once(self, station: Any) -> None:
         instance_id = fresh()
         deliveries = [FIRST, FIRST, SECOND, SECOND, FIRST, THIRD]

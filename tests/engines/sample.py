@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from durabletask import entities, task
 
-from bridge.workflow import Entity, continue_as_new, origin, wait_for_message
+from bridge.workflow import Entity, Inbox, continue_as_new, origin, wait_for_message
 
 
 def echo(ctx: task.OrchestrationContext, value):
@@ -83,6 +83,15 @@ def collect(ctx: task.OrchestrationContext, value):
     return taken
 
 
+def forgetful(ctx: task.OrchestrationContext, items):
+    """Remembers a single message, and takes some in its second generation."""
+    Inbox(ctx, remember=1)
+    if items > 0:
+        return continue_as_new(ctx, -items)
+    for _ in range(-items):
+        yield from wait_for_message(ctx, "item")
+
+
 def generations(ctx: task.OrchestrationContext, state):
     if not state["left"]:
         return [state["taken"], origin(ctx).message_id]
@@ -98,6 +107,13 @@ class Remembering(Entity):
 def noted(ctx: task.OrchestrationContext, value):
     ctx.signal_entity(entities.EntityInstanceId("notes", "all"), "add", value)
     yield ctx.create_timer(timedelta())
+
+
+def ledger(ctx: task.OrchestrationContext, value):
+    """Notes its input, with an entry that it waits for when the input says so."""
+    if value.endswith("+"):
+        value += (yield from wait_for_message(ctx, "entry")).data
+    yield from noted(ctx, value)
 
 
 class Notes(entities.DurableEntity):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import random
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from durabletask.entities import EntityInstanceId
 
 from bridge.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.config.engines import EmbeddedEngineConfig
@@ -94,18 +92,7 @@ async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) ->
         first, *rest = await running.output(instance(number))
         assert sorted([first[1], *rest]) == list(range(MESSAGES))
     expected = sorted(f"{number}/{message}" for number in range(INSTANCES) for message in range(3))
-    assert sorted(await notes(running, len(expected))) == expected
-
-
-async def notes(running: Any, count: int) -> list[str]:
-    """What every run of `noted` has noted, once there are `count`."""
-    async with asyncio.timeout(30):
-        while True:
-            found = await running.engine.client.get_entity(EntityInstanceId("notes", "all"))
-            state = json.loads(found.get_state()) if found is not None and found.get_state() else []
-            if len(state) >= count:
-                return list(state)
-            await asyncio.sleep(0.02)
+    assert sorted(await running.noted(len(expected))) == expected
 
 
 class Crash(BaseException):
@@ -181,5 +168,5 @@ async def test_a_crash_at_any_call_loses_and_doubles_nothing(hosted: Any, after:
         if not any(crashed):
             break
     assert at >= 4
-    noted = await notes(running, 2 * (at + 1))
+    noted = await running.noted(2 * (at + 1))
     assert sorted(noted) == sorted(f"{number}-{after}/{which}" for number in range(at + 1) for which in (0, 1))

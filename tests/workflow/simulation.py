@@ -1,7 +1,8 @@
 """One orchestration on the SDK's own replay executor, in virtual time: nothing sleeps, everything can be repeated.
 
 Every turn is executed twice from the whole history, as after a crash between decision and commit, and once more in a
-session that goes on from the turn before; all must agree.
+session that goes on from the turn before; all must agree. More crashes can be asked for: turns that are lost and made
+later, with what has arrived meanwhile, and runs of activities whose results are lost.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import heapq
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,16 +33,38 @@ Answer = tuple[float, Any]
 
 @dataclass(frozen=True)
 class Scheduled:
-    """An activity that an orchestrator asked for, and when (seconds from the start)."""
+    """An activity or child that an orchestrator asked for, and when (seconds from the start).
+
+    turn: number of the turn that decided it. over, answer: when the answer that counts was there, and what it was.
+    instance_id: of a child.
+    """
 
     at: float
     name: str
     input: Any
+    turn: int = 0
+    over: float = 0.0
+    answer: Any = None
+    instance_id: str = ""
+
+
+@dataclass
+class Running:
+    """A child that may not be over yet. done: its answer is on its way."""
+
+    scheduled: int
+    action: int
+    done: pb.HistoryEvent
 
 
 @dataclass
 class Simulation:
-    """answers: what the activity of a name with an input does. Sub-orchestrations and entities are not simulated."""
+    """answers: what the activity or child of a name with an input does. Entities are not simulated.
+
+    told: what a child does with an event; None when it takes no notice. lost_turns: for each turn that is executed,
+    None, or how many seconds after a crash that lost it it is executed again. lost_runs: the same for each run of an
+    activity, which then has had its effect.
+    """
 
     orchestrator: Callable[..., Any]
     answers: Callable[[str, Any], Answer]
@@ -49,6 +72,9 @@ class Simulation:
     instance_id: str = "simulated"
     together: float = 0.0
     """Events that are due within so many seconds reach the orchestrator in one turn."""
+    told: Callable[[str, Any], Answer | None] = lambda name, data: None
+    lost_turns: Iterator[float | None] = field(default_factory=lambda: iter(()))
+    lost_runs: Iterator[float | None] = field(default_factory=lambda: iter(()))
     history: list[pb.HistoryEvent] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
     """(events before, events after) of each turn."""
@@ -56,13 +82,18 @@ class Simulation:
     generations: list[pb.CompleteOrchestrationAction] = field(default_factory=list)
     """How each generation but the last ended."""
     scheduled: list[Scheduled] = field(default_factory=list)
+    sent: list[tuple[str, str, Any]] = field(default_factory=list)
+    """Events to children: instance, name, data."""
     statuses: list[Any] = field(default_factory=list)
+    shown: list[tuple[int, Any]] = field(default_factory=list)
+    """Turn and status."""
     status: str = "RUNNING"
     output: Any = None
     failure: str = ""
     now: float = 0.0
     _due: list[tuple[float, int, pb.HistoryEvent]] = field(default_factory=list)
     _number: int = 0
+    _children: dict[str, Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._registry = _Registry()
@@ -84,10 +115,12 @@ class Simulation:
 
     def turn(self) -> None:
         self.now = max(self.now, self._due[0][0])
-        clock = helpers.new_orchestrator_started_event(START + timedelta(seconds=self.now))
-        new = [clock]
-        while self._due and self._due[0][0] <= self.now + self.together:
-            new.append(heapq.heappop(self._due)[2])
+        arrived: list[pb.HistoryEvent] = []
+        new = self._arrive(arrived)
+        while (down := next(self.lost_turns, None)) is not None:
+            self.execute(self.history, new)
+            self.now += down
+            new = self._arrive(arrived)
         actions, status = self.execute(self.history, new)
         again, _ = self.execute(self.history, new)
         decided = _decided(actions)
@@ -98,8 +131,18 @@ class Simulation:
         self.history += new
         if status:
             self.statuses.append(json.loads(status))
+            self.shown.append((len(self.turns), self.statuses[-1]))
         for action in actions:
             self._act(action)
+
+    def _arrive(self, arrived: list[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
+        """A turn of what has arrived before and until now."""
+        last = self.now + self.together
+        while self._due and self._due[0][0] <= last:
+            at, _, event = heapq.heappop(self._due)
+            self.now = max(self.now, at)
+            arrived.append(event)
+        return [helpers.new_orchestrator_started_event(START + timedelta(seconds=self.now)), *arrived]
 
     def execute(
         self, old: list[pb.HistoryEvent], new: list[pb.HistoryEvent]
@@ -150,13 +193,32 @@ class Simulation:
             name, text = action.scheduleTask.name, action.scheduleTask.input.value
             self.history.append(helpers.new_task_scheduled_event(action.id, name, text))
             given = json.loads(text) if text else None
-            self.scheduled.append(Scheduled(self.now, name, given))
             takes, answer = self.answers(name, given)
+            while (down := next(self.lost_runs, None)) is not None:
+                again, answer = self.answers(name, given)
+                takes += down + again
+            self._scheduled(name, given, takes, answer)
             if isinstance(answer, Exception):
                 event = helpers.new_task_failed_event(action.id, answer)
             else:
                 event = helpers.new_task_completed_event(action.id, json.dumps(answer))
             self._at(self.now + takes, event)
+        elif action.HasField("createSubOrchestration"):
+            child = action.createSubOrchestration
+            self.history.append(
+                helpers.new_sub_orchestration_created_event(action.id, child.name, child.instanceId, child.input.value)
+            )
+            assert child.instanceId not in self._children
+            given = json.loads(child.input.value)
+            takes, answer = self.answers(child.name, given)
+            self._scheduled(child.name, given, takes, answer, child.instanceId)
+            self._child(child.instanceId, len(self.scheduled) - 1, action.id)
+        elif action.HasField("sendEvent"):
+            target, name = action.sendEvent.instance.instanceId, action.sendEvent.name
+            data = json.loads(action.sendEvent.data.value)
+            self.history.append(helpers.new_event_sent_event(action.id, target, action.sendEvent.data.value, name=name))
+            self.sent.append((target, name, data))
+            self._tell(target, name, data)
         elif action.HasField("createTimer"):
             due = action.createTimer.fireAt.ToDatetime()
             self.history.append(helpers.new_timer_created_event(action.id, due))
@@ -171,6 +233,32 @@ class Simulation:
             self.failure = f"{done.failureDetails.errorType}: {done.failureDetails.errorMessage}"
         else:
             raise AssertionError(f"not simulated: {action}")
+
+    def _scheduled(self, name: str, given: Any, takes: float, answer: Any, instance_id: str = "") -> None:
+        turn, over = len(self.turns), self.now + takes
+        self.scheduled.append(Scheduled(self.now, name, given, turn, over, answer, instance_id))
+
+    def _child(self, instance_id: str, scheduled: int, action: int) -> None:
+        """Let the child answer when it is over."""
+        one = self.scheduled[scheduled]
+        if isinstance(one.answer, Exception):
+            done = helpers.new_sub_orchestration_failed_event(action, one.answer)
+        else:
+            done = helpers.new_sub_orchestration_completed_event(action, json.dumps(one.answer))
+        self._children[instance_id] = Running(scheduled, action, done)
+        self._at(one.over, done)
+
+    def _tell(self, instance_id: str, name: str, data: Any) -> None:
+        child = self._children[instance_id]
+        waiting = [each for each in self._due if each[2] is not child.done]
+        one = self.scheduled[child.scheduled]
+        reaction = self.told(name, one.input)
+        if len(waiting) == len(self._due) or reaction is None or self.now + reaction[0] >= one.over:
+            return
+        self._due = waiting
+        heapq.heapify(self._due)
+        self.scheduled[child.scheduled] = replace(one, over=self.now + reaction[0], answer=reaction[1])
+        self._child(instance_id, child.scheduled, child.action)
 
 
 def _decided(actions: Sequence[pb.OrchestratorAction]) -> list[bytes]:

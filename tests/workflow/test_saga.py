@@ -244,3 +244,15 @@ def test_a_status_is_shown_whenever_the_body_waits_for_something_of_its_own() ->
 
     done = Simulation(orchestrator, lambda name, _: (1.0, name)).run()
     assert [one["steps"]["stock"] for one in done.statuses] == ["running", "completed", "completed"]
+
+
+def test_no_attempt_begins_after_its_time_because_a_crash_held_up_the_turn() -> None:
+    def body(one: Saga) -> Any:
+        yield from one.step(Step("stock", "reserve", compensation="release", retry=RETRY, timeout=timedelta(seconds=4)))
+
+    simulation = simulate(body, {"reserve": (0.5, OSError("away"))})
+    simulation.lost_turns = iter([None, None, 9.0])  # the pause after the first attempt is over
+    simulation.run()
+    assert names(simulation) == ["reserve", "release"]
+    assert (simulation.output["status"], simulation.output["reason"]) == ("compensated", "timeout")
+    simulation.replay()

@@ -1,0 +1,112 @@
+"""Messages that race to run the same finished instance again, each from a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from bridge.commands import RaiseEvent, ScheduleOrchestration
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.origin import Origin
+from tests.engines.contract import station
+from tests.engines.correlation import deliver
+from tests.engines.restart_child import INSTANCE, command
+
+PATIENCE = 60.0
+MESSAGES = ("m-1", "m-2")
+
+
+class Member:
+    """A process that delivers one message."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+
+    @classmethod
+    async def start(cls, directory: Path, verb: str, message: str) -> Member:
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.engines.restart_child", str(directory), verb, message,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+            )
+        )  # fmt: skip
+
+    async def says(self) -> str:
+        async with asyncio.timeout(PATIENCE):
+            return (await self._stdout.readline()).decode().strip()
+
+    async def go_on(self) -> str:
+        """What the delivery comes to."""
+        self._stdin.write(b"\n")
+        said = await self.says()
+        assert await self._process.wait() == 0
+        return said
+
+
+@pytest_asyncio.fixture(name="hosted")
+async def _hosted(tmp_path: Path) -> AsyncIterator[Any]:
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
+    await engine.start()
+    async with station(engine) as running:
+        yield running, tmp_path / "engine"
+    await engine.stop()
+
+
+@pytest_asyncio.fixture(name="held")
+async def _held(hosted: Any, verb: str) -> list[Member]:
+    """Members that have all seen the same finished instance and are about to replace it."""
+    running, directory = hosted
+    first = ScheduleOrchestration("ledger", INSTANCE, "m-0+" if verb == "raise_event" else "m-0")
+    assert await deliver(running, first, Origin("m-0", "r")) == "done"
+    if verb == "raise_event":
+        assert await deliver(running, RaiseEvent(INSTANCE, "entry", "e-0"), Origin("e-0", "r")) == "done"
+    await running.finished(INSTANCE)
+    members = await asyncio.gather(*(Member.start(directory, verb, message) for message in MESSAGES))
+    assert await asyncio.gather(*(member.says() for member in members)) == ["held"] * len(MESSAGES)
+    return members
+
+
+async def noted_after_redelivery(running: Any, verb: str) -> list[str]:
+    """What every generation has noted, once each message has come again."""
+    await running.finished(INSTANCE)
+    for message in ("m-0", *MESSAGES):
+        assert await deliver(running, command(verb, message), Origin(message, "r")) == "repeat"
+    await running.finished(INSTANCE)
+    return await running.noted(1 + len(MESSAGES))
+
+
+@pytest.mark.parametrize(
+    ("verb", "noted"),
+    [
+        ("schedule", ["m-0", "m-1", "m-2"]),
+        ("start_or_raise", ["m-0", "m-1", "m-2"]),
+        ("raise_event", ["m-0+e-0", "m-0+m-1", "m-0+m-2"]),
+    ],
+)
+async def test_who_comes_late_knows_what_has_run_between(
+    hosted: Any, held: list[Member], verb: str, noted: list[str]
+) -> None:
+    running, _ = hosted
+    for member in held:
+        assert await member.go_on() == "done"
+        await running.finished(INSTANCE)
+    assert await noted_after_redelivery(running, verb) == noted
+
+
+@pytest.mark.parametrize("verb", ["schedule"])
+async def test_all_at_the_same_moment(hosted: Any, held: list[Member], verb: str) -> None:
+    running, _ = hosted
+    assert await asyncio.gather(*(member.go_on() for member in held)) == ["done"] * len(MESSAGES)
+    first, *others = await noted_after_redelivery(running, verb)
+    assert (first, sorted(others)) == ("m-0", list(MESSAGES))

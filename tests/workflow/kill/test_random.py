@@ -1,0 +1,118 @@
+"""kill -9, again and again and at any moment, of an engine and worker that run random sagas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from durabletask import history
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.workflow.invariants import Decision, check, decision, told
+from tests.workflow.kill.grove import instance
+from tests.workflow.trees import Wood, woods
+
+PATIENCE = 120.0
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, repr=False)
+class Forest:
+    """Many of them, without being told in full when one fails."""
+
+    woods: list[Wood]
+
+
+async def run(directory: Path, kills: list[float]) -> None:
+    """Run them all; kill the process so many seconds after it was ready."""
+    for lives in (*kills, None):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.workflow.kill.grove", str(directory),
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"ready\n"
+            try:
+                async with asyncio.timeout(lives):
+                    assert await process.stdout.readline() == b"done\n"
+            except TimeoutError:
+                process.kill()
+            await process.wait()
+
+
+def decisions(events: Sequence[history.HistoryEvent]) -> tuple[list[Decision], list[dict[str, Any]]]:
+    """Of a history: what belongs to steps, and what was published."""
+    ends: dict[int, tuple[int, bool]] = {}
+    for at, event in enumerate(events):
+        match event:
+            case history.TaskCompletedEvent() | history.TaskFailedEvent():
+                ends[event.task_scheduled_id] = at, isinstance(event, history.TaskCompletedEvent)
+            case history.SubOrchestrationInstanceCompletedEvent() | history.SubOrchestrationInstanceFailedEvent():
+                worked = isinstance(event, history.SubOrchestrationInstanceCompletedEvent)
+                ends[event.task_scheduled_id] = at, worked
+    found, published, turn = [], [], 0
+    for at, event in enumerate(events):
+        if isinstance(event, history.OrchestratorStartedEvent):
+            turn += 1
+        elif isinstance(event, history.TaskScheduledEvent | history.SubOrchestrationInstanceCreatedEvent):
+            data = json.loads(event.input or "null")
+            over, worked = ends.get(event.event_id, (None, False))
+            one = decision(event.name, data, turn, at, over, worked)
+            if one is not None:
+                found.append(one)
+            if event.name == "bridge.publish":
+                published.append(data)
+    return found, published
+
+
+def runs(directory: Path) -> Iterator[str]:
+    """Activities that ran, with their keys."""
+    yield from (path.name for path in directory.glob("*do-*"))
+
+
+async def judge(directory: Path, all_woods: list[Wood]) -> None:
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), directory / "engine", host=True)
+    await engine.start()
+    try:
+        decided = set()
+        for number, wood in enumerate(all_woods):
+            state = await engine.client.get_orchestration_state(instance(number))
+            assert state is not None
+            state.raise_if_failed()
+            outcome = state.get_output()
+            steps = json.loads(state.serialized_custom_status or "{}")["steps"]
+            found, published = decisions(await engine.client.get_orchestration_history(instance(number)))
+            try:
+                check(wood, outcome, steps, found)
+                told(published, outcome)
+            except AssertionError as error:
+                error.add_note(f"{wood}\n{outcome}")
+                raise
+            decided |= {f"{'undo' if one.undo else 'do'}-{one.key.replace('/', '-')}" for one in found}
+        assert set(runs(directory)) <= decided
+    finally:
+        await engine.stop()
+
+
+@settings(max_examples=3, deadline=None, phases=[Phase.generate], derandomize=True)
+@given(
+    forest=st.builds(Forest, st.lists(woods, min_size=16, max_size=16, unique_by=repr)),
+    kills=st.lists(st.floats(0.0, 0.7), min_size=4, max_size=4),
+)
+def test_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "woods").write_bytes(pickle.dumps(forest.woods))
+        asyncio.run(run(directory, kills))
+        asyncio.run(judge(directory, forest.woods))
