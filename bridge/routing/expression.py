@@ -16,7 +16,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
 from bridge.errors import ExpressionError, Locate, Problem
-from bridge.routing import failure
+from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
@@ -42,6 +42,7 @@ def _environment(variables: frozenset[str]) -> cel.Env:
             ext_encoders.ExtEncoders(),
             ext_bindings.ExtBindings(),
         ],
+        functions=traversal.functions(),
     )
 
 
@@ -254,6 +255,12 @@ class Compiler:
             self.report(path, what)
             return None
         projection = self._projections.of(environment, found)
+        if (ordered := traversal.in_order(source)) != source:
+            try:
+                program = environment.compile(ordered)
+            except RuntimeError:
+                self.report(path, f"is nested too deep\n  {source}")
+                return None
         if len(found) == 1 and found[0].alone:
             return PathExpression(source, where, program, projection, found[0])
         if len(found) == 1 and (answer := comparison(source)) is not None:

@@ -32,12 +32,13 @@ CASES = (
     ("event.subject == null", {}, True),
     ("event.headers['region'] == 'eu'", {}, FAILS),
     ("event.headers.?region.orValue('none') == 'none'", {}, True),
+    ("payload.prices.map(k, k) == ['a', 'b', 'c', 'd']", {"prices": {"d": 1, "b": 2, "a": 3, "c": 4}}, True),
 )
 
 
 @pytest.mark.parametrize(("expression", "payload", "expected"), CASES)
 def test_expression(expression: str, payload: dict[str, Any], expected: Any) -> None:
-    documented = expression.removesuffix(" == 'eu'").removesuffix(" == 'none'")
+    documented = expression.removesuffix(" == 'eu'").removesuffix(" == 'none'").removesuffix(" == ['a', 'b', 'c', 'd']")
     assert f"`{documented}`" in read("docs/routing.md")
     envelope = Envelope("m", "1", "s", "t", payload, Position("c", "orders", 0, 0))
     compiler = Compiler(lambda path, what: pytest.fail(what))

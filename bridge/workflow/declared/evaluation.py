@@ -1,7 +1,7 @@
 """Expressions of declarative sagas, evaluated by an activity.
 
-Not in the orchestrator: CEL goes through a map in an order that differs from process to process, so that a replay could
-come to another value. An activity's result is kept in the history.
+Not in the orchestrator: the keys of CEL's maps stand in an order that differs from process to process, and another
+release of the library may come to another value; a replay must not. An activity's result is kept in the history.
 """
 
 from __future__ import annotations

@@ -111,13 +111,13 @@ def test_errors_say_where_and_hold_no_payload() -> None:
 
 ORDER = """
 from bridge.workflow.declared import evaluate
-block = {"where": "s", "names": ["input"], "value": {"data": "input.map(key, key)"}}
+block = {"where": "s", "names": ["input"], "value": {"data": "{'all': input}"}}
 print(evaluate(None, {"block": block, "variables": {"input": {c * 3: 1 for c in "qwertyuiop"}}})["data"])
 """
 
 
 def test_why_it_is_an_activity() -> None:
-    """The order in which CEL goes through a map differs from process to process: a replay must not evaluate again."""
+    """The order of the keys in CEL's maps differs from process to process: a replay must not evaluate again."""
     found = set()
     for _ in range(10):
         found.add(subprocess.run([sys.executable, "-c", ORDER], capture_output=True, text=True, check=True).stdout)
