@@ -150,6 +150,11 @@ class Keeping:
             item.delivery.returned = True
         return kept, step
 
+    def start(self) -> None:
+        """Find out what is held where no assignment may come to ask for it: a queue with sessions may be silent."""
+        if not self._broker.features.groups:
+            self.load()
+
     def load(self) -> None:
         """Find out what is held, before anything more is dispatched; while the engine is away, again and again."""
         if self.quarantine is not None:
@@ -180,6 +185,13 @@ class Keeping:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.give_up(None)
+
+    def places(self, gone: Collection[Partition]) -> set[tuple[str, int]]:
+        """Topic and number of partitions that take with them what was held of theirs.
+
+        None where a partition is a receiver: a held message did not come from any that there is now.
+        """
+        return {(each.topic, each.number) for each in gone} if self._broker.features.groups else set()
 
     async def give_up(self, places: Collection[tuple[str, int]] | None) -> None:
         """Topic and number of partitions that are taken away; None: all."""

@@ -104,6 +104,7 @@ class SourcePipeline:
     async def start(self) -> None:
         """Subscribe and begin. Raises: BrokerUnavailable."""
         self._outages.watch(self._engines)
+        self.keeping.start()
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{self.settings.name}:worker:{number}")
@@ -162,7 +163,7 @@ class SourcePipeline:
             self.gate.forget(partition)
         lost = sum(partition.lost for partition in gone)
         self.ledger.locks_lost += lost
-        places = {(partition.topic, partition.number) for partition in gone}
+        places = self.keeping.places(gone)
         running = self._give_back(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
         await self._end_of(running)
         await self.keeping.give_up(places)
