@@ -20,7 +20,7 @@ from bridge.errors import EngineTimeout, InstanceNotFound
 from bridge.parking.held import HeldKey
 from bridge.parking.key import shown
 from bridge.parking.letter import Letter
-from bridge.parking.names import PARKING, QUARANTINE, key_prefix, target_key, ward_key, ward_prefix
+from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, ward_key, ward_prefix
 
 PATIENCE = 10.0
 """Seconds until a worker must have done what was asked of it."""
@@ -80,9 +80,9 @@ class ParkedMessages:
         """What waits, the oldest first."""
         found: list[Waiting] = []
         if "instance" in which.kinds:
-            begin = "" if which.prefix is None else key_prefix(which.prefix)
-            for entity in await self._entities(f"@{PARKING}@{begin}"):
-                found += _parked(entity)
+            for begin in key_prefixes(which.prefix or ""):
+                for entity in await self._entities(f"@{PARKING}@{begin}"):
+                    found += _parked(entity)
         if "key" in which.kinds and which.prefix is None:
             begin = "" if which.source is None else ward_prefix(which.source)
             for entity in await self._entities(f"@{QUARANTINE}@{begin}"):

@@ -161,6 +161,21 @@ def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> N
     assert run("parked", "drop", "order-1", "--id", "nothing", "--yes").exit_code == 1
 
 
+def test_ids_of_any_length_by_their_prefix(host: Host, run: Callable[..., Result]) -> None:
+    long = ["1" + "x" * 230, "2" + "x" * 230, "@1~" + "x" * 197, "@1~" + "x" * 230]
+    host.publish("paid", "1", *long)
+    listed(run, count=5)
+
+    def found(prefix: str) -> list[str]:
+        return sorted(each["instance_id"].removeprefix("order-") for each in listed(run, "--prefix", prefix))
+
+    assert found("order-1") == ["1", long[0]]
+    assert found("order-" + long[0]) == [long[0]]
+    assert found("order-@1~xx") == sorted(long[2:])
+    assert found("") == sorted(["1", *long])
+    assert found("~h") == []
+
+
 def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
     host.publish("told", "1", "2", key="k")
     host.publish("told", "3", key="other")
