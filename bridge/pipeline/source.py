@@ -34,6 +34,9 @@ _BATCH = 256
 _CHANCES = 3
 """Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
 _ENDS = (Complete, DeadLetter)
+UNKNOWN_SETTLEMENT = "settlement_unknown"
+"""Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
+
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -223,8 +226,7 @@ class SourcePipeline:
     async def _process(self, lane: Lane, item: Item) -> None:
         # What is on its way again leaves to that delivery what it leads to
         if item.delivery.lost:
-            self.ledger.locks_lost += 1
-            self._let_go(lane, item, LockLost.reason)
+            self._lost(lane, item)
             return
         if item.delivery.partition.revoked:
             self._let_go(lane, item, "revoked")
@@ -285,8 +287,9 @@ class SourcePipeline:
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         try:
             await self._settler.settle(item, end, step)
-        except (LockLost, PartitionRevoked) as error:
-            self.ledger.locks_lost += isinstance(error, LockLost)
+        except LockLost:
+            self._lost(lane, item)
+        except PartitionRevoked as error:
             self._let_go(lane, item, error.reason)
         except FuseBlown:
             self._unwritten(lane, item)
@@ -307,6 +310,14 @@ class SourcePipeline:
                 self.gate.settled(item.delivery.partition)
             if self.gate.full:
                 self._measure()
+
+    def _lost(self, lane: Lane, item: Item) -> None:
+        """The lock has passed; or its message was settled, and the answer lost."""
+        if item.delivery.unsure:
+            self._let_go(lane, item, UNKNOWN_SETTLEMENT)
+        else:
+            self.ledger.locks_lost += 1
+            self._let_go(lane, item, LockLost.reason)
 
     def _unwritten(self, lane: Lane, item: Item) -> None:
         """The fuse has blown."""
