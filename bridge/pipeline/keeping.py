@@ -123,7 +123,7 @@ class Keeping:
                 return DeadLetter(FULL, "its key is in quarantine, and it is too large to join"), None
             return await self._kept(quarantine.follow(lane.key, item, self._letter(item))), None
         settlement, step = await self._execution.run(item, time.monotonic)
-        if isinstance(settlement, Retry) and crowded(lane):
+        if isinstance(settlement, Retry) and settlement.failed and crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, NotYet):

@@ -270,9 +270,13 @@ class SourcePipeline:
         else:
             assert isinstance(settlement, Retry)  # what is parked was completed
             self.ledger.retries += 1
-            item.attempt += 1
-            if item.failed_at is None:
-                item.failed_at = time.monotonic()
+            if not settlement.failed:
+                item.waited += 1
+                item.failed_at = None  # the time that others take is not the message's
+            else:
+                item.attempt += 1
+                if item.failed_at is None:
+                    item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
 
     def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
