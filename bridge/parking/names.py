@@ -59,6 +59,11 @@ def ward_prefix(source: str) -> str:
     return f"{source}~"
 
 
+def ward_source(key: str) -> str:
+    """The source of a quarantine entity, by its key."""
+    return key.partition("~")[0]
+
+
 def letter_id(entity_key: str, message: str, since: float) -> str:
     """Id of the orchestration that dead-letters one waiting message: the same when the decision is repeated."""
     mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -289,6 +289,7 @@ class SourcePipeline:
         not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+        RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
         try:
             await self._settler.settle(item, end, step)
         except LockLost:
@@ -325,6 +326,7 @@ class SourcePipeline:
 
     def _unwritten(self, lane: Lane, item: Item) -> None:
         """The fuse has blown."""
+        RouteLimit.not_started(item)
         if (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
             return

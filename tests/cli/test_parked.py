@@ -211,6 +211,35 @@ def test_what_is_not_there_and_what_makes_no_sense(run: Callable[..., Result]) -
         assert run("parked", *arguments).exit_code == 2
 
 
+def test_a_release_that_nobody_would_hear(host: Host, run: Callable[..., Result], tmp_path: Path) -> None:
+    host.publish("told", "1", key="k")
+    listed(run, "--kind", "key", count=1)
+    config = tmp_path / "bridge.yaml"
+    config.write_text(CONFIG.replace("    quarantine: {poll: 50ms}\n", ""))
+    for target in ("k", "--all"):
+        result = run("parked", "release", "--source", "orders", target)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "the source `orders` has no `quarantine`" in result.stderr
+    assert [each["until"] for each in listed(run)] == [None]
+
+
+def test_a_released_key_that_nobody_takes_up_yet_says_so(tmp_path: Path) -> None:
+    (tmp_path / "parked_flows.py").write_text(FLOWS)
+    (tmp_path / "bridge.yaml").write_text(CONFIG.replace("poll: 50ms", "poll: 1h"))
+    host = Host(tmp_path)
+    try:
+
+        def run(*arguments: str) -> Result:
+            return CliRunner().invoke(root, [*arguments, "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
+
+        host.publish("told", "1", key="k")
+        assert [each["until"] for each in listed(run, count=1)] == [None]
+        assert run("parked", "release", "--source", "orders", "k").exit_code == 0
+        assert [each["until"] for each in listed(run, count=1)] == ["released"]
+    finally:
+        host.stop()
+
+
 def test_without_a_daemon(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG.replace("workflows: [parked_flows]", ""))
     result = CliRunner().invoke(root, ["parked", "list", "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
