@@ -64,10 +64,14 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try the same delivery again after `delay` seconds; its ordering key waits."""
+    """Try the same delivery again after `delay` seconds; its ordering key waits.
+
+    failed: False when it only waits for others before it, which may take as long as it takes.
+    """
 
     delay: float
     reason: str
+    failed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ def decide(
     """The settlement that `error` leads to.
 
     error: what executing `command` raised (command is None when decoding or routing failed).
-    attempt: how often this delivery was tried, from 1. elapsed: seconds since its first failure.
+    attempt: how often this delivery was tried, from 1; for InstanceParked, how often it met that. elapsed: seconds since
+    its first failure.
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))
@@ -162,11 +167,13 @@ def decide(
         if isinstance(command.on_missing, ParkFor):
             return Park(Wait.INSTANCE, command.on_missing.ttl, error.reason, detail_of(error))
         if isinstance(error, InstanceParked):
-            return _again(error, attempt, elapsed, policy)
+            return Retry(policy.delay(attempt), error.reason, failed=False)
         if command.on_missing is OnMissing.IGNORE:
             return Complete(Outcome.IGNORED)
         if command.on_missing is OnMissing.DEAD_LETTER:
             return DeadLetter(error.reason, detail_of(error))
+    if isinstance(error, InstanceParked):
+        return Retry(policy.delay(attempt), error.reason, failed=False)
     return _again(error, attempt, elapsed, policy)
 
 
@@ -180,7 +187,7 @@ def outside(settlement: Settlement, *, keeps: bool, quarantine: bool, held: floa
     """
     if keeps and quarantine and isinstance(settlement, DeadLetter):
         return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
-    if isinstance(settlement, Retry) and held + settlement.delay > max_hold:
+    if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
         if not keeps:
             return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
         return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")

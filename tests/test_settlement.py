@@ -157,12 +157,12 @@ def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
 @pytest.mark.parametrize("command", [*TOLD, commands.StartOrRaise("o", "i", "e")])
 def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Command) -> None:
     error = errors.InstanceParked("others wait")
-    assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked")
-    assert decide(error, command, 9, 29.0, POLICY) == DeadLetter("instance_parked", "others wait")
+    assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked", failed=False)
+    assert decide(error, command, 99, 1e6, POLICY) == Retry(POLICY.max_delay, "instance_parked", failed=False)
 
 
 ENDS: list[Settlement] = [
-    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
+    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), Retry(600.0, "r", failed=False), DeadLetter("r", "d"), Release("r"),
     Park(Wait.INSTANCE, 1.0, "r", "d"),
 ]  # fmt: skip
 
@@ -177,7 +177,7 @@ def test_what_is_kept_outside_the_broker(
     found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
     if isinstance(end, DeadLetter) and quarantine and keeps:
         assert found == Park(Wait.PERSON, None, "r", "d")
-    elif isinstance(end, Retry) and held + end.delay > max_hold:
+    elif isinstance(end, Retry) and end.failed and held + end.delay > max_hold:
         if keeps:
             assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
         else:

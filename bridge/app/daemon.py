@@ -32,6 +32,7 @@ from bridge.app.composition import (
 )
 from bridge.app.own_workflows import OwnWorkflows
 from bridge.app.readiness import clear_ready, write_ready
+from bridge.app.stranded import Stranded
 from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -120,6 +121,7 @@ class Daemon:
         )
         self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, asyncio.get_running_loop())
         self.witnesses = {name: Witness(partial(_tell_incompatible, name)) for name in self.engines}
+        self.stranded = Stranded(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -129,6 +131,7 @@ class Daemon:
             self.own.keepers.values,
             lambda: dict(self.own.undeliverable.written),
             limits=tuple(self.admission.limits.values()),
+            stranded=self.stranded.readings,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -191,6 +194,7 @@ class Daemon:
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._census.run(), name="census"),
+            asyncio.create_task(self.stranded.run(), name="stranded"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 

@@ -16,6 +16,7 @@ from bridge.commands import SignalEntity
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
+from bridge.origin import Origin
 from bridge.routing.identifier import OWN_ENTITIES, check_entity, check_name
 from bridge.workflow.entity import bare_state
 
@@ -65,12 +66,19 @@ class Entities:
         return _entity(found, state=True)
 
     async def signal(
-        self, name: str, key: str, operation: str, input_: Any, at: datetime | None, delay: float | None
+        self,
+        name: str,
+        key: str,
+        operation: str,
+        input_: Any,
+        at: datetime | None,
+        delay: float | None,
+        origin: Origin | None = None,
     ) -> None:
-        """Send a one-way operation. Raises: InvalidCommand."""
+        """Send a one-way operation. origin: the message that this counts as. Raises: InvalidCommand."""
         check_entity(name, key)
         check_name(operation, "the operation's name")
-        await self._execute(SignalEntity(name, key, operation, input_, at, delay))
+        await self._execute(SignalEntity(name, key, operation, input_, at, delay), origin)
 
     async def clean(self, *, empty: bool, locks: bool) -> CleanEntityStorageResult:
         """Remove entities without state, and release locks whose holders are gone."""

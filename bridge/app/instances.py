@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
 from durabletask.history import HistoryEvent
 from durabletask.task import FailureDetails
 
 from bridge.app.attachment import asked, payload, stamp
-from bridge.commands import OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
+from bridge.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.recording import Recording, record
-from bridge.errors import EngineRejected, InstanceNotFound
+from bridge.errors import AlreadyTaken, EngineRejected, InstanceNotFound
+from bridge.origin import Origin
 from bridge.routing.identifier import check_instance_id, check_name
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
@@ -160,9 +161,12 @@ class Instances:
             raise translate(error, what=f"wait for {instance_id!r}") from error
         return None if state is None else _instance(state)
 
-    async def start(self, start: Start) -> str:
-        """The id of the new instance. Raises: InstanceAlreadyExists, InvalidCommand."""
-        instance_id = uuid4().hex if start.instance_id is None else check_instance_id(start.instance_id)
+    async def start(self, start: Start, origin: Origin | None = None) -> tuple[str, bool]:
+        """The id of the instance, and whether it is new. origin: the message that this counts as, see `execute`.
+
+        Where no id is given, it is made of the message's. Raises: InstanceAlreadyExists, InvalidCommand.
+        """
+        instance_id = _fresh_id(start, origin) if start.instance_id is None else check_instance_id(start.instance_id)
         command = ScheduleOrchestration(
             check_name(start.orchestration, "the orchestration's name"),
             instance_id,
@@ -173,16 +177,15 @@ class Instances:
             start.delay,
             OnExisting.DEAD_LETTER,
         )
-        await self._execute(command)
-        return instance_id
+        return instance_id, await self._taken(command, origin)
 
     async def terminate(self, instance_id: str, output: Any, *, recursive: bool) -> None:
         """Raises: InstanceNotFound, InstanceFinished."""
         await self._execute(Terminate(instance_id, output, recursive))
 
-    async def raise_event(self, instance_id: str, name: str, data: Any) -> None:
-        """Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
-        await self._execute(RaiseEvent(instance_id, check_name(name, "the event name"), data))
+    async def raise_event(self, instance_id: str, name: str, data: Any, origin: Origin | None = None) -> bool:
+        """False when it is known to have had it. Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
+        return await self._taken(RaiseEvent(instance_id, check_name(name, "the event name"), data), origin)
 
     async def suspend(self, instance_id: str, reason: str | None) -> None:
         """Raises: InstanceNotFound, InstanceFinished."""
@@ -219,6 +222,13 @@ class Instances:
         result = await asked(call, "purge instances")
         return result.deleted_instance_count, result.is_complete is not False
 
+    async def _taken(self, command: Command, origin: Origin | None) -> bool:
+        try:
+            await self._execute(command, origin)
+        except AlreadyTaken:
+            return False
+        return True
+
     async def _finished(self, instance_id: str, what: str) -> None:
         found = await self.show(instance_id)
         if not found.finished:
@@ -230,6 +240,10 @@ class Instances:
             return await asked(call, f"show {instance_id!r}")
         except InstanceNotFound:
             return None
+
+
+def _fresh_id(start: Start, origin: Origin | None) -> str:
+    return uuid4().hex if origin is None else uuid5(NAMESPACE_OID, f"{start.orchestration}\n{origin.message_id}").hex
 
 
 def _instance(state: OrchestrationState) -> Instance:

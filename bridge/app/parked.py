@@ -20,10 +20,13 @@ from bridge.errors import EngineTimeout, InstanceNotFound
 from bridge.parking.held import HeldKey
 from bridge.parking.key import shown
 from bridge.parking.letter import Letter
-from bridge.parking.names import PARKING, QUARANTINE, key_prefix, target_key, ward_key, ward_prefix
+from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, ward_key, ward_prefix
 
 PATIENCE = 10.0
 """Seconds until a worker must have done what was asked of it."""
+
+RELEASED = "released"
+"""Instead of a time: a person has let the key go on, and its messages have not been taken up yet."""
 
 _LOOK = 0.05
 
@@ -34,7 +37,8 @@ class Waiting:
 
     kind: `instance` (to be started) or `key` (in quarantine). instance_id, source, key: what it waits for, and where it
     came from. id: what `drop --id` takes. route: of the command that waits, or that failed. reason, detail: why its key
-    is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself.
+    is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself,
+    or RELEASED.
     """
 
     kind: Literal["instance", "key"]
@@ -80,9 +84,9 @@ class ParkedMessages:
         """What waits, the oldest first."""
         found: list[Waiting] = []
         if "instance" in which.kinds:
-            begin = "" if which.prefix is None else key_prefix(which.prefix)
-            for entity in await self._entities(f"@{PARKING}@{begin}"):
-                found += _parked(entity)
+            for begin in key_prefixes(which.prefix or ""):
+                for entity in await self._entities(f"@{PARKING}@{begin}"):
+                    found += _parked(entity)
         if "key" in which.kinds and which.prefix is None:
             begin = "" if which.source is None else ward_prefix(which.source)
             for entity in await self._entities(f"@{QUARANTINE}@{begin}"):
@@ -183,11 +187,12 @@ def _parked(entity: EntityMetadata) -> Iterable[Waiting]:
 
 
 def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[Waiting]:
+    until = None if held.until is None else _time(held.until) if held.until else RELEASED
     for number, (message, item) in enumerate(zip(held.messages, raw, strict=True)):
         cause = held.cause if number == 0 else {}
         yield Waiting(
             "key", None, held.source, shown(held.key), message.mark, message.letter.message_id, cause.get("route"),
-            _time(message.since), None if held.until is None else _time(held.until),
+            _time(message.since), until,
             cause.get("reason", "follows"), cause.get("detail", ""), str(message.letter.position), item["size"],
         )  # fmt: skip
 

@@ -70,15 +70,23 @@ def wards(loaded: Loaded, source: str, engines: Mapping[str, Engine]) -> tuple[s
 
     What is kept there can only be dead-lettered to a queue or topic that the source names.
     """
-    config = loaded.config.sources[source]
+    name = keeper(loaded, source)
+    return None if name is None else (name, EngineWards(engines[name], source))
+
+
+def keeper(loaded: Loaded, source: str) -> str | None:
+    """The engine on which a source keeps its messages outside the broker; None: it keeps none, or is unknown."""
+    config = loaded.config.sources.get(source)
+    if config is None:
+        return None
     kept = config.quarantine
     limited = isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig)
     if kept is None and not (limited and config.dead_letter is not None):
         return None
-    name = None if kept is None else kept.engine
-    if name is None:
-        name = next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
-    return name, EngineWards(engines[name], source)
+    if kept is not None and kept.engine is not None:
+        return kept.engine
+    engines = loaded.config.engines
+    return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
 
 
 @dataclass(slots=True)

@@ -29,8 +29,31 @@ def progress(custom_status: Any) -> list[str]:
 
 def given(start: Any) -> Any:
     """What a saga of the configuration was started with, without the definition that travels along."""
-    declared = isinstance(start, dict) and {"format", "definition", "input"} == start.keys()
-    return start["input"] if declared else start
+    return start["input"] if _declared(start) else start
+
+
+def outline(start: Any) -> str:
+    """Name and steps of the saga that this start is of, `purchase: (stock | payment) > parcel`; empty for others."""
+    if not _declared(start):
+        return ""
+    definition = start["definition"]
+    return f"{definition['name']}: {_sequence(definition['steps'])}"
+
+
+def _declared(start: Any) -> bool:
+    return isinstance(start, dict) and {"format", "definition", "input"} == start.keys()
+
+
+def _sequence(entries: list[dict[str, Any]]) -> str:
+    return " > ".join(map(_entry, entries))
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    if "parallel" in entry:
+        return f"({' | '.join(map(_entry, entry['parallel']))})"
+    if "steps" in entry:
+        return _sequence(entry["steps"])
+    return entry.get("name") or "point of no return"
 
 
 def _cause(status: dict[str, Any]) -> str:

@@ -187,6 +187,7 @@ class Watch:
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
+        stranded: Callable[[], Iterable[PartReading]] = tuple,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -195,6 +196,7 @@ class Watch:
         self._engines = engines
         self._breakers = breakers
         self._witnesses = witnesses
+        self._stranded = stranded
         self._health = Health(stuck_after)
         self._metrics = Metrics(
             lambda: self._sources,
@@ -223,6 +225,7 @@ class Watch:
             PartReading("workflows", name, None if not witness.open else _changed(witness.open))
             for name, witness in self._witnesses.items()
         ]
+        parts += self._stranded()
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
 

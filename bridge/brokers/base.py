@@ -95,6 +95,11 @@ class Delivery(Protocol):
         """Whether this message's own lock has passed: it cannot be settled any more, and is on its way again."""
         ...
 
+    @property
+    def unsure(self) -> bool:
+        """Whether an attempt to settle it had no answer: with its lock passed, it may be done all the same."""
+        ...
+
     async def complete(self) -> None:
         """The message is done. May be made durable later, in a batch; never before all earlier effects are.
 

@@ -31,6 +31,7 @@ class RecordDelivery:
     attempt = 1
     """A log does not count deliveries."""
     lost = False
+    unsure = False
     """There are no locks of single messages."""
 
     def __init__(self, message: Message, partition: RecordPartition, offset: int) -> None:

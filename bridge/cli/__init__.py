@@ -17,6 +17,7 @@ __all__ = ["main", "root"]
         "serve": "Run the daemon: consume, route, and run workflows.",
         "worker": "Run workflows only, beside a `serve --no-worker`.",
         "publish": "Put messages on a configured broker.",
+        "topic": "Show what lies on a topic or queue.",
         "check": "Find every problem of a configuration, without a network.",
         "lint": "Find what breaks orchestrators on replay.",
         "route": "Show what a message would lead to, without a network.",

@@ -38,8 +38,8 @@ def command(
 ) -> int:
     """Find what breaks orchestrators on replay, and waits that never end, without running any code.
 
-    Functions that orchestrators call are looked at too, in their own file and in the same package. Each finding is a
-    line `file:line:column rule: what; remedy`. A line is excused by a comment with a reason:
+    Functions that orchestrators call are looked at too, in their own file, in the same package and beside it. Each
+    finding is a line `file:line:column rule: what; remedy`. A line is excused by a comment with a reason:
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import click
 
 from bridge.cli.parameters import HEADER
+
+if TYPE_CHECKING:
+    from bridge.origin import Origin
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +49,25 @@ def message_options(function: F) -> F:
     for decorator in reversed(decorators):
         function = decorator(function)
     return function
+
+
+def origin_options(function: F) -> F:
+    """Adds `message_id` and `bare`, for `origin`."""
+    bare = click.option("--bare", is_flag=True, help="The data alone, for workers that know no envelope of the bridge.")
+    message_id = click.option(
+        "--message-id", metavar="ID", help="Id by which a repetition of this is recognized.  [default: random]"
+    )
+    return message_id(bare(function))
+
+
+def origin(message_id: str | None, bare: bool, what: str) -> Origin | None:
+    """The message that a person's command counts as, None for none. what: the command, in place of a rule."""
+    from bridge.origin import Origin
+
+    if message_id == "" or (bare and message_id is not None):
+        wrong = "--message-id needs an id" if message_id == "" else "--message-id and --bare exclude each other"
+        raise click.UsageError(wrong, click.get_current_context())
+    return None if bare else Origin(message_id or str(uuid4()), what)
 
 
 def json_option(function: F) -> F:

@@ -16,10 +16,10 @@ WIDE = 100_000
 
 def print_json(value: Any) -> None:
     """Indented JSON on standard output. Numbers of any size and any text keep their value."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not _encodable(value)))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not encodable(value)))
 
 
-def _encodable(value: Any) -> bool:
+def encodable(value: Any) -> bool:
     """Whether the text can be written as UTF-8: payloads may hold lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False).encode(sys.stdout.encoding or "utf-8")

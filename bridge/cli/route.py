@@ -110,6 +110,8 @@ def _read(name: str) -> bytes:
 
 
 def _print(answer: Answer) -> None:
+    from bridge.app.progress import given, outline
+
     if answer.envelope is not None:
         event = answer.envelope
         print_fields(
@@ -129,7 +131,10 @@ def _print(answer: Answer) -> None:
     for step in answer.to_dict()["steps"]:
         command = dict(step["command"])
         click.echo(f"{command.pop('type')} by {step['route']} on engine {step['engine']}")
-        print_fields([(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})])
+        start = command.get("input")
+        command["input"] = given(start)
+        fields = [(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})]
+        print_fields([*fields, ("  saga", outline(start))])
         click.echo()
     by = f" by {', '.join(answer.routes)}" if answer.routes else ""
     why = f" ({answer.reason}): {clean(answer.detail or '')}" if answer.reason else ""

@@ -203,6 +203,12 @@ def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> 
             yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
         if source.get("ordering") == "none":
             yield locate(("sources", name, "quarantine"), "with `ordering: none` there are no keys to hold")
+        if isinstance(domain := source.get("ordering_domain"), str):
+            what = (
+                f"`quarantine` and `ordering_domain` exclude each other: the other sources of `{domain}` would go on "
+                "with a key that is held here; take one of the two away"
+            )
+            yield locate(("sources", name, "quarantine"), what)
 
 
 def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], locate: Locate) -> Iterator[Problem]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Module
-from bridge.lint.project import CONTEXT, Project, files, orchestrators
+from bridge.lint.project import Project, files, orchestrators
 from bridge.lint.sets import unordered
+from bridge.lint.shared import shared
 from bridge.lint.tree import calls_in
 from bridge.lint.waits import callbacks, waits
 
@@ -61,6 +62,7 @@ def _module(project: Project, module: Module) -> Iterator[Finding]:
         reach = project.reach(module, function)
         for reached in reach.functions:
             yield from nondeterminism(reached)
+            yield from shared(project, reached)
             yield from unordered(project, reached)
         yield from waits(project, reach)
 
@@ -74,7 +76,7 @@ def _retry_policies(module: Module) -> Iterator[Finding]:
             if keyword.arg == "retry_timeout" and not (
                 isinstance(keyword.value, ast.Constant) and keyword.value.value is None
             ):
-                what = f"retry_timeout reads the wall clock, which a replay of {CONTEXT} does not repeat"
+                what = "retry_timeout reads the wall clock, which a replay does not repeat"
                 remedy = "limit max_number_of_attempts, or give a saga's step a timeout"
                 yield Finding(
                     str(module.path), keyword.value.lineno, keyword.value.col_offset + 1, "retry-timeout", what, remedy

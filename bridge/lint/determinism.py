@@ -1,4 +1,4 @@
-"""What a replay would not repeat: clocks, chance, the outside world and globals."""
+"""What a replay would not repeat: clocks, chance, the outside world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, forbidden_call, forbid
 from bridge.lint.module import Module, local_names
 from bridge.lint.place import found
 from bridge.lint.project import Reached
-from bridge.lint.tree import nodes
+from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
 
@@ -23,28 +23,34 @@ def nondeterminism(reached: Reached) -> Iterator[Finding]:
             local |= local_names(nested)
     parents = parents_in(function)
     aliases = module.aliases(nodes(function))
+    paths = _paths(module, function, local)
     for node in nodes(function):
         if isinstance(node, ast.Call):
-            yield from _call(module, node, local, aliases, reached)
+            yield from _call(module, node, local, aliases, paths, reached)
         if isinstance(node, ast.Attribute | ast.Name):
-            yield from _name(module, node, local, reached, parents)
-        if isinstance(node, ast.Global):
-            names = ", ".join(node.names)
-            yield found(
-                reached, node, "globals", f"{names} of the module is assigned", "keep it in the input, or in an entity"
-            )
+            yield from _name(module, node, reached, parents)
 
 
 def _call(
-    module: Module, node: ast.Call, local: frozenset[str], aliases: dict[str, str], reached: Reached
+    module: Module,
+    node: ast.Call,
+    local: frozenset[str],
+    aliases: dict[str, str],
+    paths: frozenset[str],
+    reached: Reached,
 ) -> Iterator[Finding]:
     yield from _passed(module, node, local, reached)
+    yield from _factories(module, node, local, reached)
     name = module.resolve(node.func)
-    if isinstance(node.func, ast.Name) and node.func.id in aliases:
-        name, local = aliases[node.func.id], local - {node.func.id}
+    base, _, rest = (name or "").partition(".")
+    if base in aliases:
+        name, local = f"{aliases[base]}.{rest}" if rest else aliases[base], local - {base}
+    elif rest and base in module.objects and base not in local:
+        name = f"{module.objects[base]}.{rest}"
+    if _is_path_access(module, node.func, local, paths):
+        yield found(reached, node, "files", "a Path goes to the disk in an orchestrator", ACTIVITY)
+        return
     if name is None:
-        if _is_path_access(module, node.func):
-            yield found(reached, node, "files", "a Path goes to the disk in an orchestrator", ACTIVITY)
         return
     first = name.partition(".")[0]
     if isinstance(node.func, ast.Name) and (node.func.id in local or node.func.id in module.functions):
@@ -54,7 +60,7 @@ def _call(
     if name == "random.Random" and not node.args:
         yield found(reached, node, "random", "Random() seeds itself from the clock", "give it a seed from the input")
         return
-    forbidden = forbidden_call(name)
+    forbidden = forbidden_call(name, len(node.args))
     if forbidden is not None:
         rule, remedy = forbidden
         yield found(reached, node, rule, f"{name}() in an orchestrator", remedy)
@@ -73,29 +79,51 @@ def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reac
             yield found(reached, value, forbidden[0], f"{name} is handed on in an orchestrator", forbidden[1])
 
 
-def _is_path_access(module: Module, called: ast.expr) -> bool:
-    """`Path(...).read_text` and the like."""
-    return (
-        isinstance(called, ast.Attribute)
-        and called.attr in PATH_METHODS
-        and isinstance(called.value, ast.Call)
-        and module.resolve(called.value.func) == "pathlib.Path"
-    )
+def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
+    """Fields of a dataclass of this module that are filled by a forbidden function when one is made."""
+    if not isinstance(node.func, ast.Name) or node.func.id in local or node.func.id not in module.classes:
+        return
+    for call in calls_in(module.classes[node.func.id]):
+        for keyword in call.keywords:
+            name = module.resolve(keyword.value) if keyword.arg == "default_factory" else None
+            forbidden = None if name is None else forbidden_function(name)
+            if forbidden is not None:
+                what = f"{name} fills a field of {node.func.id} in an orchestrator"
+                yield found(reached, node, forbidden[0], what, forbidden[1])
+
+
+def _is_path_access(module: Module, called: ast.expr, local: frozenset[str], paths: frozenset[str]) -> bool:
+    """`Path(...).read_text` and the like; paths: local names that hold a Path."""
+    if not isinstance(called, ast.Attribute) or called.attr not in PATH_METHODS:
+        return False
+    return _is_path(module, called.value, local, paths)
+
+
+def _is_path(module: Module, node: ast.expr, local: frozenset[str], paths: frozenset[str]) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _is_path(module, node.left, local, paths)
+    if isinstance(node, ast.Name):
+        return node.id in paths or (node.id not in local and module.objects.get(node.id) == "pathlib.Path")
+    return isinstance(node, ast.Call) and module.resolve(node.func) == "pathlib.Path"
+
+
+def _paths(module: Module, function: ast.AST, local: frozenset[str]) -> frozenset[str]:
+    """Local names that hold a Path."""
+    found: set[str] = set()
+    for node in nodes(function):
+        if isinstance(node, ast.Assign) and _is_path(module, node.value, local, frozenset(found)):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return frozenset(found)
 
 
 def _name(
     module: Module,
     node: ast.Attribute | ast.Name,
-    local: frozenset[str],
     reached: Reached,
     parents: dict[ast.AST, ast.AST],
 ) -> Iterator[Finding]:
-    if isinstance(node, ast.Name):
-        if node.id in module.changing_globals and node.id not in local and isinstance(node.ctx, ast.Load):
-            remedy = "keep it in the input, or in an entity"
-            yield found(reached, node, "globals", f"{node.id} of the module changes while the program runs", remedy)
-        if node.id not in module.names or isinstance(parents.get(node), ast.Attribute):
-            return
+    if isinstance(node, ast.Name) and (node.id not in module.names or isinstance(parents.get(node), ast.Attribute)):
+        return
     name = module.resolve(node)
     forbidden = None if name is None else forbidden_name(name)
     if forbidden is not None:

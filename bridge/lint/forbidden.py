@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ACTIVITY = "do it in an activity and yield its result"
+ENVIRONMENT = ("environment", "read it in an activity, or put it into the input")
 CLOCK = "use ctx.current_utc_datetime"
 
 _EXACT: dict[str, tuple[str, str]] = {
@@ -21,9 +22,11 @@ _EXACT: dict[str, tuple[str, str]] = {
                 "perf_counter",
                 "perf_counter_ns",
                 "process_time",
+                "process_time_ns",
+                "thread_time",
+                "clock_gettime",
+                "clock_gettime_ns",
                 "localtime",
-                "gmtime",
-                "ctime",
             ]
         )
     },
@@ -33,9 +36,27 @@ _EXACT: dict[str, tuple[str, str]] = {
     "id": ("random", "id() differs from run to run; use a key of the data"),
     "time.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
     "asyncio.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
-    "os.getenv": ("environment", "read it in an activity, or put it into the input"),
-    "os.environ": ("environment", "read it in an activity, or put it into the input"),
-    "os.environb": ("environment", "read it in an activity, or put it into the input"),
+    "os.getenv": ENVIRONMENT,
+    "os.environ": ENVIRONMENT,
+    "os.environb": ENVIRONMENT,
+    **dict.fromkeys(
+        [
+            "getpass.getuser",
+            "locale.getlocale",
+            "os.cpu_count",
+            "os.getcwd",
+            "os.getlogin",
+            "os.getpid",
+            "os.getppid",
+            "os.path.abspath",
+            "os.path.expanduser",
+            "os.path.expandvars",
+            "os.uname",
+            "socket.getfqdn",
+            "socket.gethostname",
+        ],
+        ENVIRONMENT,
+    ),
     "open": ("files", ACTIVITY),
     "io.open": ("files", ACTIVITY),
     "input": ("files", "wait for an external event"),
@@ -106,6 +127,7 @@ _PREFIXES: dict[str, tuple[str, str]] = {
         ("database", ACTIVITY),
     ),
     **dict.fromkeys(("glob", "shutil", "tempfile"), ("files", ACTIVITY)),
+    "platform": ENVIRONMENT,
     **dict.fromkeys(
         ["_thread", "asyncio", "concurrent.futures", "multiprocessing", "subprocess", "threading", "trio"],
         ("threads", ACTIVITY),
@@ -117,6 +139,7 @@ _ATTRIBUTE = {"os.environ", "os.environb"}
 
 PATH_METHODS = frozenset(
     [
+        "open",
         "read_text",
         "read_bytes",
         "write_text",
@@ -124,6 +147,10 @@ PATH_METHODS = frozenset(
         "iterdir",
         "unlink",
         "touch",
+        "mkdir",
+        "rename",
+        "replace",
+        "stat",
         "rmdir",
         "exists",
         "is_file",
@@ -138,10 +165,19 @@ HARMLESS = frozenset({"asyncio.CancelledError", "asyncio.TimeoutError", "socket.
 """Names below a forbidden prefix that do nothing. A seeded Random repeats; without a seed it is found."""
 
 
-def forbidden_call(name: str) -> tuple[str, str] | None:
+_NOW_UNLESS_TOLD = {"time.ctime": 1, "time.gmtime": 1, "time.strftime": 2}
+"""How many arguments tell these the time; with fewer they read the clock."""
+
+KEPT = frozenset({"clock", "environment", "random", "uuid"})
+"""Rules that hold for a value that was made while a module was loaded."""
+
+
+def forbidden_call(name: str, arguments: int = 0) -> tuple[str, str] | None:
     """Rule and remedy of a call, by dotted name."""
     if name in HARMLESS:
         return None
+    if name in _NOW_UNLESS_TOLD:
+        return None if arguments >= _NOW_UNLESS_TOLD[name] else ("clock", CLOCK)
     found = _EXACT.get(name)
     if found is not None:
         return found

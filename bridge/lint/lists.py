@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function
 from bridge.lint.place import found
-from bridge.lint.project import Reached
+from bridge.lint.project import Project, Reached
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
+Kept: TypeAlias = Callable[[str], list[ast.expr]]
+"""What a name that is no local one stands for, as long as the program runs."""
 
-def empty_groups(reached: Reached) -> Iterator[Finding]:
+
+def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
     """`when_all` of lists that may be empty."""
     function, module = reached.function, reached.module
     parents = parents_in(function)
+
+    def kept(name: str) -> list[ast.expr]:
+        return project.kept(module, name)
+
     for call in calls_in(function):
         name = module.resolve(call.func) or ""
         if not name.startswith("durabletask.") or name.rpartition(".")[2] != "when_all" or not call.args:
             continue
         argument = call.args[0]
         names = {argument.id} if isinstance(argument, ast.Name) else set()
-        if _never_empty(argument, function) or any(
+        if _never_empty(argument, function, kept) or any(
             _guarded(name, call, function, parents) for name in _feeders(argument, function) | names
         ):
             continue
@@ -43,40 +51,44 @@ def _assignments(name: str, function: ast.AST) -> list[ast.expr]:
     return values
 
 
-def _never_empty(node: ast.expr, function: ast.AST, depth: int = 0) -> bool:
+def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) -> bool:
     """Whether a list has an element for sure."""
     if depth > 4:
         return False
     if isinstance(node, ast.List | ast.Tuple):
         return any(
-            not isinstance(element, ast.Starred) or _never_empty(element.value, function, depth + 1)
+            not isinstance(element, ast.Starred) or _never_empty(element.value, function, kept, depth + 1)
             for element in node.elts
         )
     if isinstance(node, ast.ListComp | ast.GeneratorExp):
-        return all(not one.ifs and _never_empty(one.iter, function, depth + 1) for one in node.generators)
+        return all(not one.ifs and _never_empty(one.iter, function, kept, depth + 1) for one in node.generators)
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id == "range":
-            first = node.args[0] if node.args else None
-            return len(node.args) == 1 and isinstance(first, ast.Constant) and bool(first.value)
+            known = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            limits = [one for one in known if isinstance(one, int)]
+            return len(limits) == len(node.args) in (1, 2) and len(range(*limits)) > 0
         if isinstance(node.func, ast.Name) and node.func.id in ("list", "tuple", "sorted", "enumerate", "reversed"):
-            return bool(node.args) and _never_empty(node.args[0], function, depth + 1)
+            return bool(node.args) and _never_empty(node.args[0], function, kept, depth + 1)
         return False
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _never_empty(node.left, function, depth + 1) or _never_empty(node.right, function, depth + 1)
+        return _never_empty(node.left, function, kept, depth + 1) or _never_empty(node.right, function, kept, depth + 1)
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+        return _never_empty(node.values[-1], function, kept, depth + 1)
     if isinstance(node, ast.Constant):
         return bool(node.value)
     if isinstance(node, ast.Name):
-        values = _assignments(node.id, function)
-        if values and all(_never_empty(value, function, depth + 1) for value in values):
+        values = _assignments(node.id, function) or kept(node.id)
+        if values and all(_never_empty(value, function, kept, depth + 1) for value in values):
             return True
         # A list that is filled outside of any loop or branch has something in it.
-        return any(_appends(statement, node.id) for statement in getattr(function, "body", []))
+        return any(_appends(statement, node.id, kept) for statement in getattr(function, "body", []))
     return False
 
 
-def _appends(statement: ast.stmt, name: str) -> bool:
+def _appends(statement: ast.stmt, name: str, kept: Kept) -> bool:
     if isinstance(statement, ast.For):
-        return _never_empty(statement.iter, ast.Module([], [])) and any(_appends(one, name) for one in statement.body)
+        filled = _never_empty(statement.iter, ast.Module([], []), kept)
+        return filled and any(_appends(one, name, kept) for one in statement.body)
     call = statement.value if isinstance(statement, ast.Expr) else None
     return (
         isinstance(call, ast.Call)
@@ -88,7 +100,7 @@ def _appends(statement: ast.stmt, name: str) -> bool:
 
 
 def _feeders(node: ast.expr, function: ast.AST) -> set[str]:
-    """Names whose emptiness makes the list empty."""
+    """Names, attributes and items whose emptiness makes the list empty, as they are written."""
     names: set[str] = set()
     values = [node, *(_assignments(node.id, function) if isinstance(node, ast.Name) else [])]
     for value in values:
@@ -97,7 +109,8 @@ def _feeders(node: ast.expr, function: ast.AST) -> set[str]:
             and len(value.generators) == 1
             and not value.generators[0].ifs
         ):
-            names |= {one.id for one in nodes(value.generators[0].iter) if isinstance(one, ast.Name)}
+            fed = nodes(value.generators[0].iter)
+            names |= {ast.unparse(one) for one in fed if isinstance(one, ast.Name | ast.Attribute | ast.Subscript)}
     return names
 
 
@@ -126,8 +139,8 @@ def _leaves(body: list[ast.stmt]) -> bool:
 
 def _truth(test: ast.expr, name: str) -> bool | None:
     """True when the test passes only with elements, False when it passes only without, None when it does not say."""
-    if isinstance(test, ast.Name):
-        return True if test.id == name else None
+    if isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
+        return True if ast.unparse(test) == name else None
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         inner = _truth(test.operand, name)
         return None if inner is None else not inner

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-from bridge.lint.forbidden import forbidden_call
+from bridge.lint.forbidden import KEPT, forbidden_call, forbidden_name
 from bridge.lint.tree import nodes
 
 _BUILTINS = frozenset(dir(builtins))
@@ -91,6 +91,7 @@ class Module:
             if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
         ]
         module.names.update(module.aliases(module.tree.body))
+        module.functions.update(lambdas(module.tree.body))
         return module
 
     def aliases(self, statements: Iterable[ast.AST]) -> dict[str, str]:
@@ -127,6 +128,10 @@ class Module:
                     return node
             waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
         return None
+
+    def constructor(self, class_: str) -> Function | None:
+        """What runs when one is made, of a class of this module."""
+        return self.method(class_, "__init__") or self.method(class_, "__post_init__")
 
     @cached_property
     def owners(self) -> dict[ast.AST, str]:
@@ -190,6 +195,33 @@ class Module:
         return found
 
     @cached_property
+    def objects(self) -> dict[str, str]:
+        """Names of the module that hold what an imported class or function has made, and what that is called."""
+        made = {name: value.func for name, value in constants(self.tree).items() if isinstance(value, ast.Call)}
+        called = {name: self.resolve(function) or "" for name, function in made.items()}
+        return {name: call for name, call in called.items() if "." in call}
+
+    @cached_property
+    def loaded(self) -> dict[str, tuple[str, str]]:
+        """Names of the module whose values are made anew whenever a program starts: rule, and what makes them."""
+        found = {}
+        for name, value in constants(self.tree).items():
+            if isinstance(value, ast.Lambda):
+                continue
+            for node in nodes(value):
+                read = (
+                    node.func if isinstance(node, ast.Call) else node.value if isinstance(node, ast.Subscript) else node
+                )
+                called = self.resolve(read)
+                if called is None or "." not in called:
+                    continue
+                arguments = len(node.args) if isinstance(node, ast.Call) else 0
+                rule = forbidden_call(called, arguments) if isinstance(node, ast.Call) else forbidden_name(called)
+                if rule is not None and rule[0] in KEPT:
+                    found[name] = rule[0], called
+        return found
+
+    @cached_property
     def changing_globals(self) -> frozenset[str]:
         """Names of the module that functions assign anew or change in place."""
         module_names = {
@@ -204,9 +236,27 @@ class Module:
             for node in nodes(function):
                 if isinstance(node, ast.Global):
                     changing.update(node.names)
-                elif (name := _changed(node)) is not None and name in module_names and name not in local:
+                elif (name := changed(node)) is not None and name in module_names and name not in local:
                     changing.add(name)
         return frozenset(changing)
+
+
+def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
+    """Names that stand for a lambda."""
+    return {
+        node.targets[0].id: named(node.value)
+        for node in statements
+        if isinstance(node, ast.Assign)
+        if isinstance(node.value, ast.Lambda) and isinstance(node.targets[0], ast.Name)
+    }
+
+
+@lru_cache(maxsize=256)
+def named(node: ast.Lambda) -> ast.FunctionDef:
+    """A lambda as the function that it is short for."""
+    body = ast.copy_location(ast.Return(node.body), node.body)
+    function = ast.FunctionDef("<lambda>", node.args, [body], [])
+    return ast.copy_location(function, node)
 
 
 def module_name(path: Path) -> str:
@@ -233,6 +283,13 @@ def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
                 if alias.name != "*":
                     names[alias.asname or alias.name] = f"{base}.{alias.name}"
     return names
+
+
+@lru_cache(maxsize=64)
+def constants(tree: ast.Module) -> dict[str, ast.expr]:
+    """What a module assigns to its names, as they are written."""
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign))
+    return {ast.unparse(target): node.value for node in assigned for target in _targets(node) if node.value is not None}
 
 
 @lru_cache(maxsize=256)
@@ -264,12 +321,14 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
     return [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
 
 
-def _changed(node: ast.AST) -> str | None:
+def changed(node: ast.AST) -> str | None:
     """The name whose value a node changes in place."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
         base: ast.AST = node.func.value
     elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
         base = node.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next" and node.args:
+        base = node.args[0]
     else:
         return None
     return base.id if isinstance(base, ast.Name) else None

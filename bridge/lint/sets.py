@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import lru_cache
 
 from bridge.lint.finding import Finding
-from bridge.lint.module import Function
+from bridge.lint.module import Function, constants
 from bridge.lint.place import found
 from bridge.lint.project import Project, Reached
 from bridge.lint.tree import nodes
@@ -78,11 +77,12 @@ class _Sets:
     def __init__(self, project: Project, reached: Reached) -> None:
         self._project = project
         self._module = reached.module
-        self._global = _constants(reached.module.tree)
+        self._global = constants(reached.module.tree)
         self._bound: dict[str, list[tuple[int, bool]]] = {}
         for node in nodes(reached.function):
-            if isinstance(node, ast.arg) and node.annotation is not None:
-                self._bind(node.arg, node.lineno - 1, _is_set_annotation(node.annotation))
+            if isinstance(node, ast.arg):
+                said = node.annotation is not None and _is_set_annotation(node.annotation)
+                self._bind(node.arg, node.lineno - 1, said)
         # In the order of the lines, so that what a value is made of is known before
         for node in sorted(_bindings(nodes(reached.function)), key=lambda one: one.lineno):
             if isinstance(node, ast.AnnAssign):
@@ -122,13 +122,6 @@ class _Sets:
             return True
         function = self._project.callee(self._module, node)
         return function is not None and _gives_set(function)
-
-
-@lru_cache(maxsize=64)
-def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """What the module assigns to its names."""
-    assigned = (one for one in tree.body if isinstance(one, ast.Assign))
-    return {_key(target): one.value for one in assigned for target in one.targets}
 
 
 def _bindings(among: list[ast.AST]) -> Iterator[ast.Assign | ast.AnnAssign]:

@@ -18,6 +18,7 @@ from bridge.lint.tree import parents as parents_in
 GENERATORS = frozenset({"bridge.workflow.request", "bridge.workflow.request.request"})
 TASKS = frozenset({"bridge.workflow.publish", "bridge.workflow.publishing.publish"})
 SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run", "wait_for_event"])
+HEARING = frozenset({"bridge.workflow.Inbox", "bridge.workflow.wait_for_message"})
 COMPOSITES = ("CompositeTask", "WhenAnyTask", "WhenAllTask")
 
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)
@@ -31,11 +32,13 @@ def waits(project: Project, reach: Reach) -> Iterator[Finding]:
         for call in nodes(reached.function)
         if isinstance(call, ast.Call) and call.args and _method(call) == "wait_for_external_event"
     )
+    made = ((reached.module, call) for reached in reach.functions for call in calls_in(reached.function))
+    heard = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
     for reached in reach.functions:
-        names = context_names(reached.function)
+        names = context_names(reached.function) | reached.contexts
         yield from _missing_yields(project, reached, names)
-        yield from _continued(reached, names, heard=bool(events))
-        yield from empty_groups(reached)
+        yield from _continued(reached, names, heard=heard)
+        yield from empty_groups(project, reached)
         for function in (node for node in nodes(reached.function) if isinstance(node, Function)):
             repeated = reached.calls > 1
             for wait in lost_waits(reached.module, function, events, repeated=repeated):
@@ -46,12 +49,16 @@ def waits(project: Project, reach: Reach) -> Iterator[Finding]:
 
 def callbacks(module: Module) -> Iterator[Finding]:
     """Durable calls in callbacks of composite tasks, wherever in a module."""
+    composites: set[str] = set()
     for node in nodes(module.tree):
         if not isinstance(node, ast.ClassDef) or not any(
-            (module.resolve(base) or "").rpartition(".")[2] in COMPOSITES for base in node.bases
+            (module.resolve(base) or "").rpartition(".")[2] in (*COMPOSITES, *composites) for base in node.bases
         ):
             continue
-        for call in nodes(node):
+        composites.add(node.name)
+        # What is made for the constructor is made in the orchestrator's own turn
+        methods = [one for one in node.body if not (isinstance(one, Function) and one.name == "__init__")]
+        for call in (call for method in methods for call in nodes(method)):
             if isinstance(call, ast.Call) and _method(call) in WAITING_CALLS:
                 what = f"{_method(call)}() in a callback of a composite task"
                 remedy = "loop with `yield task.when_any(...)` in a generator instead"

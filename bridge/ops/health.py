@@ -8,8 +8,11 @@ from typing import Literal
 
 Phase = Literal["starting", "running", "draining"]
 State = Literal[
-    "idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited", "incompatible"
+    "idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited", "incompatible", "stranded"
 ]  # fmt: skip
+PartKind = Literal["engine", "broker", "workflows", "quarantine"]
+_AWAY: dict[PartKind, State] = {"workflows": "incompatible", "quarantine": "stranded"}
+"""What a part of this kind is when it cannot be used; others are away."""
 _READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
 
@@ -34,12 +37,12 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """An engine, a broker or an engine's workflows as seen now.
+    """An engine, a broker, an engine's workflows or what it has in quarantine, as seen now.
 
     away: why it cannot be used, None when it can. note: said when it is up.
     """
 
-    kind: Literal["engine", "broker", "workflows"]
+    kind: PartKind
     name: str
     away: str | None = None
     note: str = ""
@@ -49,7 +52,7 @@ class PartReading:
 class Check:
     """The state of one component. detail: a sentence for a person, without payload."""
 
-    kind: Literal["source", "engine", "broker", "workflows"]
+    kind: Literal["source"] | PartKind
     name: str
     state: State
     detail: str = ""
@@ -107,7 +110,7 @@ class Health:
         checks += [
             Check(part.kind, part.name, "up", part.note)
             if part.away is None
-            else Check(part.kind, part.name, "incompatible" if part.kind == "workflows" else "away", part.away)
+            else Check(part.kind, part.name, _AWAY.get(part.kind, "away"), part.away)
             for part in parts
         ]
         return Readiness(phase, tuple(checks))

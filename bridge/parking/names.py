@@ -19,6 +19,9 @@ DEAD_LETTER = "bridge.dead_letter"
 _LONGEST = 200
 """Characters of a key, so that `@name@key` fits into the 256 of the storage providers."""
 
+_HASHED = "~h"
+"""What the keys of ids begin with that are too long."""
+
 
 def target_key(instance_id: str) -> str:
     """Key of the parking entity of an instance. `@` cannot be in a key; an id that is too long is hashed.
@@ -28,12 +31,17 @@ def target_key(instance_id: str) -> str:
     escaped = key_prefix(instance_id)
     if len(escaped) <= _LONGEST:
         return escaped + "~e"
-    return "~h" + hashlib.sha256(instance_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return _HASHED + hashlib.sha256(instance_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def key_prefix(id_prefix: str) -> str:
     """What the keys of the instances begin with whose ids begin so, unless these are hashed."""
     return id_prefix.replace("~", "~~").replace("@", "~a")
+
+
+def key_prefixes(id_prefix: str) -> tuple[str, ...]:
+    """What all keys of such instances begin with, no key with two of them; ids that are hashed can be any."""
+    return (key_prefix(id_prefix), _HASHED) if id_prefix else ("",)
 
 
 def target_id(instance_id: str) -> str:
@@ -49,6 +57,11 @@ def ward_key(source: str, key: bytes) -> str:
 def ward_prefix(source: str) -> str:
     """What the keys of all quarantine entities of a source begin with. Names have no `~`."""
     return f"{source}~"
+
+
+def ward_source(key: str) -> str:
+    """The source of a quarantine entity, by its key."""
+    return key.partition("~")[0]
 
 
 def letter_id(entity_key: str, message: str, since: float) -> str:

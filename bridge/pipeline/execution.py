@@ -11,7 +11,14 @@ import structlog
 
 from bridge.commands import Command, Decision, Step
 from bridge.envelope import Envelope
-from bridge.errors import AlreadyTaken, BridgeError, EngineOutage, InstanceAlreadyExists, InstanceFinished
+from bridge.errors import (
+    AlreadyTaken,
+    BridgeError,
+    EngineOutage,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    InstanceParked,
+)
 from bridge.origin import Origin
 from bridge.parking.letter import Letter
 from bridge.pipeline.admission import NotYet, RouteLimit
@@ -164,4 +171,5 @@ class Execution:
             self._ledger.bugs += 1
             log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
         item.error_class = type(error).__name__
-        return decide(error, command, item.attempt, elapsed, self._policy)
+        attempt = item.waited + 1 if isinstance(error, InstanceParked) else item.attempt
+        return decide(error, command, attempt, elapsed, self._policy)

@@ -46,6 +46,7 @@ class Item:
         "received_at",
         "room",
         "size",
+        "waited",
         "waits_for",
     )
 
@@ -64,6 +65,7 @@ class Item:
         self.duplicates = 0
         self.parked = 0
         self.attempt = 1
+        self.waited = 0  # times that it found others before it, which is no failure
         self.failed_at: float | None = None
         self.failed_step: Step | None = None
         self.error_class = ""

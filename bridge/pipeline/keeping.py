@@ -123,7 +123,7 @@ class Keeping:
                 return DeadLetter(FULL, "its key is in quarantine, and it is too large to join"), None
             return await self._kept(quarantine.follow(lane.key, item, self._letter(item))), None
         settlement, step = await self._execution.run(item, time.monotonic)
-        if isinstance(settlement, Retry) and crowded(lane):
+        if isinstance(settlement, Retry) and settlement.failed and crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, NotYet):
@@ -149,6 +149,11 @@ class Keeping:
         if isinstance(item.delivery, HeldDelivery) and isinstance(kept, Complete):
             item.delivery.returned = True
         return kept, step
+
+    def start(self) -> None:
+        """Find out what is held where no assignment may come to ask for it: a queue with sessions may be silent."""
+        if not self._broker.features.groups:
+            self.load()
 
     def load(self) -> None:
         """Find out what is held, before anything more is dispatched; while the engine is away, again and again."""
@@ -180,6 +185,13 @@ class Keeping:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.give_up(None)
+
+    def places(self, gone: Collection[Partition]) -> set[tuple[str, int]]:
+        """Topic and number of partitions that take with them what was held of theirs.
+
+        None where a partition is a receiver: a held message did not come from any that there is now.
+        """
+        return {(each.topic, each.number) for each in gone} if self._broker.features.groups else set()
 
     async def give_up(self, places: Collection[tuple[str, int]] | None) -> None:
         """Topic and number of partitions that are taken away; None: all."""

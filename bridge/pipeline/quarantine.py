@@ -119,6 +119,11 @@ class HeldDelivery:
         """Nobody else has it while the engine counts it as at work here."""
         return False
 
+    @property
+    def unsure(self) -> bool:
+        """See `lost`."""
+        return False
+
     async def complete(self) -> None:
         """Raises: BrokerUnavailable when the engine is away; settle again."""
         if not self.returned:

@@ -34,6 +34,9 @@ _BATCH = 256
 _CHANCES = 3
 """Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
 _ENDS = (Complete, DeadLetter)
+UNKNOWN_SETTLEMENT = "settlement_unknown"
+"""Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
+
 _SLICE = 0.005
 """Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
@@ -104,6 +107,7 @@ class SourcePipeline:
     async def start(self) -> None:
         """Subscribe and begin. Raises: BrokerUnavailable."""
         self._outages.watch(self._engines)
+        self.keeping.start()
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{self.settings.name}:worker:{number}")
@@ -162,7 +166,7 @@ class SourcePipeline:
             self.gate.forget(partition)
         lost = sum(partition.lost for partition in gone)
         self.ledger.locks_lost += lost
-        places = {(partition.topic, partition.number) for partition in gone}
+        places = self.keeping.places(gone)
         running = self._give_back(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
         await self._end_of(running)
         await self.keeping.give_up(places)
@@ -222,8 +226,7 @@ class SourcePipeline:
     async def _process(self, lane: Lane, item: Item) -> None:
         # What is on its way again leaves to that delivery what it leads to
         if item.delivery.lost:
-            self.ledger.locks_lost += 1
-            self._let_go(lane, item, LockLost.reason)
+            self._lost(lane, item)
             return
         if item.delivery.partition.revoked:
             self._let_go(lane, item, "revoked")
@@ -267,9 +270,13 @@ class SourcePipeline:
         else:
             assert isinstance(settlement, Retry)  # what is parked was completed
             self.ledger.retries += 1
-            item.attempt += 1
-            if item.failed_at is None:
-                item.failed_at = time.monotonic()
+            if not settlement.failed:
+                item.waited += 1
+                item.failed_at = None  # the time that others take is not the message's
+            else:
+                item.attempt += 1
+                if item.failed_at is None:
+                    item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
 
     def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
@@ -282,10 +289,12 @@ class SourcePipeline:
         not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+        RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
         try:
             await self._settler.settle(item, end, step)
-        except (LockLost, PartitionRevoked) as error:
-            self.ledger.locks_lost += isinstance(error, LockLost)
+        except LockLost:
+            self._lost(lane, item)
+        except PartitionRevoked as error:
             self._let_go(lane, item, error.reason)
         except FuseBlown:
             self._unwritten(lane, item)
@@ -307,8 +316,17 @@ class SourcePipeline:
             if self.gate.full:
                 self._measure()
 
+    def _lost(self, lane: Lane, item: Item) -> None:
+        """The lock has passed; or its message was settled, and the answer lost."""
+        if item.delivery.unsure:
+            self._let_go(lane, item, UNKNOWN_SETTLEMENT)
+        else:
+            self.ledger.locks_lost += 1
+            self._let_go(lane, item, LockLost.reason)
+
     def _unwritten(self, lane: Lane, item: Item) -> None:
         """The fuse has blown."""
+        RouteLimit.not_started(item)
         if (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
             return

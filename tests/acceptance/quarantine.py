@@ -37,7 +37,7 @@ ops: {http: {port: 0}}
 """
 BROKEN, MENDED = "payload.note", "payload.?note.orValue('none')"
 
-KEYS, COUNT = 20, 8
+KEYS, COUNT = 20, 16
 """Keys, of which every second one is poisoned, and messages of each."""
 
 
@@ -102,7 +102,7 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
         daemon.kill()
     for _ in range(resumed):
         with Serve(directory) as daemon:
-            enough = rng.randrange(1, sum(map(len, waiting(directory).values())) // 2)
+            enough = rng.randrange(1, KEYS)
             daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some have gone on")
             daemon.kill()
     with Serve(directory):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+
+import structlog
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import load
 from bridge.engines.worker import stop_worker
+from bridge.workflow import DataConverter, message_aware
 
 PATIENCE = 30.0
 """Seconds that something may take which should take milliseconds."""
@@ -20,6 +25,7 @@ FLOWS = '''
 from datetime import timedelta
 from pathlib import Path
 
+from bridge.workflow import Entity, wait_for_message
 from durabletask import entities, task
 
 REPAIRED = Path(__file__).with_name("repaired")
@@ -46,6 +52,14 @@ def waits(ctx: task.OrchestrationContext, _):
     return data
 
 
+def collects(ctx: task.OrchestrationContext, wanted: int):
+    seen = []
+    while len(seen) < wanted:
+        message = yield from wait_for_message(ctx, "item")
+        seen.append(message.data)
+    return seen
+
+
 def breaks(ctx: task.OrchestrationContext, _):
     result = yield ctx.call_activity(fragile)
     return result
@@ -56,6 +70,11 @@ def family(ctx: task.OrchestrationContext, _):
     said = yield ctx.call_sub_orchestrator(greet, input="child", instance_id=ctx.instance_id + "-child")
     ctx.signal_entity(entities.EntityInstanceId("counter", "of-family"), "add", 2)
     return said
+
+
+class Stock(Entity):
+    def receive(self, amount: int) -> None:
+        self.set_state(self.get_state(int, 0) + amount)
 
 
 class Counter(entities.DurableEntity):
@@ -108,6 +127,8 @@ class Host:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="test-host")
 
     def start(self) -> None:
+        # Not into the output of a command that a test reads
+        structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.__stderr__))
         self._thread.start()
         assert self._ready.wait(PATIENCE)
 
@@ -122,7 +143,9 @@ class Host:
         config = EmbeddedEngineConfig(type="embedded")
         engine = EmbeddedEngine("default", config, self._directory / config.path, host=True)
         await engine.start()
-        worker = engine.worker(load(["commanded_flows"], self._directory))
+        known = load(["commanded_flows"], self._directory)
+        aware = {name: message_aware(each) for name, each in known.orchestrators.items()}
+        worker = engine.worker(replace(known, orchestrators=aware), DataConverter())
         worker.start()
         self._ready.set()
         await self._stop.wait()

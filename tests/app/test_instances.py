@@ -46,7 +46,7 @@ async def finish(instances: Instances, instance_id: str, status: str = "COMPLETE
 
 async def test_start_wait_and_show(instances: Instances, prefix: str) -> None:
     began = datetime.now(UTC)
-    assert await instances.start(Start("greet", "ada", prefix + "1", tags={"by": "test"})) == prefix + "1"
+    assert await instances.start(Start("greet", "ada", prefix + "1", tags={"by": "test"})) == (prefix + "1", True)
     await finish(instances, prefix + "1")
     one = await instances.show(prefix + "1")
     assert (one.name, one.status, one.input, one.output, one.failure) == (
@@ -57,7 +57,7 @@ async def test_start_wait_and_show(instances: Instances, prefix: str) -> None:
 
 
 async def test_an_id_is_made_when_none_is_given(instances: Instances) -> None:
-    instance_id = await instances.start(Start("greet", "bob"))
+    instance_id, _ = await instances.start(Start("greet", "bob"))
     await finish(instances, instance_id)
     with pytest.raises(InstanceAlreadyExists):
         await instances.start(Start("greet", "bob", instance_id))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bridge.app.progress import MARKS, given, progress
+from bridge.app.progress import MARKS, given, outline, progress
+from bridge.routing.saga import start_input
 from bridge.workflow import StepState
 
 
@@ -18,6 +19,15 @@ def test_a_saga_on_its_way() -> None:
         "[>] payment  running",
         "[ ] parcel   waiting",
     ]
+
+
+def test_the_outline_of_a_start() -> None:
+    inner = {"steps": [{"name": "b"}, {"name": "c"}]}
+    steps = [{"name": "a"}, {"parallel": [inner, {"name": "d"}]}, {"point_of_no_return": True}, {"name": "e"}]
+    start = start_input({"name": "s", "steps": steps}, {"id": 1})
+    assert outline(start) == "s: a > (b > c | d) > point of no return > e"
+    assert given(start) == {"id": 1}
+    assert [outline(other) for other in (None, "text", {"input": 1})] == [""] * 3
 
 
 def test_a_saga_that_could_not_undo_everything() -> None:

@@ -14,10 +14,10 @@ from tests.cli.conftest import Bridge
 pytestmark = pytest.mark.usefixtures("host")
 
 
-def reaches(bridge: Bridge, key: str, state: int) -> None:
+def reaches(bridge: Bridge, key: str, state: int, entity: str = "counter") -> None:
     ends = time.monotonic() + PATIENCE
     while True:
-        result = bridge("entities", "show", f"counter@{key}", "--json")
+        result = bridge("entities", "show", f"{entity}@{key}", "--json")
         if result.exit_code == 0 and json.loads(result.stdout)["state"] == state:
             return
         assert time.monotonic() < ends
@@ -43,6 +43,17 @@ def test_signal_show_and_list(bridge: Bridge) -> None:
     assert one["state"] is None
     assert key in bridge("entities", "list", "--modified-from", "1h").stdout
     assert key not in bridge("entities", "list", "--modified-to", "1h").stdout
+
+
+def test_an_entity_runs_a_message_once(bridge: Bridge) -> None:
+    key = uuid4().hex
+    signal = ("entities", "signal", f"stock@{key}", "receive", "--input", "2")
+    for _ in range(2):
+        told = json.loads(bridge(*signal, "--message-id", "delivery-17", "--json").stdout)
+        assert told == {"entity": "stock", "key": key, "operation": "receive", "message_id": "delivery-17"}
+    assert json.loads(bridge(*signal, "--json").stdout)["message_id"] != "delivery-17"
+    bridge(*signal, "--bare")
+    reaches(bridge, key, 6, "stock")
 
 
 def test_nothing_found(bridge: Bridge) -> None:

@@ -120,6 +120,64 @@ def test_raise(bridge: Bridge, name: str) -> None:
     assert bridge("instances", "raise", name, "go").exit_code == 1
 
 
+def test_a_message_id_starts_once(bridge: Bridge, name: str) -> None:
+    command = ("instances", "start", "waits", "--id", name, "--message-id", "nightly")
+    first, second = (bridge(*command, "--json") for _ in range(2))
+    told = {"instance_id": name, "message_id": "nightly", "repeated": False}
+    assert (first.exit_code, json.loads(first.stdout)) == (0, told)
+    assert (second.exit_code, json.loads(second.stdout)) == (0, told | {"repeated": True})
+    third = bridge(*command)
+    assert (third.stdout, third.stderr) == (f"{name}\n", "this message has started it before\n")
+    other = bridge("instances", "start", "waits", "--id", name, "--message-id", "another")
+    assert (other.exit_code, other.stdout) == (1, "")
+
+
+def test_a_message_id_gives_an_instance_id(bridge: Bridge, name: str) -> None:
+    ids = {bridge("instances", "start", "waits", "--message-id", name).stdout for _ in range(2)}
+    assert len(ids) == 1
+    assert ids != {bridge("instances", "start", "waits", "--message-id", name + "x").stdout}
+
+
+def test_an_inbox_drops_a_repeated_event(bridge: Bridge, name: str) -> None:
+    started(bridge, "collects", name, "--input", "3")
+    for data, options in (("1", ["--message-id", "a"]), ("1", ["--message-id", "a"]), ("2", []), ("2", [])):
+        assert bridge("instances", "raise", name, "item", "--data", data, *options).exit_code == 0
+    finished(bridge, name)
+    assert shown(bridge, name)["output"] == [1, 2, 2]
+    again = bridge("instances", "raise", name, "item", "--data", "1", "--message-id", "a", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (
+        0,
+        {"instance_id": name, "event": "item", "message_id": "a", "repeated": True},
+    )
+
+
+def test_a_trace_knows_who_gave_the_command(bridge: Bridge, name: str) -> None:
+    begun = json.loads(bridge("instances", "start", "waits", "--id", name, "--json").stdout)["message_id"]
+    raised = json.loads(bridge("instances", "raise", name, "go", "--json").stdout)["message_id"]
+    finished(bridge, name)
+    for wanted in (begun, raised):
+        [found] = json.loads(bridge("trace", wanted, "--prefix", name, "--json").stdout)["instances"]
+        assert [(one["message_id"], one["route"]) for one in found["arrivals"]] == [
+            (begun, "bridge instances start"),
+            (raised, "bridge instances raise"),
+        ]
+
+
+def test_bare_data(bridge: Bridge, name: str) -> None:
+    command = ("instances", "start", "waits", "--id", name, "--bare")
+    assert json.loads(bridge(*command, "--json").stdout)["message_id"] is None
+    assert bridge(*command).exit_code == 1
+    assert bridge("instances", "raise", name, "go", "--data", "5", "--bare").exit_code == 0
+    finished(bridge, name)
+    [found] = json.loads(bridge("trace", name, "--json").stdout)["instances"]
+    assert [one["message_id"] for one in found["arrivals"]] == [None, None]
+
+
+@pytest.mark.parametrize("options", [("--message-id", ""), ("--message-id", "a", "--bare")])
+def test_message_ids_that_make_no_sense(bridge: Bridge, name: str, options: tuple[str, ...]) -> None:
+    assert bridge("instances", "start", "waits", "--id", name, *options).exit_code == 2
+
+
 def test_a_wait_that_is_too_short(bridge: Bridge, name: str) -> None:
     started(bridge, "waits", name)
     result = bridge("instances", "wait", name, "--timeout", "50ms")

@@ -161,6 +161,21 @@ def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> N
     assert run("parked", "drop", "order-1", "--id", "nothing", "--yes").exit_code == 1
 
 
+def test_ids_of_any_length_by_their_prefix(host: Host, run: Callable[..., Result]) -> None:
+    long = ["1" + "x" * 230, "2" + "x" * 230, "@1~" + "x" * 197, "@1~" + "x" * 230]
+    host.publish("paid", "1", *long)
+    listed(run, count=5)
+
+    def found(prefix: str) -> list[str]:
+        return sorted(each["instance_id"].removeprefix("order-") for each in listed(run, "--prefix", prefix))
+
+    assert found("order-1") == ["1", long[0]]
+    assert found("order-" + long[0]) == [long[0]]
+    assert found("order-@1~xx") == sorted(long[2:])
+    assert found("") == sorted(["1", *long])
+    assert found("~h") == []
+
+
 def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
     host.publish("told", "1", "2", key="k")
     host.publish("told", "3", key="other")
@@ -194,6 +209,35 @@ def test_what_is_not_there_and_what_makes_no_sense(run: Callable[..., Result]) -
         ["drop", "a"],
     ):
         assert run("parked", *arguments).exit_code == 2
+
+
+def test_a_release_that_nobody_would_hear(host: Host, run: Callable[..., Result], tmp_path: Path) -> None:
+    host.publish("told", "1", key="k")
+    listed(run, "--kind", "key", count=1)
+    config = tmp_path / "bridge.yaml"
+    config.write_text(CONFIG.replace("    quarantine: {poll: 50ms}\n", ""))
+    for target in ("k", "--all"):
+        result = run("parked", "release", "--source", "orders", target)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "the source `orders` has no `quarantine`" in result.stderr
+    assert [each["until"] for each in listed(run)] == [None]
+
+
+def test_a_released_key_that_nobody_takes_up_yet_says_so(tmp_path: Path) -> None:
+    (tmp_path / "parked_flows.py").write_text(FLOWS)
+    (tmp_path / "bridge.yaml").write_text(CONFIG.replace("poll: 50ms", "poll: 1h"))
+    host = Host(tmp_path)
+    try:
+
+        def run(*arguments: str) -> Result:
+            return CliRunner().invoke(root, [*arguments, "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
+
+        host.publish("told", "1", key="k")
+        assert [each["until"] for each in listed(run, count=1)] == [None]
+        assert run("parked", "release", "--source", "orders", "k").exit_code == 0
+        assert [each["until"] for each in listed(run, count=1)] == ["released"]
+    finally:
+        host.stop()
 
 
 def test_without_a_daemon(tmp_path: Path) -> None:

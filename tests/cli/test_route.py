@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import root
 from tests.cli.conftest import Bridge
 
 GREETING = json.dumps(
@@ -46,6 +48,16 @@ def test_why_a_rule_does_not_match(bridge: Bridge) -> None:
 def test_standard_input(bridge: Bridge) -> None:
     assert bridge("route", "orders", input=GREETING).exit_code == 0
     assert bridge("route", "orders", "--file", "-", input=GREETING).exit_code == 0
+
+
+def test_a_saga_of_the_configuration_in_short() -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "purchase.requested", "data": {"id": "p-1"}}
+    command = ["route", "purchases", "-c", str(Path(__file__).parents[2] / "config" / "sagas.yaml")]
+    lines = CliRunner().invoke(root, command, input=json.dumps(event)).stdout.splitlines()
+    assert '  input          {"id": "p-1"}' in lines
+    assert "  saga           purchase: (stock | payment) > point of no return > parcel" in lines
+    told = json.loads(CliRunner().invoke(root, [*command, "--json"], input=json.dumps(event)).stdout)
+    assert told["steps"][0]["command"]["input"]["definition"]["steps"][-1]["name"] == "parcel"
 
 
 def test_json(bridge: Bridge, greeting: str) -> None:

@@ -57,3 +57,11 @@ def test_a_quarantine_needs_keys_and_an_engine(write: Write) -> None:
     assert loaded(write(written("retry", source=", quarantine: {}"))).config.sources["orders"].quarantine is not None
     found = problems(write(written("retry", source=", ordering: none, quarantine: {engine: eu}")))
     assert {each.path for each in found} == {"sources.orders.quarantine", "sources.orders.quarantine.engine"}
+
+
+def test_a_key_that_is_held_in_one_source_cannot_be_in_order_with_others(write: Write) -> None:
+    bills = "  bills: {broker: local, topics: [bills], no_match: ignore, ordering_domain: shop}\n"
+    text = written("retry", source=", ordering_domain: shop, quarantine: {}").replace("routes:", f"{bills}routes:")
+    (found,) = problems(write(text.replace("from: orders", "from: [orders, bills]")))
+    assert (found.path, found.line, found.severity) == ("sources.orders.quarantine", 4, "error")
+    assert "`ordering_domain`" in found.what

@@ -16,7 +16,7 @@ from bridge.cli import exit_codes, root
 from bridge.config import shape
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.config.routes import VERBS
-from bridge.errors import AlreadyTaken, BridgeError, EngineError, EngineOutage, MessageError
+from bridge.errors import AlreadyTaken, BridgeError, EngineError, EngineOutage, InstanceParked, MessageError
 from bridge.message import Message, Position
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
@@ -105,7 +105,7 @@ def test_options_that_stand_alone(document: str) -> None:
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
     }
     known |= {option for name in ("list", "release", "drop") for option in _options(["parked", name])[0]}
-    known |= _options(["engine"])[0] | _options(["engine", "check"])[0]
+    known |= _options(["topic", "read"])[0] | _options(["engine"])[0] | _options(["engine", "check"])[0]
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"--[a-z-]+", code):
             assert code in known, f"{document}: {code}"
@@ -162,7 +162,11 @@ def _leaves(error: type[BridgeError]) -> Iterator[type[BridgeError]]:
 
 def test_every_reason_of_a_dead_letter() -> None:
     outages = {EngineOutage, *_leaves(EngineOutage)}
-    errors = {error for parent in (MessageError, EngineError) for error in _leaves(parent)} - outages - {AlreadyTaken}
+    errors = (
+        {error for parent in (MessageError, EngineError) for error in _leaves(parent)}
+        - outages
+        - {AlreadyTaken, InstanceParked}
+    )
     reasons = {error.reason for error in errors} | {EngineError.reason, reason_of(ValueError())}
     reasons |= {*lot.REASONS, *ward.REASONS}
     assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons

@@ -1,4 +1,5 @@
 """By whatever way an orchestrator is written and comes to a helper or a clock: it is seen."""
+# ruff: noqa: E501 -- each snippet of code is one text
 
 from __future__ import annotations
 
@@ -83,6 +84,22 @@ WAYS = {
     "neighbour's class": f"from neighbour import Helper\ndef flow({CTX}):\n    yield Helper.late()\n",
     "neighbour's module": f"import neighbour as n\ndef flow({CTX}):\n    yield n.buried()\n",
     "neighbour of a neighbour": f"from middle import through\ndef flow({CTX}):\n    yield through()\n",
+    "constructor": (
+        f"class H:\n    def __init__(self):\n        self.at = datetime.now()\ndef flow({CTX}):\n    yield H().at\n"
+    ),
+    "field of a dataclass": (
+        "from dataclasses import dataclass, field\n@dataclass\nclass H:\n"
+        f"    at: datetime = field(default_factory=datetime.now)\ndef flow({CTX}):\n    yield H()\n"
+    ),
+    "method of a variable": (
+        f"class H:\n    def due(self):\n        return datetime.now()\ndef flow({CTX}):\n    h = H()\n    yield h.due()\n"
+    ),
+    "method of a neighbour's variable": f"from neighbour import Helper\ndef flow({CTX}):\n    h = Helper()\n    yield h.late()\n",
+    "lambda of the module": f"now = lambda: datetime.now()\ndef flow({CTX}):\n    yield now()\n",
+    "mapped": f"def due(x):\n    return datetime.now()\ndef flow({CTX}):\n    yield list(map(due, value))\n",
+    "key of a sort": f"def due(x):\n    return datetime.now()\ndef flow({CTX}):\n    yield sorted(value, key=due)\n",
+    "module by another name": f"def flow({CTX}):\n    t = time\n    yield t.time()\n",
+    "formatted": f"def flow({CTX}):\n    yield time.strftime('%Y')\n",
     "nested helper": f"def flow({CTX}):\n    def inner():\n        return datetime.now()\n    yield inner()\n",
 }
 
@@ -118,6 +135,13 @@ CORRECT = {
     ),
     "star and builtins": (
         f"from random import *\ndef flow({CTX}):\n    yield ctx.call_activity('a', input=len(value))\n"
+    ),
+    "a time that is given": (
+        f"def flow({CTX}):\n    yield ctx.call_activity('a', input=time.strftime('%Y', time.gmtime(value)))\n"
+    ),
+    "an activity that is handed on": (
+        "def act(ctx: task.ActivityContext, _):\n    return datetime.now()\n"
+        f"def flow({CTX}):\n    yield ctx.call_activity(act, input=max(value, key=len))\n"
     ),
     "a client that starts things": "def start(client, value):\n    return client.wait_for_external_event('x')\n",
     "a type that is handed on": (

@@ -25,10 +25,11 @@ from pathlib import Path
 import httpx
 import sqlite3
 from durabletask import task
-from bridge.workflow import Saga, Step, publish, request
+from bridge.workflow import Saga, Step, publish, request, wait_for_message
 
 CACHE = {}
 LIMIT = 5
+KINDS = ("a", "b")
 TOTAL = 0
 
 def remember(key, value):
@@ -37,6 +38,9 @@ def remember(key, value):
 def count():
     global TOTAL
     TOTAL += 1
+
+def again(value, context_of_mine):
+    context_of_mine.continue_as_new(value)
 
 def work(ctx: task.ActivityContext, value):
     time.sleep(1)
@@ -52,8 +56,9 @@ BAD = {
     "sleep": ["time.sleep(1)", "asyncio.sleep(1)"],
     "http": ["httpx.get('https://example.org')"],
     "database": ["sqlite3.connect('x')"],
-    "files": ["open('x')", "os.listdir('.')", "Path('x').read_text()"],
-    "environment": ["x = os.environ['A']", "x = os.environ.get('A')", "x = os.getenv('A')"],
+    "files": ["open('x')", "os.listdir('.')", "Path('x').read_text()", "Path('x').open()", "x = Path('x')\ny = x.read_text()",
+        "(Path('x') / 'y').read_bytes()"],
+    "environment": ["x = os.environ['A']", "x = os.environ.get('A')", "x = os.getenv('A')", "x = os.getcwd()", "x = os.getpid()"],
     "threads": ["threading.Thread(target=work).start()", "subprocess.run(['x'])", "asyncio.run(value)"],
     "globals": ["x = CACHE.get(value)", "x = TOTAL", "global TOTAL"],
     "unordered": [
@@ -76,7 +81,10 @@ BAD = {
         "saga = Saga(ctx, 'x')\nsaga.step(Step('a', work))",
         "def body():\n    yield ctx.create_timer(timedelta(seconds=1))\nbody()",
     ],
-    "continue-as-new": ["yield ctx.wait_for_external_event('x')\nctx.continue_as_new(value)"],
+    "continue-as-new": [
+        "yield from wait_for_message(ctx, 'x')\nctx.continue_as_new(value)",
+        "yield ctx.wait_for_external_event('x')\nagain(value, ctx)",
+        "yield ctx.wait_for_external_event('x')\nctx.continue_as_new(value)"],
     "losing-wait": [
         "while True:\n    event = ctx.wait_for_external_event('x')\n    timer = ctx.create_timer(timedelta(hours=1))\n"
         "    winner = yield task.when_any([event, timer])\n    if winner is event:\n        return 1",
@@ -105,6 +113,11 @@ GOOD = [
     "for one in value.keys():\n    yield ctx.call_activity(work, input=one)",
     "total = sum(x for x in set(value))\nsize = len({1, 2})\nmembers = {one + 1 for one in set(value)}",
     "x = yield ctx.call_activity(work)\nreturn x",
+    "yield task.when_all([ctx.call_activity(work, input=one) for one in KINDS])",
+    "yield task.when_all([ctx.call_activity(work, input=one) for one in range(1, 4)])",
+    "yield task.when_all([ctx.call_activity(work, input=one) for one in value or ['x']])",
+    "if not value['lines']:\n    return []\nyield task.when_all([ctx.call_activity(work, input=one) for one in value['lines']])",
+    "if len(value.lines) == 0:\n    return []\nyield task.when_all([ctx.call_activity(work, input=one) for one in value.lines])",
     "pending = ctx.call_activity(work)\nx = yield pending",
     "a = ctx.call_activity(work)\nb = ctx.call_activity(work)\nyield task.when_all([a, b])",
     "tasks = [ctx.call_activity(work, input=n) for n in range(3)]\nyield task.when_all(tasks)",
@@ -166,6 +179,21 @@ def test_a_wait_in_a_callback_of_a_composite_task(tmp_path: Path) -> None:
     )
     (finding,) = lint([path])
     assert (finding.rule, finding.line) == ("rearmed-wait", 4)
+
+
+def test_a_composite_task_of_composite_tasks_and_what_it_is_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "flow.py"
+    path.write_text(
+        "from durabletask import task\n"
+        "class First(task.WhenAnyTask):\n"
+        "    def __init__(self, ctx):\n"
+        "        super().__init__([ctx.wait_for_external_event('x'), ctx.create_timer(1)])\n"
+        "class Second(First):\n"
+        "    def on_child_completed(self, child):\n"
+        "        self.ctx.create_timer(1)\n"
+    )
+    (finding,) = lint([path])
+    assert (finding.rule, finding.line) == ("rearmed-wait", 7)
 
 
 def test_every_rule_is_proved() -> None:

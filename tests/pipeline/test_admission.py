@@ -10,7 +10,7 @@ import pytest
 
 from bridge.app.composition import build_router, load_config
 from bridge.commands import Command, ScheduleOrchestration
-from bridge.errors import ConfigError, EngineUnavailable
+from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.population import Population, without_children
 
@@ -111,6 +111,31 @@ async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_pa
         await it.settled(13)
         assert it.source.ledger.outcomes["ignored"] == 10
         assert it.source.ledger.outcomes["executed"] == 3
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path, written: bool) -> None:
+    """At once, and also while its dead letter is not written, since the fuse has blown."""
+
+    async def refuse(command: Command) -> None:
+        if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
+            raise EngineRejected("too large")
+
+    async with bench(tmp_path, CAPPED) as it:
+        it.faults.before = refuse
+        await it.publish(*(message("start", f"bad-{number}", f"b{number}") for number in range(3)))
+        it.source.fuse.blown = not written
+        await go(it)
+        if written:
+            await it.settled(3)
+            await it.publish(*(message("start", number, f"k{number}") for number in range(3)))
+            await it.settled(6)
+        else:
+            await it.until(lambda: len(it.faults.tried) == 3 and not it.source.at_work, "all are refused")
+            assert it.source.ledger.in_flight == 3
+        population = it.source.limits["start"].population
+        assert population is not None
+        assert len(population) == (3 if written else 0)
 
 
 async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.commands import Command
-from bridge.errors import BrokerUnavailable, InstanceNotFound
+from bridge.errors import BrokerUnavailable, InstanceNotFound, InstanceParked
 from bridge.message import Message
 from bridge.provenance import Cause
 
@@ -65,6 +65,29 @@ async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Pat
         await it.until(lambda: it.source.ledger.dead_letters["instance_not_found"] == 2, "two ended early")
         await asyncio.sleep(0.05)
         assert it.source.ledger.in_flight == 6
+
+
+async def test_waiting_behind_parked_messages_is_no_failure(tmp_path: Path) -> None:
+    """However long it takes, and however many wait behind; what fails afterwards has all its attempts and its time."""
+    waiting = True
+
+    async def parked(command: Command) -> None:
+        if waiting:
+            raise InstanceParked("earlier messages wait for the instance")
+        if failures:
+            raise failures.pop()
+
+    failures: list[Exception] = [ValueError("a bug"), ValueError("a bug")]
+    settings = "    retry: {initial: 5ms, max_delay: 20ms, in_memory: 60ms}\n    limits: {max_key_backlog: 2}"
+    async with bench(tmp_path, source=settings) as it:
+        it.faults.before = parked
+        await it.publish(*(message("start", f"k-{number}", "k") for number in range(8)))
+        await it.source.start()
+        await it.until(lambda: it.source.ledger.retries == 12, "longer than the time of a failing one")
+        waiting = False
+        await it.settled(8)
+        assert it.source.ledger.outcomes["executed"] == 8
+        assert not failures
 
 
 async def test_the_fuse_stops_the_source_and_what_blew_it_is_not_lost(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, SubscribeOptions
@@ -10,11 +10,13 @@ from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.producer import Producer
+from bridge.brokers.kafka.reading import read
 from bridge.brokers.kafka.subscription import KafkaSubscription
+from bridge.brokers.reading import ReadOptions
 from bridge.config.brokers import KafkaBrokerConfig
 from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.message import Message, Position
 
 FEATURES = Features("kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
 
@@ -78,6 +80,10 @@ class KafkaBroker:
     async def create_topic(self, name: str, partitions: int) -> None:
         """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
+
+    def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        """See `ReadableBroker.read`."""
+        return read(self._connection, self._cluster, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
         """See `Broker.subscribe`. Returns once the group has given us our share.

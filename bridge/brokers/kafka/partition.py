@@ -67,7 +67,7 @@ class KafkaPartition(Epoch):
                 continue
             offset = record.offset
             if fetched(offset):
-                into.append(KafkaDelivery(_message(record), self, offset))
+                into.append(KafkaDelivery(message_of(record), self, offset))
         self._next = offset + 1
 
     def keep(self, records: Iterable[Any]) -> None:
@@ -85,7 +85,7 @@ class KafkaPartition(Epoch):
             record = self._waiting.popleft()
             self._next = record.offset + 1
             if self._tracker.fetched(record.offset):
-                into.append(KafkaDelivery(_message(record), self, record.offset))
+                into.append(KafkaDelivery(message_of(record), self, record.offset))
 
     def complete(self, offset: int) -> None:
         """A delivery is done."""
@@ -123,7 +123,8 @@ class KafkaPartition(Epoch):
         return ahead + self._tracker.outstanding
 
 
-def _message(record: Any) -> Message:
+def message_of(record: Any) -> Message:
+    """A record of the client as a message."""
     headers = record.headers
     for _, value in headers:
         if value is None:

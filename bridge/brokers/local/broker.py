@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, SubscribeOptions
@@ -17,13 +17,15 @@ from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.positions import CommittedPosition
 from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.reading import read
 from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.brokers.local.writer import Writer
+from bridge.brokers.reading import ReadOptions
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable
-from bridge.message import Message
+from bridge.message import Message, Position
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +112,10 @@ class LocalBroker:
         existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
+
+    def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        """See `ReadableBroker.read`."""
+        return read(self.name, self._cluster, self._reader, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> LocalSubscription:
         """See `Broker.subscribe`. Topics are made when they are missing. Raises: BrokerUnavailable."""

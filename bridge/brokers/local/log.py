@@ -11,14 +11,14 @@ import secrets
 import sqlite3
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 from bridge.brokers.local import headers, positions
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.message import Message
+from bridge.message import Headers, Message
 
 _OFFSET_BITS = 40
 _APPEND_BYTES = 32 * 1024 * 1024
@@ -54,6 +54,30 @@ class Batch:
 
     rows: list[Row]
     data: bytes
+
+    def messages(self) -> Iterator[tuple[int, Message]]:
+        """With their offsets."""
+        at = 0
+        for row in self.rows:
+            message, at = unpack(self.data, at, row)
+            yield row[0], message
+
+
+def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
+    """The message that begins at `at`, and where it ends."""
+    _, stamp, key_size, body_size, headers_size = row
+    key = body = None
+    if key_size is not None:
+        key = data[at : at + key_size]
+        at += key_size
+    if body_size is not None:
+        body = data[at : at + body_size]
+        at += body_size
+    found: Headers = ()
+    if headers_size:
+        found = headers.decode(data[at : at + headers_size])
+        at += headers_size
+    return Message(body, key, found, stamp / 1e6), at
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,11 @@ class Log:
             "SELECT name, count(*) FROM topics JOIN partitions ON topic = topics.id GROUP BY name ORDER BY name"
         )
         return dict(rows.fetchall())
+
+    def partitions(self, name: str) -> list[int]:
+        """Ids of the topic's partitions by number; none when there is no such topic."""
+        query = "SELECT partitions.id FROM partitions JOIN topics ON topic = topics.id WHERE name = ? ORDER BY number"
+        return [row[0] for row in self.connection.execute(query, (name,))]
 
     def topic(self, name: str, partitions: int) -> list[int]:
         """Ids of the topic's partitions by number; the topic is made with `partitions` when it is missing.

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import Callable
 
 from bridge.brokers.epoch import Epoch
-from bridge.brokers.local import headers
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
-from bridge.brokers.local.log import Batch, Fetch
+from bridge.brokers.local.log import Batch, Fetch, unpack
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -111,20 +109,10 @@ class LocalPartition(Epoch):
             batch = self._batches[0]
             data, row, at = batch.data, self._row, self._at
             stop = min(len(batch.rows), row + limit - len(taken))
-            for offset, stamp, key_size, body_size, headers_size in batch.rows[row:stop]:
-                key = body = None
-                if key_size is not None:
-                    key = data[at : at + key_size]
-                    at += key_size
-                if body_size is not None:
-                    body = data[at : at + body_size]
-                    at += body_size
-                found: tuple[tuple[str, bytes], ...] = ()
-                if headers_size:
-                    found = headers.decode(data[at : at + headers_size])
-                    at += headers_size
-                if fetched(offset):
-                    taken.append(LocalDelivery(Message(body, key, found, stamp / 1e6), self, offset))
+            for described in batch.rows[row:stop]:
+                message, at = unpack(data, at, described)
+                if fetched(described[0]):
+                    taken.append(LocalDelivery(message, self, described[0]))
             self.buffered -= stop - row
             self._row, self._at = stop, at
             if stop == len(batch.rows):

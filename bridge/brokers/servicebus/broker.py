@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.reading import ReadOptions
 from bridge.brokers.servicebus.connection import Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
+from bridge.brokers.servicebus.reading import read
 from bridge.brokers.servicebus.security import Access
 from bridge.brokers.servicebus.sender import Senders
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.message import Message
+from bridge.message import Message, Position
 
 FEATURES = Features(
     "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=False,
@@ -58,6 +60,11 @@ class ServiceBusBroker:
         assert self._senders is not None, "the broker is not started"
         if messages:
             await self._senders.publish(topic, messages)
+
+    def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        """See `ReadableBroker.read`."""
+        assert self._connection is not None, "the broker is not started"
+        return read(self._connection, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
         """See `Broker.subscribe`. Raises: BrokerUnavailable, when the service is away or refuses us."""

@@ -30,7 +30,7 @@ class Verb(Enum):
 class ServiceBusDelivery:
     """Implements `bridge.brokers.base.Delivery`."""
 
-    __slots__ = ("_owner", "lost", "message", "over", "partition", "position", "raw")
+    __slots__ = ("_owner", "lost", "message", "over", "partition", "position", "raw", "unsure")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class ServiceBusDelivery:
         self.partition = partition
         self._owner = owner
         self.lost = False
+        self.unsure = False
         self.over = False
         """Settled, given back, or lost: there is nothing to renew."""
 

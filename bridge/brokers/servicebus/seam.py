@@ -1,4 +1,4 @@
-"""What the SDK can do and does not offer in public: three touches, each with a way to do without it.
+"""What the SDK can do and does not offer in public: four touches, each with a way to do without it.
 
 The SDK's minor version is pinned, and tests/brokers/servicebus/test_seam.py fails when one of them has lost its grip.
 """
@@ -26,6 +26,13 @@ def patience(part: Any, seconds: float) -> bool:
         return False
     handler._socket_timeout = seconds
     return True
+
+
+def attached(receiver: ServiceBusReceiver) -> bool:
+    """Whether the receiver's link stands; True when that cannot be told."""
+    handler: Any = getattr(receiver, "_handler", receiver)
+    state: Any = getattr(getattr(handler, "_link", None), "state", None)
+    return handler is not None and getattr(state, "name", "ATTACHED") == "ATTACHED"
 
 
 async def release(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> bool:

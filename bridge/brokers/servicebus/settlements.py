@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageAlreadySettled
 
+from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import Request, Verb
 from bridge.errors import BrokerError, BrokerUnavailable, LockLost
@@ -74,8 +75,11 @@ class Settlements:
         except FOREIGN as error:
             found = owner.translate(error, request.verb.value)
             if isinstance(found, LockLost):
+                # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
+                request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
                 request.fail(owner.lose(request.delivery, found))
             else:
+                request.delivery.unsure = True
                 owner.broken = found
                 request.fail(BrokerUnavailable(str(found)))
         else:

@@ -9,6 +9,8 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_entities
+from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.output import print_json
 from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
 
 
@@ -17,6 +19,7 @@ from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
     examples="""
         bridge entities signal stock_level@sku-1 receive --input '{"id": "d1", "quantity": 10}'
         bridge entities signal stock_level@sku-1 count --delay 1h
+        bridge entities signal stock_level@sku-1 receive --input @delivery.json --message-id delivery-17
     """,
     exits=EXITS | {0: "the engine has taken it", 1: "the engine refused"},
 )
@@ -25,13 +28,32 @@ from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
 @click.option("--input", "input_", type=JSON, metavar="JSON|@FILE", help="Input of the operation.")
 @click.option("--at", type=AT, metavar="TIME", help="RFC 3339 time of the operation.")
 @click.option("--delay", type=DURATION, metavar="T", help="Duration until the operation.")
+@origin_options
+@json_option
 @engine_options
 def command(
-    entity: tuple[str, str], operation: str, input_: Any, at: datetime | None, delay: float | None, **engine: Any
+    entity: tuple[str, str],
+    operation: str,
+    input_: Any,
+    at: datetime | None,
+    delay: float | None,
+    message_id: str | None,
+    bare: bool,
+    as_json: bool,
+    **engine: Any,
 ) -> None:
-    """Send a durable entity a one-way operation; its outcome is not waited for."""
+    """Send a durable entity a one-way operation; its outcome is not waited for.
+
+    An entity of the kit's class `Entity` runs an operation once for a --message-id. With --json: entity, key,
+    operation, message_id.
+    """
     if at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
     name, key = entity
-    on_entities(engine, lambda entities: entities.signal(name, key, operation, input_, at, delay))
-    click.echo(f"{name}@{key}: {operation} signalled")
+    message = origin(message_id, bare, "bridge entities signal")
+    on_entities(engine, lambda entities: entities.signal(name, key, operation, input_, at, delay, message))
+    if as_json:
+        id_ = message and message.message_id
+        print_json({"entity": name, "key": key, "operation": operation, "message_id": id_})
+    else:
+        click.echo(f"{name}@{key}: {operation} signalled")

@@ -8,6 +8,8 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.output import print_json
 from bridge.cli.parameters import JSON
 
 
@@ -16,14 +18,28 @@ from bridge.cli.parameters import JSON
     examples="""
         bridge instances raise order-1001 payment --data '{"approved": true}'
         bridge instances raise order-1001 cancel --data '{"reason": "customer asked"}'
+        bridge instances raise order-1001 payment --data @payment.json --message-id payment-77
     """,
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
 @click.argument("event")
 @click.option("--data", type=JSON, metavar="JSON|@FILE", help="Data of the event.")
+@origin_options
+@json_option
 @engine_options
-def command(instance_id: str, event: str, data: Any, **engine: Any) -> None:
-    """Raise an event to an orchestration."""
-    on_instances(engine, lambda instances: instances.raise_event(instance_id, event, data))
-    click.echo(f"{instance_id}: {event} raised")
+def command(
+    instance_id: str, event: str, data: Any, message_id: str | None, bare: bool, as_json: bool, **engine: Any
+) -> None:
+    """Raise an event to an orchestration.
+
+    An orchestration that waits through an inbox drops a second event of the same --message-id; one that has finished
+    and had it before is no failure. With --json: instance_id, event, message_id, and repeated.
+    """
+    message = origin(message_id, bare, "bridge instances raise")
+    new = on_instances(engine, lambda instances: instances.raise_event(instance_id, event, data, message))
+    if as_json:
+        id_ = message and message.message_id
+        print_json({"instance_id": instance_id, "event": event, "message_id": id_, "repeated": not new})
+    else:
+        click.echo(f"{instance_id}: {event} {'raised' if new else 'was raised by this message before'}")

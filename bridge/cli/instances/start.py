@@ -9,6 +9,8 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.output import print_json
 from bridge.cli.parameters import AT, DURATION, JSON, TAG
 
 
@@ -18,6 +20,7 @@ from bridge.cli.parameters import AT, DURATION, JSON, TAG
         bridge instances start order_saga --id order-1001 --input @order.json
         bridge instances start cleanup --delay 1h --tag by=operations
         id=$(bridge instances start cleanup) && bridge instances wait "$id"
+        bridge instances start cleanup --message-id nightly-2030-01-31     # in a script that may run twice
     """,
     exits=EXITS | {0: "the engine has taken it; its id is printed", 1: "the engine refused, or the id is in use"},
 )
@@ -28,6 +31,8 @@ from bridge.cli.parameters import AT, DURATION, JSON, TAG
 @click.option("--delay", type=DURATION, metavar="T", help="Duration until the first turn.")
 @click.option("--version", metavar="V", help="Version of the orchestrator.")
 @click.option("--tag", "tags", type=TAG, multiple=True, metavar="K=V", help="Tag of the instance; repeatable.")
+@origin_options
+@json_option
 @engine_options
 def command(
     orchestration: str,
@@ -37,12 +42,25 @@ def command(
     delay: float | None,
     version: str | None,
     tags: tuple[tuple[str, str], ...],
+    message_id: str | None,
+    bare: bool,
+    as_json: bool,
     **engine: Any,
 ) -> None:
-    """Start an orchestration by its name, and print the instance's id."""
+    """Start an orchestration by its name, and print the instance's id.
+
+    The same --message-id again starts nothing and is no failure. With --json: instance_id, message_id, and repeated.
+    """
     from bridge.app.instances import Start
 
     if start_at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
     start = Start(orchestration, input_, instance_id, start_at, delay, version, dict(tags))
-    click.echo(on_instances(engine, lambda instances: instances.start(start)))
+    message = origin(message_id, bare, "bridge instances start")
+    id_, new = on_instances(engine, lambda instances: instances.start(start, message))
+    if as_json:
+        print_json({"instance_id": id_, "message_id": message and message.message_id, "repeated": not new})
+        return
+    if not new:
+        click.echo("this message has started it before", err=True)
+    click.echo(id_)

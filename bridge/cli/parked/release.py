@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     exits=EXITS
     | {
         3: "the configuration is broken, or the engine does not answer, or no worker has done it in time",
-        1: "nothing waits there",
+        1: "nothing waits there, or nobody would take it up",
     },
 )
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
@@ -43,6 +43,9 @@ def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: 
     if all_ == bool(targets):
         raise click.UsageError("name a target, or say --source NAME --all", context)
 
+    if source is not None:
+        _taken_up(engine, source)
+
     async def release(parked: ParkedMessages) -> list[Change]:
         if source is None:
             return [await parked.release_instance(target) for target in targets]
@@ -58,3 +61,11 @@ def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: 
             click.echo(f"{change.what}: {plural(change.before, 'message')} released")
     if not changes:
         click.echo("nothing to release")
+
+
+def _taken_up(options: dict[str, Any], source: str) -> None:
+    """Raises: NotTakenUp."""
+    from bridge.app.composition import load_config
+    from bridge.app.stranded import refuse_release
+
+    refuse_release(load_config(options["config"], options["overlay"]), source, options["engine"])

@@ -152,6 +152,9 @@ class ParkingExecutor:
             )
             if state is None:
                 return
+            if not self._engine.announces:
+                # Something else than the bridge started it; the entity would look by itself, but only now and then
+                await self._tell(command.instance_id)
         raise InstanceParked(f"{what}: earlier messages wait for the instance")
 
     def _guarded(self, instance_id: str) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.brokers.contract import BrokerContract
 from tests.brokers.group_contract import GroupContract
+from tests.brokers.reading_contract import ReadingContract
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -13,4 +14,8 @@ class TestKafkaBroker(BrokerContract):
 
 
 class TestKafkaGroups(GroupContract):
+    pass
+
+
+class TestKafkaReading(ReadingContract):
     pass

@@ -33,8 +33,8 @@ async def delete_before(harness: KafkaHarness, topic: str, offset: int) -> None:
     await admin.close()
 
 
-async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarness) -> None:
-    """Control records and aborted ones are holes: offset + 1 would stop before them."""
+async def transactional_topic(harness: KafkaHarness) -> str:
+    """A topic of one partition with the numbers 0 to 4 and 10 to 14; those between and behind were aborted."""
     topic = unique("tx")
     await harness.create_topic(topic, 1)
     producer = AIOKafkaProducer(bootstrap_servers=harness.bootstrap, transactional_id=topic)
@@ -45,6 +45,12 @@ async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarne
             await producer.send(topic, b"%d" % (number * 5 + each))
         await (producer.abort_transaction() if number % 2 else producer.commit_transaction())
     await producer.stop()
+    return topic
+
+
+async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarness) -> None:
+    """Control records and aborted ones are holes: offset + 1 would stop before them."""
+    topic = await transactional_topic(harness)
     broker = await harness.broker(commit_interval="100ms")
     options = SubscribeOptions((topic,), topic)
     subscription = await broker.subscribe(options, Assignments())

@@ -24,7 +24,7 @@ async def test_members_killed_under_load(tmp_path: Path, harness: KafkaHarness, 
         kills = 4
         for _ in range(kills):
             await asyncio.sleep(random.uniform(0.5, 2.0))
-            await bridges.kill(random.choice(bridges.members))
+            await bridges.end(random.choice(bridges.members))
             await bridges.join()
         stop.set()
         await load
@@ -61,7 +61,7 @@ async def test_members_rolled_under_load(tmp_path: Path, harness: KafkaHarness, 
         stop = asyncio.Event()
         load = asyncio.create_task(bridges.load(stop, 600))
         for member in list(bridges.members):
-            await bridges.kill(member, signal.SIGTERM)
+            await bridges.end(member, signal.SIGTERM)
             await bridges.join()
         stop.set()
         await load

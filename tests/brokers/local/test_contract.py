@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from tests.brokers.contract import BrokerContract
 from tests.brokers.group_contract import GroupContract
+from tests.brokers.reading_contract import ReadingContract
 
 
 class TestLocalBroker(BrokerContract):
@@ -9,4 +10,8 @@ class TestLocalBroker(BrokerContract):
 
 
 class TestLocalGroups(GroupContract):
+    pass
+
+
+class TestLocalReading(ReadingContract):
     pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,6 +42,19 @@ async def test_patience_is_kept(client: ServiceBusClient) -> None:
         await receiver.receive_messages(1, max_wait_time=0.1)
         assert 0.5 < time.monotonic() - begun < 2
     assert not seam.patience(object(), 1.0)
+
+
+async def test_a_detached_link_is_seen(server: ServiceBusServer, client: ServiceBusClient) -> None:
+    """At the end of a settlement that went beside it, over the management link."""
+    async with client.get_queue_receiver("orders", keep_alive=0) as receiver:
+        first, second = await receiver.receive_messages(2, max_wait_time=5)
+        await receiver.complete_message(first)
+        assert seam.attached(receiver)
+        assert server.faults.detach("amqp:link:detach-forced", entity="orders") == 1
+        with contextlib.suppress(exceptions.MessageLockLostError):  # the first way was heard, the second came too late
+            await receiver.complete_message(second)
+        assert not seam.attached(receiver)
+    assert seam.attached(object())  # type: ignore[arg-type]  # nothing can be told of it
 
 
 async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:

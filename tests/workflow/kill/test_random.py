@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from durabletask import history
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -105,14 +106,26 @@ async def judge(directory: Path, all_woods: list[Wood]) -> None:
         await engine.stop()
 
 
-@settings(max_examples=3, deadline=None, phases=[Phase.generate], derandomize=True)
-@given(
-    forest=st.builds(Forest, st.lists(woods, min_size=16, max_size=16, unique_by=repr)),
-    kills=st.lists(st.floats(0.0, 0.7), min_size=4, max_size=4),
-)
-def test_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
+forests = st.builds(Forest, st.lists(woods, min_size=16, max_size=16, unique_by=repr))
+moments = st.lists(st.floats(0.0, 0.7), min_size=4, max_size=4)
+
+
+def outlive(forest: Forest, kills: list[float]) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "woods").write_bytes(pickle.dumps(forest.woods))
         asyncio.run(run(directory, kills))
         asyncio.run(judge(directory, forest.woods))
+
+
+@settings(max_examples=2, deadline=None, phases=[Phase.generate], derandomize=True)
+@given(forest=forests, kills=moments)
+def test_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
+    outlive(forest, kills)
+
+
+@pytest.mark.prove
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@given(forest=forests, kills=moments)
+def test_many_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
+    outlive(forest, kills)

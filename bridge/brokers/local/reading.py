@@ -1,0 +1,49 @@
+"""Reads a topic of the log without being a member of a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+from bridge.brokers.local.log import Fetch, Log
+from bridge.brokers.local.reader import Reader
+from bridge.brokers.reading import ReadOptions
+from bridge.errors import BrokerError
+from bridge.message import Message, Position
+
+_RECORDS = 500
+_BYTES = 1024 * 1024
+"""What is read at once, of each partition."""
+
+_POLL_SECONDS = 0.25
+
+
+async def read(
+    name: str, cluster: str, reader: Reader, options: ReadOptions
+) -> AsyncIterator[tuple[Position, Message]]:
+    """See `ReadableBroker.read`. name: the broker's."""
+    topic = options.topic
+    ids = await reader.query(lambda log: log.partitions(topic))
+    if not ids:
+        raise BrokerError(f"{name}: no topic {topic}")
+    if options.partition is not None and options.partition not in range(len(ids)):
+        raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
+    numbers = {key: number for number, key in enumerate(ids) if options.partition in (None, number)}
+    ends = await reader.query(lambda log: log.ends(list(numbers)))
+    following = {key: options.first(0, end) for key, end in ends.items()}
+    while True:
+        wishes = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
+        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), wishes=wishes))
+        seen = False
+        for key, batch in batches.items():
+            for offset, message in batch.messages():
+                if options.follow or offset < ends[key]:
+                    seen = True
+                    following[key] = offset + 1
+                    yield Position(cluster, topic, numbers[key], offset), message
+        if seen:
+            continue
+        if not options.follow:
+            return
+        await asyncio.sleep(_POLL_SECONDS)

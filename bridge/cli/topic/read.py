@@ -1,0 +1,109 @@
+"""`bridge topic read`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options, json_option
+from bridge.cli.output import clean, encodable
+
+if TYPE_CHECKING:
+    from bridge.message import Message, Position
+
+
+class Start(click.ParamType[Any]):
+    """`earliest`, `latest` or an offset."""
+
+    name = "start"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        if text in ("earliest", "latest"):
+            return text
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
+            self.fail(f"{text!r} is none of earliest, latest and an offset like 42", param, ctx)
+        return int(text)
+
+
+@make(
+    "read",
+    examples="""
+        bridge topic read orders                                # what the source reads
+        bridge topic read local/orders.dlq --limit 10           # any topic of a broker
+        bridge topic read kafka/orders --from 42 --partition 3 --limit 1
+        bridge topic read orders --from latest --follow         # what comes, until Ctrl-C
+        bridge topic read 'bus/billing/$DeadLetterQueue' --json | jq .headers
+
+        With --json each message is a line: topic, partition, offset, timestamp, key, headers and body.
+    """,
+    exits={0: "everything was shown, be it nothing", 1: "there is no such topic or partition"},
+)
+@click.argument("place", metavar="SOURCE|BROKER/TOPIC")
+@click.option(
+    "--from",
+    "start",
+    type=Start(),
+    default="earliest",
+    show_default=True,
+    metavar="earliest|latest|OFFSET",
+    help="Where to begin, in every partition.",
+)
+@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="Only this one.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many messages.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C or --limit.")
+@json_option
+@config_options
+def command(
+    place: str,
+    start: Literal["earliest", "latest"] | int,
+    partition: int | None,
+    limit: int | None,
+    follow: bool,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> None:
+    """Show the messages of a topic, queue or subscription, and leave them where they are.
+
+    No group is joined, no position is committed, and queues are peeked at: who consumes there notices nothing. Messages
+    of one partition come in order. Without --follow it ends with what was there when it began.
+    """
+    if start == "latest" and not follow:
+        raise click.UsageError("--from latest shows only what comes: add --follow", click.get_current_context())
+    from bridge.app.composition import load_config
+    from bridge.app.topic import read, resolve
+    from bridge.brokers.reading import ReadOptions
+
+    loaded = load_config(config, overlay)
+    broker, topic = resolve(loaded, place)
+    count = read(loaded, broker, ReadOptions(topic, start, partition, follow), limit, _line if as_json else _print)
+    if not count and not as_json:
+        click.echo("no messages", err=True)
+
+
+def _line(position: Position, message: Message) -> None:
+    from bridge.app.topic import as_json
+
+    told = as_json(position, message)
+    click.echo(json.dumps(told, ensure_ascii=not encodable(told)))
+
+
+def _print(position: Position, message: Message) -> None:
+    from bridge.app.topic import stamp
+
+    key = "" if message.key is None else f"  key {_text(message.key)}"
+    click.echo(f"{position.topic}/{position.partition}@{position.offset}  {stamp(message) or ''}{key}".rstrip())
+    for name, value in message.headers:
+        click.echo(f"  {clean(name)}: {_text(value)}")
+    body = "(no body)" if message.body is None else message.body.decode(errors="backslashreplace")
+    for line in body.split("\n"):
+        click.echo(f"  {clean(line)}".rstrip())
+
+
+def _text(value: bytes) -> str:
+    return clean(value.decode(errors="backslashreplace"))

@@ -1,0 +1,69 @@
+"""Values that outlive a run: globals that change, and those that every start of a program makes anew."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from bridge.lint.finding import Finding
+from bridge.lint.module import Module, changed, local_names
+from bridge.lint.place import found
+from bridge.lint.project import Project, Reached
+from bridge.lint.tree import nodes
+
+REMEDY = "keep it in the input, or in an entity"
+
+
+def shared(project: Project, reached: Reached) -> Iterator[Finding]:
+    """Findings in one function that an orchestrator runs."""
+    module, function = reached.module, reached.function
+    local = local_names(function).union(
+        *(local_names(nested) for nested in nodes(function) if isinstance(nested, ast.FunctionDef))
+    )
+    for node in nodes(function):
+        if isinstance(node, ast.Global):
+            yield found(reached, node, "globals", f"{', '.join(node.names)} of the module is assigned", REMEDY)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            holder = module.resolve(node.value)
+            if holder in module.classes and holder not in local:
+                yield found(reached, node, "globals", f"{holder}.{node.attr} of the class is assigned", REMEDY)
+        elif isinstance(node, ast.Name | ast.Attribute):
+            yield from _read(project, reached, node, local)
+    yield from _defaults(reached)
+
+
+def _read(
+    project: Project, reached: Reached, node: ast.Name | ast.Attribute, local: frozenset[str]
+) -> Iterator[Finding]:
+    if not isinstance(node.ctx, ast.Load) or (isinstance(node, ast.Name) and node.id in local):
+        return
+    home, name = _home(project, reached.module, node)
+    if home is None:
+        return
+    if name in home.changing_globals:
+        what = f"{name} of the module changes while the program runs"
+        yield found(reached, node, "globals", what, REMEDY)
+    if name in home.loaded:
+        rule, made = home.loaded[name]
+        what = f"{name} of the module is what {made} told when the program was started"
+        yield found(reached, node, rule, what, REMEDY)
+
+
+def _home(project: Project, module: Module, node: ast.Name | ast.Attribute) -> tuple[Module | None, str]:
+    """The module whose value this is, and its name there."""
+    if isinstance(node, ast.Name) and node.id not in module.names:
+        return module, node.id
+    home, _, name = (module.resolve(node) or "").rpartition(".")
+    return (project.module(home, module) if home else None), name
+
+
+def _defaults(reached: Reached) -> Iterator[Finding]:
+    """Default values that every run shares, and that are changed in place."""
+    arguments = reached.function.args
+    given = [*arguments.posonlyargs, *arguments.args]
+    pairs = [*zip(reversed(given), reversed(arguments.defaults), strict=False)]
+    pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+    mutable = {one.arg for one, value in pairs if isinstance(value, ast.List | ast.Dict | ast.Set)}
+    changes = {name: node for node in nodes(reached.function) if (name := changed(node)) in mutable}
+    for name, node in changes.items():
+        yield found(reached, node, "globals", f"{name} is shared by all runs that leave it out", REMEDY)

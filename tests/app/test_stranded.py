@@ -1,0 +1,79 @@
+"""Keys in quarantine that nobody takes up, since the configuration changed: told, not passed over in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.app.composition import load_config
+from bridge.app.stranded import NotTakenUp, refuse_release
+from bridge.ops.health import Check
+
+from .test_quarantine import CONFIG, PATIENCE, Ground, ground, told
+
+QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
+WITHOUT = CONFIG.replace(QUARANTINE, "")
+RENAMED = WITHOUT.replace("  orders:\n", "  others:\n").replace("from: orders", "from: others")
+ENGINES = """
+engines:
+  default: {type: embedded, path: engine}
+  other: {type: embedded, path: other}
+"""
+ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).replace("poll:", "engine: other, poll:")
+
+
+async def quarantine(it: Ground, *, there: bool) -> list[Check]:
+    """What readiness says of quarantines, once it says something, or nothing any more."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
+            if bool(found) is there:
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def held(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(told("a", 0), told("b", 0))
+        await it.settled(parked=2)
+        await it.waiting(2)
+        await it.daemon.stranded.look()
+        assert await quarantine(it, there=False) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (WITHOUT, "the source `orders` has no `quarantine`; give it one"),
+        (ELSEWHERE, "keeps its keys on the engine other, not on default"),
+    ],
+)
+async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, config: str, said: str) -> None:
+    await held(tmp_path)
+    async with ground(tmp_path, config) as it:
+        [check] = await quarantine(it, there=True)
+        assert (check.name, check.state, check.ready) == ("default", "stranded", False)
+        assert check.detail.startswith("2 keys wait, and nobody takes them up: ")
+        assert said in check.detail
+        for key in ("a", "b"):
+            await it.parked.drop_key("orders", key, [], forget=False)
+        await it.daemon.stranded.look()
+        assert await quarantine(it, there=False) == []
+    with pytest.raises(NotTakenUp, match=said):
+        refuse_release(load_config([tmp_path / "bridge.yaml"]), "orders", "default")
+
+
+async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: Path) -> None:
+    """Another configuration may share the engine: it is told once, and ready."""
+    await held(tmp_path)
+    with capture_logs() as logs:
+        async with ground(tmp_path, RENAMED) as it:
+            for _ in range(2):
+                await it.daemon.stranded.look()
+            assert await quarantine(it, there=False) == []
+    [line] = [line["event"] for line in logs if "keys in quarantine" in line["event"]]
+    assert "2 keys wait" in line
+    assert "there is no source `orders` in this configuration" in line

@@ -1,0 +1,100 @@
+"""Bridge processes that share one source, and what they did to the engine, which runs in the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import orjson
+
+from bridge.engines.base import Engine
+
+KEYS = 40
+START_SECONDS = 60.0
+
+
+class Members(ABC):
+    """module: what a member runs, with the paths of the configuration and of the file of its effects."""
+
+    engine: Engine
+
+    def __init__(self, directory: Path, module: str) -> None:
+        self.config, self.effects_file = directory / "bridge.yaml", directory / "effects"
+        self.members: list[asyncio.subprocess.Process] = []
+        self.published = 0
+        self._module = module
+        self._sequence: Counter[int] = Counter()
+
+    async def join(self) -> asyncio.subprocess.Process:
+        """Another member, once it reads."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", self._module, str(self.config), str(self.effects_file),
+            stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        self.members.append(process)
+        assert process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            assert await process.stdout.readline() == b"started\n"
+        return process
+
+    async def end(self, member: asyncio.subprocess.Process, how: signal.Signals = signal.SIGKILL) -> None:
+        """Return when it is gone."""
+        self.members.remove(member)
+        member.send_signal(how)
+        code = await member.wait()
+        assert how is signal.SIGKILL or code == 0
+
+    async def end_all(self) -> None:
+        """Those that are stopped too."""
+        for member in self.members:
+            member.kill()
+            await member.wait()
+
+    @abstractmethod
+    async def publish(self, count: int) -> None:
+        """Numbered starts, spread over the keys."""
+
+    def starts(self, count: int) -> list[tuple[int, bytes]]:
+        """The next ones: keys and bodies."""
+        found = []
+        for _ in range(count):
+            key = self.published % KEYS
+            found.append((key, orjson.dumps({"id": f"{key}-{self._sequence[key]}"})))
+            self._sequence[key] += 1
+            self.published += 1
+        return found
+
+    async def load(self, until: asyncio.Event, rate: int) -> None:
+        """Publish `rate` a second until told to stop."""
+        while not until.is_set():
+            await self.publish(rate // 10)
+            await asyncio.sleep(0.1)
+
+    def effects(self) -> dict[int, list[int]]:
+        """Numbers of the starts that the engine took as new, by key."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for line in self.effects_file.read_text().splitlines() if self.effects_file.exists() else ():
+            key, number, _ = line.split()
+            found[int(key)].append(int(number))
+        return found
+
+    async def check(self, *, ordered: bool = True, may_lack: int = 0) -> None:
+        """Every start was taken once, by key in order. The order is the engine's own: a member that is stopped may tell
+        late what it did in time. may_lack: effects whose line a kill may have swallowed.
+        """
+        for key, count in self._sequence.items():
+            created = []
+            for number in range(count):
+                state = await self.engine.client.get_orchestration_state(f"order-{key}-{number}")
+                assert state is not None, f"key {key}: number {number} was lost"
+                created.append(state.created_at)
+            late = [number for number in range(1, count) if created[number] < created[number - 1]]
+            assert not (ordered and late), f"key {key}: {late} came before those that precede them"
+        effects = self.effects()
+        for key, numbers in effects.items():
+            assert len(numbers) == len(set(numbers)), f"key {key} started twice: {numbers}"
+        assert self.published - may_lack <= sum(map(len, effects.values())) <= self.published

@@ -1,0 +1,42 @@
+"""A settlement whose answer is lost is counted as what it is, and a lost lock as a lost lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.test_receiver import server
+from tests.pipeline.harness import message
+from tests.servicebus.server import ServiceBusServer
+
+__all__ = ["server"]
+
+
+@pytest.mark.parametrize("action", ["detach", "drop", "close", "swallow"])
+async def test_done_and_the_answer_lost(tmp_path: Path, server: ServiceBusServer, action: str) -> None:
+    async with bus_bench(tmp_path, server.connection_string, request_timeout="2s") as bench:
+        await bench.source.start()
+        server.faults.add("settled", action, entity="orders", condition="amqp:link:detach-forced")
+        await bench.publish(*(message("start", n) for n in range(5)))
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        ledger = bench.source.ledger
+        unknown = ledger.abandoned["settlement_unknown"]
+        assert (ledger.locks_lost, unknown > 0) == (0, True)
+        assert dict(ledger.abandoned) == {"settlement_unknown": unknown}
+        assert outcomes(bench) == {"executed": 5 - unknown}
+
+
+async def test_a_lock_that_is_lost(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        server.faults.add("settle", "lose", entity="orders")
+        await bench.publish(*(message("start", n) for n in range(5)))
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        ledger = bench.source.ledger
+        assert ledger.locks_lost > 0
+        assert dict(ledger.abandoned) == {"lock_lost": ledger.locks_lost}
+        assert sum(outcomes(bench).values()) == 5

@@ -1,0 +1,89 @@
+"""What waits on the engine came from a session that is long over: it goes on whether or not others come and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.app.composition import load_config
+from bridge.app.daemon import Daemon
+from bridge.app.parked import ParkedMessages
+from bridge.settlement import Outcome
+from tests.app.project import PATIENCE
+from tests.brokers.servicebus.test_waiting import write
+from tests.pipeline.harness import message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+ONE = "    sessions: {concurrent: 1, idle: 100ms}\n    dead_letter: letters\n    quarantine: {poll: 50ms}"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (QueueConfig("orders", lock_duration=5, requires_session=True), QueueConfig("letters"))
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Daemon]:
+    daemon = Daemon(load_config([path]))
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop(5.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def start(daemon: Daemon, number: str) -> None:
+    await daemon.engines["default"].client.schedule_new_orchestration("order", instance_id=f"order-{number}")
+
+
+async def ended(daemon: Daemon, number: str) -> None:
+    client = daemon.engines["default"].client
+    state = await client.wait_for_orchestration_completion(f"order-{number}", timeout=PATIENCE)
+    assert state is not None
+    assert state.runtime_status.name == "COMPLETED"
+
+
+@pytest.mark.parametrize("waits_for", ["a person", "time"])
+async def test_it_goes_on_after_a_restart_while_the_queue_is_silent(
+    tmp_path: Path, server: ServiceBusServer, waits_for: str
+) -> None:
+    on_missing = "dead_letter" if waits_for == "a person" else "retry"
+    path = write(tmp_path, server.connection_string, ONE, on_missing)
+    async with running(path) as daemon:
+        await daemon.brokers["bus"].publish("orders", [message("start", "1", "a")])
+        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.PARKED])
+    async with running(path) as daemon:
+        await start(daemon, "1")
+        if waits_for == "a person":
+            await ParkedMessages(daemon.engines["default"]).release_key("orders", "a")
+        await ended(daemon, "1")
+
+
+async def test_it_stays_at_work_while_other_sessions_end(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with running(write(tmp_path, server.connection_string, ONE)) as daemon:
+        ledger = daemon.sources[0].ledger
+        publish = daemon.brokers["bus"].publish
+        await publish("orders", [message("start", "1", "a")])
+        await until(lambda: ledger.outcomes[Outcome.PARKED] and ledger.in_flight)
+        for number in ("2", "3", "4"):
+            await start(daemon, number)
+            # There is one receiver: it has given up the session before
+            await publish("orders", [message("start", number, number)])
+            await ended(daemon, number)
+        assert ledger.abandoned == {}
+        assert ledger.in_flight == 1
+        await start(daemon, "1")
+        await ended(daemon, "1")

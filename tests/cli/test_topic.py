@@ -1,0 +1,181 @@
+"""`bridge topic read`, over the local broker, Kafka and Service Bus."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.cli import root
+from tests.app.project import PATIENCE, write_project
+from tests.brokers.kafka.harness import unique
+from tests.cli.conftest import Bridge
+from tests.kafka.server import ThreadedServer
+from tests.servicebus.process import ServerProcess
+from tests.servicebus.server import QueueConfig, SubscriptionConfig, TopicConfig
+
+LINES = [
+    {"body": {"id": "1", "total": 1.5}, "key": "k", "headers": {"a": "b"}},
+    {"body": "no\tjson\nat all", "key": "k"},
+    {"body": None, "key": "k"},
+]
+
+
+def on(config: Path) -> Bridge:
+    def run(*arguments: str, input: str | bytes | None = None) -> Result:  # noqa: A002 -- click's name
+        result = CliRunner().invoke(root, [*arguments, "-c", str(config)], input=input)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_project(tmp_path)
+
+
+@pytest.fixture
+def bridge(config: Path) -> Bridge:
+    return on(config)
+
+
+def with_broker(directory: Path, broker: str) -> Bridge:
+    config = directory / "bridge.yaml"
+    config.write_text(f"engine: {{type: embedded}}\nbrokers: {{it: {broker}}}\n")
+    return on(config)
+
+
+def put(bridge: Bridge, *lines: object, place: str = "local/things") -> None:
+    assert bridge("publish", place, "--jsonl", "-", input="\n".join(map(json.dumps, lines))).exit_code == 0
+
+
+def objects(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_messages_for_people(bridge: Bridge) -> None:
+    put(bridge, *LINES)
+    result = bridge("topic", "read", "local/things")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0][-2:] for line in lines if "  key k" in line] == ["@0", "@1", "@2"]
+    assert lines[1:3] == ["  a: b", '  {"id":"1","total":1.5}']
+    assert lines[4:6] == [r"  no\tjson", "  at all"]
+    assert lines[7] == "  (no body)"
+
+
+def test_json_lines_can_be_published_again(bridge: Bridge) -> None:
+    put(bridge, *LINES)
+    told = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    assert [list(one) for one in told] == [["topic", "partition", "offset", "timestamp", "key", "headers", "body"]] * 3
+    assert [one["body"] for one in told] == [line["body"] for line in LINES]
+    copies = [{name: one[name] for name in ("key", "headers", "body")} for one in told]
+    put(bridge, *copies, place="local/copies")
+    again = objects(bridge("topic", "read", "local/copies", "--json").stdout)
+    assert [{name: one[name] for name in ("key", "headers", "body")} for one in again] == copies
+
+
+def test_bytes_that_are_no_text(bridge: Bridge, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\x00\x1b[2J")
+    assert bridge("publish", "local/things", "--raw", "--file", str(tmp_path / "bytes")).exit_code == 0
+    [told] = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    assert (told["body_base64"], "body" in told) == ("/wAbWzJK", False)
+    assert r"\xff\x00\x1b[2J" in bridge("topic", "read", "local/things").stdout
+
+
+def test_a_part_of_a_topic(bridge: Bridge) -> None:
+    put(bridge, *({"body": {"n": n}, "key": "k"} for n in range(10)))
+
+    def numbers(*options: str) -> list[object]:
+        return [one["body"]["n"] for one in objects(bridge("topic", "read", "local/things", "--json", *options).stdout)]  # type: ignore[index]
+
+    [partition] = {one["partition"] for one in objects(bridge("topic", "read", "local/things", "--json").stdout)}
+    assert numbers("--limit", "3") == [0, 1, 2]
+    assert numbers("--from", "7") == [7, 8, 9]
+    assert numbers("--from", "7", "--limit", "1", "--partition", str(partition)) == [7]
+    assert numbers("--partition", str(1 - int(str(partition)))) == []
+
+
+def test_the_name_of_a_source(bridge: Bridge) -> None:
+    put(bridge, {"body": "x"}, place="local/plain")
+    assert bridge("topic", "read", "plain").stdout.startswith("plain/")
+
+
+def test_nothing_there(bridge: Bridge) -> None:
+    put(bridge, {"body": "x"})
+    result = bridge("topic", "read", "local/things", "--from", "5")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no messages\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("local/nowhere",), 1, "no topic nowhere"),
+        (("local/things", "--partition", "7"), 1, "no partition 7; it has 2"),
+        (("locl/things",), 2, "did you mean 'local'"),
+        (("local/",), 2, "name the topic too"),
+        (("things",), 2, "there is no source 'things'"),
+        (("local/things", "--from", "yesterday"), 2, "none of earliest, latest and an offset"),
+        (("local/things", "--from", "latest"), 2, "add --follow"),
+    ],
+)
+def test_what_cannot_be_read(bridge: Bridge, arguments: tuple[str, ...], code: int, said: str) -> None:
+    put(bridge, {"body": "x"})
+    result = bridge("topic", "read", *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert said in result.stderr
+
+
+def test_a_source_of_several_topics_names_them(bridge: Bridge, config: Path) -> None:
+    config.write_text(config.read_text().replace("topics: [plain]", "topics: [plain, more]"))
+    result = bridge("topic", "read", "plain")
+    assert (result.exit_code, "local/plain, local/more" in result.stderr) == (2, True)
+
+
+def test_what_comes_is_shown_at_once_until_ctrl_c(bridge: Bridge, config: Path) -> None:
+    put(bridge, {"body": "first"})
+    command = f"{sys.executable} -m bridge topic read local/things --follow --json -c {config}"
+    with subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True) as reading:
+        assert reading.stdout is not None
+        assert json.loads(reading.stdout.readline())["body"] == "first"
+        put(bridge, {"body": "second"})
+        assert json.loads(reading.stdout.readline())["body"] == "second"
+        os.kill(reading.pid, signal.SIGINT)
+        assert reading.wait(PATIENCE) == 130
+
+
+def test_kafka(tmp_path: Path) -> None:
+    server = ThreadedServer()
+    try:
+        bridge = with_broker(tmp_path, f"{{type: kafka, bootstrap_servers: '{server.bootstrap}', create_topics: true}}")
+        topic = unique("things")
+        put(bridge, *LINES, place=f"it/{topic}")
+        told = objects(bridge("topic", "read", f"it/{topic}", "--json").stdout)
+        assert [one["body"] for one in told] == [line["body"] for line in LINES]
+        missing = bridge("topic", "read", "it/nowhere")
+        assert (missing.exit_code, "no topic nowhere" in missing.stderr) == (1, True)
+    finally:
+        server.stop()
+    assert bridge("topic", "read", f"it/{topic}").exit_code == 3
+
+
+def test_service_bus(tmp_path: Path) -> None:
+    topic = TopicConfig("news", (SubscriptionConfig("billing"),))
+    with ServerProcess((QueueConfig("things"),), (topic,)) as server:
+        bridge = with_broker(tmp_path, f"{{type: servicebus, connection_string: '{server.connection_string}'}}")
+        put(bridge, *LINES[:2], place="it/things")
+        put(bridge, {"body": "new"}, place="it/news")
+        for _ in range(2):
+            told = objects(bridge("topic", "read", "it/things", "--json").stdout)
+            assert [(one["body"], one["offset"]) for one in told] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
+        assert "  new\n" in bridge("topic", "read", "it/news/Subscriptions/billing").stdout
+        assert bridge("topic", "read", "it/things/$DeadLetterQueue").stderr == "no messages\n"
+        assert bridge("topic", "read", "it/nowhere").exit_code in (1, 3)
