@@ -13,11 +13,12 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.app.attachment import asked, payload, stamp
 from bridge.commands import SignalEntity
+from bridge.config.types import OWN_NAMES
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
 from bridge.origin import Origin
-from bridge.routing.identifier import OWN_ENTITIES, check_entity, check_name
+from bridge.routing.identifier import check_entity, check_name
 from bridge.workflow.entity import bare_state
 
 
@@ -58,7 +59,7 @@ class Entities:
 
     async def show(self, name: str, key: str) -> Entity:
         """Raises: InstanceNotFound, InvalidCommand."""
-        if not name.lower().startswith(OWN_ENTITIES):
+        if not name.lower().startswith(OWN_NAMES):
             check_entity(name, key)
         found = await asked(self._client.get_entity(EntityInstanceId(name, key)), f"show entity {name}@{key}")
         if found is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from bridge.config.types import Duration, Integer, Model, Size
+from bridge.config.types import OWN_NAMES, Duration, Integer, Model, Size
 
 
 class WorkerConfig(Model):
@@ -94,8 +94,16 @@ ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_
 EngineConfig = Annotated[EmbeddedEngineConfig | SchedulerEngineConfig, Field(discriminator="type")]
 
 
+def _check_external(name: str) -> str:
+    if name.lower().startswith(OWN_NAMES):
+        raise ValueError(f"names that begin with `{OWN_NAMES}` are kept for the bridge's own, which its workers run")
+    return name
+
+
 class WorkflowsConfig(Model):
     """Modules whose orchestrators, activities and entities this worker runs."""
 
     modules: tuple[ModuleName, ...] = Field((), description="Python modules, found beside the configuration file too.")
-    external: tuple[str, ...] = Field((), description="Orchestrations and entities that other workers run.")
+    external: tuple[Annotated[str, AfterValidator(_check_external)], ...] = Field(
+        (), description="Orchestrations and entities that other workers run."
+    )

@@ -165,6 +165,9 @@ Rate = Annotated[
 ]
 """Times a second, written with a unit of time."""
 
+OWN_NAMES = "bridge."
+"""What the names of the bridge's own orchestrations, activities and entities begin with."""
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Name of a broker, target, source, route or engine."""

@@ -11,7 +11,7 @@ import math
 import re
 from datetime import UTC, datetime
 
-from bridge.config.types import parse_duration
+from bridge.config.types import OWN_NAMES, parse_duration
 from bridge.errors import InvalidCommand
 
 LONGEST = 256
@@ -51,15 +51,15 @@ def check_name(text: str, what: str) -> str:
     return text
 
 
-OWN_ENTITIES = "bridge."
-"""What the names of the bridge's own entities begin with."""
+def check_orchestration(name: str) -> str:
+    """The name itself. Raises: InvalidCommand."""
+    return _not_own(check_name(name, "the orchestration name"), "the orchestration name")
 
 
 def check_entity(entity: str, key: str) -> None:
     """The two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
     check_name(entity, "the entity name")
-    if entity.lower().startswith(OWN_ENTITIES):
-        raise InvalidCommand(f"the entity name begins with {OWN_ENTITIES!r}, which is kept for the bridge's own")
+    _not_own(entity, "the entity name")
     if "@" in entity or (found := _FORBIDDEN.search(entity)):
         character = "an @" if "@" in entity else _character(found[0] if found else "")
         raise InvalidCommand(f"the entity name holds {character}, which entity names cannot have")
@@ -89,6 +89,12 @@ def parse_delay(text: str, what: str) -> float:
     if not math.isfinite(seconds) or seconds > _LONGEST_DELAY:
         raise InvalidCommand(f"{what} is longer than ten years")
     return seconds
+
+
+def _not_own(name: str, what: str) -> str:
+    if name.lower().startswith(OWN_NAMES):
+        raise InvalidCommand(f"{what} begins with {OWN_NAMES!r}, which is kept for the bridge's own")
+    return name
 
 
 def _character(character: str) -> str:

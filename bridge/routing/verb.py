@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from bridge.commands import (
@@ -43,6 +44,7 @@ from bridge.routing.identifier import (
     check_entity,
     check_instance_id,
     check_name,
+    check_orchestration,
     parse_delay,
     parse_time,
 )
@@ -100,9 +102,10 @@ class VerbCompiler:
 
     def _workflow(self, verb: ScheduleVerb) -> tuple[str, Callable[[Any], Any]]:
         """What is started, and what makes its input of the value that the rule gives."""
-        if verb.orchestration is not None:
-            self._static_name(verb.orchestration, "orchestration", "the orchestration name")
-            return verb.orchestration, lambda value: value
+        name = verb.orchestration
+        if name is not None:
+            self._static(partial(check_orchestration, name), "orchestration")
+            return name, lambda value: value
         definition = self.sagas.get(verb.saga or "")
         if definition is None:
             self.compiler.report(self._at("saga"), f"there is no saga `{verb.saga}`")
@@ -116,7 +119,7 @@ class VerbCompiler:
         return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), missing(scope), verb.on_finished)
 
     def _start_or_raise(self, verb: StartOrRaiseVerb) -> Build:
-        self._static_name(verb.orchestration, "orchestration", "the orchestration name")
+        self._static(partial(check_orchestration, verb.orchestration), "orchestration")
         instance_id = self._instance_id(verb.instance_id)
         event = self._name(verb.event, "event", "the event name")
         value, data = self._value(verb.input, "input"), self._value(verb.data, "data")
@@ -188,7 +191,7 @@ class VerbCompiler:
             return lambda _: wait
         path = self._at("on_missing")
         try:
-            check_name(rule.start, "the orchestration name")
+            check_orchestration(rule.start)
         except InvalidCommand as error:
             self.compiler.report((*path, "start"), str(error))
         value = self.compiler.value(rule.input, (*path, "input"), self._where("on_missing.input"), self.names)
@@ -261,9 +264,6 @@ class VerbCompiler:
     def _compiled(self, template: str, field: str, key: str | None = None) -> Template | None:
         path = self._at(field) if key is None else (*self._at(field), key)
         return compile_template(template, path, self._where(field), self.compiler, self.names)
-
-    def _static_name(self, name: str, field: str, what: str) -> None:
-        self._static(lambda: check_name(name, what), field)
 
     def _static(self, check: Callable[[], Any], field: str) -> Any:
         try:

@@ -180,6 +180,12 @@ def test_two_sources_do_not_share_a_consumer(write: Write) -> None:
     assert loaded(write(text.replace("no_match: ignore", "no_match: ignore, group: other"))).warnings == ()
 
 
+def test_nobody_else_runs_what_is_the_bridges_own(write: Write) -> None:
+    [problem] = problems(write(MINIMAL + "workflows: {external: [order, bridge.dead_letter]}\n"))
+    assert (problem.path, problem.line) == ("workflows.external[1]", MINIMAL.count("\n") + 1)
+    assert "`bridge.` are kept for the bridge's own" in problem.what
+
+
 @pytest.mark.parametrize(
     ("text", "path", "what"),
     [

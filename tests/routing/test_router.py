@@ -360,3 +360,24 @@ def test_an_ordering_key_that_fails() -> None:
 
 def test_a_message_without_a_key_has_no_order() -> None:
     assert router().ordering_key(envelope()) is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    [
+        ({"schedule": {"orchestration": "bridge.dead_letter", "instance_id": ID}}, "schedule.orchestration"),
+        (
+            {"start_or_raise": {"orchestration": "bridge.saga", "instance_id": ID, "event": "e"}},
+            "start_or_raise.orchestration",
+        ),
+        (
+            {"raise_event": {"instance_id": ID, "name": "e", "on_missing": {"start": "Bridge.cancel"}}},
+            "raise_event.on_missing.start",
+        ),
+        ({"signal_entity": {"entity": "bridge.parking", "key": "k", "operation": "o"}}, "signal_entity.entity"),
+    ],
+)
+def test_no_rule_names_what_is_the_bridges_own(verb: dict[str, Any], place: str) -> None:
+    [problem] = problems(route(**verb))
+    assert problem.path == f"routes.0.{place}"
+    assert "'bridge.', which is kept for the bridge's own" in problem.what
