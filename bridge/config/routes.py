@@ -56,7 +56,8 @@ def _check_match_value(value: Any) -> Any:
 def _no_restart(policy: OnFinished) -> OnFinished:
     if policy is OnFinished.RESTART:
         raise ValueError(
-            "only `raise_event` and `start_or_raise` can restart an instance; use `dead_letter` or `ignore`"
+            "only `raise_event`, `start_or_raise` and `schedule` with `on_existing: raise` can restart an instance; "
+            "use `dead_letter` or `ignore`"
         )
     return policy
 
@@ -170,6 +171,7 @@ class CancelVerb(Model):
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
     grace: Duration | None = Field(
         None,
+        gt=0,
         description="Time to acknowledge the request, after which the instance is terminated; null: never.",
     )
     on_missing: MissingConfig = Field(
@@ -252,6 +254,8 @@ class RouteLimitsConfig(Model):
 
     @model_validator(mode="after")
     def _something(self) -> RouteLimitsConfig:
+        if not self.model_fields_set:
+            raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
         if self.rate is None and "burst" in self.model_fields_set:
             raise ValueError("burst goes with a rate")
         return self

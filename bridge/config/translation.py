@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.config.node import ALIASES, MappingNode, Node, Path, ScalarNode, SequenceNode, find, key_mark, kind, place
 from bridge.config.shape import is_secret, keys_at
+from bridge.config.types import format_duration, parse_duration
 from bridge.errors import Problem
 
 _EXPECTED = {
@@ -35,6 +37,7 @@ REQUIRED = {
 }
 """Sections without which there is no configuration, and what is said when one is missing."""
 
+_FORMS = "; or `{park: 1h}` to let the message wait, or `{start: ORCHESTRATION}` to start the instance"
 _LONGEST_SHOWN = 60
 _NAME_RULE = (
     "must begin with a letter or digit and hold only letters, digits, dots, dashes and underscores (at most 128)"
@@ -113,6 +116,9 @@ def _unknown(parent: MappingNode, path: Path) -> str:
     known = keys_at(path[:-1], chosen)
     if not path[:-1]:
         known += ["engine", "defaults"]
+    if path[-1] in known:  # another form of this mapping has it
+        others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
+        return f"`{path[-1]}` does not go with {others}"
     return f"unknown key `{path[-1]}`{suggestion(str(path[-1]), known)}"
 
 
@@ -143,27 +149,40 @@ def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
         return str(context.get("error", detail["msg"]))
     if code in _BOUNDS:
         words, key = _BOUNDS[code]
-        return f"must be {words} {context.get(key)}{_found(path, node)}"
+        return f"must be {words} {_bound(context.get(key), node)}{_found(path, node)}"
     if base in _EXPECTED and code.endswith(("_type", "_parsing", "_from_float", "_size", "_not_finite")):
         hint = ""
         if base == "string" and isinstance(node, ScalarNode) and node.value is not None:
-            hint = "; put it in quotes"
+            hint = "; write a number with a unit, like `10s`" if path[-1] == "delay" else "; put it in quotes"
         return f"expected {_EXPECTED[base]}{_found(path, node)}{hint}"
     return detail["msg"][:1].lower() + detail["msg"][1:]
+
+
+def _bound(limit: Any, node: Node | None) -> Any:
+    """A bound as people write it: of a duration, with a unit."""
+    return format_duration(limit) if _is_duration(node) else limit
+
+
+def _is_duration(node: Node | None) -> bool:
+    try:
+        return isinstance(node, ScalarNode) and parse_duration(node.value) >= 0
+    except ValueError:
+        return False
 
 
 def _choice(path: Path, detail: ErrorDetails, node: Node | None) -> str:
     context = detail.get("ctx", {})
     expected = str(context.get("expected") or context.get("expected_tags") or "")
     known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+    forms = _FORMS if path[-1:] == ("on_missing",) and "reply" not in path else ""
     if isinstance(node, MappingNode):
         node = node.entries.get("type")
     if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or _hidden(path, node):
-        return f"must be one of {', '.join(known)}"
+        return f"must be one of {', '.join(known)}{forms}"
     if _is_about_type(path, detail):
         return f"unknown type `{_short(node.value)}`; known types: {', '.join(known)}"
     near = difflib.get_close_matches(node.value, known, n=1, cutoff=0.6)
-    guess = f"; did you mean `{near[0]}`?" if near else ""
+    guess = f"; did you mean `{near[0]}`?" if near else forms
     return f"must be one of {', '.join(known)}; found `{_short(node.value)}`{guess}"
 
 
@@ -185,7 +204,8 @@ def _found(path: Path, node: Node | None) -> str:
     if isinstance(node, MappingNode | SequenceNode) or node.value is None or _hidden(path, node):
         return f", found {kind(node)}"
     value = str(node.value).lower() if isinstance(node.value, bool) else str(node.value)
-    return f", found {kind(node)}: {_short(value)}"
+    what = "" if _is_duration(node) else f" {kind(node)}:"
+    return f", found{what} {_short(value)}"
 
 
 def _short(value: str) -> str:

@@ -39,7 +39,8 @@ def parse_duration(value: Any) -> float:
         if seconds > _LONGEST:
             raise ValueError("a duration may be at most 36500d")
         return seconds
-    raise ValueError(f"{value!r} is not a duration; write a number with a unit, like 250ms, 30s, 5m, 1h30m or 7d")
+    what = "nothing here, where a duration belongs" if value is None else f"{value!r} is not a duration"
+    raise ValueError(f"{what}; write a number with a unit, like 250ms, 30s, 5m, 1h30m or 7d")
 
 
 def parse_size(value: Any) -> int:

@@ -41,10 +41,13 @@ def test_every_verb_that_needs_an_instance_takes_each_form(write: Write, verb: s
     [
         ("retri", "routes[0].raise_event.on_missing", "did you mean `retry`?"),
         ("{park: 5}", "routes[0].raise_event.on_missing.park", "is not a duration"),
-        ("{park: 0s}", "routes[0].raise_event.on_missing.park", "must be more than 0"),
+        ("{park: 0s}", "routes[0].raise_event.on_missing.park", "must be more than 0s, found 0s"),
         ("{prak: 1h}", "routes[0].raise_event.on_missing.prak", "unknown key `prak`"),
         ("{start: ''}", "routes[0].raise_event.on_missing.start", "must not be empty"),
-        ("{start: order, park: 1h}", "routes[0].raise_event.on_missing.park", "unknown key `park`"),
+        ("{start: order, park: 1h}", "routes[0].raise_event.on_missing.park", "`park` does not go with `start`"),
+        ("{park: 1h, input: payload}", "routes[0].raise_event.on_missing.input", "`input` does not go with `park`"),
+        ("{park: }", "routes[0].raise_event.on_missing.park", "where a duration belongs; write a number with a unit"),
+        ("park", "routes[0].raise_event.on_missing", "ignore; found `park`; or `{park: 1h}` to let the message wait"),
         ("{}", "routes[0].raise_event.on_missing.park", "the key `park` is missing"),
     ],
 )

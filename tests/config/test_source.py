@@ -171,6 +171,30 @@ def test_sources_are_checked(write: Write, source: str, path: str, what: str) ->
     assert what in problem.what
 
 
+@pytest.mark.parametrize(
+    ("rest", "path", "what"),
+    [
+        ("schedule: {orchestration: o, instance_id: x, delay: 10}", "schedule.delay", "with a unit, like `10s`"),
+        ("signal_entity: {entity: e, key: k, operation: o, delay: 5}", "signal_entity.delay", "a unit, like `10s`"),
+        ("schedule: {orchestration: o, instance_id: x, version: 2}", "schedule.version", "put it in quotes"),
+        (
+            "cancel: {instance_id: x, on_finished: restart}",
+            "cancel.on_finished",
+            "`schedule` with `on_existing: raise`",
+        ),
+        ("cancel: {instance_id: x, grace: 0s}", "cancel.grace", "must be more than 0s, found 0s"),
+        ("reply: {on_missing: park}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `park`"),
+        ("ignore: {}, limits: {}", "limits", "give `running`, `rate` or both"),
+    ],
+)
+def test_what_is_wrong_with_a_rule_is_told_with_its_remedy(write: Write, rest: str, path: str, what: str) -> None:
+    text = MINIMAL[: MINIMAL.index("routes:")] + f"routes: [{{name: r, from: orders, {rest}}}]\n"
+    [problem] = problems(write(text))
+    assert problem.path == f"routes[0].{path}"
+    assert what in problem.what
+    assert not (path == "reply.on_missing" and "park:" in problem.what), "an answer is never parked"
+
+
 def test_two_sources_do_not_share_a_consumer(write: Write) -> None:
     again = "  again: {broker: local, topics: [x, orders], no_match: ignore}\nroutes:"
     text = MINIMAL.replace("routes:", again).replace("from: orders", "from: [orders, again]")

@@ -374,7 +374,6 @@ def test_a_message_without_a_key_has_no_order() -> None:
             {"raise_event": {"instance_id": ID, "name": "e", "on_missing": {"start": "Bridge.cancel"}}},
             "raise_event.on_missing.start",
         ),
-        ({"signal_entity": {"entity": "bridge.parking", "key": "k", "operation": "o"}}, "signal_entity.entity"),
     ],
 )
 def test_no_rule_names_what_is_the_bridges_own(verb: dict[str, Any], place: str) -> None:
