@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from bridge.app.composition import load_config
@@ -101,9 +103,12 @@ class Host:
 def host(tmp_path: Path) -> Iterator[Host]:
     (tmp_path / "parked_flows.py").write_text(FLOWS)
     (tmp_path / "bridge.yaml").write_text(CONFIG)
+    # The daemon's log must not get in between the output of the commands
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
     host = Host(tmp_path)
     yield host
     host.stop()
+    structlog.reset_defaults()
 
 
 @pytest.fixture
