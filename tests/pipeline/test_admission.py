@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.app.check import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.commands import Command, ScheduleOrchestration
 from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
@@ -358,3 +359,14 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         await it.until(lambda: len(limit.population) == 1, "given back")
         let_go.set()
         await revoked
+
+
+@pytest.mark.parametrize("when", ["delay: 1h", 'start_at: "{{ payload.at }}"', ""])
+def test_a_cap_on_starts_that_wait_for_their_time_is_warned_of(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "bridge.yaml"
+    rule = CAPPED.replace(
+        "orchestration: order,", f"orchestration: order, {when}," if when else "orchestration: order,"
+    )
+    path.write_text(CONFIG.format(codec="json", source="", routes=rule))
+    found = [each for each in inspect(load_config([path])).problems if each.path == "routes[0].limits.running"]
+    assert [each.severity for each in found] == (["warning"] if when else [])
