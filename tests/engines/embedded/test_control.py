@@ -217,6 +217,26 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
     assert state(database, "p:1").output.value == '"ok"'
 
 
+def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+    database.hub.run_listeners.append(
+        lambda finished, started: told.append((list(finished), list(started))) if finished or started else None
+    )
+    start(database, "work", "a")
+    hands = Hands(database)
+    hands.turn(hands.take(), fail(1, "bad"))
+    assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED  # committed, not with the next
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
+    terminate(database, "a")
+    call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
+    terminate(database, "a")
+    assert told == [
+        ([], ["a"]), (["a"], []),
+        ([], ["a"]), (["a"], []),
+        ([], ["a"]), (["a"], []),
+    ]  # fmt: skip
+
+
 def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> None:
     hands = Hands(database)
     start(database, "work", "a")
