@@ -90,7 +90,7 @@ class Parcel:
 
 
 class UnknownEnvelope(ValueError):
-    """The envelope is of a later version, or damaged."""
+    """The envelope is of another version; `check` raises it for a damaged one too."""
 
 
 def wrap(data: Any, origin: Origin | None, inbox: Mapping[str, Any] | None = None) -> Wrapped:
@@ -137,19 +137,26 @@ def unwrap(value: Any) -> Parcel:
     return Parcel(value) if inside is None else Parcel(inside.get("data"), origin_of(inside), inside.get("inbox"))
 
 
+def check(value: Any) -> None:
+    """Raises: UnknownEnvelope for an envelope that is read in another way than whoever wrote it can have meant."""
+    inside = inside_of(value)
+    if inside is not None and inside.get("id") is not None and key_of(inside) is None:
+        raise UnknownEnvelope("a message envelope whose id and route are not text, or whose part is no whole number")
+
+
 def key_of(inside: Mapping[str, Any]) -> Key | None:
-    """The message's key; None when the envelope has no message. Raises: UnknownEnvelope."""
-    message_id = inside.get("id")
-    if message_id is None:
-        return None
-    route, part = inside.get("route"), inside.get("part", 0)
+    """The message's key; None when the envelope has no message, or one that another client has damaged.
+
+    That is no error: an orchestration that met it would fail, and meet it again whenever it is rewound.
+    """
+    message_id, route, part = inside.get("id"), inside.get("route"), inside.get("part", 0)
     if type(message_id) is not str or type(route) is not str or type(part) is not int:
-        raise UnknownEnvelope("a message envelope without a message id and a route")
+        return None
     return message_id, route, part
 
 
 def origin_of(inside: Mapping[str, Any]) -> Origin | None:
-    """The message that an envelope is of. Raises: UnknownEnvelope."""
+    """The message that an envelope is of, as `key_of` knows it."""
     key = key_of(inside)
     return None if key is None else Origin(*key, inside.get("traceparent"), inside.get("tracestate"))
 

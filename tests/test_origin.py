@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bridge.envelope import Envelope
 from bridge.message import Position
-from bridge.origin import KEY, Origin, Parcel, UnknownEnvelope, may_be_wrapped, unwrap, wrap
+from bridge.origin import KEY, Origin, Parcel, UnknownEnvelope, check, head_of, may_be_wrapped, unwrap, wrap
 from tests.docs.document import blocks
 
 ORIGIN = Origin("shop/42", "start-order")
@@ -69,9 +69,24 @@ def test_unknown_fields_are_ignored_and_unknown_versions_are_not() -> None:
     assert unwrap({KEY: {"v": 1, "id": "a", "route": "b", "new": 1, "data": 3}}) == Parcel(3, Origin("a", "b"))
     with pytest.raises(UnknownEnvelope, match="version 2"):
         unwrap({KEY: {"v": 2, "data": 3}})
-    for inside in ({"id": 1}, {"id": "a"}, {"id": "a", "route": "b", "part": "c"}):
-        with pytest.raises(UnknownEnvelope, match="without"):
-            unwrap({KEY: {"v": 1, **inside}})
+    with pytest.raises(UnknownEnvelope, match="version 2"):
+        check({KEY: {"v": 2, "data": 3}})
+
+
+@pytest.mark.parametrize(
+    "inside", [{"id": 1}, {"id": "a"}, {"id": 5, "route": 1}, {"id": "a", "route": "b", "part": 1.5}]
+)
+def test_a_damaged_message_is_none(inside: dict[str, Any]) -> None:
+    damaged = {KEY: {"v": 1, **inside, "data": 3}}
+    assert unwrap(damaged) == Parcel(3)
+    assert head_of(json.dumps(damaged)) == Parcel(None)
+    with pytest.raises(UnknownEnvelope, match="id and route"):
+        check(damaged)
+
+
+@pytest.mark.parametrize("value", [3, {KEY: 1}, {KEY: {"v": 1, "data": 7}}, wrap(1, ORIGIN), wrap(1, TRACED)])
+def test_what_can_be_meant_passes(value: Any) -> None:
+    check(value)
 
 
 def test_trace_context_comes_from_extensions_or_headers() -> None:

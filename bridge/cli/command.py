@@ -97,6 +97,13 @@ class Root(Group):
             raise SystemExit(code)
         return code
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # What is no UTF-8 arrives as lone surrogates, which no message, id or request to an engine can hold.
+        for argument in args:
+            if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+                raise click.UsageError(f"the argument {argument!r:.80} is not UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         # Inside of click's own main, which has another idea of what a broken pipe is.
         return failure.written(lambda: super(Root, self).invoke(ctx))

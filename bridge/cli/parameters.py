@@ -16,7 +16,7 @@ def _refuse_constant(word: str) -> NoReturn:
 
 
 class JsonValue(click.ParamType[Any]):
-    """JSON text, `@FILE` or `@-` for standard input. Gives the parsed value."""
+    """JSON text, `@FILE` or `@-` for standard input. Gives the parsed value; an envelope in it must be one."""
 
     name = "json"
 
@@ -29,10 +29,17 @@ class JsonValue(click.ParamType[Any]):
                 reason = getattr(error, "strerror", None) or "not UTF-8"
                 self.fail(f"{text[1:]}: {reason}", param, ctx)
         try:
-            return json.loads(text, parse_constant=_refuse_constant)
+            parsed = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             where = f" (line {error.lineno} column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
             self.fail(f"not JSON{where}; text needs its quotes too, like '\"text\"'; a file is @FILE", param, ctx)
+        from bridge.origin import UnknownEnvelope, check
+
+        try:
+            check(parsed)
+        except UnknownEnvelope as error:
+            self.fail(str(error), param, ctx)
+        return parsed
 
 
 class Time(click.ParamType[Any]):

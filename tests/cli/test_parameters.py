@@ -29,6 +29,17 @@ def test_what_is_not_json(text: str) -> None:
         convert(JSON, text)
 
 
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [('"v": 2', "version 2"), ('"v": 1, "id": 5, "route": 1', "not text"), ('"v": 1, "id": "a"', "not text")],
+)
+def test_an_envelope_that_no_worker_reads(inside: str, said: str) -> None:
+    with pytest.raises(click.BadParameter, match=said):
+        convert(JSON, f'{{"bridge:message": {{{inside}, "data": 3}}}}')
+    whole = '{"bridge:message": {"v": 1, "id": "a", "route": "b", "data": 3}}'
+    assert convert(JSON, whole)["bridge:message"]["data"] == 3
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes(b'"\xe9"')
     for name in ("missing.json", "latin.json"):

@@ -79,6 +79,12 @@ def test_messages_without_an_id_are_never_dropped() -> None:
     assert simulate(take(3), (1, "item", 1), (2, "item", 1), (3, "item", None)).output == [1, 1, None]
 
 
+@pytest.mark.parametrize("wrong", [{"id": 5, "route": 1}, {"id": "m-1"}, {"id": "m-1", "route": "r", "part": 1.5}])
+def test_a_damaged_envelope_of_another_client_is_a_message_without_an_id(wrong: dict[str, Any]) -> None:
+    damaged = {KEY: {"v": 1, **wrong, "data": 3}}
+    assert simulate(take(2), (1, "item", damaged), (2, "item", damaged), given=damaged).output == [3, 3]
+
+
 @pytest.mark.parametrize("given", [wrap(None, START), wrap({"x": 1}, START)])
 def test_the_starting_message_was_seen(given: Any) -> None:
     events = [(1, "item", wrap("start again", START)), (2, "item", message("a", 1))]
