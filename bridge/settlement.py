@@ -142,8 +142,8 @@ def decide(
     """The settlement that `error` leads to.
 
     error: what executing `command` raised (command is None when decoding or routing failed).
-    attempt: how often this delivery was tried, from 1; for InstanceParked, how often it met that. elapsed: seconds since
-    its first failure.
+    attempt: how often this delivery was tried, from 1; with InstanceParked, how often it met that. elapsed: seconds
+    since its first failure.
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))

@@ -162,8 +162,8 @@ def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Comm
 
 
 ENDS: list[Settlement] = [
-    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), Retry(600.0, "r", failed=False), DeadLetter("r", "d"), Release("r"),
-    Park(Wait.INSTANCE, 1.0, "r", "d"),
+    Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
+    Park(Wait.INSTANCE, 1.0, "r", "d"), Retry(600.0, "r", failed=False),
 ]  # fmt: skip
 
 

@@ -42,23 +42,31 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
 
 
 def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
-    """Let the engines that can tell the populations what finishes. Call it on the event loop, engines started."""
+    """Let the engines that can tell the populations what starts and finishes. On the event loop, engines started."""
     loop = asyncio.get_running_loop()
     for name, engine in engines.items():
         mine = [population for population in admission.populations if population.engine == name]
 
-        def finished(ids: Sequence[str], mine: Sequence[Population] = mine) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and with it who would want to know
-                loop.call_soon_threadsafe(_leave, mine, ids)
+        def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[Population] = mine) -> None:
+            prefixes = tuple(population.prefix for population in mine)
+            finished, started = _with(prefixes, finished), _with(prefixes, started)
+            if finished or started:
+                with suppress(RuntimeError):  # the loop has ended, and with it who would want to know
+                    loop.call_soon_threadsafe(_told, mine, finished, started)
 
-        if mine and engine.watch_finished(finished):
+        if mine and engine.watch_runs(tell):
             for population in mine:
                 population.told = True
 
 
-def _leave(populations: Sequence[Population], ids: Sequence[str]) -> None:
+def _with(prefixes: tuple[str, ...], ids: Sequence[str]) -> Sequence[str]:
+    return [instance_id for instance_id in ids if instance_id.startswith(prefixes)]
+
+
+def _told(populations: Sequence[Population], finished: Sequence[str], started: Sequence[str]) -> None:
     for population in populations:
-        population.leave(ids)
+        population.leave(finished)
+        population.started(started)
 
 
 def count(engine: Engine, prefix: str) -> Count:

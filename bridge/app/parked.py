@@ -16,11 +16,12 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.app.attachment import asked, stamp
 from bridge.engines.base import Engine
 from bridge.engines.parking.wards import held_key
-from bridge.errors import EngineTimeout, InstanceNotFound
+from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.parking.held import HeldKey
-from bridge.parking.key import shown
+from bridge.parking.key import raw, shown
 from bridge.parking.letter import Letter
 from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, ward_key, ward_prefix
+from bridge.parking.ward import Ward, WardBounds
 
 PATIENCE = 10.0
 """Seconds until a worker must have done what was asked of it."""
@@ -101,6 +102,16 @@ class ParkedMessages:
         ]
         return sorted(chosen, key=lambda one: one.since)
 
+    async def unprocessed(self) -> int:
+        """Instances and keys that have been told something which no worker has processed: what waits may not show."""
+        query = "count what no worker has processed"
+        found = 0
+        for name in (PARKING, QUARANTINE):
+            entities = EntityQuery(f"@{name}@", include_state=False, include_transient=True)
+            answer = await asked(self._client.get_all_entities(entities), query)
+            found += sum(each.backlog_queue_size > 0 for each in answer)
+        return found
+
     async def release_instance(self, instance_id: str) -> Change:
         """Look for the instance now, and deliver if it is there. Raises: InstanceNotFound when nothing waits for it."""
         return await self._change(self._instance(instance_id), instance_id, "items", "release", {})
@@ -117,7 +128,13 @@ class ParkedMessages:
     async def drop_key(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
         """Dead-letter what is held of a key, or only these. forget: without a dead letter."""
         entity = await self._ward(source, key)
-        return await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
+        change = await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
+        if change.after == change.before and await self._worked_on(entity):
+            raise EngineRejected(
+                f"{source} {key}: its messages were released, and a daemon works on them; nothing was dropped. "
+                "Try again when it has failed once more, or half a minute after the daemon has ended"
+            )
+        return change
 
     async def keys(self, source: str) -> Sequence[str]:
         """Keys of a source that are in quarantine, as they are shown."""
@@ -127,10 +144,14 @@ class ParkedMessages:
         return EntityInstanceId(PARKING, target_key(instance_id))
 
     async def _ward(self, source: str, key: str) -> EntityInstanceId:
-        for each in await self._held(source):
-            if shown(each.key) == key:
-                return EntityInstanceId(QUARANTINE, ward_key(source, each.key))
-        raise InstanceNotFound(f"the key {key!r} of {source} is not in quarantine")
+        held = await self._held(source)
+        for same in (shown, raw):  # a key of plain text may also be given as it is
+            for each in held:
+                if same(each.key) == key:
+                    return EntityInstanceId(QUARANTINE, ward_key(source, each.key))
+        raise InstanceNotFound(
+            f"the key {key!r} of source {source!r} is not in quarantine; `bridge parked list` has all"
+        )
 
     async def _held(self, source: str) -> Sequence[HeldKey]:
         entities = await self._entities(f"@{QUARANTINE}@{ward_prefix(source)}")
@@ -150,6 +171,11 @@ class ParkedMessages:
         else:
             raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
         return Change(what, before, before if part is None else await self._count(entity, part))
+
+    async def _worked_on(self, entity: EntityInstanceId) -> bool:
+        found = await asked(self._client.get_entity(entity), f"look at {entity}")
+        told = None if found is None else json.loads(found.get_state() or "null")
+        return told is not None and Ward(WardBounds(), told).worked_on(datetime.now(UTC).timestamp())
 
     async def _busy(self, entity: EntityInstanceId) -> bool:
         found = await asked(self._client.get_entity(entity, include_state=False), f"look at {entity}")

@@ -12,6 +12,9 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness
 
+RunListener = Callable[[Sequence[str], Sequence[str]], None]
+"""Called with ids of instances that have finished, and of those that have started: one in both runs again."""
+
 
 class Engine(Protocol):
     """A configured engine.
@@ -60,8 +63,8 @@ class Engine(Protocol):
         """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
         ...
 
-    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
-        """Call `listener`, from any thread, with the ids of instances that finish from now on.
+    def watch_runs(self, listener: RunListener) -> bool:
+        """Call `listener`, from any thread, when instances start or finish from now on, whoever starts them.
 
         False, and it is never called, when this engine does not tell. Valid between start and stop.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
+from bridge.engines.base import RunListener
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
@@ -120,7 +120,7 @@ class SchedulerEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
 
-    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+    def watch_runs(self, listener: RunListener) -> bool:
         return False
 
     def worker(

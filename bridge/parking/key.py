@@ -35,14 +35,32 @@ def decode(encoded: bytes) -> Hashable:
     return (topic, int(partition))
 
 
+def raw(encoded: bytes) -> str | None:
+    """The text of a key as it is, whatever is in it; None of what is no text."""
+    try:
+        return encoded[1:].decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def shown(encoded: bytes) -> str:
-    """For a person: the text of a key; hex of what is no text."""
+    """For a person, who can say it again on a command line: the text of a key; hex of what is no text.
+
+    What cannot be printed is written out, so that no two keys are shown alike.
+    """
     kind, rest = encoded[:1], encoded[1:]
     if kind == b"p":
         partition, _, topic = rest.decode().partition(":")
         return f"{topic}/{partition}"
-    try:
-        text = rest.decode()
-    except UnicodeDecodeError:
+    text = raw(encoded)
+    if text is None:
         return f"0x{rest.hex()}"
-    return text
+    if text.startswith("0x"):
+        return f"\\x30{_printable(text[1:])}"
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in text
+    )

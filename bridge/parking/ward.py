@@ -99,19 +99,30 @@ class Ward:
             self.until = 0.0
         return Turn()
 
-    def drop(self, marks: Sequence[str] | None, forget: bool) -> Turn:
-        """A person wants no more of these messages; None: of any. forget: not even their dead letters."""
+    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> Turn:
+        """A person wants no more of these messages; None: of any. forget: not even their dead letters.
+
+        Not while a process works on them: it may be giving this very one its effect.
+        """
         turn = Turn()
+        if self.worked_on(now):
+            return turn
+        head = self.held[:1]
         gone = [each for each in self.held if marks is None or each["mark"] in marks]
         self._remove(gone)
         for item in gone:
             turn.events.append("dropped")
             if not forget:
-                detail = (
-                    f"it was dropped from the quarantine of its key ({self.cause.get('reason', 'follows another')})"
-                )
-                turn.undelivered.append(Undelivered(item, DROPPED, detail, self.cause.get("error", "")))
+                cause = self.cause if item in head else {}
+                detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
+                turn.undelivered.append(Undelivered(item, DROPPED, detail, cause.get("error", "")))
+        if self.held[:1] != head:
+            self.cause = {}  # the head's
         return turn
+
+    def worked_on(self, now: float) -> bool:
+        """Whether a process has them to itself."""
+        return self.owner is not None and self.lease > now
 
     def claim(self, owner: str, now: float) -> Turn:
         """A process wants to work on them, or still does."""

@@ -119,7 +119,7 @@ class RouteLimit:
 
     def _enter(self, item: Item, instance_id: str) -> None:
         assert self.population is not None
-        item.room = partial(self.population.leave, (instance_id,))
+        item.room = partial(self.population.withdraw, instance_id)
         self.population.enter(instance_id)
 
     def _grant(self) -> None:

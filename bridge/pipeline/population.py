@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 
 import structlog
 
@@ -25,7 +25,7 @@ Count = Callable[[], Awaitable[Collection[str]]]
 
 
 class Population:
-    """Ids that run, from a count of the engine; in between from what this process starts and is told to have finished.
+    """Ids that run, from a count of the engine; in between from what this process starts, and what the engine tells.
 
     Before the first count nothing is known, and nobody may enter.
     """
@@ -35,9 +35,11 @@ class Population:
         self.prefix = prefix
         self.known = False
         self.told = False
-        """Whether the engine tells what finishes."""
+        """Whether the engine tells what starts and finishes."""
         self._count = count
         self._entered: dict[str, float] = {}
+        self._sure: set[str] = set()
+        """Those of which the engine has said that they run; others are about to be started."""
         self._finished_meanwhile: set[str] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._wanted = asyncio.Event()
@@ -68,11 +70,26 @@ class Population:
         """The instance is about to be started."""
         self._entered[instance_id] = time.monotonic()
 
+    def withdraw(self, instance_id: str) -> None:
+        """The instance that was about to be started was not; it may run all the same."""
+        if instance_id not in self._sure and self._entered.pop(instance_id, None) is not None:
+            self._tell()
+
+    def started(self, instance_ids: Iterable[str]) -> None:
+        """The engine says that these run; children do not count."""
+        for instance_id in instance_ids:
+            if instance_id.startswith(self.prefix) and not is_child(instance_id, self._entered):
+                self._entered[instance_id] = time.monotonic()
+                self._sure.add(instance_id)
+                if self._finished_meanwhile is not None:
+                    self._finished_meanwhile.discard(instance_id)
+
     def leave(self, instance_ids: Iterable[str]) -> None:
-        """These do not run: they have finished, or were not started after all."""
+        """These have finished."""
         left = [instance_id for instance_id in instance_ids if instance_id.startswith(self.prefix)]
         if self._finished_meanwhile is not None:
             self._finished_meanwhile.update(left)
+        self._sure.difference_update(left)
         if [instance_id for instance_id in left if self._entered.pop(instance_id, None) is not None]:
             self._tell()
 
@@ -115,7 +132,9 @@ class Population:
             self._finished_meanwhile = None
         # What entered since may not have been seen by the engine yet
         since = {instance_id: at for instance_id, at in self._entered.items() if at >= began}
-        self._entered = dict.fromkeys(without_children(found), began) | since
+        counted = without_children(found)
+        self._sure = self._sure.intersection(since).union(counted)
+        self._entered = dict.fromkeys(counted, began) | since
         self.known = True
 
     def _tell(self) -> None:
@@ -124,9 +143,10 @@ class Population:
 
 
 def without_children(ids: Collection[str]) -> list[str]:
-    """The ids less those of children, which the SDK and sagas make of their parent's: `parent:0001`."""
-    return [
-        instance_id
-        for instance_id in ids
-        if not any(instance_id[:position] in ids for position, character in enumerate(instance_id) if character == ":")
-    ]
+    """The ids less those of children."""
+    return [instance_id for instance_id in ids if not is_child(instance_id, ids)]
+
+
+def is_child(instance_id: str, ids: Container[str]) -> bool:
+    """Whether one of the ids is its parent's, of which the SDK and sagas make those of children: `parent:0001`."""
+    return any(instance_id[:position] in ids for position, character in enumerate(instance_id) if character == ":")

@@ -27,7 +27,7 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
     unreachable = _unreachable(config) if whole else []
     return [
         replace(locate(path, what), severity="warning")
-        for path, what in (*unreachable, *_open_ids(config), *_short_retention(config))
+        for path, what in (*unreachable, *_open_ids(config), *_short_retention(config), *_waiting_starts(config))
     ]
 
 
@@ -143,6 +143,21 @@ def _short_retention(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                     )
                 )
     return found
+
+
+def _waiting_starts(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    what = (
+        "what waits for its time to start counts as running, once it is scheduled: `delay` and `start_at` may "
+        "fill the cap with what does not run yet"
+    )
+    return [
+        (("routes", position, "limits", "running"), what)
+        for position, route in enumerate(config.routes)
+        if route.limits is not None
+        and route.limits.running is not None
+        and route.schedule is not None
+        and (route.schedule.delay is not None or route.schedule.start_at is not None)
+    ]
 
 
 def _verb(route: RouteConfig) -> Any:

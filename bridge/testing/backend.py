@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import durabletask.internal.helpers as helpers
 import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend, OrchestrationInstance
+
+from bridge.engines.base import RunListener
 
 HEAD_START = timedelta(days=1)
 """How far virtual time begins ahead of the clock. The backend looks at the clock here and there; what is due later in
@@ -27,8 +29,8 @@ class VirtualBackend(InMemoryOrchestrationBackend):
     def __init__(self) -> None:
         super().__init__()
         self.now = datetime.now(UTC) + HEAD_START
-        self.finish_listeners: list[Callable[[Sequence[str]], None]] = []
-        """Told the ids of instances that have finished."""
+        self.run_listeners: list[RunListener] = []
+        """Told which instances have finished, and which run."""
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._activities = 0
@@ -112,6 +114,10 @@ class VirtualBackend(InMemoryOrchestrationBackend):
             self._enqueue_orchestration(instance_id)
 
     def _enqueue_orchestration(self, instance_id: str) -> None:
+        instance = self._instances.get(instance_id)
+        if instance is not None and not self._is_terminal_status(instance.status):
+            for listener in self.run_listeners:
+                listener((), (instance_id,))
         if instance_id not in self._held:
             super()._enqueue_orchestration(instance_id)
 
@@ -154,8 +160,8 @@ class VirtualBackend(InMemoryOrchestrationBackend):
         super()._notify_waiters(instance_id)
         instance = self._instances.get(instance_id)
         if instance is not None and self._is_terminal_status(instance.status):
-            for listener in self.finish_listeners:
-                listener((instance_id,))
+            for listener in self.run_listeners:
+                listener((instance_id,), ())
 
     def _watch_sub_orchestration(self, parent_instance_id: str, sub_instance_id: str, task_id: int) -> None:
         # The backend has a thread wait for every child, and nobody could tell whether one is about to speak.

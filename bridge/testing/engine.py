@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.engines.base import RunListener
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
@@ -64,8 +63,8 @@ class VirtualEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
 
-    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
-        self.backend.finish_listeners.append(listener)
+    def watch_runs(self, listener: RunListener) -> bool:
+        self.backend.run_listeners.append(listener)
         return True
 
     def worker(

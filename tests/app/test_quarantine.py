@@ -15,7 +15,7 @@ from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.brokers.base import SubscribeOptions
-from bridge.errors import InstanceNotFound
+from bridge.errors import EngineRejected, InstanceNotFound
 from bridge.message import Message
 
 FLOWS = """
@@ -178,6 +178,25 @@ async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
         assert await it.waiting(0) == []
         with pytest.raises(InstanceNotFound):
             await it.parked.release_key("orders", "a")
+
+
+async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
+    """Else it would be dead-lettered, and have its effect too."""
+    config = CONFIG.replace("on_missing: dead_letter", "on_missing: retry").replace(
+        "    quarantine:", "    retry: {in_memory: 400ms, max_delay: 100ms}\n    quarantine:"
+    )
+    async with ground(tmp_path, config) as it:
+        await it.publish(told("a", 0))
+        await it.settled(parked=1)
+        await it.waiting(1)
+        before = it.source.ledger.retries
+        await it.parked.release_key("orders", "a")
+        await it.until(lambda: it.source.ledger.retries > before)
+        with pytest.raises(EngineRejected, match="a daemon works on them"):
+            await it.parked.drop_key("orders", "a", [], forget=True)
+        await it.start("a", 1)
+        assert await it.result("a") == [0]
+        assert await it.waiting(0) == []
 
 
 async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None:

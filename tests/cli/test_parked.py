@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from bridge.app.composition import load_config
@@ -57,7 +60,8 @@ ops: {http: {port: 0}}
 class Host:
     """A daemon on a loop of its own, like one in another process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, worker: bool = True) -> None:
+        self._worker = worker
         self._config = directory / "bridge.yaml"
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -69,7 +73,7 @@ class Host:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.daemon = Daemon(load_config([self._config]))
+        self.daemon = Daemon(load_config([self._config]), worker=self._worker)
         await self.daemon.start()
         self._ready.set()
         await self._stop.wait()
@@ -97,17 +101,32 @@ class Host:
             time.sleep(0.01)
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    (tmp_path / "parked_flows.py").write_text(FLOWS)
-    (tmp_path / "bridge.yaml").write_text(CONFIG)
-    host = Host(tmp_path)
+@contextmanager
+def hosting(directory: Path, *, worker: bool) -> Iterator[Host]:
+    (directory / "parked_flows.py").write_text(FLOWS)
+    (directory / "bridge.yaml").write_text(CONFIG)
+    # The daemon's log must not get in between the output of the commands
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+    host = Host(directory, worker=worker)
     yield host
     host.stop()
+    structlog.reset_defaults()
 
 
 @pytest.fixture
-def run(host: Host, tmp_path: Path) -> Callable[..., Result]:
+def host(tmp_path: Path) -> Iterator[Host]:
+    with hosting(tmp_path, worker=True) as host:
+        yield host
+
+
+@pytest.fixture
+def workerless(tmp_path: Path) -> Iterator[Host]:
+    with hosting(tmp_path, worker=False) as host:
+        yield host
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Result]:
     def run(*arguments: str) -> Result:
         result = CliRunner().invoke(root, [*arguments, "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -197,7 +216,31 @@ def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
     assert run("parked", "release", "--source", "orders", "--all").stdout == "nothing to release\n"
 
 
-def test_what_is_not_there_and_what_makes_no_sense(run: Callable[..., Result]) -> None:
+def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: Host, run: Callable[..., Result]) -> None:
+    host.publish("told", "1", key="k\x00\n\\")
+    shown = listed(run, "--kind", "key", count=1)[0]["key"]
+    assert shown == r"k\x00\n\\"
+    assert shown in run("parked", "list").stdout
+    result = run("parked", "drop", "--source", "orders", shown, "--yes")
+    assert result.exit_code == 0
+    assert result.stdout == f"orders {shown}: 1 message dropped\n"
+
+
+def test_a_source_that_there_is_not(host: Host, run: Callable[..., Result]) -> None:
+    told = "there is no source `nosuch`; the configuration has orders\n"
+    assert run("parked", "list", "--source", "nosuch").stderr == told
+    result = run("parked", "release", "--source", "nosuch", "--all")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", told)
+
+
+def test_what_no_worker_has_processed_is_told(tmp_path: Path, run: Callable[..., Result], workerless: Host) -> None:
+    workerless.publish("paid", "1", "2")
+    result = run("parked", "list")
+    assert result.stdout == ""
+    assert "2 more, or changed, that no worker has processed yet; is one running?" in result.stderr
+
+
+def test_what_is_not_there_and_what_makes_no_sense(host: Host, run: Callable[..., Result]) -> None:
     for arguments in (["release", "order-9"], ["drop", "order-9", "--yes"], ["release", "--source", "orders", "k"]):
         result = run("parked", *arguments)
         assert result.exit_code == 1

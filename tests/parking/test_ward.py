@@ -125,10 +125,24 @@ def test_dropping() -> None:
     bench.hold(0)
     bench.follow(1)
     bench.follow(2)
-    turn = bench.do("drop", ["1"], False)
-    assert [each.reason for each in turn.undelivered] == ["quarantine_dropped"]
-    assert bench.do("drop", None, True).undelivered == []
+    turn = bench.do("drop", ["1"], False, 0.0)
+    assert [(each.reason, each.error) for each in turn.undelivered] == [("quarantine_dropped", "")]
+    assert bench.ward().cause == CAUSE
+    turn = bench.do("drop", ["0"], False, 0.0)
+    assert [each.error for each in turn.undelivered] == ["EngineRejected"]
+    assert bench.ward().cause == {}  # of one that has left
+    assert bench.do("drop", None, True, 0.0).undelivered == []
     assert bench.state is None
+
+
+def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("release")
+    bench.do("claim", "me", 100.0)
+    assert bench.do("drop", None, False, 101.0).events == []
+    assert bench.held == ["0"]
+    assert bench.do("drop", None, False, 100.0 + LEASE).events == ["dropped"]
 
 
 @given(
@@ -148,7 +162,7 @@ def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
             left += str(number) in bench.held
             turn = bench.do("done", str(number))
         elif operation == "drop":
-            turn = bench.do("drop", [str(number)], False)
+            turn = bench.do("drop", [str(number)], False, 1.0 + number * LEASE)
         elif operation == "release":
             turn = bench.do("release")
         elif operation == "claim":

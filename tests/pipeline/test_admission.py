@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bridge.app.check import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.commands import Command, ScheduleOrchestration
 from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
-from bridge.pipeline.population import Population, without_children
+from bridge.pipeline.population import RECOUNT, Population, without_children
 
 from .harness import CONFIG, Bench, bench, message
 
@@ -99,6 +100,41 @@ async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_pa
         assert limit.waiting == 1, "three still run"
         await finish(it, "order-2")
         await it.settled(2)
+
+
+async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
+    """Not only with the next count: started by a client, by a route without limits, run again; children do not."""
+    routes = f"""{CAPPED}
+  - name: beside
+    from: orders
+    match: {{type: beside}}
+    schedule: {{orchestration: order, instance_id: "order-{{{{ payload.id }}}}"}}
+"""
+    async with bench(tmp_path, routes) as it:
+        client = it.engine.client
+        await client.schedule_new_orchestration("order", instance_id="order-again")
+        await finish(it, "order-again")
+        await go(it)
+        limit = it.source.limits["start"]
+        population = limit.population
+        assert population is not None
+        await it.until(lambda: population.known, "counted")
+        assert len(population) == 0
+
+        await client.schedule_new_orchestration("order", instance_id="order-client")
+        await client.schedule_new_orchestration("order", instance_id="order-client:0001")
+        await client.schedule_new_orchestration("other", instance_id="unlike-1")
+        await client.restart_orchestration("order-again")
+        await it.publish(message("beside", "route", "r"))
+        await it.settled(1)
+        async with asyncio.timeout(RECOUNT / 3):
+            await it.until(lambda: len(population) == 3, "all three are told")
+        await it.publish(message("start", 1, "k1"))
+        await it.until(lambda: limit.waiting == 1, "there is no room")
+        await finish(it, "order-client:0001")
+        await finish(it, "order-again")
+        await it.settled(2)
+        assert len(population) == 3
 
 
 async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_path: Path) -> None:
@@ -223,6 +259,41 @@ async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> N
         await population.stop()
 
 
+async def test_a_start_that_was_not_needed_leaves_what_runs() -> None:
+    count = Clockless()
+    population = Population("default", "order-", count)
+    population.start()
+    try:
+        await until(lambda: population.known)
+        for instance_id in ("order-mine", "order-theirs"):
+            population.enter(instance_id)
+        population.started(["order-theirs", "order-theirs:0001", "unlike-1"])
+        for instance_id in ("order-mine", "order-theirs"):
+            population.withdraw(instance_id)
+        assert "order-theirs" in population, "another had started it"
+        assert len(population) == 1
+        population.leave(["order-theirs"])
+        assert len(population) == 0
+    finally:
+        await population.stop()
+
+
+async def test_what_runs_again_while_it_is_counted_is_kept() -> None:
+    count = Clockless("order-again")
+    count.answer.clear()
+    population = Population("default", "order-", count)
+    population.start()
+    try:
+        await until(lambda: count.asked == 1)
+        population.leave(["order-again"])
+        population.started(["order-again"])
+        count.answer.set()
+        await until(lambda: population.known)
+        assert "order-again" in population
+    finally:
+        await population.stop()
+
+
 async def test_a_count_keeps_what_came_and_went_while_it_ran() -> None:
     count = Clockless("order-old", "order-gone")
     count.answer.clear()
@@ -288,3 +359,14 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         await it.until(lambda: len(limit.population) == 1, "given back")
         let_go.set()
         await revoked
+
+
+@pytest.mark.parametrize("when", ["delay: 1h", 'start_at: "{{ payload.at }}"', ""])
+def test_a_cap_on_starts_that_wait_for_their_time_is_warned_of(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "bridge.yaml"
+    rule = CAPPED.replace(
+        "orchestration: order,", f"orchestration: order, {when}," if when else "orchestration: order,"
+    )
+    path.write_text(CONFIG.format(codec="json", source="", routes=rule))
+    found = [each for each in inspect(load_config([path])).problems if each.path == "routes[0].limits.running"]
+    assert [each.severity for each in found] == (["warning"] if when else [])

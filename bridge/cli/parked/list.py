@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,6 +11,10 @@ from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_parked
 from bridge.cli.options import json_option
 from bridge.cli.output import print_json, print_table
+from bridge.cli.parked.source import unknown
+
+if TYPE_CHECKING:
+    from bridge.app.parked import ParkedMessages, Waiting
 
 
 @make(
@@ -48,12 +52,17 @@ def command(
     from bridge.app.parked import Which
 
     which = Which(prefix, source, (kind,) if kind else ("instance", "key"))
-    found = on_parked(engine, lambda parked: parked.list(which))
+
+    async def look(parked: ParkedMessages) -> tuple[list[Waiting], int]:
+        return await parked.list(which), await parked.unprocessed()
+
+    found, unprocessed = on_parked(engine, look)
     shown = found[offset : offset + limit] if limit else found[offset:]
     if as_json:
         print_json([asdict(one) for one in shown])
     elif not found:
-        click.echo("nothing waits", err=True)
+        if not unknown(engine, source):
+            click.echo("nothing waits", err=True)
     else:
         print_table(
             ("WAITS FOR", "SOURCE", "ROUTE", "MESSAGE", "SINCE", "UNTIL", "REASON", "ID"),
@@ -71,5 +80,7 @@ def command(
                 for one in shown
             ],
         )
+    if unprocessed:
+        click.echo(f"{unprocessed:,} more, or changed, that no worker has processed yet; is one running?", err=True)
     if len(shown) < len(found):
         click.echo(f"{len(shown):,} of {len(found):,}; --limit 0 shows all, --offset the next ones", err=True)

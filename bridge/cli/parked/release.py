@@ -9,6 +9,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_parked
 from bridge.cli.output import plural
+from bridge.cli.parked.source import unknown
 
 if TYPE_CHECKING:
     from bridge.app.parked import Change, ParkedMessages
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--source", metavar="NAME", help="The targets are quarantined keys of this source.")
 @click.option("--all", "all_", is_flag=True, help="Every quarantined key of the source.")
 @engine_options
-def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: Any) -> None:
+def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: Any) -> int:
     """Try messages again now.
 
     A target is the id of an instance: what waits for it is delivered if it is there by now, else it goes on waiting.
@@ -60,7 +61,10 @@ def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: 
         else:
             click.echo(f"{change.what}: {plural(change.before, 'message')} released")
     if not changes:
+        if unknown(engine, source):
+            return 1
         click.echo("nothing to release")
+    return 0
 
 
 def _taken_up(options: dict[str, Any], source: str) -> None:

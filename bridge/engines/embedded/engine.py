@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.base import RunListener
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
@@ -165,10 +165,10 @@ class EmbeddedEngine:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
 
-    def watch_finished(self, listener: Callable[[Sequence[str]], None]) -> bool:
+    def watch_runs(self, listener: RunListener) -> bool:
         if self._database is None:
             return False
-        self._database.hub.finish_listeners.append(listener)
+        self._database.hub.run_listeners.append(listener)
         return True
 
     def worker(

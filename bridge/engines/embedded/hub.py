@@ -6,11 +6,12 @@ from it (work to hand out, answers to give) happens after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
@@ -55,13 +56,15 @@ class TaskHub:
         """Answers that were put off and are due after the commit."""
         self.later: list[Callable[[], None]] = []
         """Moves for the next transaction."""
-        self.finish_listeners: list[Callable[[Sequence[str]], None]] = []
-        """Told, after the commit, the ids of the instances that it finished."""
+        self.run_listeners: list[RunListener] = []
+        """Told, after the commit, which instances it finished and started."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
         self._woken: dict[int, Instance] = {}
         self._moved: dict[int, Instance] = {}
+        self.started: dict[int, Instance] = {}
+        """By key, what runs and did not before the transaction at hand."""
         self._new_tasks: list[Task] = []
         self.cancelled: set[int] = set()
         """Keys of instances whose queued activities are moot."""
@@ -189,6 +192,7 @@ class TaskHub:
         else:
             self.wake(instance)
         self.entities.announce(instance_id)
+        self.started[instance.key] = instance
         return instance
 
     def replace(self, instance: Instance) -> None:
@@ -197,6 +201,7 @@ class TaskHub:
         self.void(instance)
         self.tx.delete(instance)
         self.instances.remove(instance)
+        self.started.pop(instance.key, None)
 
     def void(self, instance: Instance) -> None:
         """What is under way for the instance no longer counts."""
@@ -363,16 +368,15 @@ class TaskHub:
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
         told: list[tuple[Reply, Any]] = []
-        finished: list[str] = []
+        finished = [instance.id for instance in self._moved.values() if instance.finished]
         for instance in self._moved.values():
             told += self.waiters.notify(instance)
             if instance.finished:
                 self.instances.remove(instance)
-                finished.append(instance.id)
+        started = [instance.id for instance in self.started.values() if not instance.finished]
         self.forget()
-        if finished:
-            for listener in self.finish_listeners:
-                listener(finished)
+        for listener in self.run_listeners:
+            listener(finished, started)
         if told:
             settle_all(told)
         self.dispatcher.pump()
@@ -386,6 +390,7 @@ class TaskHub:
         self._absent.clear()
         self._woken.clear()
         self._moved.clear()
+        self.started.clear()
         self._new_tasks.clear()
         self.entities.forget()
 

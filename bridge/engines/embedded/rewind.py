@@ -28,6 +28,7 @@ def rewind(hub: TaskHub, instance: Instance, reason: str | None, parent_executio
     instance.output = None
     instance.failure = None
     hub.touch(instance)
+    hub.started[instance.key] = instance
     hub.tx.flush()
     again(hub, instance, rewritten(history, events.execution_rewound(hub.now, reason, parent_execution)))
 

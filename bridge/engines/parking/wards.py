@@ -73,7 +73,7 @@ class QuarantineEntities:
         if operation == "release":
             return ward.release()
         if operation == "drop":
-            return ward.drop(value.get("marks"), value.get("forget", False))
+            return ward.drop(value.get("marks"), value.get("forget", False), self._now().timestamp())
         if operation == "claim":
             return ward.claim(value["owner"], self._now().timestamp())
         if operation == "unclaim":

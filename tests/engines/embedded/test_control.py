@@ -132,13 +132,12 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "good"), activity(2, "waits"), timer(3, now() + 1000))
     tasks = {}
-    while len(tasks) < 2:
+    for _ in range(3):
         item = hands.take()
         if item.HasField("activityRequest"):
             tasks[item.activityRequest.name] = item
         else:
-            hands.turn(item)
-    hands.turn(hands.take()) if not hands.nothing() else None
+            hands.turn(item)  # the timer has fired
     hands.result(tasks["good"], 1)
     hands.turn(hands.take(), fail(9, "broken"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
@@ -215,6 +214,26 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
     assert sorted(serve(Hands(database), set())) == ["bad", "deep"]
     assert state(database, "p").output.value == '"ok"'
     assert state(database, "p:1").output.value == '"ok"'
+
+
+def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+    database.hub.run_listeners.append(
+        lambda finished, started: told.append((list(finished), list(started))) if finished or started else None
+    )
+    start(database, "work", "a")
+    hands = Hands(database)
+    hands.turn(hands.take(), fail(1, "bad"))
+    assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED  # committed, not with the next
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
+    terminate(database, "a")
+    call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
+    terminate(database, "a")
+    assert told == [
+        ([], ["a"]), (["a"], []),
+        ([], ["a"]), (["a"], []),
+        ([], ["a"]), (["a"], []),
+    ]  # fmt: skip
 
 
 def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> None:
