@@ -18,6 +18,7 @@ from durabletask import history
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
 from bridge.app.attachment import asked, stamp
+from bridge.app.undelivered import Undelivered, every
 from bridge.engines.base import Engine
 from bridge.errors import InstanceNotFound
 from bridge.origin import Origin, UnknownEnvelope, unwrap
@@ -82,11 +83,15 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer. by: what the id turned out to be. searched: instances that were looked into."""
+    """The answer. by: what the id turned out to be. searched: instances that were looked into.
 
-    by: Literal["instance", "message", "nothing"]
+    undelivered: what became of a message that no instance knows.
+    """
+
+    by: Literal["instance", "message", "undelivered", "nothing"]
     instances: tuple[Lineage, ...] = ()
     searched: int = 0
+    undelivered: tuple[Undelivered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Tracer:
     """Lineages on one engine. Every method raises EngineError."""
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._client = engine.client
 
     async def find(self, wanted: str, scope: Scope) -> Found:
@@ -118,8 +124,11 @@ class Tracer:
                 found.append(one)
                 if not scope.all:
                     break
-        whole = [await self._with_children(one) for one in found]
-        return Found("message" if whole else "nothing", tuple(whole), searched)
+        if found:
+            return Found("message", tuple([await self._with_children(one) for one in found]), searched)
+        known = await every(self._engine, scope.prefix, scope.since)
+        undelivered = tuple(one for one in known if is_message(one.message_id, wanted))
+        return Found("undelivered" if undelivered else "nothing", (), searched, undelivered)
 
     async def _search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
         """Instances, newest change first: those whose start input names the message before all others."""

@@ -17,6 +17,7 @@ from bridge.cli.parameters import Time
 
 if TYPE_CHECKING:
     from bridge.app.lineage import Arrival, Found, Lineage, Publication
+    from bridge.app.undelivered import Undelivered
 
 
 @make(
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     """,
     exits={
         0: "found",
-        1: "the engine has no such instance, and none that the message led to",
+        1: "the engine has no such instance, none that the message led to, and no such message that waits",
         3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
     },
 )
@@ -43,7 +44,7 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
 
     ID is the id of an instance, of a message (its identity, or the id of a CloudEvent), or of a published event. An
     instance is found at once. For the others the engine has no index: instances are searched, those that
-    changed last first.
+    changed last first; then what waits for its instance or in quarantine, and what was dead-lettered from there.
     """
     from bridge.app.lineage import Scope, Tracer
 
@@ -52,15 +53,26 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
 
     found = on_engine(engine, Tracer, look)
     if as_json:
-        print_json({"id": id_, "found_by": found.by, "searched": found.searched, "instances": _plain(found)})
+        print_json(
+            {
+                "id": id_,
+                "found_by": found.by,
+                "searched": found.searched,
+                "instances": _plain(found),
+                "undelivered": [asdict(one) for one in found.undelivered],
+            }
+        )
     elif found.instances:
         _print(id_, found)
+    elif found.undelivered:
+        for one in found.undelivered:
+            click.echo(_became(one))
     else:
         where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
         begin = f" with the prefix {prefix!r}" if prefix else ""
         looked = f"{plural(found.searched, 'instance')}{begin}{where}"
         click.echo(f"{id_!r} is no instance, and none of {looked} knows such a message", err=True)
-    return 0 if found.instances else 1
+    return 1 if found.by == "nothing" else 0
 
 
 def _plain(found: Found) -> list[dict[str, Any]]:
@@ -104,6 +116,18 @@ def _print_one(one: Lineage, wanted: str) -> None:
     for child in one.children:
         click.echo()
         _print_one(child, wanted)
+
+
+def _became(one: Undelivered) -> str:
+    route = f", route {one.route}" if one.route else ""
+    what = f"{one.message_id} (source {one.source}{route})"
+    why = f"{one.reason}{': ' if one.detail else ''}{one.detail}"
+    if one.state == "dead_letter":
+        whom = f"; it waited for {one.instance_id}" if one.instance_id else ""
+        return f"{what} was dead-lettered at {one.at}: {why}{whom}"
+    if one.instance_id is not None:
+        return f"{what} waits for {one.instance_id} since {one.at}, until {one.until}"
+    return f"{what} is held with its key {one.key} since {one.at}: {why}"
 
 
 def _came(arrival: Arrival) -> tuple[str, str, str, str]:

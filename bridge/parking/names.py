@@ -64,7 +64,11 @@ def ward_source(key: str) -> str:
     return key.partition("~")[0]
 
 
+LETTER_IDS = "bridge:dead-letter:"
+"""What the ids of the orchestrations begin with that write dead letters."""
+
+
 def letter_id(entity_key: str, message: str, since: float) -> str:
     """Id of the orchestration that dead-letters one waiting message: the same when the decision is repeated."""
     mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"bridge:dead-letter:{mark[:40]}"
+    return f"{LETTER_IDS}{mark[:40]}"

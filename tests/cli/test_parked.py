@@ -226,6 +226,35 @@ def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: Host, run: 
     assert result.stdout == f"orders {shown}: 1 message dropped\n"
 
 
+def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable[..., Result]) -> None:
+    host.publish("paid", "1")
+    [waits] = listed(run, count=1)
+    result = run("trace", waits["message_id"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"route paid) waits for order-1 since {waits['since']}, until {waits['until']}\n" in result.stdout
+    assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
+    told = json.loads(run("trace", waits["message_id"], "--json").stdout)
+    assert (told["found_by"], told["instances"]) == ("undelivered", [])
+    assert [(one["state"], one["instance_id"]) for one in told["undelivered"]] == [("waiting", "order-1")]
+    assert run("parked", "drop", "order-1", "--yes").exit_code == 0
+    result = run("trace", waits["message_id"])
+    assert result.exit_code == 0
+    assert "route paid) was dead-lettered at 2" in result.stdout
+    assert "parking_dropped" in result.stdout
+    assert result.stdout.endswith("; it waited for order-1\n")
+    assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
+
+
+def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Result]) -> None:
+    host.publish("told", "1", key="k")
+    [held] = listed(run, count=1)
+    result = run("trace", held["message_id"])
+    assert result.exit_code == 0
+    assert f"is held with its key k since {held['since']}: " in result.stdout
+    assert run("parked", "drop", "--source", "orders", "k", "--yes").exit_code == 0
+    assert "quarantine_dropped" in run("trace", held["message_id"]).stdout
+
+
 def test_a_source_that_there_is_not(host: Host, run: Callable[..., Result]) -> None:
     told = "there is no source `nosuch`; the configuration has orders\n"
     assert run("parked", "list", "--source", "nosuch").stderr == told
