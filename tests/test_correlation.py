@@ -201,8 +201,9 @@ class Run:
 class Engine:
     """certain: what it accepts is in the history before the run can end, and a replacement is decided inside.
 
-    lost: accepted by an engine that is not, for a run that ended then. A look after the raise finds most of them, and
-    not those whose run ends after the look: that is where the promise stops on such an engine.
+    lost: accepted by an engine that is not, for a run that ended then, or that had ended and was then replaced. A look
+    after the raise finds most of them, and not those whose run ends after the look, or is replaced before it: that is
+    where the promise stops on such an engine.
     """
 
     certain: bool
@@ -227,6 +228,7 @@ class Engine:
             if not replace or not run.finished or known:
                 return Said.EXISTS
             self.past.append(run)
+            self.lost.update(run.pending)
         self.run = Run(key, memory)
         return Said.STARTED
 

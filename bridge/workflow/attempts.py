@@ -6,6 +6,8 @@ out could start once more after its compensation. Attempts are therefore made he
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +18,11 @@ from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import PUBLISH_ACTIVITY, new_event
 from bridge.workflow.request import new_correlation_id, reply_event, request_headers
+from bridge.workflow.result import fitted, name_of
 from bridge.workflow.step import Child, Command
+
+_LONGEST = timedelta(days=365)
+"""Longest pause between two attempts where no policy says one."""
 
 STEP_KEY = "step-key"
 """Header of a command that carries the step key."""
@@ -60,10 +66,13 @@ def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, numbe
 
 def delay(policy: task.RetryPolicy, attempt: int) -> timedelta:
     """How long to wait after attempt number `attempt`, which starts at 1."""
-    seconds = policy.first_retry_interval.total_seconds() * (policy.backoff_coefficient or 1.0) ** (attempt - 1)
-    if policy.max_retry_interval is not None:
-        seconds = min(seconds, policy.max_retry_interval.total_seconds())
-    return timedelta(seconds=seconds)
+    longest = _LONGEST if policy.max_retry_interval is None else policy.max_retry_interval
+    first = policy.first_retry_interval.total_seconds()
+    try:
+        seconds = first * (policy.backoff_coefficient or 1.0) ** (attempt - 1)
+    except OverflowError:
+        seconds = math.inf
+    return min(longest, timedelta(seconds=min(seconds, longest.total_seconds())))
 
 
 def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
@@ -76,7 +85,14 @@ def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
         child = action
         return lambda number, timer: _child_attempt(ctx, call, child, number, timer)
     activity = action
-    return lambda _, timer: until(ctx.call_activity(activity, input=call.payload), call, timer)
+    return lambda _, timer: _activity_attempt(ctx, call, activity, timer)
+
+
+def _activity_attempt(
+    ctx: task.OrchestrationContext, call: Call, activity: Callable[..., Any] | str, timer: task.Task[Any] | None
+) -> Steps:
+    result = yield from until(ctx.call_activity(name_of(activity), input=call.payload), call, timer)
+    return fitted(call.name, activity, result)
 
 
 def _child_attempt(

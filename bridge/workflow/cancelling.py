@@ -1,4 +1,4 @@
-"""How an orchestration that is no saga says that it honours a cancel."""
+"""What a cancel says, and how an orchestration that is no saga says that it honours one."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def acknowledge_cancel(ctx: task.OrchestrationContext, **more: Any) -> None:
     Sagas do this by themselves.
     """
     ctx.set_custom_status({**more, "cancel": "accepted"})
+
+
+def reason_of(data: Any) -> str:
+    """Why somebody cancels, from the data of the event."""
+    return str(data.get("reason") or "") if isinstance(data, dict) else str(data or "")

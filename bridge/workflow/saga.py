@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import lru_cache
-from hashlib import blake2b
+from datetime import timedelta
+from itertools import count
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -14,21 +14,22 @@ from durabletask import task
 
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
+from bridge.workflow.cancelling import reason_of
 from bridge.workflow.heard import Heard
+from bridge.workflow.identity import new_id
 from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps, together
 from bridge.workflow.progress import Progress
 from bridge.workflow.publishing import publish
+from bridge.workflow.result import fitted, name_of
 from bridge.workflow.step import Action, Command, CompensationInput, Step
 
 DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
-    first_retry_interval=timedelta(seconds=1),
-    max_number_of_attempts=10,
-    backoff_coefficient=2.0,
+    first_retry_interval=timedelta(seconds=1), max_number_of_attempts=10, backoff_coefficient=2.0,
     max_retry_interval=timedelta(minutes=1),
-)
+)  # fmt: skip
 
 UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
 """States of steps that may have had an effect."""
@@ -38,9 +39,6 @@ WITHOUT_EFFECT = ("refused", "expression")
 
 _ACTIVITIES = (FunctionType, str)
 """What nearly all actions are: no sub-orchestration, no command."""
-
-_COUNT = "bridge.sagas"
-"""Attribute of a context."""
 
 
 class Scope:
@@ -81,7 +79,7 @@ class Scope:
         self._group.members.append(group)
         halt = task.CompletableTask[None]()
         runs = [self._branch(branch, group, (*self._halts, halt)) for branch in branches]
-        return together(runs, halt)
+        return self._saga._together(runs, halt)
 
     def _branch(self, branch: Branch, group: Group, halts: tuple[task.CompletableTask[None], ...]) -> Steps:
         own = Group()
@@ -124,6 +122,7 @@ class Saga(Scope):
         "_entries",
         "_failed_compensations",
         "_failure",
+        "_groups",
         "_heard",
         "_id",
         "_over",
@@ -144,7 +143,7 @@ class Saga(Scope):
     ) -> None:
         self._ctx = ctx
         self.name = name
-        self._id = _new_id(ctx, name)
+        self._id = new_id(ctx, name)
         self._publish_outcome = publish_outcome
         self._roll_forward_pause = roll_forward_pause
         self._entries: dict[str, Entry] = {}
@@ -155,6 +154,7 @@ class Saga(Scope):
         self._failure: SagaAborted | None = None
         self._committed = False
         self._over = False
+        self._groups = 0  # parallel ones that run
         self._heard = False  # `cancel`, in front of the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
@@ -163,8 +163,11 @@ class Saga(Scope):
     def point_of_no_return(self) -> None:
         """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
 
-        Raises: StepFailed when the saga was cancelled before.
+        Raises: StepFailed when the saga was cancelled before; ValueError while a parallel group runs, whose other
+        branches may have to be undone yet.
         """
+        if self._groups:
+            raise ValueError(f"saga {self.name!r}: point_of_no_return belongs behind the parallel group, not into it")
         self._check_stopped(None, ())
         self._committed = True
         self._cancel.cancel()
@@ -198,6 +201,8 @@ class Saga(Scope):
             progress.become(SagaStatus.FAILED if self._committed else SagaStatus.COMPENSATING)
             if self._committed:
                 progress.show()
+                with suppress(task.TaskFailedError):  # what is to be seen is why it failed
+                    yield from self._publish(self._outcome(None))
                 raise bug or failure
         # A body may have gone on without a step that failed: even when all is well, its effect must not stay.
         if failure is not None or len(self._completed) < len(self._entries):
@@ -205,12 +210,15 @@ class Saga(Scope):
         progress.become(self._final_status())
         progress.show()
         outcome = self._outcome(result)
-        if self._publish_outcome is not None:
-            kind = f"{self.name}.{progress.status}"
-            yield publish(self._ctx, self._publish_outcome, outcome, type=kind, subject=self._ctx.instance_id)
+        yield from self._publish(outcome)
         if bug is not None:
             raise bug
         return outcome
+
+    def _publish(self, outcome: SagaOutcome) -> Steps:
+        target, kind = self._publish_outcome, f"{self.name}.{outcome.status}"
+        if target is not None:
+            yield publish(self._ctx, target, outcome, type=kind, subject=self._ctx.instance_id)
 
     def _step(self, step: Step, group: Group, halts: Sequence[task.Task[Any]]) -> Steps:
         name = step.name
@@ -229,9 +237,11 @@ class Saga(Scope):
                 # The common case by the shortest way: replays come along here for every step that is over.
                 payload = {"key": entry.key, "input": step.input} if step.keyed else step.input
                 try:
-                    entry.result = yield self._ctx.call_activity(step.action, input=payload)
+                    result = yield self._ctx.call_activity(name_of(step.action), input=payload)
                 except task.TaskFailedError as error:
                     entry.result = yield from perform(self._ctx, self._call(entry, halts), error)
+                else:
+                    entry.result = fitted(name, step.action, result)
             else:
                 call = self._call(entry, halts)
                 run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
@@ -241,12 +251,22 @@ class Saga(Scope):
             if failure.reason == "cancelled":
                 self._check_stopped(name, halts)  # says why
             raise
+        except Exception:
+            self._enter(entry, StepState.UNKNOWN)  # a bug, of whomever: it may have had its effect
+            raise
         self._completed.append(name)
         entry.state = StepState.COMPLETED
         progress.enter(name, StepState.COMPLETED)
         if self._heard or halts:
             self._check_stopped(name, halts)
         return entry.result
+
+    def _together(self, runs: Sequence[Steps], halt: task.CompletableTask[None]) -> Steps:
+        self._groups += 1
+        try:
+            return (yield from together(runs, halt))
+        finally:
+            self._groups -= 1
 
     def _wait(self, name: str, timeout: timedelta | None, halts: Sequence[task.Task[Any]]) -> Steps:
         self._check_stopped(None, halts)
@@ -284,21 +304,21 @@ class Saga(Scope):
 
     def _roll_forward(self, call: Call) -> Steps:
         """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal."""
-        while True:
+        for number in count(1):
+            round_ = call if number == 1 else replace(call, child_id=f"{call.child_id}:r{number}")
             try:
-                return (yield from perform(self._ctx, call))
+                return (yield from perform(self._ctx, round_))
             except StepFailed as failure:
                 if failure.reason in WITHOUT_EFFECT:
                     raise
             yield self._ctx.create_timer(self._roll_forward_pause)
-            call = replace(call, child_id=f"{call.child_id}+")
 
     def _check_stopped(self, step: str | None, halts: Sequence[task.Task[Any]]) -> None:
         """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
         if self._committed:
             return
         if self._heard:
-            raise StepFailed(step, "cancelled", _reason(self._cancel.get_result()))
+            raise StepFailed(step, "cancelled", reason_of(self._cancel.get_result()))
         if halts and any(halt.is_complete for halt in halts):
             raise StepFailed(step, "cancelled", "another branch failed")
 
@@ -377,21 +397,3 @@ def _payload(entry: Entry) -> Any:
         return step.input
     # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
     return {"key": entry.key, "input": step.input}
-
-
-def _new_id(ctx: task.OrchestrationContext, name: str) -> str:
-    """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
-    # How many sagas the orchestration has made so far: every replay has a context of its own, which counts anew.
-    number = getattr(ctx, _COUNT, 0) + 1
-    setattr(ctx, _COUNT, number)
-    return _digest(ctx.instance_id, ctx.current_utc_datetime, number, name)
-
-
-@lru_cache(maxsize=8192)
-def _digest(instance_id: str, now: datetime, number: int, name: str) -> str:
-    seed = f"{instance_id}\n{now.isoformat()}\n{number}\n{name}"
-    return blake2b(seed.encode(), digest_size=16).hexdigest()
-
-
-def _reason(data: Any) -> str:
-    return str(data.get("reason") or "") if isinstance(data, dict) else str(data or "")

@@ -80,6 +80,8 @@ class Step:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a step needs a name")
+        if not isinstance(self.refusals, tuple):
+            raise ValueError(f"step {self.name!r}: refusals is a tuple of exceptions or their names, like (SoldOut,)")
         if self.retry is not None:
             _check(self.retry, self.name)
         if self.compensation_retry is not None:

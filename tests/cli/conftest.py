@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
@@ -14,6 +16,14 @@ from tests.app.conftest import host, loaded, project
 __all__ = ["host", "loaded", "project"]
 
 Bridge = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _log_apart() -> Iterator[None]:
+    """The log of daemons in other threads of this process must not get in between the output of commands."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from bridge.app.composition import load_config
@@ -105,12 +103,9 @@ class Host:
 def hosting(directory: Path, *, worker: bool) -> Iterator[Host]:
     (directory / "parked_flows.py").write_text(FLOWS)
     (directory / "bridge.yaml").write_text(CONFIG)
-    # The daemon's log must not get in between the output of the commands
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
     host = Host(directory, worker=worker)
     yield host
     host.stop()
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -142,3 +142,41 @@ def test_a_recording_of_something_else(unpaid: Recording) -> None:
 def test_what_is_no_recording(text: str, told: str) -> None:
     with pytest.raises(UnreadableRecording, match=told):
         Recording.from_json(text)
+
+
+def waits(ctx: task.OrchestrationContext, _: Any) -> Any:
+    yield ctx.create_timer(timedelta(days=1))
+    yield ctx.wait_for_external_event("go")
+
+
+def ends(ctx: task.OrchestrationContext, _: Any) -> Any:
+    yield ctx.create_timer(timedelta(days=1))
+    return "early"
+
+
+def breaks(ctx: task.OrchestrationContext, _: Any) -> Any:
+    yield ctx.create_timer(timedelta(days=1))
+    raise NameError("typo")
+
+
+def goes_on(ctx: task.OrchestrationContext, _: Any) -> Any:
+    yield ctx.create_timer(timedelta(days=1))
+    yield ctx.create_timer(timedelta(days=1))
+
+
+def test_a_running_instance_that_would_end_now_is_a_mismatch() -> None:
+    """More decisions may be yet to be recorded; that it went on waiting is certain."""
+    events = [
+        {"eventId": -1, "timestamp": "2031-05-01T12:00:00Z", "orchestratorStarted": {}},
+        {"eventId": -1, "executionStarted": {"name": "flow"}},
+        {"eventId": 1, "timerCreated": {"fireAt": "2031-05-02T12:00:00Z"}},
+        {"eventId": -1, "timestamp": "2031-05-02T12:00:00Z", "orchestratorStarted": {}},
+        {"eventId": -1, "timerFired": {"timerId": 1, "fireAt": "2031-05-02T12:00:00Z"}},
+    ]
+    text = {"format": "durable-bridge.history", "version": 1, "instance_id": "a", "orchestration": "flow"}
+    recording = Recording.from_json(json.dumps({**text, "events": events}))
+    for unbroken in (waits, goes_on):
+        replay(recording, {"flow": unbroken})
+    for broken, told in ((ends, "early"), (breaks, "typo")):
+        with pytest.raises(ReplayMismatch, match=told):
+            replay(recording, {"flow": broken})

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.brokers.servicebus.test_receiver import server
 from tests.pipeline.harness import message
-from tests.servicebus.server import ServiceBusServer
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
-__all__ = ["server"]
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    # What a broken link has received and nobody settles stays locked for that long
+    async with ServiceBusServer(ServerConfig((QueueConfig("orders", lock_duration=8, max_delivery_count=10),))) as made:
+        yield made
+    assert made.counters.crashes == []
 
 
 @pytest.mark.parametrize("action", ["detach", "drop", "close", "swallow"])
