@@ -15,6 +15,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.app.attachment import asked, stamp
 from bridge.engines.base import Engine
+from bridge.engines.parking.look import look
 from bridge.engines.parking.wards import held_key
 from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.parking.held import HeldKey
@@ -162,6 +163,9 @@ class ParkedMessages:
     ) -> Change:
         before = await self._count(entity, part or "held")
         if not before:
+            found = await asked(look(self._client, entity, include_state=False), f"look at {entity}")
+            if found is not None and found.backlog_queue_size:
+                raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
             raise InstanceNotFound(f"nothing waits for {what}")
         await asked(self._client.signal_entity(entity, operation, input=value), f"{operation} {what}")
         for _ in range(int(PATIENCE / _LOOK)):

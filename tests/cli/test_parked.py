@@ -262,6 +262,10 @@ def test_what_no_worker_has_processed_is_told(tmp_path: Path, run: Callable[...,
     result = run("parked", "list")
     assert result.stdout == ""
     assert "2 more, or changed, that no worker has processed yet; is one running?" in result.stderr
+    for arguments in (["release", "order-1"], ["drop", "order-1", "--yes"]):
+        result = run("parked", *arguments)
+        assert result.exit_code == 3
+        assert "no worker has processed what waits there; is one running?" in result.stderr
 
 
 def test_what_is_not_there_and_what_makes_no_sense(host: Host, run: Callable[..., Result]) -> None:
