@@ -269,11 +269,11 @@ class SourcePipeline:
             self.lanes.hold(lane)
         else:
             assert isinstance(settlement, Retry)  # what is parked was completed
-            self.ledger.retries += 1
             if not settlement.failed:
                 item.waited += 1
                 item.failed_at = None  # the time that others take is not the message's
             else:
+                self.ledger.retries += 1
                 item.attempt += 1
                 if item.failed_at is None:
                     item.failed_at = time.monotonic()
