@@ -152,7 +152,7 @@ class ParkingExecutor:
             )
             if state is None:
                 return
-            if not self._engine.announces:
+            if not (self._engine.announces or entity.backlog_queue_size or told.get("attempts")):
                 # Something else than the bridge started it; the entity would look by itself, but only now and then
                 await self._tell(command.instance_id)
         raise InstanceParked(f"{what}: earlier messages wait for the instance")
