@@ -26,7 +26,7 @@ from bridge.lint import lint
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput
 
 BATCH = 60
-ROUNDS = 12
+ROUNDS = 40
 LINES = 10_000
 ORDER = {"id": "1001", "customer": "c-7", "lines": [{"sku": "tea", "quantity": 2}] * 3, "total": 25.0}
 
