@@ -46,8 +46,23 @@ def lint(paths: Sequence[Path]) -> list[Finding]:
     known = {str(module.path): module for module in [*modules, *project.modules.values()] if module is not None}
     kept = [finding for finding in findings if not _suppressed(known.get(finding.file), finding)]
     for module in modules:
-        kept += _bad_suppressions(module)
+        kept += _bad_suppressions(module, _unreached(project, module, modules))
     return sorted(kept)
+
+
+def _unreached(project: Project, module: Module, modules: Sequence[Module]) -> set[int]:
+    """Lines of functions of which nobody can say that nothing is found: what calls them is not among the files."""
+    if not any(suppression.rules and not suppression.used for suppression in module.suppressions.values()):
+        return set()
+    every = (project.reach(each, one) for each in modules for one in orchestrators(each))
+    reached = {reach.function for each in every for reach in each.functions if reach.module is module}
+    functions = [each for each in ast.walk(module.tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    known = {line for each in functions if each in reached for line in _lines(each)}
+    return {line for each in functions for line in _lines(each)} - known
+
+
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
+    return range(function.lineno, (function.end_lineno or function.lineno) + 1)
 
 
 def _module(project: Project, module: Module) -> Iterator[Finding]:
@@ -91,7 +106,7 @@ def _suppressed(module: Module | None, finding: Finding) -> bool:
     return bool(suppression.reason)
 
 
-def _bad_suppressions(module: Module) -> Iterator[Finding]:
+def _bad_suppressions(module: Module, unreached: set[int]) -> Iterator[Finding]:
     for suppression in module.suppressions.values():
         unknown = [rule for rule in suppression.rules if rule not in RULES]
         if not suppression.rules:
@@ -100,7 +115,7 @@ def _bad_suppressions(module: Module) -> Iterator[Finding]:
             what, remedy = f"there is no rule {', '.join(unknown)}", "see `bridge lint --rules`"
         elif not suppression.reason:
             what, remedy = "it gives no reason", "write why behind the bracket"
-        elif not suppression.used:
+        elif not suppression.used and suppression.line not in unreached:
             what, remedy = "nothing is found here", "remove it"
         else:
             continue

@@ -61,6 +61,18 @@ def test_a_suppression_needs_its_rule_and_a_reason(tmp_path: Path) -> None:
     assert rules("# bridge: ignore[chance] no such rule") == ["random", "suppression"]
 
 
+def test_a_suppression_in_a_helper_is_judged_with_its_orchestrators_only(tmp_path: Path) -> None:
+    """As by pre-commit, which names the files that have changed."""
+    pack = package(tmp_path)
+    deep = pack / "deep.py"
+    deep.write_text(deep.read_text().replace("now()", "now()  # bridge: ignore[clock] for a log"))
+    for paths in ([pack], [pack / "flow.py"], [deep]):
+        assert "deep.py" not in [Path(one.file).name for one in lint(paths)]
+    deep.write_text("def buried():\n    return 1  # bridge: ignore[clock] no more\n")
+    assert [(one.rule, one.line) for one in lint([pack]) if one.file == str(deep)] == [("suppression", 2)]
+    assert lint([deep]) == []
+
+
 def test_a_file_that_is_no_python_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def x(:\n")
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe")
