@@ -161,19 +161,19 @@ def decide(
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
         return DeadLetter(error.reason, detail_of(error))
-    if isinstance(error, InstanceNotFound | InstanceParked) and not isinstance(
-        command, ScheduleOrchestration | StartOrRaise | SignalEntity | None
-    ):
-        if isinstance(command.on_missing, ParkFor):
-            return Park(Wait.INSTANCE, command.on_missing.ttl, error.reason, detail_of(error))
-        if isinstance(error, InstanceParked):
-            return Retry(policy.delay(attempt), error.reason, failed=False)
-        if command.on_missing is OnMissing.IGNORE:
-            return Complete(Outcome.IGNORED)
-        if command.on_missing is OnMissing.DEAD_LETTER:
-            return DeadLetter(error.reason, detail_of(error))
+    # Of commands that need their instance to be there
+    on_missing = (
+        None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
+    )
+    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, ParkFor):
+        return Park(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
     if isinstance(error, InstanceParked):
         return Retry(policy.delay(attempt), error.reason, failed=False)
+    if isinstance(error, InstanceNotFound):
+        if on_missing is OnMissing.IGNORE:
+            return Complete(Outcome.IGNORED)
+        if on_missing is OnMissing.DEAD_LETTER:
+            return DeadLetter(error.reason, detail_of(error))
     return _again(error, attempt, elapsed, policy)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
-from bridge.lint.module import Module
+from bridge.lint.module import Function, Module
 from bridge.lint.project import Project, files, orchestrators
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
@@ -37,8 +37,9 @@ def lint(paths: Sequence[Path]) -> list[Finding]:
             project.add(module)
             modules.append(module)
     places: set[tuple[str, int, int, str]] = set()
+    reached: set[Function] = set()
     for module in modules:
-        for finding in _module(project, module):
+        for finding in _module(project, module, reached):
             place = (finding.file, finding.line, finding.column, finding.rule)
             if place not in places:
                 places.add(place)
@@ -46,16 +47,12 @@ def lint(paths: Sequence[Path]) -> list[Finding]:
     known = {str(module.path): module for module in [*modules, *project.modules.values()] if module is not None}
     kept = [finding for finding in findings if not _suppressed(known.get(finding.file), finding)]
     for module in modules:
-        kept += _bad_suppressions(module, _unreached(project, module, modules))
+        kept += _bad_suppressions(module, _unreached(module, reached))
     return sorted(kept)
 
 
-def _unreached(project: Project, module: Module, modules: Sequence[Module]) -> set[int]:
+def _unreached(module: Module, reached: set[Function]) -> set[int]:
     """Lines of functions of which nobody can say that nothing is found: what calls them is not among the files."""
-    if not any(suppression.rules and not suppression.used for suppression in module.suppressions.values()):
-        return set()
-    every = (project.reach(each, one) for each in modules for one in orchestrators(each))
-    reached = {reach.function for each in every for reach in each.functions if reach.module is module}
     functions = [each for each in ast.walk(module.tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
     known = {line for each in functions if each in reached for line in _lines(each)}
     return {line for each in functions for line in _lines(each)} - known
@@ -65,7 +62,8 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
     return range(function.lineno, (function.end_lineno or function.lineno) + 1)
 
 
-def _module(project: Project, module: Module) -> Iterator[Finding]:
+def _module(project: Project, module: Module, reached: set[Function]) -> Iterator[Finding]:
+    """Findings of a module; what its orchestrators run is added to `reached`."""
     yield from callbacks(module)
     yield from _retry_policies(module)
     for function in orchestrators(module):
@@ -75,10 +73,11 @@ def _module(project: Project, module: Module) -> Iterator[Finding]:
             yield Finding(str(module.path), function.lineno, function.col_offset + 1, "async", what, remedy)
             continue
         reach = project.reach(module, function)
-        for reached in reach.functions:
-            yield from nondeterminism(reached)
-            yield from shared(project, reached)
-            yield from unordered(project, reached)
+        for one in reach.functions:
+            reached.add(one.function)
+            yield from nondeterminism(one)
+            yield from shared(project, one)
+            yield from unordered(project, one)
         yield from waits(project, reach)
 
 

@@ -375,7 +375,7 @@ class TaskHub:
                 self.instances.remove(instance)
         started = [instance.id for instance in self.started.values() if not instance.finished]
         self.forget()
-        for listener in self.run_listeners:
+        for listener in self.run_listeners if finished or started else ():
             listener(finished, started)
         if told:
             settle_all(told)
