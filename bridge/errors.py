@@ -3,6 +3,7 @@
     BridgeError
       ConfigError                  the configuration is wrong; carries every problem, not the first
       MessageError                 the message will never succeed                    -> dead_letter
+        UnreadableMessage          the broker's client library cannot parse it
         DecodeError                the body is not what the codec expects
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
@@ -84,6 +85,12 @@ class MessageError(BridgeError):
     """The message can never succeed."""
 
     reason = "message_error"
+
+
+class UnreadableMessage(MessageError):
+    """The broker's client library cannot parse the message: a damaged record batch, a header name that is not text."""
+
+    reason = "unreadable"
 
 
 class DecodeError(MessageError):

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from bridge.record import record
 
-Headers = tuple[tuple[str, bytes], ...]
-"""Headers in the broker's order; a name may occur more than once."""
+Headers = tuple[tuple[str, bytes | None], ...]
+"""Headers in the broker's order; a name may occur more than once. A value of None is a null of the broker: whoever
+interprets headers treats it as an absent header, whoever copies a message keeps it."""
 
 RESERVED_HEADER_PREFIX = "bridge."
 """Headers below this prefix are ours; on an incoming message they are ignored unless the source is trusted."""
+
+
+@record(frozen=True, slots=True)
+class Unreadable:
+    """Why the broker's client library cannot parse a message, and how far the damage reaches.
+
+    fault: stable snake_case word (`crc`, `codec`, `inflated_size`, `header_name`, `amqp_value`, ...), for metrics.
+    detail: sentence for a person that names the fault and holds no payload.
+    key_known: `Message.key` is the message's own key, None meaning that it has none. False: the key cannot be read.
+    last: offset of the last record of a damaged batch, which is one delivery; None when one message is damaged.
+    """
+
+    fault: str
+    detail: str
+    key_known: bool = False
+    last: int | None = None
 
 
 @record(frozen=True, slots=True)
@@ -23,6 +40,8 @@ class Message:
     What follows is for publishing, on brokers that can do it (Service Bus): partition_key: keeps messages without a key
     together. enqueue_at: seconds since the epoch before which nobody receives it. time_to_live: seconds after which
     nobody does.
+    unreadable: set when the message cannot be parsed. `body` then holds the raw bytes of the damaged part, or None
+    where they cannot be had; key and headers hold what could be read.
     """
 
     body: bytes | None
@@ -34,13 +53,14 @@ class Message:
     partition_key: str | None = None
     enqueue_at: float | None = None
     time_to_live: float | None = None
+    unreadable: Unreadable | None = None
 
     @property
     def size(self) -> int:
         """Bytes of body, key and headers."""
         size = len(self.body or b"") + len(self.key or b"")
         for name, value in self.headers:
-            size += len(name) + len(value)
+            size += len(name) + len(value or b"")
         return size
 
 

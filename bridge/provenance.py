@@ -13,6 +13,8 @@ CLUSTER = RESERVED_HEADER_PREFIX + "cluster"
 TOPIC = RESERVED_HEADER_PREFIX + "topic"
 PARTITION = RESERVED_HEADER_PREFIX + "partition"
 OFFSET = RESERVED_HEADER_PREFIX + "offset"
+LAST_OFFSET = RESERVED_HEADER_PREFIX + "last-offset"
+"""Only of a damaged batch that is one dead letter: the offset of its last record."""
 TIMESTAMP = RESERVED_HEADER_PREFIX + "timestamp"
 MESSAGE_ID = RESERVED_HEADER_PREFIX + "message-id"
 SOURCE = RESERVED_HEADER_PREFIX + "source"
@@ -23,7 +25,7 @@ DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
 CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
 
-ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, TIMESTAMP})
+ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
         ATTEMPTS: str(cause.attempts),
         CONFIG: cause.config,
     }
+    if message.unreadable is not None and message.unreadable.last is not None:
+        texts[LAST_OFFSET] = str(message.unreadable.last)
     if message.timestamp is not None:
         texts[TIMESTAMP] = f"{message.timestamp:.3f}"
     if cause.message_id is not None:
@@ -91,11 +95,11 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
-    return replace(message, headers=kept + tuple(added.items()), timestamp=None)
+    return replace(message, headers=kept + tuple(added.items()), timestamp=None, unreadable=None)
 
 
 def read(message: Message) -> Provenance:
     """Provenance of a dead letter that a source marked `trusted: replay` receives."""
-    found = {name: value.decode("utf-8", "replace") for name, value in message.headers}
+    found = {name: value.decode("utf-8", "replace") for name, value in message.headers if value is not None}
     executed = found.get(EXECUTED, "")
     return Provenance(found.get(MESSAGE_ID), tuple(executed.split(",")) if executed else ())

@@ -177,14 +177,18 @@ def decide(
     return _again(error, attempt, elapsed, policy)
 
 
-def outside(settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float) -> Settlement:
+def outside(
+    settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float, skip: bool = False
+) -> Settlement:
     """What a source that may keep messages outside their broker makes of a settlement.
 
     keeps: whether it can keep this one.
     quarantine: a message that would be dead-lettered, and has an ordering key, waits for a person, and its key with it.
     held: seconds since the delivery failed first. max_hold: seconds for which its broker lets it be held for retries; a
-    longer wait is parked.
+    longer wait is parked. skip: the message cannot be parsed, and the source completes such messages as ignored.
     """
+    if skip and isinstance(settlement, DeadLetter):
+        return Complete(Outcome.IGNORED)
     if keeps and quarantine and isinstance(settlement, DeadLetter):
         return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
     if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:

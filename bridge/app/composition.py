@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.app.codecs import source_codec
-from bridge.brokers.base import Broker, SubscribeOptions
+from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
@@ -186,13 +186,23 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
                 prefetch=more.prefetch,
                 receivers=more.receivers,
             )
-            return SubscribeOptions(config.origins, dead_letter=config.dead_letter, wishes=wishes)
+            return SubscribeOptions(
+                config.origins,
+                dead_letter=config.dead_letter,
+                wishes=wishes,
+                unreadable=_unreadable(config, stops=False),
+            )
         case KafkaBrokerConfig():
             from bridge.brokers.kafka.wishes import KafkaWishes
 
             kafka = KafkaWishes(**config.kafka.model_dump()) if config.kafka is not None else None
             return SubscribeOptions(
-                config.topics, config.group, config.start, config.dead_letter or DEAD_LETTER_TOPIC, kafka
+                config.topics,
+                config.group,
+                config.start,
+                config.dead_letter or DEAD_LETTER_TOPIC,
+                kafka,
+                _unreadable(config, stops=True),
             )
         case LocalBrokerConfig():
             return SubscribeOptions(
@@ -200,7 +210,19 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
                 config.subscription or config.group,
                 config.start,
                 config.dead_letter or DEAD_LETTER_TOPIC,
+                unreadable=_unreadable(config, stops=True),
             )
+
+
+def _unreadable(config: SourceConfig, *, stops: bool) -> UnreadablePolicy:
+    """Treatment of messages that cannot be parsed. stops: the broker has partitions, which can be stopped.
+
+    What follows a message whose key is unknown may be of the same key: order and quarantine by key cannot go on there.
+    """
+    if config.on_unreadable is not None:
+        return UnreadablePolicy(config.on_unreadable, config.on_unreadable)
+    by_key = config.ordering not in ("partition", "none") or config.quarantine is not None
+    return UnreadablePolicy(key_unknown="stop_partition" if stops and by_key else "dead_letter")
 
 
 def _local_topics(config: SourceConfig) -> tuple[str, ...]:

@@ -54,6 +54,10 @@ class SourceView:
         return self._ledger.dead_letters
 
     @property
+    def unreadable(self) -> Mapping[tuple[str, int, str], int]:
+        return self._ledger.unreadable
+
+    @property
     def abandoned(self) -> Mapping[str, int]:
         return self._ledger.abandoned
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from bridge.config.sources import DEAD_LETTER_TOPIC
-from bridge.message import Message, Position
+from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable
+from bridge.message import Message, Position, Unreadable
 from bridge.provenance import Cause
 
 
@@ -130,13 +130,30 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadablePolicy:
+    """Treatment of messages that cannot be parsed, by whether their ordering key can be read.
+
+    `dead_letter`: hand the message out with `Message.unreadable` set; the pipeline dead-letters or quarantines it.
+    `stop_partition`: hand out nothing at or after it in its partition, and say so in `stopped`.
+    `skip`: hand it out with `Message.unreadable` set; the pipeline completes it as ignored, counted and logged.
+    """
+
+    key_known: OnUnreadable = "dead_letter"
+    key_unknown: OnUnreadable = "dead_letter"
+
+    def of(self, unreadable: Unreadable) -> OnUnreadable:
+        """Treatment of one message."""
+        return self.key_known if unreadable.key_known else self.key_unknown
+
+
+@dataclass(frozen=True, slots=True)
 class SubscribeOptions:
     """One source's wishes.
 
     topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, where
     a group has no position yet. dead_letter: topic for dead letters, `{topic}` stands for the origin's name; None: the
     place that the broker itself has for them. wishes: what only one kind of broker understands, a value of a class that
-    this broker defines; None: its defaults.
+    this broker defines; None: its defaults. unreadable: treatment of messages that cannot be parsed.
     """
 
     topics: tuple[str, ...]
@@ -144,6 +161,7 @@ class SubscribeOptions:
     start: str = "earliest"
     dead_letter: str | None = DEAD_LETTER_TOPIC
     wishes: object | None = None
+    unreadable: UnreadablePolicy = UnreadablePolicy()
 
 
 class Subscription(Protocol):

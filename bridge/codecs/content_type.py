@@ -58,7 +58,7 @@ def content_type_of(message: Message) -> str | None:
     if message.content_type:
         return message.content_type
     for name, value in message.headers:
-        if len(name) == 12 and name.lower() == "content-type":
+        if value is not None and len(name) == 12 and name.lower() == "content-type":
             try:
                 return value.decode() or None
             except UnicodeDecodeError:

@@ -13,7 +13,7 @@ from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.codecs.schema import Schema
 from bridge.envelope import Envelope
-from bridge.errors import DecodeError, ExpressionError
+from bridge.errors import DecodeError, ExpressionError, UnreadableMessage
 from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
 
 IDENTITY_LIMIT = 512
@@ -53,7 +53,9 @@ class SourceDecoder:
         """To await before messages are decoded, where the codec looks something up."""
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
+        """Raises: UnreadableMessage, DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
+        if message.unreadable is not None:
+            raise UnreadableMessage(message.unreadable.detail)
         body = message.body
         if body is not None:
             check_size(body, self._limits)

@@ -15,8 +15,8 @@ MESSAGE_TYPE_HEADER = "message-type"
 
 
 def text_headers(headers: Headers) -> dict[str, str]:
-    """Headers as text: undecodable bytes are replaced, of a repeated name the last value wins."""
-    return {name: value.decode("utf-8", "replace") for name, value in headers}
+    """Headers as text: undecodable bytes are replaced, of a repeated name the last value wins. A null is no header."""
+    return {name: value.decode("utf-8", "replace") for name, value in headers if value is not None}
 
 
 def text_key(key: bytes | None) -> str | None:

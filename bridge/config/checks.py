@@ -111,6 +111,10 @@ def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[P
         yield locate(("sources", name), "`topic` and `subscription` go together")
     if source.get("sub_queue") is not None and source.get("sessions"):
         yield locate(("sources", name, "sessions"), "sub-queues have no sessions")
+    if source.get("on_unreadable") == "stop_partition":
+        yield locate(
+            ("sources", name, "on_unreadable"), "Service Bus has no partitions to stop; use dead_letter or skip"
+        )
 
 
 def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Problem]:

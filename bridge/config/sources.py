@@ -54,6 +54,10 @@ SUB_QUEUES = {"dead_letter": "/$DeadLetterQueue", "transfer_dead_letter": "/$Tra
 """What a sub-queue of Service Bus adds to the path of its entity."""
 
 
+OnUnreadable = Literal["dead_letter", "stop_partition", "skip"]
+"""Treatment of messages that the broker's client library cannot parse."""
+
+
 class RetryConfig(Model):
     """Retries in memory, per ordering key. Outages are not counted: they are held."""
 
@@ -154,6 +158,14 @@ class SourceConfig(Model):
         description=(
             "Topic or queue for dead letters, `{topic}` is the origin's name; null: `{topic}.dlq`, "
             "on Service Bus the entity's own."
+        ),
+    )
+    on_unreadable: OnUnreadable | None = Field(
+        None,
+        description=(
+            "Messages that cannot be parsed: `dead_letter`, `stop_partition` (not on Service Bus) or `skip`, which "
+            "completes them as ignored. null: `dead_letter`; but `stop_partition` where order or quarantine goes by a "
+            "key that cannot be read."
         ),
     )
     trusted: Literal["replay"] | None = Field(None, description="`replay`: believe `bridge.*` headers of messages.")

@@ -41,6 +41,11 @@ class SourceStats(Protocol):
     @property
     def dead_letters(self) -> Mapping[str, int]: ...
     @property
+    def unreadable(self) -> Mapping[tuple[str, int, str], int]:
+        """Deliveries that could not be parsed, by topic, partition and fault."""
+        ...
+
+    @property
     def abandoned(self) -> Mapping[str, int]: ...
     @property
     def commands(self) -> Mapping[tuple[str, str], int]: ...
@@ -192,6 +197,12 @@ _COUNTERS: tuple[_Counter, ...] = (
     ("bridge_received", "Deliveries received.", (), _single(lambda source: source.received)),
     ("bridge_outcomes", "Deliveries settled, by outcome.", ("outcome",), _by_word(lambda source: source.outcomes)),
     ("bridge_dead_letters", "Dead letters, by reason.", ("reason",), _by_word(lambda source: source.dead_letters)),
+    (
+        "bridge_unreadable_messages",
+        "Deliveries that the broker's client library could not parse.",
+        ("topic", "partition", "fault"),
+        lambda source: [((topic, str(part), fault), n) for (topic, part, fault), n in source.unreadable.items()],
+    ),
     (
         "bridge_abandoned",
         "Deliveries let go unsettled, by reason; they are redelivered.",

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.message import Message, Position
+from bridge.message import Message, Position, Unreadable
 from bridge.provenance import Cause, dead_letter
 
 
@@ -42,7 +42,9 @@ class Letter:
         if message.key is not None:
             told["key"] = _pack(message.key)
         if message.headers:
-            told["headers"] = [[name, _pack(value)] for name, value in message.headers]
+            told["headers"] = [[name, None if value is None else _pack(value)] for name, value in message.headers]
+        if (unreadable := message.unreadable) is not None:
+            told["unreadable"] = [unreadable.fault, unreadable.detail, unreadable.key_known, unreadable.last]
         more = {
             "timestamp": message.timestamp,
             "broker_id": message.message_id,
@@ -58,10 +60,11 @@ class Letter:
         message = Message(
             _unpack(told["body"]) if "body" in told else None,
             _unpack(told["key"]) if "key" in told else None,
-            tuple((name, _unpack(value)) for name, value in told.get("headers", ())),
+            tuple((name, None if value is None else _unpack(value)) for name, value in told.get("headers", ())),
             told.get("timestamp"),
             told.get("broker_id"),
             told.get("content_type"),
+            unreadable=Unreadable(*told["unreadable"]) if "unreadable" in told else None,
         )
         return cls(
             message,

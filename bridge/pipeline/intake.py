@@ -50,18 +50,20 @@ class Intake:
         """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds."""
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
-        by_key = self._settings.ordering == "key"
+        by_expression = self._settings.ordering not in ("key", "partition", "none")
         for delivery in deliveries:
             partition = delivery.partition
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
             envelope: Envelope | None = None
             error: Exception | None = None
-            key: Hashable | None = delivery.message.key
+            if (unreadable := delivery.message.unreadable) is not None:
+                self._ledger.unreadable[partition.topic, partition.number, unreadable.fault] += 1
+            key = self._place(delivery)
             try:
                 envelope = self._decode(delivery.message, delivery.position)
-                if not by_key:
-                    key = self._key(delivery, envelope)
+                if by_expression:
+                    key = self._routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
@@ -81,11 +83,12 @@ class Intake:
                 self._lanes.hurry(lane)
         return partitions
 
-    def _key(self, delivery: Delivery, envelope: Envelope) -> Hashable | None:
+    def _place(self, delivery: Delivery) -> Hashable | None:
+        """Ordering key before decoding. An ordering expression has no value yet: the message key stands in for it."""
         match self._settings.ordering:
             case "none":
                 return None
             case "partition":
                 return (delivery.position.topic, delivery.position.partition)
             case _:
-                return self._routes.ordering_key(envelope)
+                return delivery.message.key

@@ -128,6 +128,8 @@ class Keeping:
             settlement = DeadLetter(settlement.reason, detail)
         if isinstance(settlement, NotYet):
             return settlement, step
+        unreadable = item.delivery.message.unreadable
+        skip = unreadable is not None and self._settings.subscribe.unreadable.of(unreadable) == "skip"
         poison = self._settings.quarantine is not None and lane.key is not None
         now = time.monotonic()
         ended = outside(
@@ -137,7 +139,16 @@ class Keeping:
             held=0.0 if item.failed_at is None else now - item.failed_at,
             # What is on an engine already has no lock that could be lost
             max_hold=math.inf if isinstance(item.delivery, HeldDelivery) else self._settings.retry.max_hold,
+            skip=skip,
         )
+        if skip and isinstance(ended, Complete):
+            log.error(
+                "skipped a message that cannot be parsed",
+                action="skip",
+                source=self._settings.name,
+                position=str(item.delivery.position),
+                detail=unreadable.detail if unreadable is not None else "",
+            )
         if quarantine is None or not isinstance(ended, Park):
             return ended, step
         first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)

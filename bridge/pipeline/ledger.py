@@ -21,6 +21,8 @@ class Ledger:
         self.outcomes: dict[str, int] = dict.fromkeys(Outcome, 0)
         self.dead_letters: Counter[str] = Counter()
         self.abandoned: Counter[str] = Counter()
+        self.unreadable: Counter[tuple[str, int, str]] = Counter()
+        """Deliveries that could not be parsed, by topic, partition and fault."""
         self.commands: Counter[tuple[str, str]] = Counter()
         self.retries = 0
         self.bugs = 0

@@ -194,7 +194,7 @@ class SourcePipeline:
             if not deliveries:
                 return
             if self._prepare is not None:
-                messages = [delivery.message for delivery in deliveries]
+                messages = [each.message for each in deliveries if each.message.unreadable is None]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
             now = time.monotonic()
             if not self.ledger.in_flight:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import build_broker, build_source, load_config
-from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
 from bridge.brokers.kafka import KafkaWishes
 from bridge.errors import ConfigError
 
@@ -43,7 +43,10 @@ def test_what_only_a_kafka_source_has_reaches_the_broker(tmp_path: Path) -> None
     loaded = load_config([write(tmp_path)])
     source = build_source(loaded, "orders", {"events": build_broker(loaded, "events")}, {})
     assert source.settings.subscribe == SubscribeOptions(
-        (), "g", wishes=KafkaWishes("orders[.]", "pod-1", "read_uncommitted", "latest")
+        (),
+        "g",
+        wishes=KafkaWishes("orders[.]", "pod-1", "read_uncommitted", "latest"),
+        unreadable=UnreadablePolicy("dead_letter", "stop_partition"),
     )
 
 

@@ -17,7 +17,7 @@ from bridge.config import shape
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.config.routes import VERBS
 from bridge.errors import AlreadyTaken, BridgeError, EngineError, EngineOutage, InstanceParked, MessageError
-from bridge.message import Message, Position
+from bridge.message import Message, Position, Unreadable
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
 from bridge.parking import lot, ward
@@ -150,7 +150,9 @@ def test_every_metric() -> None:
 
 def test_every_header_of_a_dead_letter() -> None:
     cause = provenance.Cause("r", "d", "E", "s", "route", ("a", "b"), 2, "c", "m")
-    written = provenance.dead_letter(Message(b"", timestamp=1.0), Position("c", "t", 0, 1), cause)
+    written = provenance.dead_letter(
+        Message(b"", timestamp=1.0, unreadable=Unreadable("crc", "rotten", last=4)), Position("c", "t", 0, 1), cause
+    )
     assert {row[0] for row in table("docs/messages.md", "Header")} == {name for name, _ in written.headers}
 
 

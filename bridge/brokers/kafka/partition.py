@@ -125,9 +125,4 @@ class KafkaPartition(Epoch):
 
 def message_of(record: Any) -> Message:
     """A record of the client as a message."""
-    headers = record.headers
-    for _, value in headers:
-        if value is None:
-            headers = tuple([(name, value or b"") for name, value in headers])
-            break
-    return Message(record.value, record.key, headers, record.timestamp / 1000)
+    return Message(record.value, record.key, record.headers, record.timestamp / 1000)

@@ -1,4 +1,7 @@
-"""Headers as bytes: per header two lengths, then name and value. Order and repeated names are kept."""
+"""Headers as bytes: per header two lengths, then name and value. Order and repeated names are kept.
+
+A null value has the length 2^32 - 1 and no bytes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import struct
 from bridge.message import Headers
 
 _LENGTHS = struct.Struct(">II")
+_NULL = 0xFFFFFFFF
 
 
 def encode(headers: Headers) -> bytes:
@@ -15,19 +19,23 @@ def encode(headers: Headers) -> bytes:
     for name, value in headers:
         # Surrogates cannot come from a broker, yet a caller's name must come back as it was.
         encoded = name.encode("utf-8", "surrogatepass")
-        parts += (_LENGTHS.pack(len(encoded), len(value)), encoded, value)
+        parts += (_LENGTHS.pack(len(encoded), _NULL if value is None else len(value)), encoded, value or b"")
     return b"".join(parts)
 
 
 def decode(data: bytes) -> Headers:
     """What `encode` was given."""
-    headers: list[tuple[str, bytes]] = []
+    headers: list[tuple[str, bytes | None]] = []
     at, end = 0, len(data)
     while at < end:
         name_size, value_size = _LENGTHS.unpack_from(data, at)
         at += 8
         value_at = at + name_size
         name = data[at:value_at].decode("utf-8", "surrogatepass")
-        at = value_at + value_size
+        at = value_at
+        if value_size == _NULL:
+            headers.append((name, None))
+            continue
+        at += value_size
         headers.append((name, data[value_at:at]))
     return tuple(headers)

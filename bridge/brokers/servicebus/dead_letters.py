@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import orjson
@@ -10,7 +9,7 @@ import orjson
 from bridge import provenance
 from bridge.brokers.servicebus.sender import Senders
 from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
 from bridge.provenance import Cause
 
 REASON = "DeadLetterReason"
@@ -30,7 +29,7 @@ def describe(message: Message, position: Position, cause: Cause) -> tuple[str, s
     told = {
         name.removeprefix(RESERVED_HEADER_PREFIX): value.decode("utf-8", "replace")
         for name, value in letter.headers
-        if name.startswith(RESERVED_HEADER_PREFIX)
+        if name.startswith(RESERVED_HEADER_PREFIX) and value is not None
     }
     told.pop("reason", None)
     told.pop("detail", None)
@@ -45,11 +44,11 @@ def describe(message: Message, position: Position, cause: Cause) -> tuple[str, s
     return cause.reason, f"{cause.detail}{_OURS}{line}"
 
 
-def unfold(headers: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
     """Headers of a message from a dead-letter sub-queue, with `bridge.*` headers instead of what `describe` folded."""
     kept = [(name, value) for name, value in headers if not name.startswith(RESERVED_HEADER_PREFIX)]
     found = dict(kept)
-    text, ours, line = found.get(DESCRIPTION, b"").decode("utf-8", "replace").partition(_OURS)
+    text, ours, line = (found.get(DESCRIPTION) or b"").decode("utf-8", "replace").partition(_OURS)
     if not ours:
         return kept
     try:
@@ -58,7 +57,7 @@ def unfold(headers: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
         return kept
     if not isinstance(told, dict):
         return kept
-    texts = {"reason": found[REASON].decode("utf-8", "replace"), "detail": text, **told}
+    texts = {"reason": (found.get(REASON) or b"").decode("utf-8", "replace"), "detail": text, **told}
     return kept + [(RESERVED_HEADER_PREFIX + name, str(value).encode()) for name, value in texts.items()]
 
 

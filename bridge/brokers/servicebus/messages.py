@@ -38,13 +38,13 @@ def received(raw: ServiceBusReceivedMessage) -> Message:
     Read from the AMQP message once: every property of the SDK's own looks through all of them again.
     """
     amqp = raw.raw_amqp_message
-    headers: list[tuple[str, bytes]] = []
+    headers: list[tuple[str, bytes | None]] = []
     application = amqp.application_properties
     if application:
         for name, value in application.items():
-            headers.append((_text(name), _bytes(value)))
+            headers.append((_text(name), None if value is None else _bytes(value)))
         if dead_letters.REASON in application or dead_letters.REASON.encode() in application:
-            headers = dead_letters.unfold(headers)
+            headers = dead_letters.unfold(tuple(headers))
     key = message_id = content_type = None
     properties = amqp.properties
     if properties is not None:
@@ -126,7 +126,9 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
     properties: dict[str | bytes, Any] = {}
     content_type = message.content_type
     for name, value in message.headers:
-        if name.lower() == CONTENT_TYPE:
+        if value is None:
+            properties[name] = None
+        elif name.lower() == CONTENT_TYPE:
             content_type = content_type or value.decode("utf-8", "replace")
         elif name.startswith(PREFIX) and name[len(PREFIX) :] in PROPERTIES:
             given[name[len(PREFIX) :]] = value.decode("utf-8", "replace")

@@ -99,7 +99,7 @@ def _print(position: Position, message: Message) -> None:
     key = "" if message.key is None else f"  key {_text(message.key)}"
     click.echo(f"{position.topic}/{position.partition}@{position.offset}  {stamp(message) or ''}{key}".rstrip())
     for name, value in message.headers:
-        click.echo(f"  {clean(name)}: {_text(value)}")
+        click.echo(f"  {clean(name)}: {'(null)' if value is None else _text(value)}")
     body = "(no body)" if message.body is None else message.body.decode(errors="backslashreplace")
     for line in body.split("\n"):
         click.echo(f"  {clean(line)}".rstrip())

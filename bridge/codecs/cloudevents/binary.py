@@ -44,7 +44,7 @@ def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
 def _check_utf8(message: Message, header: str) -> None:
     """A replacement character may have been sent as such."""
     for name, value in message.headers:
-        if name == header:
+        if name == header and value is not None:
             try:
                 value.decode()
             except UnicodeDecodeError:

@@ -37,7 +37,7 @@ def read(message: Message, *, indexed: bool) -> Frame:
     """indexed: whether message indexes follow, as in Protobuf. Raises: DecodeError."""
     assert message.body is not None
     for name, value in message.headers:
-        if name == HEADER:
+        if name == HEADER and value is not None:
             schema, at = _schema(value, f"the header {HEADER}")
             return Frame(schema, _indexes(value, at)[0] if indexed else (), 0)
     schema, at = _schema(message.body, "the body")
