@@ -126,6 +126,10 @@ class SourceView:
         return self._observed.skipped if self._observed else 0
 
     @property
+    def gaps(self) -> Mapping[str, int]:
+        return self._observed.gaps if self._observed else {}
+
+    @property
     def commits(self) -> tuple[int, float]:
         return self._observed.commits if self._observed else (0, 0.0)
 

@@ -6,7 +6,7 @@ of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -201,6 +201,11 @@ class ObservedSubscription(Protocol):
     @property
     def skipped(self) -> int:
         """Records passed over because the broker no longer had them."""
+        ...
+
+    @property
+    def gaps(self) -> Mapping[str, int]:
+        """Offsets passed that hold no message for a consumer, by kind: `control`, `aborted`, `compacted`, `deleted`."""
         ...
 
     @property

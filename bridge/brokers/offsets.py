@@ -13,23 +13,30 @@ class OffsetTracker:
     `done` holds offsets that an earlier epoch completed above its prefix; they are not to be processed again.
     """
 
-    __slots__ = ("_committable", "_done", "_last", "_open", "_pending")
+    __slots__ = ("_committable", "_done", "_last", "_open", "_pending", "_spans")
 
     def __init__(self, done: Iterable[int] = ()) -> None:
         self._pending: deque[int] = deque()
         self._open: set[int] = set()
+        self._spans: dict[int, int] = {}
+        """Last offset of records that stand for several, by their first."""
         self._done = set(done)
         self._last = -1
         self._committable: int | None = None
 
-    def fetched(self, offset: int) -> bool:
+    def fetched(self, offset: int, last: int | None = None) -> bool:
         """Note the next record; False when an earlier epoch has completed it already.
 
+        last: the last offset that it stands for, when they are several.
         Raises: ValueError when offsets do not increase.
         """
         if offset <= self._last:
             raise ValueError(f"offset {offset} follows {self._last}: offsets of a partition must increase")
-        self._last = offset
+        if last is not None and last > offset:
+            self._spans[offset] = last
+            self._last = last
+        else:
+            self._last = offset
         self._pending.append(offset)
         if self._done and offset in self._done:
             self._done.remove(offset)
@@ -51,7 +58,8 @@ class OffsetTracker:
     def _advance(self) -> None:
         pending, still_open = self._pending, self._open
         while pending and pending[0] not in still_open:
-            self._committable = pending.popleft() + 1
+            offset = pending.popleft()
+            self._committable = (self._spans.pop(offset, offset) if self._spans else offset) + 1
 
     @property
     def committable(self) -> int | None:

@@ -115,6 +115,9 @@ class KafkaBrokerConfig(Model):
     fetch_partition_bytes: Size = Field(
         1048576, ge=1024, description="Fetched ahead from one partition; a larger record passes all the same."
     )
+    max_batch: Size = Field(
+        67108864, ge=1024, description="Largest record batch when decompressed; a larger one cannot be read."
+    )
     publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
     max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
     linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")

@@ -79,6 +79,11 @@ class SourceStats(Protocol):
     def skipped(self) -> int: ...
 
     @property
+    def gaps(self) -> Mapping[str, int]:
+        """Offsets passed that hold no message, by kind."""
+        ...
+
+    @property
     def reconnects(self) -> int: ...
     @property
     def renewals(self) -> int: ...
@@ -223,6 +228,12 @@ _COUNTERS: tuple[_Counter, ...] = (
         "Records passed over because the broker no longer had them.",
         (),
         _single(lambda source: source.skipped),
+    ),
+    (
+        "bridge_offset_gaps",
+        "Offsets passed that hold no message for a consumer.",
+        ("kind",),
+        _by_word(lambda source: source.gaps),
     ),
     ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
     ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),

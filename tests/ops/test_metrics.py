@@ -19,6 +19,7 @@ class Stats:
     outcomes: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     unreadable: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    gaps: dict[str, int] = field(default_factory=dict)
     abandoned: dict[str, int] = field(default_factory=dict)
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
     retries: int = 0
@@ -73,6 +74,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
         outcomes={"executed": 5, "dead_lettered": 2},
         dead_letters={"decode_error": 2},
         unreadable={("orders", 1, "crc"): 3},
+        gaps={"compacted": 6},
         abandoned={"revoked": 1},
         commands={("start", "schedule"): 5},
         retries=3,
@@ -102,6 +104,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_outcomes_total", outcome="executed") == 5
     assert value("bridge_dead_letters_total", reason="decode_error") == 2
     assert value("bridge_unreadable_messages_total", topic="orders", partition="1", fault="crc") == 3
+    assert value("bridge_offset_gaps_total", kind="compacted") == 6
     assert value("bridge_abandoned_total", reason="revoked") == 1
     assert value("bridge_commands_total", route="start", verb="schedule") == 5
     assert value("bridge_retries_total") == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -16,7 +17,9 @@ from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.dead_letters import DeadLetters
+from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition import KafkaPartition
+from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.restlessness import Restlessness
 from bridge.errors import BrokerError
 
@@ -34,6 +37,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         connection: Connection,
         cluster: Cluster,
         commits: Commits,
+        fetcher: Fetcher,
         options: SubscribeOptions,
         listener: Listener,
         dead_letters: DeadLetters,
@@ -42,6 +46,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self._connection = connection
         self._cluster = cluster
         self._commits = commits
+        self._fetcher = fetcher
         self._options = options
         self._listener = listener
         self._dead_letters = dead_letters
@@ -54,6 +59,8 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self.error: BrokerError | None = None
         """Why partitions that the group gave us cannot be read yet."""
         self.rebalances = 0
+        self.gaps: Counter[str] = Counter()
+        """Offsets without a record for us that were passed, by kind; see `PartitionLog`."""
         self.restless = Restlessness()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
@@ -62,6 +69,8 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The client sends no heartbeats before this returns, so the work is done beside it."""
+        # The client is only the member of the group: records are read by the fetcher, from positions of our own
+        self.consumer.pause(*assigned)
         self.rebalances += 1
         self.restless.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
@@ -93,6 +102,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             for partition in gone:
                 partition.revoked = True
             self.partitions.clear()
+            self._fetcher.assign({})
             self._commits.interrupt()
 
     async def _tell(self, gone: list[KafkaPartition], patience: float) -> None:
@@ -115,6 +125,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
                 await asyncio.sleep(_RETRY_SECONDS)
         self.error = None
         self.partitions = {partition.tp: partition for partition in partitions}
+        self._fetcher.assign({partition.tp: partition.log for partition in partitions})
         if partitions:
             await self._listener.assigned(partitions)
         self.settled.set()
@@ -125,15 +136,26 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         fresh = [tp for tp in assigned if tp not in committed]
         starts = await self._starts(fresh, {tp.topic for tp in committed})
         partitions = []
+        config = self._connection.config
         for tp in assigned:
             position = committed.get(tp)
             start = starts[tp] if position is None else position.offset
+            # Without a position the client would look for one of its own
             self.consumer.seek(tp, start)
+            log = PartitionLog(
+                tp.topic,
+                tp.partition,
+                start,
+                limit=config.max_batch,
+                low_water=config.fetch_partition_bytes // 2,
+                treatment=self._options.unreadable.of,
+                gaps=self.gaps,
+            )
             partitions.append(
                 KafkaPartition(
                     tp,
                     cluster=self._cluster.id,
-                    start=start,
+                    log=log,
                     done=progress.decode(start, position.metadata or "") if position is not None else (),
                     committed=None if position is None else (position.offset, position.metadata or ""),
                     dead_letters=self._dead_letters,

@@ -24,11 +24,9 @@ COMMIT_SECONDS = 10.0
 class Commits:
     """One subscription's commits. The consumer may change; partitions are those that are ours at the moment."""
 
-    def __init__(self, connection: Connection, group: str, settled: Callable[[], bool]) -> None:
-        """settled: False while the client holds records that it has counted as read and we have not taken yet."""
+    def __init__(self, connection: Connection, group: str) -> None:
         self._connection = connection
         self._group = group
-        self._settled = settled
         self._turn = asyncio.Lock()
         self._sending: asyncio.Task[None] | None = None
         self._failing = False
@@ -61,8 +59,6 @@ class Commits:
             for partition in partitions:
                 if partition.revoked:
                     continue
-                if not partition.draining and partition.idle:
-                    await self._catch_up(consumer, partition)
                 snapshot = partition.snapshot()
                 if snapshot != partition.committed and not partition.revoked:
                     offsets[partition.tp] = OffsetAndMetadata(*snapshot)
@@ -88,16 +84,6 @@ class Commits:
                 partition.committed = snapshot
             self.count += 1
             self.seconds += time.monotonic() - begun
-
-    async def _catch_up(self, consumer: Any, partition: KafkaPartition) -> None:
-        """Past the last record there may be holes: without this the lag of an idle partition would never be zero."""
-        try:
-            position = await asyncio.wait_for(consumer.position(partition.tp), 1.0)
-        except (KafkaError, TimeoutError):
-            return
-        # Something may have been read while we waited
-        if partition.idle and not partition.draining and self._settled():
-            partition.caught_up(position)
 
     def interrupt(self) -> None:
         """Give up the commit that is under way: repeated by the client after a rebalance, it would rewind a position

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from bridge.brokers.kafka.partition import KafkaPartition
@@ -22,44 +23,42 @@ class OutOfRange:
     def __init__(self, policy: str) -> None:
         """policy: `stop`, `earliest` or `latest`."""
         self._policy = policy
-        self.lost: dict[Any, int] = {}
+        self.lost: dict[TopicPartition, int] = {}
         """Partitions that wait for a new position, with the offset they stood at."""
         self.skipped = 0
 
-    def found(self, positions: Mapping[Any, int], partitions: Mapping[Any, KafkaPartition]) -> None:
-        """The client cannot read on at these positions."""
-        for tp, offset in positions.items():
-            partition = partitions.get(tp)
-            if partition is None:
-                continue
-            partition.stopped = (
-                f"offset {offset} is out of range: retention has deleted it, or the topic was made anew; "
-                "set the group's position with kafka-consumer-groups --reset-offsets and restart, "
-                "or set `on_out_of_range`"
-            )
-            _log.error("%s/%d: %s", partition.topic, partition.number, partition.stopped)
-            if self._policy != "stop":
-                self.lost[tp] = offset
+    def found(self, tp: TopicPartition, offset: int, partition: KafkaPartition | None) -> None:
+        """The broker does not have this offset."""
+        if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
+            return
+        partition.log.stop(
+            f"offset {offset} is out of range: retention has deleted it, or the topic was made anew; "
+            "set the group's position with kafka-consumer-groups --reset-offsets and restart, "
+            "or set `on_out_of_range`"
+        )
+        _log.error("%s/%d: %s", partition.topic, partition.number, partition.log.stopped)
+        if self._policy != "stop":
+            self.lost[tp] = offset
 
-    async def settle(self, consumer: Any, partitions: Mapping[Any, KafkaPartition]) -> None:
+    async def settle(self, consumer: Any, partitions: Mapping[TopicPartition, KafkaPartition]) -> None:
         """Go on where the policy says, as soon as nothing of the partition is in flight any more."""
         for tp, offset in list(self.lost.items()):
             partition = partitions.get(tp)
-            if partition is None or not partition.stopped:
+            if partition is None or not partition.log.stopped:
                 del self.lost[tp]
                 continue
-            if not partition.idle:
+            if not (partition.idle and partition.log.empty):
                 continue
             look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
             try:
                 target: int = (await asyncio.wait_for(look([tp]), _LOOK_SECONDS))[tp]
-                consumer.seek(tp, target)
             except (KafkaError, TimeoutError) as error:
                 _log.warning("%s/%d: cannot look for a new position: %s", partition.topic, partition.number, error)
                 continue
+            if partitions.get(tp) is not partition:
+                continue  # it changed hands while we looked
             del self.lost[tp]
             partition.skip_to(target)
-            partition.stopped = ""
             self.skipped += max(target - offset, 0)
             _log.warning(
                 "%s/%d: offset %d is out of range; goes on at %d (%s)",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -10,20 +11,26 @@ from aiokafka.errors import KafkaError
 
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.partition import message_of
+from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.reading import ReadOptions
 from bridge.errors import BrokerError
 from bridge.message import Message, Position
 
-_POLL_MS = 1000
-_QUIET_POLLS = 10
-"""Empty polls after which the cluster is asked whether it is there: the client waits silently."""
+_PING_SECONDS = 10.0
+"""Seconds without records after which the cluster is asked whether it is there: the client waits silently."""
+
+_BATCH = 500
 
 
 async def read(
     connection: Connection, cluster: Cluster, options: ReadOptions
 ) -> AsyncIterator[tuple[Position, Message]]:
-    """See `ReadableBroker.read`. What a transaction has not committed is not read."""
+    """See `ReadableBroker.read`. What a transaction has not committed is not read.
+
+    A message that cannot be parsed comes with `unreadable` set. Where a partition cannot be read on, the others are
+    read to their end first. Raises: BrokerError, BrokerUnavailable.
+    """
     topic = options.topic
     # Asked for by its name, a topic that is not there might be made
     count = (await cluster.topics()).get(topic, 0)
@@ -32,46 +39,87 @@ async def read(
     if options.partition is not None and options.partition not in range(count):
         raise BrokerError(f"{connection.name}: {topic} has no partition {options.partition}; it has {count}, from 0")
     partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
+    starts, ends = await _range(connection, partitions, options)
     config = connection.config
-    consumer = AIOKafkaConsumer(
-        **connection.arguments,
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=config.fetch_partition_bytes,
-        fetch_max_bytes=config.fetch_bytes,
+    logs = {
+        tp: PartitionLog(
+            topic,
+            tp.partition,
+            starts[tp],
+            limit=config.max_batch,
+            low_water=config.fetch_partition_bytes // 2,
+            treatment=lambda unreadable: "dead_letter",
+        )
+        for tp in partitions
+    }
+    changed = asyncio.Event()
+
+    def gone(tp: TopicPartition, offset: int) -> None:
+        logs[tp].stop(f"offset {offset} is out of range: retention has deleted it meanwhile")
+        changed.set()
+
+    fetcher = Fetcher(connection, isolation="read_committed", wake=changed.set, out_of_range=gone)
+    await fetcher.start()
+    try:
+        fetcher.assign(logs)
+        async for position, message in _messages(
+            connection, cluster, fetcher, logs, None if options.follow else ends, changed
+        ):
+            yield position, message
+    finally:
+        await fetcher.stop()
+
+
+async def _messages(
+    connection: Connection,
+    cluster: Cluster,
+    fetcher: Fetcher,
+    logs: Mapping[TopicPartition, PartitionLog],
+    ends: Mapping[TopicPartition, int] | None,
+    changed: asyncio.Event,
+) -> AsyncIterator[tuple[Position, Message]]:
+    """Messages up to `ends`, or without an end."""
+    while True:
+        changed.clear()
+        found = False
+        for tp, log in logs.items():
+            if ends is not None and log.position >= ends[tp]:
+                continue
+            for first, _, message in log.take(_BATCH):
+                if ends is None or first < ends[tp]:
+                    found = True
+                    yield Position(cluster.id, tp.topic, tp.partition, first), message
+        if (error := fetcher.take_error()) is not None:
+            raise connection.translate(error, f"read {tp.topic}") from error
+        going = [log for tp, log in logs.items() if not log.stopped and (ends is None or log.position < ends[tp])]
+        if not going:
+            break
+        fetcher.assign({tp: log for tp, log in logs.items() if log in going})
+        if not found:
+            try:
+                await asyncio.wait_for(changed.wait(), _PING_SECONDS)
+            except TimeoutError:
+                await cluster.ping()
+                if troubles := [f"{log}: {log.trouble}" for log in going if log.trouble]:
+                    raise BrokerError(f"{connection.name}: {'; '.join(troubles)}") from None
+    stopped = [f"{log}: {log.stopped}" for log in logs.values() if log.stopped]
+    if stopped:
+        raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
+
+
+async def _range(
+    connection: Connection, partitions: list[TopicPartition], options: ReadOptions
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Offsets to begin and to end at. Raises: BrokerUnavailable."""
+    consumer: Any = AIOKafkaConsumer(
+        **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
     )
     try:
         await connection.open(consumer.start)
-        async for tp, record in _records(consumer, cluster, partitions, options):
-            yield Position(cluster.id, topic, tp.partition, record.offset), message_of(record)
+        begin = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
     except KafkaError as error:
-        raise connection.translate(error, f"read {topic}") from error
+        raise connection.translate(error, f"read {options.topic}") from error
     finally:
         await close(consumer.stop)
-
-
-async def _records(
-    consumer: AIOKafkaConsumer, cluster: Cluster, partitions: list[TopicPartition], options: ReadOptions
-) -> AsyncIterator[tuple[TopicPartition, Any]]:
-    consumer.assign(partitions)
-    begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-    for tp in partitions:
-        consumer.seek(tp, options.first(begins[tp], ends[tp]))
-    left, quiet = set(partitions), 0
-    while True:
-        if not options.follow:
-            # By position: the last offsets may hold no records, where a transaction ends or a log is compacted
-            left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
-            if not left:
-                return
-        found = await consumer.getmany(*left, timeout_ms=_POLL_MS)
-        quiet = 0 if found else quiet + 1
-        if quiet >= _QUIET_POLLS:
-            await cluster.ping()
-            quiet = 0
-        for tp, records in found.items():
-            for record in records:
-                if options.follow or record.offset < ends[tp]:
-                    yield tp, record
+    return {tp: options.first(begin[tp], end[tp]) for tp in partitions}, end

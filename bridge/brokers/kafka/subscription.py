@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
+from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.stalls import Stalls
 from bridge.brokers.kafka.wishes import KafkaWishes
@@ -26,10 +26,9 @@ from bridge.errors import BrokerUnavailable, PartitionRevoked
 
 _log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
-"""How long one wait for records lasts; errors of the client's own tasks show at its end."""
-
 WATCH_SECONDS = 1.0
+"""How often the client is asked for errors of its own tasks, which tells it that we are alive, too."""
+
 PING_SECONDS = 10.0
 """How long nothing may be read before the cluster is asked whether it is there: the client waits silently."""
 
@@ -58,19 +57,27 @@ class KafkaSubscription:
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
-        self._polling: asyncio.Task[Any] | None = None
-        self._polled = self._read = 0.0
-        self._commits = Commits(connection, options.group, self._settled)
+        self._read = 0.0
+        self._turn = 0
+        self._group_error: Exception | None = None
+        self._commits = Commits(connection, options.group)
+        self._out_of_range = OutOfRange(self._wishes.on_out_of_range)
+        self._fetcher = Fetcher(
+            connection,
+            isolation=self._wishes.isolation,
+            wake=self._wake,
+            out_of_range=lambda tp, offset: self._out_of_range.found(tp, offset, self._assignment.partitions.get(tp)),
+        )
         self._assignment = Assignment(
             connection=connection,
             cluster=cluster,
             commits=self._commits,
+            fetcher=self._fetcher,
             options=options,
             listener=listener,
             dead_letters=dead_letters,
             changed=self._wake,
         )
-        self._out_of_range = OutOfRange(self._wishes.on_out_of_range)
         self._consumer: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._committing: asyncio.Task[None] | None = None
@@ -81,7 +88,12 @@ class KafkaSubscription:
 
     async def start(self) -> None:
         """Join the group. Raises: BrokerUnavailable."""
-        await self._open()
+        await self._fetcher.start()
+        try:
+            await self._open()
+        except BaseException:
+            await self._fetcher.stop()
+            raise
         limit = self._connection.config.request_timeout
         try:
             await asyncio.wait_for(self._assignment.settled.wait(), limit)
@@ -106,8 +118,6 @@ class KafkaSubscription:
             heartbeat_interval_ms=int(config.session_timeout * 100),
             rebalance_timeout_ms=int(config.rebalance_timeout * 1000),
             max_poll_interval_ms=int(config.max_poll_interval * 1000),
-            max_partition_fetch_bytes=config.fetch_partition_bytes,
-            fetch_max_bytes=config.fetch_bytes,
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
         self._consumer = self._assignment.consumer = consumer
@@ -120,7 +130,7 @@ class KafkaSubscription:
         except BaseException:
             await close(consumer.stop)
             raise
-        self._polled = self._read = asyncio.get_running_loop().time()
+        self._read = asyncio.get_running_loop().time()
         self._committing = asyncio.create_task(
             self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
         )
@@ -137,91 +147,41 @@ class KafkaSubscription:
     async def receive(self, limit: int) -> Sequence[KafkaDelivery]:
         """See `Subscription.receive`."""
         while not self._closed:
-            taken: list[KafkaDelivery] = []
-            partitions = self._assignment.partitions
-            for partition in partitions.values():
-                partition.take(limit - len(taken), taken)
+            taken = self._take(limit)
             if taken:
                 return taken
             self._changed.clear()
-            if self._assignment.error is not None:
-                raise BrokerUnavailable(str(self._assignment.error))
-            wanted = [tp for tp, partition in partitions.items() if partition.fetchable]
-            if self._assignment.settled.is_set() and (wanted or not partitions):
-                self._admit(await self._poll(wanted, limit), limit, taken)
-                if taken:
-                    return taken
-            else:
-                # Everything is paused or changing hands: the watch keeps our membership
-                await self._changed.wait()
+            self._raise_errors()
+            await self._changed.wait()
         return ()
 
-    def _admit(self, records: Mapping[Any, list[Any]], limit: int, into: list[KafkaDelivery]) -> None:
-        for tp, batch in records.items():
-            partition = self._assignment.partitions.get(tp)
-            # Gone when it was revoked meanwhile: the next owner reads it again
-            if partition is not None:
-                partition.add(batch, limit, into)
+    def _take(self, limit: int) -> list[KafkaDelivery]:
+        """Deliveries of all partitions in turn, so that none starves another."""
+        partitions = list(self._assignment.partitions.values())
+        taken: list[KafkaDelivery] = []
+        if partitions:
+            self._turn = (self._turn + 1) % len(partitions)
+            for partition in partitions[self._turn :] + partitions[: self._turn]:
+                partition.take(limit - len(taken), taken)
+                if len(taken) >= limit:
+                    break
+            self._fetcher.kick()
+        if taken:
+            self._read = asyncio.get_running_loop().time()
+            self._away = ""
+            self._failures = 0
+        return taken
 
-    async def _poll(self, wanted: list[Any], limit: int) -> Mapping[Any, list[Any]]:
-        """Records, or none when something changed. Raises: BrokerUnavailable."""
-        loop = asyncio.get_running_loop()
-        consumer = self._consumer
-        try:
-            # Without a wait it does not suspend, so nothing can change hands before its records are taken
-            records: Mapping[Any, list[Any]] = await consumer.getmany(*wanted, timeout_ms=0, max_records=limit)
-            self._polled = loop.time()
-            if not records:
-                records = await self._wait(consumer, wanted, limit)
-        except NoOffsetForPartitionError:
-            return {}  # the client looked before the position was set
-        except OffsetOutOfRangeError as error:
-            self._out_of_range.found(error.args[0], self._assignment.partitions)
-            return {}
-        except (KafkaError, ConsumerStoppedError) as error:
-            self._failures += 1
-            if self._failures >= REOPEN_AFTER:
-                self._failures = 0
-                _log.warning("group %s: the client is replaced after %s", self._options.group, type(error).__name__)
-                await self._shut(tell=True)
-                await self._open()
+    def _raise_errors(self) -> None:
+        """Raises: BrokerUnavailable when the group or a topic is refused to us."""
+        if self._assignment.error is not None:
+            raise BrokerUnavailable(str(self._assignment.error))
+        error = self._group_error or self._fetcher.take_error()
+        self._group_error = None
+        if error is not None:
             found = self._connection.translate(error, f"read as group {self._options.group}")
             # Whatever it is, it may be over at the next call
             raise BrokerUnavailable(str(found)) from error
-        except Exception as error:
-            _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
-            raise BrokerUnavailable(
-                f"{self._connection.name}: read as group {self._options.group}: "
-                f"unexpected {type(error).__name__}, see the log"
-            ) from error
-        self._failures = 0
-        if records:
-            self._read = loop.time()
-            self._away = ""
-        return records
-
-    async def _wait(self, consumer: Any, wanted: list[Any], limit: int) -> Mapping[Any, list[Any]]:
-        polling = asyncio.create_task(consumer.getmany(*wanted, timeout_ms=int(POLL_SECONDS * 1000), max_records=limit))
-        changed = asyncio.create_task(self._changed.wait())
-        self._polling = polling
-        try:
-            await asyncio.wait({polling, changed}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            if polling.done() and not polling.cancelled() and polling.exception() is None:
-                for tp, batch in polling.result().items():
-                    if tp in self._assignment.partitions:
-                        self._assignment.partitions[tp].keep(batch)
-            raise
-        finally:
-            self._polling = None
-            changed.cancel()
-            # Not done, it has taken nothing from the client and never will
-            polling.cancel()
-        self._polled = asyncio.get_running_loop().time()
-        return polling.result() if polling.done() and not polling.cancelled() else {}
-
-    def _settled(self) -> bool:
-        return self._polling is None or not self._polling.done()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -247,6 +207,7 @@ class KafkaSubscription:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._shut(tell=False)
+        await self._fetcher.stop()
         self._on_closed()
 
     # -- what is watched beside the flow of records
@@ -267,28 +228,34 @@ class KafkaSubscription:
                 },
                 now,
             )
-            if self._polling is None and now - self._polled > self._connection.config.max_poll_interval / 4:
-                await self._stay()
+            await self._stay()
             if now - self._read > PING_SECONDS:
                 await self._ping()
 
     async def _stay(self) -> None:
-        """Tell the client that we are alive though we want no records, or it leaves the group.
+        """Let the client show the errors of its own tasks, and that we are alive, or it leaves the group.
 
-        What it fetched ahead is dropped by the pause and fetched again: seldom, and it keeps memory bounded.
+        All partitions are paused for the client, so it has no records to give.
         """
-        with contextlib.suppress(KafkaError):
-            held = tuple(self._assignment.partitions)
-            self._consumer.pause(*held)
-            try:
-                records = await asyncio.wait_for(self._consumer.getmany(timeout_ms=0), POLL_SECONDS)
-            finally:
-                still = [tp for tp in held if tp in self._assignment.partitions]
-                self._consumer.resume(*still)
-            for tp, batch in records.items():
-                if tp in self._assignment.partitions:
-                    self._assignment.partitions[tp].keep(batch)
-        self._polled = asyncio.get_running_loop().time()
+        if not self._assignment.settled.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._consumer.getmany(timeout_ms=0), WATCH_SECONDS)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError, TimeoutError):
+            pass  # it looks for positions that we do not ask it for, or partitions are changing hands
+        except Exception as error:
+            if not isinstance(error, KafkaError | ConsumerStoppedError):
+                _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
+            self._failures += 1
+            if self._failures >= REOPEN_AFTER:
+                self._failures = 0
+                _log.warning("group %s: the client is replaced after %s", self._options.group, type(error).__name__)
+                await self._shut(tell=True)
+                await self._open()
+            self._group_error = error
+            self._wake()
+        else:
+            self._failures = 0
 
     async def _ping(self) -> None:
         try:
@@ -301,14 +268,9 @@ class KafkaSubscription:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See `Subscription.lag`."""
-        found: dict[tuple[str, int], int] = {}
-        for tp, partition in self._assignment.partitions.items():
-            try:
-                end = self._consumer.highwater(tp)
-            except (KafkaError, AssertionError):
-                end = None  # it is being taken away at this moment
-            found[partition.topic, partition.number] = partition.lag(end)
-        return found
+        return {
+            (partition.topic, partition.number): partition.lag() for partition in self._assignment.partitions.values()
+        }
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
@@ -340,6 +302,11 @@ class KafkaSubscription:
     def skipped(self) -> int:
         """See `ObservedSubscription.skipped`."""
         return self._out_of_range.skipped
+
+    @property
+    def gaps(self) -> Mapping[str, int]:
+        """See `ObservedSubscription.gaps`."""
+        return self._assignment.gaps
 
     @property
     def commits(self) -> tuple[int, float]:

@@ -59,6 +59,7 @@ class KafkaHarness:
                     task.cancel()
                 subscription._assignment.consumer._subscription._listener = None
                 await subscription._consumer.stop()
+                await subscription._fetcher.stop()
                 for partition in subscription._assignment.partitions.values():
                     partition.revoked = True
                 subscription._closed = True

@@ -1,0 +1,396 @@
+"""Fetch requests of one consumer: which partitions are asked for at which node, and rereads of damaged batches.
+
+aiokafka's client carries the requests; its own fetcher is not used. That one moves positions before records are handed
+out, and an error in one partition discards what it had drained from others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaClient, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+
+from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.partition_log import Answer, PartitionLog
+from bridge.brokers.kafka.record_batch import Batch, begins_whole, claimed_next, next_base, whole
+from bridge.errors import BridgeError
+
+_log = logging.getLogger(__name__)
+
+MAX_WAIT_MS = 500
+"""How long a node may wait for records before it answers."""
+
+_SHORT_WAIT_MS = 100
+"""The same for the second request to a node, so that its partitions soon join the first."""
+
+_RETRY_SECONDS = 0.1
+_REFUSED_SECONDS = 1.0
+_SLICE = 0.005
+"""Seconds after which the decoding of an answer lets other tasks run."""
+
+_SLACK = 1 << 20
+"""Bytes asked for beyond a damaged batch, to see what follows it."""
+
+_REPLACE_AFTER = 10
+"""Failures in a row after which the client is replaced."""
+
+_OUT_OF_RANGE = 1
+_DENIED = 29
+_MOVED = frozenset({3, 5, 6, 9, 56, 74, 75, 78})
+"""Error codes that pass when the partition's leader is known again: unknown topic or partition, leader not available,
+not leader, replica not available, storage error, fenced or unknown leader epoch, offset not available.
+https://kafka.apache.org/protocol#protocol_error_codes
+"""
+
+
+class Fetcher:
+    """Fetches for the partitions that it was given by `assign`, for as long as they want more."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        isolation: str,
+        wake: Callable[[], None],
+        out_of_range: Callable[[TopicPartition, int], None],
+    ) -> None:
+        """isolation: `read_committed` or `read_uncommitted`. wake: called when there may be something to hand out, or
+        an error. out_of_range: called when the broker does not have an offset.
+        """
+        self._connection = connection
+        self._committed_only = isolation == "read_committed"
+        self._wake = wake
+        self._out_of_range = out_of_range
+        self._client: Any = None
+        self._logs: dict[TopicPartition, PartitionLog] = {}
+        self._topics: frozenset[str] = frozenset()
+        self._asked: set[PartitionLog] = set()
+        """Partitions that a request is under way for."""
+        self._resting: set[PartitionLog] = set()
+        """Partitions that are not asked for until some time after an error."""
+        self._slots: dict[tuple[int, int], bool] = {}
+        """Requests under way by node and slot; True where all of its partitions are at the end of their log."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kick = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._turn = 0
+        self._failures = 0
+        self._error: KafkaError | None = None
+
+    async def start(self) -> None:
+        """Connect and begin. Raises: BrokerUnavailable."""
+        self._client = await self._open()
+        self._running = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Give up what is under way and disconnect. Idempotent."""
+        running, self._running = self._running, None
+        tasks = [*self._tasks] if running is None else [*self._tasks, running]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        client, self._client = self._client, None
+        if client is not None:
+            await close(client.close)
+
+    def assign(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
+        """Fetch for these partitions from now on, and for no others. Answers for others are dropped."""
+        self._logs = dict(logs)
+        self._follow_topics()
+        self._kick.set()
+
+    def kick(self) -> None:
+        """Look again at which partitions want more."""
+        self._kick.set()
+
+    def take_error(self) -> KafkaError | None:
+        """The broker's refusal of a topic, once."""
+        error, self._error = self._error, None
+        return error
+
+    # -- requests
+
+    async def _run(self) -> None:
+        while True:
+            self._kick.clear()
+            self._send()
+            await self._kick.wait()
+
+    def _send(self) -> None:
+        """Start a request at each node that has partitions to ask for.
+
+        A node answers the requests of one connection one after another, so a wait at the end of one log would delay the
+        backlog of another. Two slots, each with a connection of its own, keep them apart: long waits in the first,
+        short waits in the second while the first is taken.
+        """
+        nodes: dict[int, list[tuple[TopicPartition, PartitionLog]]] = {}
+        lost: list[PartitionLog] = []
+        for tp, log in self._logs.items():
+            if log in self._asked or log in self._resting:
+                continue
+            if (suspect := log.suspect) is not None:
+                self._start(self._reread(tp, log, suspect), [log])
+            elif log.wants:
+                node = self._client.cluster.leader_for_partition(tp)
+                if node is None or node == -1:
+                    lost.append(log)
+                else:
+                    nodes.setdefault(node, []).append((tp, log))
+        if lost:
+            self._client.force_metadata_update()
+            self._rest(lost, _RETRY_SECONDS)
+        for node, logs in nodes.items():
+            waiting = not any(log.behind for _, log in logs)
+            if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):
+                slot = 0
+            elif (node, 1) not in self._slots:
+                slot = 1
+            else:
+                continue
+            # The first partition of a request gets its batch whatever its size, so each has its turn
+            self._turn += 1
+            first = self._turn % len(logs)
+            ordered = logs[first:] + logs[:first]
+            self._slots[node, slot] = waiting
+            self._start(self._fetch(node, slot, ordered), [log for _, log in logs])
+
+    def _start(self, work: Coroutine[Any, Any, None], logs: list[PartitionLog]) -> None:
+        task = asyncio.create_task(work)
+        self._asked.update(logs)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._asked.difference_update(logs)
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("reading from %s failed unexpectedly", self._connection.name, exc_info=error)
+                self._rest(logs, _REFUSED_SECONDS)
+            self._kick.set()
+
+        task.add_done_callback(done)
+
+    def _rest(self, logs: Iterable[PartitionLog], seconds: float) -> None:
+        for log in logs:
+            self._resting.add(log)
+            asyncio.get_running_loop().call_later(seconds, self._rested, log)
+
+    def _rested(self, log: PartitionLog) -> None:
+        self._resting.discard(log)
+        self._kick.set()
+
+    async def _fetch(self, node: int, slot: int, logs: list[tuple[TopicPartition, PartitionLog]]) -> None:
+        offsets = {tp: log.fetch_offset for tp, log in logs}
+        asked = dict(logs)
+        slot_waits = self._slots[node, slot]
+        try:
+            response = await self._client.send(
+                node,
+                self._request(offsets, _SHORT_WAIT_MS if slot else MAX_WAIT_MS),
+                # Metadata goes over the default connection, which no long wait may block
+                group=ConnectionGroup.DEFAULT if slot else ConnectionGroup.COORDINATION,
+            )
+            if code := getattr(response, "error_code", 0):
+                raise for_code(code)()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self._failed(node, error)
+            return
+        finally:
+            self._slots.pop((node, slot), None)
+        self._failures = 0
+        if not slot_waits and not any(answer.data for _, _, answer in _answers(response, self._committed_only)):
+            # Records are there and were not sent: asking again at once would not help
+            self._rest(asked.values(), _RETRY_SECONDS)
+        begun = time.monotonic()
+        for tp, code, answer in _answers(response, self._committed_only):
+            log = self._logs.get(tp)
+            if log is None or asked.get(tp) != log:
+                continue  # revoked meanwhile: the next owner reads it again
+            if code:
+                self._refused(tp, log, offsets[tp], code)
+                continue
+            log.accept(offsets[tp], answer)
+            if not log.empty:
+                self._wake()
+            if time.monotonic() - begun > _SLICE:
+                await asyncio.sleep(0)
+                begun = time.monotonic()
+
+    def _request(self, offsets: Mapping[TopicPartition, int], wait: int, extra: int = 0) -> FetchRequest:
+        """extra: bytes of one partition beyond the configured number."""
+        config = self._connection.config
+        topics: dict[str, list[tuple[int, int, int]]] = {}
+        for tp, offset in offsets.items():
+            topics.setdefault(tp.topic, []).append((tp.partition, offset, config.fetch_partition_bytes + extra))
+        isolation = 1 if self._committed_only else 0
+        return FetchRequest(wait, 1, config.fetch_bytes + extra, isolation, list(topics.items()))
+
+    def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
+        error = for_code(code)
+        if code == _OUT_OF_RANGE:
+            self._out_of_range(tp, offset)
+            self._rest([log], _RETRY_SECONDS)
+        elif code in _MOVED:
+            self._client.force_metadata_update()
+            self._rest([log], _RETRY_SECONDS)
+        elif code == _DENIED:
+            self._error = error(tp.topic)
+            self._rest([log], _REFUSED_SECONDS)
+            self._wake()
+        else:
+            if not log.trouble:
+                _log.warning("%s: the broker answers %s for offset %d", log, error.__name__, offset)
+            log.refused(
+                f"the broker answers {error.__name__} for offset {offset}; see the log of the broker. The source tries "
+                f"again every {_REFUSED_SECONDS:g} s"
+            )
+            self._rest([log], _REFUSED_SECONDS)
+
+    async def _failed(self, node: int, error: Exception) -> None:
+        """Wait after a request that got no answer; positions have not moved."""
+        self._failures += 1
+        _log.debug("node %d does not answer a fetch: %s: %s", node, type(error).__name__, error)
+        self._client.force_metadata_update()
+        await asyncio.sleep(min(_REFUSED_SECONDS, _RETRY_SECONDS * self._failures))
+        if self._failures % _REPLACE_AFTER == 0:
+            await self._replace()
+
+    # -- clients
+
+    async def _open(self) -> Any:
+        client = AIOKafkaClient(**self._connection.arguments)
+        try:
+            await self._connection.open(client.bootstrap)
+        except BaseException:
+            await close(client.close)
+            raise
+        return client
+
+    async def _replace(self) -> None:
+        """Use a new client: the old one knows only nodes that it has met, and all of them may have moved."""
+        try:
+            fresh = await self._open()
+        except BridgeError as error:
+            _log.warning("%s: cannot reconnect to read: %s", self._connection.name, error)
+            return
+        old, self._client = self._client, fresh
+        self._topics = frozenset()
+        self._follow_topics()
+        await close(old.close)
+
+    def _follow_topics(self) -> None:
+        topics = frozenset(tp.topic for tp in self._logs)
+        if topics and topics != self._topics:
+            self._topics = topics
+            self._client.set_topics(topics)
+
+    # -- damage
+
+    async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: Batch) -> None:
+        """Read a damaged batch twice more, the second time over a new connection, before its damage is believed."""
+        try:
+            answer = await self._read_again(tp, batch, self._client)
+            if _same(batch, answer):
+                fresh = await self._open()
+                try:
+                    await fresh.set_topics([tp.topic])
+                    answer = await self._read_again(tp, batch, fresh)
+                    if answer is not None and _same(batch, answer):
+                        await self._believe(tp, log, batch, answer, fresh)
+                        return
+                finally:
+                    await close(fresh.close)
+        except (KafkaError, OSError, TimeoutError, BridgeError) as error:
+            _log.warning("%s: offset %d is damaged and cannot be read again: %s", log, batch.base, error)
+            self._rest([log], _REFUSED_SECONDS)
+            return
+        if self._logs.get(tp) is log:
+            log.reread(batch)
+            if answer is not None:
+                log.accept(log.fetch_offset, answer)
+                self._wake()
+            self._rest([log], _RETRY_SECONDS)
+
+    async def _believe(self, tp: TopicPartition, log: PartitionLog, batch: Batch, answer: Answer, client: Any) -> None:
+        following = await self._following(tp, batch, answer, client) if batch.last is None else None
+        if self._logs.get(tp) is not log:
+            return
+        assert batch.fault is not None
+        if batch.last is None and following is None:
+            log.distrust(batch)
+        else:
+            log.confirm(batch, following)
+        _log.error("%s: offset %d is damaged: %s", log, batch.base, batch.fault.detail)
+        self._wake()
+
+    async def _following(self, tp: TopicPartition, batch: Batch, answer: Answer, client: Any) -> int | None:
+        """Offset after a batch whose own header cannot be believed; None when it cannot be told.
+
+        The batch that follows in the answer tells it. Where none follows, the damaged header is believed as far as the
+        broker agrees: the log ends where it says, or another batch begins there.
+        """
+        if not whole(batch.raw):
+            return None
+        if len(answer.data) > len(batch.raw):
+            return next_base(answer.data, len(batch.raw), batch.base)
+        claimed, end = claimed_next(batch.raw), answer.readable_end
+        if claimed == end:
+            return claimed
+        if claimed is not None and batch.base < claimed < end:
+            then = await self._read_at(tp, claimed, client, 0)
+            if then is None:
+                return None
+            if not then.data:
+                return then.readable_end
+            if next_base(then.data, 0, claimed - 1) == claimed:
+                return claimed
+        last = await self._read_at(tp, end - 1, client, len(batch.raw))
+        return end if last is not None and last.readable_end == end and last.data == batch.raw else None
+
+    async def _read_again(self, tp: TopicPartition, batch: Batch, client: Any) -> Answer | None:
+        return await self._read_at(tp, batch.base, client, len(batch.raw) + _SLACK)
+
+    async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
+        """The answer to a fetch of one partition, None when the broker refuses. Raises: KafkaError, OSError."""
+        node = client.cluster.leader_for_partition(tp)
+        if node is None or node == -1:
+            client.force_metadata_update()
+            raise LeaderNotAvailableError(str(tp))
+        response = await client.send(node, self._request({tp: offset}, 0, extra))
+        for _, code, answer in _answers(response, self._committed_only):
+            if not code:
+                return answer
+            if code in _MOVED:
+                client.force_metadata_update()
+                raise for_code(code)(str(tp))
+        return None
+
+
+def _same(batch: Batch, answer: Answer | None) -> bool:
+    """Another read gave the same bytes; for an incomplete batch, no more of it."""
+    if answer is None or not answer.data.startswith(batch.raw):
+        return False
+    return whole(batch.raw) or not begins_whole(answer.data)
+
+
+def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, Answer]]:
+    """Partition, error code and answer. Layouts: versions 4, 5 to 10, and 11 of the fetch response."""
+    for topic, partitions in response.topics:
+        for number, code, end, *rest in partitions:
+            stable, aborted, data = -1, None, rest[-1] or b""
+            if response.API_VERSION >= 4:
+                stable = rest[0]
+                aborted = (rest[2] if response.API_VERSION >= 5 else rest[1]) or ()
+            readable = stable if committed_only and stable >= 0 else end
+            yield (
+                TopicPartition(topic, number),
+                code,
+                Answer(data, end, readable, tuple(aborted or ()) if committed_only else None),
+            )

@@ -1,0 +1,216 @@
+"""Reading state of one partition: what was fetched, what was handed out, what cannot be read. Pure.
+
+The position here is the only one that counts. It moves when records are handed out or a gap is passed, never because a
+client library says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.brokers.kafka.record_batch import Batch, Found, split
+from bridge.config.sources import OnUnreadable
+from bridge.message import Unreadable
+
+Treatment = Callable[[Unreadable], OnUnreadable]
+
+LOW_WATER = 512
+"""Records fetched and not handed out below which more are fetched: enough to work on during one fetch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A broker's answer for one partition.
+
+    end: high watermark. readable_end: the offset up to which this consumer may read, less than `end` while a
+    transaction is open. aborted: see `record_batch.split`.
+    """
+
+    data: bytes
+    end: int
+    readable_end: int
+    aborted: Sequence[tuple[int, int]] | None
+
+
+class PartitionLog:
+    """What is read of one partition from `start` on, in order.
+
+    `fetch_offset` is where the next fetch begins, `position` the offset of the next record to hand out.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        start: int,
+        *,
+        limit: int,
+        low_water: int,
+        treatment: Treatment,
+        gaps: Counter[str] | None = None,
+    ) -> None:
+        """limit: bytes that one batch may hold when decompressed. low_water: bytes fetched and not handed out below
+        which more are fetched. treatment: of messages that cannot be parsed. gaps: counts offsets that hold no record
+        for a consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
+        """
+        self.topic = topic
+        self.number = number
+        self.position = self.fetch_offset = start
+        self.end: int | None = None
+        """High watermark, None before the first answer."""
+        self.stopped = ""
+        """Why nothing more is read, as a sentence for a person; empty while it is."""
+        self.trouble = ""
+        """Why the broker does not answer for this partition at present; empty while it does."""
+        self._gaps: Counter[str] = Counter() if gaps is None else gaps
+        self._limit = limit
+        self._low_water = low_water
+        self._treatment = treatment
+        self._batches: deque[Batch] = deque()
+        self._count = self._bytes = 0
+        self._readable_end: int | None = None
+        self._blocked = False
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.number}"
+
+    @property
+    def wants(self) -> bool:
+        """More is to be fetched."""
+        if self.stopped or self._blocked:
+            return False
+        return self._count < LOW_WATER and self._bytes < self._low_water
+
+    @property
+    def behind(self) -> bool:
+        """Records are known to lie at the broker: a fetch is answered at once."""
+        return self._readable_end is not None and self.fetch_offset < self._readable_end
+
+    @property
+    def empty(self) -> bool:
+        """Nothing that was fetched waits to be handed out."""
+        return not self._batches
+
+    @property
+    def suspect(self) -> Batch | None:
+        """The damaged batch at the position that has to be read again before it is believed."""
+        if self.stopped or not self._batches:
+            return None
+        head = self._batches[0]
+        return head if head.fault is not None and not head.confirmed else None
+
+    def accept(self, offset: int, answer: Answer) -> None:
+        """Take in the answer to a fetch from `offset`; one that was overtaken by a seek says nothing any more."""
+        if offset != self.fetch_offset or self._blocked or self.stopped:
+            return
+        self.end = answer.end
+        self._readable_end = answer.readable_end
+        self.trouble = ""
+        for batch in split(answer.data, offset, answer.end, answer.aborted):
+            self._batches.append(batch)
+            self._count += batch.count
+            self._bytes += len(batch.raw)
+            if batch.fault is not None:
+                # Where the next batch begins is not known
+                self._blocked = True
+                return
+            assert batch.last is not None
+            self.fetch_offset = batch.last + 1
+
+    def take(self, limit: int) -> list[Found]:
+        """Messages from the position on, at most `limit`, in order. Gaps are passed and counted."""
+        found: list[Found] = []
+        while self._batches and len(found) < limit:
+            batch = self._batches[0]
+            if batch.kind != "records":
+                assert batch.last is not None
+                self._pass(batch.base)
+                self._pass(batch.last + 1, batch.kind)
+                self._leave(batch)
+                continue
+            if batch.fault is not None and not batch.confirmed:
+                break
+            for entry in batch.records(self.position, self._limit):
+                first, last, message = entry
+                if message.unreadable is not None and self._treatment(message.unreadable) == "stop_partition":
+                    self._stop_at(first, last, message.unreadable)
+                    return found
+                self._pass(first)
+                self.position = last + 1
+                found.append(entry)
+                if len(found) == limit:
+                    return found
+            if batch.fault is not None and not batch.confirmed:
+                break
+            assert batch.last is not None
+            self._pass(batch.last + 1)
+            self._leave(batch)
+        return found
+
+    def seek(self, offset: int) -> None:
+        """Go on at `offset`; what was fetched is forgotten, and offsets up to there are gone from the log."""
+        self._forget()
+        self._pass(offset, "deleted")
+        self.position = self.fetch_offset = offset
+        self.stopped = ""
+
+    def reread(self, batch: Batch) -> None:
+        """Fetch a damaged batch, and what follows it, again: another read gave other bytes."""
+        if self._batches and self._batches[0] is batch:
+            self._forget()
+            self.fetch_offset = self.position
+
+    def confirm(self, batch: Batch, following: int | None) -> None:
+        """Believe the damage of the batch. following: base offset of the next batch where its own header is damaged."""
+        if not self._batches or self._batches[0] is not batch:
+            return
+        batch.confirm(self.position, None if following is None else following - 1, self._limit)
+        if following is not None:
+            self.fetch_offset = following
+            self._blocked = False
+
+    def refused(self, reason: str) -> None:
+        """Note why the broker does not answer for this partition; the next answer clears it."""
+        self.trouble = reason
+
+    def stop(self, reason: str) -> None:
+        """Fetch nothing more until the next seek, for `reason`, a sentence; what was fetched is still handed out."""
+        self.stopped = reason
+
+    def distrust(self, batch: Batch) -> None:
+        """Stop: where the damaged batch ends cannot be told."""
+        if self._batches and self._batches[0] is batch:
+            fault = batch.fault
+            assert fault is not None
+            self.stopped = (
+                f"offset {self.position} cannot be read, and neither can what follows: {fault.detail}, and where the "
+                "next batch begins is unknown; restore the partition from a replica, or move the group past the damage "
+                "with kafka-consumer-groups --reset-offsets and restart"
+            )
+
+    def _stop_at(self, first: int, last: int, unreadable: Unreadable) -> None:
+        self._forget()
+        which = f"offset {first}" if first == last else f"offsets {first} to {last}"
+        self.stopped = (
+            f"{which} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; set "
+            "`on_unreadable: dead_letter` or `skip` on the source, or move the group to "
+            f"offset {last + 1} with kafka-consumer-groups --reset-offsets, and restart"
+        )
+
+    def _pass(self, offset: int, kind: str = "compacted") -> None:
+        """Move the position up to `offset` over offsets without records."""
+        if offset > self.position:
+            self._gaps[kind] += offset - self.position
+            self.position = offset
+
+    def _leave(self, batch: Batch) -> None:
+        self._batches.popleft()
+        self._count -= batch.count
+        self._bytes -= len(batch.raw)
+
+    def _forget(self) -> None:
+        self._batches.clear()
+        self._count = self._bytes = 0
+        self._blocked = False

@@ -1,0 +1,411 @@
+"""Record batches as a broker answers them: where each begins and ends, and the records in it. Pure.
+
+A fault of one record costs that record; a fault of a batch (checksum, codec, inflated size) costs that batch.
+aiokafka's own parser reads healthy records. Its error ends the whole fetch, so damaged batches are read here.
+
+Formats: https://kafka.apache.org/documentation/#recordbatch (magic 2), KIP-98; message sets (magic 0 and 1) are read by
+aiokafka alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.record.util import calc_crc32c
+
+from bridge.brokers.kafka.compression import CodecError, decompress
+from bridge.message import Headers, Message, Unreadable
+
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and highest timestamp, producer
+id and epoch, base sequence, number of records."""
+
+_PREFIX = struct.Struct(">qiib")
+"""Base offset, length, leader epoch (a CRC in old formats) and magic: at the same place in every format."""
+
+_LENGTH_END = 12
+_CRC_END = 21
+_ATTRIBUTES_AT = 21
+_MINIMUM = 14
+"""Bytes after the length field that the smallest message of magic 0 has."""
+
+_CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+
+Found = tuple[int, int, Message]
+"""A message with the first and last offset that it stands for; they differ for a damaged batch alone."""
+
+Kind = Literal["records", "control", "aborted"]
+
+
+@dataclass(slots=True)
+class Fault:
+    """Damage of a batch, as seen once. Rereading decides if it stays.
+
+    word, detail: see `bridge.message.Unreadable`.
+    """
+
+    word: str
+    detail: str
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """One batch of an answer.
+
+    base, last: offsets; `last` is None where the header that tells it is damaged. raw: its bytes, headers included.
+    kind: `control` and `aborted` batches hold nothing for a consumer. fault: damage that was met so far.
+    """
+
+    base: int
+    last: int | None
+    raw: bytes
+    kind: Kind = "records"
+    fault: Fault | None = None
+    confirmed: bool = False
+    count: int = 1
+    """Records in it, as far as its header can be believed."""
+    _records: Iterator[Found] | None = field(default=None, repr=False)
+
+    def records(self, first: int, limit: int) -> Iterator[Found]:
+        """Messages from offset `first` on; the iterator goes on where the last one stopped.
+
+        limit: bytes that the batch may hold when decompressed.
+        Ends early with `fault` set when damage is met; after `confirmed` was set the damage comes as unreadable
+        messages.
+        """
+        if self._records is None:
+            if self.fault is not None:
+                self._records = iter(self._as_one(first))
+            else:
+                self._records = self._healthy(first, limit)
+        return self._records
+
+    def confirm(self, first: int, last: int | None, limit: int) -> None:
+        """Accept the damage: what is left of the batch from offset `first` is read around it.
+
+        last: offset of the last record, found by what follows the batch; None where the batch's own word is good.
+        """
+        assert self.fault is not None
+        self.confirmed = True
+        if last is not None:
+            self.last = last
+        if self.fault.word in ("record", "header_name"):
+            self._records = _salvage(self, first, limit)
+        else:
+            self._records = iter(self._as_one(first))
+
+    def _as_one(self, first: int) -> list[Found]:
+        assert self.fault is not None
+        assert self.last is not None
+        unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
+        return [(first, self.last, Message(self.raw, unreadable=unreadable))]
+
+    def _healthy(self, first: int, limit: int) -> Iterator[Found]:
+        assert self.last is not None
+        expected = self.base
+        try:
+            for offset, timestamp, key, value, headers in self._parsed(limit):
+                if not expected <= offset <= self.last:
+                    self.fault = Fault("record", "the offset of a record lies outside of its batch")
+                    return
+                expected = offset + 1
+                if offset >= first:
+                    yield offset, offset, Message(value, key, headers, _seconds(timestamp))
+        except CodecError as error:
+            self.fault = Fault(error.fault, error.detail)
+        except UnicodeDecodeError:
+            self.fault = Fault("header_name", "the name of a header is not UTF-8")
+        except Exception as error:
+            # Whatever aiokafka's parser raises, it raises for these bytes
+            self.fault = Fault(
+                "record" if self.raw[_PREFIX.size - 1] == 2 else "batch",
+                f"the records cannot be parsed ({type(error).__name__})",
+            )
+
+    def _parsed(self, limit: int) -> Iterator[tuple[int, int | None, bytes | None, bytes | None, Headers]]:
+        magic = self.raw[_PREFIX.size - 1]
+        if magic < 2:
+            codec = _legacy_codec(self.raw, magic)
+            if codec:
+                # The parser itself has no bound
+                decompress(codec, _legacy_value(self.raw, magic), limit)
+            batch: Any = LegacyRecordBatch(self.raw, magic)
+        else:
+            batch = DefaultRecordBatch(_inflated(self.raw, limit))
+        for each in batch:
+            yield each.offset, each.timestamp, each.key, each.value, tuple(each.headers)
+
+
+def split(data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int]] | None) -> list[Batch]:
+    """Batches in the answer to a fetch from `position`. The last may be damaged: nothing after it is looked at.
+
+    end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
+    to read uncommitted ones too.
+    An incomplete batch at the end is left out, as brokers cut there, unless it is the first.
+    """
+    found: list[Batch] = []
+    pending = sorted(aborted or (), key=lambda each: each[1])
+    aborting: set[int] = set()
+    at = 0
+    while at < len(data):
+        size = _size(data, at)
+        if size is None:
+            if not found:
+                fault = Fault("length", "the length of a batch does not fit what the broker sends")
+                found.append(Batch(position, None, bytes(data[at:]), fault=fault))
+            break
+        raw = bytes(data[at : at + size])
+        at += size
+        batch = _batch(raw, position, end)
+        if batch.fault is not None:
+            found.append(batch)
+            break
+        assert batch.last is not None
+        if batch.last < position:
+            # A broker answers from the batch that holds the position
+            fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {position}")
+            found.append(Batch(position, None, raw, fault=fault))
+            break
+        found.append(batch)
+        position = batch.last + 1
+        if raw[_PREFIX.size - 1] < 2:
+            continue
+        header = _HEADER.unpack_from(raw)
+        attributes, producer = header[5], header[9]
+        while pending and pending[0][1] <= batch.base:
+            aborting.add(pending.pop(0)[0])
+        if attributes & _CONTROL:
+            batch.kind = "control"
+            marker = _marker(raw)
+            if marker is None:
+                # If it ended an aborted transaction is unknown: the broker tells it anew from the next offset on
+                break
+            if marker == ABORT_MARKER:
+                aborting.discard(producer)
+        elif aborted is not None and attributes & _TRANSACTIONAL and producer in aborting:
+            batch.kind = "aborted"
+    return found
+
+
+def next_base(data: bytes, size: int, position: int) -> int | None:
+    """Base offset of the batch that follows a damaged one of `size` bytes; None when no plausible one follows."""
+    if len(data) < size + _PREFIX.size:
+        return None
+    base, length, _, magic = _PREFIX.unpack_from(data, size)
+    return base if base > position and length >= _MINIMUM and 0 <= magic <= 2 else None
+
+
+def whole(raw: bytes) -> bool:
+    """The bytes are as many as their own length field says."""
+    return _size(raw, 0) == len(raw)
+
+
+def begins_whole(data: bytes) -> bool:
+    """The first batch is there as a whole, as far as its length field can be believed."""
+    return _size(data, 0) is not None
+
+
+def claimed_next(raw: bytes) -> int | None:
+    """Offset after a batch as its own header says, whatever that is worth."""
+    if len(raw) < _HEADER.size or raw[_PREFIX.size - 1] != 2:
+        return None
+    header = _HEADER.unpack_from(raw)
+    return header[0] + header[6] + 1 if header[6] >= 0 else None
+
+
+def _size(data: bytes, at: int) -> int | None:
+    """Bytes of the batch at `at`, None when it is not there as a whole."""
+    if len(data) - at < _PREFIX.size:
+        return None
+    length: int = _PREFIX.unpack_from(data, at)[1]
+    return _LENGTH_END + length if _MINIMUM <= length <= len(data) - at - _LENGTH_END else None
+
+
+def _batch(raw: bytes, position: int, end: int) -> Batch:
+    base, _, _, magic = _PREFIX.unpack_from(raw)
+    if magic in (0, 1):
+        return _legacy(raw, magic, base, position)
+    if magic != 2:
+        return Batch(position, None, raw, fault=Fault("magic", f"the batch has the unknown format {magic}"))
+    if len(raw) < _HEADER.size:
+        return Batch(position, None, raw, fault=Fault("length", "the batch is shorter than its header"))
+    header = _HEADER.unpack_from(raw)
+    if calc_crc32c(raw[_ATTRIBUTES_AT:]) != header[4]:
+        return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
+    last = base + header[6]
+    # Neither the base offset nor the leader epoch is covered by the checksum
+    if header[6] < 0 or base < 0 or last >= end:
+        detail = f"the batch says that it holds offsets {base} to {last}, and the log ends at {end}"
+        return Batch(position, None, raw, fault=Fault("offsets", detail))
+    return Batch(base, last, raw, count=max(1, header[12]))
+
+
+def _legacy(raw: bytes, magic: int, offset: int, position: int) -> Batch:
+    try:
+        healthy = LegacyRecordBatch(raw, magic).validate_crc()
+    except Exception:
+        healthy = False
+    if not healthy:
+        return Batch(position, None, raw, fault=Fault("crc", "the checksum of the message is wrong"))
+    # The offset of compressed messages is the one of the last of them
+    return Batch(min(position, offset), offset, raw)
+
+
+def _legacy_codec(raw: bytes, magic: int) -> int:
+    return raw[_PREFIX.size] & _CODEC
+
+
+def _legacy_value(raw: bytes, magic: int) -> bytes:
+    at = _PREFIX.size + 1 + (8 if magic else 0)
+    (key,) = struct.unpack_from(">i", raw, at)
+    at += 4 + max(key, 0)
+    (size,) = struct.unpack_from(">i", raw, at)
+    return raw[at + 4 : at + 4 + max(size, 0)]
+
+
+def _marker(raw: bytes) -> ControlRecord | None:
+    try:
+        return ControlRecord.parse(next(iter(DefaultRecordBatch(raw))).key)
+    except Exception:
+        return None
+
+
+def _inflated(raw: bytes, limit: int) -> bytes:
+    """The batch with its records decompressed. Raises: CodecError."""
+    (attributes,) = struct.unpack_from(">h", raw, _ATTRIBUTES_AT)
+    codec = attributes & _CODEC
+    if not codec:
+        return raw
+    records = decompress(codec, raw[_HEADER.size :], limit)
+    plain = struct.pack(">h", attributes & ~_CODEC)
+    return b"".join((raw[:_ATTRIBUTES_AT], plain, raw[_ATTRIBUTES_AT + 2 : _HEADER.size], records))
+
+
+def _seconds(timestamp: int | None) -> float | None:
+    """Seconds since the epoch; -1 is Kafka's "no timestamp"."""
+    return None if timestamp is None or timestamp == -1 else timestamp / 1000
+
+
+# -- records of a batch some of which are damaged
+
+
+class _Damaged(Exception):
+    """A field of a record cannot be read."""
+
+    def __init__(self, word: str, detail: str) -> None:
+        super().__init__(detail)
+        self.word = word
+        self.detail = detail
+
+
+def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
+    """Records of a batch of magic 2 from offset `first` on, the damaged ones as unreadable messages.
+
+    The length in front of each record leads past a damaged one. Damaged records that do not tell their offset take
+    those up to the next healthy one. Where a length leads nowhere, the rest of the batch is one unreadable message.
+    """
+    assert batch.last is not None
+    header = _HEADER.unpack_from(batch.raw)
+    data = _inflated(batch.raw, limit)
+    at, expected = _HEADER.size, batch.base
+    lost: tuple[int, _Damaged] | None = None
+    """Where damaged records without an offset begin in the data, and the first damage."""
+    for _ in range(header[12]):
+        start = at
+        try:
+            size, begin = _varint(data, at, len(data))
+            if not 0 < size <= len(data) - begin:
+                raise _Damaged("record", "the length of a record does not fit its batch")
+        except _Damaged as damage:
+            lost = lost or (start, damage)
+            break
+        at = begin + size
+        try:
+            offset, message = _record(data, begin, at, header)
+            if not expected <= offset <= batch.last:
+                raise _Damaged("record", "the offset of a record lies outside of its batch")
+        except _Damaged as damage:
+            lost = lost or (start, damage)
+            continue
+        if lost is not None:
+            yield from _run(data[lost[0] : start], max(expected, first), offset - 1, lost[1])
+            lost = None
+        expected = offset + 1
+        if offset >= first:
+            yield offset, offset, message
+    if lost is None and at < len(data):
+        lost = (at, _Damaged("record", "bytes follow the last record"))
+    if lost is not None:
+        yield from _run(data[lost[0] :], max(expected, first), batch.last, lost[1])
+
+
+def _run(raw: bytes, first: int, last: int, damage: _Damaged) -> Iterator[Found]:
+    """One unreadable message for a run of offsets, if there are any."""
+    if first <= last:
+        yield first, last, Message(raw, unreadable=Unreadable(damage.word, damage.detail, last=last))
+
+
+def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[int, Message]:
+    """Offset and message of the record in `data[at:end]`. Raises: _Damaged when not even the offset can be read."""
+    begin = at
+    delta, at = _varint(data, at + 1, end)  # behind the attributes, of which there are none yet
+    timestamp = header[8] if header[5] & _LOG_APPEND_TIME else header[7] + delta
+    delta, at = _varint(data, at, end)
+    offset = header[0] + delta
+    key_known = False
+    key: bytes | None = None
+    headers: list[tuple[str, bytes | None]] = []
+    try:
+        key, at = _bytes(data, at, end)
+        key_known = True
+        body, at = _bytes(data, at, end)
+    except _Damaged as damage:
+        unreadable = Unreadable(damage.word, damage.detail, key_known)
+        return offset, Message(data[begin:end], key, (), _seconds(timestamp), unreadable=unreadable)
+    found: Unreadable | None = None
+    try:
+        count, at = _varint(data, at, end)
+        if count < 0:
+            raise _Damaged("record", "the number of headers is negative")
+        for _ in range(count):
+            name, at = _bytes(data, at, end)
+            value, at = _bytes(data, at, end)
+            if name is None:
+                raise _Damaged("record", "a header has no name")
+            try:
+                headers.append((name.decode(), value))
+            except UnicodeDecodeError:
+                found = Unreadable("header_name", "the name of a header is not UTF-8", key_known)
+        if at != end:
+            raise _Damaged("record", "bytes follow the last header of a record")
+    except _Damaged as damage:
+        found = Unreadable(damage.word, damage.detail, key_known)
+    return offset, Message(body, key, tuple(headers), _seconds(timestamp), unreadable=found)
+
+
+def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
+    size, at = _varint(data, at, end)
+    if size < 0:
+        return None, at
+    if size > end - at:
+        raise _Damaged("record", "a length within a record points past its end")
+    return data[at : at + size], at + size
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A zigzag varint, as Protocol Buffers writes them."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7
+    raise _Damaged("record", "a number within a record does not end")

@@ -1,0 +1,233 @@
+"""Batches and partitions as they are read, without a broker: healthy records always, damaged ones never as healthy."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bridge.brokers.kafka.compression import CodecError, decompress
+from bridge.brokers.kafka.partition_log import Answer, PartitionLog
+from bridge.brokers.kafka.record_batch import split
+from bridge.config.sources import OnUnreadable
+from tests.kafka.batches import CODECS, DAMAGES, Log, batch, bomb, healthy, mixed, record, xerial
+
+LIMIT = 1 << 20
+
+
+def reader(start: int = 0, treatment: OnUnreadable = "dead_letter", gaps: Counter[str] | None = None) -> PartitionLog:
+    return PartitionLog("t", 0, start, limit=LIMIT, low_water=1 << 20, treatment=lambda _: treatment, gaps=gaps)
+
+
+def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, int, bytes | None]]:
+    """Everything that is handed out, with fetches of random sizes; damage is believed as soon as it is met."""
+    bases = [struct.unpack_from(">q", data)[0] for data in log.batches]
+    found: list[tuple[int, int, bytes | None]] = []
+    while given.position < log.end and not given.stopped:
+        if given.wants and given.fetch_offset < log.end:
+            first = max(number for number, base in enumerate(bases) if base <= given.fetch_offset)
+            data = b"".join(log.batches[first:])[: len(log.batches[first]) + rng.randrange(2000)]
+            given.accept(given.fetch_offset, Answer(data, log.end, log.end, None))
+        for first, last, message in given.take(rng.randrange(1, 7)):
+            found.append((first, last, None if message.unreadable else message.body))
+            if message.unreadable is not None:
+                assert log.fault(first) == (message.unreadable.fault, message.unreadable.key_known)
+        if (suspect := given.suspect) is not None:
+            after = [base for base in [*bases, log.end] if base > suspect.base]
+            given.confirm(suspect, after[0] if suspect.last is None else None)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_damage_costs_what_is_damaged_and_nothing_else(seed: int) -> None:
+    rng = random.Random(seed)
+    log = mixed(rng, "b", 12)
+    gaps: Counter[str] = Counter()
+    given = reader(gaps=gaps)
+    assert read(log, given, rng) == log.entries
+    assert gaps == Counter({"compacted": log.gaps} if log.gaps else {})
+    # Each offset has an entry or a named gap
+    assert sum(last - first + 1 for first, last, _ in log.entries) + gaps.total() == given.position == log.end
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+@pytest.mark.parametrize("seed", range(20))
+def test_reading_may_begin_anywhere(damage: str, seed: int) -> None:
+    rng = random.Random(f"{damage}{seed}")
+    log = Log()
+    log.add(healthy(rng, "before", 3))
+    log.add(DAMAGES[damage](rng, "damaged", 6))
+    log.add(healthy(rng, "after", 3))
+    start = rng.randrange(log.end)
+    expected = [(max(first, start), last, value) for first, last, value in log.entries if last >= start]
+    assert read(log, reader(start), rng) == expected
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_a_partition_stops_before_what_cannot_be_read(damage: str) -> None:
+    rng = random.Random(damage)
+    log = Log()
+    log.add(healthy(rng, "before", 3))
+    log.add(DAMAGES[damage](rng, "damaged", 6))
+    log.add(healthy(rng, "after", 3))
+    given = reader(treatment="stop_partition")
+    at = next(first for first, _, value in log.entries if value is None)
+    assert read(log, given, rng) == [entry for entry in log.entries if entry[0] < at]
+    assert given.position == at
+    assert f"{at} " in given.stopped
+    assert "on_unreadable" in given.stopped
+    assert not given.wants
+    assert given.take(10) == []
+
+
+@pytest.mark.parametrize("length", [-1, 0, 5, 13, 1 << 30, 2**31 - 1])
+def test_a_length_that_leads_nowhere_stops_the_partition(length: int) -> None:
+    log = Log()
+    log.add(healthy(random.Random(1), "a", 3))
+    data = bytearray(log.batches[0])
+    struct.pack_into(">i", data, 8, length)
+    given = reader()
+    given.accept(0, Answer(bytes(data), 3, 3, None))
+    suspect = given.suspect
+    assert suspect is not None
+    assert given.take(10) == []
+    given.distrust(suspect)
+    assert "offset 0 cannot be read" in given.stopped
+    assert "kafka-consumer-groups" in given.stopped
+
+
+def test_an_incomplete_batch_behind_others_is_fetched_again() -> None:
+    log = Log()
+    for name in "ab":
+        log.add(healthy(random.Random(name), name, 3))
+    given = reader()
+    given.accept(0, Answer(b"".join(log.batches)[:-1], 6, 6, None))
+    assert [first for first, *_ in given.take(10)] == [0, 1, 2]
+    assert (given.suspect, given.fetch_offset) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("base", "last"),
+    [(7, 2), (-5, 2), (0, -4), (0, 900), (1 << 60, 2)],
+    ids=["far", "negative", "ends", "long", "huge"],
+)
+def test_offsets_that_no_log_has_are_damage(base: int, last: int) -> None:
+    data = bytearray(batch([record(at, b"v") for at in range(3)], last=last))
+    struct.pack_into(">q", data, 0, base)
+    [found] = split(bytes(data), 0, 5, None)
+    assert found.fault is not None
+    assert found.fault.word == "offsets"
+
+
+def test_a_batch_of_before_the_position_is_damage() -> None:
+    [found] = split(batch([record(0, b"v")]), 4, 9, None)
+    assert found.fault is not None
+    assert found.fault.word == "offsets"
+
+
+def test_an_answer_to_another_question_changes_nothing() -> None:
+    given = reader(4)
+    given.accept(3, Answer(batch([record(0, b"v")]), 9, 9, None))
+    assert given.empty
+    assert given.position == given.fetch_offset == 4
+
+
+def test_other_bytes_at_the_next_read_are_what_counts() -> None:
+    log = Log()
+    log.add(DAMAGES["rotten"](random.Random(3), "r", 4))
+    good = Log()
+    good.add(healthy(random.Random(5), "g", 4))
+    given = reader()
+    given.accept(0, Answer(log.batches[0], 4, 4, None))
+    suspect = given.suspect
+    assert suspect is not None
+    given.reread(suspect)
+    given.accept(0, Answer(good.batches[0], 4, 4, None))
+    assert [(first, last, message.body) for first, last, message in given.take(9)] == good.entries
+
+
+def test_transactions_are_read_as_they_ended() -> None:
+    """Aborted and control batches are gaps with a name; a committed batch of the same producer is not."""
+
+    def control(commit: bool) -> bytes:
+        key = struct.pack(">hh", 0, int(commit))
+        return batch([record(0, struct.pack(">hi", 0, 0), key)], attributes=0x30, producer=7)
+
+    def data(value: bytes) -> bytes:
+        return batch([record(0, value), record(1, value)], attributes=0x10, producer=7)
+
+    log = b""
+    for at, made in zip(
+        (0, 2, 3, 5, 6), (data(b"no"), control(False), data(b"yes"), control(True), data(b"u")), strict=True
+    ):
+        placed = bytearray(made)
+        struct.pack_into(">q", placed, 0, at)
+        log += placed
+    gaps: Counter[str] = Counter()
+    given = reader(gaps=gaps)
+    given.accept(0, Answer(log, 8, 8, [(7, 0)]))
+    assert [(first, message.body) for first, _, message in given.take(9)] == [
+        (3, b"yes"),
+        (4, b"yes"),
+        (6, b"u"),
+        (7, b"u"),
+    ]
+    assert gaps == {"aborted": 2, "control": 2}
+    uncommitted = reader()
+    uncommitted.accept(0, Answer(log, 8, 8, None))
+    assert [first for first, *_ in uncommitted.take(9)] == [0, 1, 3, 4, 6, 7]
+
+
+def test_a_marker_that_cannot_be_read_ends_the_answer() -> None:
+    """What it decided about the transaction is asked for anew, with the list of the next answer."""
+    log = batch([record(0, b"x")], attributes=0x10, producer=7)
+    marker = bytearray(batch([b"\xff\xff"], attributes=0x30, producer=7))
+    struct.pack_into(">q", marker, 0, 1)
+    later = bytearray(batch([record(0, b"kept")], attributes=0x10, producer=7))
+    struct.pack_into(">q", later, 0, 2)
+    given = reader()
+    given.accept(0, Answer(log + bytes(marker) + bytes(later), 3, 3, [(7, 0)]))
+    assert given.take(9) == []
+    assert given.fetch_offset == 2
+    given.accept(2, Answer(bytes(later), 3, 3, []))
+    assert [message.body for *_, message in given.take(9)] == [b"kept"]
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS)[1:])
+@pytest.mark.parametrize("size", [0, 1, 1000, LIMIT - 1, LIMIT])
+def test_what_fits_is_decompressed(codec: int, size: int) -> None:
+    data = random.Random(size).randbytes(size // 2) + bytes(size - size // 2)
+    assert decompress(codec, CODECS[codec](data), LIMIT) == data
+    if codec == 2:
+        assert decompress(codec, xerial(data), LIMIT) == data
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_bomb_is_refused_before_it_is_held(seed: int) -> None:
+    data = bomb(random.Random(seed), "b", 2, size=256 << 20).data
+    given = reader()
+    given.accept(0, Answer(data, 2, 2, None))
+    before = _peak()
+    assert given.take(5) == []
+    assert given.suspect is not None
+    assert given.suspect.fault is not None
+    assert given.suspect.fault.word == "inflated_size"
+    assert _peak() - before < 16 << 20
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS)[1:])
+def test_a_byte_over_the_limit_is_too_much(codec: int) -> None:
+    with pytest.raises(CodecError) as caught:
+        decompress(codec, CODECS[codec](bytes(LIMIT + 1)), LIMIT)
+    assert caught.value.fault == "inflated_size"
+
+
+def _peak() -> int:
+    """Peak resident memory of this process in bytes, Linux alone tells it; elsewhere nothing is measured."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
