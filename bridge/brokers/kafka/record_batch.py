@@ -198,7 +198,10 @@ def next_base(data: bytes, size: int, position: int) -> int | None:
     if len(data) < size + _PREFIX.size:
         return None
     base, length, _, magic = _PREFIX.unpack_from(data, size)
-    return base if base > position and length >= _MINIMUM and 0 <= magic <= 2 else None
+    if base <= position or length < _MINIMUM:
+        return None
+    # An unknown format may be a damaged batch as well: then the two headers have to agree
+    return base if 0 <= magic <= 2 or base == claimed_next(data[:size]) else None
 
 
 def whole(raw: bytes) -> bool:
@@ -213,7 +216,7 @@ def begins_whole(data: bytes) -> bool:
 
 def claimed_next(raw: bytes) -> int | None:
     """Offset after a batch as its own header says, whatever that is worth."""
-    if len(raw) < _HEADER.size or raw[_PREFIX.size - 1] != 2:
+    if len(raw) < _HEADER.size or raw[_PREFIX.size - 1] in (0, 1):
         return None
     header = _HEADER.unpack_from(raw)
     return header[0] + header[6] + 1 if header[6] >= 0 else None

@@ -6,6 +6,7 @@ import asyncio
 import bisect
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiokafka.record import MemoryRecords
@@ -50,6 +51,8 @@ class Partition:
         self.waiters: set[asyncio.Future[None]] = set()
         self.aborted: list[tuple[int, int, int]] = []
         """Producer id, first and last offset of each aborted transaction."""
+        self.transform: Callable[[bytes], bytes] = bytes
+        """What a read makes of the bytes: a way for them to differ from one read to the next."""
         self._batches: list[Batch] = []
         self._producers: dict[int, Producer] = {}
         self._open: dict[int, int] = {}
@@ -124,7 +127,7 @@ class Partition:
                 break
             found.append(batch.data)
             size += len(batch.data)
-        return b"".join(found)
+        return self.transform(b"".join(found))
 
     def truncate(self, offset: int) -> None:
         """Delete what lies before `offset`."""

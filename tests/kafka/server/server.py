@@ -45,6 +45,7 @@ class Server:
 
     def __init__(self) -> None:
         self.state = State(asyncio.get_running_loop())
+        self.connections_made = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._compaction: asyncio.Task[None] | None = None
@@ -69,6 +70,7 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self.connections_made += 1
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
