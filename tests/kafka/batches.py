@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cramjam
+from aiokafka.codec import lz4_encode
 from aiokafka.record.util import calc_crc32c
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -77,7 +78,7 @@ CODECS: dict[int, Callable[[bytes], bytes]] = {
     0: bytes,
     1: gzip.compress,
     2: lambda data: bytes(cramjam.snappy.compress_raw(data)),
-    3: lambda data: bytes(cramjam.lz4.compress(data)),
+    3: lz4_encode,
     4: lambda data: bytes(cramjam.zstd.compress(data)),
 }
 
@@ -102,6 +103,20 @@ class Expected:
 def values(rng: random.Random, name: str, count: int) -> list[bytes]:
     """Values that no other batch has."""
     return [f"{name}-{number}-".encode() + rng.randbytes(rng.choice((0, 1, 40, 300))) for number in range(count)]
+
+
+def acceptable(rng: random.Random, name: str, count: int) -> Expected:
+    """A batch that a real broker takes, which checks times and codecs; now and then with a header that nobody reads."""
+    codec = rng.choice(list(CODECS))
+    bad = rng.randrange(count) if rng.random() < 0.15 else -1
+    given = values(rng, name, count)
+    records = [
+        record(at, value, b"k", [(b"caf\xe9", b"1")] if at == bad else [("é".encode(), None)])
+        for at, value in enumerate(given)
+    ]
+    data = batch(records, attributes=codec, compress=xerial if codec == 2 else CODECS[codec])
+    rest = {at: value for at, value in enumerate(given) if at != bad}
+    return Expected(data, count, rest, [(bad, bad)] if bad >= 0 else [], "header_name", key_known=True)
 
 
 def healthy(rng: random.Random, name: str, count: int) -> Expected:

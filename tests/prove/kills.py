@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.prove.stage import KEYS, Stage
+from tests.prove.stage import KEYS, PARTITIONS, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,20 @@ async def bad_messages(stage: Stage) -> None:
     await _loaded(stage, 5.0, harm)
 
 
+async def unreadable_records(stage: Stage) -> None:
+    stage.join()
+    stage.join()
+
+    async def harm() -> None:
+        for number in range(PARTITIONS):
+            await stage.send_unreadable(number)
+            await asyncio.sleep(0.3)
+            if number % 2:
+                await stage.kill(0)
+
+    await _loaded(stage, 8.0, harm)
+
+
 KILLS = (
     Kill(
         "consumer-killed", 1, "kill -9 of a consumer, five times, two in a group",
@@ -138,6 +152,10 @@ KILLS = (
     Kill(
         "bad-messages", 5, "ten messages that can never succeed among the others",
         "tests/pipeline/test_poison.py", bad_messages,
+    ),
+    Kill(
+        "unreadable-records", 5, "a record that no client library can parse in each partition, and three kill -9",
+        "tests/brokers/kafka/test_unreadable.py", unreadable_records,
     ),
     Kill(
         "engine-away", 6, "the engine is away for 15 s",

@@ -24,6 +24,8 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.worker import quiet_logger, stop_worker
 from bridge.workflow import DataConverter, message_aware
+from tests.kafka.batches import batch, record
+from tests.kafka.produce import produce
 from tests.prove.collecting import END, collect, collect_plain
 from tests.prove.score import Score, score
 
@@ -181,6 +183,12 @@ class Stage:
         """A message that can never succeed."""
         self.bad += 1
         await self._producer.send_and_wait(self.topic, b'{"key": "' + key.encode(), key=key.encode())
+
+    async def send_unreadable(self, partition: int) -> None:
+        """A record that no client library can read: the name of a header is not text."""
+        self.bad += 1
+        data = batch([record(0, b"{}", b"k0", [(b"caf\xe9", b"1")])])
+        await produce(self._bootstrap, self.topic, partition, data)
 
     async def settled(self, quiet: float) -> int:
         """Wait until every message had its effect, or nothing moves for `quiet` seconds; how many effects there are."""
