@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from aiokafka import AIOKafkaClient, TopicPartition
-from aiokafka.errors import NotLeaderForPartitionError, for_code
+from aiokafka.errors import NotLeaderForPartitionError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.produce import ProduceRequest
+
+_SOON = (NotLeaderForPartitionError, UnknownTopicOrPartitionError)
 
 
 async def produce(bootstrap: str, topic: str, partition: int, *batches: bytes) -> None:
@@ -18,10 +20,13 @@ async def produce(bootstrap: str, topic: str, partition: int, *batches: bytes) -
             # A producer counts from 0; the broker places the batch
             request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, bytes(8) + data[8:])])])
             while True:
-                response = await client.send(client.cluster.leader_for_partition(place), request)
-                [(_, [(_, code, *_)])] = response.topics
-                if for_code(code) is not NotLeaderForPartitionError:
-                    break
+                node = client.cluster.leader_for_partition(place)
+                if node is not None and node >= 0:
+                    response = await client.send(node, request)
+                    [(_, [(_, code, *_)])] = response.topics
+                    if for_code(code) not in _SOON:
+                        break
+                # A partition that was just made, or added
                 await client.force_metadata_update()
             if code:
                 raise for_code(code)()

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from structlog.testing import capture_logs
 
 from bridge.app.watch import SourceView
@@ -166,3 +167,33 @@ async def test_the_fuse_stops_the_source(tmp_path: Path, harness: KafkaHarness) 
         await bench.until(lambda: bench.source.fuse.blown, "the fuse")
         await asyncio.sleep(0.3)
         assert outcomes(bench) == {"dead_lettered": 10}
+
+
+async def test_partitions_are_added_while_keys_are_in_flight(tmp_path: Path, harness: KafkaHarness) -> None:
+    """Keys move to other partitions: each message takes effect once, in order within each partition of its key."""
+    topic = unique("grows")
+    async with kafka_bench(tmp_path, harness, topic, partitions=2) as bench:
+        await bench.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200)), topic=topic)
+        gate = asyncio.Event()
+
+        async def before(command: Command) -> None:
+            if len(bench.faults.taken) > 50:
+                await gate.wait()
+
+        bench.faults.before = before
+        await bench.source.start()
+        await bench.until(lambda: bench.source.at_work >= 10, "keys in flight")
+        admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
+        await admin.start()
+        await admin.create_partitions({topic: NewPartitions(6)})
+        await admin.close()
+        await bench.until(lambda: len(bench.source.assignment) == 6, "the new partitions")
+        gate.set()
+        # The producer of this client has to have seen them too, or the keys stay where they are
+        await bench.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200, 400)), topic=topic)
+        await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 400, "all of them")  # type: ignore[union-attr]
+        for numbers in offsets_by_key(bench.faults.taken).values():
+            firsts = list(dict.fromkeys(numbers))
+            for part in (range(200), range(200, 400)):
+                within = [number for number in firsts if number in part]
+                assert within == sorted(within)

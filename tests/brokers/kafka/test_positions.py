@@ -15,6 +15,8 @@ from bridge.errors import BrokerError
 from bridge.message import Message
 from tests.brokers.consumer import PATIENCE, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kafka.batches import batch, record
+from tests.kafka.produce import produce
 
 
 async def until(condition: Any, what: str) -> None:
@@ -169,11 +171,8 @@ async def test_added_partitions_are_read_from_their_beginning(harness: KafkaHarn
     await admin.start()
     await admin.create_partitions({topic: NewPartitions(3)})
     await admin.close()
-    producer = AIOKafkaProducer(bootstrap_servers=harness.bootstrap)
-    await producer.start()
     for number in range(3):
-        await producer.send_and_wait(topic, b"%d" % number, partition=number)
-    await producer.stop()
+        await produce(harness.bootstrap, topic, number, batch([record(0, b"%d" % number)]))
     seen: set[int] = set()
     async with asyncio.timeout(PATIENCE):
         while seen != {0, 1, 2}:  # what was handed out before the rebalance comes again
