@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge import __version__
-from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription
+from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
 from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
@@ -155,9 +155,9 @@ class SourceView:
         """For health."""
         ledger = self._ledger
         holds = dict(self._source.gate.holds)
-        if self._observed is not None:
-            holds |= self._observed.stopped()
         subscription: object = self._source.subscription
+        if isinstance(subscription, StoppableSubscription):
+            holds |= subscription.stopped()
         if isinstance(subscription, StallingSubscription) and not holds:
             holds |= subscription.stalled(self._stuck_after)
         paused = holds.pop("fuse", None)

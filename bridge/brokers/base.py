@@ -188,12 +188,17 @@ class Subscription(Protocol):
 
 
 @runtime_checkable
-class ObservedSubscription(Protocol):
-    """What a subscription may tell of itself beside its lag, for readiness and metrics."""
+class StoppableSubscription(Protocol):
+    """A subscription whose partitions may stop."""
 
     def stopped(self) -> dict[str, str]:
-        """What makes no progress though it should, by partition or part, with a sentence for a person."""
+        """Reasons why no progress is made, by partition or part, each a sentence that says what to do."""
         ...
+
+
+@runtime_checkable
+class ObservedSubscription(StoppableSubscription, Protocol):
+    """What a subscription may tell of itself beside its lag, for readiness and metrics."""
 
     @property
     def rebalances(self) -> int: ...

@@ -134,6 +134,7 @@ class LocalBroker:
                 commits=commits,
                 dead_letter_topic=(options.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", topic),
                 new_topic_partitions=count,
+                treatment=options.unreadable.of,
                 changed=subscription.changed,
             )
 

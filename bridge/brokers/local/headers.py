@@ -24,15 +24,19 @@ def encode(headers: Headers) -> bytes:
 
 
 def decode(data: bytes) -> Headers:
-    """What `encode` was given."""
+    """Headers that `encode` was given. Raises: ValueError when the data is none of its making."""
     headers: list[tuple[str, bytes | None]] = []
     at, end = 0, len(data)
     while at < end:
+        if at + 8 > end:
+            raise ValueError("a length is cut off")
         name_size, value_size = _LENGTHS.unpack_from(data, at)
         at += 8
         value_at = at + name_size
         name = data[at:value_at].decode("utf-8", "surrogatepass")
         at = value_at
+        if value_at + (0 if value_size == _NULL else value_size) > end:
+            raise ValueError("a length points past the end")
         if value_size == _NULL:
             headers.append((name, None))
             continue

@@ -18,7 +18,7 @@ import orjson
 
 from bridge.brokers.local import headers, positions
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.message import Headers, Message
+from bridge.message import Headers, Message, Unreadable
 
 _OFFSET_BITS = 40
 _APPEND_BYTES = 32 * 1024 * 1024
@@ -32,8 +32,9 @@ _ADVANCE = """
 UPDATE partitions SET next = given.value ->> 1 FROM json_each(?) AS given WHERE partitions.id = given.value ->> 0
 """
 _SIZES = """
-SELECT json_group_array(json_array(id - ?1, timestamp, key_size, body_size, headers_size)) FROM (
-  SELECT id, timestamp, key_size, body_size, headers_size FROM records WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4
+SELECT json_group_array(json_array(id - ?1, timestamp, key_size, body_size, headers_size, size)) FROM (
+  SELECT id, timestamp, key_size, body_size, headers_size, length(data) AS size FROM records
+  WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4
 )
 """
 _DATA = (
@@ -44,8 +45,8 @@ _EXPIRE = """
 DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?) AND appended < ?
 """
 
-Row = tuple[int, int, int | None, int | None, int]
-"""Offset, timestamp in microseconds, sizes of key, body and headers."""
+Row = tuple[int, int, int | None, int | None, int, int]
+"""Offset, timestamp in microseconds, sizes of key, body and headers, and the size of all data."""
 
 
 @dataclass(slots=True)
@@ -64,8 +65,12 @@ class Batch:
 
 
 def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
-    """The message that begins at `at`, and where it ends."""
-    _, stamp, key_size, body_size, headers_size = row
+    """The message that begins at `at`, and where it ends; one whose sizes or headers are damaged is unreadable."""
+    _, stamp, key_size, body_size, headers_size, size = row
+    sizes = (key_size or 0, body_size or 0, headers_size)
+    if sum(sizes) != size or min(sizes) < 0:
+        unreadable = Unreadable("record", "the sizes of the record do not fit its data")
+        return Message(data[at : at + size], timestamp=stamp / 1e6, unreadable=unreadable), at + size
     key = body = None
     if key_size is not None:
         key = data[at : at + key_size]
@@ -75,8 +80,13 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
         at += body_size
     found: Headers = ()
     if headers_size:
-        found = headers.decode(data[at : at + headers_size])
+        encoded = data[at : at + headers_size]
         at += headers_size
+        try:
+            found = headers.decode(encoded)
+        except ValueError:
+            unreadable = Unreadable("headers", "the headers of the record are damaged", key_known=True)
+            return Message(body, key, (), stamp / 1e6, unreadable=unreadable), at
     return Message(body, key, found, stamp / 1e6), at
 
 
@@ -198,8 +208,8 @@ class Log:
         if not rows:
             return Batch([], b"")
         total = 0
-        for count, (_, _, key_size, body_size, headers_size) in enumerate(rows):
-            total += (key_size or 0) + (body_size or 0) + headers_size
+        for count, (*_, size) in enumerate(rows):
+            total += size
             if total > wish.size and count:
                 del rows[count:]
                 break

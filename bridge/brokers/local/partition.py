@@ -11,6 +11,8 @@ from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.log import Batch, Fetch, unpack
 from bridge.brokers.local.positions import CommittedPosition
+from bridge.config.sources import OnUnreadable
+from bridge.message import Unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class LocalPartition(Epoch):
 
     __slots__ = (
         "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
-        "new_topic_partitions", "next_fetch", "share", "skipped",
+        "new_topic_partitions", "next_fetch", "share", "skipped", "stopped", "treatment",
     )  # fmt: skip
 
     def __init__(
@@ -37,9 +39,12 @@ class LocalPartition(Epoch):
         commits: Commits,
         dead_letter_topic: str,
         new_topic_partitions: int,
+        treatment: Callable[[Unreadable], OnUnreadable],
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called when there may be something to hand out or to read again."""
+        """treatment: of messages that cannot be parsed. `changed` is called when there may be something to hand out or
+        to read again.
+        """
         super().__init__(
             cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed
         )
@@ -53,6 +58,9 @@ class LocalPartition(Epoch):
         self.share = 0
         """Bytes that may be read ahead; a single record may be larger. Set by the subscription."""
         self.skipped = 0
+        self.treatment = treatment
+        self.stopped = ""
+        """Why nothing more is read, as a sentence for a person; empty while it is."""
         self._batches: deque[Batch] = deque()
         self._row = self._at = 0
 
@@ -75,6 +83,7 @@ class LocalPartition(Epoch):
             and self.buffered_bytes < self.share
             and not self._paused
             and not self.draining
+            and not self.stopped
         )
 
     def wish(self) -> Fetch:
@@ -111,6 +120,10 @@ class LocalPartition(Epoch):
             stop = min(len(batch.rows), row + limit - len(taken))
             for described in batch.rows[row:stop]:
                 message, at = unpack(data, at, described)
+                unreadable = message.unreadable
+                if unreadable is not None and self.treatment(unreadable) == "stop_partition":
+                    self._stop(described[0], unreadable)
+                    return taken
                 if fetched(described[0]):
                     taken.append(LocalDelivery(message, self, described[0]))
             self.buffered -= stop - row
@@ -119,6 +132,15 @@ class LocalPartition(Epoch):
                 self.buffered_bytes -= len(self._batches.popleft().data)
                 self._row = self._at = 0
         return taken
+
+    def _stop(self, offset: int, unreadable: Unreadable) -> None:
+        self._batches.clear()
+        self.buffered = self.buffered_bytes = self._row = self._at = 0
+        self.stopped = (
+            f"offset {offset} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; "
+            "set `on_unreadable: dead_letter` or `skip` on the source and restart"
+        )
+        _log.error("%s/%d: %s", self.topic, self.number, self.stopped)
 
     def complete(self, offset: int) -> None:
         """A delivery is done."""

@@ -101,6 +101,12 @@ class LocalSubscription:
         """See `Subscription.lag`."""
         return {(each.topic, each.number): each.lag for each in self._ownership.partitions.values()}
 
+    def stopped(self) -> dict[str, str]:
+        """See `StoppableSubscription.stopped`."""
+        return {
+            f"{each.topic}/{each.number}": each.stopped for each in self._ownership.partitions.values() if each.stopped
+        }
+
     async def close(self) -> None:
         """See `Subscription.close`. The listener is not asked: who closes has nothing in flight, or gives it up."""
         if self._closing is None:
