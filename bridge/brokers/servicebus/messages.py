@@ -12,6 +12,7 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType
 
 from bridge.brokers.servicebus import dead_letters
+from bridge.bytetext import text_of
 from bridge.errors import PublishFailed
 from bridge.message import Message
 
@@ -102,7 +103,7 @@ def _bytes(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     match value:
         case bytes():
-            return value.decode("utf-8", "replace")
+            return text_of(value)
         case dict():
             return {_text(name): _plain(part) for name, part in value.items()}
         case list() | tuple():
@@ -114,7 +115,8 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Text of an id or name. Its AMQP type is no part of it: the client reads strings and binary alike, as bytes."""
+    return text_of(value) if isinstance(value, bytes) else str(value)
 
 
 def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> ServiceBusMessage:
@@ -129,9 +131,9 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
         if value is None:
             properties[name] = None
         elif name.lower() == CONTENT_TYPE:
-            content_type = content_type or value.decode("utf-8", "replace")
+            content_type = content_type or text_of(value)
         elif name.startswith(PREFIX) and name[len(PREFIX) :] in PROPERTIES:
-            given[name[len(PREFIX) :]] = value.decode("utf-8", "replace")
+            given[name[len(PREFIX) :]] = _given(name[len(PREFIX) :], value)
         else:
             if name.startswith("ce_"):
                 name = cloudevents_prefix + name[3:]
@@ -149,6 +151,14 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
     return ServiceBusMessage(
         message.body or b"", application_properties=properties or None, content_type=content_type, **given
     )
+
+
+def _given(name: str, value: bytes) -> str | bytes:
+    """A property of the message: text, but for a correlation id that is none, which AMQP carries as binary."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value if name == "correlation_id" else text_of(value)
 
 
 def _property(value: bytes) -> str | bytearray:
