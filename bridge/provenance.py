@@ -98,7 +98,7 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
-    return replace(message, headers=kept + tuple(added.items()), timestamp=None, unreadable=None)
+    return replace(message, headers=kept + tuple(added.items()), timestamp=None, timestamp_ms=None, unreadable=None)
 
 
 def read(message: Message) -> Provenance:

@@ -13,7 +13,10 @@ from bridge.brokers.kafka import progress
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.offsets import OffsetTracker
-from bridge.message import Message
+from bridge.message import EXACT_MS, Message
+
+NO_TIMESTAMP = -1
+"""Written by a producer that gives no time."""
 
 
 class KafkaPartition(Epoch):
@@ -125,4 +128,8 @@ class KafkaPartition(Epoch):
 
 def message_of(record: Any) -> Message:
     """A record of the client as a message."""
-    return Message(record.value, record.key, record.headers, record.timestamp / 1000)
+    stamp = record.timestamp
+    if stamp is None or stamp == NO_TIMESTAMP:
+        return Message(record.value, record.key, record.headers)
+    exact = -EXACT_MS < stamp < EXACT_MS
+    return Message(record.value, record.key, record.headers, stamp / 1000, timestamp_ms=None if exact else stamp)

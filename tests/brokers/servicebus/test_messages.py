@@ -78,6 +78,14 @@ def test_a_correlation_id_that_is_no_text_goes_on_as_binary() -> None:
     assert sorted(received(wire(outgoing(Message(b"", headers=headers)))).headers) == sorted(headers)
 
 
+def test_a_message_id_that_is_no_text_goes_on_as_binary() -> None:
+    for message_id in (text_of(b"\xff\xfe"), text_of("\ufdd0ff".encode()), "\ufdd0", "ü", text_of(b"\xff" * 128)):
+        assert received(wire(outgoing(Message(b"", message_id=message_id)))).message_id == message_id
+        assert received(wire(outgoing(Message(b"", b"k", message_id=message_id)))).message_id == message_id
+    with pytest.raises(PublishFailed, match="129 bytes"):
+        outgoing(Message(b"", message_id=text_of(b"\xff" * 129)))
+
+
 def test_nulls_stay_nulls_and_are_no_empty_texts() -> None:
     headers = (("ce_subject", None), ("p", None), ("empty", b""), ("content-type", None), ("servicebus.subject", None))
     got = received(wire(outgoing(Message(b"", headers=headers))))
