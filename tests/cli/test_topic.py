@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
+from bridge.cli.topic import read
+from bridge.message import Message, Position, Unreadable
 from tests.app.project import PATIENCE, write_project
 from tests.brokers.kafka.harness import unique
 from tests.cli.conftest import Bridge
@@ -103,6 +105,16 @@ def test_what_was_read_is_what_lies_there(bridge: Bridge, tmp_path: Path) -> Non
     first, second = text.splitlines()
     assert '"body": "{\\"id\\": 1, \\"a\\": 1e400}"}' in first
     assert '"body": {"amount": 12345678901234567890.123456789, "b": 1.10, "b": 2}}' in second
+
+
+def test_messages_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = Message(b"\xff", b"k", unreadable=Unreadable("crc", "the checksum is\x1b wrong", last=9), timestamp=1.0)
+    for show in (read._print, read._line):
+        show(Position("c", "things", 0, 7), damaged)
+    head, body, line = capsys.readouterr().out.splitlines()
+    assert head == "things/0@7  1970-01-01T00:00:01.000Z  key k"
+    assert body == r"  (unreadable, up to offset 9: crc: the checksum is\x1b wrong; --json has the raw bytes)"
+    assert json.loads(line)["unreadable"]["fault"] == "crc"
 
 
 @pytest.mark.parametrize(
