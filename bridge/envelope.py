@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from bridge.message import Position
+from bridge.message import Message, Position
 from bridge.record import record
 
 
@@ -17,7 +17,8 @@ class Envelope:
     message_id is the identity that effects are deduplicated by: the source's `identity:` when it has one, else
     CloudEvents `source` + `id`, else cluster/topic/the broker's message id, else cluster/topic/partition/offset.
     data is the decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
-    headers are text: undecodable bytes are replaced, and of a repeated name the last value wins.
+    headers and key are text, as `bridge.bytetext` makes it; of a repeated name the last value wins.
+    message: the message itself, for its raw bytes; None in tests that need none.
     """
 
     message_id: str
@@ -34,6 +35,7 @@ class Envelope:
     headers: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None
     timestamp: float | None = None
+    message: Message | None = field(default=None, compare=False, repr=False)
 
 
 @record(frozen=True, slots=True)

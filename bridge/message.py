@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bridge.record import record
 
+EXACT_MS = 2**41
+"""Milliseconds up to here (the year 2039) survive as seconds in a float, to the microsecond."""
+
 Headers = tuple[tuple[str, bytes | None], ...]
 """Headers in the broker's order; a name may occur more than once. A value of None is a null of the broker: whoever
 interprets headers treats it as an absent header, whoever copies a message keeps it."""
@@ -40,6 +43,7 @@ class Message:
     What follows is for publishing, on brokers that can do it (Service Bus): partition_key: keeps messages without a key
     together. enqueue_at: seconds since the epoch before which nobody receives it. time_to_live: seconds after which
     nobody does.
+    timestamp_ms: the same time in milliseconds, where the broker counts those and seconds as a float are not exact.
     unreadable: set when the message cannot be parsed. `body` then holds the raw bytes of the damaged part, or None
     where they cannot be had; key and headers hold what could be read.
     """
@@ -54,6 +58,14 @@ class Message:
     enqueue_at: float | None = None
     time_to_live: float | None = None
     unreadable: Unreadable | None = None
+    timestamp_ms: int | None = None
+
+    @property
+    def milliseconds(self) -> int | None:
+        """The timestamp in whole milliseconds."""
+        if self.timestamp_ms is not None or self.timestamp is None:
+            return self.timestamp_ms
+        return round(self.timestamp * 1000)
 
     @property
     def size(self) -> int:

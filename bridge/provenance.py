@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bridge.bytetext import own_text
 from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
 
 REASON = RESERVED_HEADER_PREFIX + "reason"
@@ -69,7 +70,9 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     origin. From any other source they may be forged and count for nothing.
     """
     kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
-    origin = {name: value for name, value in message.headers if name in ORIGIN} if cause.replayed else {}
+    origin: dict[str, bytes] = {}
+    if cause.replayed:
+        origin = {name: value for name, value in message.headers if name in ORIGIN and value is not None}
     texts: dict[str, str] = {
         REASON: cause.reason,
         DETAIL: cause.detail,
@@ -95,11 +98,11 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
-    return replace(message, headers=kept + tuple(added.items()), timestamp=None, unreadable=None)
+    return replace(message, headers=kept + tuple(added.items()), timestamp=None, timestamp_ms=None, unreadable=None)
 
 
 def read(message: Message) -> Provenance:
     """Provenance of a dead letter that a source marked `trusted: replay` receives."""
-    found = {name: value.decode("utf-8", "replace") for name, value in message.headers if value is not None}
+    found = {name: own_text(value) for name, value in message.headers if value is not None}
     executed = found.get(EXECUTED, "")
     return Provenance(found.get(MESSAGE_ID), tuple(executed.split(",")) if executed else ())

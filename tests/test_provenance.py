@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bridge import provenance
+from bridge.bytetext import text_of
 from bridge.message import Message, Position
 from bridge.provenance import Cause, Provenance
 
@@ -50,3 +53,18 @@ def test_a_replay_reads_back_what_was_executed() -> None:
     letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
     assert provenance.read(letter) == Provenance("m-1", ("r1", "r2"))
     assert provenance.read(Message(b"")) == Provenance(None, ())
+
+
+def test_an_identity_that_is_made_of_bytes_comes_back() -> None:
+    for identity in (text_of(b"M\xfcller"), text_of("\ufdd0ff".encode()), "\ufdd0ff"):
+        letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, message_id=identity))
+        assert provenance.read(letter).message_id == identity
+
+
+def test_nulls_are_kept_and_are_no_origin() -> None:
+    given = Message(b"", headers=(("a", None), ("bridge.topic", None), ("bridge.message-id", None)))
+    replayed = replace(CAUSE, replayed=True, message_id=None)
+    letter = provenance.dead_letter(given, POSITION, replayed)
+    assert letter.headers[0] == ("a", None)
+    assert dict(letter.headers)["bridge.topic"] == b"orders"
+    assert provenance.read(given) == Provenance(None, ())

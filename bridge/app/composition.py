@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.app.codecs import source_codec
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
+from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
@@ -243,7 +244,7 @@ def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
         if wishes.key != "session":
             changes["key"] = None
             if wishes.key == "partition" and message.partition_key is None and message.key is not None:
-                changes["partition_key"] = message.key.decode("utf-8", "replace")
+                changes["partition_key"] = text_of(message.key)
         if message.time_to_live is None:
             changes["time_to_live"] = wishes.time_to_live
         return replace(message, **changes)

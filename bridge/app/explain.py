@@ -76,7 +76,8 @@ def explain(loaded: Loaded, source: str, message: Message) -> Answer:
 
 
 def _envelope(envelope: Envelope) -> dict[str, Any]:
-    members = {field.name: getattr(envelope, field.name) for field in fields(envelope) if field.name != "position"}
+    names = [field.name for field in fields(envelope) if field.name not in ("position", "message")]
+    members = {name: getattr(envelope, name) for name in names}
     return members | {"topic": envelope.position.topic}
 
 

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from bridge.app import jsonlines
 from bridge.app.codecs import SCHEMA_CODECS
+from bridge.app.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
-from bridge.codecs.limits import Limits, parse_json, write_json
+from bridge.codecs.limits import parse_json
 from bridge.config.types import check_topic
 from bridge.envelope import Event
 from bridge.errors import DecodeError
@@ -19,12 +21,8 @@ from bridge.message import Message
 CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of what is wrapped here."""
 
-LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500)
-"""For what is parsed here. The receiving source has its own limits; only what must be understood is held to these."""
-
 _MEDIA = "application/cloudevents+json"
 _CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
-_MEMBERS = frozenset({"topic", "key", "headers", "body"})
 _READ = 256 * 1024
 
 
@@ -83,23 +81,31 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
 def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> Iterator[list[tuple[str, Message]]]:
     """Batches of (topic, message) of JSON Lines, in order; a batch is what could be read without waiting for more.
 
-    A line is a CloudEvent, or {"body": ..., "key": ..., "headers": {...}, "topic": ...} of which only the body must be
-    there: text is sent as it is, null as a tombstone, anything else as JSON. topic: of every line; when it is None each
-    line names its own. The wishes are for lines that say nothing else. Blank lines are skipped.
+    A line is a CloudEvent, or an object as `bridge.app.jsonlines` describes it, of which only the body must be there.
+    topic: of every line; when it is None each line names its own. The wishes are for lines that say nothing else. Blank
+    lines are skipped.
     Raises: DecodeError naming label and line, after everything before it was yielded.
     """
     read = getattr(stream, "read1", stream.read)
-    rest, number = b"", 0
+    rest, number = bytearray(), 0
     while True:
         chunk = read(_READ)
-        *whole, rest = (rest + chunk).split(b"\n") if chunk else [rest, b""]
+        whole: list[bytes] = []
+        if not chunk:
+            whole.append(bytes(rest))
+        elif b"\n" in chunk:
+            first, *whole, last = chunk.split(b"\n")
+            whole.insert(0, bytes(rest) + first)
+            rest = bytearray(last)
+        else:
+            rest += chunk
         batch: list[tuple[str, Message]] = []
         for line in whole:
             number += 1
             if not line.strip():
                 continue
             try:
-                own, message = _line(line, wishes)
+                own, message = _line(line, wishes, by_line=topic is None)
                 batch.append((_topic(topic, own), message))
             except DecodeError as error:
                 if batch:
@@ -109,29 +115,22 @@ def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> It
             yield batch
         if not chunk:
             return
-        if len(rest) > LIMITS.max_payload:
-            raise DecodeError(f"{label}:{number + 1}: the line is longer than {LIMITS.max_payload // 1024**2} MiB")
+        if len(rest) > LINE_LIMIT:
+            raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
 
 
-def _line(line: bytes, wishes: Wishes) -> tuple[Any, Message]:
+def _line(line: bytes, wishes: Wishes, *, by_line: bool) -> tuple[Any, Message]:
+    """The topic that the line asks for, and its message. by_line: each line must name its topic."""
     value = _parse(line, "the line")
     if not isinstance(value, dict):
         raise DecodeError('expected a CloudEvent or {"body": ...}')
     if "specversion" in value:
         return None, _marked(wishes.message(line.strip()), value)
-    if "body" not in value:
-        raise DecodeError('expected a CloudEvent, with specversion, or {"body": ...}')
-    unknown = value.keys() - _MEMBERS
-    if unknown:
-        raise DecodeError(f"unknown member {sorted(unknown)[0]!r}; known are {', '.join(sorted(_MEMBERS))}")
-    key, headers = value.get("key"), value.get("headers", {})
-    if not isinstance(key, str | None):
-        raise DecodeError("key must be text")
-    if not isinstance(headers, dict) or not all(isinstance(text, str) for text in headers.values()):
-        raise DecodeError("headers must be an object of texts")
-    message = replace(wishes, key=wishes.key if key is None else key).message(_body(value["body"]))
-    own = tuple(header for header in message.headers if header[0] not in headers)
-    return value.get("topic"), replace(message, headers=own + _headers(tuple(headers.items())))
+    message = jsonlines.message_of(value, line)
+    topic = None if jsonlines.was_read(value) and not by_line else value.get("topic")
+    own = tuple(header for header in _headers(wishes.headers) if header[0] not in value.get("headers", {}))
+    key = _key(wishes.key) if message.key is None else message.key
+    return topic, replace(message, key=key, headers=own + message.headers)
 
 
 def _topic(topic: str | None, own: Any) -> str:
@@ -147,12 +146,6 @@ def _topic(topic: str | None, own: Any) -> str:
         return check_topic(own)
     except ValueError as error:
         raise DecodeError(str(error)) from None
-
-
-def _body(value: Any) -> bytes | None:
-    if value is None:
-        return None
-    return value.encode() if isinstance(value, str) else write_json(value)
 
 
 def _wrapped(body: bytes, wishes: Wishes, type_: str, label: str) -> Message:

@@ -36,7 +36,8 @@ _GIVE = "give one of --file, --data and --jsonl"
 
         A line of JSON Lines is a CloudEvent, or
         {"body": {"id": "1001"}, "key": "1001", "headers": {"source": "shop"}, "topic": "orders"}
-        of which only the body must be there: text is sent as it is, null as a tombstone.
+        of which only the body must be there: text and JSON are sent as they are, null as a tombstone. Lines of
+        bridge topic read --json are published unaltered.
     """,
     exits={0: "the broker has durably taken everything", 1: "something could not be published"},
 )

@@ -38,7 +38,8 @@ class SourceDecoder:
         trusted: Literal["replay"] | None = None,
     ) -> None:
         """attributes, identity: called with what `scope` makes of the variables headers, key, topic, partition, offset,
-        timestamp, message_id (the broker's own) and payload, given as keywords; absent ones are None.
+        timestamp, message_id (the broker's own), payload and message (with raw bytes), given as keywords; absent
+        ones are None.
         trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
         """
         self._codec = codec
@@ -88,6 +89,7 @@ class SourceDecoder:
             timestamp=envelope.timestamp,
             message_id=message.message_id,
             payload=envelope.data,
+            message=message,
         )
         changes: dict[str, Any] = {}
         extensions: dict[str, Any] | None = None

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from bridge.bytetext import bytes_of, text_of
 from bridge.codecs.limits import Limits, check_size
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Headers, Message, Position
+
+_LIKE_A_POSITION = re.compile(r"/*[0-9]+@[0-9]+")
 
 MESSAGE_ID_HEADER = "message-id"
 MESSAGE_TYPE_HEADER = "message-type"
 
 
 def text_headers(headers: Headers) -> dict[str, str]:
-    """Headers as text: undecodable bytes are replaced, of a repeated name the last value wins. A null is no header."""
-    return {name: value.decode("utf-8", "replace") for name, value in headers if value is not None}
+    """Headers as text, as `text_of` makes it; of a repeated name the last value wins. A null is no header."""
+    return {name: text_of(value) for name, value in headers if value is not None}
 
 
 def text_key(key: bytes | None) -> str | None:
-    """The key as text, undecodable bytes replaced."""
-    return None if key is None else key.decode("utf-8", "replace")
+    """The key as text, as `text_of` makes it."""
+    return None if key is None else text_of(key)
 
 
 def binary_key(key: str | None) -> bytes | None:
@@ -30,9 +34,12 @@ def binary_key(key: str | None) -> bytes | None:
 
 
 def binary_text(text: str, what: str) -> bytes:
-    """UTF-8 of a header value or key. Raises: DecodeError, naming `what`, for a lone surrogate."""
+    """Bytes of a header value or key: the reverse of `text_of`, so that what came in goes out as the same bytes.
+
+    Raises: DecodeError, naming `what`, for a lone surrogate.
+    """
     try:
-        return text.encode()
+        return bytes_of(text)
     except UnicodeEncodeError:
         raise DecodeError(f"the event's {what} holds a lone surrogate, which UTF-8 cannot carry") from None
 
@@ -54,8 +61,11 @@ def read_plain(
 def plain_envelope(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
     """An envelope with the default attributes: id and identity from the broker, source from the topic, no type."""
     id_ = message.message_id or str(position)
-    # A sender's own id is unique within its entity only
-    message_id = f"{position.cluster}/{position.topic}/{id_}" if message.message_id else id_
+    # A sender's own id is unique within its entity only, and must not be taken for a position in it
+    message_id = id_
+    if message.message_id:
+        slash = "/" if _LIKE_A_POSITION.fullmatch(message.message_id) else ""
+        message_id = f"{position.cluster}/{position.topic}/{slash}{id_}"
     return Envelope(
         message_id,
         id_,
@@ -67,6 +77,7 @@ def plain_envelope(message: Message, position: Position, data: Any, content_type
         headers=text_headers(message.headers),
         key=text_key(message.key),
         timestamp=message.timestamp,
+        message=message,
     )
 
 

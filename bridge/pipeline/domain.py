@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+from bridge.bytetext import text_of
 from bridge.pipeline.item import Item
 
 
@@ -16,14 +17,14 @@ class OrderingDomain:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._keys: dict[str, dict[Item, Callable[[], None] | None]] = {}
+        self._keys: dict[Hashable, dict[Item, Callable[[], None] | None]] = {}
         self._closed = False
 
     def __len__(self) -> int:
         """Keys with items."""
         return len(self._keys)
 
-    def join(self, key: str, item: Item) -> None:
+    def join(self, key: Hashable, item: Item) -> None:
         item.domain_key = key
         self._keys.setdefault(key, {})[item] = None
 
@@ -58,6 +59,6 @@ class OrderingDomain:
         self._closed = True
 
 
-def domain_key(key: Hashable) -> str:
-    """One form for the keys of all brokers: Kafka's are bytes, session ids are text."""
-    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else str(key)
+def domain_key(key: Hashable) -> Hashable:
+    """One form for the keys of all sources: bytes of a message, and text that an expression made of the same bytes."""
+    return text_of(key) if isinstance(key, bytes) else key

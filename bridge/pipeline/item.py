@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from bridge.brokers.base import Delivery
@@ -70,7 +70,7 @@ class Item:
         self.failed_step: Step | None = None
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
-        self.domain_key: str | None = None
+        self.domain_key: Hashable | None = None
         self.due_at: float | None = None
         self.room: Callable[[], None] | None = None
         self.waits_for: RouteLimit | None = None

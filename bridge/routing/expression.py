@@ -29,6 +29,7 @@ _SHOWN = 120
 ROUTE = frozenset(("event", "payload", "vars"))
 ITEM = ROUTE | {"item", "index"}
 SOURCE = frozenset(("payload", "headers", "key", "topic", "partition", "offset", "message_id", "timestamp"))
+SOURCE |= {"key_base64", "headers_base64", "data_base64"}
 
 
 @cache

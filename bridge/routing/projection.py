@@ -56,7 +56,7 @@ def project(value: Any, tree: Tree | None) -> Any:
     """The part of `value` that `tree` names, for CEL.
 
     What is not a map where the tree expects one is left as it is: selecting from it fails in CEL as it would have.
-    Raises: ExpressionError when CEL cannot see the value as it is (a NUL character, too deep).
+    Raises: ExpressionError when CEL cannot see the value as it is (a NUL, too deep).
     """
     if tree is None:
         _refuse_unseen(value)
@@ -83,10 +83,11 @@ def project(value: Any, tree: Tree | None) -> Any:
 
 
 _NUL = "a string holds a NUL character, which CEL would cut off"
+_NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(event.data_base64)"
 
 
 def _refuse_unseen(value: Any) -> None:
-    """Refuse what the CEL library mistakes: it ends strings at a NUL, and deep nesting overflows its stack."""
+    """Refuse what the CEL library mistakes: it ends text and bytes at a NUL, and deep nesting overflows its stack."""
     level = [value]
     depth = 0
     while level:
@@ -97,6 +98,9 @@ def _refuse_unseen(value: Any) -> None:
             if kind is str:
                 if "\0" in member:
                     raise ExpressionError(_NUL)
+            elif kind is bytes:
+                if b"\0" in member:
+                    raise ExpressionError(_NUL_BYTE)
             elif kind is dict:
                 if any("\0" in key for key in member if key.__class__ is str):
                     raise ExpressionError(_NUL)

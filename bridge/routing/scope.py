@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cel_expr_python import cel
 
 from bridge.envelope import Envelope
+from bridge.message import Message
 from bridge.routing.projection import Projection, Tree, project
+
+
+def _key_base64(message: Message | None) -> str | None:
+    return None if message is None or message.key is None else b64encode(message.key).decode()
+
+
+def _headers_base64(message: Message | None) -> dict[str, str]:
+    """Of a repeated name the last value, and no nulls, as in the headers that are text."""
+    headers = () if message is None else message.headers
+    return {name: b64encode(value).decode() for name, value in headers if value is not None}
+
+
+def _data_base64(data: Any) -> str | None:
+    return b64encode(data).decode() if isinstance(data, bytes) else None
+
+
+_BYTES: Mapping[str, Callable[[Envelope], Any]] = {
+    "key_base64": lambda envelope: _key_base64(envelope.message),
+    "headers_base64": lambda envelope: _headers_base64(envelope.message),
+    "data_base64": lambda envelope: _data_base64(envelope.data),
+}
+"""Members of `event` that are there only when they are named. In base64, since CEL ends bytes at a NUL too."""
 
 EVENT: Mapping[str, Callable[[Envelope], Any]] = {
     "type": lambda envelope: envelope.type,
@@ -26,10 +50,11 @@ EVENT: Mapping[str, Callable[[Envelope], Any]] = {
     "timestamp": lambda envelope: envelope.timestamp,
     "headers": lambda envelope: envelope.headers,
     "extensions": lambda envelope: envelope.extensions,
+    **_BYTES,
 }
 """Members of `event`. An attribute that the message has not is null, so that a condition on it is just false."""
 
-_ALL_OF_EVENT: Tree = dict.fromkeys(EVENT)
+_ALL_OF_EVENT: Tree = dict.fromkeys(name for name in EVENT if name not in _BYTES)
 
 
 class Scope:
@@ -83,7 +108,7 @@ class RouteScope(Scope):
 
     @property
     def event(self) -> dict[str, Any]:
-        return {name: read(self.envelope) for name, read in EVENT.items()}
+        return {name: EVENT[name](self.envelope) for name in _ALL_OF_EVENT}
 
     def part(self, variable: str, tree: Tree | None) -> Any:
         if variable == "event":
@@ -97,7 +122,7 @@ class RouteScope(Scope):
 class SourceScope(Scope):
     """Variables of a source's `attributes:` and `identity:`, before there is an envelope."""
 
-    __slots__ = ("headers", "key", "message_id", "offset", "partition", "payload", "timestamp", "topic")
+    __slots__ = ("headers", "key", "message", "message_id", "offset", "partition", "payload", "timestamp", "topic")
 
     def __init__(
         self,
@@ -109,6 +134,7 @@ class SourceScope(Scope):
         offset: int,
         message_id: str | None,
         timestamp: float | None,
+        message: Message,
     ) -> None:
         super().__init__()
         self.payload = payload
@@ -119,3 +145,16 @@ class SourceScope(Scope):
         self.offset = offset
         self.message_id = message_id
         self.timestamp = timestamp
+        self.message = message
+
+    @property
+    def key_base64(self) -> str | None:
+        return _key_base64(self.message)
+
+    @property
+    def headers_base64(self) -> dict[str, str]:
+        return _headers_base64(self.message)
+
+    @property
+    def data_base64(self) -> str | None:
+        return _data_base64(self.payload)

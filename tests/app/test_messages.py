@@ -83,11 +83,11 @@ class TestBuild:
 
 
 class TestLines:
-    def test_bodies_keep_their_value(self) -> None:
-        bodies = ['{"a": 1180591620717411303424, "b": 1.10}', '"text \\u00e9"', "null", "[1, 2]", "7", '""']
+    def test_bodies_go_as_they_are_written(self) -> None:
+        bodies = ['{"a": 1180591620717411303424, "b": 1.10, "b": 2}', '"text \\u00e9"', "null", "[1, 2]", "7.0", '""']
         found = read("\n".join(f'{{"body": {body}}}' for body in bodies))
         assert [message.body for _, message in found] == [
-            b'{"a":1180591620717411303424,"b":1.1}', "text é".encode(), None, b"[1,2]", b"7", b"",
+            b'{"a": 1180591620717411303424, "b": 1.10, "b": 2}', "text é".encode(), None, b"[1, 2]", b"7.0", b"",
         ]  # fmt: skip
 
     def test_key_headers_and_topic(self) -> None:

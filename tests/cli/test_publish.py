@@ -70,7 +70,7 @@ def test_json_lines(publish: Publish, config: Path) -> None:
     result = publish("orders", "--jsonl", "-", input=text)
     assert (result.exit_code, result.stdout) == (0, "3 messages published to local/orders\n")
     messages = arrived(config, "orders", 3)
-    assert {message.body for message in messages} == {b'{"n":1}', EVENT.encode(), b"{broken"}
+    assert {message.body for message in messages} == {b'{"n": 1}', EVENT.encode(), b"{broken"}
 
 
 def test_json_lines_on_standard_input(publish: Publish, config: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
+from bridge.cli.topic import read
+from bridge.message import Message, Position, Unreadable
 from tests.app.project import PATIENCE, write_project
 from tests.brokers.kafka.harness import unique
 from tests.cli.conftest import Bridge
@@ -67,20 +69,79 @@ def test_messages_for_people(bridge: Bridge) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert [line.split("  ")[0][-2:] for line in lines if "  key k" in line] == ["@0", "@1", "@2"]
-    assert lines[1:3] == ["  a: b", '  {"id":"1","total":1.5}']
+    assert lines[1:3] == ["  a: b", '  {"id": "1", "total": 1.5}']
     assert lines[4:6] == [r"  no\tjson", "  at all"]
     assert lines[7] == "  (no body)"
 
 
-def test_json_lines_can_be_published_again(bridge: Bridge) -> None:
+def copied(bridge: Bridge, place: str, copies: str) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """What lies in both places after a copy, without the topics."""
+    text = bridge("topic", "read", place, "--json").stdout
+    result = bridge("publish", copies, input=text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    told = objects(text), objects(bridge("topic", "read", copies, "--json").stdout)
+    for one in (line for lines in told for line in lines):
+        del one["topic"]
+    return told
+
+
+def test_json_lines_can_be_published_unaltered(bridge: Bridge) -> None:
     put(bridge, *LINES)
-    told = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    text = bridge("topic", "read", "local/things", "--json").stdout
+    told = objects(text)
     assert [list(one) for one in told] == [["topic", "partition", "offset", "timestamp", "key", "headers", "body"]] * 3
     assert [one["body"] for one in told] == [line["body"] for line in LINES]
-    copies = [{name: one[name] for name in ("key", "headers", "body")} for one in told]
-    put(bridge, *copies, place="local/copies")
-    again = objects(bridge("topic", "read", "local/copies", "--json").stdout)
-    assert [{name: one[name] for name in ("key", "headers", "body")} for one in again] == copies
+    one, other = copied(bridge, "local/things", "local/copies")
+    assert one == other
+    assert bridge("publish", "local/", input=text).exit_code == 0
+    assert len(objects(bridge("topic", "read", "local/things", "--json").stdout)) == 6, "each line names its topic"
+
+
+def test_what_was_read_is_what_lies_there(bridge: Bridge, tmp_path: Path) -> None:
+    for body in ('{"id": 1, "a": 1e400}', '{"amount": 12345678901234567890.123456789, "b": 1.10, "b": 2}'):
+        assert bridge("publish", "local/things", "--raw", "--key", "k", "--data", body).exit_code == 0
+        assert body in bridge("topic", "read", "local/things").stdout
+    text = bridge("topic", "read", "local/things", "--json").stdout
+    first, second = text.splitlines()
+    assert '"body": "{\\"id\\": 1, \\"a\\": 1e400}"}' in first
+    assert '"body": {"amount": 12345678901234567890.123456789, "b": 1.10, "b": 2}}' in second
+
+
+def test_messages_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = Message(b"\xff", b"k", unreadable=Unreadable("crc", "the checksum is\x1b wrong", last=9), timestamp=1.0)
+    for show in (read._print, read._line):
+        show(Position("c", "things", 0, 7), damaged)
+    head, body, line = capsys.readouterr().out.splitlines()
+    assert head == "things/0@7  1970-01-01T00:00:01.000Z  key k"
+    assert body == r"  (unreadable, up to offset 9: crc: the checksum is\x1b wrong; --json has the raw bytes)"
+    assert json.loads(line)["unreadable"]["fault"] == "crc"
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "shown"),
+    [(1706700000000000, "1706700000000000ms"), ("0001-01-01T00:00:00.001Z", "0001-01-01T00:00:00.001Z")],
+)
+def test_times_far_away(bridge: Bridge, timestamp: object, shown: str) -> None:
+    put(bridge, {"body": "far", "key": "k", "timestamp": timestamp}, {"body": "behind", "key": "k"})
+    first, _, second, _ = bridge("topic", "read", "local/things").stdout.splitlines()
+    assert (f"@0  {shown}  key k" in first, "@1  20" in second) == (True, True)
+    told = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    assert (told[0]["timestamp"], told[1]["body"]) == (timestamp, "behind")
+
+
+def test_output_that_is_not_utf_8(bridge: Bridge, config: Path) -> None:
+    line = json.dumps({"body": {"name": "ключ"}, "headers": {"a": "\u009b"}}, ensure_ascii=False)
+    assert bridge("publish", "local/things", input=line).exit_code == 0
+    command = f"{sys.executable} -m bridge topic read local/things --json -c {config}"
+    for encoding in ("ascii", "utf-8"):
+        run = subprocess.run(
+            command.split(), capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True
+        )
+        assert b"\xc2\x9b" not in run.stdout
+        assert run.stdout.isascii() == (encoding == "ascii")
+        [told] = objects(run.stdout.decode())
+        assert told["headers"] == {"a": "\u009b"}
+        assert "ключ" in str(told["body"])
 
 
 def test_bytes_that_are_no_text(bridge: Bridge, tmp_path: Path) -> None:
@@ -160,6 +221,8 @@ def test_kafka(tmp_path: Path) -> None:
         put(bridge, *LINES, place=f"it/{topic}")
         told = objects(bridge("topic", "read", f"it/{topic}", "--json").stdout)
         assert [one["body"] for one in told] == [line["body"] for line in LINES]
+        one, other = copied(bridge, f"it/{topic}", f"it/{topic}-copies")
+        assert one == other
         missing = bridge("topic", "read", "it/nowhere")
         assert (missing.exit_code, "no topic nowhere" in missing.stderr) == (1, True)
     finally:
@@ -169,13 +232,17 @@ def test_kafka(tmp_path: Path) -> None:
 
 def test_service_bus(tmp_path: Path) -> None:
     topic = TopicConfig("news", (SubscriptionConfig("billing"),))
-    with ServerProcess((QueueConfig("things"),), (topic,)) as server:
+    with ServerProcess((QueueConfig("things"), QueueConfig("copies")), (topic,)) as server:
         bridge = with_broker(tmp_path, f"{{type: servicebus, connection_string: '{server.connection_string}'}}")
         put(bridge, *LINES[:2], place="it/things")
         put(bridge, {"body": "new"}, place="it/news")
         for _ in range(2):
             told = objects(bridge("topic", "read", "it/things", "--json").stdout)
             assert [(one["body"], one["offset"]) for one in told] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
+        one, other = copied(bridge, "it/things", "it/copies")
+        for line in (*one, *other):
+            del line["timestamp"]  # the service's own
+        assert one == other
         assert "  new\n" in bridge("topic", "read", "it/news/Subscriptions/billing").stdout
         assert bridge("topic", "read", "it/things/$DeadLetterQueue").stderr == "no messages\n"
         assert bridge("topic", "read", "it/nowhere").exit_code in (1, 3)

@@ -25,8 +25,8 @@ CODEC = CloudEventsCodec()
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 
 
-def headers(**named: str | bytes) -> Headers:
-    return tuple((name, value if isinstance(value, bytes) else value.encode()) for name, value in named.items())
+def headers(**named: str | bytes | None) -> Headers:
+    return tuple((name, value.encode() if isinstance(value, str) else value) for name, value in named.items())
 
 
 def structured(changes: dict[str, Any] | None = None, content_type: str | None = STRUCTURED) -> Envelope:
@@ -35,7 +35,9 @@ def structured(changes: dict[str, Any] | None = None, content_type: str | None =
     return CODEC.decode(Message(json.dumps(event).encode(), headers=found), POSITION)
 
 
-def binary(body: bytes | None, content_type: str | None = "application/json", **changes: str | bytes) -> Envelope:
+def binary(
+    body: bytes | None, content_type: str | None = "application/json", **changes: str | bytes | None
+) -> Envelope:
     found = {**BINARY, **({"content-type": content_type} if content_type else {}), **changes}
     return CODEC.decode(Message(body, headers=headers(**found)), POSITION)
 
@@ -66,7 +68,7 @@ def test_every_attribute_of_a_structured_event_arrives() -> None:
         dataschema="https://example.com/order.json",
         extensions={"traceparent": body["traceparent"], "sequence": 7, "sampled": True},
         headers={"x": "y", "content-type": STRUCTURED},
-        key="k�",
+        key="k\ufdd0ff",
         timestamp=12.5,
     )
 
@@ -194,10 +196,21 @@ def test_the_times_of_rfc_3339_are_taken(time: str) -> None:
     assert structured({"time": time}).time == time
 
 
+def test_a_null_is_an_absent_attribute() -> None:
+    nulls = dict.fromkeys(("ce_subject", "ce_time", "ce_dataschema", "ce_region", "traceparent"))
+    envelope = binary(b"{}", None, **nulls, **{"content-type": None})
+    assert (envelope.subject, envelope.time, envelope.dataschema, envelope.extensions) == (None, None, None, {})
+    assert not envelope.headers.keys() & nulls.keys()
+    with pytest.raises(DecodeError, match="has no id"):
+        binary(b"{}", ce_id=None)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"ce_specversion": "2"}, "not supported"),
+        ({"ce_subject": ""}, "subject is empty"),
+        ({"ce_subject": "M\ufdd0fcller"}, "control characters"),
         ({"ce_id": ""}, "id is empty"),
         ({"ce_id": b"\xff"}, "not valid UTF-8"),
         ({"ce_time": "x"}, "RFC 3339"),

@@ -35,7 +35,8 @@ def test_expressions_see_the_message() -> None:
 
     message = Message(b'{"a":1}', b"k", (("h", b"1"),), 3.5, "m-1")
     SourceDecoder(JSON, attributes={"type": look}).decode(message, POSITION)
-    SourceDecoder(JSON, identity=look).decode(Message(b"2"), POSITION)
+    bare = Message(b"2")
+    SourceDecoder(JSON, identity=look).decode(bare, POSITION)
     assert seen == [
         {
             "headers": {"h": "1"},
@@ -46,6 +47,7 @@ def test_expressions_see_the_message() -> None:
             "timestamp": 3.5,
             "message_id": "m-1",
             "payload": {"a": 1},
+            "message": message,
         },
         {
             "headers": {},
@@ -56,6 +58,7 @@ def test_expressions_see_the_message() -> None:
             "timestamp": None,
             "message_id": None,
             "payload": 2,
+            "message": bare,
         },
     ]
 

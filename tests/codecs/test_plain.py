@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.codecs import registry
 from bridge.codecs.json import JsonCodec
@@ -29,7 +31,7 @@ def test_attributes_have_defaults(name: str, body: bytes, data: Any, content_typ
     envelope = registry.get(name).decode(message, POSITION)
     assert envelope.message_id == envelope.id == "local/orders/3@42"
     assert (envelope.source, envelope.type, envelope.data) == ("/orders", "", data)
-    assert (envelope.headers, envelope.key, envelope.timestamp) == ({"h": "2�"}, "k", 3.5)
+    assert (envelope.headers, envelope.key, envelope.timestamp) == ({"h": "2\ufdd0ff"}, "k", 3.5)
     assert envelope.datacontenttype == content_type
 
 
@@ -37,6 +39,30 @@ def test_attributes_have_defaults(name: str, body: bytes, data: Any, content_typ
 def test_the_brokers_message_id_is_the_identity(name: str) -> None:
     envelope = registry.get(name).decode(Message(b"1", message_id="m-1"), POSITION)
     assert (envelope.message_id, envelope.id) == ("local/orders/m-1", "m-1")
+
+
+@pytest.mark.parametrize("message_id", ["3@43", "/3@43", "//3@43"])
+def test_an_id_that_looks_like_a_position_is_no_position(message_id: str) -> None:
+    envelope = registry.get("json").decode(Message(b"1", message_id=message_id), POSITION)
+    assert envelope.id == message_id
+    assert envelope.message_id == f"local/orders//{message_id}"
+    assert envelope.message_id != str(Position("local", "orders", 3, 43))
+
+
+@given(st.binary(max_size=8), st.binary(max_size=8))
+def test_different_bytes_stay_different(one: bytes, other: bytes) -> None:
+    def read(data: bytes) -> tuple[str | None, str]:
+        envelope = registry.get("json").decode(Message(b"1", data, (("h", data),)), POSITION)
+        return envelope.key, envelope.headers["h"]
+
+    assert (read(one)[0] == read(other)[0]) == (read(one)[1] == read(other)[1]) == (one == other)
+
+
+@given(st.binary(max_size=8))
+def test_bytes_that_came_in_go_out_as_they_were(data: bytes) -> None:
+    envelope = registry.get("json").decode(Message(b"1", data, (("h", data),)), POSITION)
+    message = registry.get("json").encode(Event("7", "/s", "done", 1, key=envelope.key, headers=envelope.headers))
+    assert (message.key, dict(message.headers)["h"]) == (data, data)
 
 
 @pytest.mark.parametrize("name", ["json", "text", "bytes"])

@@ -145,3 +145,5 @@ def test_what_a_target_makes_of_a_key(
     shaped = shape(Message(b"", b"k"))
     assert (shaped.key, shaped.partition_key, shaped.time_to_live) == (key, partition, 60.0)
     assert shape(Message(b"", time_to_live=5.0)).time_to_live == 5.0
+    if partition is not None:
+        assert shape(Message(b"", b"M\xfcller")).partition_key != shape(Message(b"", b"M\xf6ller")).partition_key

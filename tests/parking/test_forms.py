@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,9 +26,12 @@ def test_a_parked_command_comes_back_as_it_was(command: Parkable) -> None:
         assert Parked.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
-@given(st.binary() | st.none(), st.binary() | st.none())
-def test_a_letter_comes_back_as_it_was(body: bytes | None, key: bytes | None) -> None:
+@given(st.binary() | st.none(), st.binary() | st.none(), st.lists(st.tuples(st.text(), st.none() | st.binary())))
+def test_a_letter_comes_back_as_it_was(
+    body: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
     kept = letter(7, body, key)
+    kept = replace(kept, message=replace(kept.message, headers=tuple(headers)))
     assert Letter.from_json(json.loads(json.dumps(kept.to_json()))) == kept
 
 

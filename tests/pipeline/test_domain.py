@@ -203,6 +203,8 @@ async def test_nothing_overtakes_what_a_drain_gives_back(tmp_path: Path) -> None
 def test_keys_of_all_brokers_are_the_same_words() -> None:
     assert domain_key(b"order-1") == domain_key("order-1") == "order-1"
     assert domain_key(b"\xff") != domain_key(b"\xfe")
+    assert domain_key(b"\xff") == domain_key("\ufdd0ff"), "what an expression makes of the same bytes"
+    assert domain_key(("orders", 0)) != domain_key("('orders', 0)")
     assert not OrderingDomain("shop")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import ExpressionError
+from bridge.message import Message
 from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression, PathExpression
 from bridge.routing.scope import RouteScope
 from tests.routing.config import envelope, locate
@@ -111,6 +112,8 @@ def test_what_is_not_read_cannot_hurt() -> None:
         ("a\0b", "NUL"),
         ({"k\0": 1}, "NUL"),
         ([["\0"]], "NUL"),
+        (b"a\0b", "NUL"),
+        ([b"a\0b"], "NUL"),
         ({1, 2}, "type that CEL does not know"),
     ],
 )
@@ -118,6 +121,16 @@ def test_what_cel_cannot_hold_is_an_error(odd: Any, said: str) -> None:
     for text, data in (("payload.odd == 1", {"odd": odd}), ("[payload][0]", {"odd": odd}), ("payload == 1", odd)):
         with pytest.raises(ExpressionError, match=said):
             value(text, data)
+
+
+def test_bytes_are_there_only_when_they_are_named() -> None:
+    message = Message(b"", b"M\xfc\0", (("x", b"\xff"), ("x", None)))
+    assert value("event.key_base64", message=message) == "TfwA"
+    assert value("base64.decode(event.headers_base64['x']) == b'\\xff'", message=message) is True
+    assert value("event.data_base64", b"\0") == "AA=="
+    assert value("[event.key_base64, event.data_base64, event.headers_base64]") == [None, None, {}]
+    for whole in ("event", "[event][0]"):
+        assert not {"key_base64", "headers_base64", "data_base64"} & value(whole, b"x", message=message).keys()
 
 
 def test_nan_passes() -> None:

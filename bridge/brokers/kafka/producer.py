@@ -80,10 +80,13 @@ class Producer:
             for message in messages:
                 if message.body is None and message.key is None:
                     raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
-                stamp = None if message.timestamp is None else round(message.timestamp * 1000)
                 pending.append(
                     await producer.send(
-                        topic, message.body, message.key, timestamp_ms=stamp, headers=list(message.headers)
+                        topic,
+                        message.body,
+                        message.key,
+                        timestamp_ms=message.milliseconds,
+                        headers=list(message.headers),
                     )
                 )
             for each in pending:

@@ -20,7 +20,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 
 from bridge.brokers.kafka.compression import CodecError, decompress
-from bridge.message import Headers, Message, Unreadable
+from bridge.message import EXACT_MS, Headers, Message, Unreadable
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 """Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and highest timestamp, producer
@@ -116,7 +116,7 @@ class Batch:
                     return
                 expected = offset + 1
                 if offset >= first:
-                    yield offset, offset, Message(value, key, headers, _seconds(timestamp))
+                    yield offset, offset, _message(value, key, headers, timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
         except UnicodeDecodeError:
@@ -290,9 +290,14 @@ def _inflated(raw: bytes, limit: int) -> bytes:
     return b"".join((raw[:_ATTRIBUTES_AT], plain, raw[_ATTRIBUTES_AT + 2 : _HEADER.size], records))
 
 
-def _seconds(timestamp: int | None) -> float | None:
-    """Seconds since the epoch; -1 is Kafka's "no timestamp"."""
-    return None if timestamp is None or timestamp == -1 else timestamp / 1000
+def _message(
+    body: bytes | None, key: bytes | None, headers: Headers, stamp: int | None, unreadable: Unreadable | None = None
+) -> Message:
+    """stamp: milliseconds since the epoch; -1 is Kafka's "no timestamp"."""
+    if stamp is None or stamp == -1:
+        return Message(body, key, headers, unreadable=unreadable)
+    exact = -EXACT_MS < stamp < EXACT_MS
+    return Message(body, key, headers, stamp / 1000, unreadable=unreadable, timestamp_ms=None if exact else stamp)
 
 
 # -- records of a batch some of which are damaged
@@ -370,7 +375,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
         body, at = _bytes(data, at, end)
     except _Damaged as damage:
         unreadable = Unreadable(damage.word, damage.detail, key_known)
-        return offset, Message(data[begin:end], key, (), _seconds(timestamp), unreadable=unreadable)
+        return offset, _message(data[begin:end], key, (), timestamp, unreadable)
     found: Unreadable | None = None
     try:
         count, at = _varint(data, at, end)
@@ -389,7 +394,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
             raise _Damaged("record", "bytes follow the last header of a record")
     except _Damaged as damage:
         found = Unreadable(damage.word, damage.detail, key_known)
-    return offset, Message(body, key, tuple(headers), _seconds(timestamp), unreadable=found)
+    return offset, _message(body, key, tuple(headers), timestamp, found)
 
 
 def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:

@@ -18,10 +18,13 @@ import orjson
 
 from bridge.brokers.local import headers, positions
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.message import Headers, Message, Unreadable
+from bridge.errors import PublishFailed
+from bridge.message import EXACT_MS, Headers, Message, Unreadable
 
 _OFFSET_BITS = 40
 _APPEND_BYTES = 32 * 1024 * 1024
+_EXACT = EXACT_MS * 1000
+_LARGEST = 2**63
 
 _INSERT = """
 INSERT INTO records (id, timestamp, appended, key_size, body_size, headers_size, data)
@@ -87,7 +90,20 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
         except ValueError:
             unreadable = Unreadable("headers", "the headers of the record are damaged", key_known=True)
             return Message(body, key, (), stamp / 1e6, unreadable=unreadable), at
-    return Message(body, key, found, stamp / 1e6), at
+    exact = -_EXACT < stamp < _EXACT or stamp % 1000
+    return Message(body, key, found, stamp / 1e6, timestamp_ms=None if exact else stamp // 1000), at
+
+
+def _microseconds(message: Message, now: float) -> int:
+    """Time of a message for the log, which holds 64 bits. Raises: PublishFailed."""
+    milliseconds = message.milliseconds
+    if milliseconds is None:
+        return int(now * 1e6)
+    if not -_LARGEST < milliseconds * 1000 < _LARGEST:
+        raise PublishFailed("the timestamp is more than 292,000 years from 1970, and the log cannot hold it")
+    if message.timestamp is None or message.timestamp_ms is not None:
+        return milliseconds * 1000
+    return round(message.timestamp * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +182,7 @@ class Log:
             ends[partition] = offset + 1
             packed = headers.encode(message.headers) if message.headers else b""
             data = b"".join((key or b"", body or b"", packed))
-            stamp = int((now if message.timestamp is None else message.timestamp) * 1e6)
+            stamp = _microseconds(message, now)
             key_size = None if key is None else len(key)
             body_size = None if body is None else len(body)
             record = (partition << _OFFSET_BITS) + offset

@@ -8,6 +8,7 @@ import orjson
 
 from bridge import provenance
 from bridge.brokers.servicebus.sender import Senders
+from bridge.bytetext import own_text
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
 from bridge.provenance import Cause
@@ -27,7 +28,7 @@ def describe(message: Message, position: Position, cause: Cause) -> tuple[str, s
     """
     letter = provenance.dead_letter(message, position, cause)
     told = {
-        name.removeprefix(RESERVED_HEADER_PREFIX): value.decode("utf-8", "replace")
+        name.removeprefix(RESERVED_HEADER_PREFIX): own_text(value)
         for name, value in letter.headers
         if name.startswith(RESERVED_HEADER_PREFIX) and value is not None
     }
@@ -48,7 +49,7 @@ def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
     """Headers of a message from a dead-letter sub-queue, with `bridge.*` headers instead of what `describe` folded."""
     kept = [(name, value) for name, value in headers if not name.startswith(RESERVED_HEADER_PREFIX)]
     found = dict(kept)
-    text, ours, line = (found.get(DESCRIPTION) or b"").decode("utf-8", "replace").partition(_OURS)
+    text, ours, line = own_text(found.get(DESCRIPTION) or b"").partition(_OURS)
     if not ours:
         return kept
     try:
@@ -57,7 +58,7 @@ def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
         return kept
     if not isinstance(told, dict):
         return kept
-    texts = {"reason": (found.get(REASON) or b"").decode("utf-8", "replace"), "detail": text, **told}
+    texts = {"reason": own_text(found.get(REASON) or b""), "detail": text, **told}
     return kept + [(RESERVED_HEADER_PREFIX + name, str(value).encode()) for name, value in texts.items()]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType
+from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
 from bridge.brokers.servicebus import dead_letters
+from bridge.bytetext import MARK, bytes_of, text_of
 from bridge.errors import PublishFailed
 from bridge.message import Message
 
@@ -102,7 +103,7 @@ def _bytes(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     match value:
         case bytes():
-            return value.decode("utf-8", "replace")
+            return text_of(value)
         case dict():
             return {_text(name): _plain(part) for name, part in value.items()}
         case list() | tuple():
@@ -114,7 +115,8 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Text of an id or name. Its AMQP type is no part of it: the client reads strings and binary alike, as bytes."""
+    return text_of(value) if isinstance(value, bytes) else str(value)
 
 
 def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> ServiceBusMessage:
@@ -129,9 +131,9 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
         if value is None:
             properties[name] = None
         elif name.lower() == CONTENT_TYPE:
-            content_type = content_type or value.decode("utf-8", "replace")
+            content_type = content_type or text_of(value)
         elif name.startswith(PREFIX) and name[len(PREFIX) :] in PROPERTIES:
-            given[name[len(PREFIX) :]] = value.decode("utf-8", "replace")
+            given[name[len(PREFIX) :]] = _given(name[len(PREFIX) :], value)
         else:
             if name.startswith("ce_"):
                 name = cloudevents_prefix + name[3:]
@@ -140,15 +142,38 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
         given["session_id"] = _identifier("key", message.key)
     if message.partition_key is not None and message.key is None:
         given["partition_key"] = _identifier("partition key", message.partition_key.encode())
-    if message.message_id is not None:
-        given["message_id"] = _identifier("message id", message.message_id.encode())
     if message.time_to_live is not None:
         given["time_to_live"] = datetime.timedelta(seconds=message.time_to_live)
     if message.enqueue_at is not None:
         given["scheduled_enqueue_time_utc"] = datetime.datetime.fromtimestamp(message.enqueue_at, datetime.UTC)
-    return ServiceBusMessage(
+    sent = ServiceBusMessage(
         message.body or b"", application_properties=properties or None, content_type=content_type, **given
     )
+    if message.message_id is not None:
+        _identify(sent, message.message_id)
+    return sent
+
+
+def _identify(sent: ServiceBusMessage, message_id: str) -> None:
+    """Set the message id: text, or AMQP binary where its bytes are not UTF-8. Raises: PublishFailed."""
+    data = bytes_of(message_id)
+    if text_of(data) != message_id or MARK not in message_id:
+        sent.message_id = _identifier("message id", message_id.encode())
+    elif len(data) > SESSION_LIMIT:
+        raise PublishFailed(f"the message id has {len(data)} bytes; Service Bus takes 1 to {SESSION_LIMIT}")
+    else:
+        # The SDK's own property takes text only
+        properties = sent.raw_amqp_message.properties or AmqpMessageProperties()
+        properties.message_id = data
+        sent.raw_amqp_message.properties = properties
+
+
+def _given(name: str, value: bytes) -> str | bytes:
+    """A property of the message: text, but for a correlation id that is none, which AMQP carries as binary."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value if name == "correlation_id" else text_of(value)
 
 
 def _property(value: bytes) -> str | bytearray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.options import config_options, json_option
-from bridge.cli.output import clean, encodable
+from bridge.cli.output import clean
 
 if TYPE_CHECKING:
     from bridge.message import Message, Position
@@ -39,7 +39,10 @@ class Start(click.ParamType[Any]):
         bridge topic read orders --from latest --follow         # what comes, until Ctrl-C
         bridge topic read 'bus/billing/$DeadLetterQueue' --json | jq .headers
 
-        With --json each message is a line: topic, partition, offset, timestamp, key, headers and body.
+        bridge topic read orders --json | bridge publish kafka/copies
+
+        With --json each message is a line: topic, partition, offset, timestamp, key, headers and body. Lines can be
+        published unaltered: bytes that are not UTF-8 are base64 below key_base64, body_base64 or {"base64": ...}.
     """,
     exits={0: "everything was shown, be it nothing", 1: "there is no such topic or partition"},
 )
@@ -87,19 +90,26 @@ def command(
 
 
 def _line(position: Position, message: Message) -> None:
-    from bridge.app.topic import as_json
+    from bridge.app.jsonlines import line_of
 
-    told = as_json(position, message)
-    click.echo(json.dumps(told, ensure_ascii=not encodable(told)))
+    # JSON is UTF-8, whatever the locale says; a terminal of another encoding is spared what it cannot show
+    ascii_only = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+    click.echo(line_of(position, message, ascii_only=ascii_only).encode())
 
 
 def _print(position: Position, message: Message) -> None:
-    from bridge.app.topic import stamp
+    from bridge.app.jsonlines import timestamp_of
 
+    time = timestamp_of(message)
+    stamp = f"{time}ms" if isinstance(time, int) else time or ""
     key = "" if message.key is None else f"  key {_text(message.key)}"
-    click.echo(f"{position.topic}/{position.partition}@{position.offset}  {stamp(message) or ''}{key}".rstrip())
+    click.echo(f"{position.topic}/{position.partition}@{position.offset}  {stamp}{key}".rstrip())
     for name, value in message.headers:
         click.echo(f"  {clean(name)}: {'(null)' if value is None else _text(value)}")
+    if (unreadable := message.unreadable) is not None:
+        last = "" if unreadable.last is None else f", up to offset {unreadable.last}"
+        click.echo(f"  (unreadable{last}: {unreadable.fault}: {clean(unreadable.detail)}; --json has the raw bytes)")
+        return
     body = "(no body)" if message.body is None else message.body.decode(errors="backslashreplace")
     for line in body.split("\n"):
         click.echo(f"  {clean(line)}".rstrip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bridge.bytetext import MARK
 from bridge.codecs.cloudevents.attributes import (
     CORE,
     check_extension,
@@ -29,20 +30,20 @@ _JSON = "application/json"
 def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
     """Attributes found in the headers, by name without prefix; empty when this is not binary mode.
 
-    headers: those of the message as text, undecodable bytes replaced.
+    headers: those of the message as text, as `text_headers` makes it.
     Raises: DecodeError when an attribute is not valid UTF-8.
     """
     found: dict[str, str] = {}
     for header, text in headers.items():
         if header.startswith(PREFIXES):
-            if "\ufffd" in text:
+            if MARK in text:
                 _check_utf8(message, header)
             found[header[3:] if header.startswith("ce_") else header[12:]] = text
     return found
 
 
 def _check_utf8(message: Message, header: str) -> None:
-    """A replacement character may have been sent as such."""
+    """The mark of bytes that are no text may have been sent as such."""
     for name, value in message.headers:
         if name == header and value is not None:
             try:
@@ -112,6 +113,7 @@ def _envelope(
         headers,
         text_key(message.key),
         message.timestamp,
+        message,
     )
 
 

@@ -81,6 +81,7 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
         headers,
         text_key(message.key),
         message.timestamp,
+        message,
     )
 
 

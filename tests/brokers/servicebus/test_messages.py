@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.amqp import AmqpMessageProperties
 
+from bridge import provenance
 from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.messages import outgoing, received, runs
+from bridge.bytetext import text_of
 from bridge.codecs import registry
 from bridge.envelope import Event
 from bridge.errors import PublishFailed
@@ -52,6 +56,41 @@ def test_everything_passes() -> None:
 def test_properties_become_text(value: Any, text: bytes) -> None:
     got = received(wire(ServiceBusMessage(b"", application_properties={"p": value})))
     assert dict(got.headers)["p"] == text
+
+
+def test_bytes_that_are_no_text_stay_different() -> None:
+    """Ids as AMQP binary, names and values inside of maps, and the properties that travel as headers."""
+
+    def read(data: bytes) -> Message:
+        message = ServiceBusMessage(b"", application_properties={"map": {b"k": [data]}})
+        properties = AmqpMessageProperties(message_id=data, correlation_id=data)
+        message.raw_amqp_message.properties = properties
+        return received(wire(message))
+
+    one, other = read(b"\xff\xfe"), read(b"\xfe\xff")
+    assert (one.message_id, other.message_id) == ("\ufdd0ff\ufdd0fe", "\ufdd0fe\ufdd0ff")
+    assert dict(one.headers)["servicebus.correlation_id"] == b"\xff\xfe"
+    assert dict(one.headers)["map"] != dict(other.headers)["map"]
+
+
+def test_a_correlation_id_that_is_no_text_goes_on_as_binary() -> None:
+    headers = (("servicebus.correlation_id", b"\xff"), ("servicebus.subject", "ü".encode()))
+    assert sorted(received(wire(outgoing(Message(b"", headers=headers)))).headers) == sorted(headers)
+
+
+def test_a_message_id_that_is_no_text_goes_on_as_binary() -> None:
+    for message_id in (text_of(b"\xff\xfe"), text_of("\ufdd0ff".encode()), "\ufdd0", "ü", text_of(b"\xff" * 128)):
+        assert received(wire(outgoing(Message(b"", message_id=message_id)))).message_id == message_id
+        assert received(wire(outgoing(Message(b"", b"k", message_id=message_id)))).message_id == message_id
+    with pytest.raises(PublishFailed, match="129 bytes"):
+        outgoing(Message(b"", message_id=text_of(b"\xff" * 129)))
+
+
+def test_nulls_stay_nulls_and_are_no_empty_texts() -> None:
+    headers = (("ce_subject", None), ("p", None), ("empty", b""), ("content-type", None), ("servicebus.subject", None))
+    got = received(wire(outgoing(Message(b"", headers=headers))))
+    assert sorted(got.headers) == sorted(headers)
+    assert got.content_type is None
 
 
 def test_a_body_in_several_parts_and_a_value() -> None:
@@ -141,6 +180,13 @@ def test_a_description_keeps_the_limit() -> None:
     assert len(description.encode()) <= LIMIT
     told = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
     assert told["bridge.truncated"] == b"executed"
+
+
+def test_a_description_keeps_an_identity_that_is_made_of_bytes() -> None:
+    identity = text_of(b"M\xfcller") + text_of("\ufdd0ff".encode())
+    reason, description = describe(Message(b"x"), POSITION, replace(cause(), message_id=identity))
+    headers = unfold([("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())])
+    assert provenance.read(Message(b"x", headers=tuple(headers))).message_id == identity
 
 
 @pytest.mark.parametrize("text", [b"theirs", b"x\nbridge: no json", b"x\nbridge: [1]"])
