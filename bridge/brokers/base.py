@@ -23,7 +23,8 @@ class Features:
     commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
     to a topic that can be subscribed to like any other. tombstones: a body may be absent. bytes_keys: a key may be any
     bytes (else text). repeated_headers: a header's name may occur more than once. timestamps: a publisher may set the
-    time. ordered: what is given back comes again in its old place. max_message: bytes of the largest message.
+    time. ordered: what is given back comes again in its old place. keyless_tombstones: a message may have neither body
+    nor key. max_message: bytes of the largest message.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Features:
     repeated_headers: bool = True
     timestamps: bool = True
     ordered: bool = True
+    keyless_tombstones: bool = True
     max_message: int = 4 * 1024 * 1024
 
 
