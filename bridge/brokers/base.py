@@ -105,14 +105,14 @@ class Delivery(Protocol):
     async def complete(self) -> None:
         """The message is done. May be made durable later, in a batch; never before all earlier effects are.
 
-        Raises: LockLost, PartitionRevoked (do not settle again), BrokerUnavailable (settle again).
+        Raises: LockLost, PartitionRevoked, SettlementRefused (do not settle again), BrokerUnavailable (settle again).
         """
         ...
 
     async def dead_letter(self, cause: Cause) -> None:
         """Write the dead letter durably, then complete.
 
-        Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked.
+        Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked, SettlementRefused.
         """
         ...
 

@@ -11,14 +11,18 @@ from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
-from bridge.brokers.servicebus.delivery import Request, Verb
-from bridge.errors import BrokerError, BrokerUnavailable, LockLost
+from bridge.brokers.servicebus.delivery import Request
+from bridge.brokers.servicebus.faults import Refused, may_be_the_message
+from bridge.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
 
 BATCH = 100
 """How many run side by side: where the round trip is long they share it."""
+
+FAILURES = 3
+"""Times that a settlement may meet a fault, alone, while others do not: then the message is to blame."""
 
 
 class Settlements:
@@ -27,6 +31,7 @@ class Settlements:
     def __init__(self, owner: Receiver) -> None:
         self._owner = owner
         self._requests: deque[Request] = deque()
+        self._settled = 0
 
     @property
     def waiting(self) -> bool:
@@ -52,36 +57,74 @@ class Settlements:
                 request.fail(LockLost(f"the lock of {request.delivery.position} has passed"))
             elif not request.done.cancelled():
                 requests.append(request)
-        if len(requests) == 1:
-            await self._settle(link, requests[0])
-        elif requests:
-            await asyncio.gather(*(self._settle(link, request) for request in requests))
+        together = [request for request in requests if not request.delivery.failures]
+        if len(together) == 1:
+            await self._settle(link, together[0])
+        elif together:
+            await asyncio.gather(*(self._settle(link, request) for request in together))
+        # A fault that takes the connection strikes all: one after the other shows which message brings it
+        for request in sorted(
+            (request for request in requests if request.delivery.failures), key=lambda each: each.delivery.failures
+        ):
+            if self._owner.broken is not None:
+                request.fail(BrokerUnavailable(str(self._owner.broken)))
+            else:
+                await self._settle(link, request)
 
     async def _settle(self, link: ServiceBusReceiver, request: Request) -> None:
         raw, owner = request.delivery.raw, self._owner
         try:
             async with asyncio.timeout(owner.connection.config.request_timeout):
-                match request.verb:
-                    case Verb.COMPLETE:
-                        await link.complete_message(raw)
-                    case Verb.ABANDON:
-                        await link.abandon_message(raw)
-                    case Verb.DEAD_LETTER:
-                        await link.dead_letter_message(
-                            raw, reason=request.reason, error_description=request.description
-                        )
+                answer = await seam.settle(
+                    link, raw, request.verb.value, request.reason or None, request.description or None
+                )
         except MessageAlreadySettled:
             request.succeed()
         except FOREIGN as error:
             found = owner.translate(error, request.verb.value)
             if isinstance(found, LockLost):
-                # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
-                request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
-                request.fail(owner.lose(request.delivery, found))
+                self._lost(link, request, found)
             else:
                 request.delivery.unsure = True
                 owner.broken = found
-                request.fail(BrokerUnavailable(str(found)))
+                request.fail(self._blame(request, error, found))
         else:
             owner.heard = asyncio.get_running_loop().time()
-            request.succeed()
+            if answer is None:
+                self._settled += 1
+                request.succeed()
+            else:
+                self._refused(link, request, answer)
+
+    def _refused(self, link: ServiceBusReceiver, request: Request, answer: Exception) -> None:
+        """The service has answered no; the connection is as good as before."""
+        what = f"{request.verb.value} {self._owner.path}"
+        refusal = self._owner.connection.translate(answer, what, doing="settling", path=self._owner.path)
+        if isinstance(refusal, SettlementRefused):
+            request.fail(refusal)
+            return
+        found = self._owner.translate(answer, request.verb.value)
+        if isinstance(found, LockLost):
+            self._lost(link, request, found)
+            return
+        if isinstance(found, Refused):
+            self._owner.broken = found
+        request.fail(self._blame(request, answer, found))
+
+    def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
+        # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
+        request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
+        request.fail(self._owner.lose(request.delivery, error))
+
+    def _blame(self, request: Request, error: BaseException, found: BrokerError) -> BrokerError:
+        """The error for the request: of the message where others are settled and only this one never, else of the
+        connection or service.
+        """
+        delivery = request.delivery
+        if may_be_the_message(error) and not isinstance(found, Refused):
+            if not delivery.failures:
+                delivery.settled_before = self._settled
+            delivery.failures += 1
+            if delivery.failures >= FAILURES and self._settled > delivery.settled_before:
+                return SettlementRefused(str(found))
+        return BrokerUnavailable(str(found))

@@ -128,7 +128,7 @@ def cause(executed: int = 2) -> Cause:
 
 def test_a_description_tells_what_headers_would() -> None:
     message = Message(b"x", b"k", (("h", b"1"),))
-    reason, description = describe(message, POSITION, cause())
+    reason, description = describe(message, POSITION, cause())[0]
     headers = [("h", b"1"), ("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())]
     told = dict(unfold(headers))
     assert (told["bridge.reason"], told["bridge.detail"]) == (b"no_route", b"no rule\nmatched")
@@ -137,7 +137,7 @@ def test_a_description_tells_what_headers_would() -> None:
 
 
 def test_a_description_keeps_the_limit() -> None:
-    _, description = describe(Message(b"x"), POSITION, cause(2000))
+    [(_, description), *_] = describe(Message(b"x"), POSITION, cause(2000))
     assert len(description.encode()) <= LIMIT
     told = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
     assert told["bridge.truncated"] == b"executed"
