@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
-from bridge.errors import BrokerError, LockLost, PartitionRevoked, SettlementRefused
+from bridge.errors import BrokerError, BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -32,6 +32,14 @@ class Verb(Enum):
     COMPLETE = "complete"
     ABANDON = "abandon"
     DEAD_LETTER = "dead_letter"
+
+
+class DoubtfulRefusal(SettlementRefused):
+    """The service has refused one settlement as if that might pass. others: it has settled others meanwhile."""
+
+    def __init__(self, text: str, others: bool) -> None:
+        super().__init__(text)
+        self.others = others
 
 
 class ServiceBusDelivery:
@@ -143,18 +151,24 @@ class ServiceBusDelivery:
                 return
 
     async def _leave(self, error: SettlementRefused) -> None:
-        """Leave the message to the entity's max delivery count."""
-        _log.error(
-            "%s: the service refuses to settle this message, %d times now: %s; it is given back, and delivered again "
-            "until the entity's max delivery count is reached",
-            self.position, self._refusals, error,
-        )  # fmt: skip
+        """Leave the message to the entity's max delivery count.
+
+        Raises: BrokerUnavailable, where the service may be what is wrong, not the message: it takes nothing at all.
+        """
+        fate = "given back"
         try:
             await self._owner.settle(Request(self, Verb.ABANDON))
         except BrokerError as refusal:
-            _log.warning(
-                "%s: it is not taken back either, and comes again when its lock has passed: %s", self.position, refusal
-            )
+            gone = isinstance(refusal, LockLost | PartitionRevoked)
+            others = isinstance(refusal, DoubtfulRefusal) and refusal.others
+            if isinstance(error, DoubtfulRefusal) and not (gone or others):
+                self._refusals = 0
+                raise BrokerUnavailable(str(error)) from error
+            fate = "not even given back, and comes again when its lock has passed"
+        _log.error(
+            "%s: the service refuses to settle this message: %s; it is %s. The entity's max delivery count ends that",
+            self.position, error, fate,
+        )  # fmt: skip
         # Its lock is renewed no more
         self.finish()
 

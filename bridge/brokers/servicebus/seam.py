@@ -97,7 +97,8 @@ async def settle(
     except Exception as error:
         if not _is_answer(error):
             raise await sdk._handle_exception(error) from None
-        answer: Exception = sdk._amqp_transport.create_servicebus_exception(logging.getLogger("azure.servicebus"), error)
+        quiet = logging.getLogger("azure.servicebus")
+        answer: Exception = sdk._amqp_transport.create_servicebus_exception(quiet, error)
         return answer
     message._settled = True
     return None

@@ -11,7 +11,7 @@ from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
-from bridge.brokers.servicebus.delivery import Request
+from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
 from bridge.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
 
@@ -85,9 +85,7 @@ class Settlements:
             if isinstance(found, LockLost):
                 self._lost(link, request, found)
             else:
-                request.delivery.unsure = True
-                owner.broken = found
-                request.fail(self._blame(request, error, found))
+                self._broken(request, found)
         else:
             owner.heard = asyncio.get_running_loop().time()
             if answer is None:
@@ -98,33 +96,40 @@ class Settlements:
 
     def _refused(self, link: ServiceBusReceiver, request: Request, answer: Exception) -> None:
         """The service has answered no; the connection is as good as before."""
-        what = f"{request.verb.value} {self._owner.path}"
-        refusal = self._owner.connection.translate(answer, what, doing="settling", path=self._owner.path)
+        owner, what = self._owner, request.verb.value
+        refusal = owner.connection.translate(answer, f"{what} {owner.path}", doing="settling", path=owner.path)
         if isinstance(refusal, SettlementRefused):
             request.fail(refusal)
             return
-        found = self._owner.translate(answer, request.verb.value)
+        found = owner.translate(answer, what)
         if isinstance(found, LockLost):
             self._lost(link, request, found)
-            return
-        if isinstance(found, Refused):
-            self._owner.broken = found
-        request.fail(self._blame(request, answer, found))
+        elif isinstance(found, Refused):
+            owner.broken = found
+            request.fail(BrokerUnavailable(str(found)))
+        elif may_be_the_message(answer):
+            request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
+        else:
+            request.fail(BrokerUnavailable(str(found)))
 
     def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
         # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
         request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
         request.fail(self._owner.lose(request.delivery, error))
 
-    def _blame(self, request: Request, error: BaseException, found: BrokerError) -> BrokerError:
-        """The error for the request: of the message where others are settled and only this one never, else of the
-        connection or service.
-        """
-        delivery = request.delivery
-        if may_be_the_message(error) and not isinstance(found, Refused):
-            if not delivery.failures:
-                delivery.settled_before = self._settled
-            delivery.failures += 1
-            if delivery.failures >= FAILURES and self._settled > delivery.settled_before:
-                return SettlementRefused(str(found))
-        return BrokerUnavailable(str(found))
+    def _broken(self, request: Request, found: BrokerError) -> None:
+        """There was no answer. Where others are settled and only this one never, the message is to blame."""
+        request.delivery.unsure = True
+        self._owner.broken = found
+        others = self._others_are_settled(request.delivery)
+        if others and request.delivery.failures >= FAILURES and not isinstance(found, Refused):
+            request.fail(SettlementRefused(str(found)))
+        else:
+            request.fail(BrokerUnavailable(str(found)))
+
+    def _others_are_settled(self, delivery: ServiceBusDelivery) -> bool:
+        """Count a failure; whether others have been settled since the first."""
+        if not delivery.failures:
+            delivery.settled_before = self._settled
+        delivery.failures += 1
+        return self._settled > delivery.settled_before
