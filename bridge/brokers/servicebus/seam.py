@@ -110,7 +110,7 @@ def _is_answer(error: Exception) -> bool:
     return of_message or getattr(error, "_status_code", None) is not None
 
 
-def condition(error: BaseException) -> str | None:
+def condition(error: BaseException | None) -> str | None:
     """AMQP condition of an error of the SDK, such as `amqp:not-allowed`; None where it has none."""
     found: Any = getattr(error, "_condition", None)
     return found.decode() if isinstance(found, bytes) else found
