@@ -39,7 +39,7 @@ class Settler:
             await item.delivery.complete()
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
-        if item.pending is None and not self._fuse.allow(time.monotonic()):
+        if item.pending is None and not self._fuse.allow(time.monotonic(), item.delivery.position):
             raise FuseBlown
         item.pending = end
         await item.delivery.dead_letter(self._cause(item, end, step))

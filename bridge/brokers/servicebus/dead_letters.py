@@ -33,9 +33,9 @@ def describe(message: Message, position: Position, cause: Cause) -> list[tuple[s
     ours = tuple(each for each in message.headers if each[0].startswith(RESERVED_HEADER_PREFIX))
     bare = replace(message, body=None, key=None, headers=ours, content_type=None, partition_key=None)
     folded = (_fold(letter) for letter in dead_letter.ladder(bare, position, cause))
-    whole = next(text for text in folded if len(text.encode()) <= LIMIT)
+    whole = next((text for text in folded if len(text.encode()) <= LIMIT), "")
     short = cause.detail.encode("utf-8", "replace")[:SHORT].decode("utf-8", "ignore")
-    return [(cause.reason, whole), (cause.reason, short), ("", "")]
+    return [(cause.reason, whole or short), (cause.reason, short), ("", "")]
 
 
 def _fold(letter: Message) -> str:

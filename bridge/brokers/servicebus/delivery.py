@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
-from bridge.errors import BrokerError, BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
+from bridge.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -47,6 +47,7 @@ class ServiceBusDelivery:
 
     __slots__ = (
         "_owner",
+        "_refusal",
         "_refusals",
         "_written",
         "failures",
@@ -82,6 +83,8 @@ class ServiceBusDelivery:
         self.settled_before = 0
         """How many others had been settled when it met the first of them."""
         self._refusals = 0
+        self._refusal: SettlementRefused | None = None
+        """The last of them."""
         self._written = False
         """Its dead letter is on another queue."""
 
@@ -138,39 +141,46 @@ class ServiceBusDelivery:
         """forms: reason and description, each smaller than the one before."""
         tries = [forms[0]] * len(PAUSES) + list(forms)
         while self._open():
+            if self._refusal is not None and self._refusals >= len(tries):
+                await self._leave(self._refusal)
             try:
                 await self._owner.settle(Request(self, verb, *tries[self._refusals]))
             except SettlementRefused as error:
+                self._refusal = error
                 self._refusals += 1
-                if self._refusals == len(tries):
-                    await self._leave(error)
-                    raise
                 if self._refusals <= len(PAUSES):
                     await asyncio.sleep(PAUSES[self._refusals - 1])
             else:
                 return
 
-    async def _leave(self, error: SettlementRefused) -> None:
-        """Leave the message to the entity's max delivery count.
-
-        Raises: BrokerUnavailable, where the service may be what is wrong, not the message: it takes nothing at all.
-        """
+    async def _leave(self, refusal: SettlementRefused) -> NoReturn:
+        """Leave the message to the entity's max delivery count. Raises: SettlementRefused, BrokerUnavailable."""
         fate = "given back"
         try:
             await self._owner.settle(Request(self, Verb.ABANDON))
-        except BrokerError as refusal:
-            gone = isinstance(refusal, LockLost | PartitionRevoked)
-            others = isinstance(refusal, DoubtfulRefusal) and refusal.others
-            if isinstance(error, DoubtfulRefusal) and not (gone or others):
-                self._refusals = 0
-                raise BrokerUnavailable(str(error)) from error
+        except BrokerUnavailable:
+            self._again(refusal)
+            raise
+        except SettlementRefused as error:
+            if isinstance(error, DoubtfulRefusal) and not error.others:
+                # It takes nothing at all: the service is at fault, not the message
+                self._again(refusal)
+                raise BrokerUnavailable(str(refusal)) from refusal
             fate = "not even given back, and comes again when its lock has passed"
+        except (LockLost, PartitionRevoked):
+            fate = "on its way again"
         _log.error(
             "%s: the service refuses to settle this message: %s; it is %s. The entity's max delivery count ends that",
-            self.position, error, fate,
+            self.position, refusal, fate,
         )  # fmt: skip
         # Its lock is renewed no more
         self.finish()
+        raise refusal
+
+    def _again(self, refusal: SettlementRefused) -> None:
+        """Begin anew after an outage, where that may have been the reason."""
+        if isinstance(refusal, DoubtfulRefusal):
+            self._refusals = 0
 
     def _open(self) -> bool:
         """Whether it can be settled; False when it is. Raises: LockLost, PartitionRevoked."""

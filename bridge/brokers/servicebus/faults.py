@@ -138,6 +138,11 @@ def meaning_of_condition(condition: str) -> Meaning | None:
     return _CONDITIONS.get(condition)
 
 
+def refuses_message(error: BaseException) -> bool:
+    """Whether the service will never do for this message what it was asked for."""
+    return _CONDITIONS.get(seam.condition(error) or "") is Meaning.REFUSED
+
+
 def is_answer(error: BaseException) -> bool:
     """Whether the service has answered one message, rather than that its connection or the entity failed."""
     found = seam.condition(error)
@@ -181,9 +186,9 @@ def translate(
 
 
 def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
+    if doing in ("settling", "publishing") and refuses_message(error):
+        return Meaning.REFUSED
     found = _CONDITIONS.get(seam.condition(error) or "")
-    if found is Meaning.REFUSED and doing in ("settling", "publishing"):
-        return found
     if found is Meaning.DENIED and type(error) is exceptions.ServiceBusError:  # the SDK has no class for it
         return found
     return next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
-from azure.servicebus.exceptions import MessageLockLostError
+from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError, ServiceBusError
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +95,9 @@ async def settle(
     try:
         await inner(message, operation, reason, description)
     except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, ServiceBusError):
+            # A closed link, which the SDK takes for something unexpected, and logs with a traceback
+            raise await sdk._handle_exception(ServiceBusConnectionError(message=str(error), error=error)) from None
         if not _is_answer(error):
             raise await sdk._handle_exception(error) from None
         quiet = logging.getLogger("azure.servicebus")
