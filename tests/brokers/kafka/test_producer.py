@@ -11,7 +11,7 @@ from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message, Unreadable
-from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
+from tests.brokers.consumer import CAUSE, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 
 
@@ -135,6 +135,33 @@ async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarn
     letters = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 6)
     assert sorted(each.message.body or b"" for each in letters) == sorted(bodies)
     assert all(provenance.TRUNCATED not in dict(each.message.headers) for each in letters)
+
+
+async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: KafkaHarness) -> None:
+    """Incompressible parts of a thousand bytes each, and topics that take fewer and fewer of them."""
+    broker = await harness.broker()
+    noise = random.Random(1).randbytes
+    message = Message(noise(1000), noise(1000), (("h", noise(1000)),))
+    missing: list[bytes | None] = []
+    for limit in (5000, 3000, 2000, 900):
+        topic = unique("orders")
+        await harness.create_topic(topic, 1)
+        await harness.create_topic(f"{topic}.dlq", 1, max_message_bytes=str(limit))
+        await broker.publish(topic, [message])
+        subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+        [delivery] = await take(subscription, 1)
+        await delivery.dead_letter(CAUSE)
+        await subscription.close()
+        letters = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments())
+        [letter] = await take(letters, 1)
+        await nothing_more(letters, 0.1)
+        told = dict(letter.message.headers)
+        assert (told[provenance.TOPIC], told[provenance.OFFSET], told[provenance.REASON]) == (
+            topic.encode(), b"0", CAUSE.reason.encode(),
+        )  # fmt: skip
+        missing.append(told.get(provenance.TRUNCATED))
+        await letters.close()
+    assert missing == [None, b"payload", b"payload, headers", b"payload, headers, key"]
 
 
 async def test_published_at_the_same_time_each_is_judged_by_its_own_size(harness: KafkaHarness) -> None:
