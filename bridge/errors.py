@@ -24,8 +24,10 @@
       BrokerError
         BrokerUnavailable          reconnect with back-off, never settle
         PublishFailed              the activity fails; the engine's retry policy owns it
+          TargetRefused            the topic or queue takes nothing: a person has to act
         LockLost                   do not settle, redelivery is coming
         PartitionRevoked           do not settle, another member owns it
+        SettlementRefused          do not settle, the broker's delivery limit ends it
         ClockSkew                  unready
 
 Foreign errors (gRPC, SQLite, client libraries) are translated where they enter and nowhere else. Anything that is
@@ -219,6 +221,10 @@ class PublishFailed(BrokerError):
     reason = "publish_failed"
 
 
+class TargetRefused(PublishFailed):
+    """The topic or queue takes no message at all: it does not exist, is disabled, or access to it is denied."""
+
+
 class LockLost(BrokerError):
     """The right to settle this delivery has passed; it will be redelivered."""
 
@@ -229,6 +235,12 @@ class PartitionRevoked(BrokerError):
     """The partition belongs to another consumer now."""
 
     reason = "partition_revoked"
+
+
+class SettlementRefused(BrokerError):
+    """The broker refuses to settle this delivery, for good; the broker's own delivery limit ends its redeliveries."""
+
+    reason = "settlement_refused"
 
 
 class ClockSkew(BrokerError):

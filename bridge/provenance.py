@@ -25,8 +25,11 @@ ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
 DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
 CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
+"""Only of a dead letter that its topic did not take whole: the parts that are left out, with commas between."""
 
-ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP})
+ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED})
+ORIGIN_LIMIT = 1024
+"""Bytes of the longest value that is kept as part of a first origin; no bridge has written a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,11 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     origin. From any other source they may be forged and count for nothing.
     """
     kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
-    origin: dict[str, bytes] = {}
-    if cause.replayed:
-        origin = {name: value for name, value in message.headers if name in ORIGIN and value is not None}
+    origin = {
+        name: value
+        for name, value in message.headers
+        if cause.replayed and name in ORIGIN and value is not None and len(value) <= ORIGIN_LIMIT
+    }
     texts: dict[str, str] = {
         REASON: cause.reason,
         DETAIL: cause.detail,
@@ -98,7 +103,9 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
-    return replace(message, headers=kept + tuple(added.items()), timestamp=None, timestamp_ms=None, unreadable=None)
+    # Another message than the one it tells of: duplicate detection must not take it for a repeat of that one
+    headers = kept + tuple(added.items())
+    return replace(message, headers=headers, timestamp=None, timestamp_ms=None, message_id=None, unreadable=None)
 
 
 def read(message: Message) -> Provenance:

@@ -23,7 +23,8 @@ class Features:
     commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
     to a topic that can be subscribed to like any other. tombstones: a body may be absent. bytes_keys: a key may be any
     bytes (else text). repeated_headers: a header's name may occur more than once. timestamps: a publisher may set the
-    time. ordered: what is given back comes again in its old place. max_message: bytes of the largest message.
+    time. ordered: what is given back comes again in its old place. keyless_tombstones: a message may have neither body
+    nor key. max_message: bytes of the largest message.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Features:
     repeated_headers: bool = True
     timestamps: bool = True
     ordered: bool = True
+    keyless_tombstones: bool = True
     max_message: int = 4 * 1024 * 1024
 
 
@@ -103,14 +105,14 @@ class Delivery(Protocol):
     async def complete(self) -> None:
         """The message is done. May be made durable later, in a batch; never before all earlier effects are.
 
-        Raises: LockLost, PartitionRevoked (do not settle again), BrokerUnavailable (settle again).
+        Raises: LockLost, PartitionRevoked, SettlementRefused (do not settle again), BrokerUnavailable (settle again).
         """
         ...
 
     async def dead_letter(self, cause: Cause) -> None:
         """Write the dead letter durably, then complete.
 
-        Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked.
+        Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked, SettlementRefused.
         """
         ...
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.message import Message, Position, Unreadable
-from bridge.provenance import Cause, dead_letter
+from bridge.provenance import Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class Letter:
             told.get("replayed", False),
         )
 
-    def dead_letter(self, reason: str, detail: str, error: str, route: str | None, attempts: int) -> Message:
-        """The message to write to `dead_letter_topic`."""
-        cause = Cause(
+    def cause(self, reason: str, detail: str, error: str, route: str | None, attempts: int) -> Cause:
+        """The cause of its dead letter."""
+        return Cause(
             reason,
             detail,
             error,
@@ -92,7 +92,6 @@ class Letter:
             self.message_id,
             self.replayed,
         )
-        return dead_letter(self.message, self.position, cause)
 
 
 def _pack(value: bytes) -> str | list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Hashable
 
 
 class Fuse:
@@ -15,16 +15,20 @@ class Fuse:
         self.limit = limit
         self.window = window
         self.blown = False
-        self._times: deque[float] = deque()
+        self._allowed: dict[Hashable, float] = {}
+        """When the messages of the window were allowed, the earliest first."""
 
-    def allow(self, now: float) -> bool:
-        """Whether one more dead letter may be written at monotonic time `now`; False blows the fuse."""
+    def allow(self, now: float, message: Hashable) -> bool:
+        """Whether one more dead letter may be written at monotonic time `now`; False blows the fuse.
+
+        message: its identity. One that cannot be settled comes again and again, and counts once.
+        """
         if self.blown:
             return False
-        while self._times and now - self._times[0] >= self.window:
-            self._times.popleft()
-        if len(self._times) >= self.limit:
+        while self._allowed and now - next(iter(self._allowed.values())) >= self.window:
+            del self._allowed[next(iter(self._allowed))]
+        if message not in self._allowed and len(self._allowed) >= self.limit:
             self.blown = True
             return False
-        self._times.append(now)
+        self._allowed.setdefault(message, now)
         return True

@@ -152,7 +152,7 @@ class Keeping:
         if quarantine is None or not isinstance(ended, Park):
             return ended, step
         first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
-        if first and not self._fuse.allow(now):
+        if first and not self._fuse.allow(now, item.delivery.position):
             raise FuseBlown
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
         route = None if step is None else step.route

@@ -31,12 +31,15 @@ class Settler:
         self._fuse = fuse
 
     async def settle(self, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
-        """Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked (forget it), FuseBlown."""
+        """Settle an item.
+
+        Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget it), FuseBlown.
+        """
         if isinstance(end, Complete):
             await item.delivery.complete()
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
-        if item.pending is None and not self._fuse.allow(time.monotonic()):
+        if item.pending is None and not self._fuse.allow(time.monotonic(), item.delivery.position):
             raise FuseBlown
         item.pending = end
         await item.delivery.dead_letter(self._cause(item, end, step))

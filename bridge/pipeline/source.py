@@ -10,7 +10,7 @@ import structlog
 
 from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.commands import Step
-from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
+from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked, SettlementRefused
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Execution, Routes, Target
@@ -294,7 +294,7 @@ class SourcePipeline:
             await self._settler.settle(item, end, step)
         except LockLost:
             self._lost(lane, item)
-        except PartitionRevoked as error:
+        except (PartitionRevoked, SettlementRefused) as error:
             self._let_go(lane, item, error.reason)
         except FuseBlown:
             self._unwritten(lane, item)

@@ -6,14 +6,12 @@ import asyncio
 import concurrent.futures
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from bridge.brokers import dead_letter
 from bridge.brokers.base import Broker
 from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message
 from bridge.parking.letter import Letter
-from bridge.provenance import TRUNCATED
 
 TIMEOUT = 30.0
 """Seconds until a dead letter must be confirmed; then the engine tries again."""
@@ -38,8 +36,16 @@ class Undeliverable:
         broker = self._brokers.get(letter.broker)
         if broker is None:
             raise PublishFailed(f"broker {letter.broker!r} is not configured here")
-        message = letter.dead_letter(told["reason"], told["detail"], told["error"], item.get("route"), told["attempts"])
-        writing = _write(broker, letter.dead_letter_topic, message)
+        cause = letter.cause(told["reason"], told["detail"], told["error"], item.get("route"), told["attempts"])
+        topic = letter.dead_letter_topic
+        writing = dead_letter.write(
+            lambda each: broker.publish(topic, [each]),
+            topic,
+            letter.message,
+            letter.position,
+            cause,
+            keyless_tombstones=broker.features.keyless_tombstones,
+        )
         done = asyncio.run_coroutine_threadsafe(writing, self._loop)
         try:
             done.result(TIMEOUT)
@@ -47,12 +53,3 @@ class Undeliverable:
             done.cancel()
             raise BrokerUnavailable(f"the dead letter for {letter.position} is not confirmed in time") from error
         self.written[letter.source, told["reason"]] += 1
-
-
-async def _write(broker: Broker, topic: str, message: Message) -> None:
-    """One that the broker does not take as it is goes without its payload, as other dead letters do."""
-    try:
-        await broker.publish(topic, [message])
-    except PublishFailed:
-        headers = (*message.headers, (TRUNCATED, b"payload"))
-        await broker.publish(topic, [replace(message, body=b"", headers=headers)])

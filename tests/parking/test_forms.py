@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge import provenance
 from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
 from bridge.origin import Origin
 from bridge.parking.key import decode, encode, shown
@@ -36,7 +37,9 @@ def test_a_letter_comes_back_as_it_was(
 
 
 def test_a_dead_letter_tells_where_the_message_came_from() -> None:
-    message = letter(3).dead_letter("parking_expired", "too late", "InstanceNotFound", "paid", 2)
+    kept = letter(3)
+    cause = kept.cause("parking_expired", "too late", "InstanceNotFound", "paid", 2)
+    message = provenance.dead_letter(kept.message, kept.position, cause)
     told = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
     assert (message.body, message.key) == (b'{"id": 1}', b"k")
     assert told["bridge.reason"] == "parking_expired"

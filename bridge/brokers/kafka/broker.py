@@ -18,7 +18,9 @@ from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message, Position
 
-FEATURES = Features("kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
+FEATURES = Features(
+    "kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True, keyless_tombstones=False
+)
 
 
 class KafkaBroker:

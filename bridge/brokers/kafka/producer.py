@@ -12,16 +12,12 @@ from aiokafka.errors import KafkaError
 
 from bridge.brokers.kafka import faults
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.errors import BridgeError, BrokerUnavailable, PublishFailed
+from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
 
 _log = logging.getLogger(__name__)
 
 BATCH_BYTES = 256 * 1024
-
-
-class TooLarge(PublishFailed):
-    """The topic, or our own limit, does not take a message of this size."""
 
 
 class Producer:
@@ -37,6 +33,11 @@ class Producer:
         self._current: Any = None
         self._turn = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
+        self._alone = asyncio.Lock()
+        self._together = 0
+        """Calls under way whose records may share a batch."""
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self.replaced = 0
 
     async def stop(self) -> None:
@@ -51,28 +52,47 @@ class Producer:
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Return when all messages are acknowledged by all in-sync replicas.
 
-        Raises: BrokerUnavailable (some may have been written), PublishFailed, TooLarge.
+        Raises: BrokerUnavailable (some may have been written), PublishFailed.
         """
         try:
             async with asyncio.timeout(self._connection.config.publish_timeout):
-                for final in (False, True):
-                    producer = await self._open()
-                    try:
-                        await self._send(producer, topic, messages)
-                    except (KafkaError, OSError) as error:
-                        self._retire(producer)
-                        if final or not isinstance(error, _DEAD):
-                            raise self._translate(error, topic) from error
-                    except asyncio.CancelledError:
-                        # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
-                        self._retire(producer)
+                async with self._alone:
+                    self._together += 1
+                    self._quiet.clear()
+                try:
+                    await self._publish(topic, messages)
+                    return
+                except PublishFailed as error:
+                    if len(messages) > 1 or not isinstance(error.__cause__, faults.TOO_LARGE):
                         raise
-                    else:
-                        return
+                finally:
+                    self._together -= 1
+                    if not self._together:
+                        self._quiet.set()
+                # A topic refuses a batch as a whole: only a record that is alone in its batch is judged by its size
+                async with self._alone:
+                    await self._quiet.wait()
+                    await self._publish(topic, messages)
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"{self._connection.name}: {topic} did not confirm within {self._connection.config.publish_timeout:g} s"
             ) from error
+
+    async def _publish(self, topic: str, messages: Sequence[Message]) -> None:
+        for final in (False, True):
+            producer = await self._open()
+            try:
+                await self._send(producer, topic, messages)
+            except (KafkaError, OSError) as error:
+                self._retire(producer)
+                if final or not isinstance(error, _DEAD):
+                    raise self._connection.translate(error, f"publish to {topic}") from error
+            except asyncio.CancelledError:
+                # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
+                self._retire(producer)
+                raise
+            else:
+                return
 
     async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> None:
         pending = []
@@ -131,10 +151,6 @@ class Producer:
         task = asyncio.create_task(close(producer.stop, self._connection.config.publish_timeout))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
-
-    def _translate(self, error: BaseException, topic: str) -> BridgeError:
-        found = self._connection.translate(error, f"publish to {topic}")
-        return TooLarge(str(found)) if isinstance(error, faults.TOO_LARGE) else found
 
 
 _DEAD = (

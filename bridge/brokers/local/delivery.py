@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from bridge import provenance
+from bridge.brokers import dead_letter
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.positions import CommittedPosition
 from bridge.brokers.record import RecordDelivery
+from bridge.message import Message
 from bridge.provenance import Cause
 
 if TYPE_CHECKING:
@@ -27,18 +28,20 @@ class LocalDelivery(RecordDelivery):
         if not self._open():
             return
         partition = self.partition
-        message = provenance.dead_letter(self.message, self.position, cause)
         topic, group, count = partition.dead_letter_topic, partition.commits.group, partition.new_topic_partitions
         done = CommittedPosition(0, (self._offset,))
 
-        def work(log: Log) -> None:
-            log.append(topic, (message,), count)
-            log.commit(group, partition.id, done)
+        async def send(letter: Message) -> None:
+            def work(log: Log) -> None:
+                log.append(topic, (letter,), count)
+                log.commit(group, partition.id, done)
 
-        written = partition.commits.writer.submit(work)
-        written.add_done_callback(self._dead_lettered)
-        # A caller that is cancelled must not undo what the transaction settles.
-        await asyncio.shield(written)
+            written = partition.commits.writer.submit(work)
+            written.add_done_callback(self._dead_lettered)
+            # A caller that is cancelled must not undo what the transaction settles.
+            await asyncio.shield(written)
+
+        await dead_letter.write(send, topic, self.message, self.position, cause)
 
     def _dead_lettered(self, written: asyncio.Future[None]) -> None:
         if not written.cancelled() and written.exception() is None:

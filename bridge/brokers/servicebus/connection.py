@@ -12,7 +12,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBu
 
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.faults import broker_error, translate
+from bridge.brokers.servicebus.faults import Doing, broker_error, translate
 from bridge.brokers.servicebus.security import Access
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable
@@ -87,7 +87,9 @@ class Connection:
                 await part.__aenter__()
         except FOREIGN as error:
             await self.close(part)
-            raise self.translate(error, what) from error
+            path = part.entity_path if isinstance(part, ServiceBusReceiver) else part.entity_name
+            doing: Doing = "reading" if isinstance(part, ServiceBusReceiver) else "opening"
+            raise self.translate(error, what, doing=doing, path=path) from error
         except BaseException:
             await self.close(part)
             raise
@@ -104,9 +106,9 @@ class Connection:
         except FOREIGN as error:
             _log.debug("%s: %s: %s: %s", self.name, what, type(error).__name__, error)
 
-    def translate(self, error: BaseException, what: str, *, publishing: bool = False) -> BrokerError:
+    def translate(self, error: BaseException, what: str, *, doing: Doing = "reading", path: str = "") -> BrokerError:
         """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
-        found = translate(error, f"{self.name}: {what}", publishing=publishing)
+        found = translate(error, f"{self.name}: {what}", doing=doing, path=path, namespace=self.access.namespace)
         if found is None:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
             return BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import orjson
 
-from bridge import provenance
+from bridge.brokers import dead_letter
 from bridge.brokers.servicebus.sender import Senders
 from bridge.bytetext import own_text
-from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
 from bridge.provenance import Cause
 
@@ -22,27 +21,33 @@ LIMIT = 4096
 _OURS = "\nbridge: "
 
 
-def describe(message: Message, position: Position, cause: Cause) -> tuple[str, str]:
-    """Reason and description for the service, which takes nothing else: a sentence for people, then a line of JSON with
-    what `provenance.dead_letter` would put into headers.
+SHORT = 256
+"""Bytes of a description for a message that is near the service's limit of properties."""
+
+
+def describe(message: Message, position: Position, cause: Cause) -> list[tuple[str, str]]:
+    """Reasons and descriptions for the service, which takes nothing else; each smaller than the one before.
+
+    The first tells all that fits: a sentence for people, then a line of JSON with the headers of a dead letter.
+    The last says nothing: the message itself is moved, and keeps its body, its properties and its place.
     """
-    letter = provenance.dead_letter(message, position, cause)
-    told = {
+    ours = tuple(each for each in message.headers if each[0].startswith(RESERVED_HEADER_PREFIX))
+    bare = replace(message, body=None, key=None, headers=ours, content_type=None, partition_key=None)
+    folded = (_fold(letter) for letter in dead_letter.ladder(bare, position, cause))
+    whole = next((text for text in folded if len(text.encode()) <= LIMIT), "")
+    short = cause.detail.encode("utf-8", "replace")[:SHORT].decode("utf-8", "ignore")
+    return [(cause.reason, whole or short), (cause.reason, short), ("", "")]
+
+
+def _fold(letter: Message) -> str:
+    texts = {
         name.removeprefix(RESERVED_HEADER_PREFIX): own_text(value)
         for name, value in letter.headers
-        if name.startswith(RESERVED_HEADER_PREFIX) and value is not None
+        if value is not None
     }
-    told.pop("reason", None)
-    told.pop("detail", None)
-    line = orjson.dumps(told).decode()
-    room = LIMIT - len(cause.detail.encode()) - len(_OURS)
-    if len(line.encode()) > room:
-        # A list of routes is all that can be long; without it a replay repeats them
-        told = {name: value for name, value in told.items() if name != "executed"} | {"truncated": "executed"}
-        line = orjson.dumps(told).decode()
-    if len(line.encode()) > room:
-        return cause.reason, cause.detail
-    return cause.reason, f"{cause.detail}{_OURS}{line}"
+    del texts["reason"]
+    detail = texts.pop("detail")
+    return f"{detail}{_OURS}{orjson.dumps(texts).decode()}"
 
 
 def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
@@ -75,12 +80,4 @@ class DeadLetterQueue:
         Raises: BrokerUnavailable; whatever else stops it must stop the source, not lose the message.
         """
         queue = self._template.replace("{topic}", position.topic.partition("/")[0])
-        letter = replace(provenance.dead_letter(message, position, cause), message_id=None)
-        try:
-            try:
-                await self._senders.publish(queue, [letter])
-            except PublishFailed:
-                headers = (*letter.headers, (provenance.TRUNCATED, b"payload"))
-                await self._senders.publish(queue, [replace(letter, body=b"", headers=headers)])
-        except PublishFailed as error:
-            raise BrokerUnavailable(f"the dead letter for {position} cannot be written: {error}") from error
+        await dead_letter.write(lambda letter: self._senders.publish(queue, [letter]), queue, message, position, cause)

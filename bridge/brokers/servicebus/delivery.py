@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
-from bridge.errors import LockLost, PartitionRevoked
+from bridge.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
     from bridge.brokers.servicebus.partition import ServiceBusPartition
     from bridge.brokers.servicebus.receiver import Receiver
+
+_log = logging.getLogger(__name__)
+
+PAUSES = (0.1, 0.4)
+"""Seconds before a settlement is asked for again, in the same form, that the service has refused for good."""
 
 
 class Verb(Enum):
@@ -27,10 +34,32 @@ class Verb(Enum):
     DEAD_LETTER = "dead_letter"
 
 
+class DoubtfulRefusal(SettlementRefused):
+    """The service has refused one settlement as if that might pass. others: it has settled others meanwhile."""
+
+    def __init__(self, text: str, others: bool) -> None:
+        super().__init__(text)
+        self.others = others
+
+
 class ServiceBusDelivery:
     """Implements `bridge.brokers.base.Delivery`."""
 
-    __slots__ = ("_owner", "lost", "message", "over", "partition", "position", "raw", "unsure")
+    __slots__ = (
+        "_owner",
+        "_refusal",
+        "_refusals",
+        "_written",
+        "failures",
+        "lost",
+        "message",
+        "over",
+        "partition",
+        "position",
+        "raw",
+        "settled_before",
+        "unsure",
+    )
 
     def __init__(
         self,
@@ -49,6 +78,15 @@ class ServiceBusDelivery:
         self.unsure = False
         self.over = False
         """Settled, given back, or lost: there is nothing to renew."""
+        self.failures = 0
+        """Times that settling it met a fault which may be this message's."""
+        self.settled_before = 0
+        """How many others had been settled when it met the first of them."""
+        self._refusals = 0
+        self._refusal: SettlementRefused | None = None
+        """The last of them."""
+        self._written = False
+        """Its dead letter is on another queue."""
 
     @property
     def attempt(self) -> int:
@@ -56,7 +94,7 @@ class ServiceBusDelivery:
         return (self.raw.delivery_count or 0) + 1
 
     async def complete(self) -> None:
-        """See `Delivery.complete`. Raises: LockLost, PartitionRevoked, BrokerUnavailable. Idempotent."""
+        """See `Delivery.complete`. Idempotent. Raises: BrokerError, as there."""
         await self._settle(Verb.COMPLETE)
 
     async def dead_letter(self, cause: Cause) -> None:
@@ -66,16 +104,19 @@ class ServiceBusDelivery:
         if self._open():
             queue = self._owner.dead_letter_queue
             if queue is None:
-                await self._settle(Verb.DEAD_LETTER, *dead_letters.describe(self.message, self.position, cause))
+                await self._settle(Verb.DEAD_LETTER, dead_letters.describe(self.message, self.position, cause))
             else:
-                await queue.write(self.message, self.position, cause)
+                if not self._written:
+                    await queue.write(self.message, self.position, cause)
+                    self._written = True
                 await self._settle(Verb.COMPLETE)
 
     async def abandon(self) -> None:
         """See `Delivery.abandon`. Counts as a delivery, so it is for messages that somebody else should try now."""
         try:
-            await self._settle(Verb.ABANDON)
-        except (LockLost, PartitionRevoked):
+            if self._open():
+                await self._owner.settle(Request(self, Verb.ABANDON))
+        except (LockLost, PartitionRevoked, SettlementRefused):
             return
 
     def remaining(self, wall: float) -> float:
@@ -96,9 +137,50 @@ class ServiceBusDelivery:
             self.partition.left()
             self._owner.inbox.forget(self)
 
-    async def _settle(self, verb: Verb, reason: str = "", description: str = "") -> None:
-        if self._open():
-            await self._owner.settle(Request(self, verb, reason, description))
+    async def _settle(self, verb: Verb, forms: Sequence[tuple[str, str]] = (("", ""),)) -> None:
+        """forms: reason and description, each smaller than the one before."""
+        tries = [forms[0]] * len(PAUSES) + list(forms)
+        while self._open():
+            if self._refusal is not None and self._refusals >= len(tries):
+                await self._leave(self._refusal)
+            try:
+                await self._owner.settle(Request(self, verb, *tries[self._refusals]))
+            except SettlementRefused as error:
+                self._refusal = error
+                self._refusals += 1
+                if self._refusals <= len(PAUSES):
+                    await asyncio.sleep(PAUSES[self._refusals - 1])
+            else:
+                return
+
+    async def _leave(self, refusal: SettlementRefused) -> NoReturn:
+        """Leave the message to the entity's max delivery count. Raises: SettlementRefused, BrokerUnavailable."""
+        fate = "given back"
+        try:
+            await self._owner.settle(Request(self, Verb.ABANDON))
+        except BrokerUnavailable:
+            self._again(refusal)
+            raise
+        except SettlementRefused as error:
+            if isinstance(error, DoubtfulRefusal) and not error.others:
+                # It takes nothing at all: the service is at fault, not the message
+                self._again(refusal)
+                raise BrokerUnavailable(str(refusal)) from refusal
+            fate = "not even given back, and comes again when its lock has passed"
+        except (LockLost, PartitionRevoked):
+            fate = "on its way again"
+        _log.error(
+            "%s: the service refuses to settle this message: %s; it is %s. The entity's max delivery count ends that",
+            self.position, refusal, fate,
+        )  # fmt: skip
+        # Its lock is renewed no more
+        self.finish()
+        raise refusal
+
+    def _again(self, refusal: SettlementRefused) -> None:
+        """Begin anew after an outage, where that may have been the reason."""
+        if isinstance(refusal, DoubtfulRefusal):
+            self._refusals = 0
 
     def _open(self) -> bool:
         """Whether it can be settled; False when it is. Raises: LockLost, PartitionRevoked."""
@@ -114,7 +196,7 @@ class Request:
 
     __slots__ = ("delivery", "description", "done", "reason", "verb")
 
-    def __init__(self, delivery: ServiceBusDelivery, verb: Verb, reason: str, description: str) -> None:
+    def __init__(self, delivery: ServiceBusDelivery, verb: Verb, reason: str = "", description: str = "") -> None:
         self.delivery = delivery
         self.verb = verb
         self.reason = reason

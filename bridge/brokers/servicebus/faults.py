@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import ssl
 from enum import Enum
+from typing import Literal
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.servicebus import exceptions
 
-from bridge.errors import BridgeError, BrokerError, BrokerUnavailable, LockLost, PublishFailed
+from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus.entity import EntityPath
+from bridge.errors import (
+    BridgeError,
+    BrokerError,
+    BrokerUnavailable,
+    LockLost,
+    PublishFailed,
+    SettlementRefused,
+    TargetRefused,
+)
 
 
 class Meaning(Enum):
@@ -22,6 +33,11 @@ class Meaning(Enum):
     LOST = 4
     QUIET = 5
     BUG = 6
+
+
+Doing = Literal["reading", "settling", "opening", "publishing"]
+"""What met the error; `opening` is of a sender. Conditions such as `amqp:not-allowed` refuse one message where one was
+settled or published."""
 
 
 _MEANINGS: dict[type[BaseException], Meaning] = {
@@ -49,48 +65,144 @@ _MEANINGS: dict[type[BaseException], Meaning] = {
 }
 
 
+_CONDITIONS: dict[str, Meaning] = {
+    "amqp:internal-error": Meaning.AWAY,
+    "amqp:not-found": Meaning.DENIED,
+    "amqp:unauthorized-access": Meaning.DENIED,
+    "amqp:decode-error": Meaning.REFUSED,
+    "amqp:resource-limit-exceeded": Meaning.AWAY,
+    "amqp:not-allowed": Meaning.REFUSED,
+    "amqp:invalid-field": Meaning.REFUSED,
+    "amqp:not-implemented": Meaning.REFUSED,
+    "amqp:resource-locked": Meaning.AWAY,
+    "amqp:precondition-failed": Meaning.REFUSED,
+    "amqp:resource-deleted": Meaning.DENIED,
+    "amqp:illegal-state": Meaning.AWAY,
+    "amqp:frame-size-too-small": Meaning.REFUSED,
+    "amqp:connection:forced": Meaning.AWAY,
+    "amqp:connection:framing-error": Meaning.AWAY,
+    "amqp:connection:redirect": Meaning.AWAY,
+    "amqp:session:window-violation": Meaning.AWAY,
+    "amqp:session:errant-link": Meaning.AWAY,
+    "amqp:session:handle-in-use": Meaning.AWAY,
+    "amqp:session:unattached-handle": Meaning.AWAY,
+    "amqp:link:detach-forced": Meaning.AWAY,
+    "amqp:link:transfer-limit-exceeded": Meaning.AWAY,
+    "amqp:link:message-size-exceeded": Meaning.REFUSED,
+    "amqp:link:redirect": Meaning.AWAY,
+    "amqp:link:stolen": Meaning.AWAY,
+    "amqp:client-error": Meaning.AWAY,
+    "amqp:unknown-error": Meaning.AWAY,
+    "amqp:vendor-error": Meaning.AWAY,
+    "amqp:socket-error": Meaning.AWAY,
+    "com.microsoft:session-lock-lost": Meaning.LOST,
+    "com.microsoft:message-lock-lost": Meaning.LOST,
+    "com.microsoft:message-not-found": Meaning.LOST,
+    "com.microsoft:timeout": Meaning.QUIET,
+    "com.microsoft:auth-failed": Meaning.DENIED,
+    "com.microsoft:session-cannot-be-locked": Meaning.AWAY,
+    "com.microsoft:server-busy": Meaning.AWAY,
+    "com.microsoft:container-close": Meaning.AWAY,
+    "com.microsoft:operation-cancelled": Meaning.AWAY,
+    "com.microsoft:argument-error": Meaning.REFUSED,
+    "com.microsoft:argument-out-of-range": Meaning.REFUSED,
+    "com.microsoft:entity-disabled": Meaning.DENIED,
+    "com.microsoft:entity-already-exists": Meaning.DENIED,
+    "com.microsoft:precondition-failed": Meaning.REFUSED,
+}
+"""Meanings of the service's conditions in an answer to one message. Many of them have no class of their own."""
+
+_OF_THE_SERVICE = frozenset(
+    {
+        "com.microsoft:server-busy",
+        "com.microsoft:timeout",
+        "amqp:resource-limit-exceeded",
+        "com.microsoft:container-close",
+    }
+)
+"""Conditions that say nothing about the message that met them."""
+
+_OF_THE_CLIENT = frozenset({"amqp:client-error", "amqp:unknown-error", "amqp:vendor-error", "amqp:socket-error"})
+"""Conditions that the SDK makes itself, where there was no answer."""
+
+_OF_CONNECTIONS = ("amqp:connection:", "amqp:session:", "amqp:link:")
+
+
 def meaning(kind: type[BaseException]) -> Meaning | None:
     """What errors of exactly this class mean; None for a class that is not known."""
     return _MEANINGS.get(kind)
 
 
-def translate(error: BaseException, what: str, *, publishing: bool = False) -> BridgeError | None:
+def meaning_of_condition(condition: str) -> Meaning | None:
+    """What a condition means in an answer to one message; None for one that is not known."""
+    return _CONDITIONS.get(condition)
+
+
+def refuses_message(error: BaseException) -> bool:
+    """Whether the service will never do for this message what it was asked for."""
+    return _CONDITIONS.get(seam.condition(error) or "") is Meaning.REFUSED
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether the service has answered one message, rather than that its connection or the entity failed."""
+    found = seam.condition(error)
+    if found is None or found in _OF_THE_SERVICE | _OF_THE_CLIENT:
+        return False
+    return not found.startswith(_OF_CONNECTIONS)
+
+
+def may_be_the_message(error: BaseException) -> bool:
+    """Whether an error that may pass can be the fault of the one message that met it, however often it comes."""
+    return seam.condition(error) not in _OF_THE_SERVICE
+
+
+def translate(
+    error: BaseException, what: str, *, doing: Doing = "reading", path: str = "", namespace: str = ""
+) -> BridgeError | None:
     """The bridge's error for a foreign one; None for a bug, which must stay visible as itself.
 
-    what: what was tried, beginning with the broker's name. publishing: an error that only a person can mend fails the
-    publish at once.
+    what: what was tried, beginning with the broker's name. path, namespace: of the entity, for the words. An error that
+    only a person can mend fails a publish at once.
     """
     if isinstance(error, BridgeError):
         return error
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"{what}: no answer in time")
     if isinstance(error, OSError):
-        return BrokerUnavailable(f"{what}: {_explain(error)}")
-    for kind in type(error).__mro__:
-        found = _MEANINGS.get(kind)
-        if found is None:
-            continue
-        text = f"{what}: {_explain(error)}"
-        match found:
-            case Meaning.AWAY | Meaning.QUIET:
-                return BrokerUnavailable(text)
-            case Meaning.DENIED:
-                return PublishFailed(text) if publishing else Refused(text)
-            case Meaning.REFUSED:
-                return PublishFailed(text)
-            case Meaning.LOST:
-                return LockLost(text)
-            case Meaning.BUG:
-                return None
-    return None
+        return BrokerUnavailable(f"{what}: {_explain(error, path, namespace, doing)}")
+    found = _meaning(error, doing)
+    text = f"{what}: {_explain(error, path, namespace, doing)}"
+    match found:
+        case Meaning.AWAY | Meaning.QUIET:
+            return BrokerUnavailable(text)
+        case Meaning.DENIED:
+            return TargetRefused(text) if doing in ("opening", "publishing") else Refused(text)
+        case Meaning.REFUSED:
+            return SettlementRefused(text) if doing == "settling" else PublishFailed(text)
+        case Meaning.LOST:
+            return LockLost(text)
+        case _:
+            return None
+
+
+def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
+    if doing in ("settling", "publishing") and refuses_message(error):
+        return Meaning.REFUSED
+    found = _CONDITIONS.get(seam.condition(error) or "")
+    if found is Meaning.DENIED and type(error) is exceptions.ServiceBusError:  # the SDK has no class for it
+        return found
+    return next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), None)
 
 
 class Refused(BrokerUnavailable):
     """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> str:
     text = str(error)
+    deleted = seam.condition(error) == "amqp:resource-deleted"
+    if isinstance(error, exceptions.MessagingEntityNotFoundError) or deleted or _status(error) == NOT_FOUND:
+        return _not_found(path, namespace, doing)
     if isinstance(error, exceptions.ServiceBusAuthenticationError):
         return "the service refused the credentials; check the key or signature, or the identity and its role"
     if isinstance(error, exceptions.ServiceBusAuthorizationError):
@@ -98,10 +210,8 @@ def _explain(error: BaseException) -> str:
             "the claim is missing; give this identity the role Azure Service Bus Data Receiver to read "
             "or Data Sender to publish, or this policy Listen or Send"
         )
-    if isinstance(error, exceptions.MessagingEntityNotFoundError):
-        return "there is no such queue, topic or subscription in the namespace; create it, or correct its name"
     if isinstance(error, exceptions.MessagingEntityDisabledError):
-        return "the entity is disabled; enable it"
+        return f"{path or 'the entity'} is disabled in {namespace or 'the namespace'}: enable it"
     if isinstance(error, exceptions.ServiceBusQuotaExceededError):
         return "the entity is full, or has too many connections"
     if isinstance(error, exceptions.MessageSizeExceededError):
@@ -120,6 +230,28 @@ def _explain(error: BaseException) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"the server's certificate is not trusted; set `tls.ca` to the authority that signed it ({_short(text)})"
     return f"{type(error).__name__}: {_short(text)}" if text else type(error).__name__
+
+
+NOT_FOUND = 404
+
+
+def _status(error: BaseException) -> int | None:
+    """Status with which the service refused a claim: it knows no claim for an entity that does not exist."""
+    found = getattr(getattr(error, "inner_exception", None), "status_code", None)
+    return found if isinstance(found, int) else None
+
+
+def _not_found(path: str, namespace: str, doing: Doing) -> str:
+    where = namespace or "the namespace"
+    entity = EntityPath.parse(path)
+    if doing in ("opening", "publishing"):
+        return f"no queue or topic {path} in {where}: create it, or correct its name"
+    if entity.subscription is not None:
+        return (
+            f"no subscription {entity.subscription} of a topic {entity.name} in {where}: "
+            "create it, or correct `topic` and `subscription`"
+        )
+    return f"no queue {entity.name} in {where}: create it, or correct `queue`"
 
 
 def _short(text: str) -> str:

@@ -369,7 +369,7 @@ class Receiver:
 
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
-        return self.connection.translate(error, f"{what} {self.path}")
+        return self.connection.translate(error, f"{what} {self.path}", path=self.path)
 
 
 def _call_off(reading: asyncio.Task[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the SDK can do and does not offer in public: four touches, each with a way to do without it.
+"""What the SDK can do and does not offer in public: six touches, each with a way to do without it.
 
 The SDK's minor version is pinned, and tests/brokers/servicebus/test_seam.py fails when one of them has lost its grip.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError, ServiceBusError
 
 _log = logging.getLogger(__name__)
 
@@ -66,3 +67,53 @@ async def renew(
         # What the SDK looks at before it settles
         message._expiry = datetime.fromtimestamp(end, UTC)
     return ends
+
+
+async def settle(
+    receiver: ServiceBusReceiver,
+    message: ServiceBusReceivedMessage,
+    verb: str,
+    reason: str | None = None,
+    description: str | None = None,
+) -> Exception | None:
+    """Settle a message by `complete`, `abandon` or `dead_letter`; return the service's answer where it refuses.
+
+    Raises what the SDK raises where the service gave no answer. In public the SDK closes the link after most refusals:
+    all messages are given back, and a session ends with all its locks, for the sake of one message.
+    """
+    given = {"reason": reason, "error_description": description} if verb == "dead_letter" else {}
+    inner: Any = getattr(receiver, "_settle_message", None)
+    if inner is None:
+        await getattr(receiver, f"{verb}_message")(message, **given)
+        return None
+    sdk: Any = receiver
+    operation = verb.replace("_", "-")
+    sdk._check_live()
+    sdk._check_message_alive(message, operation)
+    if sdk.session is None and message._lock_expired:
+        raise MessageLockLostError(message="The lock has passed by the local clock.")
+    try:
+        await inner(message, operation, reason, description)
+    except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, ServiceBusError):
+            # A closed link, which the SDK takes for something unexpected, and logs with a traceback
+            raise await sdk._handle_exception(ServiceBusConnectionError(message=str(error), error=error)) from None
+        if not _is_answer(error):
+            raise await sdk._handle_exception(error) from None
+        quiet = logging.getLogger("azure.servicebus")
+        answer: Exception = sdk._amqp_transport.create_servicebus_exception(quiet, error)
+        return answer
+    message._settled = True
+    return None
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the service has refused this very request: its link stands, and its connection too."""
+    of_message = any(kind.__name__ == "MessageException" for kind in type(error).__mro__)
+    return of_message or getattr(error, "_status_code", None) is not None
+
+
+def condition(error: BaseException | None) -> str | None:
+    """AMQP condition of an error of the SDK, such as `amqp:not-allowed`; None where it has none."""
+    found: Any = getattr(error, "_condition", None)
+    return found.decode() if isinstance(found, bytes) else found

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
-from bridge.brokers.servicebus.faults import Refused
+from bridge.brokers.servicebus.faults import is_answer
 from bridge.brokers.servicebus.messages import outgoing, runs
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
+
+PROPERTY_LIMIT, PROPERTIES_LIMIT = 32 * 1024, 64 * 1024
+"""Bytes of one application property and of all of a message, as the service documents them."""
 
 
 class Senders:
@@ -59,6 +63,8 @@ class Senders:
                 # A sender that was there before may only have been idle for too long
                 if final or fresh:
                     raise
+            except PublishFailed:
+                raise  # an answer: the sender has done its part
             except BaseException:
                 # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
                 self._replace(line)
@@ -91,15 +97,19 @@ class Senders:
             if batch is not None:
                 await sender.send_messages(batch, timeout=limit)
         except FOREIGN as error:
-            raise self._connection.translate(error, what, publishing=True) from error
+            found = self._connection.translate(error, what, doing="publishing", path=entity)
+            if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_crowded, messages)):
+                # The service has no word of its own for that, and answers as if it might pass
+                raise PublishFailed(
+                    f"{found}; properties of a message may have {PROPERTY_LIMIT // 1024} KiB each and "
+                    f"{PROPERTIES_LIMIT // 1024} KiB together"
+                ) from error
+            raise found from error
 
     async def _open(self, entity: str, line: _Line) -> ServiceBusSender:
         if line.sender is None:
             sender = self._connection.sender(entity)
-            try:
-                await self._connection.open(sender, f"publish to {entity}", self._connection.config.publish_timeout)
-            except Refused as error:
-                raise PublishFailed(str(error)) from error
+            await self._connection.open(sender, f"publish to {entity}", self._connection.config.publish_timeout)
             line.sender = sender
         return line.sender
 
@@ -124,3 +134,13 @@ class _Line:
     def __init__(self) -> None:
         self.sender: ServiceBusSender | None = None
         self.turn = asyncio.Lock()
+
+
+def _crowded(message: ServiceBusMessage) -> bool:
+    """Whether the message has more application properties than the service documents."""
+    properties: dict[Any, Any] = message.application_properties or {}
+    sizes = [
+        len(name) + len(value.encode() if isinstance(value, str) else value or b"")
+        for name, value in properties.items()
+    ]
+    return sum(sizes) > PROPERTIES_LIMIT or any(size > PROPERTY_LIMIT for size in sizes)

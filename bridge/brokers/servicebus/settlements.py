@@ -11,14 +11,18 @@ from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
-from bridge.brokers.servicebus.delivery import Request, Verb
-from bridge.errors import BrokerError, BrokerUnavailable, LockLost
+from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
+from bridge.brokers.servicebus.faults import Refused, may_be_the_message
+from bridge.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
 
 BATCH = 100
 """How many run side by side: where the round trip is long they share it."""
+
+FAILURES = 3
+"""Times that a settlement may meet a fault, alone, while others do not: then the message is to blame."""
 
 
 class Settlements:
@@ -27,6 +31,7 @@ class Settlements:
     def __init__(self, owner: Receiver) -> None:
         self._owner = owner
         self._requests: deque[Request] = deque()
+        self._settled = 0
 
     @property
     def waiting(self) -> bool:
@@ -52,36 +57,79 @@ class Settlements:
                 request.fail(LockLost(f"the lock of {request.delivery.position} has passed"))
             elif not request.done.cancelled():
                 requests.append(request)
-        if len(requests) == 1:
-            await self._settle(link, requests[0])
-        elif requests:
-            await asyncio.gather(*(self._settle(link, request) for request in requests))
+        together = [request for request in requests if not request.delivery.failures]
+        if len(together) == 1:
+            await self._settle(link, together[0])
+        elif together:
+            await asyncio.gather(*(self._settle(link, request) for request in together))
+        # A fault that takes the connection strikes all: one after the other shows which message brings it
+        for request in sorted(
+            (request for request in requests if request.delivery.failures), key=lambda each: each.delivery.failures
+        ):
+            if self._owner.broken is not None:
+                request.fail(BrokerUnavailable(str(self._owner.broken)))
+            else:
+                await self._settle(link, request)
 
     async def _settle(self, link: ServiceBusReceiver, request: Request) -> None:
         raw, owner = request.delivery.raw, self._owner
         try:
             async with asyncio.timeout(owner.connection.config.request_timeout):
-                match request.verb:
-                    case Verb.COMPLETE:
-                        await link.complete_message(raw)
-                    case Verb.ABANDON:
-                        await link.abandon_message(raw)
-                    case Verb.DEAD_LETTER:
-                        await link.dead_letter_message(
-                            raw, reason=request.reason, error_description=request.description
-                        )
+                answer = await seam.settle(
+                    link, raw, request.verb.value, request.reason or None, request.description or None
+                )
         except MessageAlreadySettled:
             request.succeed()
         except FOREIGN as error:
             found = owner.translate(error, request.verb.value)
             if isinstance(found, LockLost):
-                # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
-                request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
-                request.fail(owner.lose(request.delivery, found))
+                self._lost(link, request, found)
             else:
-                request.delivery.unsure = True
-                owner.broken = found
-                request.fail(BrokerUnavailable(str(found)))
+                self._broken(request, found)
         else:
             owner.heard = asyncio.get_running_loop().time()
-            request.succeed()
+            if answer is None:
+                self._settled += 1
+                request.succeed()
+            else:
+                self._refused(link, request, answer)
+
+    def _refused(self, link: ServiceBusReceiver, request: Request, answer: Exception) -> None:
+        """The service has answered no; the connection is as good as before."""
+        owner, what = self._owner, request.verb.value
+        refusal = owner.connection.translate(answer, f"{what} {owner.path}", doing="settling", path=owner.path)
+        if isinstance(refusal, SettlementRefused):
+            request.fail(refusal)
+            return
+        found = owner.translate(answer, what)
+        if isinstance(found, LockLost):
+            self._lost(link, request, found)
+        elif isinstance(found, Refused):
+            owner.broken = found
+            request.fail(BrokerUnavailable(str(found)))
+        elif may_be_the_message(answer):
+            request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
+        else:
+            request.fail(BrokerUnavailable(str(found)))
+
+    def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
+        # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
+        request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
+        request.fail(self._owner.lose(request.delivery, error))
+
+    def _broken(self, request: Request, found: BrokerError) -> None:
+        """There was no answer. Where others are settled and only this one never, the message is to blame."""
+        request.delivery.unsure = True
+        self._owner.broken = found
+        others = self._others_are_settled(request.delivery)
+        if others and request.delivery.failures >= FAILURES and not isinstance(found, Refused):
+            request.fail(SettlementRefused(str(found)))
+        else:
+            request.fail(BrokerUnavailable(str(found)))
+
+    def _others_are_settled(self, delivery: ServiceBusDelivery) -> bool:
+        """Count a failure; whether others have been settled since the first."""
+        if not delivery.failures:
+            delivery.settled_before = self._settled
+        delivery.failures += 1
+        return self._settled > delivery.settled_before

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -8,10 +9,9 @@ from aiokafka.errors import OutOfOrderSequenceNumber
 
 from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka.producer import TooLarge
 from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message
-from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
+from bridge.message import Message, Unreadable
+from tests.brokers.consumer import CAUSE, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 
 
@@ -52,7 +52,7 @@ async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaH
     await harness.create_topic(topic, 1, max_message_bytes="2000")
     broker = await harness.broker()
     for _ in range(3):
-        with pytest.raises(TooLarge):
+        with pytest.raises(PublishFailed, match="larger than"):
             await broker.publish(topic, [Message(bytes(range(256)) * 40, b"k")])
         await broker.publish(topic, numbered(2))
     with pytest.raises(PublishFailed, match="a tombstone needs a key"):
@@ -119,7 +119,73 @@ async def test_a_dead_letter_too_large_keeps_its_position(harness: KafkaHarness)
     )  # fmt: skip
     told = dict(second.message.headers)
     assert (second.message.body, second.message.key, "h" in told) == (b"", None, False)
-    assert (told[provenance.TRUNCATED], told[provenance.OFFSET]) == (b"payload, key and headers", b"1")
+    assert (told[provenance.TRUNCATED], told[provenance.OFFSET]) == (b"payload, headers, key", b"1")
+
+
+async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarness) -> None:
+    """Written at the same time they share a batch, which the topic refuses as a whole."""
+    topic = unique("orders")
+    await harness.create_topic(topic, 1)
+    await harness.create_topic(f"{topic}.dlq", 1, max_message_bytes="2000")
+    broker = await harness.broker()
+    bodies = [random.Random(number).randbytes(900) for number in range(6)]  # which compression does not make smaller
+    await broker.publish(topic, [Message(body, b"k") for body in bodies])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    await asyncio.gather(*(delivery.dead_letter(CAUSE) for delivery in await take(subscription, 6)))
+    letters = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 6)
+    assert sorted(each.message.body or b"" for each in letters) == sorted(bodies)
+    assert all(provenance.TRUNCATED not in dict(each.message.headers) for each in letters)
+
+
+async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: KafkaHarness) -> None:
+    """Incompressible parts of a thousand bytes each, and topics that take fewer and fewer of them."""
+    broker = await harness.broker()
+    noise = random.Random(1).randbytes
+    message = Message(noise(1000), noise(1000), (("h", noise(1000)),))
+    missing: list[bytes | None] = []
+    for limit in (5000, 3000, 2000, 900):
+        topic = unique("orders")
+        await harness.create_topic(topic, 1)
+        await harness.create_topic(f"{topic}.dlq", 1, max_message_bytes=str(limit))
+        await broker.publish(topic, [message])
+        subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+        [delivery] = await take(subscription, 1)
+        await delivery.dead_letter(CAUSE)
+        await subscription.close()
+        letters = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments())
+        [letter] = await take(letters, 1)
+        await nothing_more(letters, 0.1)
+        told = dict(letter.message.headers)
+        assert (told[provenance.TOPIC], told[provenance.OFFSET], told[provenance.REASON]) == (
+            topic.encode(), b"0", CAUSE.reason.encode(),
+        )  # fmt: skip
+        missing.append(told.get(provenance.TRUNCATED))
+        await letters.close()
+    assert missing == [None, b"payload", b"payload, headers", b"payload, headers, key"]
+
+
+async def test_published_at_the_same_time_each_is_judged_by_its_own_size(harness: KafkaHarness) -> None:
+    topic = unique("events")
+    await harness.create_topic(topic, 1, max_message_bytes="2000")
+    broker = await harness.broker()
+    sizes = [900, 900, 5000, 900, 900]
+    messages = [Message(random.Random(number).randbytes(size)) for number, size in enumerate(sizes)]
+    results = await asyncio.gather(*(broker.publish(topic, [each]) for each in messages), return_exceptions=True)
+    assert [type(each) for each in results] == [type(None), type(None), PublishFailed, type(None), type(None)]
+
+
+async def test_an_unreadable_message_without_bytes_dies_with_its_position(harness: KafkaHarness) -> None:
+    topic = unique("orders")
+    broker = await harness.broker()
+    await broker.publish(topic, [Message(b"x")])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    [delivery] = await take(subscription, 1)
+    delivery.message = Message(None, unreadable=Unreadable("crc", "the checksum is wrong", last=4))
+    await delivery.dead_letter(CAUSE)
+    [letter] = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 1)
+    told = dict(letter.message.headers)
+    assert (letter.message.body, told[provenance.OFFSET], told[provenance.LAST_OFFSET]) == (b"", b"0", b"4")
+    assert told[provenance.TRUNCATED] == b"payload"
 
 
 async def test_a_dead_letter_that_cannot_be_written_settles_nothing(harness: KafkaHarness) -> None:

@@ -1,17 +1,31 @@
-"""Every exception of azure-servicebus has a meaning."""
+"""Every exception of azure-servicebus has a meaning, and every condition that the service answers with."""
 
 from __future__ import annotations
 
+import logging
 import ssl
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 from azure.servicebus import exceptions
+from azure.servicebus._common import constants
+from azure.servicebus._pyamqp.error import ErrorCondition, MessageException, TokenAuthFailure
+from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 
-from bridge.brokers.servicebus.faults import Meaning, Refused, meaning, translate
-from bridge.errors import BrokerUnavailable, LockLost, PublishFailed
+from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus.faults import (
+    Doing,
+    Meaning,
+    Refused,
+    is_answer,
+    may_be_the_message,
+    meaning,
+    meaning_of_condition,
+    translate,
+)
+from bridge.errors import BrokerUnavailable, LockLost, PublishFailed, SettlementRefused, TargetRefused
 
 CLASSES = sorted(
     {
@@ -40,18 +54,96 @@ def _make(kind: type[Exception]) -> Exception:
         return taken("x")  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("publishing", [False, True])
-@pytest.mark.parametrize("kind", CLASSES)
-def test_every_class_is_translated(kind: type[Exception], publishing: bool) -> None:
-    expected = {
+DOING = get_args(Doing)
+
+
+def _expected(found: Meaning | None, doing: Doing) -> type[object]:
+    sending = doing in ("opening", "publishing")
+    return {
         Meaning.AWAY: BrokerUnavailable,
         Meaning.QUIET: BrokerUnavailable,
-        Meaning.DENIED: PublishFailed if publishing else Refused,
-        Meaning.REFUSED: PublishFailed,
+        Meaning.DENIED: TargetRefused if sending else Refused,
+        Meaning.REFUSED: SettlementRefused if doing == "settling" else PublishFailed,
         Meaning.LOST: LockLost,
         Meaning.BUG: type(None),
-    }[meaning(kind)]  # type: ignore[index]  # the test above
-    assert type(translate(_make(kind), "bus: try", publishing=publishing)) is expected
+        None: type(None),
+    }[found]
+
+
+@pytest.mark.parametrize("doing", DOING)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_is_translated(kind: type[Exception], doing: Doing) -> None:
+    assert type(translate(_make(kind), "bus: try", doing=doing)) is _expected(meaning(kind), doing)
+
+
+CONDITIONS = sorted(
+    {each.value.decode() for each in ErrorCondition}
+    | {value.decode() for name, value in vars(constants).items() if name.startswith("ERROR_CODE_")}
+    | {"com.microsoft:container-close", "com.microsoft:operation-cancelled"}
+)
+
+
+def _of_the_sdk(condition: str, status: int | None = None) -> Exception:
+    """The error that the SDK makes of a condition: in an answer on a link, or with a status on the management link."""
+    logger = logging.getLogger("test")
+    if status is None:
+        error: Exception = PyamqpTransport.create_servicebus_exception(logger, MessageException(condition.encode()))
+        return error
+    try:
+        PyamqpTransport.handle_amqp_mgmt_error(logger, "no", condition.encode(), "text", status)
+    except exceptions.ServiceBusError as error:
+        return error
+    raise AssertionError("it raises")
+
+
+@pytest.mark.parametrize("status", [None, 400])
+@pytest.mark.parametrize("doing", ["settling", "publishing"])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_every_condition_is_told_apart_in_an_answer_to_a_message(
+    condition: str, doing: Doing, status: int | None
+) -> None:
+    found = meaning_of_condition(condition)
+    assert found is not None, f"{condition} has no meaning"
+    error = _of_the_sdk(condition, status)
+    assert seam.condition(error) == condition
+    assert type(translate(error, "bus: try", doing=doing)) is _expected(found, doing)
+
+
+@pytest.mark.parametrize("condition", [each for each in CONDITIONS if meaning_of_condition(each) is Meaning.REFUSED])
+def test_what_refuses_a_message_refuses_none_where_none_was_settled(condition: str) -> None:
+    error = _of_the_sdk(condition)
+    assert type(translate(error, "bus: read", doing="reading")) is not SettlementRefused
+    assert type(translate(error, "bus: read", doing="reading")) in (BrokerUnavailable, PublishFailed)
+
+
+def test_an_unknown_condition_may_pass() -> None:
+    error = _of_the_sdk("com.microsoft:something-new")
+    assert type(translate(error, "bus: try", doing="settling")) is BrokerUnavailable
+    assert may_be_the_message(error)
+    assert is_answer(error)
+    assert not is_answer(_of_the_sdk("amqp:connection:forced"))
+    assert not may_be_the_message(_of_the_sdk("com.microsoft:server-busy"))
+
+
+@pytest.mark.parametrize(
+    ("path", "doing", "text"),
+    [
+        ("orders", "reading", "no queue orders in ns.example: create it, or correct `queue`"),
+        ("orders/$DeadLetterQueue", "reading", "no queue orders in ns.example: create it, or correct `queue`"),
+        ("t/Subscriptions/s", "reading", "no subscription s of a topic t in ns.example: create it"),
+        ("dead", "opening", "no queue or topic dead in ns.example: create it, or correct its name"),
+        ("dead", "publishing", "no queue or topic dead in ns.example: create it, or correct its name"),
+    ],
+)
+def test_an_unknown_entity_is_named(path: str, doing: Doing, text: str) -> None:
+    """Whether the service refuses the claim for it, or its link."""
+    claim = exceptions.ServiceBusAuthenticationError(error=TokenAuthFailure(404, b"no such entity"))
+    for error in (claim, exceptions.MessagingEntityNotFoundError()):
+        found = str(translate(error, "bus: try", doing=doing, path=path, namespace="ns.example"))
+        assert text in found
+        assert "credentials" not in found
+    wrong = exceptions.ServiceBusAuthenticationError(error=TokenAuthFailure(401, b"wrong signature"))
+    assert "credentials" in str(translate(wrong, "bus: try", doing=doing, path=path, namespace="ns.example"))
 
 
 @pytest.mark.parametrize(

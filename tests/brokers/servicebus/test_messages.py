@@ -167,7 +167,7 @@ def cause(executed: int = 2) -> Cause:
 
 def test_a_description_tells_what_headers_would() -> None:
     message = Message(b"x", b"k", (("h", b"1"),))
-    reason, description = describe(message, POSITION, cause())
+    reason, description = describe(message, POSITION, cause())[0]
     headers = [("h", b"1"), ("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())]
     told = dict(unfold(headers))
     assert (told["bridge.reason"], told["bridge.detail"]) == (b"no_route", b"no rule\nmatched")
@@ -176,7 +176,7 @@ def test_a_description_tells_what_headers_would() -> None:
 
 
 def test_a_description_keeps_the_limit() -> None:
-    _, description = describe(Message(b"x"), POSITION, cause(2000))
+    [(_, description), *_] = describe(Message(b"x"), POSITION, cause(2000))
     assert len(description.encode()) <= LIMIT
     told = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
     assert told["bridge.truncated"] == b"executed"
@@ -184,7 +184,7 @@ def test_a_description_keeps_the_limit() -> None:
 
 def test_a_description_keeps_an_identity_that_is_made_of_bytes() -> None:
     identity = text_of(b"M\xfcller") + text_of("\ufdd0ff".encode())
-    reason, description = describe(Message(b"x"), POSITION, replace(cause(), message_id=identity))
+    reason, description = describe(Message(b"x"), POSITION, replace(cause(), message_id=identity))[0]
     headers = unfold([("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())])
     assert provenance.read(Message(b"x", headers=tuple(headers))).message_id == identity
 

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -81,6 +82,48 @@ async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, c
         await receiver.complete_message(messages[0])
         with pytest.raises(exceptions.MessageLockLostError):
             await seam.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)
+
+
+async def test_a_refused_settlement_leaves_the_link_as_it_is(
+    server: ServiceBusServer, client: ServiceBusClient
+) -> None:
+    """The SDK in public closes it, for the sake of one message."""
+    async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
+        first, second, third = await receiver.receive_messages(3, max_wait_time=5)
+        link = receiver._handler
+        server.faults.add("settle", "reject", condition="amqp:not-allowed")
+        assert seam.condition(await seam.settle(receiver, first, "complete")) == "amqp:not-allowed"
+        # The second time goes over the management link
+        server.faults.add("manage", "reject", operation="update-disposition", condition="com.microsoft:argument-error")
+        assert seam.condition(await seam.settle(receiver, first, "complete")) == "com.microsoft:argument-error"
+        assert await seam.settle(receiver, first, "complete") is None
+        assert await seam.settle(receiver, second, "abandon") is None
+        assert await seam.settle(receiver, third, "dead_letter", "reason", "description") is None
+        assert receiver._handler is link
+        with pytest.raises(exceptions.MessageAlreadySettled):
+            await seam.settle(receiver, first, "complete")
+    [dead] = server.counters.dead_letters
+    assert (dead.reason, dead.description) == ("reason", "description")
+    assert server.counters.settled == Counter({"orders complete": 1, "orders abandon": 1, "orders dead_letter": 1})
+
+
+async def test_settlements_do_without_the_touch(server: ServiceBusServer, client: ServiceBusClient) -> None:
+    async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
+        [message, *_] = await receiver.receive_messages(1, max_wait_time=5)
+        assert await seam.settle(Public(receiver), message, "dead_letter", "reason", "description") is None  # type: ignore[arg-type]
+    assert server.counters.dead_letters[0].description == "description"
+
+
+class Public:
+    """A receiver without its private parts."""
+
+    def __init__(self, receiver: object) -> None:
+        self._receiver = receiver
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._receiver, name)
 
 
 def _unsettled(message: object) -> object:

@@ -1,0 +1,128 @@
+"""Dead letters in ever smaller forms, and the one way to write them. The same for all brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from bridge import provenance
+from bridge.errors import BrokerUnavailable, PublishFailed, TargetRefused
+from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.provenance import Cause
+
+DETAIL_LIMIT = 128
+"""Bytes of a detail that is cut."""
+
+TOMBSTONE = "tombstone without a key"
+
+Send = Callable[[Message], Awaitable[None]]
+"""Return when the topic has taken the letter. Raises: PublishFailed (the letter is refused), TargetRefused,
+BrokerUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Less:
+    """Parts that a dead letter leaves out."""
+
+    payload: bool = False
+    headers: bool = False
+    key: bool = False
+    detail: bool = False
+    executed: bool = False
+    message_id: bool = False
+
+
+_STEPS = (
+    _Less(),
+    _Less(payload=True),
+    _Less(payload=True, headers=True),
+    *(
+        # `detail` changes fastest: a cut sentence is the smallest loss, a lost identity the greatest
+        _Less(True, True, True, detail, executed, message_id)
+        for message_id, executed, detail in product((False, True), repeat=3)
+    ),
+)
+
+
+def ladder(message: Message, position: Position, cause: Cause, *, keyless_tombstones: bool = True) -> Iterator[Message]:
+    """Dead letters of a message, the most complete first; each later one leaves out more.
+
+    Whole; without the payload; without the message's own headers too; without the key; then with a shorter detail,
+    without the executed routes, without the message id, and the combinations of these. All carry position, reason and
+    source, and `bridge.truncated` names the parts that are missing. A letter that would not differ is left out.
+
+    keyless_tombstones: False where the broker takes no message that has neither body nor key; its body is empty then.
+    """
+    before: Message | None = None
+    for less in _STEPS:
+        letter = _letter(message, position, cause, less, keyless_tombstones)
+        if before is not None:
+            if letter == before:
+                continue
+            if (less.detail or less.executed or less.message_id) and letter.size >= before.size:
+                continue
+        before = letter
+        yield letter
+
+
+async def write(
+    send: Send, topic: str, message: Message, position: Position, cause: Cause, *, keyless_tombstones: bool = True
+) -> None:
+    """Write the most complete dead letter that the topic takes.
+
+    Raises: BrokerUnavailable, also where the topic refuses even the smallest: nothing was written, try again later.
+    """
+    refusal: PublishFailed | None = None
+    for letter in ladder(message, position, cause, keyless_tombstones=keyless_tombstones):
+        try:
+            await send(letter)
+        except PublishFailed as error:
+            refusal = error
+            if isinstance(error, TargetRefused):
+                break
+        else:
+            return
+    raise BrokerUnavailable(f"the dead letter for {position} cannot be written to {topic}: {refusal}") from refusal
+
+
+def _letter(message: Message, position: Position, cause: Cause, less: _Less, keyless_tombstones: bool) -> Message:
+    missing = []
+    if less.payload and message.body:
+        message = replace(message, body=b"")
+        missing.append("payload")
+    if less.headers:
+        own = [name for name, _ in message.headers if not name.startswith(RESERVED_HEADER_PREFIX)]
+        if own or message.content_type is not None:
+            ours = tuple(each for each in message.headers if each[0].startswith(RESERVED_HEADER_PREFIX))
+            message = replace(message, headers=ours, content_type=None)
+            missing.append("headers")
+    if less.key and (message.key is not None or message.partition_key is not None):
+        message = replace(message, key=None, partition_key=None)
+        missing.append("key")
+    if less.detail and len(cause.detail.encode("utf-8", "replace")) > DETAIL_LIMIT:
+        kept = cause.detail.encode("utf-8", "replace")[: DETAIL_LIMIT - len("…".encode())].decode("utf-8", "ignore")
+        cause = replace(cause, detail=kept + "…")
+        missing.append("detail")
+    if less.executed and cause.executed:
+        cause = replace(cause, executed=())
+        missing.append("executed")
+    if less.message_id and cause.message_id is not None:
+        cause = replace(cause, message_id=None)
+        missing.append("message-id")
+    unreadable = message.unreadable is not None
+    letter = provenance.dead_letter(message, position, cause)
+    if not keyless_tombstones and letter.body is None and letter.key is None:
+        letter = replace(letter, body=b"")
+        # Of an unreadable message nobody knows whether it was a tombstone
+        missing.insert(0, "payload" if unreadable else TOMBSTONE)
+    return _mark(letter, missing) if missing else letter
+
+
+def _mark(letter: Message, missing: list[str]) -> Message:
+    """The letter with the names of its missing parts, after those that were missing when it was written before."""
+    earlier = next((value for name, value in letter.headers if name == provenance.TRUNCATED), None)
+    names = [*(earlier or b"").decode("utf-8", "replace").split(", "), *missing]
+    value = ", ".join(dict.fromkeys(name for name in names if name))
+    headers = tuple(each for each in letter.headers if each[0] != provenance.TRUNCATED)
+    return replace(letter, headers=(*headers, (provenance.TRUNCATED, value.encode())))

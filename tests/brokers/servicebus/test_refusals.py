@@ -1,0 +1,359 @@
+"""Refusals are told apart: of one message, of the connection, of the entity."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge import provenance
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus.faults import Refused
+from bridge.errors import BrokerUnavailable
+from bridge.message import Message
+from tests.brokers.consumer import Assignments
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.brokers.servicebus.harness import ServiceBusHarness
+from tests.pipeline.harness import Bench, message
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+from tests.servicebus.server.entities import settlement
+from tests.servicebus.server.entities.queue import Queue
+from tests.servicebus.server.errors import Refusal
+
+DELIVERIES = 3
+"""Max delivery count of the queues."""
+ENTITIES = pytest.mark.parametrize(
+    "entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 2}"], ids=["plain", "sessions"]
+)
+FAT = "fat"
+IMPATIENT = "    retry: {max_delay: 500ms}"
+"""Where the connection breaks again and again: the pause before each next attempt does not grow."""
+NAMESPACE = "127.0.0.1"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("orders", lock_duration=5, max_delivery_count=DELIVERIES),
+        QueueConfig("by-session", lock_duration=5, max_delivery_count=DELIVERIES, requires_session=True),
+        QueueConfig("letters"),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+class Settling:
+    """Stands before the settlements of the server, on the receiver's link and on the management link."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused: Counter[str] = Counter()
+        """Refusals by outcome."""
+        self.refuses: Callable[[str, str | None, str | None, str | None], None] = lambda *_: None
+        """Raises Refusal. Given the outcome, the message's id, and reason and description of a dead letter."""
+        for verb in ("complete", "abandon", "dead_letter"):
+            self._stand_before(monkeypatch, verb, getattr(settlement, verb))
+
+    def _stand_before(self, monkeypatch: pytest.MonkeyPatch, verb: str, then: Callable[..., None]) -> None:
+        def settle(queue: Queue, token: uuid.UUID, *cause: Any) -> None:
+            found = queue.locked.get(token)
+            try:
+                self.refuses(verb, None if found is None else str(found.message_id), *(cause or (None, None)))
+            except Refusal:
+                self.refused[verb] += 1
+                raise
+            then(queue, token, *cause)
+
+        monkeypatch.setattr(settlement, verb, settle)
+
+
+@pytest.fixture
+def settling(monkeypatch: pytest.MonkeyPatch) -> Settling:
+    return Settling(monkeypatch)
+
+
+def refuse(*verbs: str, condition: str = "amqp:not-allowed") -> Callable[..., None]:
+    """Refuse these settlements of the fat message."""
+
+    def refuses(verb: str, id_: str | None, *_: str | None) -> None:
+        if verb in verbs and id_ == FAT:
+            raise Refusal(condition, "refused for good")
+
+    return refuses
+
+
+def fat(body: bytes, session: str = "A") -> Message:
+    return Message(body, session.encode(), (("type", b"start"),), message_id=FAT)
+
+
+def queue_of(entity: str) -> str:
+    return entity.split()[1]
+
+
+def healthy(count: int, first: int = 0) -> list[Message]:
+    return [message("start", f"{n}", f"S{n % 4}") for n in range(first, first + count)]
+
+
+@ENTITIES
+@pytest.mark.parametrize(("verb", "body"), [("complete", b'{"id": "fat"}'), ("dead_letter", b"{no json")])
+async def test_one_message_that_cannot_be_settled_stops_nobody(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling, entity: str, verb: str, body: bytes
+) -> None:
+    queue = queue_of(entity)
+    settling.refuses = refuse(verb)
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        ledger = bench.source.ledger
+        await bench.source.start()
+        await bench.publish(fat(body), *healthy(20), topic=queue)
+        await bench.until(lambda: outcomes(bench).get("executed", 0) == 20, "the others are executed")
+        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
+        await bench.until(lambda: not ledger.in_flight, "all have ended")
+        assert ledger.abandoned == Counter(settlement_refused=DELIVERIES)
+        assert ledger.received == 20 + DELIVERIES
+        [dead] = server.counters.dead_letters
+        assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
+        # Some attempts for each delivery, and no more; no new connection for any of them
+        assert 3 * DELIVERIES <= settling.refused[verb] <= 5 * DELIVERIES
+        assert bench.source.subscription.reconnects == 0  # type: ignore[union-attr]  # this subscription counts them
+        assert not bench.source.gate.holds
+        assert server.counters.expired_session_locks == Counter()
+
+
+async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBusServer, settling: Settling) -> None:
+    """Many that cannot be settled, among many that can. Each counts as one dead letter, of which 100 blow the fuse."""
+
+    def refuses(verb: str, id_: str | None, *_: str | None) -> None:
+        if verb == "dead_letter":
+            raise Refusal("amqp:precondition-failed", "refused for good")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        bad = [Message(b"{no json", b"%d" % n, (("type", b"start"),)) for n in range(60)]
+        mixed = [each for pair in zip(bad, healthy(60), strict=True) for each in pair]
+        await bench.publish(*mixed)
+        await bench.until(lambda: outcomes(bench) == {"executed": 60}, "the others are executed")
+        assert not bench.source.gate.holds
+        await bench.until(lambda: len(server.counters.dead_letters) == 60, "the service ends them")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert bench.source.ledger.abandoned == Counter(settlement_refused=60 * DELIVERIES)
+
+
+@pytest.mark.parametrize(("room", "detail"), [(150, True), (0, False)])
+async def test_a_dead_letter_says_less_where_the_message_has_no_room(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling, room: int, detail: bool
+) -> None:
+    def refuses(verb: str, id_: str | None, reason: str | None, description: str | None) -> None:
+        if verb == "dead_letter" and len((reason or "") + (description or "")) > room:
+            raise Refusal("com.microsoft:argument-error", "the properties have more than 64 KB")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        await bench.publish(fat(b"{no json"), *healthy(3))
+        await bench.settled(4)
+        assert outcomes(bench) == {"executed": 3, "dead_lettered": 1}
+        assert not bench.source.ledger.abandoned
+        [dead] = server.counters.dead_letters
+        assert bool(dead.reason) == bool(dead.description) == detail
+        assert dead.reason in ("decode_error", "", None)
+
+
+async def test_a_message_that_is_not_even_taken_back_comes_again_with_its_lock(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling
+) -> None:
+    settling.refuses = refuse("complete", "abandon")
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        await bench.publish(fat(b'{"id": "fat"}'))
+        await bench.until(lambda: bench.source.ledger.abandoned, "let go")
+        settling.refuses = lambda *_: None
+        await bench.publish(*healthy(5))
+        await bench.settled(6)
+        assert outcomes(bench) == {"executed": 5, "duplicate": 1}
+        assert server.counters.expired_locks["orders"] == 1
+        assert bench.source.ledger.locks_lost == 0
+
+
+async def test_an_answer_that_might_pass_is_the_message_s_once_others_are_settled(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling
+) -> None:
+    settling.refuses = refuse("complete", condition="amqp:internal-error")
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await bench.until(lambda: outcomes(bench).get("executed", 0) == 20, "the others are executed")
+        await bench.publish(*healthy(20, 20))
+        await bench.until(lambda: outcomes(bench).get("executed", 0) == 40, "and those that come later")
+        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert bench.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
+
+
+@pytest.mark.parametrize("condition", ["amqp:internal-error", "com.microsoft:server-busy"])
+async def test_a_service_that_settles_nothing_is_an_outage(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling, condition: str
+) -> None:
+    def refuses(verb: str, *_: str | None) -> None:
+        raise Refusal(condition, "not now")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        await bench.publish(*healthy(10))
+        await bench.until(lambda: settling.refused["complete"] >= 20, "tried again and again")
+        assert bench.source.ledger.received == bench.source.ledger.in_flight
+        settling.refuses = lambda *_: None
+        await bench.settled(10)
+        assert not bench.source.ledger.abandoned
+        assert server.counters.dead_letters == []
+
+
+async def test_a_message_whose_settlement_takes_the_connection_is_left_alone(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling
+) -> None:
+    def refuses(verb: str, id_: str | None, *_: str | None) -> None:
+        if verb == "complete" and id_ == FAT:
+            server.faults.drop()
+            raise Refusal("amqp:internal-error", "nobody hears this")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
+        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await bench.source.start()
+        await _let_go(server, bench)
+        settling.refuses = lambda *_: None
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
+
+
+async def _let_go(server: ServiceBusServer, bench: Bench) -> None:
+    """One message is, while others go on: those that are there, and those that come."""
+    refused = bench.source.ledger.abandoned
+    number = 100
+    while not refused["settlement_refused"]:
+        await bench.until(
+            lambda: server.queue("orders").contents().unsettled <= 1 or refused["settlement_refused"], "others go on"
+        )
+        with suppress(BrokerUnavailable):  # its connection breaks too
+            await bench.publish(*healthy(1, number := number + 1))
+
+
+async def test_a_detach_at_a_settlement_is_told_from_a_refusal(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling
+) -> None:
+    """The SDK asks again over the management link, whose answer counts."""
+
+    def refuses(verb: str, id_: str | None, *_: str | None) -> None:
+        if verb == "complete" and id_ == FAT:
+            server.faults.detach("amqp:internal-error", entity="orders")
+            raise Refusal("amqp:not-allowed", "refused for good")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
+        await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
+        await bench.source.start()
+        await _let_go(server, bench)
+        settling.refuses = lambda *_: None
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
+
+
+# -- dead letters on another queue
+
+
+async def read(server: ServiceBusServer, bench: Bench) -> dict[str, bytes | None]:
+    [letter] = await bench.read("letters", 1)
+    return dict(letter.headers) | {"body": letter.body, "key": letter.key}
+
+
+def large(count: int, size: int) -> Message:
+    """Just below what the queue takes, and without room for the headers of a dead letter."""
+    headers = tuple((f"p{n}", b"x" * size) for n in range(count))
+    return Message(b"{no json", b"k", (("type", b"start"), *headers))
+
+
+async def test_a_dead_letter_too_large_goes_without_what_makes_it_so(tmp_path: Path, server: ServiceBusServer) -> None:
+    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
+        await bench.source.start()
+        await bench.publish(large(10, 26_180), *healthy(5))
+        await bench.settled(6)
+        assert outcomes(bench) == {"executed": 5, "dead_lettered": 1}
+        found = await read(server, bench)
+        assert (found["body"], found["key"], "p0" in found) == (b"", b"k", False)
+        assert found[provenance.TRUNCATED] == b"payload, headers"
+        assert (found[provenance.TOPIC], found[provenance.REASON]) == (b"orders", b"decode_error")
+
+
+async def test_too_many_properties_are_a_refusal_whatever_the_service_calls_them(
+    tmp_path: Path, server: ServiceBusServer
+) -> None:
+    """Once: were it taken for an outage, the second attempt would write the letter whole."""
+    server.faults.add("send", "reject", entity="letters", condition="amqp:internal-error", times=2)
+    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
+        await bench.source.start()
+        await bench.publish(large(2, 32_700))
+        await bench.settled(1)
+        found = await read(server, bench)
+        assert ("p0" in found, found[provenance.TRUNCATED]) == (False, b"payload, headers")
+
+
+async def test_an_unknown_queue_for_dead_letters_is_named_and_costs_the_letter_nothing(
+    tmp_path: Path, server: ServiceBusServer
+) -> None:
+    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: missing") as bench:
+        await bench.source.start()
+        await bench.publish(fat(b"{no json"))
+        await bench.until(lambda: "broker" in bench.source.gate.holds, "held")
+        words = bench.source.gate.holds["broker"]
+        assert "orders/0@" in words
+        assert f"no queue or topic missing in {NAMESPACE}" in words
+        entities = server.namespace._entities
+        entities["missing"] = entities["letters"]
+        await bench.settled(1)
+        found = await read(server, bench)
+        assert (found["body"], provenance.TRUNCATED in found) == (b"{no json", False)
+
+
+async def test_a_dead_letter_is_written_once_though_its_message_is_settled_late(
+    tmp_path: Path, server: ServiceBusServer
+) -> None:
+    server.faults.add("settle", "drop", entity="orders", times=2)
+    async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
+        await bench.source.start()
+        await bench.publish(fat(b"{no json"))
+        await bench.settled(1)
+        assert server.counters.accepted["letters"] == 1
+
+
+# -- an entity that is refused
+
+
+@pytest.mark.parametrize("step", ["claim", "attach"])
+async def test_an_unknown_entity_is_named_however_it_is_refused(harness: ServiceBusHarness, step: str) -> None:
+    """The service refuses the claim already; others the link."""
+    assert harness.server is not None
+    harness.server.faults.add(step, "reject", condition="amqp:not-found", entity="orders", times=-1)
+    broker = await harness.broker()
+    with pytest.raises(Refused, match=rf"no queue orders in {NAMESPACE}.*: create it, or correct `queue`"):
+        await broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments())
+
+
+async def test_an_entity_that_refuses_everybody_s_settlements_is_named(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling
+) -> None:
+    def refuses(*_: str | None) -> None:
+        raise Refusal("com.microsoft:entity-disabled", "The messaging entity is disabled.")
+
+    settling.refuses = refuses
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.source.start()
+        await bench.publish(*healthy(3))
+        await bench.until(lambda: "broker" in bench.source.gate.holds, "held")
+        assert f"orders is disabled in {NAMESPACE}" in bench.source.gate.holds["broker"]
+        settling.refuses = lambda *_: None
+        await bench.settled(3)
+        assert not bench.source.ledger.abandoned
