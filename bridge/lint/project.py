@@ -8,23 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from bridge.lint.module import Function, Module, constants, named
+from bridge.lint.contexts import context_names
+from bridge.lint.module import Function, Module, constants
 from bridge.lint.tree import nodes
-
-CONTEXT = "OrchestrationContext"
-CONTEXT_NAMES = ("ctx", "context")
-
-WAITING_CALLS = frozenset(
-    [
-        "call_activity",
-        "call_sub_orchestrator",
-        "call_entity",
-        "create_timer",
-        "wait_for_external_event",
-        "lock_entities",
-    ]
-)
-"""Methods of the orchestration context whose result has to be yielded."""
 
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
@@ -67,8 +53,11 @@ class Project:
     def reach(self, module: Module, orchestrator: Function) -> Reach:
         """The orchestrator and what it calls in its own and in neighbouring modules, each once."""
         reach = Reach([Reached(module, orchestrator, orchestrator.name, True)])
+        first = [one.arg for one in (*orchestrator.args.posonlyargs, *orchestrator.args.args)]
+        reach.functions[0].contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
         seen = {id(orchestrator): reach.functions[0]}
         for reached in reach.functions:  # grows while it is walked
+            contexts = self.context_names(reached)
             for call, in_loop in calls(reached.function):
                 found = self._callee(reached.module, call, reached.function)
                 if found is None:
@@ -78,8 +67,12 @@ class Project:
                     known = seen[id(found[1])] = Reached(*found, orchestrator.name, False)
                     reach.functions.append(known)
                 known.calls += 2 if in_loop else 1
-                known.contexts |= _given_context(call, found[1], context_names(reached.function) | reached.contexts)
+                known.contexts |= _given_context(call, found[1], contexts)
         return reach
+
+    def context_names(self, reached: Reached) -> set[str]:
+        """Names that hold the orchestration context in a function."""
+        return context_names(self, reached.module, reached.function) | reached.contexts
 
     def callee(self, module: Module, call: ast.Call) -> Function | None:
         found = self._callee(module, call)
@@ -196,46 +189,6 @@ def files(paths: list[Path]) -> Iterator[Path]:
             raise LookupError(f"{path} is neither a file nor a directory")
 
 
-def orchestrators(module: Module) -> Iterator[Function]:
-    """Functions, methods and lambdas that the SDK would run as orchestrators, wherever in the module they are."""
-    methods = {
-        id(method) for class_ in nodes(module.tree) if isinstance(class_, ast.ClassDef) for method in class_.body
-    }
-    for node in nodes(module.tree):
-        if isinstance(node, ast.Lambda):
-            if _takes_context(node.args.args[:1]) and _waits(node.body, node.args.args[0].arg):
-                yield named(node)
-            continue
-        if not isinstance(node, Function):
-            continue
-        given = [*node.args.posonlyargs, *node.args.args]
-        if id(node) in methods and given and given[0].arg in ("self", "cls"):
-            given = given[1:]
-        if not given:
-            continue
-        if given[0].annotation is not None:
-            if _mentions_context(given[0].annotation) and len(given) - len(node.args.defaults) <= 2:
-                yield node
-        elif _waits(node, given[0].arg) and (given[0].arg in CONTEXT_NAMES or is_generator(node)):
-            yield node
-
-
-def _takes_context(given: list[ast.arg]) -> bool:
-    return bool(given) and given[0].arg in CONTEXT_NAMES
-
-
-def _waits(node: ast.AST, context: str) -> bool:
-    """Whether it makes durable calls on what has that name."""
-    return any(
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and isinstance(call.func.value, ast.Name)
-        and call.func.value.id == context
-        and call.func.attr in WAITING_CALLS
-        for call in nodes(node)
-    )
-
-
 @lru_cache(maxsize=256)
 def calls(function: Function) -> list[tuple[ast.Call, bool]]:
     """Calls in a function, nested functions included, and whether each is inside a loop."""
@@ -277,34 +230,3 @@ def _given_context(call: ast.Call, callee: Function, contexts: set[str]) -> set[
         names = names[1:]
     given = [*zip(names, call.args, strict=False), *((one.arg, one.value) for one in call.keywords)]
     return {name for name, value in given if name and isinstance(value, ast.Name) and value.id in contexts}
-
-
-def is_generator(function: Function) -> bool:
-    """Whether calling it only makes a generator."""
-    stack: list[ast.AST] = list(function.body)
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.Yield | ast.YieldFrom):
-            return True
-        if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
-            stack += ast.iter_child_nodes(node)
-    return False
-
-
-def context_names(function: Function) -> set[str]:
-    """Parameters, of the function or one nested in it, that hold the orchestration context."""
-    names = set(CONTEXT_NAMES) | {"_ctx"}
-    for node in nodes(function):
-        if isinstance(node, Function):
-            for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-                if one.annotation is not None and _mentions_context(one.annotation):
-                    names.add(one.arg)
-    return names
-
-
-def _mentions_context(annotation: ast.expr) -> bool:
-    if isinstance(annotation, ast.Constant):
-        return isinstance(annotation.value, str) and annotation.value.rpartition(".")[2].strip() == CONTEXT
-    if isinstance(annotation, ast.Attribute):
-        return annotation.attr == CONTEXT
-    return isinstance(annotation, ast.Name) and annotation.id == CONTEXT

@@ -6,11 +6,12 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
+from bridge.lint.contexts import WAITING_CALLS, is_generator
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
 from bridge.lint.place import found
-from bridge.lint.project import WAITING_CALLS, Project, Reach, Reached, context_names, is_generator
+from bridge.lint.project import Project, Reach, Reached
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
@@ -35,7 +36,7 @@ def waits(project: Project, reach: Reach) -> Iterator[Finding]:
     made = ((reached.module, call) for reached in reach.functions for call in calls_in(reached.function))
     heard = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
     for reached in reach.functions:
-        names = context_names(reached.function) | reached.contexts
+        names = project.context_names(reached)
         yield from _missing_yields(project, reached, names)
         yield from _continued(reached, names, heard=heard)
         yield from empty_groups(project, reached)
