@@ -20,6 +20,11 @@ class Kind(StrEnum):
     ACTIVITY = "activity"
     ENTITY = "entity"
 
+    @property
+    def noun(self) -> str:
+        """Word for what is called: an orchestrator runs as an orchestration."""
+        return "orchestration" if self is Kind.ORCHESTRATOR else self.value
+
 
 CONTEXTS = {
     "OrchestrationContext": Kind.ORCHESTRATOR,

@@ -24,7 +24,9 @@ def workflow_files(loaded: Loaded) -> list[Path]:
         path = _beside(loaded, module)
         if path is None:
             expected = module_base(loaded).joinpath(*module.split(".")).with_suffix(".py")
-            raise LookupError(f"module {module} of the configuration is not at {expected}; name files to look at instead")
+            raise LookupError(
+                f"module {module} of the configuration is not at {expected}; name files to look at instead"
+            )
         found.append(path)
     return found
 

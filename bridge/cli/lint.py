@@ -44,8 +44,9 @@ def command(
     """Find what breaks orchestrators on replay, and waits that never end, without running any code.
 
     Functions that orchestrators call are looked at too, in their own file, in the same package and beside it. Each
-    finding is a line `file:line:column rule: what; remedy`. With a configuration (`-c`, or `bridge.yaml` here), names of
-    targets, activities, orchestrations and entities are looked up in it. A line is excused by a comment with a reason:
+    finding is a line `file:line:column rule: what; remedy`. With a configuration (`-c`, or `bridge.yaml` here), names
+    of targets, activities, orchestrations and entities are looked up in it. A line is excused by a comment with a
+    reason:
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """
@@ -96,5 +97,5 @@ def _configuration(config: tuple[Path, ...], overlay: tuple[Path, ...], *, requi
 def _summary(found: Examined) -> str:
     if found.findings:
         return plural(len(found.findings), "finding")
-    others = f" and {plural(found.others, 'function')} like one" if found.others else ""
+    others = f", {plural(found.others, 'helper')} with a context" if found.others else ""
     return f"ok: {plural(found.orchestrators, 'orchestrator')}{others}, nothing found"

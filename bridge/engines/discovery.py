@@ -111,7 +111,9 @@ def _named(text: str, function: Callable[..., Any]) -> Kind | None:
     if meaning is None:
         return CONTEXTS.get(text.rpartition(".")[2])
     if not isinstance(meaning, str):
-        return annotation_kind(meaning, lambda leaf: None if (name := ast.unparse(leaf)) == text else _named(name, function))
+        return annotation_kind(
+            meaning, lambda leaf: None if (name := ast.unparse(leaf)) == text else _named(name, function)
+        )
     module, _, name = f"{meaning}.{rest}".rstrip(".").rpartition(".")
     try:
         home = sys.modules.get(module) or importlib.import_module(module)

@@ -98,7 +98,9 @@ def function_kind(project: Project, module: Module, function: Function, *, is_me
             "positional",
             position < len(given) - optional,
             one.annotation is not None,
-            annotation_context(project, module, one.annotation) if one is first and one.annotation is not None else None,
+            annotation_context(project, module, one.annotation)
+            if one is first and one.annotation is not None
+            else None,
         )
         for position, one in enumerate(given)
     ]

@@ -85,8 +85,8 @@ def known_in(project: Project, modules: Sequence[Module], targets: Collection[st
         for names in found.values():
             names.update(made)
     found[ORCHESTRATION] = found.pop(Kind.ORCHESTRATOR.value)
-    names = {kind: frozenset(each) for kind, each in found.items()}
-    return Known({**names, TARGET: frozenset(targets)}, frozenset(external))
+    kinds = {kind: frozenset(each) for kind, each in found.items()}
+    return Known({**kinds, TARGET: frozenset(targets)}, frozenset(external))
 
 
 def unknown_names(project: Project, modules: Sequence[Module], known: Known) -> Iterator[Finding]:
@@ -157,9 +157,7 @@ class _Scan:
         self.project = project
         self._modules = modules
 
-    def constants(
-        self, module: Module, node: ast.expr, depth: int = 0
-    ) -> Iterator[tuple[Module, ast.expr, str]]:
+    def constants(self, module: Module, node: ast.expr, depth: int = 0) -> Iterator[tuple[Module, ast.expr, str]]:
         """Each text with the place where it is chosen."""
         if depth > 4:
             return
@@ -194,8 +192,8 @@ class _Scan:
             return
         values = self.project.kept(module, ast.unparse(node)) if isinstance(node, ast.Name) else []
         if isinstance(node, ast.Attribute):
-            home, _, last = (module.resolve(node) or "").rpartition(".")
-            other = self.project.module(home, module) if home else None
+            path, _, last = (module.resolve(node) or "").rpartition(".")
+            other = self.project.module(path, module) if path else None
             values = [] if other is None else self.project.kept(other, last)
         for value in values:
             # The place of use tells more than the place of the constant
