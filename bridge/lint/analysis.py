@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.lint.contexts import orchestrators
+from bridge.lint.contexts import Orchestrator, orchestrators
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Function, Module
 from bridge.lint.names import RULE as NAMES
 from bridge.lint.names import Known, known_in, unknown_names
-from bridge.lint.project import Project, files
+from bridge.lint.project import Project, Reach, files
+from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
 from bridge.lint.tree import calls_in
@@ -50,11 +51,21 @@ def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
     project = Project()
     findings: set[Finding] = set()
     modules = _read(project, paths, findings)
+    roots = {
+        module.path: [(each, project.reach(module, each.function)) for each in orchestrators(project, module)]
+        for module in modules
+    }
+    reaches = [reach for each in roots.values() for _, reach in each]
+    reached = {one.function for reach in reaches for one in reach.functions}
+    helpers = {id(one.function) for reach in reaches for one in reach.functions[1:]}
+    counts = Counter(
+        one.registered and (module.package or not module.path.stem.startswith("_"))
+        for module in modules
+        for one, _ in roots[module.path]
+    )
     places: set[tuple[str, int, int, str]] = set()
-    reached: set[Function] = set()
-    counts = Counter[bool]()
     for module in modules:
-        for finding in _module(project, module, reached, counts):
+        for finding in _module(project, module, roots[module.path], helpers):
             place = (finding.file, finding.line, finding.column, finding.rule)
             if place not in places:
                 places.add(place)
@@ -135,26 +146,25 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
     return range(function.lineno, (function.end_lineno or function.lineno) + 1)
 
 
-def _module(project: Project, module: Module, reached: set[Function], counts: Counter[bool]) -> Iterator[Finding]:
-    """Findings of a module; what its orchestrators run is added to `reached`, their number to `counts`."""
-    private = module.path.stem.startswith("_") and not module.package
+def _module(
+    project: Project, module: Module, roots: Sequence[tuple[Orchestrator, Reach]], helpers: Collection[int]
+) -> Iterator[Finding]:
+    """Findings of a module. helpers: ids of functions that an orchestrator calls."""
     yield from callbacks(module)
     yield from _retry_policies(module)
-    for one in orchestrators(project, module):
-        function = one.function
-        counts[one.registered and not private] += 1
+    for root, reach in roots:
+        function = root.function
         if isinstance(function, ast.AsyncFunctionDef):
             what = f"orchestrator {function.name} is `async def`"
             remedy = "write `def`, and `yield` instead of `await`"
             yield Finding(str(module.path), function.lineno, function.col_offset + 1, "async", what, remedy)
             continue
-        reach = project.reach(module, function)
         for each in reach.functions:
-            reached.add(each.function)
-            yield from nondeterminism(each)
+            yield from nondeterminism(project, each)
+            yield from replaying(project, each)
             yield from shared(project, each)
             yield from unordered(project, each)
-        yield from waits(project, reach)
+        yield from waits(project, reach, helpers)
 
 
 def _retry_policies(module: Module) -> Iterator[Finding]:

@@ -131,6 +131,32 @@ def context_names(project: Project, module: Module, function: Function) -> set[s
     return names
 
 
+def hide_activities(project: Project, module: Module) -> None:
+    """Empty the bodies of activities that are defined inside another function: no orchestrator runs them."""
+    for outer in nodes(module.tree):
+        if not isinstance(outer, Function):
+            continue
+        inner = [node for node in ast.walk(outer) if isinstance(node, Function) and node is not outer]
+        if not inner:
+            continue
+        calls = [node for node in ast.walk(outer) if isinstance(node, ast.Call)]
+        run = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+        given = {
+            call.args[0].id
+            for call in calls
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "call_activity"
+            if call.args and isinstance(call.args[0], ast.Name)
+        }
+        for function in inner:
+            is_activity = function.name in given or (
+                function_kind(project, module, function, is_method=False) in (Kind.ACTIVITY, Kind.ENTITY)
+                and function.args.args[:1]
+                and function.args.args[0].annotation is not None
+            )
+            if is_activity and function.name not in run:
+                function.body = [ast.copy_location(ast.Pass(), function.body[0])]
+
+
 def is_generator(function: Function) -> bool:
     """Whether calling it only makes a generator."""
     stack: list[ast.AST] = list(function.body)
