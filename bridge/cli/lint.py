@@ -72,7 +72,7 @@ def command(
     if as_sarif:
         print_json(sarif(found.findings, found.orchestrators))
     elif as_json:
-        counts = {"orchestrators": found.orchestrators, "others": found.others, "names": names is not None}
+        counts = {"orchestrators": found.orchestrators, "others": found.others}
         print_json({"ok": not found.findings, **counts, "findings": [asdict(one) for one in found.findings]})
     else:
         for finding in found.findings:

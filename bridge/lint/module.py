@@ -146,6 +146,15 @@ class Module:
             if isinstance(target, ast.Name) or (isinstance(target, ast.Attribute) and _is_self(target.value))
         }
 
+    def assigned(self, class_: str, attribute: str) -> list[ast.expr]:
+        """Values that the body of a class of this module, or of its base, assigns to an attribute."""
+        return [
+            node.value
+            for node in self.classes[self.holder(class_, attribute)].body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            if any(isinstance(target, ast.Name) and target.id == attribute for target in _targets(node))
+        ]
+
     @cached_property
     def owners(self) -> dict[ast.AST, str]:
         """The class that each method is defined in."""
@@ -303,11 +312,10 @@ class SharedNames:
         self._owner = next((name for name, each in module.classes.items() if function in each.body), None)
         self._aliases: dict[str, str] = {}
         for node in nodes(function):
-            if isinstance(node, ast.Assign | ast.NamedExpr):
-                named_ = [node.target] if isinstance(node, ast.NamedExpr) else node.targets
-                value = self.of(node.value)
-                if value is not None:
-                    self._aliases.update({one.id: value for one in named_ if isinstance(one, ast.Name)})
+            for target, value in _bound(node):
+                meant = self.of(value)
+                if meant is not None and isinstance(target, ast.Name):
+                    self._aliases[target.id] = meant
 
     def of(self, node: ast.AST) -> str | None:
         """`NAME`, `Class` or `Class.attribute` for whatever the function calls that."""
@@ -335,13 +343,36 @@ class SharedNames:
 
     def changed(self, node: ast.AST) -> str | None:
         """What a node assigns or changes in place."""
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            return self._aliases.get(node.target.id)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+            base = self.of(node.args[0]) if len(node.args) > 1 else None
+            given = node.args[1] if base is not None else None
+            name = given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else "attributes"
+            return f"{base}.{name}" if base in self._module.classes else base
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             base = self.of(node.value)
             if base in self._module.classes:
                 return self.of(node)
             return base
         changing = changed_value(node)
-        return None if changing is None or (name := self.of(changing)) in self._module.classes else name
+        meant = None if changing is None else self.of(changing)
+        return None if meant in self._module.classes else meant
+
+
+def _bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """Names that a statement binds, and what to: of tuples and of loops over literal tuples each member."""
+    if isinstance(node, ast.NamedExpr):
+        return [(node.target, node.value)]
+    if isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
+        return [(node.target, value) for value in node.iter.elts]
+    if not isinstance(node, ast.Assign):
+        return []
+    found = [(target, node.value) for target in node.targets]
+    for target, value in [*found]:
+        if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+            found += zip(target.elts, value.elts, strict=False)
+    return found
 
 
 def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:

@@ -15,6 +15,9 @@ from bridge.lint.tree import nodes
 TAKERS = ("get", "pop", "setdefault")
 """Methods that take a member out of a table."""
 
+VIEWS = ("values", "items", "copy")
+"""Methods that give a table's members, or all of it."""
+
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
@@ -114,15 +117,19 @@ class Project:
         else:
             return
         yield from ((module, value) for value in more)
+        while isinstance(table, ast.Call) and isinstance(table.func, ast.Attribute) and table.func.attr in VIEWS:
+            table = table.func.value
         literals = [(module, one) for one in _literals(table, function)]
         if not literals and isinstance(table, ast.Name | ast.Attribute):
             home, _, last = (module.resolve(table) or "").rpartition(".")
-            other = self.module(home, module) if home else module
-            if other is not None and last in (tables := constants(other.tree)):
+            class_ = module.owners.get(function, "") if home in ("self", "cls") else home
+            other = self.module(home, module) if home and class_ not in module.classes else module
+            if class_ in module.classes:
+                literals = [(module, value) for value in module.assigned(class_, last)]
+            elif other is not None and last in (tables := constants(other.tree)):
                 literals = [(other, tables[last])]
         for home_of, literal in literals:
-            members = literal.values if isinstance(literal, ast.Dict) else getattr(literal, "elts", [])
-            yield from ((home_of, value) for value in members)
+            yield from ((home_of, value) for value in _members(literal))
 
     def _of_instance(
         self, module: Module, base: ast.expr, name: str, function: Function
@@ -146,6 +153,8 @@ class Project:
                 return module, owner
             if function is not None and node.id in _made(function):
                 return self._class_named(module, _made(function)[node.id])
+            if function is not None and (other_name := _renamed(function).get(node.id)) is not None:
+                return self._class_of(module, other_name, function, depth + 1)
             if function is not None and (annotation := _annotations(function).get(node.id)) is not None:
                 return self._class_named(module, annotation)
             if function is not None and node.id in local_names(function):
@@ -330,6 +339,18 @@ def _made(function: Function) -> dict[str, ast.expr]:
     }
 
 
+@lru_cache(maxsize=256)
+def _renamed(function: Function) -> dict[str, ast.expr]:
+    """Local names that hold what another name, or an attribute, holds."""
+    return {
+        target.id: node.value
+        for node in nodes(function)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 def _given_context(call: ast.Call, callee: Function, contexts: set[str]) -> set[str]:
     """Parameters of the callee that hold the orchestration context in this call."""
     return {name for name, value in _given(call, callee) if isinstance(value, ast.Name) and value.id in contexts}
@@ -416,6 +437,9 @@ def taken(function: Function) -> dict[str, list[ast.expr]]:
             value: ast.expr = node.value
         elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
             names, value = [node.target.id], ast.Subscript(node.iter, ast.Constant(0), ast.Load())
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Tuple):
+            names = [one.id for one in node.target.elts if isinstance(one, ast.Name)]
+            value = ast.Subscript(node.iter, ast.Constant(0), ast.Load())
         else:
             continue
         for name in names:
@@ -423,12 +447,18 @@ def taken(function: Function) -> dict[str, list[ast.expr]]:
     return found
 
 
+def _members(table: ast.expr) -> list[ast.expr]:
+    """Values in a table that is written down; of pairs in a list both."""
+    if isinstance(table, ast.Call) and isinstance(table.func, ast.Name) and table.func.id in ("dict", "list", "tuple"):
+        return [*(one.value for one in table.keywords), *(each for one in table.args for each in _members(one))]
+    values = table.values if isinstance(table, ast.Dict) else getattr(table, "elts", [])
+    return [each for value in values for each in (value.elts if isinstance(value, ast.Tuple) else [value])]
+
+
 def _literals(node: ast.expr, function: Function) -> list[ast.expr]:
     """Tables that an expression stands for in a function."""
     if isinstance(node, ast.Dict | ast.List | ast.Tuple | ast.Set):
         return [node]
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("values", "items"):
-        return _literals(node.func.value, function)
     if isinstance(node, ast.Name):
         return [
             each.value

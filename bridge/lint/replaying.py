@@ -42,13 +42,11 @@ class _Look:
         self._contexts = project.context_names(reached)
         self._parents = parents_in(reached.function)
         self._local = local_names(reached.function)
-        self._named = {
-            target.id
-            for node in nodes(reached.function)
-            if isinstance(node, ast.Assign) and _is_truth(node.value) and self._asks(node.value)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        # Whatever is made of it tells the same: a truth, a number, a choice between two names
+        self._named: set[str] = set()
+        for node in nodes(reached.function):
+            if isinstance(node, ast.Assign) and self._asks(node.value):
+                self._named |= {target.id for target in node.targets if isinstance(target, ast.Name)}
 
     def decision(self, node: ast.AST) -> ast.AST | None:
         """What is done in a replay only, or never in one, because of this node."""
@@ -58,21 +56,34 @@ class _Look:
             return self._first_effect([node.body, node.orelse], node) or (node if self._is_used(node) else None)
         if isinstance(node, ast.BoolOp) and self._asks(node.values[0]):
             return self._first_effect(node.values[1:], node)
-        is_plain = isinstance(node, ast.Attribute) and node.attr == "is_replaying" and isinstance(node.ctx, ast.Load)
-        return node if is_plain and self._is_handed_on(node) else None
+        if isinstance(node, ast.Match) and self._asks(node.subject):
+            return self._first_effect([one for case in node.cases for one in case.body], node)
+        if isinstance(node, ast.Assert) and self._asks(node.test):
+            return node
+        if isinstance(node, ast.comprehension) and any(self._asks(test) for test in node.ifs):
+            holder = self._parents[node]
+            return next((one for one in nodes(holder) if self._is_action(one)), None)
+        return node if self._is_it(node) and self._is_handed_on(node) else None
 
     def _asks(self, test: ast.AST) -> bool:
         """Whether an expression depends on `is_replaying`, by name or through a helper too."""
         for node in nodes(test):
-            if isinstance(node, ast.Attribute) and node.attr == "is_replaying":
-                return True
-            if isinstance(node, ast.Name) and node.id in getattr(self, "_named", ()):
+            if self._is_it(node):
                 return True
             if isinstance(node, ast.Call):
                 callee = self._project.callee(self._reached.module, node)
                 if callee is not None and _answers(callee):
                     return True
         return False
+
+    def _is_it(self, node: ast.AST) -> bool:
+        """Whether a node reads `is_replaying`, or a name that holds what was made of it."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            asked = node.args[1] if len(node.args) > 1 else None
+            return isinstance(asked, ast.Constant) and asked.value == "is_replaying"
+        if isinstance(node, ast.Name):
+            return isinstance(node.ctx, ast.Load) and node.id in self._named
+        return isinstance(node, ast.Attribute) and node.attr == "is_replaying" and isinstance(node.ctx, ast.Load)
 
     def _first_effect(self, branch: Iterable[ast.AST], decided: ast.AST) -> ast.AST | None:
         inside = [node for each in branch for node in _own(each)]
@@ -136,14 +147,14 @@ class _Look:
             parent = self._parents.get(parent)
         if isinstance(parent, ast.Call):
             return self._is_action(parent)
-        return not isinstance(parent, ast.Expr | ast.If | ast.While)
+        return isinstance(parent, ast.Return) and self._reached.is_orchestrator
 
     def _is_handed_on(self, node: ast.AST) -> bool:
         """Whether `is_replaying` itself is the input of a durable call, or the orchestration's result."""
         parent = self._parents.get(node)
         while isinstance(parent, ast.expr | ast.keyword) and not isinstance(parent, ast.IfExp):
-            if isinstance(parent, ast.Call):
-                return self._is_action(parent)
+            if isinstance(parent, ast.Call) and self._is_action(parent):
+                return True
             parent = self._parents.get(parent)
         return isinstance(parent, ast.Return) and self._reached.is_orchestrator and not _answers(self._reached.function)
 

@@ -28,11 +28,30 @@ def shared(project: Project, reached: Reached) -> Iterator[Finding]:
             if name in module.changing_globals:
                 done = "changes while the program runs" if isinstance(node.ctx, ast.Load) else "is assigned"
                 yield found(reached, node, "globals", f"{name} of the class {done}", REMEDY)
+        elif _sets_attribute(node) and (name := names.changed(node)) is not None and "." in name:
+            yield found(reached, node, "globals", f"{name} of the class is assigned", REMEDY)
+        elif (given := _given(reached, node)) is not None:
+            yield found(reached, node, "globals", f"{given} of the module, which is given here, is changed", REMEDY)
         elif (foreign := _changed_elsewhere(project, module, node, local)) is not None:
             yield found(reached, node, "globals", f"{foreign} is changed", REMEDY)
         elif isinstance(node, ast.Name | ast.Attribute):
             yield from _read(project, reached, node, local)
     yield from _defaults(reached)
+
+
+def _sets_attribute(node: ast.AST) -> bool:
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id in ("setattr", "delattr")
+
+
+def _given(reached: Reached, node: ast.AST) -> str | None:
+    """A value that outlives a run, that a caller gives as a parameter, and that a node changes in place."""
+    name = changed(node)
+    for caller, value in () if name is None else reached.given.get(name, ()):
+        meant = SharedNames(caller.module, caller.function).of(value)
+        if meant is not None and meant not in caller.module.classes:
+            return meant
+    return None
 
 
 def _changed_elsewhere(project: Project, module: Module, node: ast.AST, local: frozenset[str]) -> str | None:

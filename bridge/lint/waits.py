@@ -31,6 +31,7 @@ LOGS = frozenset(["critical", "debug", "error", "exception", "info", "log", "war
 PLAIN = frozenset(["bool", "id", "isinstance", "len", "print", "repr", "str", "type"])
 """Methods and functions that do nothing to a task."""
 
+HOLDERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)
 
 
@@ -104,7 +105,7 @@ def _missing_yields(
             what = f"{name}() is a task, and `yield from` is for generators"
         elif isinstance(parent, USED_AS_VALUE) or (isinstance(parent, ast.If | ast.While) and parent.test is call):
             what = f"{name}() is used as if it were its result"
-        elif isinstance(parent, ast.Return) and uses.ends(parent) and (kind == "task" or is_generator(function)):
+        elif uses.is_returned(call) and (kind == "task" or is_generator(function)):
             what = f"{name}() is returned, and nobody waits for it"
         elif isinstance(parent, ast.Expr) or uses.forgets(call, kind):
             what = f"nobody waits for {name}()"
@@ -132,6 +133,13 @@ class _Uses:
             parent = self._parents.get(parent)
         return self._ends and parent is self._function
 
+    def is_returned(self, node: ast.AST) -> bool:
+        """Whether a value is the orchestration's result, or in it."""
+        parent = self._parents.get(node)
+        while isinstance(parent, HOLDERS):
+            parent = self._parents.get(parent)
+        return isinstance(parent, ast.Return) and self.ends(parent)
+
     def is_unread(self, assigned: ast.Assign) -> bool:
         """Whether nothing reads the names that are assigned."""
         targets = assigned.targets
@@ -144,10 +152,18 @@ class _Uses:
         parent = self._parents.get(node)
         if kind == "generator":
             return isinstance(parent, ast.Assign) and self.is_unread(parent)
-        while isinstance(parent, ast.List | ast.Tuple | ast.ListComp) and not self._is_unpacked(parent):
+        while isinstance(parent, ast.IfExp) and parent.test is not node:
             node, parent = parent, self._parents.get(parent)
+        while isinstance(
+            parent, ast.List | ast.Tuple | ast.ListComp | ast.Dict | ast.DictComp
+        ) and not self._is_unpacked(parent):
+            node, parent = parent, self._parents.get(parent)
+        if isinstance(parent, ast.Expr):
+            return True
         if isinstance(parent, ast.Assign) and parent.value is node:
-            names = [one.id for one in parent.targets if isinstance(one, ast.Name)]
+            bases = [one.value if isinstance(one, ast.Subscript) else one for one in parent.targets]
+            given = _parameters(self._function)
+            names = [one.id for one in bases if isinstance(one, ast.Name) and one.id not in given]
             return len(names) == len(parent.targets) and not any(self._waits(name) for name in names)
         if isinstance(parent, ast.AnnAssign) and isinstance(parent.target, ast.Name):
             return not self._waits(parent.target.id)
@@ -167,6 +183,10 @@ class _Uses:
     def _passes_on(self, node: ast.AST) -> bool:
         """Whether a use waits for the task, cancels it, or hands it to somebody who may."""
         parent = self._parents.get(node)
+        if isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store | ast.Del):
+            return False
+        if self.is_returned(node):
+            return False
         if isinstance(parent, ast.Attribute):
             return parent.attr not in LOOKS
         if isinstance(parent, ast.keyword):

@@ -44,8 +44,8 @@ class OrchestrationLike: pass
 ANNOTATIONS = [
     "", "OC", "'OC'", "task.OrchestrationContext", "dt.OrchestrationContext", "Alias", "Text", "Deep", "New", "Bound",
     "Own", "Typed[int]", "Hidden", "HiddenAlias", "Optional[OC]", "OC | None", "None | OC", "Union[OC, Own]",
-    "Annotated[OC, 1]", "'Optional[OC]'", "Plain", "OrchestrationLike", "str", "list[int]", "AC", "task.ActivityContext",
-    "entities.EntityContext", "nowhere.OrchestrationContext", "typing.Any",
+    "Annotated[OC, 1]", "'Optional[OC]'", "Plain", "OrchestrationLike", "str", "list[int]", "AC",
+    "task.ActivityContext", "entities.EntityContext", "nowhere.OrchestrationContext", "typing.Any",
 ]  # fmt: skip
 SIGNATURES = [
     "{0}", "{0}, v", "{0}, v=None", "{0}, v, w", "{0}, v, w=1", "{0}, *args", "{0}, *, key", "{0}, v, *, key",

@@ -44,8 +44,8 @@ def compares(ctx: task.OrchestrationContext, v):
 
 
 def chooses(ctx: task.OrchestrationContext, v):
-    name = "charge" if ctx.is_replaying else "external_activity"  # finds: replaying
-    yield ctx.call_activity(name)
+    name = "charge" if ctx.is_replaying else "external_activity"
+    yield ctx.call_activity(name)  # finds: replaying
 
 
 def sets(ctx: task.OrchestrationContext, v):
