@@ -136,6 +136,7 @@ def hide_activities(project: Project, module: Module) -> None:
     for outer in nodes(module.tree):
         if not isinstance(outer, Function):
             continue
+        # By ast.walk: the nodes that other rules look up are kept, and have to be those without the bodies
         inner = [node for node in ast.walk(outer) if isinstance(node, Function) and node is not outer]
         if not inner:
             continue

@@ -385,7 +385,7 @@ def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
     }
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def named(node: ast.Lambda) -> ast.FunctionDef:
     """A lambda as the function that it is short for."""
     body = ast.copy_location(ast.Return(node.body), node.body)
@@ -426,7 +426,7 @@ def constants(tree: ast.Module) -> dict[str, ast.expr]:
     return {ast.unparse(target): node.value for node in assigned for target in _targets(node) if node.value is not None}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def local_names(function: Function) -> frozenset[str]:
     """Parameters, and names that are assigned in the function (and not declared global)."""
     arguments = function.args

@@ -110,6 +110,11 @@ def _named(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         yield from _arguments(call, [_METHODS[call.func.attr]])
         return
     name = module.resolve(call.func) or ""
+    if name.endswith("EntityInstanceId.parse") and call.args and isinstance(call.args[0], ast.Constant):
+        parts = str(call.args[0].value).split("@")
+        if len(parts) > 2:
+            yield Kind.ENTITY.value, ast.copy_location(ast.Constant(parts[1]), call.args[0])
+        return
     root, _, last = name.rpartition(".")
     if root.startswith("bridge.workflow") and last in _FUNCTIONS:
         yield from _arguments(call, _FUNCTIONS[last])
@@ -169,8 +174,38 @@ class _Scan:
         elif isinstance(node, ast.BoolOp):
             for value in node.values:
                 yield from self.constants(module, value, depth + 1)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left = [text for _, _, text in self.constants(module, node.left, depth + 1)]
+            right = [text for _, _, text in self.constants(module, node.right, depth + 1)]
+            yield from ((module, node, first + second) for first in left for second in right)
+        elif isinstance(node, ast.Subscript):
+            for home, table in self._tables(module, node.value):
+                yield from (
+                    (module, node, text) for one in table for _, _, text in self.constants(home, one, depth + 1)
+                )
         elif isinstance(node, ast.Name | ast.Attribute):
             yield from self._of_name(module, node, depth)
+
+    def _tables(self, module: Module, node: ast.expr) -> Iterator[tuple[Module, list[ast.expr]]]:
+        """Values of the dictionaries that an expression may stand for."""
+        function = self._enclosing(module, node)
+        values: list[ast.expr] = [node]
+        if isinstance(node, ast.Name):
+            is_local = function is not None and node.id in local_names(function)
+            values = _assigned(function, node.id) if function and is_local else self.project.kept(module, node.id)
+        yield from ((module, value.values) for value in values if isinstance(value, ast.Dict))
+
+    def _of_class(self, module: Module, node: ast.Attribute) -> list[ast.expr]:
+        """Values of an attribute of a class: `Targets.DECISIONS`, of an enumeration too, or `self.target`."""
+        base = node.value
+        if node.attr == "value" and isinstance(base, ast.Attribute):
+            return self._of_class(module, base)
+        function = self._enclosing(module, node)
+        if isinstance(base, ast.Name) and base.id in ("self", "cls"):
+            owner = module.owners.get(function) if function is not None else None
+            return [] if owner is None else module.assigned(owner, node.attr)
+        found = self.project.class_named(module, base)
+        return [] if found is None else found[0].assigned(found[1], node.attr)
 
     def is_local(self, module: Module, node: ast.expr) -> bool:
         while isinstance(node, ast.Attribute):
@@ -194,7 +229,7 @@ class _Scan:
         if isinstance(node, ast.Attribute):
             path, _, last = (module.resolve(node) or "").rpartition(".")
             other = self.project.module(path, module) if path else None
-            values = [] if other is None else self.project.kept(other, last)
+            values = self._of_class(module, node) if other is None else self.project.kept(other, last)
         for value in values:
             # The place of use tells more than the place of the constant
             yield from ((module, node, text) for _, _, text in self.constants(module, value, depth + 1))
@@ -207,7 +242,12 @@ class _Scan:
             position = names.index(parameter)
             if names[0] in ("self", "cls"):
                 position -= 1
-            for module, call in self._calls.get(id(function), ()):
+            calls = self._calls.get(id(function), ())
+            default = dict(zip(reversed(names), reversed(function.args.defaults), strict=False)).get(parameter)
+            home = self._homes.get(id(function))
+            if default is not None and home is not None:
+                yield home, default
+            for module, call in calls:
                 if any(isinstance(one, ast.Starred) for one in call.args):
                     continue
                 keyword = next((one.value for one in call.keywords if one.arg == parameter), None)
@@ -227,6 +267,13 @@ class _Scan:
                     found.setdefault(id(function), []).append((module, call))
         return found
 
+    @cached_property
+    def _homes(self) -> dict[int, Module]:
+        """Module of every function."""
+        return {
+            id(node): module for module in self._modules for node in nodes(module.tree) if isinstance(node, Function)
+        }
+
     def _enclosing(self, module: Module, node: ast.AST) -> Function | None:
         parents = parents_in(module.tree)
         current: ast.AST | None = node
@@ -243,4 +290,6 @@ def _assigned(function: Function, name: str) -> list[ast.expr]:
             found.append(node.value)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             found += [] if node.value is None else [node.value]
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.List | ast.Tuple | ast.Set):
+            found += node.iter.elts if isinstance(node.target, ast.Name) and node.target.id == name else []
     return found

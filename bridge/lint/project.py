@@ -146,30 +146,31 @@ class Project:
         if depth > 4:
             return None
         if isinstance(node, ast.Call):
-            return self._class_named(module, node.func)
+            return self.class_named(module, node.func)
         if isinstance(node, ast.Name):
             owner = module.owners.get(function) if function is not None else None
             if node.id == "self" and owner is not None:
                 return module, owner
             if function is not None and node.id in _made(function):
-                return self._class_named(module, _made(function)[node.id])
+                return self.class_named(module, _made(function)[node.id])
             if function is not None and (other_name := _renamed(function).get(node.id)) is not None:
                 return self._class_of(module, other_name, function, depth + 1)
             if function is not None and (annotation := _annotations(function).get(node.id)) is not None:
-                return self._class_named(module, annotation)
+                return self.class_named(module, annotation)
             if function is not None and node.id in local_names(function):
                 return None
             home, _, last = module.names.get(node.id, node.id).rpartition(".")
             other = self.module(home, module) if home else module
             value = None if other is None else constants(other.tree).get(last)
-            return self._class_named(other, value.func) if other and isinstance(value, ast.Call) else None
+            return self.class_named(other, value.func) if other and isinstance(value, ast.Call) else None
         if isinstance(node, ast.Attribute):
             holder = self._class_of(module, node.value, function, depth + 1)
             made = None if holder is None else holder[0].attributes(holder[1]).get(node.attr)
-            return None if holder is None or made is None else self._class_named(holder[0], made)
+            return None if holder is None or made is None else self.class_named(holder[0], made)
         return None
 
-    def _class_named(self, module: Module, called: ast.expr) -> tuple[Module, str] | None:
+    def class_named(self, module: Module, called: ast.expr) -> tuple[Module, str] | None:
+        """The class of the project that a name means, and its module."""
         name = module.resolve(called) or ""
         if name in module.classes:
             return module, name
@@ -305,7 +306,7 @@ def files(paths: list[Path]) -> Iterator[Path]:
             raise LookupError(f"{path} is neither a file nor a directory")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def calls(function: Function) -> list[tuple[ast.Call, bool]]:
     """Calls in a function, nested functions included, and whether each is inside a loop."""
     found: list[tuple[ast.Call, bool]] = []
@@ -327,7 +328,7 @@ def _fed(call: ast.Call) -> list[ast.expr]:
     return [one for one in given if isinstance(one, ast.Name | ast.Attribute)] if name in FEEDERS else []
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _made(function: Function) -> dict[str, ast.expr]:
     """Local names that hold what a call gave, and what was called."""
     return {
@@ -339,7 +340,7 @@ def _made(function: Function) -> dict[str, ast.expr]:
     }
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _renamed(function: Function) -> dict[str, ast.expr]:
     """Local names that hold what another name, or an attribute, holds."""
     return {
@@ -385,7 +386,7 @@ _OPERATORS = {"Add": "__add__", "Sub": "__sub__", "Mult": "__mul__", "Div": "__t
 _COMPARISONS = {"Eq": "__eq__", "NotEq": "__ne__", "Lt": "__lt__", "LtE": "__le__", "Gt": "__gt__", "GtE": "__ge__"}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def implicit(function: Function) -> list[tuple[ast.expr, str]]:
     """Values whose attribute may be a property, or whose special method runs, with its name."""
     found: list[tuple[ast.expr, str]] = []
@@ -420,14 +421,14 @@ def _is_property(function: Function) -> bool:
     return any(name in ("property", "cached_property", "getter") for name in names)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _annotations(function: Function) -> dict[str, ast.expr]:
     """Annotations of parameters that may be classes."""
     given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
     return {one.arg: one.annotation for one in given if isinstance(one.annotation, ast.Name | ast.Attribute)}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def taken(function: Function) -> dict[str, list[ast.expr]]:
     """Local names that hold a member of a table, and how it is taken: `f = TABLE[kind]`, `for f in (a, b)`."""
     found: dict[str, list[ast.expr]] = {}

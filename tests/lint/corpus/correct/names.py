@@ -76,3 +76,29 @@ def saga(ctx: task.OrchestrationContext, v):
         yield from trip.step(Step("b", Child("target"), compensation=Command("decisions", "x")))
 
     return (yield from trip.run(body()))
+
+
+class Targets:
+    DECISIONS = "decisions"
+
+
+TABLE = {"a": "decisions", "b": "replies"}
+
+
+def by_class(ctx: task.OrchestrationContext, v):
+    yield publish(ctx, Targets.DECISIONS, type="x")
+
+
+def by_table(ctx: task.OrchestrationContext, v):
+    yield publish(ctx, TABLE[v], type="x")
+
+
+def by_loop(ctx: task.OrchestrationContext, v):
+    for target in ("decisions", "replies"):
+        yield publish(ctx, target, type="x")
+
+
+def by_input(ctx: task.OrchestrationContext, order):
+    yield ctx.call_activity(order.activity)
+    yield ctx.call_activity(order["activity"])
+    yield ctx.call_activity(f"pay_{order}")
