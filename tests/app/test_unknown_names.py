@@ -9,6 +9,8 @@ import pytest
 from durabletask.client import OrchestrationStatus
 from structlog.testing import capture_logs
 
+from bridge.engines.recording import record
+
 from .project import PATIENCE
 from .running import ENGINES, Running, running
 
@@ -124,6 +126,9 @@ async def test_an_unknown_target_fails_at_once(tmp_path: Path, engine: str) -> N
                     "target 'decisionz' is not configured; did you mean 'decisions'?" in state.failure_details.message
                 )
                 assert metric(it, f'bridge_publish_failures_total{{target="(unknown)"}} {number}.0')
+                history = (await record(it.client, f"{orchestration}-1")).events
+                failures = [each.taskFailed.failureDetails for each in history if each.HasField("taskFailed")]
+                assert [each.isNonRetriable for each in failures] == [True]  # for SDKs that heed it
             assert (await finished(it, "catches")).serialized_output == '"caught"'
             compensated = await finished(it, "commands")
             assert '"compensated"' in compensated.serialized_output
