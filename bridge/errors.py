@@ -225,6 +225,28 @@ class TargetRefused(PublishFailed):
     """The topic or queue takes no message at all: it does not exist, is disabled, or access to it is denied."""
 
 
+class UnknownTarget(PublishFailed):
+    """A workflow publishes to a target that the configuration does not have. No retry can help."""
+
+    reason = "unknown_target"
+
+
+FINAL_FAILURES = frozenset(
+    {
+        UnknownTarget.__name__,
+        "ActivityNotRegisteredError",
+        "OrchestratorNotRegisteredError",
+        "EntityNotRegisteredError",
+    }
+)
+"""Exceptions of activities and children, ours and the SDK's, that the same code meets again at every attempt."""
+
+
+def is_final_failure(error_type: str) -> bool:
+    """Whether no retry can help after a failure of this type, plain or qualified."""
+    return error_type.rpartition(".")[2] in FINAL_FAILURES
+
+
 class LockLost(BrokerError):
     """The right to settle this delivery has passed; it will be redelivered."""
 

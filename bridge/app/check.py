@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.lint import unknown_names
 from bridge.config.source import Loaded, survey
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
@@ -41,7 +42,7 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
     """Load and compile everything and report all that is wrong, in the order of the files.
 
     imports: import the workflow modules and the functions of `map:`. Without, nothing of the project's own code runs,
-    and names of orchestrations and entities are not looked at.
+    and names of orchestrations and entities that rules have are not looked at.
     """
     try:
         found = survey(config_paths(config), overlays)
@@ -66,6 +67,8 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
         problems += _unknown(loaded, workflows)
+    if whole and (workflows is not None or not imports):
+        problems += unknown_names(loaded, workflows)
     for engine in loaded.config.engines:
         _collect(partial(build_engine, loaded, engine, host=False), problems)
     for source in loaded.config.sources:

@@ -39,7 +39,7 @@ from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Incompatible, Witness
+from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
@@ -120,7 +120,9 @@ class Daemon:
             asyncio.get_running_loop(),
         )
         self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, asyncio.get_running_loop())
-        self.witnesses = {name: Witness(partial(_tell_incompatible, name)) for name in self.engines}
+        self.witnesses = {
+            name: Witness(partial(_tell_incompatible, name), partial(_tell_unknown, name)) for name in self.engines
+        }
         self.stranded = Stranded(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
@@ -253,6 +255,22 @@ class Daemon:
             f"{len(self.workflows.entities)} entities",
             action="worker",
         )
+
+
+def _tell_unknown(engine: str, found: UnknownName) -> None:
+    if found.kind == "target":
+        what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
+    else:
+        what = f"calls the {found.kind} {found.name[:100]!r}, which nothing registers"
+        remedy = "correct the name, or list it under `workflows.external` where another worker runs it"
+    log.error(
+        f"{found.orchestration} {found.instance_id} {what}; {remedy}",
+        action="unknown_name",
+        engine=engine,
+        orchestration=found.orchestration,
+        instance=found.instance_id,
+        kind=found.kind,
+    )
 
 
 def _tell_incompatible(engine: str, found: Incompatible) -> None:

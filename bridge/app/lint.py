@@ -1,11 +1,17 @@
-"""Which files `bridge lint` looks at when none are named."""
+"""Files and names that the static analysis gets from a configuration."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bridge.app.composition import module_base
 from bridge.config.source import Loaded
+from bridge.engines.registry import Workflows
+from bridge.errors import Problem
+from bridge.kinds import Kind
+from bridge.lint import Known, Names, examine, unknown
+from bridge.lint.names import ORCHESTRATION, RULE, TARGET
 
 
 def workflow_files(loaded: Loaded) -> list[Path]:
@@ -13,12 +19,54 @@ def workflow_files(loaded: Loaded) -> list[Path]:
 
     Raises: LookupError when a module is not beside the configuration.
     """
-    base = module_base(loaded)
     found = []
     for module in loaded.config.workflows.modules:
-        path = base.joinpath(*module.split("."))
-        path = path if path.is_dir() else path.with_suffix(".py")
-        if not path.exists():
-            raise LookupError(f"module {module} of the configuration is not at {path}; name files to look at instead")
+        path = _beside(loaded, module)
+        if path is None:
+            expected = module_base(loaded).joinpath(*module.split(".")).with_suffix(".py")
+            raise LookupError(
+                f"module {module} of the configuration is not at {expected}; name files to look at instead"
+            )
         found.append(path)
     return found
+
+
+def names(loaded: Loaded) -> Names:
+    """Names that the configuration declares, with the files of its workflow modules that are at hand."""
+    files = [path for module in loaded.config.workflows.modules if (path := _beside(loaded, module)) is not None]
+    return Names(loaded.config.targets, loaded.config.workflows.external, files)
+
+
+def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
+    """Constant names in the workflow modules that exist nowhere.
+
+    workflows: what the modules register; None when they were not imported, then their source says it.
+    """
+    declared = names(loaded)
+    if workflows is None:
+        found = [one for one in examine(declared.files, declared).findings if one.rule == RULE]
+    else:
+        imported = [path for module in loaded.config.workflows.modules if (path := _imported(module)) is not None]
+        known = {
+            TARGET: frozenset(declared.targets),
+            ORCHESTRATION: frozenset(workflows.orchestrators),
+            Kind.ACTIVITY.value: frozenset(workflows.activities),
+            Kind.ENTITY.value: frozenset(workflows.entities),
+        }
+        found = unknown(imported, Known(known, workflows.external))
+    return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}") for one in found]
+
+
+def _beside(loaded: Loaded, module: str) -> Path | None:
+    path = module_base(loaded).joinpath(*module.split("."))
+    path = path if path.is_dir() else path.with_suffix(".py")
+    return path if path.exists() else None
+
+
+def _imported(module: str) -> Path | None:
+    """File or directory of a module that was imported."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not file.endswith(".py"):
+        return None
+    path = Path(file)
+    return path.parent if path.name == "__init__.py" else path

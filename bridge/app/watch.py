@@ -179,6 +179,7 @@ class EngineView:
     up: bool
     durable: bool
     incompatible: Mapping[str, int]
+    unknown: Mapping[str, int]
 
 
 class Watch:
@@ -261,8 +262,9 @@ class Watch:
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
-            counts = self._witnesses[name].counts
-            yield EngineView(name, not self._breakers[name].open, engine.durable, dict(counts))
+            witness = self._witnesses[name]
+            up = not self._breakers[name].open
+            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown))
 
 
 def _changed(found: Sequence[Incompatible]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,10 @@ from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.options import EXISTING, config_options
 from bridge.cli.output import plural, print_json, print_table
+
+if TYPE_CHECKING:
+    from bridge.config.source import Loaded
+    from bridge.lint import Examined
 
 
 @make(
@@ -39,11 +44,13 @@ def command(
     """Find what breaks orchestrators on replay, and waits that never end, without running any code.
 
     Functions that orchestrators call are looked at too, in their own file, in the same package and beside it. Each
-    finding is a line `file:line:column rule: what; remedy`. A line is excused by a comment with a reason:
+    finding is a line `file:line:column rule: what; remedy`. With a configuration (`-c`, or `bridge.yaml` here), names
+    of targets, activities, orchestrations and entities are looked up in it. A line is excused by a comment with a
+    reason:
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """
-    from bridge.lint import RULES, lint, sarif
+    from bridge.lint import RULES, examine, sarif
 
     if as_json and as_sarif:
         raise click.UsageError("--json and --sarif exclude each other", click.get_current_context())
@@ -53,18 +60,42 @@ def command(
         else:
             print_table(("RULE", "WHAT IT IS ABOUT"), list(RULES.items()))
         return exit_codes.OK
-    if not paths:
-        from bridge.app.composition import load_config
+    loaded = _configuration(config, overlay, required=not paths or bool(config))
+    names = None
+    if loaded is not None:
+        from bridge.app.lint import names as names_of
         from bridge.app.lint import workflow_files
 
-        paths = tuple(workflow_files(load_config(config, overlay)))
-    findings = lint(paths)
+        names = names_of(loaded)
+        paths = paths or tuple(workflow_files(loaded))
+    found = examine(paths, names)
     if as_sarif:
-        print_json(sarif(findings))
+        print_json(sarif(found.findings, found.orchestrators))
     elif as_json:
-        print_json({"ok": not findings, "findings": [asdict(finding) for finding in findings]})
+        counts = {"orchestrators": found.orchestrators, "others": found.others}
+        print_json({"ok": not found.findings, **counts, "findings": [asdict(one) for one in found.findings]})
     else:
-        for finding in findings:
+        for finding in found.findings:
             click.echo(finding)
-        click.echo(plural(len(findings), "finding") if findings else "ok: nothing found")
-    return exit_codes.FAILED if findings else exit_codes.OK
+        click.echo(_summary(found))
+    return exit_codes.FAILED if found.findings else exit_codes.OK
+
+
+def _configuration(config: tuple[Path, ...], overlay: tuple[Path, ...], *, required: bool) -> Loaded | None:
+    """The configuration that names are looked up in; None where none is needed and none can be read."""
+    from bridge.app.composition import load_config
+    from bridge.errors import ConfigError
+
+    try:
+        return load_config(config, overlay)
+    except ConfigError:
+        if required:
+            raise
+        return None
+
+
+def _summary(found: Examined) -> str:
+    if found.findings:
+        return plural(len(found.findings), "finding")
+    others = f", {plural(found.others, 'helper')} with a context" if found.others else ""
+    return f"ok: {plural(found.orchestrators, 'orchestrator')}{others}, nothing found"

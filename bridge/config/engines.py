@@ -105,5 +105,5 @@ class WorkflowsConfig(Model):
 
     modules: tuple[ModuleName, ...] = Field((), description="Python modules, found beside the configuration file too.")
     external: tuple[Annotated[str, AfterValidator(_check_external)], ...] = Field(
-        (), description="Orchestrations and entities that other workers run."
+        (), description="Orchestrations, activities and entities that other workers run."
     )

@@ -35,7 +35,7 @@ and where each value comes from, and `bridge check --schema` prints the JSON Sch
 
 ```yaml
 engine: {type: embedded}
-workflows: [workflows]
+workflows: [workflows.orders]
 brokers:
   local: {type: local}
 sources:

@@ -8,16 +8,18 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from bridge.engines.discovery import Kind, Unusable, classify, entity_name, location
+from bridge.config.types import OWN_NAMES
+from bridge.engines.discovery import Unusable, classify, entity_name, location
 from bridge.engines.modules import ImportFailed, import_module, walk
 from bridge.errors import ConfigError, Locate, Problem
+from bridge.kinds import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Workflows:
     """What a worker runs, by registered name (entity names are lower case, as the SDK keeps them).
 
-    external: orchestrations and entities that other workers run; known to `bridge check`, not registered here.
+    external: orchestrations, activities and entities that other workers run; known here, not registered.
     publishers: these are activities that publish, and nothing else: they get a worker with threads of its own.
     """
 
@@ -27,11 +29,23 @@ class Workflows:
     external: frozenset[str] = frozenset()
     publishers: bool = False
 
+    def knows(self, kind: Kind, name: str) -> bool:
+        """Whether this or another worker runs what has the name. Names of the bridge's own are known."""
+        if name.startswith(OWN_NAMES):
+            return True
+        match kind:
+            case Kind.ACTIVITY:
+                return name in self.activities or name in self.external
+            case Kind.ORCHESTRATOR:
+                return self.knows_orchestration(name)
+            case Kind.ENTITY:
+                return self.knows_entity(name)
+
     def knows_orchestration(self, name: str) -> bool:
         return name in self.orchestrators or name in self.external
 
     def knows_entity(self, name: str) -> bool:
-        return name.lower() in self.entities or name in self.external or name.lower() in self.external
+        return name.lower() in self.entities or name.lower() in {one.lower() for one in self.external}
 
 
 def load(

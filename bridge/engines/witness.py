@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,6 +15,10 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import NonDeterminismError
 from durabletask.worker import OrchestratorNotRegisteredError, TaskHubGrpcWorker
+
+from bridge.engines.registry import Workflows
+from bridge.errors import UnknownTarget, is_final_failure
+from bridge.kinds import Kind
 
 REMEMBERED = 1000
 """Most instances that are remembered; all are counted."""
@@ -31,15 +35,36 @@ class Incompatible:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownName:
+    """A name that an orchestration called and nothing registers. kind: target, activity, orchestration or entity.
+
+    detail: the failure of a publish, which names the target; empty for the other kinds.
+    """
+
+    orchestration: str
+    instance_id: str
+    kind: str
+    name: str = ""
+    detail: str = ""
+
+
 class Witness:
     """What the workers of one engine in this process have seen. Used from any thread.
 
     counts: by orchestration, since the process started. An instance is forgotten when it takes a turn without the
-    error, as after a rewind. tell: called with each, once per failure.
+    error, as after a rewind. tell: called with each, once per failure. unknown: unknown names by kind, since the
+    process started; tell_unknown: called with each.
     """
 
-    def __init__(self, tell: Callable[[Incompatible], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        tell: Callable[[Incompatible], None] = lambda _: None,
+        tell_unknown: Callable[[UnknownName], None] = lambda _: None,
+    ) -> None:
         self._tell = tell
+        self._tell_unknown = tell_unknown
+        self.unknown: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._open: dict[str, Incompatible] = {}
         self.counts: Counter[str] = Counter()
@@ -50,8 +75,12 @@ class Witness:
         with self._lock:
             return list(self._open.values())
 
-    def look(self, request: Any, response: pb.OrchestratorResponse) -> None:
-        """Judge the answer of one turn."""
+    def look(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
+        """Judge the answer of one turn. known: names that the worker registers, and external ones."""
+        for unknown in _unknown(request, response, known):
+            with self._lock:
+                self.unknown[unknown.kind] += 1
+            self._tell_unknown(unknown)
         found = _incompatible(request, response)
         if found is None:
             if self._open:
@@ -71,9 +100,43 @@ def _incompatible(request: Any, response: pb.OrchestratorResponse) -> Incompatib
             continue
         details = action.completeOrchestration.failureDetails
         if details.errorType.rpartition(".")[2] in _TYPES:
-            events = chain(request.pastEvents, request.newEvents)
-            name = next((event.executionStarted.name for event in events if event.HasField("executionStarted")), "")
-            return Incompatible(name, response.instanceId, details.errorMessage)
+            return Incompatible(_name(request), response.instanceId, details.errorMessage)
+    return None
+
+
+def _name(request: Any) -> str:
+    """Name of the orchestration that takes a turn."""
+    events = chain(request.pastEvents, request.newEvents)
+    return next((event.executionStarted.name for event in events if event.HasField("executionStarted")), "")
+
+
+def _unknown(request: Any, response: pb.OrchestratorResponse, known: Workflows | None) -> Iterator[UnknownName]:
+    """Publishes to unknown targets that failed before this turn, and unknown names that it calls."""
+    for event in request.newEvents:
+        if event.HasField("taskFailed"):
+            details = event.taskFailed.failureDetails
+            if details.errorType.rpartition(".")[2] == UnknownTarget.__name__:
+                yield UnknownName(_name(request), response.instanceId, "target", detail=details.errorMessage)
+    if known is None:
+        return
+    for action in response.actions:
+        called = called_name(action)
+        if called is not None and not known.knows(*called):
+            yield UnknownName(_name(request), response.instanceId, called[0].noun, called[1])
+
+
+def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
+    """Kind and name of what an action calls, as it is registered."""
+    match action.WhichOneof("orchestratorActionType"):
+        case "scheduleTask":
+            return Kind.ACTIVITY, action.scheduleTask.name
+        case "createSubOrchestration":
+            return Kind.ORCHESTRATOR, action.createSubOrchestration.name
+        case "sendEntityMessage":
+            message = action.sendEntityMessage
+            for field in ("entityOperationCalled", "entityOperationSignaled"):
+                if message.HasField(field):
+                    return Kind.ENTITY, getattr(message, field).targetInstanceId.value.split("@")[1].lower()
     return None
 
 
@@ -81,6 +144,8 @@ class Witnessed(TaskHubGrpcWorker):
     """A worker of the SDK whose answers a witness looks at before they go out."""
 
     witness: Witness | None = None
+    known: Workflows | None = None
+    """Names that the workers of this process register, and external ones; None where nobody knows them all."""
 
     def _execute_orchestrator(
         self,
@@ -89,16 +154,42 @@ class Witnessed(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
         if self.witness is not None:
-            stub = _Stub(stub, self.witness, req)
+            stub = _Stub(stub, self.witness, req, self.known)
         super()._execute_orchestrator(req, stub, completionToken)
+
+    def _execute_activity(
+        self,
+        req: Any,
+        stub: Any,
+        completionToken: Any,  # noqa: N803 -- the SDK's name
+    ) -> None:
+        super()._execute_activity(req, _ActivityStub(stub), completionToken)
+
+
+class _ActivityStub:
+    """A stub that marks final failures, for orchestrators of SDKs that heed the mark."""
+
+    __slots__ = ("_stub",)
+
+    def __init__(self, stub: Any) -> None:
+        self._stub = stub
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stub, name)
+
+    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+        if is_final_failure(response.failureDetails.errorType):
+            response.failureDetails.isNonRetriable = True
+        return self._stub.CompleteActivityTask(response)
 
 
 class _Stub:
     """A stub that shows completions to the witness."""
 
-    __slots__ = ("_request", "_stub", "_witness")
+    __slots__ = ("_known", "_request", "_stub", "_witness")
 
-    def __init__(self, stub: Any, witness: Witness, request: Any) -> None:
+    def __init__(self, stub: Any, witness: Witness, request: Any, known: Workflows | None) -> None:
+        self._known = known
         self._stub = stub
         self._witness = witness
         self._request = request
@@ -107,5 +198,5 @@ class _Stub:
         return getattr(self._stub, name)
 
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
-        self._witness.look(self._request, response)
+        self._witness.look(self._request, response, self._known)
         return self._stub.CompleteOrchestratorTask(response)

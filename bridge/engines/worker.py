@@ -62,6 +62,7 @@ def quiet_logger(name: str) -> logging.Logger:
 def register(worker: W, workflows: Workflows, witness: Witness | None = None) -> W:
     """Adds the workflows, and filters so that the worker never takes work it does not know."""
     worker.witness = witness
+    worker.known = workflows
     for orchestrator in workflows.orchestrators.values():
         worker.add_orchestrator(orchestrator)
     for activity in workflows.activities.values():

@@ -3,29 +3,119 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.lint.contexts import Orchestrator, orchestrators
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Function, Module
-from bridge.lint.project import Project, files, orchestrators
+from bridge.lint.names import RULE as NAMES
+from bridge.lint.names import Known, known_in, unknown_names
+from bridge.lint.project import Project, Reach, files
+from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
 from bridge.lint.tree import calls_in
 from bridge.lint.waits import callbacks, waits
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """Findings by file and place. orchestrators: functions that the bridge's workers would register as such.
+
+    others: further functions that were looked at as orchestrators: methods, nested and private ones.
+    """
+
+    findings: list[Finding]
+    orchestrators: int = 0
+    others: int = 0
+
+
 def lint(paths: Sequence[Path]) -> list[Finding]:
     """Every finding in the files at and below the paths, by file and place. None of their code runs.
 
-    Helpers in the same package that orchestrators call are looked at too, wherever they are.
+    Raises: LookupError for a path that is not there.
+    """
+    return examine(paths).findings
+
+
+def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
+    """Look at the files at and below the paths, and at helpers that their orchestrators call, wherever they are.
+
+    names: targets and external names of a configuration, to look up constant names as well; None leaves that out.
     Raises: LookupError for a path that is not there.
     """
     project = Project()
-    modules: list[Module] = []
     findings: set[Finding] = set()
+    modules = _read(project, paths, findings)
+    roots = {
+        module.path: [(each, project.reach(module, each.function)) for each in orchestrators(project, module)]
+        for module in modules
+    }
+    reaches = [reach for each in roots.values() for _, reach in each]
+    reached = {one.function for reach in reaches for one in reach.functions}
+    helpers = {id(one.function) for reach in reaches for one in reach.functions[1:]}
+    counts = Counter(
+        one.registered and (module.package or not module.path.stem.startswith("_"))
+        for module in modules
+        for one, _ in roots[module.path]
+    )
+    places: set[tuple[str, int, int, str]] = set()
+    for module in modules:
+        for finding in _module(project, module, roots[module.path], helpers):
+            place = (finding.file, finding.line, finding.column, finding.rule)
+            if place not in places:
+                places.add(place)
+                findings.add(finding)
+    if names is not None:
+        more = _read(project, names.files, set(), modules)
+        known = known_in(project, [*modules, *more], names.targets, names.external)
+        findings |= set(unknown_names(project, [each for each in modules if names.cover(each.path)], known))
+    kept = _kept(project, modules, findings)
+    for module in modules:
+        kept += _bad_suppressions(
+            module, _unreached(module, reached), everything=names is not None and names.cover(module.path)
+        )
+    return Examined(sorted(kept), counts[True], counts[False])
+
+
+def unknown(paths: Sequence[Path], known: Known) -> list[Finding]:
+    """Constant names in the files at and below the paths that `known` lacks; suppressions count."""
+    project = Project()
+    modules = _read(project, paths, set())
+    return sorted(_kept(project, modules, set(unknown_names(project, modules, known))))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of a configuration. files: its workflow modules, whose functions are known too.
+
+    Names are looked up in these files only: another file may belong to another configuration.
+    """
+
+    targets: Collection[str]
+    external: Collection[str]
+    files: Sequence[Path] = ()
+
+    def cover(self, path: Path) -> bool:
+        """Whether a file is one of the workflow modules, or in one of them."""
+        absolute = path.absolute()
+        return any(absolute.is_relative_to(file.absolute()) for file in self.files)
+
+
+def _read(
+    project: Project, paths: Sequence[Path], findings: set[Finding], known: Sequence[Module] = ()
+) -> list[Module]:
+    """Modules at and below the paths that are not known yet; those that cannot be read are findings."""
+    seen = {module.path.absolute() for module in known}
+    modules: list[Module] = []
     for path in files(list(paths)):
+        if path.absolute() in seen:
+            continue
+        seen.add(path.absolute())
         try:
             module = Module.read(path)
         except SyntaxError as error:
@@ -36,19 +126,13 @@ def lint(paths: Sequence[Path]) -> list[Finding]:
         else:
             project.add(module)
             modules.append(module)
-    places: set[tuple[str, int, int, str]] = set()
-    reached: set[Function] = set()
-    for module in modules:
-        for finding in _module(project, module, reached):
-            place = (finding.file, finding.line, finding.column, finding.rule)
-            if place not in places:
-                places.add(place)
-                findings.add(finding)
+    return modules
+
+
+def _kept(project: Project, modules: Sequence[Module], findings: set[Finding]) -> list[Finding]:
+    """Findings that no comment suppresses."""
     known = {str(module.path): module for module in [*modules, *project.modules.values()] if module is not None}
-    kept = [finding for finding in findings if not _suppressed(known.get(finding.file), finding)]
-    for module in modules:
-        kept += _bad_suppressions(module, _unreached(module, reached))
-    return sorted(kept)
+    return [finding for finding in findings if not _suppressed(known.get(finding.file), finding)]
 
 
 def _unreached(module: Module, reached: set[Function]) -> set[int]:
@@ -62,23 +146,25 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
     return range(function.lineno, (function.end_lineno or function.lineno) + 1)
 
 
-def _module(project: Project, module: Module, reached: set[Function]) -> Iterator[Finding]:
-    """Findings of a module; what its orchestrators run is added to `reached`."""
+def _module(
+    project: Project, module: Module, roots: Sequence[tuple[Orchestrator, Reach]], helpers: Collection[int]
+) -> Iterator[Finding]:
+    """Findings of a module. helpers: ids of functions that an orchestrator calls."""
     yield from callbacks(module)
     yield from _retry_policies(module)
-    for function in orchestrators(module):
+    for root, reach in roots:
+        function = root.function
         if isinstance(function, ast.AsyncFunctionDef):
             what = f"orchestrator {function.name} is `async def`"
             remedy = "write `def`, and `yield` instead of `await`"
             yield Finding(str(module.path), function.lineno, function.col_offset + 1, "async", what, remedy)
             continue
-        reach = project.reach(module, function)
-        for one in reach.functions:
-            reached.add(one.function)
-            yield from nondeterminism(one)
-            yield from shared(project, one)
-            yield from unordered(project, one)
-        yield from waits(project, reach)
+        for each in reach.functions:
+            yield from nondeterminism(project, each)
+            yield from replaying(project, each)
+            yield from shared(project, each)
+            yield from unordered(project, each)
+        yield from waits(project, reach, helpers)
 
 
 def _retry_policies(module: Module) -> Iterator[Finding]:
@@ -105,7 +191,8 @@ def _suppressed(module: Module | None, finding: Finding) -> bool:
     return bool(suppression.reason)
 
 
-def _bad_suppressions(module: Module, unreached: set[int]) -> Iterator[Finding]:
+def _bad_suppressions(module: Module, unreached: set[int], *, everything: bool) -> Iterator[Finding]:
+    """Suppressions that are not in order. everything: all rules were looked at, those of names too."""
     for suppression in module.suppressions.values():
         unknown = [rule for rule in suppression.rules if rule not in RULES]
         if not suppression.rules:
@@ -114,6 +201,8 @@ def _bad_suppressions(module: Module, unreached: set[int]) -> Iterator[Finding]:
             what, remedy = f"there is no rule {', '.join(unknown)}", "see `bridge lint --rules`"
         elif not suppression.reason:
             what, remedy = "it gives no reason", "write why behind the bracket"
+        elif not everything and NAMES in suppression.rules:
+            continue
         elif not suppression.used and suppression.line not in unreached:
             what, remedy = "nothing is found here", "remove it"
         else:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bridge.lint.finding import Finding
-from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, forbidden_call, forbidden_function, forbidden_name
+from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, ZONE, forbidden_call, forbidden_function, forbidden_name
 from bridge.lint.module import Module, local_names
 from bridge.lint.place import found
-from bridge.lint.project import Reached
+from bridge.lint.project import Project, Reached
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
 
-def nondeterminism(reached: Reached) -> Iterator[Finding]:
+def nondeterminism(project: Project, reached: Reached) -> Iterator[Finding]:
     """Findings in one function that an orchestrator runs."""
+    yield from _tables(project, reached)
     module, function = reached.module, reached.function
     local = local_names(function)
     for nested in nodes(function):
@@ -25,6 +26,8 @@ def nondeterminism(reached: Reached) -> Iterator[Finding]:
     aliases = module.aliases(nodes(function))
     paths = _paths(module, function, local)
     for node in nodes(function):
+        if isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
+            yield from _handed_on(module, node.values if isinstance(node, ast.Dict) else node.elts, local, reached)
         if isinstance(node, ast.Call):
             yield from _call(module, node, local, aliases, paths, reached)
         if isinstance(node, ast.Attribute | ast.Name):
@@ -40,8 +43,9 @@ def _call(
     reached: Reached,
 ) -> Iterator[Finding]:
     yield from _passed(module, node, local, reached)
+    yield from _zones(module, node, reached)
     yield from _factories(module, node, local, reached)
-    name = module.resolve(node.func)
+    name = module.resolve(node.func) or _by_getattr(module, node.func)
     base, _, rest = (name or "").partition(".")
     if base in aliases:
         name, local = f"{aliases[base]}.{rest}" if rest else aliases[base], local - {base}
@@ -68,7 +72,13 @@ def _call(
 
 def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
     """Forbidden functions that are handed to somebody who calls them: `map(uuid4, ...)`, `partial(datetime.now)`."""
-    for value in (*node.args, *(keyword.value for keyword in node.keywords)):
+    yield from _handed_on(module, [*node.args, *(keyword.value for keyword in node.keywords)], local, reached)
+
+
+def _handed_on(
+    module: Module, values: Sequence[ast.expr], local: frozenset[str], reached: Reached
+) -> Iterator[Finding]:
+    for value in values:
         if not isinstance(value, ast.Name | ast.Attribute):
             continue
         name = module.resolve(value)
@@ -77,6 +87,65 @@ def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reac
         forbidden = forbidden_function(name)
         if forbidden is not None:
             yield found(reached, value, forbidden[0], f"{name} is handed on in an orchestrator", forbidden[1])
+
+
+def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
+    """Forbidden functions in tables of a module that are called: `TABLE[kind]()`."""
+    own = {id(node) for node in nodes(reached.function)}  # tables of its own are found where they are written
+    for call in calls_in(reached.function):
+        for home, value in project.tabled(reached.module, call.func, reached.function):
+            if id(value) in own:
+                continue
+            name = home.resolve(value) if isinstance(value, ast.Name | ast.Attribute) else None
+            forbidden = None if name is None or "." not in name else forbidden_function(name)
+            if forbidden is not None:
+                yield found(
+                    reached, call, forbidden[0], f"{name} of a table is called in an orchestrator", forbidden[1]
+                )
+
+
+def _zones(module: Module, node: ast.Call, reached: Reached) -> Iterator[Finding]:
+    """Times that are converted to or from the zone of the machine."""
+    if not isinstance(node.func, ast.Attribute):
+        return
+    given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg in ("tz", None))]
+    zones = [one for one in given if not (isinstance(one, ast.Constant) and one.value is None)]
+    if node.func.attr == "astimezone" and not zones:
+        yield found(reached, node, ZONE[0], "astimezone() takes the machine's time zone", ZONE[1])
+    elif module.resolve(node.func) == "datetime.datetime.fromtimestamp" and len(zones) < 2:
+        yield found(reached, node, ZONE[0], "fromtimestamp() takes the machine's time zone", ZONE[1])
+    elif node.func.attr == "timestamp" and not given and _is_context_time(node.func.value, reached):
+        what = "timestamp() takes the context's time, which has no zone, for one of the machine's zone"
+        yield found(reached, node, ZONE[0], what, "call it on ctx.current_utc_datetime.replace(tzinfo=timezone.utc)")
+
+
+def _is_context_time(node: ast.expr, reached: Reached) -> bool:
+    if isinstance(node, ast.Name):
+        values = [
+            each.value
+            for each in nodes(reached.function)
+            if isinstance(each, ast.Assign) and any(_is_named(target, node.id) for target in each.targets)
+        ]
+        return bool(values) and all(isinstance(one, ast.Attribute) and _is_context_time(one, reached) for one in values)
+    return isinstance(node, ast.Attribute) and node.attr == "current_utc_datetime"
+
+
+def _is_named(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _by_getattr(module: Module, called: ast.expr) -> str | None:
+    """`time.time` for `getattr(time, "time")`."""
+    if (
+        isinstance(called, ast.Call)
+        and _is_named(called.func, "getattr")
+        and len(called.args) >= 2
+        and isinstance(called.args[1], ast.Constant)
+        and isinstance(called.args[1].value, str)
+    ):
+        base = module.resolve(called.args[0])
+        return None if base is None else f"{base}.{called.args[1].value}"
+    return None
 
 
 def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:

@@ -26,6 +26,9 @@ RULES: Mapping[str, str] = MappingProxyType(
         "rearmed-wait": "a durable call in a callback of a composite task hangs the orchestration",
         "losing-wait": "a wait that lost is not cancelled and swallows the next event of its name",
         "empty-when-all": "`when_all` of an empty list never completes",
+        "replaying": "a replay takes another way: `is_replaying` decides about more than logging",
+        "empty-when-any": "`when_any` of an empty list never completes",
+        "unknown-name": "a target, activity, orchestration or entity is named that does not exist",
         "suppression": "a suppression is not in order",
         "syntax": "the file cannot be read as Python",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ACTIVITY = "do it in an activity and yield its result"
 ENVIRONMENT = ("environment", "read it in an activity, or put it into the input")
+ZONE = ("environment", "name the zone, as in astimezone(timezone.utc): another worker has another local one")
 CLOCK = "use ctx.current_utc_datetime"
 
 _EXACT: dict[str, tuple[str, str]] = {
@@ -36,6 +37,8 @@ _EXACT: dict[str, tuple[str, str]] = {
     "id": ("random", "id() differs from run to run; use a key of the data"),
     "time.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
     "asyncio.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
+    **dict.fromkeys(("time.altzone", "time.daylight", "time.mktime", "time.timezone", "time.tzname"), ZONE),
+    "datetime.date.fromtimestamp": ZONE,
     "os.getenv": ENVIRONMENT,
     "os.environ": ENVIRONMENT,
     "os.environb": ENVIRONMENT,
@@ -134,7 +137,7 @@ _PREFIXES: dict[str, tuple[str, str]] = {
     ),
 }
 
-_ATTRIBUTE = {"os.environ", "os.environb"}
+_ATTRIBUTE = {"os.environ", "os.environb", "time.altzone", "time.daylight", "time.timezone", "time.tzname"}
 """Forbidden even when they are not called."""
 
 PATH_METHODS = frozenset(
@@ -168,6 +171,9 @@ HARMLESS = frozenset({"asyncio.CancelledError", "asyncio.TimeoutError", "socket.
 _NOW_UNLESS_TOLD = {"time.ctime": 1, "time.gmtime": 1, "time.strftime": 2}
 """How many arguments tell these the time; with fewer they read the clock."""
 
+_CHANCE = ("random", "secrets", "numpy.random")
+"""Modules whose functions in lower case are all forbidden."""
+
 KEPT = frozenset({"clock", "environment", "random", "uuid"})
 """Rules that hold for a value that was made while a module was loaded."""
 
@@ -192,7 +198,10 @@ def forbidden_call(name: str, arguments: int = 0) -> tuple[str, str] | None:
 
 def forbidden_function(name: str) -> tuple[str, str] | None:
     """Rule and remedy of a function that is handed on without being called; names that are read are found as such."""
-    return None if name in _ATTRIBUTE else _EXACT.get(name)
+    if name in _ATTRIBUTE or name in HARMLESS:
+        return None
+    base, _, last = name.rpartition(".")
+    return _EXACT.get(name) or (_PREFIXES[base] if base in _CHANCE and last.islower() else None)
 
 
 def forbidden_name(name: str) -> tuple[str, str] | None:

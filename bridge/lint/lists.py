@@ -1,9 +1,9 @@
-"""`when_all` of a list that may be empty."""
+"""`when_all` and `when_any` of a list that may be empty."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
 from bridge.lint.finding import Finding
@@ -13,12 +13,17 @@ from bridge.lint.project import Project, Reached
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
+RULES = {"when_all": "empty-when-all", "when_any": "empty-when-any"}
+"""Rule by function of the SDK."""
+
+DRAINING = ("clear", "discard", "pop", "popitem", "popleft", "remove")
+
 Kept: TypeAlias = Callable[[str], list[ast.expr]]
 """What a name that is no local one stands for, as long as the program runs."""
 
 
 def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
-    """`when_all` of lists that may be empty."""
+    """`when_all` and `when_any` of lists that may be empty."""
     function, module = reached.function, reached.module
     parents = parents_in(function)
 
@@ -27,16 +32,59 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
 
     for call in calls_in(function):
         name = module.resolve(call.func) or ""
-        if not name.startswith("durabletask.") or name.rpartition(".")[2] != "when_all" or not call.args:
+        group = name.rpartition(".")[2]
+        argument = next((one.value for one in call.keywords if one.arg == "tasks"), call.args[0] if call.args else None)
+        if not name.startswith("durabletask.") or group not in RULES or argument is None:
             continue
-        argument = call.args[0]
-        names = {argument.id} if isinstance(argument, ast.Name) else set()
-        if _never_empty(argument, function, kept) or any(
-            _guarded(name, call, function, parents) for name in _feeders(argument, function) | names
-        ):
+        drained = isinstance(argument, ast.Name) and _is_drained(argument.id, call, function, parents)
+        if not drained and (_never_empty(argument, function, kept) or _is_given(argument, reached, kept)):
+            continue
+        if any(_guarded(name, call, function, parents) for name in _feeders(argument, function)):
             continue
         what = "the list may be empty, and then this never completes"
-        yield found(reached, call, "empty-when-all", what, "wait only `if tasks:`")
+        yield found(reached, call, RULES[group], what, "wait only `if tasks:`")
+
+
+def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:
+    """Whether a list comes from the callers, and none of them gives an empty one.
+
+    An orchestrator's own input is data, so that only a helper is given tasks.
+    """
+    if not isinstance(argument, ast.Name) or _assignments(argument.id, reached.function):
+        return False
+    parameters = [*reached.function.args.posonlyargs, *reached.function.args.args, *reached.function.args.kwonlyargs]
+    if argument.id not in {one.arg for one in parameters}:
+        return False
+    return reached.is_orchestrator or all(
+        _never_empty(value, caller.function, kept)
+        or any(
+            _guarded(name, value, caller.function, parents_in(caller.function))
+            for name in _feeders(value, caller.function)
+        )
+        or _is_given(value, caller, kept)
+        for caller, value in reached.given.get(argument.id, ())
+        if caller is not reached
+    )
+
+
+def _guarded_in(caller: Reached, name: str, value: ast.expr) -> bool:
+    return _guarded(name, value, caller.function, parents_in(caller.function))
+
+
+def _is_drained(name: str, call: ast.Call, function: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    """Whether a loop around the call takes members out of the list."""
+    loop: ast.AST | None = call
+    while loop is not None and not isinstance(loop, ast.For | ast.While):
+        loop = parents.get(loop)
+    if loop is None:
+        return False
+    for node in nodes(loop):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DRAINING:
+            if isinstance(node.func.value, ast.Name) and node.func.value.id == name:
+                return True
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Del) and ast.unparse(node.value) == name:
+            return True
+    return False
 
 
 def _assignments(name: str, function: ast.AST) -> list[ast.expr]:
@@ -70,6 +118,10 @@ def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) 
         if isinstance(node.func, ast.Name) and node.func.id in ("list", "tuple", "sorted", "enumerate", "reversed"):
             return bool(node.args) and _never_empty(node.args[0], function, kept, depth + 1)
         return False
+    if isinstance(node, ast.IfExp):
+        return _never_empty(node.body, function, kept, depth + 1) and _never_empty(
+            node.orelse, function, kept, depth + 1
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _never_empty(node.left, function, kept, depth + 1) or _never_empty(node.right, function, kept, depth + 1)
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
@@ -99,13 +151,27 @@ def _appends(statement: ast.stmt, name: str, kept: Kept) -> bool:
     )
 
 
-def _feeders(node: ast.expr, function: ast.AST) -> set[str]:
+def _wrapped(node: ast.expr) -> ast.expr | None:
+    """The collection that another one is made of, with as many members."""
+    if isinstance(node, ast.List | ast.Tuple) and len(node.elts) == 1 and isinstance(node.elts[0], ast.Starred):
+        return node.elts[0].value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+        return node.args[0] if node.func.id in ("list", "tuple", "sorted", "reversed", "set") else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args:
+        return node.func.value if node.func.attr in ("values", "keys", "items", "copy") else None
+    return None
+
+
+def _feeders(node: ast.expr, function: ast.AST, depth: int = 0) -> set[str]:
     """Names, attributes and items whose emptiness makes the list empty, as they are written."""
-    names: set[str] = set()
+    names = {node.id} if isinstance(node, ast.Name) else set()
     values = [node, *(_assignments(node.id, function) if isinstance(node, ast.Name) else [])]
     for value in values:
-        if (
-            isinstance(value, ast.ListComp | ast.GeneratorExp)
+        inner = _wrapped(value)
+        if inner is not None and depth < 4:
+            names |= _feeders(inner, function, depth + 1)
+        elif (
+            isinstance(value, ast.ListComp | ast.GeneratorExp | ast.DictComp | ast.SetComp)
             and len(value.generators) == 1
             and not value.generators[0].ifs
         ):
@@ -114,15 +180,18 @@ def _feeders(node: ast.expr, function: ast.AST) -> set[str]:
     return names
 
 
-def _guarded(name: str, call: ast.Call, function: Function, parents: dict[ast.AST, ast.AST]) -> bool:
+def _guarded(name: str, call: ast.expr, function: Function, parents: dict[ast.AST, ast.AST]) -> bool:
     """Whether the call is reached only when `name` has elements."""
     node: ast.AST = call
+    empty: set[str] = set()
     while node is not function:
         parent = parents[node]
         if isinstance(parent, ast.If | ast.While | ast.IfExp) and node is not parent.test:
             body = parent.body if isinstance(parent.body, list) else [parent.body]
-            if _truth(parent.test, name) is (node in body):
+            if _truth(parent.test, name, empty) is (node in body):
                 return True
+            if node in body and isinstance(parent.test, ast.UnaryOp) and isinstance(parent.test.op, ast.Not):
+                empty.add(ast.unparse(parent.test.operand))
         for field in ("body", "orelse", "finalbody"):
             block = getattr(parent, field, None)
             if isinstance(block, list) and node in block:
@@ -137,13 +206,19 @@ def _leaves(body: list[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
 
 
-def _truth(test: ast.expr, name: str) -> bool | None:
-    """True when the test passes only with elements, False when it passes only without, None when it does not say."""
+def _truth(test: ast.expr, name: str, empty: Collection[str] = ()) -> bool | None:
+    """What a test says of `name`, where `empty` are known to be empty.
+
+    True when it passes only with elements, False when it passes only without, None when it does not say.
+    """
     if isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
         return True if ast.unparse(test) == name else None
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         inner = _truth(test.operand, name)
         return None if inner is None else not inner
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        rest = [value for value in test.values if ast.unparse(value) not in empty]
+        return True if rest and all(_truth(value, name) for value in rest) else None
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return True if any(_truth(value, name) for value in test.values) else None
     if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "len" and test.args:

@@ -46,6 +46,9 @@ MUTATORS = frozenset(
 )
 
 
+CONTAINERS = frozenset(["Counter", "OrderedDict", "count", "defaultdict", "deque", "dict", "list", "set"])
+
+
 @dataclass(slots=True)
 class Suppression:
     """A comment that says which rules do not hold for its line, and why."""
@@ -132,6 +135,25 @@ class Module:
     def constructor(self, class_: str) -> Function | None:
         """What runs when one is made, of a class of this module."""
         return self.method(class_, "__init__") or self.method(class_, "__post_init__")
+
+    def attributes(self, class_: str) -> dict[str, ast.expr]:
+        """Attributes of a class of this module that hold what a call gave, and what was called."""
+        return {
+            target.attr if isinstance(target, ast.Attribute) else target.id: node.value.func
+            for node in nodes(self.classes[class_])
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+            for target in node.targets
+            if isinstance(target, ast.Name) or (isinstance(target, ast.Attribute) and _is_self(target.value))
+        }
+
+    def assigned(self, class_: str, attribute: str) -> list[ast.expr]:
+        """Values that the body of a class of this module, or of its base, assigns to an attribute."""
+        return [
+            node.value
+            for node in self.classes[self.holder(class_, attribute)].body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            if any(isinstance(target, ast.Name) and target.id == attribute for target in _targets(node))
+        ]
 
     @cached_property
     def owners(self) -> dict[ast.AST, str]:
@@ -222,23 +244,135 @@ class Module:
         return found
 
     @cached_property
+    def mutable(self) -> frozenset[str]:
+        """Names that the module assigns outside of functions."""
+        return frozenset(
+            target.id for node in self.tree.body for target in _targets(node) if isinstance(target, ast.Name)
+        )
+
+    def is_container(self, name: str) -> bool:
+        """Whether a name of the module holds a list, a dict, a set or the like."""
+        value = constants(self.tree).get(name)
+        if isinstance(value, ast.Call):
+            return (self.resolve(value.func) or "").rpartition(".")[2] in CONTAINERS
+        return isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
+
+    @cached_property
     def changing_globals(self) -> frozenset[str]:
-        """Names of the module that functions assign anew or change in place."""
-        module_names = {
-            target.id
-            for node in self.tree.body
-            for target in _targets(node)
-            if isinstance(target, ast.Name)
-        }  # fmt: skip
+        """Names of the module, and `Class.attribute` of its classes, that functions assign or change in place."""
         changing: set[str] = set()
         for function in (node for node in nodes(self.tree) if isinstance(node, Function)):
-            local = local_names(function)
+            shared = SharedNames(self, function)
             for node in nodes(function):
                 if isinstance(node, ast.Global):
                     changing.update(node.names)
-                elif (name := changed(node)) is not None and name in module_names and name not in local:
+                elif (name := shared.changed(node)) is not None:
                     changing.add(name)
         return frozenset(changing)
+
+    def holder(self, class_: str, attribute: str) -> str:
+        """The class of this module whose body defines an attribute of a class; the class itself where none does."""
+        waiting, seen = [class_], set[str]()
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen or current not in self.classes:
+                continue
+            seen.add(current)
+            for node in self.classes[current].body:
+                if any(isinstance(target, ast.Name) and target.id == attribute for target in _targets(node)):
+                    return current
+            waiting += [base.id for base in self.classes[current].bases if isinstance(base, ast.Name)]
+        return class_
+
+    def is_shared_by_instances(self, class_: str, attribute: str) -> bool:
+        """Whether `self.attribute` is the class's own: its body defines it, and no method gives an instance another."""
+        home = self.holder(class_, attribute)
+        # Of data classes, and of classes from elsewhere, an annotation makes a field of each instance
+        fields = bool(self.classes[home].decorator_list or self.classes[home].bases)
+        defined = any(
+            isinstance(target, ast.Name) and target.id == attribute
+            for node in self.classes[home].body
+            if not (fields and isinstance(node, ast.AnnAssign))
+            for target in _targets(node)
+        )
+        return defined and not any(
+            isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store)
+            for each in {home, class_}
+            for node in nodes(self.classes[each])
+            if _is_self(getattr(node, "value", None))
+        )
+
+
+class SharedNames:
+    """Values that outlive a run, as one function of a module calls them: globals, classes, their attributes."""
+
+    def __init__(self, module: Module, function: Function) -> None:
+        self._module = module
+        self._local = local_names(function)
+        self._owner = next((name for name, each in module.classes.items() if function in each.body), None)
+        self._aliases: dict[str, str] = {}
+        for node in nodes(function):
+            for target, value in _bound(node):
+                meant = self.of(value)
+                if meant is not None and isinstance(target, ast.Name):
+                    self._aliases[target.id] = meant
+
+    def of(self, node: ast.AST) -> str | None:
+        """`NAME`, `Class` or `Class.attribute` for whatever the function calls that."""
+        if isinstance(node, ast.Name):
+            if node.id in self._aliases:
+                return self._aliases[node.id]
+            if node.id == "cls" and self._owner is not None:
+                return self._owner
+            known = node.id in self._module.mutable or node.id in self._module.classes
+            return node.id if known and node.id not in self._local else None
+        if isinstance(node, ast.Call):
+            of_type = isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) == 1
+            return self._owner if of_type and _is_self(node.args[0]) else None
+        if not isinstance(node, ast.Attribute):
+            return None
+        if _is_self(node.value):
+            if self._owner is None or node.attr == "__class__":
+                return self._owner
+            shared = self._module.is_shared_by_instances(self._owner, node.attr)
+            return f"{self._module.holder(self._owner, node.attr)}.{node.attr}" if shared else None
+        base = self.of(node.value)
+        if base is None or base not in self._module.classes:
+            return None
+        return f"{self._module.holder(base, node.attr)}.{node.attr}"
+
+    def changed(self, node: ast.AST) -> str | None:
+        """What a node assigns or changes in place."""
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            return self._aliases.get(node.target.id)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+            base = self.of(node.args[0]) if len(node.args) > 1 else None
+            given = node.args[1] if base is not None else None
+            name = given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else "attributes"
+            return f"{base}.{name}" if base in self._module.classes else base
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            base = self.of(node.value)
+            if base in self._module.classes:
+                return self.of(node)
+            return base
+        changing = changed_value(node)
+        meant = None if changing is None else self.of(changing)
+        return None if meant in self._module.classes else meant
+
+
+def _bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """Names that a statement binds, and what to: of tuples and of loops over literal tuples each member."""
+    if isinstance(node, ast.NamedExpr):
+        return [(node.target, node.value)]
+    if isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
+        return [(node.target, value) for value in node.iter.elts]
+    if not isinstance(node, ast.Assign):
+        return []
+    found = [(target, node.value) for target in node.targets]
+    for target, value in [*found]:
+        if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+            found += zip(target.elts, value.elts, strict=False)
+    return found
 
 
 def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
@@ -251,7 +385,7 @@ def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
     }
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def named(node: ast.Lambda) -> ast.FunctionDef:
     """A lambda as the function that it is short for."""
     body = ast.copy_location(ast.Return(node.body), node.body)
@@ -292,7 +426,7 @@ def constants(tree: ast.Module) -> dict[str, ast.expr]:
     return {ast.unparse(target): node.value for node in assigned for target in _targets(node) if node.value is not None}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def local_names(function: Function) -> frozenset[str]:
     """Parameters, and names that are assigned in the function (and not declared global)."""
     arguments = function.args
@@ -315,6 +449,10 @@ def _absolute(node: ast.ImportFrom, module: Module) -> str:
     return ".".join([*kept, *([node.module] if node.module else [])])
 
 
+def _is_self(node: object) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
 def _targets(node: ast.stmt) -> list[ast.expr]:
     if isinstance(node, ast.Assign):
         return node.targets
@@ -323,12 +461,16 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 def changed(node: ast.AST) -> str | None:
     """The name whose value a node changes in place."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
-        base: ast.AST = node.func.value
-    elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
-        base = node.value
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next" and node.args:
-        base = node.args[0]
-    else:
-        return None
+    base = changed_value(node)
     return base.id if isinstance(base, ast.Name) else None
+
+
+def changed_value(node: ast.AST) -> ast.expr | None:
+    """The value that a node changes in place."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+        return node.func.value
+    if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+        return node.value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next" and node.args:
+        return node.args[0]
+    return None

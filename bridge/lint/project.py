@@ -8,23 +8,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from bridge.lint.module import Function, Module, constants, named
+from bridge.lint.contexts import context_names, hide_activities
+from bridge.lint.module import Function, Module, constants, local_names, named
 from bridge.lint.tree import nodes
 
-CONTEXT = "OrchestrationContext"
-CONTEXT_NAMES = ("ctx", "context")
+TAKERS = ("get", "pop", "setdefault")
+"""Methods that take a member out of a table."""
 
-WAITING_CALLS = frozenset(
-    [
-        "call_activity",
-        "call_sub_orchestrator",
-        "call_entity",
-        "create_timer",
-        "wait_for_external_event",
-        "lock_entities",
-    ]
-)
-"""Methods of the orchestration context whose result has to be yielded."""
+VIEWS = ("values", "items", "copy")
+"""Methods that give a table's members, or all of it."""
 
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
@@ -37,7 +29,7 @@ FEEDERS = frozenset(["filter", "map", "max", "min", "reduce", "sort", "sorted"])
 class Reached:
     """A function that an orchestrator runs. calls: places it is called from, twice for one inside a loop.
 
-    contexts: parameters that it is given the orchestration context in.
+    contexts: parameters that it is given the orchestration context in. given: what its callers give, by parameter.
     """
 
     module: Module
@@ -46,6 +38,7 @@ class Reached:
     is_orchestrator: bool
     calls: int = 0
     contexts: set[str] = field(default_factory=set)
+    given: dict[str, list[tuple[Reached, ast.expr]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,23 +56,131 @@ class Project:
 
     def add(self, module: Module) -> None:
         self.modules[module.name] = module
+        hide_activities(self, module)
 
     def reach(self, module: Module, orchestrator: Function) -> Reach:
         """The orchestrator and what it calls in its own and in neighbouring modules, each once."""
         reach = Reach([Reached(module, orchestrator, orchestrator.name, True)])
+        first = [one.arg for one in (*orchestrator.args.posonlyargs, *orchestrator.args.args)]
+        reach.functions[0].contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
         seen = {id(orchestrator): reach.functions[0]}
         for reached in reach.functions:  # grows while it is walked
+            contexts = self.context_names(reached)
             for call, in_loop in calls(reached.function):
-                found = self._callee(reached.module, call, reached.function)
-                if found is None:
-                    continue
-                known = seen.get(id(found[1]))
-                if known is None:
-                    known = seen[id(found[1])] = Reached(*found, orchestrator.name, False)
-                    reach.functions.append(known)
-                known.calls += 2 if in_loop else 1
-                known.contexts |= _given_context(call, found[1], context_names(reached.function) | reached.contexts)
+                for found in self._run_by(reached, call):
+                    known = seen.get(id(found[1]))
+                    if known is None:
+                        known = seen[id(found[1])] = Reached(*found, orchestrator.name, False)
+                        reach.functions.append(known)
+                    known.calls += 2 if in_loop else 1
+                    known.contexts |= _given_context(call, found[1], contexts)
+                    for name, value in _given(call, found[1]):
+                        known.given.setdefault(name, []).append((reached, value))
+            for base, name in implicit(reached.function):
+                method = self._of_instance(reached.module, base, name, reached.function)
+                if method is not None and id(method[1]) not in seen:
+                    if not name.startswith("__") and not _is_property(method[1]):
+                        continue
+                    seen[id(method[1])] = Reached(*method, orchestrator.name, False, 1)
+                    reach.functions.append(seen[id(method[1])])
         return reach
+
+    def _run_by(self, reached: Reached, call: ast.Call) -> Iterator[tuple[Module, Function]]:
+        """The function that a call runs, or those of a table that it may run."""
+        found = self._callee(reached.module, call, reached.function)
+        if found is not None:
+            yield found
+        for home, value in self.tabled(reached.module, call.func, reached.function):
+            if isinstance(value, ast.Lambda):
+                yield home, named(value)
+            else:
+                entry = self._callee(
+                    home, ast.Call(value, [], []), reached.function if home is reached.module else None
+                )
+                if entry is not None:
+                    yield entry
+
+    def tabled(self, module: Module, called: ast.expr, function: Function) -> Iterator[tuple[Module, ast.expr]]:
+        """Members of the table that a called expression takes its function from: `TABLE[kind]`, `TABLE.get(kind)`."""
+        if isinstance(called, ast.Name):
+            for value in taken(function).get(called.id, ()):
+                yield from self.tabled(module, value, function)
+            return
+        if (
+            isinstance(called, ast.Call)
+            and isinstance(called.func, ast.Attribute)
+            and called.func.attr in ("get", "pop")
+        ):
+            table, more = called.func.value, called.args[1:]
+        elif isinstance(called, ast.Subscript):
+            table, more = called.value, []
+        else:
+            return
+        yield from ((module, value) for value in more)
+        while isinstance(table, ast.Call) and isinstance(table.func, ast.Attribute) and table.func.attr in VIEWS:
+            table = table.func.value
+        literals = [(module, one) for one in _literals(table, function)]
+        if not literals and isinstance(table, ast.Name | ast.Attribute):
+            home, _, last = (module.resolve(table) or "").rpartition(".")
+            class_ = module.owners.get(function, "") if home in ("self", "cls") else home
+            other = self.module(home, module) if home and class_ not in module.classes else module
+            if class_ in module.classes:
+                literals = [(module, value) for value in module.assigned(class_, last)]
+            elif other is not None and last in (tables := constants(other.tree)):
+                literals = [(other, tables[last])]
+        for home_of, literal in literals:
+            yield from ((home_of, value) for value in _members(literal))
+
+    def _of_instance(
+        self, module: Module, base: ast.expr, name: str, function: Function
+    ) -> tuple[Module, Function] | None:
+        """A method that using an instance of a class of the project runs."""
+        class_ = self._class_of(module, base, function)
+        method = None if class_ is None else class_[0].method(class_[1], name)
+        return None if class_ is None or method is None else (class_[0], method)
+
+    def _class_of(
+        self, module: Module, node: ast.expr, function: Function | None, depth: int = 0
+    ) -> tuple[Module, str] | None:
+        """The class of the project that a value is an instance of, as far as one can see."""
+        if depth > 4:
+            return None
+        if isinstance(node, ast.Call):
+            return self.class_named(module, node.func)
+        if isinstance(node, ast.Name):
+            owner = module.owners.get(function) if function is not None else None
+            if node.id == "self" and owner is not None:
+                return module, owner
+            if function is not None and node.id in _made(function):
+                return self.class_named(module, _made(function)[node.id])
+            if function is not None and (other_name := _renamed(function).get(node.id)) is not None:
+                return self._class_of(module, other_name, function, depth + 1)
+            if function is not None and (annotation := _annotations(function).get(node.id)) is not None:
+                return self.class_named(module, annotation)
+            if function is not None and node.id in local_names(function):
+                return None
+            home, _, last = module.names.get(node.id, node.id).rpartition(".")
+            other = self.module(home, module) if home else module
+            value = None if other is None else constants(other.tree).get(last)
+            return self.class_named(other, value.func) if other and isinstance(value, ast.Call) else None
+        if isinstance(node, ast.Attribute):
+            holder = self._class_of(module, node.value, function, depth + 1)
+            made = None if holder is None else holder[0].attributes(holder[1]).get(node.attr)
+            return None if holder is None or made is None else self.class_named(holder[0], made)
+        return None
+
+    def class_named(self, module: Module, called: ast.expr) -> tuple[Module, str] | None:
+        """The class of the project that a name means, and its module."""
+        name = module.resolve(called) or ""
+        if name in module.classes:
+            return module, name
+        home, _, last = name.rpartition(".")
+        other = self.module(home, module) if home else None
+        return (other, last) if other is not None and last in other.classes else None
+
+    def context_names(self, reached: Reached) -> set[str]:
+        """Names that hold the orchestration context in a function."""
+        return context_names(self, reached.module, reached.function) | reached.contexts
 
     def callee(self, module: Module, call: ast.Call) -> Function | None:
         found = self._callee(module, call)
@@ -98,6 +199,13 @@ class Project:
             if class_ is not None:
                 method_of_class = ast.Attribute(class_, called.attr, ast.Load())
                 return self._callee(module, ast.Call(method_of_class, [], []))
+        if caller is not None:
+            # Of what is no function, a method of its instance
+            base, method_name = (
+                (called.value, called.attr) if isinstance(called, ast.Attribute) else (called, "__call__")
+            )
+            if (of_instance := self._of_instance(module, base, method_name, caller)) is not None:
+                return of_instance
         name = module.resolve(called)
         if name is None:
             return None
@@ -179,6 +287,8 @@ class Project:
                         found = None
                     break
         self.modules[name] = found
+        if found is not None:
+            hide_activities(self, found)
         return found
 
 
@@ -196,47 +306,7 @@ def files(paths: list[Path]) -> Iterator[Path]:
             raise LookupError(f"{path} is neither a file nor a directory")
 
 
-def orchestrators(module: Module) -> Iterator[Function]:
-    """Functions, methods and lambdas that the SDK would run as orchestrators, wherever in the module they are."""
-    methods = {
-        id(method) for class_ in nodes(module.tree) if isinstance(class_, ast.ClassDef) for method in class_.body
-    }
-    for node in nodes(module.tree):
-        if isinstance(node, ast.Lambda):
-            if _takes_context(node.args.args[:1]) and _waits(node.body, node.args.args[0].arg):
-                yield named(node)
-            continue
-        if not isinstance(node, Function):
-            continue
-        given = [*node.args.posonlyargs, *node.args.args]
-        if id(node) in methods and given and given[0].arg in ("self", "cls"):
-            given = given[1:]
-        if not given:
-            continue
-        if given[0].annotation is not None:
-            if _mentions_context(given[0].annotation) and len(given) - len(node.args.defaults) <= 2:
-                yield node
-        elif _waits(node, given[0].arg) and (given[0].arg in CONTEXT_NAMES or is_generator(node)):
-            yield node
-
-
-def _takes_context(given: list[ast.arg]) -> bool:
-    return bool(given) and given[0].arg in CONTEXT_NAMES
-
-
-def _waits(node: ast.AST, context: str) -> bool:
-    """Whether it makes durable calls on what has that name."""
-    return any(
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and isinstance(call.func.value, ast.Name)
-        and call.func.value.id == context
-        and call.func.attr in WAITING_CALLS
-        for call in nodes(node)
-    )
-
-
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def calls(function: Function) -> list[tuple[ast.Call, bool]]:
     """Calls in a function, nested functions included, and whether each is inside a loop."""
     found: list[tuple[ast.Call, bool]] = []
@@ -258,7 +328,7 @@ def _fed(call: ast.Call) -> list[ast.expr]:
     return [one for one in given if isinstance(one, ast.Name | ast.Attribute)] if name in FEEDERS else []
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _made(function: Function) -> dict[str, ast.expr]:
     """Local names that hold what a call gave, and what was called."""
     return {
@@ -270,41 +340,132 @@ def _made(function: Function) -> dict[str, ast.expr]:
     }
 
 
+@lru_cache(maxsize=4096)
+def _renamed(function: Function) -> dict[str, ast.expr]:
+    """Local names that hold what another name, or an attribute, holds."""
+    return {
+        target.id: node.value
+        for node in nodes(function)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 def _given_context(call: ast.Call, callee: Function, contexts: set[str]) -> set[str]:
     """Parameters of the callee that hold the orchestration context in this call."""
+    return {name for name, value in _given(call, callee) if isinstance(value, ast.Name) and value.id in contexts}
+
+
+def _given(call: ast.Call, callee: Function) -> list[tuple[str, ast.expr]]:
+    """Parameters of the callee with what a call gives them."""
     names = [one.arg for one in (*callee.args.posonlyargs, *callee.args.args)]
     if names and names[0] in ("self", "cls"):
         names = names[1:]
-    given = [*zip(names, call.args, strict=False), *((one.arg, one.value) for one in call.keywords)]
-    return {name for name, value in given if name and isinstance(value, ast.Name) and value.id in contexts}
+    plain = [] if any(isinstance(one, ast.Starred) for one in call.args) else call.args
+    return [*zip(names, plain, strict=False), *((one.arg, one.value) for one in call.keywords if one.arg)]
 
 
-def is_generator(function: Function) -> bool:
-    """Whether calling it only makes a generator."""
-    stack: list[ast.AST] = list(function.body)
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.Yield | ast.YieldFrom):
-            return True
-        if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
-            stack += ast.iter_child_nodes(node)
-    return False
+_DUNDERS = {
+    "str": ("__str__",),
+    "repr": ("__repr__",),
+    "format": ("__format__",),
+    "len": ("__len__",),
+    "bool": ("__bool__",),
+    "int": ("__int__",),
+    "float": ("__float__",),
+    "iter": ("__iter__",),
+    "next": ("__next__",),
+    "list": ("__iter__", "__next__"),
+    "tuple": ("__iter__", "__next__"),
+    "sorted": ("__iter__", "__next__"),
+}
+"""Methods that a builtin calls of what it is given."""
+
+_OPERATORS = {"Add": "__add__", "Sub": "__sub__", "Mult": "__mul__", "Div": "__truediv__", "Mod": "__mod__"}
+_COMPARISONS = {"Eq": "__eq__", "NotEq": "__ne__", "Lt": "__lt__", "LtE": "__le__", "Gt": "__gt__", "GtE": "__ge__"}
 
 
-def context_names(function: Function) -> set[str]:
-    """Parameters, of the function or one nested in it, that hold the orchestration context."""
-    names = set(CONTEXT_NAMES) | {"_ctx"}
+@lru_cache(maxsize=4096)
+def implicit(function: Function) -> list[tuple[ast.expr, str]]:
+    """Values whose attribute may be a property, or whose special method runs, with its name."""
+    found: list[tuple[ast.expr, str]] = []
     for node in nodes(function):
-        if isinstance(node, Function):
-            for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-                if one.annotation is not None and _mentions_context(one.annotation):
-                    names.add(one.arg)
-    return names
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found += [(node.value, node.attr), (node.value, "__getattr__")]
+        elif isinstance(node, ast.With):
+            found += [(one.context_expr, name) for one in node.items for name in ("__enter__", "__exit__")]
+        elif isinstance(node, ast.For | ast.comprehension):
+            found += [(node.iter, "__iter__"), (node.iter, "__next__")]
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            found.append((node.value, "__getitem__"))
+        elif isinstance(node, ast.FormattedValue):
+            found += [(node.value, "__str__"), (node.value, "__format__")]
+        elif isinstance(node, ast.BinOp) and (name := _OPERATORS.get(type(node.op).__name__)) is not None:
+            found.append((node.left, name))
+        elif isinstance(node, ast.Compare):
+            for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+                if isinstance(operator, ast.In | ast.NotIn):
+                    found.append((right, "__contains__"))
+                elif (name := _COMPARISONS.get(type(operator).__name__)) is not None:
+                    found.append((left, name))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            found += [(node.args[0], name) for name in _DUNDERS.get(node.func.id, ())]
+        elif isinstance(node, ast.If | ast.While | ast.IfExp):
+            found.append((node.test, "__bool__"))
+    return [(base, name) for base, name in found if isinstance(base, ast.Name | ast.Attribute | ast.Call)]
 
 
-def _mentions_context(annotation: ast.expr) -> bool:
-    if isinstance(annotation, ast.Constant):
-        return isinstance(annotation.value, str) and annotation.value.rpartition(".")[2].strip() == CONTEXT
-    if isinstance(annotation, ast.Attribute):
-        return annotation.attr == CONTEXT
-    return isinstance(annotation, ast.Name) and annotation.id == CONTEXT
+def _is_property(function: Function) -> bool:
+    names = [one.attr if isinstance(one, ast.Attribute) else getattr(one, "id", "") for one in function.decorator_list]
+    return any(name in ("property", "cached_property", "getter") for name in names)
+
+
+@lru_cache(maxsize=4096)
+def _annotations(function: Function) -> dict[str, ast.expr]:
+    """Annotations of parameters that may be classes."""
+    given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return {one.arg: one.annotation for one in given if isinstance(one.annotation, ast.Name | ast.Attribute)}
+
+
+@lru_cache(maxsize=4096)
+def taken(function: Function) -> dict[str, list[ast.expr]]:
+    """Local names that hold a member of a table, and how it is taken: `f = TABLE[kind]`, `for f in (a, b)`."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in nodes(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.Call):
+            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            value: ast.expr = node.value
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
+            names, value = [node.target.id], ast.Subscript(node.iter, ast.Constant(0), ast.Load())
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Tuple):
+            names = [one.id for one in node.target.elts if isinstance(one, ast.Name)]
+            value = ast.Subscript(node.iter, ast.Constant(0), ast.Load())
+        else:
+            continue
+        for name in names:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _members(table: ast.expr) -> list[ast.expr]:
+    """Values in a table that is written down; of pairs in a list both."""
+    if isinstance(table, ast.Call) and isinstance(table.func, ast.Name) and table.func.id in ("dict", "list", "tuple"):
+        return [*(one.value for one in table.keywords), *(each for one in table.args for each in _members(one))]
+    values = table.values if isinstance(table, ast.Dict) else getattr(table, "elts", [])
+    return [each for value in values for each in (value.elts if isinstance(value, ast.Tuple) else [value])]
+
+
+def _literals(node: ast.expr, function: Function) -> list[ast.expr]:
+    """Tables that an expression stands for in a function."""
+    if isinstance(node, ast.Dict | ast.List | ast.Tuple | ast.Set):
+        return [node]
+    if isinstance(node, ast.Name):
+        return [
+            each.value
+            for each in nodes(function)
+            if isinstance(each, ast.Assign)
+            and isinstance(each.value, ast.Dict | ast.List | ast.Tuple | ast.Set)
+            and any(isinstance(target, ast.Name) and target.id == node.id for target in each.targets)
+        ]
+    return []

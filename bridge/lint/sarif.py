@@ -12,8 +12,11 @@ from bridge.lint.finding import RULES, Finding
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def sarif(findings: Sequence[Finding]) -> dict[str, Any]:
-    """One run with every finding. Paths below the current directory are relative to it."""
+def sarif(findings: Sequence[Finding], orchestrators: int | None = None) -> dict[str, Any]:
+    """One run with every finding. Paths below the current directory are relative to it.
+
+    orchestrators: number of functions looked at, a property of the run.
+    """
     rules = list(RULES)
     return {
         "$schema": SCHEMA,
@@ -44,6 +47,7 @@ def sarif(findings: Sequence[Finding]) -> dict[str, Any]:
                     }
                     for finding in findings
                 ],
+                **({} if orchestrators is None else {"properties": {"orchestrators": orchestrators}}),
             }
         ],
     }

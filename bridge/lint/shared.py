@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
-from bridge.lint.module import Module, changed, local_names
+from bridge.lint.module import Module, SharedNames, changed, changed_value, local_names
 from bridge.lint.place import found
 from bridge.lint.project import Project, Reached
 from bridge.lint.tree import nodes
@@ -20,16 +20,57 @@ def shared(project: Project, reached: Reached) -> Iterator[Finding]:
     local = local_names(function).union(
         *(local_names(nested) for nested in nodes(function) if isinstance(nested, ast.FunctionDef))
     )
+    names = SharedNames(module, function)
     for node in nodes(function):
         if isinstance(node, ast.Global):
             yield found(reached, node, "globals", f"{', '.join(node.names)} of the module is assigned", REMEDY)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
-            holder = module.resolve(node.value)
-            if holder in module.classes and holder not in local:
-                yield found(reached, node, "globals", f"{holder}.{node.attr} of the class is assigned", REMEDY)
+        elif isinstance(node, ast.Attribute) and (name := names.of(node)) is not None and "." in name:
+            if name in module.changing_globals:
+                done = "changes while the program runs" if isinstance(node.ctx, ast.Load) else "is assigned"
+                yield found(reached, node, "globals", f"{name} of the class {done}", REMEDY)
+        elif _sets_attribute(node) and (name := names.changed(node)) is not None and "." in name:
+            yield found(reached, node, "globals", f"{name} of the class is assigned", REMEDY)
+        elif (given := _given(reached, node)) is not None:
+            yield found(reached, node, "globals", f"{given} of the module, which is given here, is changed", REMEDY)
+        elif (foreign := _changed_elsewhere(project, module, node, local)) is not None:
+            yield found(reached, node, "globals", f"{foreign} is changed", REMEDY)
         elif isinstance(node, ast.Name | ast.Attribute):
             yield from _read(project, reached, node, local)
     yield from _defaults(reached)
+
+
+def _sets_attribute(node: ast.AST) -> bool:
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id in ("setattr", "delattr")
+
+
+def _given(reached: Reached, node: ast.AST) -> str | None:
+    """A value that outlives a run, that a caller gives as a parameter, and that a node changes in place."""
+    name = changed(node)
+    for caller, value in () if name is None else reached.given.get(name, ()):
+        meant = SharedNames(caller.module, caller.function).of(value)
+        if meant is not None and meant not in caller.module.classes:
+            return meant
+    return None
+
+
+def _changed_elsewhere(project: Project, module: Module, node: ast.AST, local: frozenset[str]) -> str | None:
+    """A value of another module of the project, or an attribute of its class, that a node changes."""
+    base = changed_value(node)
+    first: ast.AST | None = base
+    while isinstance(first, ast.Attribute):
+        first = first.value
+    if base is None or not isinstance(first, ast.Name) or first.id in local:
+        return None
+    name = module.resolve(base) or ""
+    home, _, last = name.rpartition(".")
+    other = project.module(home, module) if home else None
+    if other is not None:
+        return name if other is not module and (other.is_container(last) or last in other.classes) else None
+    # One step further down: an attribute of a class
+    outer, _, class_ = home.rpartition(".")
+    other = project.module(outer, module) if outer else None
+    return name if other is not None and class_ in other.classes else None
 
 
 def _read(

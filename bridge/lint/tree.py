@@ -6,7 +6,7 @@ import ast
 from functools import lru_cache
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def nodes(root: ast.AST) -> list[ast.AST]:
     """The tree's nodes, the root first."""
     found = [root]
@@ -20,12 +20,12 @@ def nodes(root: ast.AST) -> list[ast.AST]:
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def calls_in(root: ast.AST) -> list[ast.Call]:
     return [node for node in nodes(root) if isinstance(node, ast.Call)]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def parents(root: ast.AST) -> dict[ast.AST, ast.AST]:
     """The node that each node below the root is a child of."""
     return {child: node for node in nodes(root) for child in ast.iter_child_nodes(node)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from bridge.lint.contexts import WAITING_CALLS, is_generator
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
 from bridge.lint.place import found
-from bridge.lint.project import WAITING_CALLS, Project, Reach, Reached, context_names, is_generator
+from bridge.lint.project import Project, Reach, Reached
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
@@ -21,11 +22,21 @@ SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run", "wait_for_event
 HEARING = frozenset({"bridge.workflow.Inbox", "bridge.workflow.wait_for_message"})
 COMPOSITES = ("CompositeTask", "WhenAnyTask", "WhenAllTask")
 
+LOOKS = frozenset(
+    ["append", "extend", "get_exception", "get_result", "insert", "is_complete", "is_failed", "is_cancelled"]
+)
+"""Attributes of a task, or of a list of tasks, that wait for nothing."""
+
+LOGS = frozenset(["critical", "debug", "error", "exception", "info", "log", "warning"])
+PLAIN = frozenset(["bool", "id", "isinstance", "len", "print", "repr", "str", "type"])
+"""Methods and functions that do nothing to a task."""
+
+HOLDERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)
 
 
-def waits(project: Project, reach: Reach) -> Iterator[Finding]:
-    """Findings in everything that one orchestrator runs."""
+def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iterator[Finding]:
+    """Findings in everything that one orchestrator runs. helpers: ids of functions that other ones call."""
     events = Counter(
         ast.dump(call.args[0])
         for reached in reach.functions
@@ -35,8 +46,8 @@ def waits(project: Project, reach: Reach) -> Iterator[Finding]:
     made = ((reached.module, call) for reached in reach.functions for call in calls_in(reached.function))
     heard = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
     for reached in reach.functions:
-        names = context_names(reached.function) | reached.contexts
-        yield from _missing_yields(project, reached, names)
+        names = project.context_names(reached)
+        yield from _missing_yields(project, reached, names, helpers)
         yield from _continued(reached, names, heard=heard)
         yield from empty_groups(project, reached)
         for function in (node for node in nodes(reached.function) if isinstance(node, Function)):
@@ -73,12 +84,14 @@ def _last(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _missing_yields(project: Project, reached: Reached, contexts: set[str]) -> Iterator[Finding]:
+def _missing_yields(
+    project: Project, reached: Reached, contexts: set[str], helpers: Collection[int]
+) -> Iterator[Finding]:
     function, module = reached.function, reached.module
     parents = parents_in(function)
-    loaded = {node.id for node in nodes(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     nested = {node.name: node for node in nodes(function) if isinstance(node, Function)}
     sagas = _saga_names(module, function)
+    uses = _Uses(reached, parents, ends=reached.is_orchestrator and id(function) not in helpers)
     for call in calls_in(function):
         kind = _kind(project, reached, call, contexts, sagas, nested)
         if kind is None:
@@ -90,19 +103,106 @@ def _missing_yields(project: Project, reached: Reached, contexts: set[str]) -> I
             what = f"{name}() is a generator, and is yielded as if it were a task"
         elif isinstance(parent, ast.YieldFrom) and kind == "task":
             what = f"{name}() is a task, and `yield from` is for generators"
-        elif isinstance(parent, ast.Expr):
-            what = f"nobody waits for {name}()"
         elif isinstance(parent, USED_AS_VALUE) or (isinstance(parent, ast.If | ast.While) and parent.test is call):
             what = f"{name}() is used as if it were its result"
-        elif (
-            isinstance(parent, ast.Assign)
-            and all(isinstance(target, ast.Name) for target in parent.targets)
-            and not any(isinstance(target, ast.Name) and target.id in loaded for target in parent.targets)
-        ):
+        elif uses.is_returned(call) and (kind == "task" or is_generator(function)):
+            what = f"{name}() is returned, and nobody waits for it"
+        elif isinstance(parent, ast.Expr) or uses.forgets(call, kind):
             what = f"nobody waits for {name}()"
         else:
             continue
         yield found(reached, call, "missing-yield", what, f"write `{word} {name}(...)`")
+
+
+class _Uses:
+    """Uses of tasks in a function. ends: its result is the orchestration's, not that of a helper."""
+
+    def __init__(self, reached: Reached, parents: dict[ast.AST, ast.AST], *, ends: bool) -> None:
+        self._function = reached.function
+        self._parents = parents
+        self._ends = ends
+        self._loads: dict[str, list[ast.Name]] = {}
+        for node in nodes(reached.function):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                self._loads.setdefault(node.id, []).append(node)
+
+    def ends(self, node: ast.AST) -> bool:
+        """Whether a `return` is the orchestration's."""
+        parent = self._parents.get(node)
+        while parent is not None and not isinstance(parent, Function | ast.Lambda):
+            parent = self._parents.get(parent)
+        return self._ends and parent is self._function
+
+    def is_returned(self, node: ast.AST) -> bool:
+        """Whether a value is the orchestration's result, or in it."""
+        parent = self._parents.get(node)
+        while isinstance(parent, HOLDERS):
+            parent = self._parents.get(parent)
+        return isinstance(parent, ast.Return) and self.ends(parent)
+
+    def is_unread(self, assigned: ast.Assign) -> bool:
+        """Whether nothing reads the names that are assigned."""
+        targets = assigned.targets
+        plain = all(isinstance(target, ast.Name) for target in targets)
+        return plain and not any(isinstance(target, ast.Name) and target.id in self._loads for target in targets)
+
+    def forgets(self, made: ast.expr, kind: str) -> bool:
+        """Whether a task gets a name, or a place in a list that has one, and nobody waits for what has that name."""
+        node: ast.AST = made
+        parent = self._parents.get(node)
+        if kind == "generator":
+            return isinstance(parent, ast.Assign) and self.is_unread(parent)
+        while isinstance(parent, ast.IfExp) and parent.test is not node:
+            node, parent = parent, self._parents.get(parent)
+        while isinstance(
+            parent, ast.List | ast.Tuple | ast.ListComp | ast.Dict | ast.DictComp
+        ) and not self._is_unpacked(parent):
+            node, parent = parent, self._parents.get(parent)
+        if isinstance(parent, ast.Expr):
+            return True
+        if isinstance(parent, ast.Assign) and parent.value is node:
+            bases = [one.value if isinstance(one, ast.Subscript) else one for one in parent.targets]
+            given = _parameters(self._function)
+            names = [one.id for one in bases if isinstance(one, ast.Name) and one.id not in given]
+            return len(names) == len(parent.targets) and not any(self._waits(name) for name in names)
+        if isinstance(parent, ast.AnnAssign) and isinstance(parent.target, ast.Name):
+            return not self._waits(parent.target.id)
+        if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) and parent.func.attr == "append":
+            base = parent.func.value
+            local = isinstance(base, ast.Name) and base.id not in _parameters(self._function)
+            return isinstance(base, ast.Name) and local and not self._waits(base.id)
+        return False
+
+    def _is_unpacked(self, node: ast.AST) -> bool:
+        parent = self._parents.get(node)
+        return isinstance(parent, ast.Assign) and any(isinstance(one, ast.Tuple | ast.List) for one in parent.targets)
+
+    def _waits(self, name: str) -> bool:
+        return any(self._passes_on(node) for node in self._loads.get(name, ()))
+
+    def _passes_on(self, node: ast.AST) -> bool:
+        """Whether a use waits for the task, cancels it, or hands it to somebody who may."""
+        parent = self._parents.get(node)
+        if isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store | ast.Del):
+            return False
+        if self.is_returned(node):
+            return False
+        if isinstance(parent, ast.Attribute):
+            return parent.attr not in LOOKS
+        if isinstance(parent, ast.keyword):
+            parent = self._parents.get(parent)
+        if isinstance(parent, ast.Call):
+            name = _last(parent.func)
+            return name not in (LOGS if isinstance(parent.func, ast.Attribute) else PLAIN)
+        if isinstance(parent, ast.Return):
+            return not self.ends(parent)
+        if isinstance(parent, ast.If | ast.While | ast.IfExp):
+            return not (isinstance(parent, ast.IfExp) and parent.test is node) and isinstance(parent, ast.IfExp)
+        return not isinstance(parent, ast.UnaryOp | ast.Compare | ast.FormattedValue | ast.Expr)
+
+
+def _parameters(function: Function) -> set[str]:
+    return {one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
 
 
 def _kind(
@@ -127,7 +227,18 @@ def _kind(
         return "generator"
     callee = nested.get(call.func.id) if isinstance(call.func, ast.Name) else None
     callee = callee or project.callee(reached.module, call)
-    return "generator" if callee is not None and isinstance(callee, ast.FunctionDef) and is_generator(callee) else None
+    if callee is None or not isinstance(callee, ast.FunctionDef):
+        return None
+    return "generator" if is_generator(callee) else "task" if _returns_task(callee) else None
+
+
+def _returns_task(function: ast.FunctionDef) -> bool:
+    """Whether all that a plain function returns is made by durable calls."""
+    values = [node.value for node in nodes(function) if isinstance(node, ast.Return)]
+    return bool(values) and all(
+        isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in WAITING_CALLS
+        for value in values
+    )
 
 
 def _saga_names(module: Module, function: Function) -> set[str]:

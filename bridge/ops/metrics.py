@@ -102,6 +102,7 @@ class EngineStats(Protocol):
     """up: its breaker is closed. durable: acknowledged work survives the process.
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
+    unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
     """
 
     @property
@@ -112,6 +113,8 @@ class EngineStats(Protocol):
     def durable(self) -> bool: ...
     @property
     def incompatible(self) -> Mapping[str, int]: ...
+    @property
+    def unknown(self) -> Mapping[str, int]: ...
 
 
 class PublishStats(Protocol):
@@ -366,7 +369,14 @@ class _BridgeCollector(Collector):
             "Instances that failed because their code was changed while they ran.",
             labels=("engine", "orchestration"),
         )
+        unknown = CounterMetricFamily(
+            "bridge_unknown_names",
+            "Calls and publishes under names that nothing registers, by kind.",
+            labels=("engine", "kind"),
+        )
         for engine in self._engines():
+            for kind, count in engine.unknown.items():
+                unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
                 incompatible.add_metric((engine.name, orchestration), count)
             up.add_metric((engine.name,), engine.up)
@@ -374,6 +384,7 @@ class _BridgeCollector(Collector):
         yield up
         yield durable
         yield incompatible
+        yield unknown
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import difflib
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
@@ -13,8 +14,17 @@ from typing import Any
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec, PreparedCodec
 from bridge.envelope import Event
-from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.errors import BrokerUnavailable, UnknownTarget
 from bridge.message import Message
+
+UNKNOWN = "(unknown)"
+"""Metric label of all targets that the configuration does not have: their names are without bound."""
+
+NAME_LIMIT = 100
+"""Characters of an unknown target's name that an error repeats."""
+
+KNOWN_LIMIT = 10
+"""Targets that an error lists."""
 
 
 def _as_it_is(message: Message) -> Message:
@@ -48,14 +58,15 @@ class Publishing:
     def __call__(self, request: Mapping[str, Any]) -> str:
         """Publish what `bridge.workflow.publish` built; returns the event's id.
 
-        Raises: PublishFailed (the activity fails, the engine's retry policy owns it), BrokerUnavailable and
-        RegistryUnavailable likewise, DecodeError or SchemaError when the data cannot be written in the target's format.
+        Raises: UnknownTarget, where no retry can help; PublishFailed (the activity fails, the engine's retry policy
+        owns it), BrokerUnavailable and RegistryUnavailable likewise, DecodeError or SchemaError when the data cannot be
+        written in the target's format.
         """
         name = request["target"]
         target = self._targets.get(name)
         if target is None:
-            known = ", ".join(sorted(self._targets)) or "none"
-            raise PublishFailed(f"target {name!r} is not configured; configured targets: {known}")
+            self.failed[UNKNOWN] += 1
+            raise UnknownTarget(self._unknown(str(name)))
         event = Event(
             id=request["id"],
             source=target.source,
@@ -85,6 +96,13 @@ class Publishing:
             raise
         self.published[name] += 1
         return event.id
+
+    def _unknown(self, name: str) -> str:
+        shown = name if len(name) <= NAME_LIMIT else f"{name[:NAME_LIMIT]}..."
+        near = difflib.get_close_matches(shown, self._targets, n=1)
+        known = ", ".join(sorted(self._targets)[:KNOWN_LIMIT]) or "none"
+        meant = f"did you mean {near[0]!r}?" if near else f"configured targets: {known}"
+        return f"target {shown!r} is not configured; {meant}"
 
     def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
         """Have it done on the event loop. Raises: TimeoutError at monotonic time `end`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from durabletask import task
 
+from bridge.errors import is_final_failure
 from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
@@ -59,7 +60,8 @@ def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, numbe
         raise StepFailed(call.name, "refused", describe(error)) from error
     if call.interrupted:
         raise StepFailed(call.name, "cancelled", describe(error)) from error
-    if call.retry is None or number >= call.retry.max_number_of_attempts:
+    final = isinstance(error, task.TaskFailedError) and is_final_failure(error.details.error_type)
+    if final or call.retry is None or number >= call.retry.max_number_of_attempts:
         raise StepFailed(call.name, "failed", describe(error)) from error
     return delay(call.retry, number)
 

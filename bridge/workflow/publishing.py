@@ -8,6 +8,7 @@ from typing import Any
 
 from durabletask import task
 
+from bridge.errors import is_final_failure
 from bridge.tracecontext import TRACEPARENT, TRACESTATE
 from bridge.workflow.tracing import trace_of
 
@@ -45,7 +46,7 @@ def publish(
     For brokers that can do it (Service Bus), elsewhere without effect: partition_key, when it is not the key.
     enqueue_at: nobody receives it before this moment (UTC where it has no zone), or this long after now. time_to_live:
     nobody receives it after this time.
-    retry_policy: DEFAULT_RETRY when None.
+    retry_policy: DEFAULT_RETRY when None. A target that the configuration does not have fails at the first attempt.
     """
     event = new_event(ctx, target, data, type, subject, key, headers or {})
     if partition_key is not None:
@@ -55,7 +56,39 @@ def publish(
         event["enqueue_at"] = (due if due.tzinfo is not None else due.replace(tzinfo=UTC)).timestamp()
     if time_to_live is not None:
         event["time_to_live"] = time_to_live.total_seconds()
-    return ctx.call_activity(PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY)
+    publishing: task.Task[str] = ctx.call_activity(
+        PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY
+    )
+    if isinstance(publishing, task.RetryableTask):
+        _Publishing.watch(publishing, ctx)
+    return publishing
+
+
+class _Publishing(task.RetryableTask[str]):
+    """A publish that is retried by its policy, unless its failure is final.
+
+    The SDK asks for the next delay before it shows the failure, so that its own retries cannot tell. Here it is
+    answered that there is none, and `fail`, which sees the failure, schedules the retry as the SDK would.
+    """
+
+    _context: Any
+
+    @classmethod
+    def watch(cls, made: task.RetryableTask[Any], ctx: task.OrchestrationContext) -> None:
+        """Turn a task of the SDK into one of this class: the SDK has handed out and noted this very object."""
+        made.__class__ = cls
+        vars(made)["_context"] = ctx
+
+    def compute_next_delay(self) -> timedelta | None:
+        return None
+
+    def fail(self, message: str, details: Any) -> None:
+        delay = None if is_final_failure(getattr(details, "errorType", "")) else super().compute_next_delay()
+        if delay is None:
+            super().fail(message, details)
+        else:
+            self.increment_attempt_count()
+            self._context.create_timer_internal(delay, self)
 
 
 def new_event(

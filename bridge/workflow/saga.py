@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from durabletask import task
 
+from bridge.errors import is_final_failure
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.cancelling import reason_of
@@ -303,13 +304,15 @@ class Saga(Scope):
         )
 
     def _roll_forward(self, call: Call) -> Steps:
-        """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal."""
+        """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal and for a final failure."""
         for number in count(1):
             round_ = call if number == 1 else replace(call, child_id=f"{call.child_id}:r{number}")
             try:
                 return (yield from perform(self._ctx, round_))
             except StepFailed as failure:
-                if failure.reason in WITHOUT_EFFECT:
+                cause = failure.__cause__
+                final = isinstance(cause, task.TaskFailedError) and is_final_failure(cause.details.error_type)
+                if final or failure.reason in WITHOUT_EFFECT:
                     raise
             yield self._ctx.create_timer(self._roll_forward_pause)
 

@@ -92,7 +92,7 @@ async def running(
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(
             f"engine: {declared}\nbrokers: {{local: {broker}}}\nops: {{http: {{port: 0}}}}\n"
-            f"workflows: [{name}]\n{config}"
+            + (config.replace("NAME", name) if "workflows:" in config else f"workflows: [{name}]\n{config}")
         )
         daemon = Daemon(load_config([directory / "bridge.yaml"]))
         await daemon.start()

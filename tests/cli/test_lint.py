@@ -38,7 +38,67 @@ def project(tmp_path: Path) -> Path:
 def test_nothing_found(project: Path) -> None:
     (project / "flows" / "flow.py").write_text(CLEAN)
     result = lint(project)
-    assert (result.exit_code, result.stdout) == (0, "ok: nothing found\n")
+    assert (result.exit_code, result.stdout) == (0, "ok: 1 orchestrator, nothing found\n")
+
+
+def test_the_number_of_orchestrators_is_told(project: Path) -> None:
+    more = "def other(ctx: 'task.OrchestrationContext', _):\n    yield ctx.create_timer(1)\n"
+    (project / "flows" / "flow.py").write_text(CLEAN + more + more.replace("other", "_part"))
+    assert lint(project).stdout == "ok: 2 orchestrators, 1 helper with a context, nothing found\n"
+    told = json.loads(lint(project, "--json").stdout)
+    assert (told["ok"], told["orchestrators"], told["others"]) == (True, 2, 1)
+    assert json.loads(lint(project, "--sarif").stdout)["runs"][0]["properties"] == {"orchestrators": 2}
+    (project / "flows" / "flow.py").write_text("")
+    assert lint(project).stdout == "ok: 0 orchestrators, nothing found\n"
+
+
+NAMED = """\
+from durabletask import entities, task
+from bridge.workflow import publish
+def a(ctx: task.ActivityContext, _):
+    return 1
+def flow(ctx: task.OrchestrationContext, _):
+    yield publish(ctx, "decisionz", type="x")
+    yield ctx.call_activity("aa")
+    yield ctx.call_activity("java_activity")
+    yield ctx.call_sub_orchestrator("flaw")
+    ctx.signal_entity(entities.EntityInstanceId("kounter", "1"), "add", 1)
+"""
+
+
+def test_unknown_names_are_found_by_lint_and_check(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "flows" / "flow.py").write_text(NAMED)
+    modules = "workflows: {modules: [flows], external: [java_activity, counter]}"
+    targets = "\ntargets: {decisions: {broker: local, topic: decisions}}\n"
+    (project / "bridge.yaml").write_text(CONFIG.replace("workflows: [flows]", modules) + targets)
+    expected = [
+        (6, "there is no target `decisionz`; did you mean `decisions`?; targets are declared under `targets`"),
+        (7, "there is no activity `aa`; did you mean `a`?; "),
+        (9, "there is no orchestration `flaw`; did you mean `flow`?; "),
+        (10, "there is no entity `kounter`; did you mean `counter`?; "),
+    ]
+    file = project / "flows" / "flow.py"
+    monkeypatch.chdir(project)
+    for arguments in (["lint", "-c", "bridge.yaml"], ["lint", "flows"], ["check"], ["check", "--no-import"]):
+        result = CliRunner().invoke(root, arguments)
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()[:-1]
+        assert len(lines) == len(expected)
+        for line, (number, text) in zip(lines, expected, strict=True):
+            assert Path(line.partition(":")[0]).absolute() == file
+            assert line.partition(":")[2].startswith(f"{number}:")
+            assert text in line
+    file.write_text(NAMED.replace("decisionz", "decisions").replace('"aa"', '"a"').replace("flaw", "flow"))
+    file.write_text(file.read_text().replace('"1"), "add", 1)', '"1"), "add", 1)  # bridge: ignore[unknown-name] Java'))
+    for arguments in (["lint"], ["check"]):
+        assert CliRunner().invoke(root, arguments).exit_code == 0
+
+
+def test_names_of_files_beyond_the_configuration_are_left_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "flows" / "flow.py").write_text(CLEAN.replace("call_activity('a')", "create_timer(1)"))
+    (project / "other.py").write_text(CLEAN)
+    monkeypatch.chdir(project)
+    assert lint("other.py", "flows").stdout == "ok: 2 orchestrators, nothing found\n"
 
 
 def test_findings_are_lines_and_a_summary(project: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_broker, load_config
 from bridge.codecs.confluent.wire import read
-from bridge.errors import DecodeError, PublishFailed, RegistryUnavailable, SchemaError
-from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.errors import DecodeError, RegistryUnavailable, SchemaError, UnknownTarget
+from bridge.pipeline.publishing import UNKNOWN, Publishing, PublishTarget
 from tests.pipeline.harness import Ignore
 from tests.registry import RegistryServer
 
@@ -66,9 +66,12 @@ async def test_a_schema_is_found_before_the_first_message_and_its_failure_is_the
         await publish("latest", {"id": "a"})
     server.register("latest-value", RESULT)
     await publish("latest", {"id": "a"})
-    with pytest.raises(PublishFailed, match="not configured"):
+    with pytest.raises(UnknownTarget, match="target 'nowhere' is not configured; configured targets: latest, results"):
         await publish("nowhere", None)
-    assert (publishing.published, publishing.failed) == ({"results": 1, "latest": 1}, {"results": 2, "latest": 1})
+    assert (publishing.published, publishing.failed) == (
+        {"results": 1, "latest": 1},
+        {"results": 2, "latest": 1, UNKNOWN: 1},
+    )
     from bridge.brokers.base import SubscribeOptions
 
     subscription = await broker.subscribe(SubscribeOptions(("results",), "g"), Ignore())

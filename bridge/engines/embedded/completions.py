@@ -11,7 +11,7 @@ from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.clock import now as clock_now
-from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
@@ -22,6 +22,9 @@ from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
 logger = logging.getLogger(__name__)
+
+NAME_LIMIT = 100
+"""Characters of an unknown name that a failure repeats."""
 
 
 class Completions:
@@ -59,14 +62,14 @@ class Completions:
         if outcome.rewind is not None:
             again(hub, instance, outcome.rewind)
         else:
-            self._record(instance, outcome)
+            self._record(instance, outcome, lease.stream)
         hub.settle_deferred(instance)
         hub.wake(instance)
 
-    def _record(self, instance: Instance, outcome: Outcome) -> None:
+    def _record(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
         hub = self._hub
         completion = outcome.completion
-        self._follow_up(instance, outcome)
+        self._follow_up(instance, outcome, caller)
         if completion is None:
             hub.append(instance, outcome.history)
             return
@@ -80,16 +83,30 @@ class Completions:
         hub.append(instance, outcome.history)
         hub.finish(instance, status, result, failure)
 
-    def _follow_up(self, instance: Instance, outcome: Outcome) -> None:
+    def _follow_up(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
         hub = self._hub
+        lost = hub.dispatcher.is_lost
         for request in outcome.activities:
-            hub.add_task(instance, request)
+            if lost(caller, ACTIVITY, request.name):
+                hub.deliver(
+                    instance, events.task_failed(hub.now, request.taskId, _unregistered("Activity", request.name))
+                )
+            else:
+                hub.add_task(instance, request)
         for timer_id, fire_at in outcome.timers:
             fired = events.timer_fired(fire_at, timer_id, fire_at)
             hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
         for task_id, child in outcome.children:
-            start_child(hub, instance, task_id, child)
+            if lost(caller, ORCHESTRATION, child.name):
+                failure = _unregistered("Orchestrator", child.name)
+                hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
+            else:
+                start_child(hub, instance, task_id, child)
         for target, event in outcome.operations:
+            if event.HasField("entityOperationCalled") and lost(caller, ENTITY, target.split("@")[1].lower()):
+                failure = _unregistered("Entity", target.split("@")[1])
+                hub.deliver(instance, events.operation_failed(hub.now, event.entityOperationCalled.requestId, failure))
+                continue
             signal = event.entityOperationSignaled if event.HasField("entityOperationSignaled") else None
             due = micros(signal.scheduledTime) if signal is not None and signal.HasField("scheduledTime") else None
             hub.entities.operate(target, event, due)
@@ -252,6 +269,15 @@ class Completions:
             return True
         assert lease.kind == ACTIVITY
         return True
+
+
+def _unregistered(kind: str, name: str) -> pb.TaskFailureDetails:
+    """Failure of a call that no worker will take, of the SDK's own type."""
+    return events.failure(
+        f"durabletask.worker.{kind}NotRegisteredError",
+        f"{kind} '{name[:NAME_LIMIT]}' is not registered; correct the name, or list it under `workflows.external` "
+        "where another worker runs it",
+    )
 
 
 _FINISHED_MAY_BE_REPLACED = pb.OrchestrationIdReusePolicy(

@@ -31,7 +31,12 @@ class Stream:
 
     `send` must not block; it is called in the writer's thread with a WorkItem, or with a TurnRequest in its place
     when `shares` is true.
+
+    knows: whether this worker knows of anybody who runs a name; calls that its orchestrations make of any other name
+    fail at once, unless another stream takes them. None: calls wait for a worker.
     """
+
+    knows: Callable[[int, str], bool] | None = None
 
     def __init__(self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False) -> None:
         self.send = send
@@ -201,6 +206,12 @@ class Dispatcher:
 
     def connect(self, stream: Stream) -> None:
         self.streams.append(stream)
+
+    def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
+        """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""
+        if caller.knows is None or caller.knows(kind, name):
+            return False
+        return not any((names := each.filters[kind]) is None or name in names for each in self.streams)
 
     def disconnect(self, stream: Stream) -> list[Lease]:
         """The leases that the stream held; its work is the caller's to queue again."""

@@ -18,14 +18,16 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import WorkItemFilters
 
 from bridge.engines.embedded.database import Database
-from bridge.engines.embedded.dispatch import Stream
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.session_worker import SessionWorker
 from bridge.engines.embedded.workitem import TurnRequest
 from bridge.engines.witness import Witnessed
+from bridge.kinds import Kind
 
 _Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
 _NO_REPLY = ThreadReply()
+_KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kind.ENTITY}
 
 
 class Pool:
@@ -143,8 +145,12 @@ class DirectWorker(Witnessed, SessionWorker):
             request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
         # Large payloads are put back into the events in place, so that such a worker needs copies.
         self._stream = Stream(request, self._take, shares=self._payload_store is None)
+        self._stream.knows = self._knows if self.known is not None else None
         self._database.connect(self._stream)
         self._is_running = True
+
+    def _knows(self, kind: int, name: str) -> bool:
+        return self.known is None or self.known.knows(_KINDS[kind], name)
 
     def stop(self) -> None:
         """Gives back what has not begun and waits for what has. Idempotent."""

@@ -1,0 +1,307 @@
+"""Kinds of functions in source: how an annotation is followed to a context class of the SDK, over modules."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from bridge.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.lint.module import Function, Module, named
+from bridge.lint.tree import nodes
+
+if TYPE_CHECKING:
+    from bridge.lint.project import Project
+
+WAITING_CALLS = frozenset(
+    [
+        "call_activity",
+        "call_sub_orchestrator",
+        "call_entity",
+        "create_timer",
+        "wait_for_external_event",
+        "lock_entities",
+    ]
+)
+"""Methods of the orchestration context whose result has to be yielded."""
+
+ROOT = "durabletask"
+_DEPTH = 12
+"""Steps that an alias is followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orchestrator:
+    """A function to look at. registered: the bridge's workers run it under its name."""
+
+    function: Function
+    registered: bool
+
+
+def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
+    """Orchestrators of a module, registered or not.
+
+    Not registered are methods, nested and private functions, and those that make durable calls on a first parameter
+    that neither its annotation nor its name makes a context.
+    """
+    methods = {
+        id(method) for class_ in nodes(module.tree) if isinstance(class_, ast.ClassDef) for method in class_.body
+    }
+    public = {id(function) for function in _public(module)}
+    for node in nodes(module.tree):
+        if isinstance(node, ast.Lambda):
+            if node.args.args and node.args.args[0].arg in CONTEXT_NAMES and _waits(node.body, node.args.args[0].arg):
+                yield Orchestrator(named(node), False)
+            continue
+        if not isinstance(node, Function):
+            continue
+        is_method = id(node) in methods
+        kind = function_kind(project, module, node, is_method=is_method)
+        if kind is Kind.ORCHESTRATOR:
+            yield Orchestrator(node, id(node) in public)
+            continue
+        given = _given(node, is_method=is_method)
+        # Whatever it is annotated as: what makes durable calls of its own accord is run by the SDK, or by a caller that
+        # is looked at with it
+        unclear = bool(given) and (given[0].annotation is None or _unknown(project, module, given[0].annotation))
+        if (
+            unclear
+            and _waits(node, given[0].arg)
+            and (given[0].arg in CONTEXT_NAMES or is_generator(node))
+            and len(given) - len(node.args.defaults) <= 2
+        ):
+            yield Orchestrator(node, False)
+
+
+def registered(project: Project, module: Module) -> Iterator[tuple[Kind, str]]:
+    """Kind and name of everything that the bridge's workers run of a module. Entities are in lower case."""
+    for function in _public(module):
+        kind = function_kind(project, module, function, is_method=False)
+        if kind is not None:
+            yield kind, function.name.lower() if kind is Kind.ENTITY else function.name
+    for name, class_ in module.classes.items():
+        if not name.startswith("_") and is_entity(project, module, class_):
+            yield Kind.ENTITY, _entity_name(class_).lower()
+
+
+def function_kind(project: Project, module: Module, function: Function, *, is_method: bool) -> Kind | None:
+    """Kind of a function by its signature."""
+    arguments = function.args
+    given = _given(function, is_method=is_method)
+    first = given[0] if given else None
+    optional = len(arguments.defaults)
+    parameters = [
+        Parameter(
+            one.arg,
+            "positional",
+            position < len(given) - optional,
+            one.annotation is not None,
+            annotation_context(project, module, one.annotation)
+            if one is first and one.annotation is not None
+            else None,
+        )
+        for position, one in enumerate(given)
+    ]
+    if arguments.vararg is not None:
+        parameters.append(Parameter(arguments.vararg.arg, "*", False, False, None))
+    parameters += [
+        Parameter(one.arg, "keyword", default is None, False, None)
+        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    ]
+    return kind_of(parameters, is_generator=is_generator(function))
+
+
+def annotation_context(project: Project, module: Module, annotation: ast.expr, depth: int = 0) -> Kind | None:
+    """Kind of the context class that an annotation means."""
+    return annotation_kind(annotation, lambda leaf: _leaf(project, module, leaf, depth))
+
+
+def context_names(project: Project, module: Module, function: Function) -> set[str]:
+    """Parameters, of the function or one nested in it, that hold the orchestration context."""
+    names = {*CONTEXT_NAMES, "_ctx"}
+    for node in nodes(function):
+        if isinstance(node, Function):
+            for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                if one.annotation is not None and (
+                    annotation_context(project, module, one.annotation) is Kind.ORCHESTRATOR
+                ):
+                    names.add(one.arg)
+    return names
+
+
+def hide_activities(project: Project, module: Module) -> None:
+    """Empty the bodies of activities that are defined inside another function: no orchestrator runs them."""
+    for outer in nodes(module.tree):
+        if not isinstance(outer, Function):
+            continue
+        # By ast.walk: the nodes that other rules look up are kept, and have to be those without the bodies
+        inner = [node for node in ast.walk(outer) if isinstance(node, Function) and node is not outer]
+        if not inner:
+            continue
+        calls = [node for node in ast.walk(outer) if isinstance(node, ast.Call)]
+        run = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+        given = {
+            call.args[0].id
+            for call in calls
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "call_activity"
+            if call.args and isinstance(call.args[0], ast.Name)
+        }
+        for function in inner:
+            is_activity = function.name in given or (
+                function_kind(project, module, function, is_method=False) in (Kind.ACTIVITY, Kind.ENTITY)
+                and function.args.args[:1]
+                and function.args.args[0].annotation is not None
+            )
+            if is_activity and function.name not in run:
+                function.body = [ast.copy_location(ast.Pass(), function.body[0])]
+
+
+def is_generator(function: Function) -> bool:
+    """Whether calling it only makes a generator."""
+    stack: list[ast.AST] = list(function.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
+            stack += ast.iter_child_nodes(node)
+    return False
+
+
+def is_entity(project: Project, module: Module, class_: ast.ClassDef, depth: int = 0) -> bool:
+    """Whether a class inherits from the SDK's DurableEntity, directly or through classes of the project."""
+    for base in class_.bases:
+        name = module.resolve(base.value if isinstance(base, ast.Subscript) else base) or ""
+        if name.rpartition(".")[2] in ("DurableEntity", "Entity") and name.split(".")[0] in (ROOT, "bridge"):
+            return True
+        found = _class(project, module, name)
+        if found is not None and depth < _DEPTH and is_entity(project, *found, depth + 1):
+            return True
+    return False
+
+
+def _leaf(project: Project, module: Module, leaf: ast.expr, depth: int) -> Kind | None:
+    if depth > _DEPTH:
+        return None
+    if isinstance(leaf, ast.Name):
+        meaning = _meaning(module, leaf.id)
+        if meaning is not None:
+            return _value(project, module, meaning, depth + 1)
+    name = module.resolve(leaf) or ""
+    home, _, last = name.rpartition(".")
+    if name.partition(".")[0] == ROOT:
+        return CONTEXTS.get(last)
+    other = project.module(home, module) if home else None
+    if other is not None and other is not module:
+        return _leaf(project, other, ast.Name(last, ast.Load()), depth + 1)
+    # A module that is not at hand may pass the SDK's class on
+    return CONTEXTS.get(last)
+
+
+def _unknown(project: Project, module: Module, annotation: ast.expr) -> bool:
+    """Whether an annotation is a class that is not at hand and may be a context."""
+
+    def leaf(node: ast.expr) -> Kind | None:
+        if isinstance(node, ast.Name) and _meaning(module, node.id) is not None:
+            return None
+        home = (module.resolve(node) or "").rpartition(".")[0]
+        return Kind.ORCHESTRATOR if home and project.module(home, module) is None else None
+
+    return annotation_context(project, module, annotation) is None and annotation_kind(annotation, leaf) is not None
+
+
+def _value(project: Project, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> Kind | None:
+    """Kind of what a name of the module stands for: a class, an alias, a NewType, a TypeVar."""
+    if depth > _DEPTH:
+        return None
+    if isinstance(value, ast.ClassDef):
+        return next((kind for one in value.bases if (kind := annotation_context(project, module, one, depth))), None)
+    if isinstance(value, ast.Call):
+        called = (module.resolve(value.func) or "").rpartition(".")[2]
+        if called == "NewType" and len(value.args) == 2:
+            value = value.args[1]
+        elif called == "TypeVar":
+            bound = next((one.value for one in value.keywords if one.arg == "bound"), None)
+            return None if bound is None else annotation_context(project, module, bound, depth)
+        else:
+            return None
+    return annotation_context(project, module, value, depth)
+
+
+def _meaning(module: Module, name: str) -> ast.expr | ast.ClassDef | None:
+    return _meanings(module.tree).get(name)
+
+
+@lru_cache(maxsize=64)
+def _meanings(tree: ast.Module) -> dict[str, ast.expr | ast.ClassDef]:
+    """Classes and aliases of a module, in branches like `if TYPE_CHECKING` too."""
+    found: dict[str, ast.expr | ast.ClassDef] = {}
+    for node in _statements(tree.body):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign):
+            found.update({one.id: node.value for one in node.targets if isinstance(one, ast.Name)})
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found[node.target.id] = node.value
+        elif type(node).__name__ == "TypeAlias":  # `type X = ...`, of Python 3.12
+            found[node.name.id] = node.value  # type: ignore[attr-defined]  # no such node in the oldest Python
+    return found
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a module, those in its branches too, not those of functions and classes."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            for field in ("body", "orelse", "finalbody"):
+                yield from _statements(getattr(node, field, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _statements(handler.body)
+
+
+def _public(module: Module) -> list[Function]:
+    """Functions of the module itself that are not private; of two of one name the last."""
+    found: dict[str, Function] = {}
+    for node in _statements(module.tree.body):
+        if isinstance(node, Function):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in found:
+            found.update({one.id: found[node.value.id] for one in node.targets if isinstance(one, ast.Name)})
+    return list({id(function): function for name, function in found.items() if not name.startswith("_")}.values())
+
+
+def _given(function: Function, *, is_method: bool) -> list[ast.arg]:
+    """Positional parameters that a caller fills."""
+    given = [*function.args.posonlyargs, *function.args.args]
+    return given[1:] if is_method and given and given[0].arg in ("self", "cls") else given
+
+
+def _entity_name(class_: ast.ClassDef) -> str:
+    for node in class_.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            for target in node.targets:
+                if isinstance(target, ast.Name) and target.id == "__durable_entity_name__":
+                    return str(node.value.value)
+    return class_.name
+
+
+def _class(project: Project, module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
+    if name in module.classes:
+        return module, module.classes[name]
+    home, _, last = name.rpartition(".")
+    other = project.module(home, module) if home else None
+    return (other, other.classes[last]) if other is not None and last in other.classes else None
+
+
+def _waits(node: ast.AST, context: str) -> bool:
+    """Whether it makes durable calls on what has that name."""
+    return any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == context
+        and call.func.attr in WAITING_CALLS
+        for call in nodes(node)
+    )

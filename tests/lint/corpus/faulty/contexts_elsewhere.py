@@ -1,0 +1,9 @@
+"""Contexts that another module imports."""
+
+from durabletask import task
+
+Imported = task.OrchestrationContext
+
+
+class Context(task.OrchestrationContext):
+    pass
