@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove prove-kafka prove-servicebus prove-engine check bench lock clean help
+.PHONY: demo test prove prove-kafka prove-servicebus prove-engine prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test serv
 
 prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
 	$(BIN)/python -m pytest -m prove tests/engines
+
+prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
+	$(BIN)/python -m pytest -m prove tests/upgrade
 
 check: .venv/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .
