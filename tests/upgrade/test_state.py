@@ -81,7 +81,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         it.until("their instances finished", lambda: all(it.instances()[id_]["status"] in FINISHED for id_ in LATE))
         entities = {
             key: json.loads(it.bridge("entities", "show", key, "--json"))["state"]
-            for key in ("stock@a", "stock@halves", "tally@shared")
+            for key in ("stock@a", "tally@halves", "tally@shared")
         }
         yield Finished(
             it, before, waiting, held, outcomes, events, dead_letters, daemon.metrics("bridge_outcomes_total"),
@@ -206,7 +206,7 @@ def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:
     for id_, output in LATE.items():
         found = finished.instances[id_]["output"]
         assert ([each["id"] for each in found] if isinstance(found, list) else found) == output
-    assert finished.entities["stock@halves"] == 3, "the route that had been executed is not executed again"
+    assert finished.entities["tally@halves"] == 3, "the route that had been executed is not executed again"
     again = {each["body"]: each["headers"] for each in finished.it.topic("work.dlq.dlq")}
     for letter in recorded:
         if letter["headers"]["bridge.reason"] == "decode_error":
