@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.daemon import Serve, bridge
+from click.testing import CliRunner
+
+from bridge.cli import root
+from tests.acceptance.daemon import Serve
 
 RECORDINGS = sorted(path.parent for path in Path(__file__).parent.glob("v*/state.tar.xz"))
 
@@ -42,9 +45,12 @@ class Opened:
         with tarfile.open(recording / "state.tar.xz") as archive:
             archive.extractall(directory, filter="data")
 
-    def bridge(self, *arguments: str, text: str | None = None) -> str:
-        files = [part for config in self.configs for part in ("-c", config)]
-        return bridge(*arguments, *files, cwd=self.directory, text=text)
+    def bridge(self, *arguments: str, text: str | None = None, expect: int | None = 0) -> str:
+        """Run a command in this process, which takes a tenth of the time of another process."""
+        files = [part for config in self.configs for part in ("-c", str(self.directory / config))]
+        done = CliRunner().invoke(root, [*arguments, *files], input=text)
+        assert expect is None or done.exit_code == expect, (arguments, done.output, done.stderr, done.exception)
+        return done.stdout
 
     def serve(self) -> Serve:
         return Serve(self.directory, *(part for config in self.configs for part in ("-c", config)))
@@ -74,8 +80,7 @@ class Opened:
 
     def topic(self, name: str) -> list[dict[str, Any]]:
         """Messages of a topic in the order of their partitions; none when there is no such topic."""
-        files = [part for config in self.configs for part in ("-c", config)]
-        out = bridge("topic", "read", f"local/{name}", "--json", *files, cwd=self.directory, expect=None)
+        out = self.bridge("topic", "read", f"local/{name}", "--json", expect=None)
         return [json.loads(line) for line in out.splitlines()]
 
     def instances(self) -> dict[str, dict[str, Any]]:

@@ -77,7 +77,10 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     config.write_text(config.read_text().replace("from: work\n", "from: [work, replay]\n"))
     it.configs += ("replay.yaml",)
     with it.serve() as daemon:
-        it.until("all is replayed", lambda: daemon.settled() == len(dead_letters))
+        it.until(
+            "all is replayed",
+            lambda: sum(outcome(daemon.metrics("bridge_outcomes_total"), "replay").values()) == len(dead_letters),
+        )
         it.until("their instances finished", lambda: all(it.instances()[id_]["status"] in FINISHED for id_ in LATE))
         entities = {
             key: json.loads(it.bridge("entities", "show", key, "--json"))["state"]
