@@ -57,8 +57,11 @@ def main(arguments: list[str]) -> int:
         if unknown:
             sys.exit(f"unknown proofs: {', '.join(unknown)}; known: {', '.join(known)}")
         return run([known[name] for name in arguments[1:]] or known.values())
-    found = overdue(table.load().get("proofs", {}), PROOFS, today())
+    results = table.load().get("proofs", {})
+    found = overdue(results, PROOFS, today())
     print("\n".join(found) or "proofs: every result is recent, or stands for the code as it is")
+    if missing := [proof.name for proof in PROOFS if proof.name not in results]:
+        print(f"proofs without a result yet: {', '.join(missing)}")
     return 1 if found else 0
 
 

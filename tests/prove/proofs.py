@@ -35,7 +35,7 @@ class Proof:
 
     command: renews the result. covers: files and folders whose change makes a result old, relative to the root.
     tests: arguments of pytest; none for a kill, which `python -m tests.prove` runs.
-    kafka: the result counts on a real broker only.
+    kafka: the result counts on a real broker only. declared: day from which on a first result is awaited, for DAYS.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Proof:
     covers: tuple[str, ...]
     tests: tuple[str, ...] = ()
     kafka: bool = False
+    declared: date = date(2026, 11, 29)
 
 
 def _slow(name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False) -> Proof:
@@ -102,7 +103,8 @@ def overdue(results: Mapping[str, Any], proofs: Iterable[Proof], today: date, ro
     """One sentence per proof that has to be run again: name, age, changes and command.
 
     results: `date` and `code` (digests) by the proof's name. A result is overdue when it is older than DAYS and covered
-    code has changed since; one that is missing, unreadable or dated ahead always is.
+    code has changed since; one that is unreadable or dated ahead always is. A proof without a result is overdue DAYS
+    after it was declared.
     """
     found = []
     for proof in proofs:
@@ -114,7 +116,8 @@ def overdue(results: Mapping[str, Any], proofs: Iterable[Proof], today: date, ro
 
 def _why(result: Any, proof: Proof, today: date, root: Path) -> str | None:
     if result is None:
-        return "has never been recorded"
+        waited = (today - proof.declared).days
+        return f"was declared {waited} days ago and has never been recorded" if waited > DAYS else None
     try:
         age = (today - date.fromisoformat(result["date"])).days
         recorded = dict(result["code"])

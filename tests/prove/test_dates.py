@@ -12,7 +12,10 @@ from tests.prove import table
 from tests.prove.proofs import DAYS, PROOFS, ROOT, Proof, digests, overdue
 
 TODAY = date(2031, 3, 20)
-PROOF = Proof("broker", "make prove-broker", ("lib/broker", "lib/one.py"), ("tests/broker",))
+PROOF = Proof(
+    "broker", "make prove-broker", ("lib/broker", "lib/one.py"), ("tests/broker",),
+    declared=TODAY - timedelta(days=DAYS + 1),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def test_a_proof_that_covers_more_than_it_did_is_run_again(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "said"),
     [
-        ({}, "has never been recorded"),
+        ({}, "was declared 15 days ago and has never been recorded"),
         ({"broker": {}}, "has an unreadable result (KeyError)"),
         ({"broker": {"date": "soon", "code": {}}}, "has an unreadable result (ValueError)"),
         ({"broker": {"date": 20310320, "code": {}}}, "has an unreadable result (TypeError)"),
@@ -107,6 +110,12 @@ def test_a_proof_that_covers_more_than_it_did_is_run_again(tree: Path) -> None:
 )
 def test_a_result_that_says_nothing_is_none(tree: Path, results: dict[str, Any], said: str) -> None:
     assert [f"proof broker: {said}." in each for each in overdue(results, [PROOF], TODAY, tree)] == [True]
+
+
+def test_a_new_proof_has_as_much_time_for_its_first_result(tree: Path) -> None:
+    new = Proof("new", "make prove-new", PROOF.covers, declared=TODAY)
+    assert overdue({}, [new], TODAY + timedelta(days=DAYS), tree) == []
+    assert len(overdue({}, [new], TODAY + timedelta(days=DAYS + 1), tree)) == 1
 
 
 def test_only_the_proofs_that_are_overdue_are_named(tree: Path) -> None:
