@@ -41,6 +41,11 @@ async def kafka() -> AsyncIterator[KafkaHarness]:
     server.stop()
 
 
+def test_there_are_recordings_and_they_are_small() -> None:
+    assert [path.name for path in RECORDINGS][:1] == ["v1_ac71ee3"]
+    assert sum(path.stat().st_size for folder in RECORDINGS for path in folder.iterdir()) < 2_000_000
+
+
 @every_recording
 def test_commit_metadata_says_the_same(recording: Path) -> None:
     for name, shape in recorded(recording, "kafka.json")["shapes"].items():

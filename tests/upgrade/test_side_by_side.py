@@ -27,7 +27,7 @@ from tests.upgrade.opened import RECORDINGS, Opened
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-PROJECT = Path(__file__).parent / "project"
+PROJECT = ("bridge.yaml", "upgrade_flows.py")
 KEYS, ITEMS, SAGAS = 12, 6, 4
 FINISHED = {"COMPLETED", "FAILED", "TERMINATED"}
 
@@ -45,6 +45,10 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp("older")
     with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
         archive.extractall(directory, filter="data")
+    with tarfile.open(request.param / "state.tar.xz") as archive:
+        # The project as that build knows it
+        for name in PROJECT:
+            archive.extract(name, directory / "project", filter="data")
     where = [sys.executable, "-c", "import bridge; print(bridge.__file__)"]
     assert Path(subprocess.check_output(where, env=environment(directory), cwd=directory, text=True)).is_relative_to(
         directory
@@ -78,8 +82,8 @@ def task_hub(directory: Path, tree: Path | None) -> Iterator[str]:
 class Pair(Opened):
     """The project of the recordings on a broker and an engine that two daemons share."""
 
-    def __init__(self, directory: Path, broker: str, address: str) -> None:
-        shutil.copytree(PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    def __init__(self, project: Path, directory: Path, broker: str, address: str) -> None:
+        shutil.copytree(project, directory, dirs_exist_ok=True)
         self.directory = directory
         self.configs = ("bridge.yaml",)
         config = directory / "bridge.yaml"
@@ -164,7 +168,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
         else f'{{type: kafka, bootstrap_servers: "{kafka.bootstrap}", create_topics: true, session_timeout: 6s}}'
     )
     with task_hub(tmp_path, older if hub_is == "older" else None) as address:
-        it = Pair(tmp_path, settings, address)
+        it = Pair(older / "project", tmp_path, settings, address)
         with it.daemon(older) as old, it.daemon(None) as today:
             it.until("both have partitions", lambda: owns(old) and owns(today))
             it.publish(it.lines(0))
