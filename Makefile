@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove prove-kafka prove-servicebus prove-engine check bench lock clean help
+.PHONY: demo test prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,22 +26,29 @@ test: .venv/dev ## the tests
 
 prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs
 	$(BIN)/python -m tests.prove
-	$(BIN)/python -m pytest -m prove
+	$(BIN)/python -m tests.prove.dates run
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove tests/brokers/kafka
+	$(BIN)/python -m tests.prove.dates run kafka
 
 prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by the JavaScript SDK
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove tests/servicebus tests/brokers/servicebus
+	$(BIN)/python -m tests.prove.dates run servicebus
 
 prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
-	$(BIN)/python -m pytest -m prove tests/engines
+	$(BIN)/python -m tests.prove.dates run engine
 
-check: .venv/dev ## format, lint, types, layers
+prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
+	$(BIN)/python -m tests.prove.dates run acceptance
+
+prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
+	$(BIN)/python -m tests.prove.dates run upgrade
+
+check: .venv/dev ## format, lint, types, layers, age of the proofs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prove.dates
 
 bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json

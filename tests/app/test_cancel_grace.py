@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, acknowledged
+from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, Grace, acknowledged
 
 from .project import PATIENCE
 from .running import ENGINES, Running, running
@@ -32,6 +33,7 @@ routes:
 FLOWS = '''
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from bridge.workflow import Saga, Step, acknowledge_cancel
 from durabletask import task
@@ -41,8 +43,9 @@ def nothing(ctx: task.ActivityContext, _):
     return None
 
 
-def slow_undo(ctx: task.ActivityContext, _):
-    time.sleep(1.5)
+def held(ctx: task.ActivityContext, _):
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
 
 
 def deaf(ctx: task.OrchestrationContext, _):
@@ -56,7 +59,7 @@ def nested(ctx: task.OrchestrationContext, _):
 def polite(ctx: task.OrchestrationContext, _):
     yield ctx.wait_for_external_event("cancel")
     acknowledge_cancel(ctx, stage="undoing")
-    yield ctx.create_timer(timedelta(seconds=1.5))
+    yield ctx.call_activity(held)
     return "undone"
 
 
@@ -64,14 +67,10 @@ def saga(ctx: task.OrchestrationContext, _):
     one = Saga(ctx, "order")
 
     def body():
-        yield from one.step(Step("stock", nothing, compensation=slow_undo))
+        yield from one.step(Step("stock", nothing, compensation=held))
         yield from one.wait_for_event("never")
 
     return (yield from one.run(body()))
-
-
-def slow_step(ctx: task.ActivityContext, _):
-    time.sleep(1.5)
 
 
 def busy(ctx: task.OrchestrationContext, _):
@@ -79,7 +78,7 @@ def busy(ctx: task.OrchestrationContext, _):
     one = Saga(ctx, "order")
 
     def body():
-        yield from one.step(Step("stock", slow_step, compensation=nothing))
+        yield from one.step(Step("stock", held, compensation=nothing))
         yield from one.wait_for_event("never")
 
     return (yield from one.run(body()))
@@ -89,9 +88,9 @@ def committed(ctx: task.OrchestrationContext, _):
     one = Saga(ctx, "order")
 
     def body():
-        yield from one.step(Step("stock", nothing, compensation=slow_undo))
+        yield from one.step(Step("stock", nothing, compensation=held))
         one.point_of_no_return()
-        yield ctx.create_timer(timedelta(seconds=1.5))
+        yield ctx.call_activity(held)
 
     return (yield from one.run(body()))
 
@@ -105,6 +104,20 @@ def racer(ctx: task.OrchestrationContext, order):
     yield ctx.call_activity(nothing)
     return "undone"
 '''
+
+
+@pytest.fixture
+def verdict_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once guards may look at their instances: on a busy machine the grace may end before the test has acted."""
+    allowed = asyncio.Event()
+    look = Grace.look
+
+    async def held(self: Grace, request: Mapping[str, Any]) -> dict[str, Any]:
+        await allowed.wait()
+        return await look(self, request)
+
+    monkeypatch.setattr(Grace, "look", held)
+    return allowed
 
 
 async def finished(it: Running, instance_id: str) -> Any:
@@ -132,6 +145,13 @@ async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1
     await it.settled(count + 1)
 
 
+async def acknowledges(it: Running) -> None:
+    """Wait until the status of `order-1` says that a cancel is honoured."""
+    async with asyncio.timeout(PATIENCE):
+        while not acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status()):
+            await asyncio.sleep(0.01)
+
+
 def config(orchestration: str) -> str:
     return CONFIG.replace('"ORCHESTRATION"', orchestration)
 
@@ -157,28 +177,32 @@ async def test_who_does_not_acknowledge_is_terminated_after_the_grace_with_its_c
     [("polite", "undone"), ("saga", "compensated"), ("busy", "compensated"), ("committed", "completed")],
 )
 async def test_who_acknowledges_has_all_the_time_it_needs(
-    tmp_path: Path, engine: str, orchestration: str, output: str
+    tmp_path: Path, engine: str, orchestration: str, output: str, verdict_allowed: asyncio.Event
 ) -> None:
     async with running(tmp_path, config(orchestration), FLOWS, engine) as it:
         await it.publish("orders", {"id": "1", "start": True}, key="a")
         await it.settled(1)
         if orchestration == "committed":
-            async with asyncio.timeout(PATIENCE):
-                while "committed" not in str((await it.client.get_orchestration_state("order-1")).get_custom_status()):
-                    await asyncio.sleep(0.01)
+            await acknowledges(it)
         await it.publish("orders", {"id": "1"}, key="a")
         await it.settled(2)
+        await acknowledges(it)
+        verdict_allowed.set()
         assert await verdicts(it) == ["acknowledged"]
+        (tmp_path / "go").touch()
         state = await finished(it, "order-1")
         assert state.runtime_status is OrchestrationStatus.COMPLETED
         found = state.get_output()
         assert (found if isinstance(found, str) else found["status"]) == output
 
 
-async def test_who_has_finished_is_left_alone_and_a_repeat_guards_nothing_anew(tmp_path: Path) -> None:
+async def test_who_has_finished_is_left_alone_and_a_repeat_guards_nothing_anew(
+    tmp_path: Path, verdict_allowed: asyncio.Event
+) -> None:
     async with running(tmp_path, config("deaf"), FLOWS) as it:
         await cancelled(it)
         await it.client.terminate_orchestration("order-1", output="by hand")
+        verdict_allowed.set()
         assert await verdicts(it) == ["ended"]
         assert (await finished(it, "order-1")).get_output() == "by hand"
         await it.publish("orders", {"id": "1"}, key="a")
@@ -187,28 +211,31 @@ async def test_who_has_finished_is_left_alone_and_a_repeat_guards_nothing_anew(t
         assert it.outcomes() == {"executed": 2, "ignored": 1}
 
 
-async def test_a_later_instance_of_the_same_id_is_another_one(tmp_path: Path) -> None:
+async def test_a_later_instance_of_the_same_id_is_another_one(tmp_path: Path, verdict_allowed: asyncio.Event) -> None:
     async with running(tmp_path, config("deaf"), FLOWS) as it:
         await cancelled(it)
         await it.client.terminate_orchestration("order-1")
         await finished(it, "order-1")
         await it.publish("orders", {"id": "1", "start": True}, key="a")
         await it.settled(3)
+        verdict_allowed.set()
         assert await verdicts(it) == ["replaced"]
         state = await it.client.get_orchestration_state("order-1")
         assert state.runtime_status is OrchestrationStatus.RUNNING
 
 
-async def test_what_was_suspended_before_stays_so_when_it_had_acknowledged(tmp_path: Path) -> None:
+async def test_what_was_suspended_before_stays_so_when_it_had_acknowledged(
+    tmp_path: Path, verdict_allowed: asyncio.Event
+) -> None:
     async with running(tmp_path, config("polite"), FLOWS) as it:
         await cancelled(it)
-        async with asyncio.timeout(PATIENCE):
-            while (await it.client.get_orchestration_state("order-1")).get_custom_status() is None:
-                await asyncio.sleep(0.01)
+        await acknowledges(it)
         await it.client.suspend_orchestration("order-1")
+        verdict_allowed.set()
         assert await verdicts(it) == ["acknowledged"]
         state = await it.client.get_orchestration_state("order-1")
         assert state.runtime_status is OrchestrationStatus.SUSPENDED
+        (tmp_path / "go").touch()
         await it.client.resume_orchestration("order-1")
         assert (await finished(it, "order-1")).get_output() == "undone"
 

@@ -201,6 +201,6 @@ def test_the_depth_scan_is_linear() -> None:
         b'["' * 2**19,
         (b"[" * 99 + b"]" * 99) * 5000,
     ):
-        started = time.perf_counter()
+        started = time.thread_time()
         allowed(body, 100)
-        assert time.perf_counter() - started < 2.0
+        assert time.thread_time() - started < 2.0

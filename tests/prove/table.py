@@ -1,4 +1,4 @@
-"""The table of docs/guarantees.md, written from what `make prove` recorded in docs/guarantees.json."""
+"""The tables of docs/guarantees.md, written from what `make prove` recorded in docs/guarantees.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = (
     "| Promise | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
     "| By hand: lost | doubled | out of order |"
 )
-BEGIN, END = "<!-- begin: kills -->\n", "<!-- end: kills -->\n"
+BEGIN, END = "<!-- begin: {} -->\n", "<!-- end: {} -->\n"
 
 
 def record(broker: str, scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
@@ -43,16 +43,21 @@ def load() -> dict[str, Any]:
 def save(results: dict[str, Any]) -> None:
     """Write the results, beside those of kills that were not tried this time, and the table that shows them."""
     if RESULTS.exists():
-        known = load()["kills"] | results["kills"]
-        results = results | {"kills": {kill.name: known[kill.name] for kill in KILLS if kill.name in known}}
+        before = load()
+        known = before["kills"] | results["kills"]
+        results = before | results | {"kills": {kill.name: known[kill.name] for kill in KILLS if kill.name in known}}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     DOCUMENT.write_text(rewritten(DOCUMENT.read_text(), results))
 
 
 def rewritten(text: str, results: dict[str, Any]) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rendered(results)}{END}{after}"
+    """The document with its tables written anew."""
+    for name, rows in (("kills", rendered(results)), ("proofs", rendered_dates(results))):
+        begin, end = BEGIN.format(name), END.format(name)
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}{rows}{end}{after}"
+    return text
 
 
 def rendered(results: dict[str, Any]) -> str:
@@ -62,4 +67,14 @@ def rendered(results: dict[str, Any]) -> str:
         ours = " | ".join(str(bridge[what]) for what in ("lost", "doubled", "out_of_order"))
         theirs = " | ".join(str(by_hand[what]) for what in ("lost", "doubled", "out_of_order"))
         rows.append(f"| {kill.promise} | {kill.breaks} | `{kill.test}` | {bridge['sent']} | {ours} | {theirs} |")
+    return "\n".join(rows) + "\n"
+
+
+def rendered_dates(results: dict[str, Any]) -> str:
+    """Date of the last run of each proof; of the kills, of the oldest."""
+    dates: dict[str, list[str]] = {}
+    for name, result in results["proofs"].items():
+        dates.setdefault(f"prove-{name}" if "/" not in name else "prove", []).append(result["date"])
+    rows = ["| Proof | Last run |", "|---|---|"]
+    rows += [f"| `make {command}` | {min(found)} |" for command, found in dates.items()]
     return "\n".join(rows) + "\n"

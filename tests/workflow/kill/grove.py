@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import pickle
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -94,9 +95,10 @@ def child(ctx: task.OrchestrationContext, call: StepInput, failures: int) -> Any
         yield task.when_any([timer] if cancel.is_complete else [timer, cancel])
         if cancel.is_complete and plan["obeys"]:
             raise OSError("cancelled")
-    # Every round of attempts behind the point of no return adds a plus to the id
-    step, _, attempt = ctx.instance_id.rpartition(":")
-    if step.count("+") * plan["attempts"] + int(attempt) <= failures:
+    # Ids end in STEP:ATTEMPT; from the second round behind the point of no return on, in STEP:rROUND:ATTEMPT
+    step, attempt = ctx.instance_id.split(":")[-2:]
+    rounds = int(step[1:]) - 1 if re.fullmatch(r"r\d+", step) else 0
+    if rounds * plan["attempts"] + int(attempt) <= failures:
         raise OSError("stumbled")
     return "done"
 

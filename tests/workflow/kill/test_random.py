@@ -125,6 +125,7 @@ def test_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)  # a guard against a hang: each wait has a bound of its own
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])
 @given(forest=forests, kills=moments)
 def test_many_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:

@@ -1,0 +1,69 @@
+"""Dates of the proofs: `python -m tests.prove.dates` checks them, `... run NAME ...` runs proofs and records them.
+
+The check exits with 1 when a proof has to be run again. A run exits with the code of the first proof that fails, and
+records those before it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+
+from tests.kafka.distribution import KafkaMissing, classpath, java
+from tests.prove import table
+from tests.prove.proofs import PROOFS, ROOT, Proof, digests, overdue
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+def recorded(names: Iterable[str], code: dict[str, dict[str, str]]) -> None:
+    """Date the results of these proofs. code: digests by proof, taken before they ran."""
+    results = table.load()
+    dated = results.get("proofs", {}) | {name: {"date": today().isoformat(), "code": code[name]} for name in names}
+    table.save(results | {"proofs": {proof.name: dated[proof.name] for proof in PROOFS if proof.name in dated}})
+
+
+def missing_kafka() -> str | None:
+    """The reason why no real Kafka broker can run here; None when one can."""
+    try:
+        java()
+        classpath()
+    except KafkaMissing as missing:
+        return str(missing)
+    return None
+
+
+def run(proofs: Iterable[Proof]) -> int:
+    for proof in proofs:
+        code = digests(proof.covers)
+        done = subprocess.run([sys.executable, "-m", "pytest", *proof.tests], cwd=ROOT, check=False)
+        if done.returncode:
+            return done.returncode
+        if proof.kafka and (why := missing_kafka()) is not None:
+            print(f"{proof.name}: not recorded, since it ran without a real Kafka broker ({why})")
+            continue
+        recorded([proof.name], {proof.name: code})
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
+        known = {proof.name: proof for proof in PROOFS if proof.tests}
+        unknown = [name for name in arguments[1:] if name not in known]
+        if unknown:
+            sys.exit(f"unknown proofs: {', '.join(unknown)}; known: {', '.join(known)}")
+        return run([known[name] for name in arguments[1:]] or known.values())
+    results = table.load().get("proofs", {})
+    found = overdue(results, PROOFS, today())
+    print("\n".join(found) or "proofs: every result is recent, or stands for the code as it is")
+    if missing := [proof.name for proof in PROOFS if proof.name not in results]:
+        print(f"proofs without a result yet: {', '.join(missing)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""The long proofs: the tests they run, the code they cover, and the age that a result may reach."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tests.prove.kills import KILLS
+
+ROOT = Path(__file__).parents[2]
+
+DAYS = 14
+"""Age in days up to which a result stands although the code has changed since."""
+
+_LINE = (
+    "bridge/app/composition.py", "bridge/app/daemon.py", "bridge/brokers/base.py", "bridge/brokers/epoch.py",
+    "bridge/brokers/offsets.py", "bridge/correlation.py", "bridge/message.py", "bridge/origin.py", "bridge/pipeline",
+    "bridge/provenance.py", "bridge/settlement.py",
+)  # fmt: skip
+"""The way of every delivery, whatever its broker and engine."""
+
+_KILLED = (
+    "bridge/brokers/kafka", "bridge/engines", "bridge/parking", "bridge/workflow", "tests/prove/kills.py",
+    "tests/prove/stage.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof whose result is recorded.
+
+    command: renews the result. covers: files and folders whose change makes a result old, relative to the root.
+    tests: arguments of pytest; none for a kill, which `python -m tests.prove` runs.
+    kafka: the result counts on a real broker only. declared: day from which on a first result is awaited, for DAYS.
+    """
+
+    name: str
+    command: str
+    covers: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    kafka: bool = False
+    declared: date = date(2026, 11, 29)
+
+
+def _slow(name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False) -> Proof:
+    """The slow tests in these folders, run by `make prove-NAME`."""
+    parallel = ("-n", str(processes), "--dist", "loadfile") if processes else ()
+    return Proof(name, f"make prove-{name}", (*covers, *tests), (*parallel, "-m", "prove", *tests), kafka)
+
+
+PROOFS: tuple[Proof, ...] = (
+    *(
+        Proof(
+            f"kills/{kill.name}",
+            f"python -m tests.prove {kill.name}",
+            (*_LINE, *_KILLED),
+            kafka=True,
+        )
+        for kill in KILLS
+    ),
+    _slow("kafka", (*_LINE, "bridge/brokers/kafka", "bridge/parking"), "tests/brokers/kafka", processes=2, kafka=True),
+    _slow(
+        "servicebus", (*_LINE, "bridge/brokers/servicebus", "bridge/parking"), "tests/brokers/servicebus",
+        "tests/servicebus", processes=2,
+    ),
+    _slow("engine", ("bridge/engines",), "tests/engines"),
+    _slow(
+        "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/parking", "bridge/workflow"),
+        "tests/acceptance", "tests/workflow",
+    ),
+    _slow("upgrade", ("bridge",), "tests/upgrade"),
+)  # fmt: skip
+
+
+def digests(covers: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """Digest of the contents of each covered file or folder. One that is missing has an empty digest."""
+    return {path: _digest(root / path) for path in covers}
+
+
+def _digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(_files(path))
+    if not files:
+        return ""
+    hashed = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        hashed.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
+    return hashed.hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            yield path
+
+
+def overdue(results: Mapping[str, Any], proofs: Iterable[Proof], today: date, root: Path = ROOT) -> list[str]:
+    """One sentence per proof that has to be run again: name, age, changes and command.
+
+    results: `date` and `code` (digests) by the proof's name. A result is overdue when it is older than DAYS and covered
+    code has changed since; one that is unreadable or dated ahead always is. A proof without a result is overdue DAYS
+    after it was declared.
+    """
+    found = []
+    for proof in proofs:
+        why = _why(results.get(proof.name), proof, today, root)
+        if why is not None:
+            found.append(f"proof {proof.name}: {why}. Renew it with `{proof.command}` and commit docs/guarantees.*")
+    return found
+
+
+def _why(result: Any, proof: Proof, today: date, root: Path) -> str | None:
+    if result is None:
+        waited = (today - proof.declared).days
+        return f"was declared {waited} days ago and has never been recorded" if waited > DAYS else None
+    try:
+        age = (today - date.fromisoformat(result["date"])).days
+        recorded = dict(result["code"])
+    except (KeyError, TypeError, ValueError) as error:
+        return f"has an unreadable result ({type(error).__name__})"
+    if age < -1:
+        return f"is dated {-age} days ahead"
+    if age <= DAYS:
+        return None
+    now = digests(proof.covers, root)
+    changed = sorted(path for path in now.keys() | recorded.keys() if now.get(path) != recorded.get(path))
+    if not changed:
+        return None
+    return f"the result is {age} days old (limit {DAYS}), and since then {', '.join(changed)} changed"

@@ -1,0 +1,141 @@
+"""Texts and records that an older build left on brokers and in entities, read by today's code."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient
+
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka import progress
+from bridge.message import Message
+from bridge.parking.letter import Letter
+from tests.brokers.consumer import Assignments, nothing_more, numbers, take
+from tests.brokers.kafka.harness import KafkaHarness
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.kafka.server import ThreadedServer
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+from tests.upgrade.opened import RECORDINGS
+
+every_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+
+
+def recorded(recording: Path, name: str) -> Any:
+    return json.loads((recording / name).read_text())
+
+
+@pytest.fixture
+async def kafka() -> AsyncIterator[KafkaHarness]:
+    server = ThreadedServer()
+    harness = KafkaHarness(server.bootstrap)
+    yield harness
+    await harness.stop()
+    server.stop()
+
+
+def test_there_are_recordings_and_they_are_small() -> None:
+    assert [path.name for path in RECORDINGS][:1] == ["v1_ac71ee3"]
+    assert sum(path.stat().st_size for folder in RECORDINGS for path in folder.iterdir()) < 2_000_000
+
+
+@every_recording
+def test_commit_metadata_says_the_same(recording: Path) -> None:
+    for name, shape in recorded(recording, "kafka.json")["shapes"].items():
+        assert progress.decode(shape["base"], shape["text"]) == shape["done"], name
+        assert shape["done"] or name == "none"
+
+
+@every_recording
+async def test_a_group_goes_on_where_it_was(recording: Path, kafka: KafkaHarness) -> None:
+    """Its position and metadata are put on a broker by a plain client, as an older bridge had put them there."""
+    state = recorded(recording, "kafka.json")
+    await kafka.create_topic("orders", 1)
+    broker = await kafka.broker()
+    await broker.publish("orders", [Message(b"%d" % number, b"k") for number in range(state["records"])])
+    tp = TopicPartition("orders", 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id="bridge", enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([tp])
+    await consumer.commit({tp: OffsetAndMetadata(state["offset"], state["metadata"])})
+    await consumer.stop()
+    subscription = await broker.subscribe(SubscribeOptions(("orders",), "bridge"), Assignments())
+    left = sorted(set(range(state["records"])) - set(state["done"]))
+    deliveries = await take(subscription, len(left))
+    assert numbers(deliveries) == left
+    await nothing_more(subscription)
+    for delivery in deliveries:
+        await delivery.complete()
+    await subscription.close()
+    [position] = (await broker._cluster.committed("bridge", [tp])).values()
+    assert (position.offset, position.metadata) == (state["records"], "")
+
+
+@every_recording
+def test_messages_kept_by_entities_become_the_same_dead_letters(recording: Path) -> None:
+    for each in recorded(recording, "letters.json"):
+        letter = Letter.from_json(each["letter"])
+        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)
+        headers = [[name, base64.b64encode(value or b"").decode()] for name, value in dead.headers]
+        assert headers == each["headers"], each["name"]
+        assert letter.to_json() == each["letter"], "what it becomes when the entity is written again"
+    messages = [Letter.from_json(each["letter"]).message for each in recorded(recording, "letters.json")]
+    assert [each.body for each in messages] == [b'{"id": 1}', b"\xff\x00", None, b""]
+    assert [each.key for each in messages] == [b"k", b"\xfe", b"k", None]
+
+
+@every_recording
+async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_path: Path) -> None:
+    letters = {each["name"]: each for each in recorded(recording, "servicebus.json")}
+    queues = (QueueConfig("orders", lock_duration=30),)
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+            async with client.get_queue_sender("orders") as sender:
+                for number, name in enumerate(letters):
+                    body = json.dumps({"id": number, "name": name}).encode()
+                    properties: dict[str | bytes, Any] = {"type": "start"}
+                    message = ServiceBusMessage(body, application_properties=properties, message_id=f"broker-{number}")
+                    await sender.send_messages(message)
+            async with client.get_queue_receiver("orders") as receiver:
+                for _ in letters:
+                    [message] = await receiver.receive_messages(1, max_wait_time=10)
+                    name = json.loads(b"".join(message.body))["name"]
+                    letter = letters[name]
+                    await receiver.dead_letter_message(
+                        message, reason=letter["reason"], error_description=letter["description"]
+                    )
+        replay = "    sub_queue: dead_letter\n    trusted: replay\n    dead_letter: buried"
+        async with bus_bench(tmp_path, server.connection_string, source=replay) as bench:
+            path = "orders/$DeadLetterQueue"
+            subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
+            for dead in await take(subscription, len(letters)):
+                headers = {name: (value or b"").decode() for name, value in dead.message.headers}
+                letter = letters[json.loads(dead.message.body or b"")["name"]]
+                if letter["name"] == "no room":
+                    # The sentence filled the description; the service's own words are all there is
+                    assert headers["DeadLetterReason"] == letter["reason"]
+                    continue
+                assert headers["bridge.reason"] == letter["reason"]
+                assert headers["bridge.detail"] == letter["detail"]
+                assert (headers["bridge.topic"], headers["bridge.offset"]) == ("orders", "41")
+                assert headers.get("bridge.message-id") == letter["message_id"]
+                if letter["name"] == "too many executed":
+                    assert headers["bridge.truncated"] == "executed"
+                else:
+                    assert headers.get("bridge.executed", "") == ",".join(letter["executed"])
+            await subscription.close()
+            await bench.source.start()
+            await bench.settled(len(letters))
+            taken = {command.instance_id for command in bench.faults.taken}  # type: ignore[union-attr]
+            started = [number for number, name in enumerate(letters) if "start" not in letters[name]["executed"]]
+            assert taken == {f"order-{number}" for number in started}
+            assert bench.source.ledger.received == len(letters)
+            assert "dead_lettered" not in outcomes(bench)
+        assert server.counters.crashes == []
