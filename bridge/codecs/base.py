@@ -32,6 +32,6 @@ class PreparedCodec(Protocol):
         """Before `decode` of these messages. Raises: RegistryUnavailable, an outage: try again."""
         ...
 
-    async def prepare_encode(self) -> None:
-        """Before `encode`. Raises: RegistryUnavailable, SchemaError."""
+    async def prepare_encode(self, event: Event) -> None:
+        """Before `encode` of this event. Raises: RegistryUnavailable, SchemaError, DecodeError."""
         ...

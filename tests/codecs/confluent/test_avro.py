@@ -65,8 +65,8 @@ def test_a_union_of_records_takes_the_one_that_fits() -> None:
         {"type": "record", "name": n, "fields": [{"name": n.lower(), "type": "string"}]} for n in ("Cat", "Dog")
     ]
     one = field(branches)
-    for value in ({"cat": "a"}, {"dog": "a"}):
-        assert one.decode(one.encode({"f": value}), (), LIMITS) == {"f": value}
+    for name, value in (("Cat", {"cat": "a"}), ("Dog", {"dog": "a"})):
+        assert one.decode(one.encode({"f": value}), (), LIMITS) == {"f": {"@type": name, **value}}
 
 
 def test_references_are_known_by_name() -> None:

@@ -27,7 +27,7 @@ def schema(message: str | None = "shop.Order") -> ProtobufSchema:
 
 def test_what_is_written_is_read_by_the_names_of_the_file_and_with_numbers() -> None:
     order = schema()
-    assert (order.record, order.indexes) == ("shop.Order", ORDER)
+    assert (order.record, order.place(None)) == ("shop.Order", ORDER)
     assert order.decode(order.encode(PROTO_DATA), ORDER, LIMITS) == PROTO_DATA
 
 
@@ -39,7 +39,7 @@ def test_what_is_not_set_has_its_default_so_that_conditions_can_name_it() -> Non
 
 def test_nested_and_first_messages() -> None:
     line = schema("shop.Order.Line")
-    assert line.indexes == (1, 0)
+    assert line.place(None) == (1, 0)
     assert line.decode(line.encode({"sku": "a"}), (1, 0), LIMITS) == {"sku": "a"}
     assert schema(None).record == "shop.First"
 
@@ -73,11 +73,19 @@ def test_references_are_imported_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("data", "what"),
-    [({"total": "secret"}, ": total"), ({"secret_field": 1}, ": secret_field"), ({"at": "secret"}, ": at"), (5, "")],
+    [
+        ({"total": "secret"}, "total must be a number that a double can hold"),
+        ({"secret_field": 1}, "secret_field is no field of the message shop.Order"),
+        ({"at": "secret"}, "at must be an RFC 3339 timestamp with at most 9 digits of a second"),
+        ({"lines": [{"sku": "a"}, {"sku": 5}]}, r"lines\[1\].sku must be a string"),
+        ({"next": {"next": {"tags": {"n": "x"}}}}, "next.next.tags.n must be an integer"),
+        (5, "it must be an object for the message shop.Order"),
+    ],
 )
 def test_what_does_not_fit_names_the_field_and_no_value(data: Any, what: str) -> None:
-    with pytest.raises(DecodeError, match=f"does not fit the message shop.Order{what}$"):
+    with pytest.raises(DecodeError, match=f"does not fit the message shop.Order: {what}$") as told:
         schema().encode(data)
+    assert "secret" not in str(told.value).replace("secret_field", "")
 
 
 @given(st.binary(max_size=120))

@@ -61,7 +61,9 @@ async def test_attributes_of_cloudevents_are_headers(server: RegistryServer, reg
     message = Message(write(number, None) + LINE_DATA, headers=headers)
     await codec.prepare_decode([message])
     envelope = codec.decode(message, POSITION)
-    assert (envelope.message_id, envelope.type, envelope.extensions) == ("/s e-1", "line.added", {"tenant": "t"})
+    assert (envelope.message_id, envelope.type, envelope.extensions) == (
+        "/s e-1", "line.added", {"tenant": "t", "schemaid": str(number), "recordname": "shop.Line"},
+    )  # fmt: skip
     tombstone = codec.decode(Message(None, headers=headers), POSITION)
     assert (tombstone.data, tombstone.type) == (None, "line.added")
 
@@ -174,7 +176,7 @@ async def test_tls(tmp_path: Path, connect: MakeRegistry) -> None:
 
 async def write_one(writing: Writing, registry: Registry) -> Message:
     codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     return codec.encode(event(ORDER_DATA))
 
 
@@ -232,7 +234,7 @@ async def test_a_tombstone_is_written_without_a_schema_id(registry: Registry, fi
     codec = RegistryCodec(
         "avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="o", own=file, auto_register=True)
     )
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event(None)).body is None
 
 
@@ -269,5 +271,5 @@ async def test_the_latest_protobuf_names_its_message(server: RegistryServer, reg
     server.register("orders-value", proto_text(), "PROTOBUF")
     writing = Writing(registry, ProtobufFormat, topic="orders", message="shop.Order")
     codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event({"id": "a"})).body == b"\0\0\0\0\1\2\2" + b"\x0a\x01a"
