@@ -31,7 +31,9 @@ def read_recursive(stream: Any, schema: Any, **options: Any) -> Any:
 def http_library() -> ModuleType:
     """The HTTP library of Confluent's registry client, for its errors and its logger: `httpx2` or `httpx`."""
     found = getattr(_module("confluent_kafka.schema_registry.common._httpx_compat"), "httpx", None)
-    return found if isinstance(found, ModuleType) else importlib.import_module("httpx")
+    if isinstance(found, ModuleType):
+        return found
+    return _module("httpx2") or importlib.import_module("httpx")
 
 
 def _module(name: str) -> ModuleType | None:
