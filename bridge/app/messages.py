@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.codecs import registry as codecs
-from bridge.codecs.limits import Limits, parse_json, write_json
+from bridge.codecs.limits import Limits, parse_json, without_mark, write_json
 from bridge.config.types import check_topic
 from bridge.envelope import Event
 from bridge.errors import DecodeError
@@ -55,6 +55,8 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
     """
     if wishes.raw:
         return wishes.message(body)
+    if codec not in ("bytes", *SCHEMA_CODECS):
+        body = without_mark(body)
     if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
         raise DecodeError(
             f"this source reads {codec}, and {label} does not begin with the id of a schema: send what a schema "
@@ -96,6 +98,8 @@ def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> It
         batch: list[tuple[str, Message]] = []
         for line in whole:
             number += 1
+            if number == 1:
+                line = without_mark(line)
             if not line.strip():
                 continue
             try:

@@ -85,6 +85,7 @@ _HOSTS_SCHEMA = {
 }
 
 
+_EVENT_HUBS = re.compile(r"\.servicebus\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net):", re.IGNORECASE)
 _MSK = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 
 
@@ -119,6 +120,11 @@ class KafkaBrokerConfig(Model):
     max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
     linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
+
+    @property
+    def is_event_hubs(self) -> bool:
+        """Tell whether the first server's name is one of Azure Event Hubs."""
+        return _EVENT_HUBS.search(self.hosts[0]) is not None
 
     @property
     def region(self) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, DEFAULT, LOGICAL, RECORDS, VALUE, Schema, kind_of, resolve
-from bridge.codecs.confluent.numbers import double, float_to_json, from_base64, single, single_to_json
+from bridge.codecs.numbers import double, float_to_json, from_base64, single, single_to_json
 from bridge.errors import DecodeError
 
 TYPE = "@type"

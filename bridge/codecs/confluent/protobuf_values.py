@@ -32,7 +32,7 @@ from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[impor
 from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.message import Message as ProtobufMessage
 
-from bridge.codecs.confluent.numbers import double, float_to_json, single, single_to_json
+from bridge.codecs.numbers import double, float_to_json, single, single_to_json
 from bridge.errors import DecodeError
 
 TYPE, VALUE = "@type", "value"

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bridge.codecs.confluent.numbers import single_to_json
+from bridge.codecs.numbers import single_to_json
 
 Pair = tuple[Any, Any]
 """What is given to the writer, and what the reader gives back."""

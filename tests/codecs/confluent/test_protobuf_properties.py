@@ -14,10 +14,10 @@ from google.protobuf import descriptor_pb2, json_format, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.codecs.confluent.numbers import single_to_json
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
+from bridge.codecs.numbers import single_to_json
 from bridge.errors import DecodeError
 from tests.codecs.confluent.samples import F, proto_text
 

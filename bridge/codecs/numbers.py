@@ -1,4 +1,4 @@
-"""Numbers of schemas as JSON numbers, and back without silent loss. Pure."""
+"""Numbers and bytes as JSON, and back without silent loss. Pure."""
 
 from __future__ import annotations
 
