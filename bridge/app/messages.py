@@ -55,7 +55,7 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
     """
     if wishes.raw:
         return wishes.message(body)
-    if codec not in ("bytes", *SCHEMA_CODECS):
+    if codec in ("json", "text", *_CLOUDEVENTS) or (codec is None and without_mark(body).lstrip()[:1] in (b"{", b"[")):
         body = without_mark(body)
     if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
         raise DecodeError(

@@ -159,7 +159,14 @@ class TargetSchemaConfig(Model):
         min_length=1,
         description="The schema: Avro as JSON, Protobuf as a descriptor set; null: the subject's latest.",
     )
-    message: str | None = Field(None, min_length=1, description="Full name of the Protobuf message; null: the first.")
+    message: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Full name of the Protobuf message, null: the first; of the Avro record where the schema is a union, null: "
+            "the first that fits. An event's `recordname` goes before it."
+        ),
+    )
     auto_register: bool = Field(False, description="Register the schema of `file` when the subject does not have it.")
     schema_id: Literal["prefix", "header"] = Field(
         "prefix", description="Where the id goes: before the data, or as GUID into the header `__value_schema_id`."

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from uuid import UUID
 
+from bridge.codecs.base import IN_BODY, RECORD_NAME, SCHEMA_ID
 from bridge.codecs.cloudevents.binary import around, message_around
 from bridge.codecs.confluent import wire
 from bridge.codecs.confluent.format import Format
@@ -16,10 +17,6 @@ from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Message, Position
-
-RECORD_NAME, SCHEMA_ID = "recordname", "schemaid"
-"""Extensions of an event: full name of its record or message, and the id of its schema, a number or a GUID."""
-_IN_BODY = (RECORD_NAME, SCHEMA_ID)
 
 
 class RegistryCodec:
@@ -82,9 +79,7 @@ class RegistryCodec:
         Raises: DecodeError when the data does not fit, or the schema has no such record.
         """
         # Both stand in the body, so as headers they could only disagree with it
-        bare = replace(
-            event, extensions={name: each for name, each in event.extensions.items() if name not in _IN_BODY}
-        )
+        bare = replace(event, extensions={name: each for name, each in event.extensions.items() if name not in IN_BODY})
         if event.data is None:
             return message_around(bare, None, self._format.media)
         writing, own, record = self._writer(), _schema_id(event), event.extensions.get(RECORD_NAME)
