@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from azure.servicebus._pyamqp._encode import encode_value
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
@@ -52,6 +52,7 @@ VALUES: st.SearchStrategy[tuple[str, Any, bytes | None]] = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, max_size=4))
 def test_every_value_of_an_amqp_sender_is_text(values: list[tuple[str, Any, bytes | None]]) -> None:
     headers = (MARK, *((f"h{at}", amqp(kind, value)) for at, (kind, value, _) in enumerate(values)))
@@ -59,6 +60,7 @@ def test_every_value_of_an_amqp_sender_is_text(values: list[tuple[str, Any, byte
     assert decode_headers(headers) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=8).filter(str.isprintable)), max_size=4))
 def test_text_of_a_kafka_sender_stays(pairs: list[tuple[str, str]]) -> None:
     """Also where it could be AMQP: `A` is `true` there."""
@@ -71,6 +73,7 @@ def test_text_of_a_kafka_sender_stays(pairs: list[tuple[str, str]]) -> None:
     assert decode_headers(headers) == headers
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=4), st.none() | st.binary(max_size=12)), max_size=4))
 def test_noise_is_kept_or_decoded(pairs: list[tuple[str, bytes | None]]) -> None:
     headers = tuple(pairs)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
@@ -137,6 +137,7 @@ def test_data_that_json_cannot_carry_is_refused(value: Any) -> None:
         registry.get("json").encode(Event("1", "/s", "t", value))
 
 
+@settings(deadline=None)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers(-(10**300), 10**300) | st.text()
     | st.floats(allow_nan=False, allow_infinity=False),

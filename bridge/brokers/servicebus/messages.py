@@ -89,7 +89,7 @@ def _body(amqp: AmqpAnnotatedMessage) -> bytes | None:
 def _bytes(value: Any) -> bytes:
     match value:
         case bytes():
-            return value
+            return bytes(value)
         case str():
             return value.encode()
         case bool():

@@ -26,8 +26,11 @@ class AvroSchema:
         """
         self._whole, self._named = parse(schema.text, schema.references)
         self._schema: Any = self._whole["fields"][0]["type"]
-        self._recursive = is_recursive(self._schema, self._named)
-        self._reader = Reader(self._schema, self._named)
+        try:
+            self._recursive = is_recursive(self._schema, self._named)
+            self._reader = Reader(self._schema, self._named)
+        except RecursionError:
+            raise DecodeError("the schema nests deeper than Avro data can be read safely") from None
         if record is not None and record not in self._names():
             raise DecodeError(f"the schema has no record {record}")
         self._written = record

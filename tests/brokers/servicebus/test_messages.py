@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
@@ -175,6 +175,7 @@ NATIVE: st.SearchStrategy[tuple[Any, str]] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["cloudEvents:", "cloudEvents_"]),
     st.dictionaries(st.from_regex("x[a-z0-9]{1,5}", fullmatch=True), NATIVE),

@@ -355,6 +355,15 @@ def test_items_without_bytes_are_refused(items: Any) -> None:
         field({"type": "map", "values": {"type": "array", "items": items}})
 
 
+@pytest.mark.parametrize("depth", range(240, 480, 12))
+def test_a_deep_schema_is_usable_or_refused(depth: int) -> None:
+    text = '"int"'
+    for at in range(depth):
+        text = f'{{"type": "record", "name": "R{at}", "fields": [{{"name": "f", "type": {text}}}]}}'
+    with suppress(DecodeError):
+        AvroSchema(RegisteredSchema(text, "AVRO"))
+
+
 @pytest.mark.parametrize("text", ["", "{", '"unheard"', '{"type": "record"}', '{"type": "array"}', "[1]"])
 def test_what_is_no_schema_is_told(text: str) -> None:
     with pytest.raises(DecodeError, match="no Avro schema"):

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs.confluent.avro import AvroSchema
@@ -21,6 +21,7 @@ from bridge.errors import DecodeError
 from tests.codecs.confluent.avro_cases import Case, cases, scalars, utc
 
 LIMITS = Limits()
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 JSON_SCALARS: st.SearchStrategy[Any] = (
     st.none()
     | st.booleans()
@@ -40,6 +41,7 @@ def compiled(schema: Any) -> AvroSchema:
     return AvroSchema(RegisteredSchema(json.dumps(schema), "AVRO"))
 
 
+@SLOW
 @given(st.data(), cases())
 def test_what_is_written_is_read(data: st.DataObject, case: Case) -> None:
     schema = compiled(case.schema)
@@ -52,6 +54,7 @@ def test_what_is_written_is_read(data: st.DataObject, case: Case) -> None:
     assert schema.record_of(body, ()) in names
 
 
+@SLOW
 @given(st.data(), st.lists(scalars(), min_size=1, max_size=4))
 def test_a_scalar_in_a_union_stays_what_it_is(data: st.DataObject, found: list[Case]) -> None:
     """Without a name of its branch: another branch may take it, but its JSON is the same."""
@@ -65,6 +68,7 @@ def test_a_scalar_in_a_union_stays_what_it_is(data: st.DataObject, found: list[C
         assert json.dumps(read) == json.dumps(value)
 
 
+@SLOW
 @given(JSON_SCALARS, scalars())
 def test_anything_is_kept_or_refused(value: Any, case: Case) -> None:
     schema = compiled(case.schema)
@@ -102,6 +106,7 @@ def _value_of(text: str, schema: dict[str, Any]) -> Any:
     return UUID(text)
 
 
+@SLOW
 @given(st.binary(max_size=60), cases())
 def test_noise_is_data_or_a_decode_error(noise: bytes, case: Case) -> None:
     schema = compiled(case.schema)

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from google.protobuf import descriptor_pb2, json_format, message_factory
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs.confluent.protobuf import ProtobufSchema
@@ -22,6 +22,7 @@ from bridge.errors import DecodeError
 from tests.codecs.confluent.samples import F, proto_text
 
 LIMITS = Limits()
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WELL_KNOWN = "google.protobuf."
 IMPORTS = [f"google/protobuf/{name}.proto" for name in (
     "any", "duration", "empty", "field_mask", "struct", "timestamp", "wrappers"
@@ -132,6 +133,7 @@ def compiled(file: descriptor_pb2.FileDescriptorProto) -> ProtobufSchema:
     return ProtobufSchema(RegisteredSchema(proto_text(file), "PROTOBUF"), "shop.Root")
 
 
+@SLOW
 @given(st.data(), cases())
 def test_what_is_written_is_read(data: st.DataObject, case: Case) -> None:
     schema, value = compiled(case.file), data.draw(case.values)
@@ -140,6 +142,7 @@ def test_what_is_written_is_read(data: st.DataObject, case: Case) -> None:
     assert schema.record_of(b"", (0,)) == "shop.Root"
 
 
+@SLOW
 @given(st.data(), cases())
 def test_it_is_what_the_library_writes_and_reads(data: st.DataObject, case: Case) -> None:
     schema, value = compiled(case.file), data.draw(case.values)
@@ -175,6 +178,7 @@ def _compare(ours: Any, theirs: Any) -> None:
         assert ours == theirs
 
 
+@SLOW
 @given(
     st.one_of(
         st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), TEXT, st.just([]),
@@ -226,6 +230,7 @@ def _same_text(kept: Any, given_: str) -> bool:
     return number == Decimal(kept) if isinstance(kept, str | int) else math.isclose(number, kept, rel_tol=1e-6)
 
 
+@SLOW
 @given(st.binary(max_size=60), cases())
 def test_noise_is_data_or_a_decode_error(noise: bytes, case: Case) -> None:
     with suppress(DecodeError):
