@@ -19,7 +19,7 @@ from bridge.message import Headers, Message, Position
 WHERE = Position("hubs", "orders", 0, 1)
 JSON, CLOUDEVENTS = registry.get("json"), registry.get("cloudevents")
 MARK = ("mark", b"\xa1\x01x")
-"""Its value is AMQP and nothing else."""
+"""A header whose value is AMQP and nothing else."""
 
 
 def amqp(kind: str, value: Any) -> bytes:

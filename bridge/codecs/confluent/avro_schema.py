@@ -108,7 +108,7 @@ class _Rewriter:
 
 
 def is_recursive(schema: Schema, named: Mapping[str, Any]) -> bool:
-    """Whether the schema refers to itself.
+    """Tell whether the schema refers to itself.
 
     Raises: DecodeError for an array whose items take no bytes: a body of a few bytes could claim any number of them.
     """
@@ -117,7 +117,7 @@ def is_recursive(schema: Schema, named: Mapping[str, Any]) -> bool:
     takes_bytes: dict[str, bool] = {}
 
     def visit(part: Any) -> bool:
-        """Whether it always takes bytes."""
+        """Tell whether every value of the part takes bytes."""
         nonlocal recursive
         if isinstance(part, list):
             for each in part:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.codecs.numbers import single_to_json
 
 Pair = tuple[Any, Any]
-"""What is given to the writer, and what the reader gives back."""
+"""The data given to the writer, and the data that the reader gives back."""
 
 
 @dataclass(frozen=True)

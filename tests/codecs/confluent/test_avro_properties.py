@@ -90,7 +90,7 @@ def test_anything_is_kept_or_refused(value: Any, case: Case) -> None:
 
 
 def _value_of(text: str, schema: dict[str, Any]) -> Any:
-    """What a text means by its logical type; a form may change where the value does not."""
+    """The value behind a text, by its logical type; a form may change where the value does not."""
     match str(schema["logicalType"]).partition("-")[0]:
         case "decimal":
             return Decimal(text)
