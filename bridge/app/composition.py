@@ -15,7 +15,7 @@ from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.config.brokers import KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
@@ -171,7 +171,15 @@ def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry
         scope=SourceScope,
         schema=schema,
         trusted=config.trusted,
+        amqp_headers=_amqp_headers(config, loaded.config.brokers[config.broker]),
     )
+
+
+def _amqp_headers(config: SourceConfig, broker: BrokerConfig) -> bool:
+    if not isinstance(broker, KafkaBrokerConfig):
+        return False
+    wanted = config.kafka.amqp_headers if config.kafka is not None else None
+    return broker.is_event_hubs if wanted is None else wanted
 
 
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
@@ -196,7 +204,9 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
         case KafkaBrokerConfig():
             from bridge.brokers.kafka.wishes import KafkaWishes
 
-            kafka = KafkaWishes(**config.kafka.model_dump()) if config.kafka is not None else None
+            kafka = (
+                KafkaWishes(**config.kafka.model_dump(exclude={"amqp_headers"})) if config.kafka is not None else None
+            )
             return SubscribeOptions(
                 config.topics,
                 config.group,

@@ -12,7 +12,7 @@ from bridge.app import jsonlines
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
-from bridge.codecs.limits import parse_json
+from bridge.codecs.limits import parse_json, without_mark
 from bridge.config.types import check_topic
 from bridge.envelope import Event
 from bridge.errors import DecodeError
@@ -53,6 +53,8 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
     """
     if wishes.raw:
         return wishes.message(body)
+    if codec in ("json", "text", *_CLOUDEVENTS) or (codec is None and without_mark(body).lstrip()[:1] in (b"{", b"[")):
+        body = without_mark(body)
     if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
         raise DecodeError(
             f"this source reads {codec}, and {label} does not begin with the id of a schema: send what a schema "
@@ -102,6 +104,8 @@ def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> It
         batch: list[tuple[str, Message]] = []
         for line in whole:
             number += 1
+            if number == 1:
+                line = without_mark(line)
             if not line.strip():
                 continue
             try:

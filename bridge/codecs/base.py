@@ -8,6 +8,11 @@ from typing import Protocol, runtime_checkable
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
 
+RECORD_NAME, SCHEMA_ID = "recordname", "schemaid"
+"""Extensions of an event: full name of its record or message, and the id of its schema, a number or a GUID."""
+IN_BODY = (RECORD_NAME, SCHEMA_ID)
+"""Extensions that codecs with a schema read from the body, and write into it."""
+
 
 class Codec(Protocol):
     """Turns messages into envelopes and events into messages. Stateless; safe to share."""
@@ -32,6 +37,6 @@ class PreparedCodec(Protocol):
         """Before `decode` of these messages. Raises: RegistryUnavailable, an outage: try again."""
         ...
 
-    async def prepare_encode(self) -> None:
-        """Before `encode`. Raises: RegistryUnavailable, SchemaError."""
+    async def prepare_encode(self, event: Event) -> None:
+        """Before `encode` of this event. Raises: RegistryUnavailable, SchemaError, DecodeError."""
         ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from bridge.codecs.limits import Limits, parse_json
+from bridge.codecs.limits import Limits, parse_json, without_mark
 from bridge.errors import DecodeError
 from bridge.message import Message
 
@@ -51,13 +51,13 @@ def parse_content_type(text: str) -> ContentType:
 
 
 def content_type_of(message: Message) -> str | None:
-    """The broker's content-type property, else the header of that name in any case, else None.
+    """The broker's content-type property, else the last header of that name in any case, else None.
 
-    Raises: DecodeError when the header is not text.
+    The last, as rules see it and as Kafka's clients take it. Raises: DecodeError when the header is not text.
     """
     if message.content_type:
         return message.content_type
-    for name, value in message.headers:
+    for name, value in reversed(message.headers):
         if value is not None and len(name) == 12 and name.lower() == "content-type":
             try:
                 return value.decode() or None
@@ -76,11 +76,13 @@ def decode_data(body: bytes, content_type: ContentType, limits: Limits) -> Any:
 
 
 def decode_text(body: bytes, charset: str = "utf-8") -> str:
-    """Raises: DecodeError when the body is not text in this charset, or the charset is unknown."""
+    """The text of a body; a byte order mark of UTF-8 or UTF-16 is no part of it.
+
+    Raises: DecodeError when the body is not text in this charset, or the charset is unknown.
+    """
     if charset not in _CHARSETS:
         raise DecodeError(f"the content type names a charset that is none of {', '.join(sorted(_CHARSETS))}")
     try:
-        text = body.decode(charset)
+        return (without_mark(body) if charset in ("utf-8", "utf8") else body).decode(charset)
     except UnicodeDecodeError as error:
         raise DecodeError(f"the body is not valid {charset.upper()} at byte {error.start}") from None
-    return text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Literal
 
 from bridge import provenance
+from bridge.codecs.amqp_headers import decode_headers
 from bridge.codecs.base import Codec, PreparedCodec
 from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
@@ -36,11 +37,13 @@ class SourceDecoder:
         scope: Callable[..., Any] = dict,
         schema: Schema | None = None,
         trusted: Literal["replay"] | None = None,
+        amqp_headers: bool = False,
     ) -> None:
         """attributes, identity: called with what `scope` makes of the variables headers, key, topic, partition, offset,
         timestamp, message_id (the broker's own), payload and message (with raw bytes), given as keywords; absent
         ones are None.
         trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
+        amqp_headers: header values may be in the encoding of AMQP, as Azure Event Hubs hands them out.
         """
         self._codec = codec
         self._limits = limits
@@ -49,9 +52,20 @@ class SourceDecoder:
         self._scope = scope
         self._schema = schema
         self._trusted = trusted == "replay"
+        self._amqp_headers = amqp_headers
         self._computed = bool(self._attributes) or identity is not None
-        self.prepare = codec.prepare_decode if isinstance(codec, PreparedCodec) else None
+        self.prepare = self._prepare if isinstance(codec, PreparedCodec) else None
         """To await before messages are decoded, where the codec looks something up."""
+
+    async def _prepare(self, messages: Iterable[Message]) -> None:
+        assert isinstance(self._codec, PreparedCodec)
+        await self._codec.prepare_decode([self._with_text(message) for message in messages])
+
+    def _with_text(self, message: Message) -> Message:
+        """The message with its header values decoded, where the source says that they may be AMQP."""
+        if not self._amqp_headers or not message.headers:
+            return message
+        return replace(message, headers=decode_headers(message.headers))
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """Raises: UnreadableMessage, DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
@@ -60,6 +74,7 @@ class SourceDecoder:
         body = message.body
         if body is not None:
             check_size(body, self._limits)
+        message = self._with_text(message)
         if not self._trusted:
             for name, _ in message.headers:
                 if name.startswith(RESERVED_HEADER_PREFIX):

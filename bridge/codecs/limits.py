@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+def without_mark(body: bytes) -> bytes:
+    """The body without the byte order mark of UTF-8 that some editors and libraries write first."""
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
 def check_size(body: bytes, limits: Limits) -> None:
     """Raises: DecodeError when the body is larger than `max_payload`."""
     if len(body) > limits.max_payload:
@@ -61,13 +67,14 @@ def check_depth(body: bytes, max_depth: int) -> None:
 
 
 def parse_json(body: bytes, limits: Limits) -> Any:
-    """The value of a JSON text in UTF-8.
+    """The value of a JSON text in UTF-8; a byte order mark before it is no part of it.
 
     Integers are exact up to the range of a double (308 digits); of a repeated key the last value wins.
 
     Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the
         range of a double, and nesting beyond `max_depth`. The text never quotes the body.
     """
+    body = without_mark(body)
     check_depth(body, limits.max_depth)
     try:
         value = orjson.loads(body)

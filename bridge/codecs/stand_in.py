@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bridge.codecs.base import IN_BODY
 from bridge.codecs.cloudevents.binary import around, encode_binary
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json
+from bridge.codecs.plain import text_headers
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
 
 
 @dataclass(frozen=True, slots=True)
 class StandInCodec:
-    """For `avro` and `protobuf`: attributes are where theirs are, and the data is JSON."""
+    """For `avro` and `protobuf`: attributes are where theirs are, and the data is JSON.
+
+    What those read from the body (`recordname`, `schemaid`) are headers here.
+    """
 
     limits: Limits = DEFAULT_LIMITS
     name: str = "stand-in"
@@ -23,7 +28,8 @@ class StandInCodec:
         if message.body is not None:
             check_size(message.body, self.limits)
             data = parse_json(message.body, self.limits)
-        return around(message, position, data, "application/json")
+        given = {name: value for name, value in text_headers(message.headers).items() if name in IN_BODY}
+        return around(message, position, data, "application/json", given)
 
     def encode(self, event: Event) -> Message:
         """Raises: DecodeError when the data has no JSON form."""

@@ -85,6 +85,7 @@ _HOSTS_SCHEMA = {
 }
 
 
+_EVENT_HUBS = re.compile(r"\.servicebus\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net):", re.IGNORECASE)
 _MSK = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 
 
@@ -124,6 +125,11 @@ class KafkaBrokerConfig(Model):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
 
     @property
+    def is_event_hubs(self) -> bool:
+        """Tell whether the first server's name is one of Azure Event Hubs."""
+        return _EVENT_HUBS.search(self.hosts[0]) is not None
+
+    @property
     def region(self) -> str | None:
         """AWS region of the cluster, as configured or as the first server's name tells it."""
         if self.sasl is not None and self.sasl.region is not None:
@@ -156,7 +162,14 @@ class TargetSchemaConfig(Model):
         min_length=1,
         description="The schema: Avro as JSON, Protobuf as a descriptor set; null: the subject's latest.",
     )
-    message: str | None = Field(None, min_length=1, description="Full name of the Protobuf message; null: the first.")
+    message: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Full name of the Protobuf message, null: the first; of the Avro record where the schema is a union, null: "
+            "the first that fits. An event's `recordname` goes before it."
+        ),
+    )
     auto_register: bool = Field(False, description="Register the schema of `file` when the subject does not have it.")
     schema_id: Literal["prefix", "header"] = Field(
         "prefix", description="Where the id goes: before the data, or as GUID into the header `__value_schema_id`."

@@ -115,6 +115,13 @@ class KafkaSourceConfig(Model):
     on_out_of_range: Literal["stop", "earliest", "latest"] = Field(
         "stop", description="When the group's position is gone: stop the partition, unready, or go on there and count."
     )
+    amqp_headers: bool | None = Field(
+        None,
+        description=(
+            "Decode header values in the encoding of AMQP, as Azure Event Hubs hands them out when the sender spoke "
+            "AMQP; null: on Event Hubs."
+        ),
+    )
 
 
 class SourceConfig(Model):

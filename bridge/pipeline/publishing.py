@@ -74,13 +74,14 @@ class Publishing:
             data=request.get("data"),
             subject=request.get("subject"),
             time=request.get("time"),
+            extensions=request.get("extensions") or {},
             headers=request.get("headers") or {},
             key=request.get("key"),
         )
         end = time.monotonic() + target.timeout
         try:
             if isinstance(target.codec, PreparedCodec):
-                self._wait(target.codec.prepare_encode(), end)
+                self._wait(target.codec.prepare_encode(event), end)
             message = replace(
                 target.codec.encode(event),
                 partition_key=request.get("partition_key"),

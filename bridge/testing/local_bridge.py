@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +59,7 @@ class Published:
     subject: str | None
     key: str | None
     headers: Mapping[str, str]
+    extensions: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Recorder(Publishing):
@@ -77,6 +78,7 @@ class _Recorder(Publishing):
             request.get("subject"),
             request.get("key"),
             request.get("headers") or {},
+            request.get("extensions") or {},
         )
         self.events.setdefault(request["target"], []).append(event)
         return done

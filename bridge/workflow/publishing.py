@@ -32,6 +32,7 @@ def publish(
     subject: str | None = None,
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
+    extensions: Mapping[str, str] | None = None,
     partition_key: str | None = None,
     enqueue_at: datetime | timedelta | None = None,
     time_to_live: timedelta | None = None,
@@ -43,12 +44,16 @@ def publish(
     The orchestration's trace goes on: the headers `traceparent` and `tracestate` name its trace and a new span, made of
     the event's id, unless `headers` has some.
     key: ordering key, by default the instance id, so that one workflow's events stay in order.
+    extensions: CloudEvents extension attributes. Codecs with a schema take the name of the record or message from
+    `recordname` and the schema from `schemaid`.
     For brokers that can do it (Service Bus), elsewhere without effect: partition_key, when it is not the key.
     enqueue_at: nobody receives it before this moment (UTC where it has no zone), or this long after now. time_to_live:
     nobody receives it after this time.
     retry_policy: DEFAULT_RETRY when None. A target that the configuration does not have fails at the first attempt.
     """
     event = new_event(ctx, target, data, type, subject, key, headers or {})
+    if extensions:
+        event["extensions"] = dict(extensions)
     if partition_key is not None:
         event["partition_key"] = partition_key
     if enqueue_at is not None:

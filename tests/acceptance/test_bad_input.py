@@ -138,7 +138,7 @@ BAD = [
     Bad("infinity", b'{"id": 1e999, "note": "5ecr3t"}', DECODE, "not valid JSON"),
     Bad("invalid UTF-8", b'{"id": "5ecr3t\xff"}', DECODE, "not valid JSON"),
     Bad("UTF-16", '{"id": "5ecr3t"}'.encode("utf-16"), DECODE, "not valid JSON"),
-    Bad("byte order mark", b'\xef\xbb\xbf{"id": "5ecr3t"}', DECODE, "not valid JSON"),
+    Bad("two byte order marks", b'\xef\xbb\xbf\xef\xbb\xbf{"id": "5ecr3t"}', DECODE, "not valid JSON"),
     Bad("lone surrogate", b'{"id": "5ecr3t \\ud800"}', DECODE, "not valid JSON"),
     Bad("lone surrogate in a key", b'{"id": "a", "\\udc00": "5ecr3t"}', DECODE, "not valid JSON"),
     Bad("10 MB", b'{"id": "' + b"5ecr3t" * 1_700_000 + b'"}', DECODE, "limits.max_payload"),

@@ -9,13 +9,14 @@ import pytest
 
 from bridge.app.check import check
 from bridge.app.codecs import source_codec, target_codec
-from bridge.app.composition import load_config
+from bridge.app.composition import build_decoder, load_config
 from bridge.app.explain import explain
 from bridge.app.messages import Wishes, build
 from bridge.codecs.stand_in import StandInCodec
 from bridge.errors import DecodeError
+from bridge.message import Message
 from bridge.testing import LocalBridge
-from tests.codecs.confluent.samples import ORDER
+from tests.codecs.confluent.samples import ORDER, POSITION
 
 CONFIG = """
 engine: {type: embedded}
@@ -106,6 +107,8 @@ def test_json_stands_in_where_no_registry_is_asked(config: Path) -> None:
     headers = (("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/s"), ("ce_type", "order.created"))
     message = Wishes(headers=headers).message(json.dumps({"id": "7", "total": 2.5}).encode())
     assert explain(loaded, "orders", message).routes == ("start",)
+    plain = build_decoder(loaded, "orders").decode(Message(b"{}", headers=(("recordname", b"shop.Order"),)), POSITION)
+    assert plain.extensions == {"recordname": "shop.Order"}
 
 
 def test_what_no_serializer_wrote_is_not_published(config: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.composition import build_broker, build_source, load_config
+from bridge.app.composition import build_broker, build_decoder, build_source, load_config
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
 from bridge.brokers.kafka import KafkaWishes
 from bridge.errors import ConfigError
+from bridge.message import Message, Position
 
 CONFIG = """
 engine: {type: embedded}
@@ -48,6 +49,27 @@ def test_what_only_a_kafka_source_has_reaches_the_broker(tmp_path: Path) -> None
         wishes=KafkaWishes("orders[.]", "pod-1", "read_uncommitted", "latest"),
         unreadable=UnreadablePolicy("dead_letter", "stop_partition"),
     )
+
+
+@pytest.mark.parametrize(
+    ("server", "setting", "decoded"),
+    [
+        ("contoso.servicebus.windows.net:9093", "", True),
+        ("contoso.servicebus.windows.net:9093", "amqp_headers: false", False),
+        ("localhost:9092", "", False),
+        ("localhost:9092", "amqp_headers: true", True),
+        ("servicebus.windows.net.example.com:9093", "", False),
+    ],
+)
+def test_header_values_of_event_hubs_are_decoded(tmp_path: Path, server: str, setting: str, decoded: bool) -> None:
+    text = CONFIG.replace("localhost:9092", server).replace("no_match: ignore", "no_match: ignore\n    codec: json")
+    text = text.replace('{pattern: "orders[.]",', f'{{pattern: "orders[.]", {setting}{"," if setting else ""}')
+    loaded = load_config([write(tmp_path, text)])
+    decoder = build_decoder(loaded, "orders")
+    envelope = decoder.decode(Message(b"1", headers=(("h", b"\xa1\x01x"),)), Position("c", "orders", 0, 1))
+    assert (envelope.headers["h"] == "x") is decoded
+    # The broker itself hands out what lies there
+    build_source(loaded, "orders", {"events": build_broker(loaded, "events")}, {})
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,26 @@ def test_files_and_standard_input(publish: Publish, config: Path, tmp_path: Path
     assert [(message.body, message.key) for message in arrived(config, "orders", 2)] == [(EVENT.encode(), b"k")] * 2
 
 
+def test_a_byte_order_mark_is_not_sent(publish: Publish, config: Path, tmp_path: Path) -> None:
+    """Editors on Windows write one; as JSON it would be an error, and as a CloudEvent's data a string."""
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "bom.json").write_bytes(mark + b'{"id": "1"}')
+    (tmp_path / "event.json").write_bytes(mark + EVENT.encode())
+    lines = mark + EVENT.encode() + b'\n{"body": {"id": "1"}}\n'
+    assert publish("orders", "--key", "k", "--file", f"{tmp_path}/bom.json", "--type", "go").exit_code == 0
+    assert publish("orders", "--key", "k", "--file", f"{tmp_path}/event.json").exit_code == 0
+    (tmp_path / "bom.csv").write_bytes(mark + b"a;b")
+    files = ("--file", f"{tmp_path}/bom.json", "--file", f"{tmp_path}/bom.csv")
+    assert publish("local/files", "--key", "k", *files).exit_code == 0
+    assert [message.body for message in arrived(config, "files", 2)] == [b'{"id": "1"}', mark + b"a;b"]
+    assert publish("orders", "--key", "k", "--jsonl", "-", input=lines).exit_code == 0
+    assert publish("local/orders", "--key", "k", "--raw", "--file", f"{tmp_path}/bom.json").exit_code == 0
+    bodies = [message.body or b"" for message in arrived(config, "orders", 5)]
+    assert json.loads(bodies[0])["data"] == {"id": "1"}
+    expected = [EVENT.encode(), EVENT.encode(), b'{"id":"1"}', mark + b'{"id": "1"}']
+    assert bodies[1:] == expected
+
+
 def test_data_with_a_type_is_wrapped(publish: Publish, config: Path) -> None:
     options = ("--type", "go", "--id", "7", "--key", "k", "--header", "a=b=c", "--data", '{"id": "1"}')
     assert publish("orders", *options).exit_code == 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
@@ -124,3 +125,50 @@ def test_codecs_are_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(registry.get("mine"), JsonCodec)
     with pytest.raises(ValueError, match="already a codec named mine"):
         registry.register("mine", JsonCodec)
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "data"),
+    [("json", BOM + b'{"a":1}', {"a": 1}), ("text", BOM + "ü".encode(), "ü"), ("bytes", BOM + b"x", BOM + b"x")],
+)
+def test_a_byte_order_mark_is_no_part_of_json_or_text(name: str, body: bytes, data: Any) -> None:
+    assert registry.get(name).decode(Message(body), POSITION).data == data
+
+
+def test_a_byte_order_mark_hides_no_big_integer_and_counts_once() -> None:
+    assert registry.get("json").decode(Message(BOM + b"[123456789012345678901234567890]"), POSITION).data == [
+        123456789012345678901234567890
+    ]
+    with pytest.raises(DecodeError, match="not valid JSON"):
+        registry.get("json").decode(Message(BOM + BOM + b"1"), POSITION)
+
+
+def test_of_a_repeated_content_type_codec_and_rules_take_the_last() -> None:
+    headers = (("content-type", b"application/cloudevents+json"), ("content-type", b"text/csv"), ("content-type", None))
+    envelope = registry.get("text").decode(Message(b"a", headers=headers), POSITION)
+    assert envelope.datacontenttype == envelope.headers["content-type"] == "text/csv"
+    binary = tuple((f"ce_{name}", b"1.0") for name in ("specversion", "id", "source", "type"))
+    event = registry.get("cloudevents").decode(Message(b"a", headers=(*headers, *binary)), POSITION)
+    assert (event.data, event.datacontenttype) == ("a", "text/csv")
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], "\ud800", {"a": "\udc00"}])
+def test_data_that_json_cannot_carry_is_refused(value: Any) -> None:
+    with pytest.raises(DecodeError):
+        registry.get("json").encode(Event("1", "/s", "t", value))
+
+
+@settings(deadline=None)
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**300), 10**300) | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3), max_leaves=6,
+))  # fmt: skip
+def test_what_is_written_as_json_is_read_as_the_same(value: Any) -> None:
+    for name in ("json", "cloudevents", "cloudevents-binary"):
+        codec = registry.get(name)
+        read = codec.decode(codec.encode(Event("1", "/s", "t", value)), POSITION).data
+        assert json.dumps(read, sort_keys=True) == json.dumps(value, sort_keys=True)

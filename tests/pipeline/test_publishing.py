@@ -51,8 +51,8 @@ async def test_a_schema_is_found_before_the_first_message_and_its_failure_is_the
     }
     publishing = Publishing(targets, asyncio.get_running_loop())
 
-    async def publish(target: str, data: Any) -> str:
-        request = {"target": target, "id": "e-1", "type": "t", "data": data, "key": "k"}
+    async def publish(target: str, data: Any, **extensions: str) -> str:
+        request = {"target": target, "id": "e-1", "type": "t", "data": data, "key": "k", "extensions": extensions}
         return await asyncio.to_thread(publishing, request)
 
     server.stop()
@@ -65,12 +65,14 @@ async def test_a_schema_is_found_before_the_first_message_and_its_failure_is_the
     with pytest.raises(SchemaError, match="does not have the latest schema of latest-value"):
         await publish("latest", {"id": "a"})
     server.register("latest-value", RESULT)
-    await publish("latest", {"id": "a"})
+    await publish("latest", {"id": "a"}, schemaid="1", recordname="Result")
+    with pytest.raises(DecodeError, match=r"has no shop\.Other"):
+        await publish("latest", {"id": "a"}, recordname="shop.Other")
     with pytest.raises(UnknownTarget, match="target 'nowhere' is not configured; configured targets: latest, results"):
         await publish("nowhere", None)
     assert (publishing.published, publishing.failed) == (
         {"results": 1, "latest": 1},
-        {"results": 2, "latest": 1, UNKNOWN: 1},
+        {"results": 2, "latest": 2, UNKNOWN: 1},
     )
     from bridge.brokers.base import SubscribeOptions
 

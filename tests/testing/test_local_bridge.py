@@ -44,7 +44,7 @@ def waits(ctx: task.OrchestrationContext, order):
     passed = (ctx.current_utc_datetime - start).total_seconds()
     result = {"paid": paid.is_complete, "after": passed}
     paid.cancel()
-    yield publish(ctx, "results", result, type="order.done", subject=order["id"])
+    yield publish(ctx, "results", result, type="order.done", subject=order["id"], extensions={"tenant": "t"})
     return result
 
 
@@ -121,6 +121,7 @@ def test_a_message_starts_and_another_ends(bridge: LocalBridge) -> None:
     assert bridge.result("order-1") == {"paid": True, "after": 240.0}
     (event,) = [event for event in bridge.published("results") if event.subject == "1"]
     assert (event.type, event.data, event.key) == ("order.done", bridge.result("order-1"), "order-1")
+    assert event.extensions == {"tenant": "t"}
 
 
 def test_time_passes_only_when_it_is_told_to(bridge: LocalBridge) -> None:

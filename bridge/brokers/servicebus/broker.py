@@ -17,7 +17,7 @@ from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.message import Message, Position
 
 FEATURES = Features(
-    "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=False,
+    "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=True,
     bytes_keys=False, repeated_headers=False, timestamps=False, ordered=False, max_message=200 * 1024,
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
-from bridge.brokers.servicebus import dead_letters
+from bridge.brokers.servicebus import dead_letters, native
 from bridge.bytetext import MARK, bytes_of, text_of
 from bridge.errors import PublishFailed
 from bridge.message import Message
@@ -29,6 +29,8 @@ _ENQUEUED, _PARTITION_KEY = b"x-opt-enqueued-time", b"x-opt-partition-key"
 
 PREFIX = "servicebus."
 CONTENT_TYPE = "content-type"
+TOMBSTONE = PREFIX + "tombstone"
+"""Property of an empty message that stands for one without a body, which AMQP does not have."""
 SESSION_LIMIT = 128
 """Characters of a session id, partition key or message id, as the service allows them."""
 
@@ -43,7 +45,9 @@ def received(raw: ServiceBusReceivedMessage) -> Message:
     application = amqp.application_properties
     if application:
         for name, value in application.items():
-            headers.append((_text(name), None if value is None else _bytes(value)))
+            text = _text(name)
+            if text != TOMBSTONE:
+                headers.append((text, None if value is None else _bytes(native.header(text, value))))
         if dead_letters.REASON in application or dead_letters.REASON.encode() in application:
             headers = dead_letters.unfold(tuple(headers))
     key = message_id = content_type = None
@@ -62,8 +66,9 @@ def received(raw: ServiceBusReceivedMessage) -> Message:
     annotations: dict[Any, Any] = amqp.annotations or {}
     arrived = annotations.get(_ENQUEUED)
     partition_key = annotations.get(_PARTITION_KEY)
+    body = _body(amqp)
     return Message(
-        _body(amqp),
+        None if not body and application and (TOMBSTONE in application or TOMBSTONE.encode() in application) else body,
         None if key is None else _bytes(key),
         tuple(headers),
         None if arrived is None else arrived / 1000,
@@ -85,7 +90,7 @@ def _body(amqp: AmqpAnnotatedMessage) -> bytes | None:
 def _bytes(value: Any) -> bytes:
     match value:
         case bytes():
-            return value
+            return bytes(value)
         case str():
             return value.encode()
         case bool():
@@ -122,7 +127,8 @@ def _text(value: Any) -> str:
 def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> ServiceBusMessage:
     """Headers become application properties, text where they are UTF-8; `ce_` is what Kafka calls CloudEvents.
 
-    A message without a body goes as an empty one. Raises: PublishFailed when a key or a header cannot be carried.
+    A message without a body goes as an empty one with the property `servicebus.tombstone`.
+    Raises: PublishFailed when a key or a header cannot be carried.
     """
     given: dict[str, Any] = {}
     properties: dict[str | bytes, Any] = {}
@@ -138,6 +144,8 @@ def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> Serv
             if name.startswith("ce_"):
                 name = cloudevents_prefix + name[3:]
             properties[name] = _property(value)
+    if message.body is None:
+        properties[TOMBSTONE] = True
     if message.key is not None:
         given["session_id"] = _identifier("key", message.key)
     if message.partition_key is not None and message.key is None:

@@ -135,4 +135,6 @@ def _add_extensions(attributes: dict[str, str], extensions: Mapping[str, str]) -
         if name in CORE or name in DATA:
             raise DecodeError(f"the event has an extension named {name}, which is a name of the specification")
         check_extension(name, value)
+        if not isinstance(value, str):
+            raise DecodeError(f"the event's extension {name} must be text to be published")
         attributes[name] = value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bridge.bytetext import MARK
@@ -69,15 +71,23 @@ def decode_binary(
     return _envelope(message, position, attributes, content_type, headers, data)
 
 
-def around(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
+def around(
+    message: Message,
+    position: Position,
+    data: Any,
+    content_type: str | None,
+    more: Mapping[str, str] | None = None,
+) -> Envelope:
     """An envelope for data that was decoded elsewhere: with the attributes of `ce_` headers where there are any, else
-    with the default ones of a message without an event format. Raises: DecodeError.
+    with the default ones of a message without an event format. more: further extensions. Raises: DecodeError.
     """
     headers = text_headers(message.headers)
     attributes = attributes_of(message, headers) if headers else None
     if attributes:
-        return _envelope(message, position, attributes, content_type, headers, data)
-    return plain_envelope(message, position, data, content_type)
+        envelope = _envelope(message, position, attributes, content_type, headers, data)
+    else:
+        envelope = plain_envelope(message, position, data, content_type)
+    return replace(envelope, extensions={**envelope.extensions, **more}) if more else envelope
 
 
 def _envelope(

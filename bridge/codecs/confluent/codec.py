@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from uuid import UUID
 
+from bridge.codecs.base import IN_BODY, RECORD_NAME, SCHEMA_ID
 from bridge.codecs.cloudevents.binary import around, message_around
 from bridge.codecs.confluent import wire
 from bridge.codecs.confluent.format import Format
@@ -47,28 +50,65 @@ class RegistryCodec:
 
     def decode(self, message: Message, position: Position) -> Envelope:
         """After `prepare_decode` of this message. Raises: DecodeError."""
-        body, data = message.body, None
-        if body is not None:
-            check_size(body, self._limits)
-            frame = wire.read(message, indexed=self._format.indexed)
-            data = self._schemas.get(frame.schema).decode(body[frame.start :], frame.indexes, self._limits)
-        return around(message, position, data, self._format.media if body is not None else None)
+        body = message.body
+        if body is None:
+            return around(message, position, None, None)
+        check_size(body, self._limits)
+        frame = wire.read(message, indexed=self._format.indexed)
+        schema = self._schemas.get(frame.schema)
+        data = schema.decode(body[frame.start :], frame.indexes, self._limits)
+        found = {SCHEMA_ID: str(frame.schema)}
+        record = schema.record_of(body[frame.start :], frame.indexes)
+        if record:
+            found[RECORD_NAME] = record
+        return around(message, position, data, self._format.media, found)
 
-    async def prepare_encode(self) -> None:
+    async def prepare_encode(self, event: Event) -> None:
         """See `PreparedCodec`. Raises: RegistryUnavailable, SchemaError, DecodeError."""
-        assert self._writing is not None, "this codec only reads"
-        await self._writing.choose()
+        if event.data is None:
+            return
+        own = _schema_id(event)
+        if own is not None:
+            await self._schemas.fetch([own])
+        else:
+            await self._writer().choose()
 
     def encode(self, event: Event) -> Message:
-        """After `prepare_encode`. Data None becomes a tombstone. Raises: DecodeError when the data does not fit."""
-        assert self._writing is not None, "this codec only reads"
+        """After `prepare_encode` of this event. Data None becomes a tombstone.
+
+        Raises: DecodeError when the data does not fit, or the schema has no such record.
+        """
+        # Both stand in the body, so as headers they could only disagree with it
+        bare = replace(event, extensions={name: each for name, each in event.extensions.items() if name not in IN_BODY})
         if event.data is None:
-            return message_around(event, None, self._format.media)
-        choice = self._writing.chosen
-        body = choice.schema.encode(event.data)
-        if not self._writing.in_header:
-            return message_around(event, wire.write(choice.ids.id, choice.schema.indexes) + body, self._format.media)
-        if choice.ids.guid is None:
-            raise DecodeError("the registry gives no GUIDs, which `schema_id: header` needs; use `prefix`")
-        header = wire.write(choice.ids.guid, choice.schema.indexes)
-        return message_around(event, body, self._format.media, ((wire.HEADER, header),))
+            return message_around(bare, None, self._format.media)
+        writing, own, record = self._writer(), _schema_id(event), event.extensions.get(RECORD_NAME)
+        schema = self._schemas.get(own) if own is not None else writing.chosen.schema
+        body = schema.encode(event.data, record)
+        indexes = schema.place(record)
+        if not writing.in_header:
+            number = own if own is not None else writing.chosen.ids.id
+            return message_around(bare, wire.write(number, indexes) + body, self._format.media)
+        guid = own if own is not None else writing.chosen.ids.guid
+        if not isinstance(guid, UUID):
+            raise DecodeError(
+                f"`schema_id: header` needs the GUID of the schema; use `prefix`, or give {SCHEMA_ID} as GUID"
+            )
+        return message_around(bare, body, self._format.media, ((wire.HEADER, wire.write(guid, indexes)),))
+
+    def _writer(self) -> Writing:
+        assert self._writing is not None, "this codec only reads"
+        return self._writing
+
+
+def _schema_id(event: Event) -> wire.SchemaId | None:
+    text = event.extensions.get(SCHEMA_ID)
+    if text is None:
+        return None
+    try:
+        number = int(text) if text.isascii() and text.isdecimal() else UUID(text)
+    except ValueError:
+        number = -1
+    if isinstance(number, int) and not 0 <= number < 2**32:
+        raise DecodeError(f"the event's {SCHEMA_ID} is neither the number nor the GUID of a schema")
+    return number

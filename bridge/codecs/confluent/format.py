@@ -18,17 +18,26 @@ class Compiled(Protocol):
         """Full name of what is written with it, for the names of subjects."""
         ...
 
-    @property
-    def indexes(self) -> tuple[int, ...] | None:
-        """Where what is written stands in the schema; None where there are no such indexes."""
+    def place(self, record: str | None) -> tuple[int, ...] | None:
+        """Indexes in the schema of what is written; None where there are none, as in Avro.
+
+        record: as for `encode`. Raises: DecodeError when the schema does not have it.
+        """
         ...
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
         """JSON types. Raises: DecodeError."""
         ...
 
-    def encode(self, value: Any) -> bytes:
-        """Raises: DecodeError, naming the place in the data and never a value."""
+    def record_of(self, data: bytes, indexes: tuple[int, ...]) -> str:
+        """Full name of the record or message in data that `decode` took; "" where it is of no named type."""
+        ...
+
+    def encode(self, value: Any, record: str | None = None) -> bytes:
+        """record: full name of what is written; None: the one that the target names, or that fits.
+
+        Raises: DecodeError, naming the place in the data and never a value.
+        """
         ...
 
 
@@ -36,7 +45,8 @@ class Compiled(Protocol):
 class Format:
     """kind: as registries call it. indexed: whether message indexes follow the id. media: content type of the data.
 
-    compile: Raises: DecodeError when the schema cannot be used. The second argument names the message that is written.
+    compile: the second argument names the message or record that is written. Raises: DecodeError when the schema cannot
+    be used.
     """
 
     kind: str
@@ -48,7 +58,7 @@ class Format:
 def _avro(schema: RegisteredSchema, message: str | None) -> Compiled:
     from bridge.codecs.confluent.avro import AvroSchema
 
-    return AvroSchema(schema)
+    return AvroSchema(schema, message)
 
 
 def _protobuf(schema: RegisteredSchema, message: str | None) -> Compiled:

@@ -1,25 +1,20 @@
-"""Protobuf schemas: read into JSON types, and written from them.
-
-As protobuf's own JSON mapping, but with the names of the .proto file, and 64-bit integers as numbers: a condition like
-`payload.total > 0` means what it says.
-"""
+"""Protobuf schemas: the messages in them, read into JSON types and written from them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import importlib
-import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # comes without types
+from google.protobuf import descriptor_pb2, descriptor_pool  # type: ignore[import-untyped]  # comes without types
+from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.message import Message as ProtobufMessage
 
+from bridge.codecs.confluent.protobuf_values import Values
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
 from bridge.errors import DecodeError
@@ -27,7 +22,6 @@ from bridge.errors import DecodeError
 _MAIN = "bridge/main.proto"
 _HOMES = {"google/": "", "confluent/": "confluent_kafka.schema_registry."}
 """Packages of the files that every registry knows, by the beginning of their names."""
-_FIELD = re.compile(r"Failed to parse (\S+) field|no field named \"(\S+?)\"")
 
 
 class ProtobufSchema:
@@ -51,9 +45,9 @@ class ProtobufSchema:
                 "the registry must answer `format=serialized`"
             ) from error
         self._top = [self._file.message_types_by_name[each.name] for each in main.message_type]
+        self._values = Values(pool)
         self._written = self._find(message)
         self.record = self._written.full_name if self._written is not None else ""
-        self.indexes = _place(self._written, self._top) if self._written is not None else None
 
     def _find(self, name: str | None) -> Descriptor | None:
         if name is None:
@@ -63,8 +57,23 @@ class ProtobufSchema:
                 return each
         raise DecodeError(f"the schema has no message {name}")
 
+    def place(self, record: str | None) -> tuple[int, ...]:
+        """See `Compiled.place`."""
+        return _place(self._to_write(record), self._top)
+
+    def record_of(self, data: bytes, indexes: tuple[int, ...]) -> str:
+        """See `Compiled.record_of`."""
+        return str(self._at(indexes).full_name)
+
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
         """See `Compiled.decode`."""
+        return self._values.read(data, self._at(indexes), limits.max_depth)
+
+    def encode(self, value: Any, record: str | None = None) -> bytes:
+        """See `Compiled.encode`."""
+        return self._values.write(value, self._to_write(record))
+
+    def _at(self, indexes: tuple[int, ...]) -> Descriptor:
         found: list[Descriptor] = self._top
         kind: Descriptor | None = None
         for index in indexes:
@@ -73,26 +82,13 @@ class ProtobufSchema:
             kind = found[index]
             found = list(kind.nested_types)
         assert kind is not None
-        message = message_factory.GetMessageClass(kind)()
-        try:
-            message.ParseFromString(data)
-        except ProtobufError:
-            raise DecodeError(f"the body is no {kind.full_name} in Protobuf") from None
-        return _message(message, limits.max_depth)
+        return kind
 
-    def encode(self, value: Any) -> bytes:
-        """See `Compiled.encode`."""
-        if self._written is None:
+    def _to_write(self, record: str | None) -> Descriptor:
+        kind = self._written if record is None else self._find(record)
+        if kind is None:
             raise DecodeError("the Protobuf schema has no message to write")
-        message = message_factory.GetMessageClass(self._written)()
-        try:
-            json_format.ParseDict(value, message)
-        except (json_format.ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            # Its text may quote the data, but for the name of the field
-            named = _FIELD.search(str(error))
-            where = f": {named[1] or named[2]}" if named else ""
-            raise DecodeError(f"the event's data does not fit the message {self.record}{where}") from None
-        return bytes(message.SerializeToString())
+        return kind
 
 
 def _file(text: str, name: str) -> descriptor_pb2.FileDescriptorProto:
@@ -139,47 +135,3 @@ def _place(kind: Descriptor, top: list[Descriptor]) -> tuple[int, ...]:
     if outer is None:
         return (top.index(kind),)
     return (*_place(outer, top), list(outer.nested_types).index(kind))
-
-
-def _message(message: ProtobufMessage, depth: int) -> Any:
-    if depth <= 0:
-        raise DecodeError("the body nests deeper than limits.max_depth allows")
-    kind = message.DESCRIPTOR
-    if kind.file.package == "google.protobuf":
-        try:
-            return json_format.MessageToDict(message, preserving_proto_field_name=True)
-        except (TypeError, ValueError, json_format.Error):
-            raise DecodeError(f"the body has a {kind.full_name} that has no JSON form") from None
-    found: dict[str, Any] = {}
-    for field in kind.fields:
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            found[field.name] = _several(field, value, depth)
-        elif not field.has_presence or message.HasField(field.name):
-            found[field.name] = _single(field, value, depth)
-    return found
-
-
-def _several(field: FieldDescriptor, value: Any, depth: int) -> Any:
-    kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        member = kind.fields_by_name["value"]
-        return {_key(key): _single(member, value[key], depth - 1) for key in value}
-    return [_single(field, each, depth - 1) for each in value]
-
-
-def _key(key: Any) -> str:
-    return ("true" if key else "false") if isinstance(key, bool) else str(key)
-
-
-def _single(field: FieldDescriptor, value: Any, depth: int) -> Any:
-    if field.message_type is not None:
-        return _message(value, depth - 1)
-    if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known is not None else value
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

@@ -8,19 +8,20 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, SchemaRegistryError
-from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
+from bridge.codecs.confluent.sdk_internals import http_library
 from bridge.codecs.confluent.wire import SchemaId
 from bridge.config.registries import RegistryConfig
 from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
 
 _T = TypeVar("_T")
 
-logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # it tells of every request
+_http: Any = http_library()
+logging.getLogger(_http.__name__).setLevel(logging.WARNING)  # it tells of every request
 
 _UNKNOWN = frozenset({40401, 40402, 40403})
 """Error codes of a registry that has no such subject, version or schema; any other 404 is no registry's answer."""
@@ -176,7 +177,7 @@ class Registry:
             raise
         except TimeoutError as error:
             raise RegistryUnavailable(f"registry {self.name}: no answer in time ({what})") from error
-        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (_http.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegistryUnavailable(f"registry {self.name}: {_explain(error)} ({what})") from error
 
     def _refusal(self, what: str, error: SchemaRegistryError) -> BridgeError:
@@ -213,6 +214,6 @@ def _explain(error: BaseException) -> str:
                 "set `tls.ca` to the authority that signed it, or check the host name"
             )
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.HTTPError | OSError):
+    if isinstance(error, _http.HTTPError | OSError):
         return f"nobody answers: {type(error).__name__}: {error}"
     return "what answers is no schema registry, check `url`"

@@ -67,21 +67,22 @@ def _schema(data: bytes, what: str) -> tuple[SchemaId, int]:
 
 
 def _indexes(data: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    count, at = _zigzag(data, at)
+    count, at = read_zigzag(data, at)
     if count == 0:
         return (0,), at
     if not 0 < count <= _INDEX_LIMIT:
         raise DecodeError("the indexes of the message in its Protobuf schema are malformed")
     found = []
     for _ in range(count):
-        index, at = _zigzag(data, at)
+        index, at = read_zigzag(data, at)
         if index < 0:
             raise DecodeError("the indexes of the message in its Protobuf schema are malformed")
         found.append(index)
     return tuple(found), at
 
 
-def _zigzag(data: bytes, at: int) -> tuple[int, int]:
+def read_zigzag(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it ends. Raises: DecodeError."""
     value = shift = 0
     while shift < 35 and at < len(data):
         byte = data[at]

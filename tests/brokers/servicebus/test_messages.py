@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import uuid
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpMessageProperties
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge import provenance
 from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
@@ -17,8 +20,8 @@ from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.messages import outgoing, received, runs
 from bridge.bytetext import text_of
 from bridge.codecs import registry
-from bridge.envelope import Event
-from bridge.errors import PublishFailed
+from bridge.envelope import Envelope, Event
+from bridge.errors import DecodeError, PublishFailed
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -193,3 +196,65 @@ def test_a_description_keeps_an_identity_that_is_made_of_bytes() -> None:
 def test_descriptions_of_others_are_left_alone(text: bytes) -> None:
     headers = [("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", text), ("bridge.executed", b"forged")]
     assert unfold(headers) == headers[:2]
+
+
+def attributes(**more: Any) -> dict[str, Any]:
+    return {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **more}
+
+
+def event_of(prefix: str, values: dict[str, Any]) -> Envelope:
+    """Read from an AMQP message with these application properties."""
+    message = ServiceBusMessage(b"{}", application_properties={prefix + name: value for name, value in values.items()})
+    return registry.get("cloudevents").decode(received(wire(message)), POSITION)
+
+
+MOMENTS = st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(9999, 12, 31), timezones=st.just(datetime.UTC))  # noqa: DTZ001 -- bounds have none
+NATIVE: st.SearchStrategy[tuple[Any, str]] = st.one_of(
+    st.booleans().map(lambda value: (value, "true" if value else "false")),
+    st.integers(-(2**31), 2**31 - 1).map(lambda value: (value, str(value))),
+    # As bytearray: the SDK takes bytes for a string
+    st.binary(max_size=8).map(lambda value: (bytearray(value), base64.b64encode(value).decode())),
+    MOMENTS.map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000)).map(
+        lambda moment: (moment, moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").replace(".000Z", "Z"))
+    ),
+    st.uuids().map(lambda value: (value, str(value))),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["cloudEvents:", "cloudEvents_"]),
+    st.dictionaries(st.from_regex("x[a-z0-9]{1,5}", fullmatch=True), NATIVE),
+)
+def test_native_values_and_text_are_the_same_event(prefix: str, values: dict[str, tuple[Any, str]]) -> None:
+    native = event_of(prefix, attributes(**{name: value for name, (value, _) in values.items()}))
+    text = event_of(prefix, attributes(**{name: value for name, (_, value) in values.items()}))
+    assert native.extensions == text.extensions == {name: value for name, (_, value) in values.items()}
+
+
+@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_"])
+def test_attributes_of_the_specification_may_be_native(prefix: str) -> None:
+    moment = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+    event = event_of(prefix, attributes(time=moment, subject=None, id=uuid.UUID(int=1), digest=bytearray(b"\xff\x00")))
+    assert (event.time, event.subject, event.id) == ("2026-01-01T12:00:00Z", None, str(uuid.UUID(int=1)))
+    assert event.extensions == {"digest": "/wA="}
+    assert event_of(prefix, attributes(time="2026-01-01T12:00:00Z")).time == event.time
+    assert event_of(prefix, attributes(time={"TYPE": "LONG", "VALUE": 1767268800000})).time == event.time
+    with pytest.raises(DecodeError, match="time is not an RFC 3339 timestamp"):
+        event_of(prefix, attributes(time={"TYPE": "TIMESTAMP", "VALUE": 2**62}))
+
+
+def test_other_properties_tell_timestamps_and_keep_binary() -> None:
+    moment = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+    properties: dict[str | bytes, Any] = {"at": moment, "raw": bytearray(b"abc"), "number": 1767268800000.0}
+    got = dict(received(wire(ServiceBusMessage(b"x" * 100_000, application_properties=properties))).headers)
+    assert got == {"at": b"2026-01-01T12:00:00Z", "raw": b"abc", "number": b"1767268800000.0"}
+    assert {type(value) for value in got.values()} == {bytes}
+
+
+def test_a_tombstone_is_not_an_empty_body() -> None:
+    for body in (None, b"", b"x"):
+        got = received(wire(outgoing(Message(body, b"k", (("h", b"1"),)))))
+        assert (got.body, got.headers) == (body, (("h", b"1"),))
+    got = received(wire(ServiceBusMessage(b"x", application_properties={"servicebus.tombstone": True})))
+    assert got.body == b"x"

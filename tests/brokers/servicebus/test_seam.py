@@ -14,7 +14,7 @@ import pytest
 from azure.servicebus import ServiceBusMessage, exceptions
 from azure.servicebus.aio import ServiceBusClient
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import native, seam
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 BRIDGE = Path(__file__).parents[3] / "bridge"
@@ -146,3 +146,22 @@ def _imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+def test_timestamps_and_binary_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = native._decode._DECODE_BY_CONSTRUCTOR
+    for code, kind in ((0x83, native.Timestamp), (0xA0, native.Binary), (0xB0, native.Binary)):
+        assert getattr(table[code], "marks", None) is kind
+    before = list(table)
+    assert native.mark()
+    assert list(table) == before
+    monkeypatch.setattr(native._decode, "_DECODE_BY_CONSTRUCTOR", {})
+    assert not native.mark()
+
+
+def test_without_the_marks_names_and_bytes_tell() -> None:
+    assert native.header("cloudEvents:time", 1767268800000) == "2026-01-01T12:00:00Z"
+    assert native.header("cloudEvents_digest", b"\xff\x00") == b"/wA="
+    assert native.header("cloudEvents_digest", b"abc") == b"abc"
+    assert native.header("cloudEvents_sequence", 7) == 7
+    assert native.header("time", 7) == 7

@@ -60,7 +60,7 @@ async def test_avro_of_ours_is_read_by_theirs(
         registry, AvroFormat, topic="orders", own=tmp_path / "order.avsc", auto_register=True, place=place
     )
     codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     message = codec.encode(event(ORDER_DATA))
     client = SchemaRegistryClient({"url": server.url})
     deserializer = AvroDeserializer(client, conf={"schema.id.deserializer": dual_schema_id_deserializer})
@@ -94,7 +94,7 @@ async def test_protobuf_of_ours_is_read_by_theirs(
         auto_register=True, place=place,
     )  # fmt: skip
     codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     message = codec.encode(event(PROTO_DATA))
     kind = order_class()
     client = SchemaRegistryClient({"url": server.url})

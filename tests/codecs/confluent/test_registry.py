@@ -61,7 +61,9 @@ async def test_attributes_of_cloudevents_are_headers(server: RegistryServer, reg
     message = Message(write(number, None) + LINE_DATA, headers=headers)
     await codec.prepare_decode([message])
     envelope = codec.decode(message, POSITION)
-    assert (envelope.message_id, envelope.type, envelope.extensions) == ("/s e-1", "line.added", {"tenant": "t"})
+    assert (envelope.message_id, envelope.type, envelope.extensions) == (
+        "/s e-1", "line.added", {"tenant": "t", "schemaid": str(number), "recordname": "shop.Line"},
+    )  # fmt: skip
     tombstone = codec.decode(Message(None, headers=headers), POSITION)
     assert (tombstone.data, tombstone.type) == (None, "line.added")
 
@@ -174,7 +176,7 @@ async def test_tls(tmp_path: Path, connect: MakeRegistry) -> None:
 
 async def write_one(writing: Writing, registry: Registry) -> Message:
     codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     return codec.encode(event(ORDER_DATA))
 
 
@@ -232,7 +234,7 @@ async def test_a_tombstone_is_written_without_a_schema_id(registry: Registry, fi
     codec = RegistryCodec(
         "avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="o", own=file, auto_register=True)
     )
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event(None)).body is None
 
 
@@ -269,5 +271,81 @@ async def test_the_latest_protobuf_names_its_message(server: RegistryServer, reg
     server.register("orders-value", proto_text(), "PROTOBUF")
     writing = Writing(registry, ProtobufFormat, topic="orders", message="shop.Order")
     codec = RegistryCodec("protobuf", ProtobufFormat, registry, writing=writing)
-    await codec.prepare_encode()
+    await codec.prepare_encode(event(ORDER_DATA))
     assert codec.encode(event({"id": "a"})).body == b"\0\0\0\0\1\2\2" + b"\x0a\x01a"
+
+
+BOTH = json.dumps([
+    {"type": "record", "name": f"shop.{name}", "fields": [{"name": "id", "type": "string"}]}
+    for name in ("Placed", "Cancelled")
+])  # fmt: skip
+
+
+async def test_record_name_and_schema_id_are_extensions(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", BOTH)
+    guid = server.guid(number)
+    codec = RegistryCodec("avro", AvroFormat, registry)
+    plain = Message(write(number, None) + b"\x02\x02a")
+    lying = tuple((f"ce_{name}", value) for name, value in (
+        ("specversion", b"1.0"), ("id", b"1"), ("source", b"/s"), ("type", b"t"), ("recordname", b"shop.Placed"),
+        ("schemaid", b"99"),
+    ))  # fmt: skip
+    event_ = Message(write(guid, None) + b"\x02\x02a", headers=lying)
+    await codec.prepare_decode([plain, event_])
+    assert codec.decode(plain, POSITION).extensions == {"recordname": "shop.Cancelled", "schemaid": str(number)}
+    assert codec.decode(event_, POSITION).extensions == {"recordname": "shop.Cancelled", "schemaid": str(guid)}
+    assert codec.decode(Message(None), POSITION).extensions == {}
+
+
+async def test_an_event_chooses_its_record_and_schema(server: RegistryServer, registry: Registry) -> None:
+    older = server.register("orders-value", BOTH)
+    newest = server.register("orders-value", ORDER)
+    codec = RegistryCodec("avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="orders"))
+
+    async def write_with(data: object, **extensions: str) -> Message:
+        made = event(data, extensions=extensions)
+        await codec.prepare_encode(made)
+        return codec.encode(made)
+
+    message = await write_with({"id": "a"}, schemaid=str(older), recordname="shop.Cancelled", tenant="t")
+    assert message.body == write(older, None) + b"\x02\x02a"
+    names = [name for name, _ in message.headers]
+    assert "ce_tenant" in names
+    assert not {"ce_schemaid", "ce_recordname"} & set(names)
+    message = await write_with({"id": "a"}, schemaid=str(server.guid(older)), recordname="shop.Placed")
+    assert message.body == write(server.guid(older), None) + b"\x00\x02a"
+    assert (await write_with(ORDER_DATA, recordname="shop.Order")).body[:5] == write(newest, None)  # type: ignore[index]  # not None
+    for extensions, what in (
+        ({"recordname": "shop.Cancelled"}, r"has no shop\.Cancelled"),
+        ({"schemaid": "x"}, "neither the number nor the GUID"),
+        ({"schemaid": str(2**32)}, "neither the number nor the GUID"),
+        ({"schemaid": "77"}, "does not have schema 77"),
+    ):
+        with pytest.raises(DecodeError, match=what):
+            await write_with(ORDER_DATA, **extensions)
+
+
+async def test_an_event_chooses_its_protobuf_message(server: RegistryServer, registry: Registry) -> None:
+    server.register("orders-value", proto_text(), "PROTOBUF")
+    codec = RegistryCodec(
+        "protobuf", ProtobufFormat, registry, writing=Writing(registry, ProtobufFormat, topic="orders")
+    )
+    made = event({"sku": "a"}, extensions={"recordname": "shop.Order.Line"})
+    await codec.prepare_encode(made)
+    message = codec.encode(made)
+    await codec.prepare_decode([message])
+    read = codec.decode(message, POSITION)
+    assert (read.data, read.extensions["recordname"]) == ({"sku": "a"}, "shop.Order.Line")
+
+
+async def test_a_header_takes_the_guid_of_the_event(server: RegistryServer, registry: Registry) -> None:
+    number = server.register("orders-value", LINE)
+    writing = Writing(registry, AvroFormat, topic="orders", place="header")
+    codec = RegistryCodec("avro", AvroFormat, registry, writing=writing)
+    made = event({"sku": "a"}, extensions={"schemaid": str(server.guid(number))})
+    await codec.prepare_encode(made)
+    assert dict(codec.encode(made).headers)["__value_schema_id"] == write(server.guid(number), None)
+    made = event({"sku": "a"}, extensions={"schemaid": str(number)})
+    await codec.prepare_encode(made)
+    with pytest.raises(DecodeError, match="needs the GUID of the schema"):
+        codec.encode(made)

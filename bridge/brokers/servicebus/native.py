@@ -1,0 +1,73 @@
+"""AMQP types that the SDK's decoder loses: timestamps come as integers, and strings and binary alike as bytes.
+
+Here the decoder is taught to mark them. Where its table is not the known one, the marks are missing: then the `time` of
+a CloudEvent is known by its name, and binary by not being UTF-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from azure.servicebus._pyamqp import _decode
+
+from bridge import amqptext
+
+_TIMESTAMP, _BINARY = 0x83, (0xA0, 0xB0)
+_TIMES = ("cloudEvents:time", "cloudEvents_time")
+_PROPERTIES_LIMIT = 65_536
+"""Bytes of a property; longer binary is a body, which needs no mark."""
+
+
+class Timestamp(int):
+    """Milliseconds since the epoch."""
+
+
+class Binary(bytes):
+    """AMQP binary, not a string."""
+
+
+def header(name: str, value: Any) -> Any:
+    """An application property, with text for what only its AMQP type tells.
+
+    Attributes of CloudEvents take the canonical form of their type, as the AMQP binding says in section 3.1.3.2.
+    """
+    if isinstance(value, Timestamp):
+        return amqptext.timestamp(value)
+    if isinstance(value, bytes):
+        if isinstance(value, Binary) or (amqptext.is_attribute(name) and not _is_text(value)):
+            return amqptext.binary(name, bytes(value))
+    elif type(value) is int and name in _TIMES:
+        return amqptext.timestamp(value)
+    return value
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def mark() -> bool:
+    """Enter decoders that mark timestamps and binary into the SDK's table; False when it is not the known table."""
+    table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
+    if not isinstance(table, list) or len(table) != 256:
+        return False
+    for code in (_TIMESTAMP, *_BINARY):
+        if not hasattr(table[code], "marks"):
+            table[code] = _marking(table[code], Timestamp if code == _TIMESTAMP else Binary)
+    return True
+
+
+def _marking(original: Callable[..., Any], kind: Callable[[Any], Any]) -> Callable[..., Any]:
+    def decoder(buffer: memoryview, depth: int = 0) -> Any:
+        rest, value = original(buffer, depth)
+        return rest, kind(value) if isinstance(value, int) or len(value) <= _PROPERTIES_LIMIT else value
+
+    decoder.marks = kind  # type: ignore[attr-defined]  # tells that it is there already
+    return decoder
+
+
+mark()

@@ -1,0 +1,151 @@
+"""Avro schemas in the form that the reader and the writer here share with fastavro.
+
+fastavro reads and writes the primitive types alone. Logical types and defaults are kept aside, where it ignores them,
+and a branch of a union that its value does not identify becomes a record with one field, which takes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import fastavro
+
+from bridge.codecs.confluent.avro_logical import logical_type
+from bridge.errors import DecodeError
+
+LOGICAL, DEFAULT, BRANCH, VALUE = "bridge.logical", "bridge.default", "bridge.branch", "value"
+"""Attributes of a schema (its `Logical`, a field's default, the branch inside a record) and the one field's name."""
+RECORDS = ("record", "error")
+_PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+_SAME_IN_PYTHON = ({"int", "long"}, {"float", "double"})
+
+Schema = Any
+"""A schema as fastavro parses it: the name of a type, a list of branches, or a dict."""
+
+
+def parse(text: str, references: tuple[tuple[str, str], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A record with the schema as the type of its only field, and every named type.
+
+    Inside a record the library looks names up, and the bytes are the same.
+    Raises: DecodeError when it is no Avro schema.
+    """
+    named: dict[str, Any] = {}
+    rewrite = _Rewriter()
+    try:
+        for _, reference in references:
+            fastavro.parse_schema(rewrite.schema(json.loads(reference)), named)
+        fields = [{"name": VALUE, "type": rewrite.schema(json.loads(text))}]
+        whole: Any = fastavro.parse_schema({"type": "record", "name": "bridge_whole", "fields": fields}, named)
+    except (
+        ValueError, TypeError, KeyError, AttributeError, RecursionError, fastavro.schema.SchemaParseException
+    ) as error:  # fmt: skip
+        raise DecodeError(f"the schema is no Avro schema: {type(error).__name__}") from error
+    return whole, named
+
+
+def resolve(schema: Schema, named: Mapping[str, Any]) -> Schema:
+    """The definition behind a name; any other schema as it is."""
+    return named[schema] if isinstance(schema, str) and schema not in _PRIMITIVES else schema
+
+
+def kind_of(schema: Schema) -> str:
+    """Name of the type of a schema that `resolve` gave and that is no union."""
+    return str(schema["type"] if isinstance(schema, dict) else schema)
+
+
+class _Rewriter:
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def schema(self, schema: Any) -> Any:
+        if isinstance(schema, list):
+            return self._union([self.schema(branch) for branch in schema])
+        if not isinstance(schema, dict):
+            return schema
+        kind = schema["type"]
+        if not isinstance(kind, str):
+            return self.schema(kind)
+        made = {key: schema[key] for key in ("type", "name", "namespace", "symbols", "size") if key in schema}
+        if kind in RECORDS:
+            made["fields"] = [self._field(field) for field in schema["fields"]]
+        elif kind == "array":
+            made["items"] = self.schema(schema["items"])
+        elif kind == "map":
+            made["values"] = self.schema(schema["values"])
+        elif kind in _PRIMITIVES or kind == "fixed":
+            logical = logical_type(kind, schema)
+            if logical is not None:
+                made[LOGICAL] = logical
+            elif kind in _PRIMITIVES:
+                return kind
+        elif kind != "enum":
+            return kind  # the name of a type
+        return made
+
+    def _field(self, field: Any) -> dict[str, Any]:
+        made = {"name": field["name"], "type": self.schema(field["type"])}
+        if "default" in field:
+            made[DEFAULT] = field["default"]
+        return made
+
+    def _union(self, branches: list[Any]) -> list[Any]:
+        kinds = {branch["type"] if isinstance(branch, dict) else branch for branch in branches}
+        alike = {kind for pair in _SAME_IN_PYTHON if pair <= kinds for kind in pair}
+        return [
+            branch
+            if (branch["type"] if isinstance(branch, dict) else branch) not in alike
+            else {
+                "type": "record",
+                "name": f"{BRANCH}_{next(self._numbers)}",
+                "fields": [{"name": VALUE, "type": branch}],
+                BRANCH: branch,
+            }
+            for branch in branches
+        ]
+
+
+def is_recursive(schema: Schema, named: Mapping[str, Any]) -> bool:
+    """Tell whether the schema refers to itself.
+
+    Raises: DecodeError for an array whose items take no bytes: a body of a few bytes could claim any number of them.
+    """
+    recursive = False
+    above: set[str] = set()
+    takes_bytes: dict[str, bool] = {}
+
+    def visit(part: Any) -> bool:
+        """Tell whether every value of the part takes bytes."""
+        nonlocal recursive
+        if isinstance(part, list):
+            for each in part:
+                visit(each)
+            return True  # the branch
+        definition = resolve(part, named)
+        kind = kind_of(definition)
+        if kind == "array":
+            if not visit(definition["items"]):
+                raise DecodeError("the schema has an array whose items take no bytes, which cannot be read safely")
+            return True
+        if kind == "map":
+            visit(definition["values"])
+            return True
+        if kind == "fixed":
+            return bool(definition["size"])
+        if kind not in RECORDS:
+            return kind != "null"
+        name = definition["name"]
+        if name in above:
+            recursive = True
+            return True
+        if name not in takes_bytes:
+            above.add(name)
+            sizes = [visit(field["type"]) for field in definition["fields"]]
+            above.remove(name)
+            takes_bytes[name] = any(sizes)
+        return takes_bytes[name]
+
+    visit(schema)
+    return recursive
