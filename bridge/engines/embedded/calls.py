@@ -109,6 +109,7 @@ class Calls:
         hub.deliver(instance, events.event_raised(hub.now, request.name, data))
         if self._certain_raise and instance.token is not None:
             instance.deferred.append((reply, pb.RaiseEventResponse()))
+            instance.in_doubt.append(instance.inbox[-1][0])
             return DEFERRED
         return pb.RaiseEventResponse()
 

@@ -17,7 +17,7 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
-from bridge.engines.embedded.rewind import again
+from bridge.engines.embedded.rewind import adopt
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
@@ -57,7 +57,7 @@ class Completions:
             instance.status = RUNNING
         hub.touch(instance)
         if outcome.rewind is not None:
-            again(hub, instance, outcome.rewind)
+            adopt(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome)
         hub.settle_deferred(instance)
@@ -148,16 +148,19 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=True)
         task = lease.subject
-        hub.tx.remove("tasks", [task.seq])
-        instance = hub.find_key(task.key)
-        if instance is None or instance.finished or instance.execution != task.execution:
+        instance = hub.waiting_for(task)
+        failed = response.HasField("failureDetails")
+        if failed and instance is not None and hub.try_again(instance, lease, response.failureDetails):
             return
-        if response.HasField("failureDetails"):
+        hub.tx.remove("tasks", [task.seq])
+        if instance is None:
+            return
+        if failed:
             event = events.task_failed(hub.now, task.task_id, response.failureDetails)
         else:
             result = response.result if response.HasField("result") else None
             event = events.task_completed(hub.now, task.task_id, result)
-        hub.deliver(instance, event)
+        hub.answer(instance, event)
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub

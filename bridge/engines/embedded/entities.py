@@ -79,6 +79,13 @@ class Entities:
         if due is not None and due > self._hub.now:
             self._hub.tx.add_timer(Timer(self._hub.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
             return
+        entity = self._found(entity_id)
+        seq = self._hub.next_seq()
+        entity.queue.append((seq, event))
+        self._hub.tx.add_operation(seq, entity, event)
+        self.advance(entity)
+
+    def _found(self, entity_id: str) -> Entity:
         entity = self.find(entity_id)
         if entity is None:
             entity = Entity(entity_id, modified_at=self._hub.now)
@@ -86,10 +93,23 @@ class Entities:
             self._hub.tx.change_entity(entity)
             if entity.name == PARKING:
                 self.parking.add(entity_id)
-        seq = self._hub.next_seq()
-        entity.queue.append((seq, event))
+        return entity
+
+    def lock(self, entity_id: str, section: str, owner: Instance) -> None:
+        """Lock an entity that nobody has locked, ahead of its queue. A batch in flight counts as done before."""
+        entity = self._found(entity_id)
+        entity.section = section
+        entity.owner = owner.id
+        self._hub.tx.change_entity(entity)
+
+    def follow(self, entity_id: str, seq: int, execution: str) -> None:
+        """The caller of a queued operation has another execution by now."""
+        entity = self._found(entity_id)
+        event = next(event for each, event in entity.queue if each == seq)
+        event.entityOperationCalled.parentExecutionId.value = execution
+        self._hub.tx.remove("operations", [seq])
+        self._hub.tx.flush()
         self._hub.tx.add_operation(seq, entity, event)
-        self.advance(entity)
 
     def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""
@@ -98,14 +118,14 @@ class Entities:
         hub = self._hub
         call = operation.entityOperationCalled
         caller = hub.find(call.parentInstanceId.value)
-        if caller is None or caller.finished or caller.execution != call.parentExecutionId.value:
+        if caller is None or caller.execution != call.parentExecutionId.value:
             return
         if answer.HasField("failure"):
             event = events.operation_failed(hub.now, call.requestId, answer.failure.failureDetails)
         else:
             output = answer.success.result if answer.success.HasField("result") else None
             event = events.operation_completed(hub.now, call.requestId, output)
-        hub.deliver(caller, event)
+        hub.answer(caller, event)
 
     def refuse(self, entity_id: str, seq: int, failure: pb.TaskFailureDetails) -> None:
         """An operation that cannot be run: its caller is told; a signal is dropped, which only the log tells."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.attempts import with_pauses
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import Instance
 from bridge.engines.embedded.rows import KeyStatement, Statement
@@ -121,6 +122,14 @@ class Transaction:
     def add_task(self, task: Task) -> None:
         self._tasks.append(task)
         self._dirty = True
+
+    def move_tasks(self, executions: dict[int, str]) -> None:
+        """Let activities belong to another execution, by sequence number."""
+        if executions:
+            self._dirty = True
+            self.flush()
+            moved = [(execution, seq) for seq, execution in executions.items()]
+            self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
 
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
@@ -238,7 +247,8 @@ def _updated(i: Instance) -> tuple[object, ...]:
 def _task_row(task: Task) -> tuple[object, ...]:
     assert task.request is not None
     request = task.request.SerializeToString()
-    return (task.seq, task.key, task.execution, task.task_id, task.name, task.version, request)
+    execution = with_pauses(task.execution, task.pauses)
+    return (task.seq, task.key, execution, task.task_id, task.name, task.version, request)
 
 
 def _timer_row(timer: Timer) -> tuple[object, ...]:

@@ -145,30 +145,43 @@ def _send_entity_message(
     elif kind == "entityOperationCalled":
         called = message.entityOperationCalled
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationCalled=called))
-        operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationCalled=called)
-        call = operation.entityOperationCalled
-        call.parentInstanceId.value = instance.id
-        call.parentExecutionId.value = instance.execution
+        operation = entity_call(instance, called, now)
         outcome.operations.append((entity_id(called.targetInstanceId.value), operation))
     elif kind == "entityLockRequested":
         request = message.entityLockRequested
         if not request.lockSet:
             raise BadResponse("asks for locks on no entity")
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityLockRequested=request))
-        lock = pb.EntityLockRequestedEvent()
-        lock.CopyFrom(request)
-        lock.parentInstanceId.value = instance.id
-        lock.position = 0
-        ordered = sorted({entity_id(each) for each in request.lockSet})
-        del lock.lockSet[:]
-        lock.lockSet.extend(ordered)
-        outcome.locks.append(lock)
+        outcome.locks.append(lock_request(instance.id, request))
     elif kind == "entityUnlockSent":
         unlock = message.entityUnlockSent
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityUnlockSent=unlock))
         outcome.unlocks.append((entity_id(unlock.targetInstanceId.value), unlock.criticalSectionId))
     else:
         raise BadResponse("has an entity message that this engine does not know")
+
+
+def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
+    """A call as an entity queues it: with its caller's execution."""
+    operation = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityOperationCalled=called)
+    operation.entityOperationCalled.parentInstanceId.value = instance.id
+    operation.entityOperationCalled.parentExecutionId.value = instance.execution
+    return operation
+
+
+def lock_request(owner: str, request: pb.EntityLockRequestedEvent) -> pb.EntityLockRequestedEvent:
+    """A request for locks at its first entity; entities are locked in the order of their ids.
+
+    Raises: BadResponse when it names something other than an entity.
+    """
+    lock = pb.EntityLockRequestedEvent()
+    lock.CopyFrom(request)
+    lock.parentInstanceId.value = owner
+    lock.position = 0
+    ordered = sorted({entity_id(each) for each in request.lockSet})
+    del lock.lockSet[:]
+    lock.lockSet.extend(ordered)
+    return lock
 
 
 def entity_id(value: str) -> str:
