@@ -318,11 +318,11 @@ def _pauses(history: list[pb.HistoryEvent], reference: Reference) -> tuple[int, 
     pauses: list[int] = []
     failed: _Turn | None = None
     for turn in _turns(history):
+        if any(each == reference for each, _ in turn.failures):
+            failed = turn
         if failed is not None and reference in turn.repeated:
             # The timer of a retry is one of those that the turn with the failure made, and has fired by now.
             lengths = [fire_at - failed.at for fire_at in failed.timers if fire_at <= turn.at]
             pauses.append(max(lengths, default=turn.at - failed.at))
             failed = None
-        if any(each == reference for each, _ in turn.failures):
-            failed = turn
     return tuple(pauses)
