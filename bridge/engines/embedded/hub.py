@@ -198,7 +198,11 @@ class TaskHub:
         return instance
 
     def replace(self, instance: Instance) -> None:
-        """Remove the instance, so that its id is free."""
+        """Remove the instance, so that its id is free. To the parent of one that still runs it counts as terminated."""
+        if not instance.finished:
+            self.settled.extend((reply, late(instance.id)) for reply, _ in instance.deferred)
+            if instance.parent is not None:
+                self._tell_parent(instance)
         self.entities.release_locks(instance)
         self.void(instance)
         self.tx.delete(instance)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -495,6 +499,44 @@ def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
     assert ground.output() == [[["leaf", "well"], "well"], "well"]
     assert ground.runs == ["leaf"]
     ground.worker.stop()
+
+
+def rewind_and_die(path: Path, instance_id: str) -> None:
+    """Run in a process of its own, which dies as the third instance of the tree is rewound."""
+    database = Database(path)
+    database.start()
+    ordinary = rewinding._entities
+    seen: list[str] = []
+
+    def dying(hub: Any, instance: Any, parts: Any) -> None:
+        ordinary(hub, instance, parts)
+        seen.append(instance.id)
+        if len(seen) == 3:
+            hub.tx.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rewinding._entities = dying  # type: ignore[assignment] # in a process that dies by it
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId=instance_id))
+
+
+def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None:
+    ground = Ground(restartable.now, family, family_well)
+    ground.broken("leaf")
+    ground.start("family", 3)
+    ground.failed()
+    ground.worker.stop()
+    before = snapshot(restartable.now)
+    restartable.now.stop()
+    child_process = multiprocessing.get_context("spawn").Process(target=rewind_and_die, args=(restartable.path, "i"))
+    child_process.start()
+    child_process.join(TIMEOUT)
+    assert child_process.exitcode == -signal.SIGKILL
+    again = Ground(restartable.again(), family, family_well)
+    assert snapshot(restartable.now) == before
+    again.rewind()
+    assert again.output() == [[["leaf", "well"], "well"], "well"]
+    assert again.runs == ["leaf"]
+    again.worker.stop()
 
 
 def test_a_saga_by_hand_that_raises_its_failure_again_has_handled_it(database: Database) -> None:
