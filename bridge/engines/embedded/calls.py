@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -10,6 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 
 from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import MAX_ID, check_id, new_id
@@ -35,6 +37,13 @@ def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
     )
 
 
+def _bounded(check: Callable[..., None], *values: Any) -> None:
+    try:
+        check(*values)
+    except BeyondBound as error:
+        raise invalid(f"The call has {error}") from error
+
+
 class Calls:
     """One method per call. Each runs in the writer's thread and raises Rejection before it changes anything."""
 
@@ -46,6 +55,9 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The orchestration's name is empty")
+        _bounded(check_name, "an orchestration's name", request.name)
+        _bounded(check_name, "a version", request.version.value)
+        _bounded(check_tags, request.tags)
         instance_id = check_id(request.instanceId) if request.instanceId else new_id()
         existing = hub.find(instance_id)
         after = 0
@@ -100,6 +112,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The event's name is empty")
+        _bounded(check_name, "an event's name", request.name)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -206,6 +219,7 @@ class Calls:
             raise invalid(f"The entity id has {len(target)} characters; at most {MAX_ID} are allowed")
         if not request.name:
             raise invalid("The operation's name is empty")
+        _bounded(check_name, "an operation's name", request.name)
         event = events.signal(
             hub.now,
             target,

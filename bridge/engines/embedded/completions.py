@@ -7,6 +7,7 @@ import logging
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.bounds import BeyondBound, check_name
 from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
@@ -191,6 +192,7 @@ class Completions:
             if action.HasField("sendSignal"):
                 signal = action.sendSignal
                 target = entity_id(signal.instanceId)
+                check_name("an operation's name", signal.name)
                 data = signal.input if signal.HasField("input") else None
                 event = events.signal(hub.now, target, signal.name, data, new_id())
                 hub.entities.operate(
@@ -209,7 +211,7 @@ class Completions:
                         parentTraceContext=start.parentTraceContext if start.HasField("parentTraceContext") else None,
                     )
                 )
-        except (BadResponse, Rejection) as error:
+        except (BadResponse, BeyondBound, Rejection) as error:
             logger.warning("An action of entity %s was dropped: %s", entity.id, error)
 
     def abandon(self, lease: Lease) -> None:

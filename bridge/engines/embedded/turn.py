@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.bounds import BeyondBound, check_custom_status, check_name, check_tags
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue
@@ -43,8 +44,19 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
 
     Raises: BadResponse.
     """
+    try:
+        return _outcome(instance, turn, response, now)
+    except BeyondBound as error:
+        raise BadResponse(f"has {error}") from error
+
+
+def _outcome(
+    instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int
+) -> Outcome:
+    """Raises: BadResponse, BeyondBound."""
     outcome = Outcome(history=list(turn))
     terminated = False
+    check_custom_status(response.customStatus.value)
     for action in response.actions:
         kind = action.WhichOneof("orchestratorActionType")
         if kind == "completeOrchestration":
@@ -54,6 +66,8 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
             if status not in FINISHED and status != CONTINUED_AS_NEW:
                 raise BadResponse(f"completes the orchestration with status {status}")
             outcome.completion = action.completeOrchestration
+            check_name("a version", outcome.completion.newVersion.value)
+            check_tags(outcome.completion.tags)
             terminated = status == TERMINATED
         elif kind == "rewindOrchestration":
             outcome.rewind = list(action.rewindOrchestration.newHistory)
@@ -76,6 +90,9 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         child = action.createSubOrchestration
         if not child.name:
             raise BadResponse("creates a sub-orchestration without a name")
+        check_name("a sub-orchestration's name", child.name)
+        check_name("a sub-orchestration's version", child.version.value)
+        check_tags(child.tags)
         if not child.instanceId:
             child.instanceId = f"{instance.id}:{instance.execution[:8]}:{action.id:04x}"
         outcome.children.append((action.id, child))
@@ -95,6 +112,7 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         )
     elif kind == "sendEvent":
         sent = action.sendEvent
+        check_name("an event's name", sent.name)
         data = sent.data if sent.HasField("data") else None
         outcome.raised.append((sent.instance.instanceId, sent.name, data))
         outcome.history.append(
@@ -113,6 +131,9 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
 def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction, outcome: Outcome, now: int) -> None:
     if not task.name:
         raise BadResponse("schedules an activity without a name")
+    check_name("an activity's name", task.name)
+    check_name("an activity's version", task.version.value)
+    check_tags(task.tags)
     # Field by field, since this is on the way of every activity and nested constructors are slow.
     request = pb.ActivityRequest(name=task.name, taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
@@ -139,11 +160,13 @@ def _send_entity_message(
     kind = message.WhichOneof("EntityMessageType")
     if kind == "entityOperationSignaled":
         signaled = message.entityOperationSignaled
+        check_name("an operation's name", signaled.operation)
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled))
         operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationSignaled=signaled)
         outcome.operations.append((entity_id(signaled.targetInstanceId.value), operation))
     elif kind == "entityOperationCalled":
         called = message.entityOperationCalled
+        check_name("an operation's name", called.operation)
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationCalled=called))
         operation = entity_call(instance, called, now)
         outcome.operations.append((entity_id(called.targetInstanceId.value), operation))
