@@ -141,7 +141,9 @@ async def test_a_rewind_that_cannot_be_done_says_why(instances: Instances, prefi
     await instances.start(Start("regrets", None, prefix + "1"))
     await finish(instances, prefix + "1", "FAILED")
     before = await instances.show(prefix + "1")
-    with pytest.raises(EngineRejected, match=r"cannot be rewound: it handled the failure of a step.*restart it"):
+    with pytest.raises(
+        EngineRejected, match=r"cannot be rewound: it made further decisions after the failure of a step.*restart it"
+    ):
         await instances.rewind(prefix + "1", None)
     assert await instances.show(prefix + "1") == before
 

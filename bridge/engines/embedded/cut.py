@@ -8,7 +8,7 @@ failures on its way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -79,6 +79,8 @@ class Cut:
     pauses: dict[Reference, tuple[int, ...]]
     """Pauses of the retry policy between the attempts of what is asked for again, microseconds."""
     started: list[str]
+    by_worker: bool
+    """The orchestrator failed; otherwise the engine ended the instance between two turns."""
 
 
 def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worker: bool) -> Cut:
@@ -93,7 +95,7 @@ def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worke
     if by_worker:
         begin = max(index for index in range(end) if history[index].HasField("orchestratorStarted"))
     kept, failed_turn = history[:begin], history[begin:end]
-    if not any(event.HasField("executionStarted") for event in kept):
+    if not any(event.HasField("orchestratorStarted") for event in kept):
         kept = []
     delivered = [event for event in failed_turn if _is_delivered(event)]
     delivered += late
@@ -103,9 +105,10 @@ def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worke
     for reference, event in _unhandled(kept, last.failureDetails).items():
         failures.setdefault(reference, event)
         handled = False
-    if handled and _raised_again(kept, last.failureDetails):
+    if handled and by_worker and _raised_again(kept, last.failureDetails):
         raise CannotRewind(
-            "it handled the failure of a step, went on, and raised it again at its end. Start it anew, or restart it"
+            "it made further decisions after the failure of a step, and ended with that failure later: it handled the "
+            "failure, or took it up too late to tell. Start it anew, or restart it"
         )
     taken_back = {id(event) for event in failures.values()}
     taken_back.update(id(event) for event in delivered if _failed(event) in failures)
@@ -117,12 +120,13 @@ def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worke
         delivered,
         open_of([*kept, *delivered]),
         asked,
-        {reference: _pauses(history, reference) for reference in asked},
+        _pauses(history, asked),
         [
             event.subOrchestrationInstanceCreated.instanceId
             for event in failed_turn
             if event.HasField("subOrchestrationInstanceCreated")
         ],
+        by_worker,
     )
 
 
@@ -313,16 +317,17 @@ def _named(failures: dict[Reference, pb.HistoryEvent], cause: pb.TaskFailureDeta
     }
 
 
-def _pauses(history: list[pb.HistoryEvent], reference: Reference) -> tuple[int, ...]:
-    """The pauses that the step's retry policy made between its attempts."""
-    pauses: list[int] = []
-    failed: _Turn | None = None
+def _pauses(history: list[pb.HistoryEvent], steps: Collection[Reference]) -> dict[Reference, tuple[int, ...]]:
+    """The pauses that the steps' retry policies made between their attempts."""
+    found: dict[Reference, tuple[int, ...]] = {}
+    failed: dict[Reference, _Turn] = {}
     for turn in _turns(history):
-        if any(each == reference for each, _ in turn.failures):
-            failed = turn
-        if failed is not None and reference in turn.repeated:
-            # The timer of a retry is one of those that the turn with the failure made, and has fired by now.
-            lengths = [fire_at - failed.at for fire_at in failed.timers if fire_at <= turn.at]
-            pauses.append(max(lengths, default=turn.at - failed.at))
-            failed = None
-    return tuple(pauses)
+        failed.update((reference, turn) for reference, _ in turn.failures if reference in steps)
+        for reference in turn.repeated:
+            before = failed.pop(reference, None)
+            if before is not None:
+                # The timer of a retry is one of those that the turn with the failure made, and has fired by now.
+                lengths = [fire_at - before.at for fire_at in before.timers if fire_at <= turn.at]
+                pause = max(lengths, default=turn.at - before.at)
+                found[reference] = (*found.get(reference, ()), pause)
+    return found

@@ -96,20 +96,13 @@ class Entities:
         return entity
 
     def lock(self, entity_id: str, section: str, owner: Instance) -> None:
-        """Lock an entity that nobody has locked, ahead of its queue. A batch in flight counts as done before."""
+        """Lock an entity, ahead of its queue, unless another has. A batch in flight counts as done before."""
         entity = self._found(entity_id)
+        if entity.owner not in (None, owner.id):
+            return
         entity.section = section
         entity.owner = owner.id
         self._hub.tx.change_entity(entity)
-
-    def follow(self, entity_id: str, seq: int, execution: str) -> None:
-        """The caller of a queued operation has another execution by now."""
-        entity = self._found(entity_id)
-        event = next(event for each, event in entity.queue if each == seq)
-        event.entityOperationCalled.parentExecutionId.value = execution
-        self._hub.tx.remove("operations", [seq])
-        self._hub.tx.flush()
-        self._hub.tx.add_operation(seq, entity, event)
 
     def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""

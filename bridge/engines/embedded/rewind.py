@@ -77,7 +77,7 @@ def _cut(hub: TaskHub, instance: Instance) -> Cut:
 def _check_saga(instance: Instance, parts: Cut) -> None:
     """A saga that has ended has handled its failure; its last turn would only come to the same end."""
     failure = instance.failure or pb.TaskFailureDetails()
-    if parts.asked or code_changed(failure) or not instance.custom_status:
+    if parts.asked or not parts.by_worker or code_changed(failure) or not instance.custom_status:
         return
     try:
         status = json.loads(instance.custom_status)
@@ -104,20 +104,23 @@ def _check_locks(hub: TaskHub, instance: Instance, waiting: Open, locks: dict[st
 
 
 def _check_calls(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    queued = _queued_calls(hub, instance, parts.open)
     for request_id, event in parts.open.calls.items():
-        target = entity_id(event.entityOperationCalled.targetInstanceId.value)
-        if request_id not in parts.asked and _queued_call(hub, instance, target, request_id) is None:
+        if request_id not in parts.asked and request_id not in queued:
+            target = event.entityOperationCalled.targetInstanceId.value
             raise CannotRewind(f"the answer to its call of entity '{target}' was not kept. Restart it")
 
 
-def _queued_call(hub: TaskHub, instance: Instance, target: str, request_id: str) -> int | None:
-    """Sequence number of a call that the entity has not answered."""
-    entity = hub.entities.find(target)
-    for seq, event in () if entity is None else entity.queue:
-        call = event.entityOperationCalled
-        if call.requestId == request_id and call.parentInstanceId.value == instance.id:
-            return seq
-    return None
+def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, tuple[int, pb.HistoryEvent]]:
+    """The instance's calls that entities have not answered, with their sequence numbers, by request id."""
+    targets = {entity_id(event.entityOperationCalled.targetInstanceId.value) for event in waiting.calls.values()}
+    entities = [entity for target in targets if (entity := hub.entities.find(target)) is not None]
+    return {
+        event.entityOperationCalled.requestId: (seq, event)
+        for entity in entities
+        for seq, event in entity.queue
+        if event.entityOperationCalled.parentInstanceId.value == instance.id
+    }
 
 
 def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
@@ -196,7 +199,7 @@ def adopt(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> N
         except Rejection:
             failure = child.failure or events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
             hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
-    _go_on(hub, instance, Cut(history, [], waiting, {}, {}, []))
+    _go_on(hub, instance, Cut(history, [], waiting, {}, {}, [], by_worker=True))
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 
 
@@ -227,6 +230,9 @@ def _of_execution(event: pb.HistoryEvent, instance: Instance) -> pb.HistoryEvent
     started = pb.HistoryEvent()
     started.CopyFrom(event)
     started.executionStarted.CopyFrom(instance.start.executionStarted)
+    if started.executionStarted.HasField("parentInstance"):
+        link = started.executionStarted.parentInstance.orchestrationInstance.executionId
+        link.value, _ = pauses_of(link.value)
     return started
 
 
@@ -294,10 +300,12 @@ def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:
         else:
             lock = lock_request(instance.id, section.request)
             hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+    queued = _queued_calls(hub, instance, parts.open)
     for request_id, event in parts.open.calls.items():
         target = entity_id(event.entityOperationCalled.targetInstanceId.value)
-        queued = None if request_id in parts.asked else _queued_call(hub, instance, target, request_id)
-        if queued is None:
+        if request_id in parts.asked:
             hub.entities.operate(target, entity_call(instance, event.entityOperationCalled, hub.now))
-        else:
-            hub.entities.follow(target, queued, instance.execution)
+        elif request_id in queued:
+            seq, call = queued[request_id]
+            call.entityOperationCalled.parentExecutionId.value = instance.execution
+            hub.tx.change_operation(seq, call)

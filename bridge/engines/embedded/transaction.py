@@ -153,6 +153,11 @@ class Transaction:
         self._operations.append((seq, entity.id, event.SerializeToString()))
         self._dirty = True
 
+    def change_operation(self, seq: int, event: pb.HistoryEvent) -> None:
+        self._dirty = True
+        self.flush()
+        self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (event.SerializeToString(), seq))
+
     def delete_entity(self, entity: Entity) -> None:
         self._entities.pop(entity.id, None)
         self._gone_entities.add(entity.id)

@@ -552,7 +552,7 @@ def test_a_saga_by_hand_that_raises_its_failure_again_has_handled_it(database: D
     ground.broken("charge")
     ground.start("saga")
     ground.failed()
-    ground.refused("handled the failure of a step")
+    ground.refused("ended with that failure later: it handled the failure")
     assert ground.runs == []
     ground.worker.stop()
 
@@ -570,6 +570,38 @@ def test_the_engines_own_failure_loses_no_result(database: Database) -> None:
     assert past == ["orchestratorStarted", "executionStarted", "taskScheduled"]
     assert kinds(item) == ["taskCompleted", "executionRewound"] or kinds(item) == ["executionRewound", "taskCompleted"]
     assert hands.nothing()
+
+
+def test_an_instance_that_failed_before_its_first_turn_begins_again(database: Database) -> None:
+    start(database, "work", "i", "given")
+    instance = in_writer(database, lambda: database.hub.find("i"))
+    failure = pb.TaskFailureDetails(errorType="E", errorMessage="broken")
+    in_writer(database, lambda: database.hub.fail(instance, failure))
+    for _ in range(2):
+        call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+        in_writer(database, lambda: database.hub.fail(database.hub.find("i"), failure))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    item = Hands(database).take()
+    assert not item.orchestratorRequest.pastEvents
+    assert kinds(item) == ["executionStarted", *["executionRewound"] * 3]
+
+
+def test_what_was_suspended_stays_so(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), activity(1, "x"))
+    item = hands.take()
+    call(database, "SuspendInstance", pb.SuspendRequest(instanceId="i"))
+    in_writer(database, lambda: database.hub.fail(database.hub.find("i"), pb.TaskFailureDetails(errorType="E")))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    assert state(database, "i").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
+    hands.result(item, 1)
+    call(database, "ResumeInstance", pb.ResumeRequest(instanceId="i"))
+    taken = [hands.take()]
+    if taken[0].HasField("activityRequest"):
+        hands.result(taken[0], 1)
+        taken.append(hands.take())
+    assert "executionResumed" in kinds(taken[-1])
 
 
 def test_a_refused_raise_leaves_no_trace(database: Database) -> None:
