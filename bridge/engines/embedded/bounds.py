@@ -15,13 +15,13 @@ MAX_CUSTOM_STATUS = 1024 * 1024
 
 
 class BeyondBound(Exception):
-    """Something too large, with its bound, to follow "has"."""
+    """Something too large, with its bound, to follow "The call" or "The answer"."""
 
 
 def check_name(what: str, name: str) -> None:
     """Raises: BeyondBound for a name or version beyond its bound."""
     if len(name) > MAX_NAME:
-        raise BeyondBound(f"{what} of {len(name)} characters; at most {MAX_NAME} are allowed")
+        raise BeyondBound(f"has {what} of {len(name)} characters; at most {MAX_NAME} are allowed")
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
@@ -29,13 +29,13 @@ def check_tags(tags: Mapping[str, str]) -> None:
     if tags:
         size = sum(_size(key) + _size(value) for key, value in tags.items())
         if size > MAX_TAGS:
-            raise BeyondBound(f"tags of {size} bytes; at most {MAX_TAGS} are allowed")
+            raise BeyondBound(f"has tags of {size} bytes; at most {MAX_TAGS} are allowed")
 
 
 def check_custom_status(status: str) -> None:
     """Raises: BeyondBound for a custom status beyond its bound."""
     if len(status) * 4 > MAX_CUSTOM_STATUS and (size := _size(status)) > MAX_CUSTOM_STATUS:
-        raise BeyondBound(f"a custom status of {size} bytes; at most {MAX_CUSTOM_STATUS} are allowed")
+        raise BeyondBound(f"has a custom status of {size} bytes; at most {MAX_CUSTOM_STATUS} are allowed")
 
 
 def _size(value: str) -> int:

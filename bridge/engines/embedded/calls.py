@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -37,11 +37,14 @@ def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
     )
 
 
-def _bounded(check: Callable[..., None], *values: Any) -> None:
+def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
+    """Raises: Rejection for something beyond its bound."""
     try:
-        check(*values)
+        check_name(what, name)
+        check_name("a version", version)
+        check_tags(tags or {})
     except BeyondBound as error:
-        raise invalid(f"The call has {error}") from error
+        raise invalid(f"The call {error}") from error
 
 
 class Calls:
@@ -55,9 +58,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The orchestration's name is empty")
-        _bounded(check_name, "an orchestration's name", request.name)
-        _bounded(check_name, "a version", request.version.value)
-        _bounded(check_tags, request.tags)
+        _bounded("an orchestration's name", request.name, request.version.value, request.tags)
         instance_id = check_id(request.instanceId) if request.instanceId else new_id()
         existing = hub.find(instance_id)
         after = 0
@@ -112,7 +113,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The event's name is empty")
-        _bounded(check_name, "an event's name", request.name)
+        _bounded("an event's name", request.name)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -219,7 +220,7 @@ class Calls:
             raise invalid(f"The entity id has {len(target)} characters; at most {MAX_ID} are allowed")
         if not request.name:
             raise invalid("The operation's name is empty")
-        _bounded(check_name, "an operation's name", request.name)
+        _bounded("an operation's name", request.name)
         event = events.signal(
             hub.now,
             target,

@@ -40,7 +40,7 @@ class Completions:
             return
         try:
             outcome = apply(instance, instance.turn, response, hub.now)
-        except BadResponse as error:
+        except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
             hub.fail(instance, failure)
             return

@@ -252,7 +252,7 @@ def _updated(i: Instance) -> tuple[object, ...]:
 def _task_row(task: Task) -> tuple[object, ...]:
     assert task.request is not None
     request = task.request.SerializeToString()
-    execution = with_pauses(task.execution, task.pauses)
+    execution = with_pauses(task.execution, task.pauses) if task.pauses else task.execution
     return (task.seq, task.key, execution, task.task_id, task.name, task.version, request)
 
 

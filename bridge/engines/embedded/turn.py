@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.bounds import BeyondBound, check_custom_status, check_name, check_tags
+from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_name, check_tags
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue
@@ -42,21 +42,12 @@ class Outcome:
 def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int) -> Outcome:
     """What the answer to a turn with these new events means.
 
-    Raises: BadResponse.
+    Raises: BadResponse, BeyondBound.
     """
-    try:
-        return _outcome(instance, turn, response, now)
-    except BeyondBound as error:
-        raise BadResponse(f"has {error}") from error
-
-
-def _outcome(
-    instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int
-) -> Outcome:
-    """Raises: BadResponse, BeyondBound."""
     outcome = Outcome(history=list(turn))
     terminated = False
-    check_custom_status(response.customStatus.value)
+    if response.HasField("customStatus"):
+        check_custom_status(response.customStatus.value)
     for action in response.actions:
         kind = action.WhichOneof("orchestratorActionType")
         if kind == "completeOrchestration":
@@ -66,8 +57,9 @@ def _outcome(
             if status not in FINISHED and status != CONTINUED_AS_NEW:
                 raise BadResponse(f"completes the orchestration with status {status}")
             outcome.completion = action.completeOrchestration
-            check_name("a version", outcome.completion.newVersion.value)
-            check_tags(outcome.completion.tags)
+            if status == CONTINUED_AS_NEW:
+                check_name("a version", outcome.completion.newVersion.value)
+                check_tags(outcome.completion.tags)
             terminated = status == TERMINATED
         elif kind == "rewindOrchestration":
             outcome.rewind = list(action.rewindOrchestration.newHistory)
@@ -131,9 +123,10 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
 def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction, outcome: Outcome, now: int) -> None:
     if not task.name:
         raise BadResponse("schedules an activity without a name")
-    check_name("an activity's name", task.name)
-    check_name("an activity's version", task.version.value)
-    check_tags(task.tags)
+    if len(task.name) > MAX_NAME or task.HasField("version") or task.tags:
+        check_name("an activity's name", task.name)
+        check_name("an activity's version", task.version.value)
+        check_tags(task.tags)
     # Field by field, since this is on the way of every activity and nested constructors are slow.
     request = pb.ActivityRequest(name=task.name, taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
