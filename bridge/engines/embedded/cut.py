@@ -98,7 +98,8 @@ def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worke
     if not any(event.HasField("orchestratorStarted") for event in kept):
         kept = []
     delivered = [event for event in failed_turn if _is_delivered(event)]
-    delivered += late
+    void = _asked_by(failed_turn)
+    delivered += [event for event in late if _answered(event) not in void and _failed(event) not in void]
     answered = {_answered(event) for event in delivered} - {None}
     failures = {reference: event for event in delivered if (reference := _failed(event)) is not None}
     handled = not failures
@@ -177,6 +178,15 @@ def _unlock(found: Open, sent: pb.EntityUnlockSentEvent) -> None:
         section.held.discard(entity_id(sent.targetInstanceId.value))
         if section.granted and not section.held:
             del found.sections[sent.criticalSectionId]
+
+
+def _asked_by(turn: Iterable[pb.HistoryEvent]) -> set[Reference]:
+    """The steps that a turn decided on. When it runs again, their results belong to nothing."""
+    return {
+        event.entityOperationCalled.requestId if event.HasField("entityOperationCalled") else event.eventId
+        for event in turn
+        if event.WhichOneof("eventType") in (*_SCHEDULED, "entityOperationCalled")
+    }
 
 
 def _is_delivered(event: pb.HistoryEvent) -> bool:

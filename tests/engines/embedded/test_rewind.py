@@ -31,7 +31,7 @@ from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import Channel
 
 from .conftest import Restartable
-from .hands import Hands, activity, begin, call, child, complete, fail, kinds, start, state
+from .hands import Hands, activity, begin, call, child, complete, fail, kinds, raise_event, start, state
 from .test_control import terminate
 from .test_entity import calling, locking, operations, unlocking
 from .test_worker import quiet
@@ -758,6 +758,32 @@ def test_an_operation_under_way_is_not_sent_again(database: Database, answered: 
         events += kinds(hands.take())
     assert sorted(events) == ["entityOperationCompleted", "executionRewound"]
     assert hands.nothing()
+
+
+def test_answers_to_what_the_failed_turn_asked_for_are_dropped(database: Database) -> None:
+    """The turn runs again and asks under other ids; nothing may be taken for the result of an earlier step either."""
+    hands = Hands(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), activity(1, "kept"))
+    kept = hands.take()
+    raise_event(database, "i", "go")
+    stray = [activity(1, "stray"), activity(2, "stray"), calling(3, "@c@x", "add", "r3"), child(4, "child", "i:4")]
+    hands.turn(hands.take(), *stray, fail(5, "another code"))
+    for _ in range(4):
+        item = hands.take()
+        if item.HasField("activityRequest"):
+            hands.result(item, "stray")
+        elif item.HasField("entityRequestV2"):
+            hands.batch(item, "stray", new_state=1)
+        else:
+            hands.turn(item, complete(1, "stray"))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    item = hands.take()
+    assert kinds(item) == ["executionRewound", "eventRaised"]
+    hands.turn(item)
+    hands.result(kept, "kept")
+    (result,) = hands.take().orchestratorRequest.newEvents[1:]
+    assert result.taskCompleted.result.value == '"kept"'
 
 
 # Random programs
