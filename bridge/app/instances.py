@@ -15,7 +15,7 @@ from durabletask.task import FailureDetails
 from bridge.app.attachment import asked, payload, stamp
 from bridge.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
+from bridge.engines.errors import details_of, translate
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.recording import Recording, record
 from bridge.errors import AlreadyTaken, EngineRejected, InstanceNotFound
@@ -202,11 +202,19 @@ class Instances:
         return await asked(call, f"restart {instance_id!r}")
 
     async def rewind(self, instance_id: str, reason: str | None) -> None:
-        """Let a failed instance go on before its failure; what had succeeded is not repeated."""
+        """Let a failed instance go on from the turn in which it failed. No step that succeeded is repeated.
+
+        Raises: InstanceNotFound; EngineRejected with the reason when it cannot be rewound, and nothing has changed.
+        """
         found = await self.show(instance_id)
         if found.status != "FAILED":
             raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
-        await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+        try:
+            await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+        except EngineRejected as error:
+            # The engine's sentence names the reason and the remedy. It is shown to the person who asked, nowhere else.
+            details = details_of(error.__cause__) if error.__cause__ is not None else ""
+            raise EngineRejected(details or str(error)) from error
 
     async def purge(self, instance_id: str, *, recursive: bool) -> int:
         """Forget a finished instance; how many were forgotten with it. Raises: InstanceNotFound."""

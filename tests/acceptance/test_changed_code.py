@@ -18,11 +18,19 @@ ops: {http: {port: 0}}
 """
 
 FLOW = """
+from datetime import timedelta
 from bridge.workflow import CompensationInput, Saga, Step, StepInput
 from durabletask import task
 
 
+BRIEF = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
+TRIES = []
+
+
 def reserve(ctx: task.ActivityContext, call: StepInput) -> str:
+    TRIES.append(call.key)
+    if len(TRIES) == 1:
+        raise ConnectionError("the warehouse is away for a moment")
     return "reserved"
 
 
@@ -34,7 +42,7 @@ def order(ctx: task.OrchestrationContext, order: dict):
     saga = Saga(ctx, "order")
 
     def body():
-        yield from saga.step(Step("stock", reserve, order))
+        yield from saga.step(Step("stock", reserve, order, retry=BRIEF))
         return (yield from saga.wait_for_event("paid"))
 
     return (yield from saga.run(body()))

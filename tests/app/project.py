@@ -65,6 +65,14 @@ def breaks(ctx: task.OrchestrationContext, _):
     return result
 
 
+def regrets(ctx: task.OrchestrationContext, _):
+    try:
+        yield ctx.call_activity(fragile)
+    except task.TaskFailedError:
+        yield ctx.create_timer(timedelta(milliseconds=10))
+        raise
+
+
 def family(ctx: task.OrchestrationContext, _):
     yield ctx.create_timer(timedelta(milliseconds=10))
     said = yield ctx.call_sub_orchestrator(greet, input="child", instance_id=ctx.instance_id + "-child")

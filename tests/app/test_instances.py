@@ -137,6 +137,17 @@ async def test_rewind(instances: Instances, prefix: str) -> None:
         await instances.rewind(prefix + "1", None)
 
 
+async def test_a_rewind_that_cannot_be_done_says_why(instances: Instances, prefix: str) -> None:
+    await instances.start(Start("regrets", None, prefix + "1"))
+    await finish(instances, prefix + "1", "FAILED")
+    before = await instances.show(prefix + "1")
+    with pytest.raises(
+        EngineRejected, match=r"cannot be rewound: it made further decisions after the failure of a step.*restart it"
+    ):
+        await instances.rewind(prefix + "1", None)
+    assert await instances.show(prefix + "1") == before
+
+
 async def test_purge(instances: Instances, prefix: str) -> None:
     await instances.start(Start("greet", "gone", prefix + "1"))
     await instances.start(Start("waits", None, prefix + "2"))

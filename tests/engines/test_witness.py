@@ -17,10 +17,16 @@ from bridge.engines.worker import stop_worker
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 from tests.engines.ways import PATIENCE, WAYS, engine_of, until
 
+BRIEF = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 undone: list[str] = []
+tried: list[str] = []
 
 
 def reserve(ctx: task.ActivityContext, call: StepInput) -> str:
+    """Fails the first time that a key is seen."""
+    tried.append(call.key)
+    if tried.count(call.key) == 1:
+        raise ConnectionError("the warehouse is away for a moment")
     return call.key
 
 
@@ -32,7 +38,7 @@ def order(ctx: task.OrchestrationContext, _: Any) -> Any:
     saga = Saga(ctx, "order")
 
     def body() -> Any:
-        yield from saga.step(Step("stock", reserve, compensation=release))
+        yield from saga.step(Step("stock", reserve, compensation=release, retry=BRIEF))
         yield from saga.wait_for_event("paid")
         return "kept"
 
@@ -62,6 +68,7 @@ async def started(engine: Engine, known: Workflows, witness: Witness, leaving: c
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path, way: str) -> None:
+    tried.clear()
     told: list[Incompatible] = []
     witness = Witness(told.append)
     async with engine_of(way, tmp_path) as engine, contextlib.AsyncExitStack() as leaving:
@@ -96,6 +103,7 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
         state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
         output = state.get_output()
         assert (output["status"], output["result"]) == ("completed", "kept")
+        assert len(tried) == 2, "the step is not done again"
         assert witness.open == []
         assert witness.counts == {"order": 1}
         assert await stop_worker(worker, PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -10,6 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 
 from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import MAX_ID, check_id, new_id
@@ -35,6 +37,16 @@ def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
     )
 
 
+def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
+    """Raises: Rejection for something beyond its bound."""
+    try:
+        check_name(what, name)
+        check_name("a version", version)
+        check_tags(tags or {})
+    except BeyondBound as error:
+        raise invalid(f"The call {error}") from error
+
+
 class Calls:
     """One method per call. Each runs in the writer's thread and raises Rejection before it changes anything."""
 
@@ -46,6 +58,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The orchestration's name is empty")
+        _bounded("an orchestration's name", request.name, request.version.value, request.tags)
         instance_id = check_id(request.instanceId) if request.instanceId else new_id()
         existing = hub.find(instance_id)
         after = 0
@@ -100,6 +113,7 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The event's name is empty")
+        _bounded("an event's name", request.name)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -109,6 +123,7 @@ class Calls:
         hub.deliver(instance, events.event_raised(hub.now, request.name, data))
         if self._certain_raise and instance.token is not None:
             instance.deferred.append((reply, pb.RaiseEventResponse()))
+            instance.in_doubt.append(instance.inbox[-1][0])
             return DEFERRED
         return pb.RaiseEventResponse()
 
@@ -205,6 +220,7 @@ class Calls:
             raise invalid(f"The entity id has {len(target)} characters; at most {MAX_ID} are allowed")
         if not request.name:
             raise invalid("The operation's name is empty")
+        _bounded("an operation's name", request.name)
         event = events.signal(
             hub.now,
             target,

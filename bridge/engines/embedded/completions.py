@@ -7,6 +7,7 @@ import logging
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.bounds import BeyondBound, check_name
 from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
@@ -17,7 +18,7 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
-from bridge.engines.embedded.rewind import again
+from bridge.engines.embedded.rewind import adopt
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
@@ -42,7 +43,7 @@ class Completions:
             return
         try:
             outcome = apply(instance, instance.turn, response, hub.now)
-        except BadResponse as error:
+        except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
             hub.fail(instance, failure)
             return
@@ -60,7 +61,7 @@ class Completions:
             instance.status = RUNNING
         hub.touch(instance)
         if outcome.rewind is not None:
-            again(hub, instance, outcome.rewind)
+            adopt(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome, lease.stream)
         hub.settle_deferred(instance)
@@ -165,16 +166,19 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=True)
         task = lease.subject
-        hub.tx.remove("tasks", [task.seq])
-        instance = hub.find_key(task.key)
-        if instance is None or instance.finished or instance.execution != task.execution:
+        instance = hub.waiting_for(task)
+        failed = response.HasField("failureDetails")
+        if failed and instance is not None and hub.try_again(instance, lease, response.failureDetails):
             return
-        if response.HasField("failureDetails"):
+        hub.tx.remove("tasks", [task.seq])
+        if instance is None:
+            return
+        if failed:
             event = events.task_failed(hub.now, task.task_id, response.failureDetails)
         else:
             result = response.result if response.HasField("result") else None
             event = events.task_completed(hub.now, task.task_id, result)
-        hub.deliver(instance, event)
+        hub.answer(instance, event)
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
@@ -205,6 +209,7 @@ class Completions:
             if action.HasField("sendSignal"):
                 signal = action.sendSignal
                 target = entity_id(signal.instanceId)
+                check_name("an operation's name", signal.name)
                 data = signal.input if signal.HasField("input") else None
                 event = events.signal(hub.now, target, signal.name, data, new_id())
                 hub.entities.operate(
@@ -223,7 +228,7 @@ class Completions:
                         parentTraceContext=start.parentTraceContext if start.HasField("parentTraceContext") else None,
                     )
                 )
-        except (BadResponse, Rejection) as error:
+        except (BadResponse, BeyondBound, Rejection) as error:
             logger.warning("An action of entity %s was dropped: %s", entity.id, error)
 
     def abandon(self, lease: Lease) -> None:

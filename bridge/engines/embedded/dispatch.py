@@ -230,13 +230,19 @@ class Dispatcher:
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
 
-    def rest(self, lease: Lease, now: float) -> None:
-        """Queue abandoned work again after a pause that doubles each time, from 50 ms to 30 s."""
-        key = (lease.kind, lease.subject)
-        attempts = self._attempts.get(key, 0)
-        self._attempts[key] = attempts + 1
+    @property
+    def resting(self) -> bool:
+        """Some work waits for its pause to end."""
+        return bool(self._resting)
+
+    def rest(self, lease: Lease, now: float, delay: float | None = None) -> None:
+        """Queue work again after a pause: `delay`, or for abandoned work one that doubles each time, 50 ms to 30 s."""
+        if delay is None:
+            key = (lease.kind, lease.subject)
+            attempts = self._attempts.get(key, 0)
+            self._attempts[key] = attempts + 1
+            delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         rest = _Rest(now + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
         heapq.heappush(self._resting, rest)
 

@@ -79,6 +79,13 @@ class Entities:
         if due is not None and due > self._hub.now:
             self._hub.tx.add_timer(Timer(self._hub.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
             return
+        entity = self._found(entity_id)
+        seq = self._hub.next_seq()
+        entity.queue.append((seq, event))
+        self._hub.tx.add_operation(seq, entity, event)
+        self.advance(entity)
+
+    def _found(self, entity_id: str) -> Entity:
         entity = self.find(entity_id)
         if entity is None:
             entity = Entity(entity_id, modified_at=self._hub.now)
@@ -86,10 +93,16 @@ class Entities:
             self._hub.tx.change_entity(entity)
             if entity.name == PARKING:
                 self.parking.add(entity_id)
-        seq = self._hub.next_seq()
-        entity.queue.append((seq, event))
-        self._hub.tx.add_operation(seq, entity, event)
-        self.advance(entity)
+        return entity
+
+    def lock(self, entity_id: str, section: str, owner: Instance) -> None:
+        """Lock an entity, ahead of its queue, unless another has. A batch in flight counts as done before."""
+        entity = self._found(entity_id)
+        if entity.owner not in (None, owner.id):
+            return
+        entity.section = section
+        entity.owner = owner.id
+        self._hub.tx.change_entity(entity)
 
     def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
         """Tell the orchestration that called, if it was a call and its caller still waits."""
@@ -98,14 +111,14 @@ class Entities:
         hub = self._hub
         call = operation.entityOperationCalled
         caller = hub.find(call.parentInstanceId.value)
-        if caller is None or caller.finished or caller.execution != call.parentExecutionId.value:
+        if caller is None or caller.execution != call.parentExecutionId.value:
             return
         if answer.HasField("failure"):
             event = events.operation_failed(hub.now, call.requestId, answer.failure.failureDetails)
         else:
             output = answer.success.result if answer.success.HasField("result") else None
             event = events.operation_completed(hub.now, call.requestId, output)
-        hub.deliver(caller, event)
+        hub.answer(caller, event)
 
     def refuse(self, entity_id: str, seq: int, failure: pb.TaskFailureDetails) -> None:
         """An operation that cannot be run: its caller is told; a signal is dropped, which only the log tells."""

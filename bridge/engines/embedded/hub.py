@@ -7,12 +7,14 @@ from it (work to hand out, answers to give) happens after the commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
 from bridge.engines.embedded.entities import Entities
@@ -196,7 +198,11 @@ class TaskHub:
         return instance
 
     def replace(self, instance: Instance) -> None:
-        """Remove the instance, so that its id is free."""
+        """Remove the instance, so that its id is free. To the parent of one that still runs it counts as terminated."""
+        if not instance.finished:
+            self.settled.extend((reply, late(instance.id)) for reply, _ in instance.deferred)
+            if instance.parent is not None:
+                self._tell_parent(instance)
         self.entities.release_locks(instance)
         self.void(instance)
         self.tx.delete(instance)
@@ -225,6 +231,13 @@ class TaskHub:
         self.tx.put(seq, instance, event)
         self.wake(instance)
 
+    def answer(self, instance: Instance, event: pb.HistoryEvent) -> None:
+        """Deliver a result. A failed instance keeps it for a rewind; one that ended otherwise needs it no more."""
+        if not instance.finished:
+            self.deliver(instance, event)
+        elif instance.status == FAILED:
+            self.tx.put(self.next_seq(), instance, event)
+
     def wake(self, instance: Instance) -> None:
         """The instance may have something to do after this commit."""
         self._woken[instance.key] = instance
@@ -232,7 +245,9 @@ class TaskHub:
     def finish(
         self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
     ) -> None:
-        """The instance ends. Its parent is told, and what is left of it is dropped."""
+        """The instance ends, and its parent hears of it. A failed one keeps the events that no turn took, for a rewind;
+        raised events whose senders are refused are not among them.
+        """
         instance.status = status
         instance.suspended = False
         instance.waiting_start = False
@@ -240,7 +255,11 @@ class TaskHub:
         instance.failure = failure
         instance.finished_at = self.now
         self.touch(instance)
-        self.tx.clear(instance, "inbox", "timers")
+        self.tx.clear(instance, "timers")
+        if status == FAILED:
+            self.tx.remove("inbox", instance.in_doubt)
+        else:
+            self.tx.clear(instance, "inbox")
         instance.inbox.clear()
         instance.taken = 0
         self.entities.release_locks(instance)
@@ -275,11 +294,16 @@ class TaskHub:
         for reply, outcome in instance.deferred:
             self.settled.append((reply, outcome if not instance.finished else late(instance.id)))
         instance.deferred.clear()
+        instance.in_doubt.clear()
 
     def _tell_parent(self, child: Instance) -> None:
         link = child.start.executionStarted.parentInstance
         parent = self.find(link.orchestrationInstance.instanceId)
-        if parent is None or parent.finished or parent.execution != link.orchestrationInstance.executionId.value:
+        execution, pauses = pauses_of(link.orchestrationInstance.executionId.value)
+        if parent is None or parent.execution != execution:
+            return
+        if pauses and child.status == FAILED and not parent.finished:
+            self._run_again(child, link, execution, pauses)
             return
         if child.status == COMPLETED:
             event = events.child_completed(self.now, link.taskScheduledId, child.output)
@@ -288,7 +312,24 @@ class TaskHub:
             if details is None:
                 details = events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
             event = events.child_failed(self.now, link.taskScheduledId, details)
-        self.deliver(parent, event)
+        self.answer(parent, event)
+
+    def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
+        """The next attempt of a child after a rewind, from its beginning, as the worker's retry policy has it."""
+        link.orchestrationInstance.executionId.value = with_pauses(execution, pauses[1:])
+        started = child.start.executionStarted
+        self.replace(child)
+        self.create(
+            child.id,
+            child.name,
+            version=started.version if started.HasField("version") else None,
+            input=started.input if started.HasField("input") else None,
+            tags=dict(started.tags) if started.tags else None,
+            start_at=self.now + pauses[0],
+            trace=started.parentTraceContext if started.HasField("parentTraceContext") else None,
+            parent=link,
+            after=child.turn_at,
+        )
 
     def load_history(self, instance: Instance) -> list[pb.HistoryEvent]:
         if instance.history is None:
@@ -316,20 +357,43 @@ class TaskHub:
 
     # Activities
 
-    def add_task(self, instance: Instance, request: pb.ActivityRequest) -> None:
+    def add_task(self, instance: Instance, request: pb.ActivityRequest, pauses: tuple[int, ...] = ()) -> None:
+        """pauses: before further attempts that the engine makes, microseconds."""
         # For filters an activity without a version of its own goes by that of its orchestration, as .NET's worker says
         # itself and others leave out: a worker of one version takes both.
         version = request.version.value if request.HasField("version") else instance.version
         task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
+        task.pauses = pauses
         self.tx.add_task(task)
         self._new_tasks.append(task)
 
+    def waiting_for(self, task: Task) -> Instance | None:
+        """The instance that the activity's result is for: the execution that asked for it, or one that kept it."""
+        instance = self.find_key(task.key)
+        if instance is None or instance.execution == task.execution:
+            return instance
+        return instance if instance.execution == self.store.task_execution(task.seq) else None
+
+    def try_again(self, instance: Instance, lease: Lease, failure: pb.TaskFailureDetails) -> bool:
+        """Make the next attempt of an activity that failed after a rewind. False when there is none."""
+        task = lease.subject
+        if not task.pauses or failure.isNonRetriable or instance.finished:
+            return False
+        request = task.request or self.store.task_request(task.seq)
+        again = replace(
+            task, seq=self.next_seq(), execution=instance.execution, request=request, pauses=task.pauses[1:]
+        )
+        self.tx.remove("tasks", [task.seq])
+        self.tx.add_task(again)
+        self.dispatcher.rest(replace(lease, subject=again), self.now / 1_000_000, task.pauses[0] / 1_000_000)
+        return True
+
     def fail_task(self, task: Task, failure: pb.TaskFailureDetails) -> None:
         """The activity cannot be run."""
+        instance = self.waiting_for(task)
         self.tx.remove("tasks", [task.seq])
-        instance = self.find_key(task.key)
-        if instance is not None and not instance.finished and instance.execution == task.execution:
-            self.deliver(instance, events.task_failed(self.now, task.task_id, failure))
+        if instance is not None:
+            self.answer(instance, events.task_failed(self.now, task.task_id, failure))
 
     # Time
 
@@ -380,7 +444,7 @@ class TaskHub:
         if told:
             settle_all(told)
         self.dispatcher.pump()
-        if self.cancelled and not len(ready[ACTIVITY]):
+        if self.cancelled and not len(ready[ACTIVITY]) and not self.dispatcher.resting:
             self.cancelled.clear()
         self.instances.trim()
         self.entities.trim()

@@ -63,6 +63,8 @@ class Instance:
     """How many events of the inbox the turn in flight has taken."""
     deferred: list[tuple[Reply, Any]] = field(default_factory=list)
     """Raises that are answered when the turn in flight has ended, with their answers."""
+    in_doubt: list[int] = field(default_factory=list)
+    """Sequence numbers of their events."""
     waiting_start: bool = False
     """Its scheduled start time is yet to come."""
 

@@ -21,8 +21,11 @@ CHUNK_BYTES = 512 * 1024
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every character that an id has."""
 
-MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""Size of a page, from which on it ends early: clients refuse messages over 4 MB."""
+MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""Largest page of more than one row: clients refuse messages over 4 MiB."""
+
+FRAME_BYTES = 8
+"""Bytes that a row takes in its message beside its own."""
 
 
 class Queries:
@@ -53,12 +56,12 @@ class Queries:
         states: list[pb.OrchestrationState] = []
         size, last, more = 0, 0, False
         for row in rows:
-            if len(states) >= limit or size >= MAX_PAGE_BYTES:
-                more = True
-                break
             instance = instance_of(row)
             state = instance.state(query.fetchInputsAndOutputs)
-            size += state.ByteSize()
+            size += state.ByteSize() + FRAME_BYTES
+            if states and (len(states) >= limit or size > MAX_PAGE_BYTES):
+                more = True
+                break
             last = instance.key
             states.append(state)
         token = text(str(last)) if more else None
@@ -80,8 +83,15 @@ class Queries:
             f"SELECT finished_at, id FROM instances WHERE {' AND '.join(where)} ORDER BY finished_at, id LIMIT ?",  # noqa: S608 -- fixed parts
             (*values, limit + 1),
         ).fetchall()
-        token = text(f"{rows[limit - 1][0]}|{rows[limit - 1][1]}") if len(rows) > limit else None
-        return pb.ListInstanceIdsResponse(instanceIds=[row[1] for row in rows[:limit]], lastInstanceKey=token)
+        page: list[str] = []
+        size = 0
+        for _, instance_id in rows:
+            size += len(instance_id.encode()) + FRAME_BYTES
+            if page and (len(page) >= limit or size > MAX_PAGE_BYTES):
+                break
+            page.append(instance_id)
+        token = text(f"{rows[len(page) - 1][0]}|{page[-1]}") if len(rows) > len(page) else None
+        return pb.ListInstanceIdsResponse(instanceIds=page, lastInstanceKey=token)
 
     def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
         query = request.query
@@ -105,9 +115,6 @@ class Queries:
         found: list[pb.EntityMetadata] = []
         size, more = 0, False
         for entity_id, state, owner, modified_at, backlog in rows:
-            if len(found) >= limit or size >= MAX_PAGE_BYTES:
-                more = True
-                break
             metadata = pb.EntityMetadata(
                 instanceId=entity_id,
                 lastModifiedTime=timestamp(modified_at),
@@ -115,7 +122,10 @@ class Queries:
                 lockedBy=text(owner),
                 serializedState=text(state) if query.includeState else None,
             )
-            size += metadata.ByteSize()
+            size += metadata.ByteSize() + FRAME_BYTES
+            if found and (len(found) >= limit or size > MAX_PAGE_BYTES):
+                more = True
+                break
             found.append(metadata)
         token = text(found[-1].instanceId) if more else None
         return pb.QueryEntitiesResponse(entities=found, continuationToken=token)

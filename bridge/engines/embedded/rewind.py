@@ -1,134 +1,262 @@
-"""A failed instance runs again from the last that went well.
+"""Rewinding: a failed instance, and its failed children, go on from the beginning of the turn in which they failed.
 
-The engine rewrites the history itself, as the SDK's worker would, so that it works with every worker. What a worker has
-rewritten is taken, too.
+The engine rewrites the history itself, so that it works with every worker. It first looks at the whole tree of
+instances, and refuses before anything has changed; then it changes all of them in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, RUNNING, Instance, text
+from bridge.engines.embedded.rejection import Rejection, precondition
 from bridge.engines.embedded.store import TIMER_FIRES, Timer
+from bridge.engines.embedded.turn import entity_call, entity_id, lock_request
+
+_ENDED_SAGA = ("compensated", "compensation_failed", "failed")
+"""Statuses of a saga of the workflow kit that has dealt with its failure."""
+
+_NEVER_STARTED = ("InstanceAlreadyExists", "InvalidInstanceId")
+"""Failures of children that the engine could not create."""
 
 
-def rewind(hub: TaskHub, instance: Instance, reason: str | None, parent_execution: str | None = None) -> None:
-    """Let a failed instance run again. `parent_execution` is its parent's new one, where that is rewound."""
-    history = hub.load_history(instance)
-    hub.instances.add(instance)
-    instance.status = RUNNING
-    instance.finished_at = None
-    instance.output = None
-    instance.failure = None
-    hub.touch(instance)
-    hub.started[instance.key] = instance
+def rewind(hub: TaskHub, instance: Instance, reason: str | None) -> None:
+    """Let a failed instance go on. Raises: Rejection, before anything has changed."""
+    _apply(hub, _survey(hub, instance), reason)
+
+
+@dataclass(slots=True)
+class _Survey:
+    """The instances to rewind, parents first. Their histories are read twice rather than kept: a tree may be large."""
+
+    instances: list[Instance] = field(default_factory=list)
+    locks: dict[str, str] = field(default_factory=dict)
+    """Owner by entity, of the locks to take again."""
+
+
+def _survey(hub: TaskHub, root: Instance) -> _Survey:
     hub.tx.flush()
-    again(hub, instance, rewritten(history, events.execution_rewound(hub.now, reason, parent_execution)))
+    found = _Survey()
+    waiting = [root]
+    while waiting:
+        instance = waiting.pop()
+        try:
+            parts = _cut(hub, instance)
+            _check_saga(instance, parts)
+            _check_locks(hub, instance, parts.open, found.locks)
+            _check_calls(hub, instance, parts)
+            _check_started(hub, instance, parts)
+            waiting += _failed_children(hub, instance, parts)
+        except CannotRewind as error:
+            child = "" if instance is root else f"its sub-orchestration '{instance.id}' cannot: "
+            raise precondition(f"Orchestration instance '{root.id}' cannot be rewound: {child}{error}") from error
+        found.instances.append(instance)
+    return found
 
 
-def rewritten(history: Iterable[pb.HistoryEvent], rewound: pb.HistoryEvent) -> list[pb.HistoryEvent]:
-    """The history without what failed, under a new execution.
+def _cut(hub: TaskHub, instance: Instance) -> Cut:
+    history, _ = hub.store.history(instance.key)
+    if not history or not history[-1].HasField("executionCompleted"):
+        raise CannotRewind("its history does not end with its failure. Restart it")
+    late = [event for _, event in hub.store.inbox(instance.key)]
+    # A turn is written in one piece; so is what the engine adds when it ends an instance itself.
+    by_worker = hub.store.begin_of_last_chunk(instance.key).HasField("orchestratorStarted")
+    return cut(history, late, by_worker=by_worker)
 
-    An activity that failed is as if it had never been scheduled; a child that failed is still there, to be rewound.
-    Timers between the attempts of an activity with retries stay, as they do where workers rewrite.
-    """
-    history = list(history)
-    failed = {event.taskFailed.taskScheduledId for event in history if event.HasField("taskFailed")}
-    found: list[pb.HistoryEvent] = []
-    for event in history:
-        kind = event.WhichOneof("eventType")
-        if kind in ("taskFailed", "subOrchestrationInstanceFailed", "executionCompleted"):
+
+def _check_saga(instance: Instance, parts: Cut) -> None:
+    """A saga that has ended has handled its failure; its last turn would only come to the same end."""
+    failure = instance.failure or pb.TaskFailureDetails()
+    if parts.asked or not parts.by_worker or code_changed(failure) or not instance.custom_status:
+        return
+    try:
+        status = json.loads(instance.custom_status)
+    except ValueError:
+        return
+    if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
+        raise CannotRewind(
+            f"its saga has handled the failure (status {status['status']}), and no step failed after that. "
+            "Start it anew, or restart it"
+        )
+
+
+def _check_locks(hub: TaskHub, instance: Instance, waiting: Open, locks: dict[str, str]) -> None:
+    for section in waiting.sections.values():
+        for each in section.held:
+            entity = hub.entities.find(each)
+            owner = locks.get(each) or (None if entity is None else entity.owner)
+            if owner is not None:
+                raise CannotRewind(
+                    f"it failed while it held the lock of entity '{each}', which '{owner}' holds now. "
+                    "Rewind it when the lock is free"
+                )
+        locks.update(dict.fromkeys(section.held, instance.id))
+
+
+def _check_calls(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    queued = _queued_calls(hub, instance, parts.open)
+    for request_id, event in parts.open.calls.items():
+        if request_id not in parts.asked and request_id not in queued:
+            target = event.entityOperationCalled.targetInstanceId.value
+            raise CannotRewind(f"the answer to its call of entity '{target}' was not kept. Restart it")
+
+
+def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, tuple[int, pb.HistoryEvent]]:
+    """The instance's calls that entities have not answered, with their sequence numbers, by request id."""
+    targets = {entity_id(event.entityOperationCalled.targetInstanceId.value) for event in waiting.calls.values()}
+    entities = [entity for target in targets if (entity := hub.entities.find(target)) is not None]
+    return {
+        event.entityOperationCalled.requestId: (seq, event)
+        for entity in entities
+        for seq, event in entity.queue
+        if event.entityOperationCalled.parentInstanceId.value == instance.id
+    }
+
+
+def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    """The failed turn runs again, and starts its children again."""
+    for child_id in parts.started:
+        child = hub.find(child_id)
+        if child is not None and child.parent == instance.id and not child.finished:
+            raise CannotRewind(
+                f"sub-orchestration '{child_id}', which it started as it failed, still runs. "
+                "Rewind it when that has finished, or terminate that first"
+            )
+
+
+def _failed_children(hub: TaskHub, instance: Instance, parts: Cut) -> list[Instance]:
+    """The children to rewind with the instance. Raises: CannotRewind."""
+    found = []
+    for task_id, event in parts.open.children.items():
+        child = _child_of(hub, instance, event, instance.execution)
+        if child is None:
+            failure = parts.asked.get(task_id)
+            if failure is not None and failure.errorType in _NEVER_STARTED:
+                continue
+            missing = event.subOrchestrationInstanceCreated.instanceId
+            raise CannotRewind(f"its sub-orchestration '{missing}' is gone and would repeat every step. Restart it")
+        if child.status == FAILED:
+            found.append(child)
+        elif child.finished and child.status != COMPLETED:
+            raise CannotRewind(f"its sub-orchestration '{child.id}' was terminated. Restart it")
+    return found
+
+
+def _child_of(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, execution: str) -> Instance | None:
+    """The child that this execution of the parent started with the event, if it is still there."""
+    child = hub.find(event.subOrchestrationInstanceCreated.instanceId)
+    if child is None:
+        return None
+    link = child.start.executionStarted.parentInstance
+    of, _ = pauses_of(link.orchestrationInstance.executionId.value)
+    started_by = (link.orchestrationInstance.instanceId, link.taskScheduledId, of)
+    return child if started_by == (parent.id, event.eventId, execution) else None
+
+
+def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
+    for instance in survey.instances:
+        hub.instances.add(instance)  # parents find these very objects
+    for instance in survey.instances:
+        parts = _cut(hub, instance)
+        link = instance.start.executionStarted.parentInstance.orchestrationInstance.executionId.value
+        instance.status = RUNNING
+        instance.suspended = parts.open.suspended
+        instance.finished_at = None
+        instance.output = None
+        instance.failure = None
+        hub.started[instance.key] = instance
+        hub.touch(instance)
+        hub.tx.clear(instance, "inbox")
+        _go_on(hub, instance, parts)
+        for event in (events.execution_rewound(hub.now, reason, pauses_of(link)[0] or None), *parts.delivered):
+            hub.deliver(instance, event)
+        hub.tx.flush()
+
+
+def adopt(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
+    """Go on with a history that a worker has rewritten. Children that cannot be rewound fail again."""
+    waiting = open_of(history)
+    rewound = next((event.executionRewound for event in history if event.HasField("executionRewound")), None)
+    reason = rewound.reason.value if rewound is not None and rewound.HasField("reason") else None
+    for task_id, event in waiting.children.items():
+        child = _child_of(hub, instance, event, instance.execution)
+        if child is None or not child.finished or child.status == COMPLETED:
             continue
-        if kind == "taskScheduled" and event.eventId in failed:
-            continue
-        if kind == "executionStarted":
-            started = pb.HistoryEvent()
-            started.CopyFrom(event)
-            started.executionStarted.orchestrationInstance.executionId.value = new_id()
-            parent = rewound.executionRewound.parentExecutionId.value
-            if parent and started.executionStarted.HasField("parentInstance"):
-                started.executionStarted.parentInstance.orchestrationInstance.executionId.value = parent
-            event = started  # the copy takes its place
-        found.append(event)
-    return [*found, rewound]
-
-
-def again(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
-    """Go on with this history; what it still waits for is set going."""
-    execution = ""
-    done: set[int] = set()
-    fired: set[int] = set()
-    reason: str | None = None
-    for event in history:
-        kind = event.WhichOneof("eventType")
-        if kind == "executionStarted":
-            instance.start = event
-            execution = event.executionStarted.orchestrationInstance.executionId.value
-        elif kind == "taskCompleted":
-            done.add(event.taskCompleted.taskScheduledId)
-        elif kind == "subOrchestrationInstanceCompleted":
-            done.add(event.subOrchestrationInstanceCompleted.taskScheduledId)
-        elif kind == "timerFired":
-            fired.add(event.timerFired.timerId)
-        elif kind == "executionRewound":
-            reason = event.executionRewound.reason.value
-    instance.execution = execution or new_id()
-    instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
-    hub.tx.clear(instance, "tasks", "timers")
-    hub.drop_history(instance)
-    hub.tx.change_generation(instance)
-    hub.tx.flush()
-    hub.append(instance, history)
-    for event in history:
-        kind = event.WhichOneof("eventType")
-        if kind == "taskScheduled" and event.eventId not in done:
-            hub.add_task(instance, _activity_again(instance, event))
-        elif kind == "timerCreated" and event.eventId not in fired:
-            fire_at = micros(event.timerCreated.fireAt)
-            timer = events.timer_fired(fire_at, event.eventId, fire_at)
-            hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=timer))
-        elif kind == "subOrchestrationInstanceCreated" and event.eventId not in done:
-            _rewind_child(hub, instance, event, reason)
+        try:
+            if child.status != FAILED:
+                raise precondition("it was terminated")
+            _apply(hub, _survey(hub, child), reason)
+        except Rejection:
+            failure = child.failure or events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
+            hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
+    _go_on(hub, instance, Cut(history, [], waiting, {}, {}, [], by_worker=True))
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 
 
-def _rewind_child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, reason: str | None) -> None:
-    created = event.subOrchestrationInstanceCreated
-    child = hub.find(created.instanceId)
-    if child is not None and child.status == FAILED:
-        link = child.start.executionStarted.parentInstance
-        link.taskScheduledId = event.eventId
-        link.orchestrationInstance.instanceId = parent.id
-        link.orchestrationInstance.executionId.value = parent.execution
-        hub.tx.change_generation(child)
-        rewind(hub, child, reason, parent.execution)
-        return
-    if child is not None and child.status == COMPLETED:
-        hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))
-        return
-    if child is not None and not child.finished:
-        child.start.executionStarted.parentInstance.orchestrationInstance.executionId.value = parent.execution
-        hub.tx.change_generation(child)
-        return
-    action = pb.CreateSubOrchestrationAction(
-        instanceId=created.instanceId,
-        name=created.name,
-        version=created.version if created.HasField("version") else None,
-        input=created.input if created.HasField("input") else None,
-        parentTraceContext=created.parentTraceContext if created.HasField("parentTraceContext") else None,
-        tags=created.tags,
-    )
-    start_child(hub, parent, event.eventId, action)
+def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    """Begin a new execution behind the cut; everything that it waits for is set going."""
+    former, instance.execution = instance.execution, new_id()
+    instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
+    hub.tx.clear(instance, "history", "timers")
+    hub.drop_history(instance)
+    hub.tx.change_generation(instance)
+    hub.tx.flush()
+    if parts.kept:
+        instance.history = None  # a tree of instances need not be in memory at once
+        hub.append(instance, (_of_execution(event, instance) for event in parts.kept))
+    for timer_id, event in parts.open.timers.items():
+        fire_at = micros(event.timerCreated.fireAt)
+        fired = events.timer_fired(fire_at, timer_id, fire_at)
+        hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+    _activities(hub, instance, parts, former)
+    for task_id, event in parts.open.children.items():
+        _child(hub, instance, event, former, parts.pauses.get(task_id, ()))
+    _entities(hub, instance, parts)
 
 
-def _activity_again(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
+def _of_execution(event: pb.HistoryEvent, instance: Instance) -> pb.HistoryEvent:
+    if not event.HasField("executionStarted"):
+        return event
+    started = pb.HistoryEvent()
+    started.CopyFrom(event)
+    started.executionStarted.CopyFrom(instance.start.executionStarted)
+    if started.executionStarted.HasField("parentInstance"):
+        link = started.executionStarted.parentInstance.orchestrationInstance.executionId
+        link.value, _ = pauses_of(link.value)
+    return started
+
+
+def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> None:
+    """Activities that run or wait for a worker stay; those that have failed, or were not kept, are asked for."""
+    wanted = {task_id: event for task_id, event in parts.open.activities.items() if task_id not in parts.asked}
+    kept: dict[int, tuple[int, ...]] = {}
+    gone = []
+    for seq, task_id, stored in hub.store.tasks_of(instance.key):
+        execution, pauses = pauses_of(stored)
+        if execution == former and wanted.pop(task_id, None) is not None:
+            kept[seq] = pauses
+        else:
+            gone.append(seq)
+    hub.tx.move_tasks({seq: with_pauses(instance.execution, pauses) for seq, pauses in kept.items()})
+    if gone:
+        hub.tx.remove("tasks", gone)
+        hub.cancelled.add(instance.key)
+    for task_id, event in parts.open.activities.items():
+        if task_id in wanted or task_id in parts.asked:
+            hub.add_task(instance, _request(instance, event), parts.pauses.get(task_id, ()))
+
+
+def _request(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
     task = scheduled.taskScheduled
     return pb.ActivityRequest(
         name=task.name,
@@ -139,3 +267,45 @@ def _activity_again(instance: Instance, scheduled: pb.HistoryEvent) -> pb.Activi
         parentTraceContext=task.parentTraceContext if task.HasField("parentTraceContext") else None,
         tags=task.tags,
     )
+
+
+def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, pauses: tuple[int, ...]) -> None:
+    child = _child_of(hub, parent, event, former)
+    if child is None:
+        created = event.subOrchestrationInstanceCreated
+        action = pb.CreateSubOrchestrationAction(
+            instanceId=created.instanceId,
+            name=created.name,
+            version=created.version if created.HasField("version") else None,
+            input=created.input if created.HasField("input") else None,
+            parentTraceContext=created.parentTraceContext if created.HasField("parentTraceContext") else None,
+            tags=created.tags,
+        )
+        start_child(hub, parent, event.eventId, action)
+    elif child.status == COMPLETED:
+        hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))
+    elif child.status == FAILED or not child.finished:
+        link = child.start.executionStarted.parentInstance.orchestrationInstance
+        link.executionId.value = with_pauses(parent.execution, pauses)
+        hub.tx.change_generation(child)
+
+
+def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    """Take locks anew, wait anew for those that were not granted, and ask again for operations that failed."""
+    for section_id, section in parts.open.sections.items():
+        hub.entities.locks_used = True
+        if section.granted:
+            for each in sorted(section.held):
+                hub.entities.lock(each, section_id, instance)
+        else:
+            lock = lock_request(instance.id, section.request)
+            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+    queued = _queued_calls(hub, instance, parts.open)
+    for request_id, event in parts.open.calls.items():
+        target = entity_id(event.entityOperationCalled.targetInstanceId.value)
+        if request_id in parts.asked:
+            hub.entities.operate(target, entity_call(instance, event.entityOperationCalled, hub.now))
+        elif request_id in queued:
+            seq, call = queued[request_id]
+            call.entityOperationCalled.parentExecutionId.value = instance.execution
+            hub.tx.change_operation(seq, call)

@@ -10,6 +10,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.rows import slices
@@ -32,6 +33,8 @@ class Task:
     version: str | None
     request: pb.ActivityRequest | None
     attempts: int = 0
+    pauses: tuple[int, ...] = ()
+    """Pauses before further attempts that the engine makes, microseconds."""
 
 
 @dataclass(slots=True)
@@ -106,12 +109,7 @@ class Store:
             return None
         instance = instance_of(row)
         if instance.status not in FINISHED:
-            instance.inbox = deque(
-                (seq, pb.HistoryEvent.FromString(event))
-                for seq, event in self.connection.execute(
-                    "SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (instance.key,)
-                )
-            )
+            instance.inbox = deque(self.inbox(instance.key))
             if instance.chunks == 0 and instance.start_at is not None:
                 instance.waiting_start = (
                     self.connection.execute(
@@ -120,6 +118,11 @@ class Store:
                     is not None
                 )
         return instance
+
+    def inbox(self, key: int) -> list[tuple[int, pb.HistoryEvent]]:
+        """(sequence number, event) of the events that no turn has taken, in order."""
+        rows = self.connection.execute("SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (key,))
+        return [(seq, pb.HistoryEvent.FromString(event)) for seq, event in rows]
 
     def ids_present(self, instance_ids: list[str]) -> set[str]:
         """Which of these ids the file knows; few statements for many ids."""
@@ -140,12 +143,29 @@ class Store:
             events.extend(pb.HistoryChunk.FromString(blob).events)
         return events, size
 
+    def begin_of_last_chunk(self, key: int) -> pb.HistoryEvent:
+        """The first event of what was added to the instance's history at last."""
+        query = "SELECT events FROM history WHERE key=? ORDER BY chunk DESC LIMIT 1"
+        (blob,) = self.connection.execute(query, (key,)).fetchone()
+        begin: pb.HistoryEvent = pb.HistoryChunk.FromString(blob).events[0]
+        return begin
+
     def children(self, instance_id: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM instances WHERE parent=?", (instance_id,))]
 
     def task_request(self, seq: int) -> pb.ActivityRequest | None:
         row = self.connection.execute("SELECT request FROM tasks WHERE seq=?", (seq,)).fetchone()
         return None if row is None else pb.ActivityRequest.FromString(row[0])
+
+    def task_execution(self, seq: int) -> str | None:
+        """Id of the execution that waits for the activity."""
+        row = self.connection.execute("SELECT execution FROM tasks WHERE seq=?", (seq,)).fetchone()
+        return None if row is None else pauses_of(row[0])[0]
+
+    def tasks_of(self, key: int) -> list[tuple[int, int, str]]:
+        """(sequence number, task id, execution with pauses) of the instance's activities without a result."""
+        rows = self.connection.execute("SELECT seq, task_id, execution FROM tasks WHERE key=? ORDER BY seq", (key,))
+        return rows.fetchall()
 
     def due_timers(self, moment: int, limit: int) -> list[Timer]:
         return [
@@ -210,7 +230,8 @@ class Store:
     def open_tasks(self) -> Iterator[Task]:
         query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
         for seq, key, execution, task_id, name, version in self.connection.execute(query):
-            yield Task(seq, key, execution, task_id, name, version, None)
+            of, pauses = pauses_of(execution)
+            yield Task(seq, key, of, task_id, name, version, None, pauses=pauses)
 
     def busy_entities(self) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT DISTINCT entity FROM operations")]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.attempts import with_pauses
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import Instance
 from bridge.engines.embedded.rows import KeyStatement, Statement
@@ -122,6 +123,14 @@ class Transaction:
         self._tasks.append(task)
         self._dirty = True
 
+    def move_tasks(self, executions: dict[int, str]) -> None:
+        """Let activities belong to another execution, by sequence number."""
+        if executions:
+            self._dirty = True
+            self.flush()
+            moved = [(execution, seq) for seq, execution in executions.items()]
+            self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
+
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
         if self.next_timer is None or timer.fire_at < self.next_timer:
@@ -143,6 +152,11 @@ class Transaction:
     def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
         self._operations.append((seq, entity.id, event.SerializeToString()))
         self._dirty = True
+
+    def change_operation(self, seq: int, event: pb.HistoryEvent) -> None:
+        self._dirty = True
+        self.flush()
+        self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (event.SerializeToString(), seq))
 
     def delete_entity(self, entity: Entity) -> None:
         self._entities.pop(entity.id, None)
@@ -238,7 +252,8 @@ def _updated(i: Instance) -> tuple[object, ...]:
 def _task_row(task: Task) -> tuple[object, ...]:
     assert task.request is not None
     request = task.request.SerializeToString()
-    return (task.seq, task.key, task.execution, task.task_id, task.name, task.version, request)
+    execution = with_pauses(task.execution, task.pauses) if task.pauses else task.execution
+    return (task.seq, task.key, execution, task.task_id, task.name, task.version, request)
 
 
 def _timer_row(timer: Timer) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_name, check_tags
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue
@@ -41,10 +42,12 @@ class Outcome:
 def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int) -> Outcome:
     """What the answer to a turn with these new events means.
 
-    Raises: BadResponse.
+    Raises: BadResponse, BeyondBound.
     """
     outcome = Outcome(history=list(turn))
     terminated = False
+    if response.HasField("customStatus"):
+        check_custom_status(response.customStatus.value)
     for action in response.actions:
         kind = action.WhichOneof("orchestratorActionType")
         if kind == "completeOrchestration":
@@ -54,6 +57,9 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
             if status not in FINISHED and status != CONTINUED_AS_NEW:
                 raise BadResponse(f"completes the orchestration with status {status}")
             outcome.completion = action.completeOrchestration
+            if status == CONTINUED_AS_NEW:
+                check_name("a version", outcome.completion.newVersion.value)
+                check_tags(outcome.completion.tags)
             terminated = status == TERMINATED
         elif kind == "rewindOrchestration":
             outcome.rewind = list(action.rewindOrchestration.newHistory)
@@ -76,6 +82,9 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         child = action.createSubOrchestration
         if not child.name:
             raise BadResponse("creates a sub-orchestration without a name")
+        check_name("a sub-orchestration's name", child.name)
+        check_name("a sub-orchestration's version", child.version.value)
+        check_tags(child.tags)
         if not child.instanceId:
             child.instanceId = f"{instance.id}:{instance.execution[:8]}:{action.id:04x}"
         outcome.children.append((action.id, child))
@@ -95,6 +104,7 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         )
     elif kind == "sendEvent":
         sent = action.sendEvent
+        check_name("an event's name", sent.name)
         data = sent.data if sent.HasField("data") else None
         outcome.raised.append((sent.instance.instanceId, sent.name, data))
         outcome.history.append(
@@ -113,6 +123,10 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
 def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction, outcome: Outcome, now: int) -> None:
     if not task.name:
         raise BadResponse("schedules an activity without a name")
+    if len(task.name) > MAX_NAME or task.HasField("version") or task.tags:
+        check_name("an activity's name", task.name)
+        check_name("an activity's version", task.version.value)
+        check_tags(task.tags)
     # Field by field, since this is on the way of every activity and nested constructors are slow.
     request = pb.ActivityRequest(name=task.name, taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
@@ -139,36 +153,51 @@ def _send_entity_message(
     kind = message.WhichOneof("EntityMessageType")
     if kind == "entityOperationSignaled":
         signaled = message.entityOperationSignaled
+        check_name("an operation's name", signaled.operation)
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled))
         operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationSignaled=signaled)
         outcome.operations.append((entity_id(signaled.targetInstanceId.value), operation))
     elif kind == "entityOperationCalled":
         called = message.entityOperationCalled
+        check_name("an operation's name", called.operation)
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationCalled=called))
-        operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationCalled=called)
-        call = operation.entityOperationCalled
-        call.parentInstanceId.value = instance.id
-        call.parentExecutionId.value = instance.execution
+        operation = entity_call(instance, called, now)
         outcome.operations.append((entity_id(called.targetInstanceId.value), operation))
     elif kind == "entityLockRequested":
         request = message.entityLockRequested
         if not request.lockSet:
             raise BadResponse("asks for locks on no entity")
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityLockRequested=request))
-        lock = pb.EntityLockRequestedEvent()
-        lock.CopyFrom(request)
-        lock.parentInstanceId.value = instance.id
-        lock.position = 0
-        ordered = sorted({entity_id(each) for each in request.lockSet})
-        del lock.lockSet[:]
-        lock.lockSet.extend(ordered)
-        outcome.locks.append(lock)
+        outcome.locks.append(lock_request(instance.id, request))
     elif kind == "entityUnlockSent":
         unlock = message.entityUnlockSent
         outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityUnlockSent=unlock))
         outcome.unlocks.append((entity_id(unlock.targetInstanceId.value), unlock.criticalSectionId))
     else:
         raise BadResponse("has an entity message that this engine does not know")
+
+
+def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
+    """A call as an entity queues it: with its caller's execution."""
+    operation = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityOperationCalled=called)
+    operation.entityOperationCalled.parentInstanceId.value = instance.id
+    operation.entityOperationCalled.parentExecutionId.value = instance.execution
+    return operation
+
+
+def lock_request(owner: str, request: pb.EntityLockRequestedEvent) -> pb.EntityLockRequestedEvent:
+    """A request for locks at its first entity; entities are locked in the order of their ids.
+
+    Raises: BadResponse when it names something other than an entity.
+    """
+    lock = pb.EntityLockRequestedEvent()
+    lock.CopyFrom(request)
+    lock.parentInstanceId.value = owner
+    lock.position = 0
+    ordered = sorted({entity_id(each) for each in request.lockSet})
+    del lock.lockSet[:]
+    lock.lockSet.extend(ordered)
+    return lock
 
 
 def entity_id(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import now
@@ -142,19 +143,15 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
     hands.turn(hands.take(), fail(9, "broken"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a", reason=text("fixed")))
-    items = {}
-    for _ in range(2):
-        item = hands.take()
-        items[item.WhichOneof("request")] = item
-    assert items["activityRequest"].activityRequest.name == "waits"
-    assert kinds(items["orchestratorRequest"]) == ["genericEvent"]
-    past = [event.WhichOneof("eventType") for event in items["orchestratorRequest"].orchestratorRequest.pastEvents]
-    assert "executionCompleted" not in past
-    assert past[-1] == "executionRewound"
-    hands.turn(items["orchestratorRequest"])
+    item = hands.take()
+    assert kinds(item) == ["executionRewound", "taskCompleted"]
+    past = [event.WhichOneof("eventType") for event in item.orchestratorRequest.pastEvents]
+    assert past[-2:] == ["orchestratorStarted", "timerFired"]
+    hands.turn(item)
     with pytest.raises(Rejection, match="failed state"):
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
-    hands.result(items["activityRequest"], 2)
+    assert hands.nothing(), "the activity that a worker has in hand is not handed out once more"
+    hands.result(tasks["waits"], 2)
     hands.turn(hands.take(), complete(10, "ok"))
     assert state(database, "a").output.value == '"ok"'
 
@@ -162,7 +159,7 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
 def serve(hands: Hands, broken: set[str]) -> list[str]:
     """Work as an orchestrator `p` of two activities and a child would, until it ends; the activities that ran.
 
-    It asks for what its history does not show, fails when something has failed, and ends when all is there.
+    It asks for what its history does not show, and ends when all is there: with the first failure, if there is one.
     """
     wanted = {
         "p": {1: activity(1, "good"), 2: activity(2, "bad"), 3: child(3, "child", "p:1")},
@@ -184,12 +181,25 @@ def serve(hands: Hands, broken: set[str]) -> list[str]:
         if missing or len(answers) < len(asked):
             hands.turn(item, *missing)
             continue
-        failed = any(kind in ("taskFailed", "subOrchestrationInstanceFailed") for kind in answers)
-        hands.turn(item, fail(9, "failed") if failed else complete(9, "ok"))
+        failures = [failure_of(event) for event in events if event.WhichOneof("eventType") in FAILING]
+        hands.turn(item, failed(9, failures[0]) if failures else complete(9, "ok"))
         if request.instanceId == "p":
             return ran
 
 
+def failure_of(event: pb.HistoryEvent) -> pb.TaskFailureDetails:
+    if event.HasField("taskFailed"):
+        return event.taskFailed.failureDetails
+    return event.subOrchestrationInstanceFailed.failureDetails
+
+
+def failed(number: int, cause: pb.TaskFailureDetails) -> pb.OrchestratorAction:
+    """The end of an orchestrator that did not catch the failure of a step."""
+    details = pb.TaskFailureDetails(errorType="TaskFailedError", errorMessage="a step failed", innerFailure=cause)
+    return helpers.new_complete_orchestration_action(number, pb.ORCHESTRATION_STATUS_FAILED, None, details)
+
+
+FAILING = ("taskFailed", "subOrchestrationInstanceFailed")
 ASKING = ("taskScheduled", "subOrchestrationInstanceCreated")
 ANSWERING = (
     "taskCompleted", "taskFailed", "subOrchestrationInstanceCompleted", "subOrchestrationInstanceFailed",

@@ -130,3 +130,57 @@ def test_entities_by_prefix_and_page(database: Database) -> None:
     assert seen == [(f"@counter@{n}", str(n)) for n in range(5)]
     everything = pb.QueryEntitiesRequest(query=pb.EntityQuery(includeTransient=True))
     assert len(call(database, "QueryEntities", everything).entities) == 6
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("sizes", [[1.4, 1.4, 1.4, 1.4], [0.1, 3.9, 0.1], [2.5, 2.5], [3.0, 0.9, 0.5]])
+def test_a_page_fits_a_clients_message_and_none_is_left_out(database: Database, sizes: list[float]) -> None:
+    for number, size in enumerate(sizes):
+        start(database, "work", f"i-{number}", "x" * int(size * MIB))
+    found, token = [], ""
+    while True:
+        query = pb.InstanceQuery(fetchInputsAndOutputs=True, continuationToken=text(token))
+        page = call(database, "QueryInstances", pb.QueryInstancesRequest(query=query))
+        assert page.ByteSize() <= 4 * MIB
+        found += [each.instanceId for each in page.orchestrationState]
+        token = page.continuationToken.value
+        if not token:
+            break
+    assert found == [f"i-{number}" for number in range(len(sizes))]
+
+
+def test_a_page_of_long_ids_fits_a_clients_message(database: Database) -> None:
+    hands = Hands(database)
+    ids = [f"{number:04d}" + "\U0001f600" * 1020 for number in range(1010)]
+    for each in ids:
+        start(database, "work", each)
+        hands.turn(hands.take(), complete(1))
+    found, token = [], ""
+    while True:
+        request = pb.ListInstanceIdsRequest(pageSize=1000, lastInstanceKey=text(token))
+        page = call(database, "ListInstanceIds", request)
+        assert page.ByteSize() <= 4 * MIB
+        found += page.instanceIds
+        token = page.lastInstanceKey.value
+        if not token:
+            break
+    assert found == ids
+
+
+def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
+    hands = Hands(database)
+    for number in range(4):
+        signal(database, f"@c@{number}", "set")
+        hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
+    found, token = [], ""
+    while True:
+        query = pb.EntityQuery(includeState=True, continuationToken=text(token))
+        page = call(database, "QueryEntities", pb.QueryEntitiesRequest(query=query))
+        assert page.ByteSize() <= 4 * MIB
+        found += [each.instanceId for each in page.entities]
+        token = page.continuationToken.value
+        if not token:
+            break
+    assert found == [f"@c@{number}" for number in range(4)]

@@ -11,7 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
-from tests.engines.embedded.hands import Hands, call, complete, start, state, text
+from tests.engines.embedded.hands import PATIENCE, Hands, begin, call, child, complete, kinds, start, state, text
 
 FINISHED = [pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED]
 
@@ -67,6 +67,32 @@ def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_i
         hands.turn(item, complete(1, "old"))
     hands.turn(hands.take(), complete(1, "new"))
     assert state(database, "a").output.value == '"new"'
+
+
+def test_the_parent_of_a_running_child_that_is_replaced_hears_of_its_end(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "parent", "p")
+    hands.turn(hands.take(), child(1, "child", "p:1"))
+    hands.take()
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    start(database, "child", "p:1", orchestrationIdReusePolicy=policy)
+    items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
+    failed = items["p"].orchestratorRequest.newEvents[1].subOrchestrationInstanceFailed
+    assert (failed.taskScheduledId, failed.failureDetails.errorType) == (1, "SubOrchestrationTerminated")
+    hands.turn(items["p:1"], complete(1))
+    hands.turn(items["p"], complete(2))
+
+
+def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.take()
+    raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="late"))
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    start(database, "work", "a", orchestrationIdReusePolicy=policy)
+    with pytest.raises(Rejection, match="has finished"):
+        raised.future.result(PATIENCE)
+    assert kinds(hands.take()) == ["executionStarted"]
 
 
 def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(database: Database) -> None:

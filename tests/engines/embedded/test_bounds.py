@@ -1,0 +1,81 @@
+"""Everything that a listing shows is bounded; beyond its bound it is refused with an error that names the bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.rejection import Rejection
+from tests.engines.embedded.hands import Hands, activity, call, child, complete, start, state, text
+from tests.engines.embedded.test_entity import calling
+
+LONG = "n" * 1025
+TAGS = {"t": "x" * 64 * 1024}
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "bound"),
+    [
+        ("StartInstance", pb.CreateInstanceRequest(instanceId="new", name=LONG), 1024),
+        ("StartInstance", pb.CreateInstanceRequest(instanceId="new", name="work", version=text(LONG)), 1024),
+        ("StartInstance", pb.CreateInstanceRequest(instanceId="new", name="work", tags=TAGS), 65536),
+        ("RaiseEvent", pb.RaiseEventRequest(instanceId="i", name=LONG), 1024),
+        ("SignalEntity", pb.SignalEntityRequest(instanceId="@c@x", name=LONG), 1024),
+    ],
+)
+def test_a_call_beyond_a_bound_is_refused(database: Database, method: str, request_: Any, bound: int) -> None:
+    start(database, "work", "i")
+    with pytest.raises(Rejection, match=f"at most {bound} are allowed") as refused:
+        call(database, method, request_)
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert not call(database, "GetInstance", pb.GetInstanceRequest(instanceId="new")).exists
+
+
+def event(name: str) -> pb.OrchestratorAction:
+    sent = pb.SendEventAction(instance=pb.OrchestrationInstance(instanceId="other"), name=name)
+    return pb.OrchestratorAction(id=1, sendEvent=sent)
+
+
+def tagged() -> pb.OrchestratorAction:
+    action = activity(1, "step")
+    action.scheduleTask.tags.update(TAGS)
+    return action
+
+
+@pytest.mark.parametrize(
+    ("action", "bound"),
+    [
+        (activity(1, LONG), 1024),
+        (tagged(), 65536),
+        (child(1, LONG, "c"), 1024),
+        (event(LONG), 1024),
+        (calling(1, "@c@x", LONG, "r"), 1024),
+    ],
+)
+def test_a_turn_beyond_a_bound_fails_once(database: Database, action: pb.OrchestratorAction, bound: int) -> None:
+    hands = Hands(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), action)
+    failure = state(database, "i").failureDetails
+    assert failure.errorType == "InvalidOrchestratorResponse"
+    assert f"at most {bound} are allowed" in failure.errorMessage
+    assert hands.nothing()
+
+
+@pytest.mark.parametrize(("letter", "most"), [("s", 1024 * 1024), ("\u00e9", 512 * 1024)])
+def test_a_custom_status_is_bounded_in_bytes(database: Database, letter: str, most: int) -> None:
+    hands = Hands(database)
+    start(database, "work", "fits")
+    hands.turn(hands.take(), complete(1), customStatus=text(letter * most))
+    assert state(database, "fits").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
+    start(database, "work", "i")
+    hands.turn(hands.take(), complete(1), customStatus=text(letter * (most + 1)))
+    failure = state(database, "i").failureDetails
+    assert "a custom status of 10" in failure.errorMessage
+    assert "at most 1048576 are allowed" in failure.errorMessage
+    assert not state(database, "i").customStatus.value
+    assert hands.nothing()
