@@ -21,7 +21,7 @@ from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.restlessness import Restlessness
-from bridge.errors import BrokerError
+from bridge.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +121,13 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
                 partitions = await self._prepare(assigned)
             except BrokerError as error:
                 self.error = error
+            except Exception as error:
+                # Whatever it is, partitions that are ours and not read must not look idle
+                _log.error("group %s: taking partitions failed unexpectedly", self._options.group, exc_info=error)
+                self.error = BrokerUnavailable(
+                    f"{self._connection.name}: taking partitions failed: unexpected {type(error).__name__}, see the log"
+                )
+            if partitions is None:
                 self._changed()
                 await asyncio.sleep(_RETRY_SECONDS)
         self.error = None
@@ -132,6 +139,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self._changed()
 
     async def _prepare(self, assigned: list[TopicPartition]) -> list[KafkaPartition]:
+        # Complete, or an error: see there
         committed = await self._cluster.committed(self._options.group, assigned)
         fresh = [tp for tp in assigned if tp not in committed]
         starts = await self._starts(fresh, {tp.topic for tp in committed})
@@ -179,6 +187,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         earliest = [tp for tp in fresh if tp not in set(latest)]
         limit = self._connection.config.request_timeout
         try:
+            # One lookup of all partitions: it raises when any has no answer, and moves no position of the client
             starts = await asyncio.wait_for(self.consumer.beginning_offsets(earliest), limit) if earliest else {}
             ends = await asyncio.wait_for(self.consumer.end_offsets(latest), limit) if latest else {}
         except (KafkaError, TimeoutError) as error:

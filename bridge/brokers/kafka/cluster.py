@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupLoadInProgressError, KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.kafka.connection import Connection, close
@@ -107,7 +107,15 @@ class Cluster:
             return {}
 
         async def fetch() -> dict[TopicPartition, OffsetAndMetadata]:
-            return dict(await self._admin.list_consumer_group_offsets(group, partitions=wanted))
+            found = dict(await self._admin.list_consumer_group_offsets(group, partitions=wanted))
+            # The client overlooks an error that stands above the topics of the answer, of which there are none then. A
+            # partition without a position has an entry of its own (-1), so a missing entry is never "no position":
+            # taken for one, the group would begin anew
+            if len(found) < len(wanted):
+                raise GroupLoadInProgressError(
+                    f"the coordinator of group {group} tells no positions: it is starting, or refuses the group"
+                )
+            return found
 
         found = await self._ask(f"read the positions of group {group}", fetch)
         return {partition: position for partition, position in found.items() if position.offset >= 0}

@@ -49,6 +49,7 @@ class OutOfRange:
                 continue
             if not (partition.idle and partition.log.empty):
                 continue
+            # A lookup alone: it moves no position of the client, and ours only when it has answered
             look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
             try:
                 target: int = (await asyncio.wait_for(look([tp]), _LOOK_SECONDS))[tp]

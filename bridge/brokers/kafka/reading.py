@@ -116,6 +116,7 @@ async def _range(
     )
     try:
         await connection.open(consumer.start)
+        # Lookups alone: the client reads nothing
         begin = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
     except KafkaError as error:

@@ -324,6 +324,29 @@ async def test_the_dead_letter_has_the_bytes_and_the_range(harness: Bytes) -> No
     assert "bridge.last-offset" not in dict(by_offset[b"5"].headers)
 
 
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_positions_that_the_coordinator_does_not_tell_yet_are_waited_for(harness: Bytes, start: str) -> None:
+    """An answer without positions is no answer: a group that began anew would repeat everything, or skip."""
+    log = Log()
+    for name in "abcd":
+        log.add(healthy(random.Random(name), name, 5))
+    await harness.fill(log)
+    broker = await harness.broker(request_timeout="1s")
+    subscription = await broker.subscribe(options(), Assignments())
+    for delivery in await take(subscription, 7):
+        await delivery.complete()
+    await subscription.close()
+    group = harness.server.state.group("g")
+    group.loading = True
+    again = SubscribeOptions(("orders",), "g", start, unreadable=options().unreadable)
+    with pytest.raises(BrokerUnavailable, match="group g"):
+        await broker.subscribe(again, Assignments())
+    assert harness.committed("g", 0) == 7
+    asyncio.get_running_loop().call_later(0.5, setattr, group, "loading", False)
+    found = await collect(await broker.subscribe(again, Assignments()), log.end - 7, random.Random(1))
+    assert dict(found) == {0: log.entries[7:]}
+
+
 async def test_reading_a_topic_shows_what_cannot_be_read_and_goes_on(harness: Bytes) -> None:
     rng = random.Random(5)
     logs = logs_of(rng)

@@ -52,6 +52,8 @@ class Group:
         self.leader = ""
         self.protocol = ""
         self.kind = ""
+        self.loading = False
+        """The coordinator has just taken the group over and does not know its positions yet."""
         self.offsets: dict[tuple[str, int], tuple[int, str | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 

@@ -134,6 +134,13 @@ def fetch_offsets(state: State, reader: Reader, writer: Writer, version: int) ->
     if asked is None:
         topics = {topic for topic, _ in group.offsets}
         asked = [(topic, [number for name, number in group.offsets if name == topic]) for topic in topics]
+    if group.loading and version >= 2:
+        # As a real coordinator answers: the error stands above the topics, of which there are none
+        if version >= 3:
+            writer.int32(0)
+        writer.by_topic([], lambda each: None)
+        writer.int16(errors.COORDINATOR_LOADING)
+        return
     for_topic = iter([topic for topic, numbers in asked for _ in numbers])
     if version >= 3:
         writer.int32(0)
