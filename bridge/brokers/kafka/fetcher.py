@@ -31,6 +31,7 @@ _SHORT_WAIT_MS = 100
 """The same for the second request to a node, so that its partitions soon join the first."""
 
 _RETRY_SECONDS = 0.1
+_METADATA_SECONDS = 0.25
 _REFUSED_SECONDS = 1.0
 _SLICE = 0.005
 """Seconds after which the decoding of an answer lets other tasks run."""
@@ -107,9 +108,10 @@ class Fetcher:
         self._follow_topics()
         self._kick.set()
 
-    def kick(self) -> None:
-        """Look again at which partitions want more."""
-        self._kick.set()
+    def look(self, log: PartitionLog) -> None:
+        """Look at a partition from which something was taken: it may want more, or hold damage."""
+        if log not in self._asked and log not in self._resting and (log.wants or log.suspect is not None):
+            self._kick.set()
 
     def take_error(self) -> KafkaError | None:
         """The broker's refusal of a topic, once."""
@@ -146,7 +148,7 @@ class Fetcher:
                     nodes.setdefault(node, []).append((tp, log))
         if lost:
             self._client.force_metadata_update()
-            self._rest(lost, _RETRY_SECONDS)
+            self._rest(lost, _METADATA_SECONDS)
         for node, logs in nodes.items():
             waiting = not any(log.behind for _, log in logs)
             if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):

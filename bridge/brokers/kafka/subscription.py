@@ -163,9 +163,9 @@ class KafkaSubscription:
             self._turn = (self._turn + 1) % len(partitions)
             for partition in partitions[self._turn :] + partitions[: self._turn]:
                 partition.take(limit - len(taken), taken)
+                self._fetcher.look(partition.log)
                 if len(taken) >= limit:
                     break
-            self._fetcher.kick()
         if taken:
             self._read = asyncio.get_running_loop().time()
             self._away = ""
