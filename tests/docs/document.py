@@ -11,6 +11,7 @@ Conventions for whoever writes documentation:
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
 - ```yaml is a configuration, or some sections of one; `<!-- in: SECTION -->` puts it below that section,
   `<!-- overlay: NAME -->` writes it and lays it over bridge.yaml, `<!-- kubernetes -->` is none.
+- ```mermaid is a diagram, which is not checked.
 - ```python must compile; `<!-- from: PATH -->`: every part between lines of `...` stands so in that file.
 """
 

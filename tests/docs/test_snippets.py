@@ -113,7 +113,7 @@ def _function(part: str) -> str:
 
 def test_every_block_is_of_a_known_kind() -> None:
     known = {
-        "": {""}, "console": {""}, "sh": {""}, "json": {"file"}, "python": {"file", "from"},
+        "": {""}, "mermaid": {""}, "console": {""}, "sh": {""}, "json": {"file"}, "python": {"file", "from"},
         "yaml": {"", "file", "append", "overlay", "in", "kubernetes"},
     }  # fmt: skip
     for document in DOCUMENTS:
