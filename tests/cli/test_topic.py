@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import os
 import signal
@@ -18,6 +20,8 @@ from bridge.message import Message, Position, Unreadable
 from tests.app.project import PATIENCE, write_project
 from tests.brokers.kafka.harness import unique
 from tests.cli.conftest import Bridge
+from tests.kafka.batches import batch, record
+from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig, SubscriptionConfig, TopicConfig
@@ -228,6 +232,24 @@ def test_kafka(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert bridge("topic", "read", f"it/{topic}").exit_code == 3
+
+
+def test_records_that_no_client_can_read_are_shown_and_passed(tmp_path: Path) -> None:
+    server = ThreadedServer()
+    try:
+        bridge = with_broker(tmp_path, f"{{type: kafka, bootstrap_servers: '{server.bootstrap}', create_topics: true}}")
+        topic = unique("things")
+        put(bridge, LINES[0], place=f"it/{topic}")
+        bad = batch([record(0, b"raw \xff", b"k", [(b"caf\xe9", b"1"), (b"ok", b"2")])])
+        asyncio.run(produce(server.bootstrap, topic, 0, bad, batch([record(0, b"after")])))
+        told = objects(bridge("topic", "read", f"it/{topic}", "--json", "--partition", "0").stdout)
+        [shown] = [one for one in told if "unreadable" in one]
+        assert base64.b64decode(shown["raw_base64"]) == b"raw \xff"
+        assert shown["unreadable"]["fault"] == "header_name"
+        assert told[-1]["body"] == "after"
+        assert "the name of a header is not UTF-8" in bridge("topic", "read", f"it/{topic}").stdout
+    finally:
+        server.stop()
 
 
 def test_service_bus(tmp_path: Path) -> None:
