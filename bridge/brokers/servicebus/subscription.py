@@ -52,12 +52,13 @@ class ServiceBusSubscription:
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
-        self._inbox = Inbox(wishes.prefetch)
+        parts = wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent
+        self._inbox = Inbox(wishes.prefetch, wishes.prefetch_bytes, parts * len(options.topics))
         self._sessions = wishes.sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         for path in options.topics:
-            for number in range(wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent):
+            for number in range(parts):
                 given = {
                     "connection": connection, "path": path, "number": number, "prefetch": wishes.prefetch,
                     "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
@@ -141,7 +142,8 @@ class ServiceBusSubscription:
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
-        return {f"{each.path}/{each.number}": str(each.away) for each in self._receivers if each.away is not None}
+        told = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
+        return {part: text for part, text in told if text is not None}
 
     @property
     def rebalances(self) -> int:
