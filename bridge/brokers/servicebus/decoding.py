@@ -192,10 +192,10 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
         trouble = _explain(error)
     try:
         for number, content in enumerate(_elements(value)):
+            if number == count:
+                return fields, {-1: f"more than {count} fields"}
             try:
                 fields[number] = _value(content)
-            except IndexError:
-                return fields, {-1: f"more than {count} fields"}
             except Exception as error:
                 wrong[number] = f"field {number + 1}: {_explain(error)}"
     except ValueError:
@@ -317,11 +317,17 @@ def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[m
     return decoder
 
 
-def _bounded(original: Callable[..., Any], count: struct.Struct, begin: int) -> Callable[..., Any]:
-    """The SDK's decoder of an array, with a bound for elements that take no bytes."""
+def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..., Any]:
+    """The decoder of an array, with a bound for elements without bytes. The SDK's leaves the constructor of an empty
+    one behind, to be taken for the next value.
+    """
+    begin = 2 * number.size
 
     def decoder(buffer: memoryview, depth: int = 0) -> Any:
-        if count.unpack_from(buffer, begin - count.size)[0] > _EMPTY_ELEMENTS:
+        size, count = number.unpack_from(buffer)[0], number.unpack_from(buffer, number.size)[0]
+        if not count:
+            return buffer[number.size + size :], []
+        if count > _EMPTY_ELEMENTS:
             at = begin
             while buffer[at] == 0:  # described
                 at = _skip(buffer, at + 1)
@@ -343,9 +349,9 @@ def extend() -> bool:
     table[0x73] = _fixed(4, char)
     # The SDK's own decoder of decimal128 takes the coefficient for decimal digits
     table[0x74], table[0x84], table[0x94] = _fixed(4, decimal), _fixed(8, decimal), _fixed(16, decimal)
-    for code, count, begin in ((0xE0, struct.Struct(">B"), 2), (0xF0, struct.Struct(">I"), 8)):
+    for code, number in ((0xE0, struct.Struct(">B")), (0xF0, struct.Struct(">I"))):
         if not hasattr(table[code], "bounded"):
-            table[code] = _bounded(table[code], count, begin)
+            table[code] = _bounded(table[code], number)
             table[code].bounded = True
     return True
 

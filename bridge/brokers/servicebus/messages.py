@@ -128,8 +128,10 @@ def _plain(value: Any) -> Any:
             return {_text(name): _plain(part) for name, part in value.items()}
         case list() | tuple():
             return [_plain(part) for part in value]
-        case None | str() | bool() | int() | float():
+        case None | str() | bool() | int():
             return value
+        case float():
+            return float(value)  # also where the SDK has a class of its own, for a described one
         case Decimal():
             return _decimal(value)
         case _:

@@ -98,6 +98,7 @@ class Receiver:
         self._unsettleable: tuple[float, str] | None = None
         self._locks = MessageLocks()
         self._renewals = Renewals(self, self._locks)
+        self._nameless: list[ServiceBusDelivery] = []
         self._unusable: list[ServiceBusReceivedMessage] = []
         """Messages whose locks had passed when they came, by the local clock; not settled."""
         self._settlements = Settlements(self)
@@ -211,6 +212,9 @@ class Receiver:
                 await seam.release(link, delivery.raw)
                 delivery.finish()
             self._locks.clear()
+        nameless, self._nameless = self._nameless, []
+        for delivery in nameless:
+            delivery.lose()
         unusable, self._unusable = self._unusable, []
         if self.clock.skew:
             for raw in unusable:
@@ -239,7 +243,9 @@ class Receiver:
         remaining = delivery.remaining(wall)
         self.clock.received(delivery.message.timestamp, remaining, wall)
         if not transport.has_token(raw):
-            return delivery  # a lock without a name cannot be renewed
+            # A lock without a name cannot be renewed, nor the message settled beside its link
+            self._nameless.append(delivery)
+            return delivery
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:

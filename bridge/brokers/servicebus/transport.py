@@ -20,6 +20,9 @@ from bridge.brokers.servicebus import decoding
 MORE, ABORTED, PAYLOAD = 5, 9, 11
 """Fields of a transfer frame; 1 and 2 are its delivery id and tag."""
 
+TOKEN = 16
+"""Bytes of a delivery tag that is a lock token."""
+
 
 class Transfers:
     """Puts the frames of one receiver link together and decodes them.
@@ -56,6 +59,8 @@ class Transfers:
             collected += frame[PAYLOAD]
         message = decoding.decode(collected or frame[PAYLOAD])
         first[PAYLOAD] = b""  # it is kept with the message
+        if not isinstance(first[2], bytes) or len(first[2]) != TOKEN:
+            first[2] = str(first[1]).encode()  # the SDK tells deliveries apart by it
         link._received_delivery_tags.add(first[2])
         await link._on_transfer(first, message)
 
