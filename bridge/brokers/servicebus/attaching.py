@@ -35,7 +35,7 @@ def possible(part: Any) -> bool:
 async def connect(receiver: ServiceBusReceiver) -> None:
     """Open the receiver's connection and show the claim. Raises what the SDK raises."""
     given: Any = receiver
-    with _translated():
+    with public_errors():
         claim = await create_authentication(given)  # type: ignore[no-untyped-call]  # the SDK's
         given._create_handler(claim)
         await given._handler.open_async()
@@ -47,7 +47,7 @@ async def attach(receiver: ServiceBusReceiver) -> None:
     """Attach the link, of the next session where the receiver is one for sessions. Raises what the SDK raises."""
     given: Any = receiver
     client: Any = given._handler
-    with _translated():
+    with public_errors():
         while not (await client.auth_complete_async() and await client._client_ready_async()):
             await client._connection.listen(wait=client._socket_timeout)
     given._running = True
@@ -60,7 +60,7 @@ async def detach(receiver: ServiceBusReceiver) -> None:
     link: Any = client._link
     given._running = False
     if link is not None:
-        with _translated():
+        with public_errors():
             link.transfers.over = True
             if link.state in _GONE:
                 # Refused: the SDK takes the service's end of the link for the end of ours
@@ -85,12 +85,12 @@ async def authorize(receiver: ServiceBusReceiver) -> None:
     """Show a new claim when the present one ends soon, which else happens with reads. Raises what the SDK raises."""
     client: Any = getattr(receiver, "_handler", None)
     if client is not None and possible(receiver):
-        with _translated():
+        with public_errors():
             await client.auth_complete_async()
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def public_errors() -> Iterator[None]:
     """The SDK's public errors for those of its AMQP library."""
     try:
         yield

@@ -66,6 +66,12 @@ def translate(error: BaseException, what: str, *, publishing: bool = False) -> B
         return BrokerUnavailable(f"{what}: no answer in time")
     if isinstance(error, OSError):
         return BrokerUnavailable(f"{what}: {_explain(error)}")
+    if _claim_status(error) is not None:
+        # At an endpoint of its own the SDK calls it a broken connection
+        text = f"{what}: {_explain(error)}"
+        return PublishFailed(text) if publishing else Refused(text)
+    if isinstance(error, ValueError | RuntimeError) and any(word in str(error).lower() for word in _CLOSED):
+        return BrokerUnavailable(f"{what}: the link was closed meanwhile")
     for kind in type(error).__mro__:
         found = _MEANINGS.get(kind)
         if found is None:
@@ -85,13 +91,41 @@ def translate(error: BaseException, what: str, *, publishing: bool = False) -> B
     return None
 
 
+_NOT_FOUND = 404
+_NO_ENTITY = "there is no such queue, topic or subscription in the namespace; create it, or correct its name"
+
+
+def refused(error: BaseException) -> bool:
+    """Whether the service answered a request and would not do it, over a connection that is sound."""
+    return type(error) in (exceptions.ServiceBusError, exceptions.MessageSizeExceededError)
+
+
+def busy(error: BaseException) -> bool:
+    """Whether the service asks us to come again later, over a connection that is sound."""
+    return isinstance(error, exceptions.ServiceBusServerBusyError)
+
+
 class Refused(BrokerUnavailable):
     """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
 
 
+_CLOSED = ("closed", "shutdown", "shut down", "not initialized", "invalid link", "not open", "not running")
+"""Words of the ValueErrors and RuntimeErrors that the SDK raises at links and handlers that went meanwhile."""
+
+
+def _claim_status(error: BaseException) -> int | None:
+    """With what status the service refused to take our token; None for every other error."""
+    cause = getattr(error, "inner_exception", None)
+    status = getattr(cause, "status_code", None)
+    return status if type(cause).__name__ == "TokenAuthFailure" and isinstance(status, int) else None
+
+
 def _explain(error: BaseException) -> str:
     text = str(error)
-    if isinstance(error, exceptions.ServiceBusAuthenticationError):
+    if _claim_status(error) == _NOT_FOUND:
+        # So the service says it, before it looks at rights
+        return _NO_ENTITY
+    if _claim_status(error) is not None or isinstance(error, exceptions.ServiceBusAuthenticationError):
         return "the service refused the credentials; check the key or signature, or the identity and its role"
     if isinstance(error, exceptions.ServiceBusAuthorizationError):
         return (
@@ -99,7 +133,7 @@ def _explain(error: BaseException) -> str:
             "or Data Sender to publish, or this policy Listen or Send"
         )
     if isinstance(error, exceptions.MessagingEntityNotFoundError):
-        return "there is no such queue, topic or subscription in the namespace; create it, or correct its name"
+        return _NO_ENTITY
     if isinstance(error, exceptions.MessagingEntityDisabledError):
         return "the entity is disabled; enable it"
     if isinstance(error, exceptions.ServiceBusQuotaExceededError):

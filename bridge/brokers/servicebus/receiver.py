@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
 
-from bridge.brokers.servicebus import messages, seam, transport
+from bridge.brokers.servicebus import attaching, messages, seam, transport
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
@@ -34,6 +34,9 @@ begun and called off."""
 
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
+
+PEEKED = 10
+"""Messages that are looked at then."""
 
 STEADY_SECONDS = 5.0
 """A receiver that served so long was no failure: the next pause is a short one again."""
@@ -96,6 +99,8 @@ class Receiver:
         self.unsettleable = 0
         """Messages that came without a delivery id, with which nothing can be done."""
         self._unsettleable: tuple[float, str] | None = None
+        self._waiting: int | None = None
+        """Number of a message that waited when the service was asked last."""
         self._locks = MessageLocks()
         self._renewals = Renewals(self, self._locks)
         self._nameless: list[ServiceBusDelivery] = []
@@ -357,6 +362,10 @@ class Receiver:
         limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
         limit = max(0.0, limit)
         if not self.wanted():
+            try:
+                await attaching.authorize(link)
+            except FOREIGN as error:
+                raise self.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
         # Again each time: when a settlement finds its connection broken, the SDK makes another by itself
@@ -377,11 +386,11 @@ class Receiver:
                 await asyncio.wait([reading])
         if reading.cancelled():
             return
-        error = reading.exception()
-        if error is not None:
-            if isinstance(error, FOREIGN):
-                raise self.translate(error, "read") from error
-            raise error
+        problem = reading.exception()
+        if problem is not None:
+            if isinstance(problem, FOREIGN):
+                raise self.translate(problem, "read") from problem
+            raise problem
         self._hand_out(reading.result())
 
     def wanted(self) -> bool:
@@ -393,12 +402,21 @@ class Receiver:
         return self.heard + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
-        """A connection whose other end has gone is as silent as an empty queue."""
+        """A connection whose other end has gone is as silent as an empty queue, and so is a link that was forgotten."""
+        first = 1 + max((number for path, number in self.inbox.held if path == self.path), default=0)
         try:
-            await link.peek_messages(1, timeout=self.connection.config.request_timeout)
+            found = await link.peek_messages(
+                PEEKED, sequence_number=first, timeout=self.connection.config.request_timeout
+            )
         except FOREIGN as error:
             raise self.translate(error, "ask about") from error
         self.heard = time.monotonic()
+        waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
+        known, self._waiting = self._waiting, waiting
+        if waiting is not None and waiting == known and self.wanted():
+            # Or somebody else has it in hand for so long: then a new link does no harm
+            self._waiting = None
+            raise BrokerUnavailable(f"{self.path}: message {waiting} waits, and the link is silent")
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()

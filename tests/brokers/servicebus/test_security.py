@@ -61,6 +61,25 @@ async def test_refusals_are_said_within_seconds(serve: Serve) -> None:
         await broker.stop()
 
 
+async def test_an_unknown_entity_is_no_matter_of_credentials(serve: Serve) -> None:
+    """The service looks for the entity when it is shown the claim, and refuses that with 404."""
+    server = await serve(ServerConfig(QUEUES, keys=KEYS))
+    for place in ({}, {"endpoint": f"localhost:{server.port}"}):
+        broker = make(connection_string=server.connection_string_with(ROOT), **place)
+        await broker.start()
+        server.faults.add("claim", "reject", condition="amqp:not-found", times=1)
+        options = SubscribeOptions(("orders",), dead_letter=None)
+        assert "there is no such queue" in await told(
+            lambda broker=broker, options=options: broker.subscribe(options, Assignments())  # type: ignore[misc]
+        )
+        server.faults.clear()
+        server.faults.add("claim", "reject", condition="amqp:not-found", times=1)
+        with pytest.raises(PublishFailed, match="no such queue"):
+            await broker.publish("orders", [Message(b"1")])
+        server.faults.clear()
+        await broker.stop()
+
+
 async def test_refused_publishes_fail_at_once(serve: Serve) -> None:
     server = await serve(ServerConfig(QUEUES, keys=KEYS))
     for key, queue, text in ((LISTENS, "orders", "claim is missing"), (ROOT, "nowhere", "no such queue")):
