@@ -15,6 +15,7 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.servicebus import attaching, seam, transport
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import broker_error, translate
+from bridge.brokers.servicebus.seats import Seats
 from bridge.brokers.servicebus.security import Access
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable
@@ -49,6 +50,7 @@ class Connection:
         self.name = name
         self.config = config
         self.access = access
+        self.seats = Seats(config.most_connections)
         self._client: ServiceBusClient | None = None
 
     @property

@@ -136,6 +136,12 @@ class Receiver:
             self._opening.cancel()
         self.wake()
 
+    spare = False
+    """Whether it can do without a connection, where a namespace takes few of them."""
+
+    def give_way(self) -> None:
+        """Its connection is wanted by another receiver."""
+
     # -- the task
 
     async def run(self) -> None:

@@ -57,8 +57,13 @@ class SessionReceiver(Receiver):
 
     async def open(self) -> ServiceBusReceiver | None:
         """See `Receiver.open`: wait for the next session, over the connection of the one before."""
-        if not self.inbox.room:
-            # Of another session nothing could be read either
+        seated = self.connection.seats.has(self)
+        if not seated:
+            await self.dispose()
+            self.away = None
+            self.ready.set()
+        if not seated or not self.inbox.room:
+            # Without room nothing could be read of another session either
             await self._pause(ROOM_SECONDS)
             return None
         begun = time.monotonic()
@@ -120,7 +125,7 @@ class SessionReceiver(Receiver):
         partition = self.partition
         partition.revoked = True
         self.inbox.drop(partition)
-        if sound and not self.closing and link is self._kept:
+        if sound and not self.closing and link is self._kept and self.connection.seats.has(self):
             closing = asyncio.create_task(self._part(link))
         else:
             self._kept = None
@@ -135,6 +140,16 @@ class SessionReceiver(Receiver):
     async def _part(self, link: ServiceBusReceiver) -> None:
         if not await self.connection.detach(link):
             self._kept = None
+
+    @property
+    def spare(self) -> bool:  # type: ignore[override]  # a constant there
+        """See `Receiver.spare`: the first receiver of an entity can serve all its sessions."""
+        return self.number > 0
+
+    def give_way(self) -> None:
+        """See `Receiver.give_way`: a session that is held is kept to its end."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
 
     async def dispose(self) -> None:
         """See `Receiver.dispose`."""

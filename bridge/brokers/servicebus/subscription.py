@@ -73,6 +73,7 @@ class ServiceBusSubscription:
         """Connect. Raises: BrokerUnavailable, when the service is away or refuses us."""
         if not self._sessions:
             await self._listener.assigned([receiver.partition for receiver in self._receivers])
+        self._connection.seats.join(self._receivers)
         self._tasks = [asyncio.create_task(receiver.run()) for receiver in self._receivers]
         self._tasks.append(asyncio.create_task(self._tick()))
         limit = FIRST_SECONDS if self._sessions else self._connection.config.request_timeout
@@ -100,8 +101,9 @@ class ServiceBusSubscription:
                 self._wake()
             if taken:
                 return taken
-            away = [each.away for each in self._receivers if each.away is not None]
-            if len(away) == len(self._receivers):
+            seated = [each for each in self._receivers if self._connection.seats.has(each)]
+            away = [each.away for each in seated if each.away is not None]
+            if len(away) == len(seated):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
             await self._inbox.wait()
         return ()
@@ -125,6 +127,7 @@ class ServiceBusSubscription:
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
             receiver.partition.revoked = True
+        self._connection.seats.leave(self._receivers)
         self._on_closed()
 
     def _wake(self) -> None:
