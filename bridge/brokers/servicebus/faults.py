@@ -70,7 +70,7 @@ def translate(error: BaseException, what: str, *, publishing: bool = False) -> B
         # At an endpoint of its own the SDK calls it a broken connection
         text = f"{what}: {_explain(error)}"
         return PublishFailed(text) if publishing else Refused(text)
-    if isinstance(error, ValueError | RuntimeError) and any(word in str(error).lower() for word in _CLOSED):
+    if closed(error):
         return BrokerUnavailable(f"{what}: the link was closed meanwhile")
     for kind in type(error).__mro__:
         found = _MEANINGS.get(kind)
@@ -111,6 +111,13 @@ class Refused(BrokerUnavailable):
 
 _CLOSED = ("closed", "shutdown", "shut down", "not initialized", "invalid link", "not open", "not running")
 """Words of the ValueErrors and RuntimeErrors that the SDK raises at links and handlers that went meanwhile."""
+
+
+def closed(error: BaseException) -> bool:
+    """Whether the SDK only says so that a link or handler went meanwhile, which others may have closed."""
+    if isinstance(error, AttributeError):
+        return str(error).startswith("'NoneType' object has no attribute")
+    return isinstance(error, ValueError | RuntimeError) and any(word in str(error).lower() for word in _CLOSED)
 
 
 def _claim_status(error: BaseException) -> int | None:

@@ -12,10 +12,13 @@ from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus._pyamqp.aio import ReceiveClientAsync
+from azure.servicebus._pyamqp.error import AMQPConnectionError
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.aio._transport._pyamqp_transport_async import PyamqpTransportAsync
+from azure.servicebus.exceptions import ServiceBusConnectionError
 
 from bridge.brokers.servicebus import decoding
+from bridge.brokers.servicebus.faults import closed
 
 MORE, ABORTED, PAYLOAD = 5, 9, 11
 """Fields of a transfer frame; 1 and 2 are its delivery id and tag."""
@@ -99,6 +102,23 @@ class Transport(PyamqpTransportAsync):
         client.__class__ = ReceiveClient  # made by a function with twenty arguments, which would have to be repeated
         client.credit = getattr(receiver, "credit", None)
         return client
+
+    @staticmethod
+    async def settle_message_via_receiver_link_async(*given: Any, **named: Any) -> None:
+        try:
+            await PyamqpTransportAsync.settle_message_via_receiver_link_async(*given, **named)
+        except (ValueError, RuntimeError) as error:
+            if closed(error) or isinstance(error.__cause__, AMQPConnectionError):
+                # At a RuntimeError the SDK would connect again to ask beside the link, once for every settlement
+                raise ServiceBusConnectionError(message="The link was closed meanwhile.", error=error) from error
+            raise
+
+    @staticmethod
+    def create_servicebus_exception(logger: Any, exception: Exception, **named: Any) -> Any:
+        if closed(exception):
+            # Not a bug: the SDK would log a traceback
+            return ServiceBusConnectionError(message=str(exception), error=exception)
+        return PyamqpTransportAsync.create_servicebus_exception(logger, exception, **named)
 
     @staticmethod
     async def mgmt_client_request_async(mgmt_client: Any, mgmt_msg: Any, *, callback: Any, **given: Any) -> Any:
