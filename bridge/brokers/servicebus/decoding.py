@@ -57,6 +57,9 @@ _STRUCTURED = 1024 * 1024
 
 _STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
 
+_SMALL = b"\x53"
+"""Constructor of the short form of descriptors."""
+
 _EMPTY_CODES = range(0x40, 0x46)
 _GROUP_ID = 10
 
@@ -241,10 +244,14 @@ def _sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
     while at < len(buffer):
         if buffer[at] != 0:
             raise _Malformed("a section without a descriptor")
-        begin = _skip(buffer, at + 1)
+        code: int | None
+        if buffer[at + 1 : at + 2] == _SMALL:
+            begin, code = at + 3, buffer[at + 2] if at + 2 < len(buffer) else None
+        else:
+            begin = _skip(buffer, at + 1)
+            code = _long(buffer[at + 1 : begin])
         end = _skip(buffer, begin)
-        code: Any = buffer[at + 2] if buffer[at + 1] == 0x53 else _long(buffer[at + 1 : begin])
-        if code not in range(HEADER, FOOTER + 1):
+        if code is None or not HEADER <= code <= FOOTER:
             raise _Malformed("a section of an unknown kind")
         yield code, buffer[begin:end]
         at = end

@@ -22,6 +22,8 @@ class Seats:
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._receivers: list[Receiver] = []
+        self._taken: set[Receiver] = set()
+        """Those that may do without and have one, perhaps no longer rightly."""
 
     def join(self, receivers: Sequence[Receiver]) -> None:
         """They want connections. Receivers that lose theirs to them are told."""
@@ -33,11 +35,27 @@ class Seats:
     def leave(self, receivers: Sequence[Receiver]) -> None:
         """They want none any more."""
         self._receivers = [each for each in self._receivers if each not in receivers]
+        self._taken.difference_update(receivers)
 
     def has(self, receiver: Receiver) -> bool:
-        """Whether the receiver may connect."""
+        """Whether the receiver is to have a connection."""
         if self._most is None or not receiver.spare:
             return True
         spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
-        left = self._most - PUBLISHING - (len(self._receivers) - len(spare))
-        return receiver in spare[: max(0, left)]
+        return receiver in spare[: self._left(self._most)]
+
+    def take(self, receiver: Receiver) -> bool:
+        """Whether the receiver may connect now, which it may not before others have given theirs back."""
+        if self._most is None or not receiver.spare or receiver in self._taken:
+            return self.has(receiver)
+        if not self.has(receiver) or len(self._taken) >= self._left(self._most):
+            return False
+        self._taken.add(receiver)
+        return True
+
+    def give_back(self, receiver: Receiver) -> None:
+        """Its connection is closed. Idempotent."""
+        self._taken.discard(receiver)
+
+    def _left(self, most: int) -> int:
+        return max(0, most - PUBLISHING - sum(not each.spare for each in self._receivers))

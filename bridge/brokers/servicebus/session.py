@@ -57,7 +57,9 @@ class SessionReceiver(Receiver):
 
     async def open(self) -> ServiceBusReceiver | None:
         """See `Receiver.open`: wait for the next session, over the connection of the one before."""
-        seated = self.connection.seats.has(self)
+        if self._kept is None:
+            self.connection.seats.give_back(self)
+        seated = self.connection.seats.take(self)
         if not seated:
             await self.dispose()
             self.away = None
@@ -156,6 +158,7 @@ class SessionReceiver(Receiver):
         link, self._kept = self._kept, None
         if link is not None:
             await self.connection.close(link)
+        self.connection.seats.give_back(self)
 
     def over(self) -> bool:
         """See `Receiver.over`."""

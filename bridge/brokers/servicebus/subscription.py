@@ -77,7 +77,7 @@ class ServiceBusSubscription:
         self._tasks = [asyncio.create_task(receiver.run()) for receiver in self._receivers]
         self._tasks.append(asyncio.create_task(self._tick()))
         limit = FIRST_SECONDS if self._sessions else self._connection.config.request_timeout
-        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._receivers]
+        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._seated()]
         try:
             await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not self._sessions:
@@ -86,9 +86,9 @@ class ServiceBusSubscription:
             for each in waiting:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
-        away = [each.away for each in self._receivers if each.away is not None]
+        away = [each.away for each in self._seated() if each.away is not None]
         skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set while we wait, unready
-        if refused is not None or (len(away) == len(self._receivers) and not skewed):
+        if refused is not None or (len(away) == len(self._seated()) and not skewed):
             await self.close()
             raise refused or away[0]
 
@@ -101,12 +101,16 @@ class ServiceBusSubscription:
                 self._wake()
             if taken:
                 return taken
-            seated = [each for each in self._receivers if self._connection.seats.has(each)]
+            seated = self._seated()
             away = [each.away for each in seated if each.away is not None]
             if len(away) == len(seated):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
             await self._inbox.wait()
         return ()
+
+    def _seated(self) -> list[Receiver]:
+        """The receivers that may connect: at least one of each entity."""
+        return [each for each in self._receivers if self._connection.seats.has(each)]
 
     async def flush(self) -> None:
         """See `Subscription.flush`: what was completed is, or its `complete` has not returned."""

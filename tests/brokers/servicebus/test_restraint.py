@@ -170,6 +170,9 @@ def test_seats_are_shared_in_turns() -> None:
     seated = [[each.number for each in those if seats.has(each)] for those in (first, second, plain)]  # type: ignore[arg-type]
     assert seated == [[0, 1, 2], [0, 1], [0, 1]]
     assert [each.gave_way for each in first] == [False] * 3 + [True] * 5
+    assert not any(seats.take(each) for each in first[3:])  # type: ignore[arg-type]
+    assert all(seats.take(each) for each in first[:3])  # type: ignore[arg-type]
+    assert all(seats.take(each) for each in second[:2])  # type: ignore[arg-type]
     seats.leave(second)  # type: ignore[arg-type]
     assert sum(seats.has(each) for each in first) == 5  # type: ignore[arg-type]
     assert all(Seats(None).has(each) for each in first)  # type: ignore[arg-type]
@@ -180,13 +183,13 @@ async def test_two_sources_and_publishing_within_ten_connections(
 ) -> None:
     """As many as the emulator takes."""
     listeners = [Assignments(), Assignments()]
-    for queue in ("one", "two"):
-        await broker.publish(queue, [Message(b"x", f"k{number}".encode()) for number in range(40)])
     wishes = ServiceBusWishes(sessions=Sessions())
     subscriptions = [
         await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), listener)
         for queue, listener in zip(("one", "two"), listeners, strict=True)
     ]
+    for queue in ("one", "two"):
+        await broker.publish(queue, [Message(b"x", f"k{number}".encode()) for number in range(40)])
     most = 0
 
     async def consume(subscription: Any) -> None:
