@@ -109,7 +109,19 @@ class Refused(BrokerUnavailable):
     """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
 
 
-_CLOSED = ("closed", "shutdown", "shut down", "not initialized", "invalid link", "not open", "not running")
+_CLOSED = (
+    "closed",
+    "shutdown",
+    "shut down",
+    "not initialized",
+    "invalid link",
+    "not open",
+    "not running",
+    "management operation error",
+    "already open or opening",
+    "no matching pending transfer",
+    "did not receive reciprocal protocol header",
+)
 """Words of the ValueErrors and RuntimeErrors that the SDK raises at links and handlers that went meanwhile."""
 
 
