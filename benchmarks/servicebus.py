@@ -40,7 +40,7 @@ PREFETCH = 200
 
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
-brokers: {{bus: {{type: servicebus, connection_string: "{connection_string}"}}}}
+brokers: {{bus: {{type: servicebus, connection_string: "{connection_string}", connections: 50}}}}
 sources: {{orders: {{broker: bus, {entity}, no_match: dead_letter, servicebus: {{prefetch: {prefetch}}}}}}}
 routes:
   - name: start

@@ -194,6 +194,7 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
                 sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
                 prefetch=more.prefetch,
                 receivers=more.receivers,
+                prefetch_bytes=config.limits.max_in_flight_bytes,
             )
             return SubscribeOptions(
                 config.origins,

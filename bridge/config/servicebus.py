@@ -12,6 +12,9 @@ from bridge.config.types import Duration, Integer, Model
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 _DOMAIN = ".servicebus.windows.net"
 
+EMULATOR_CONNECTIONS = 10
+"""How many the official emulator takes."""
+
 
 def _check_namespace(value: str) -> str:
     host = value.strip().removeprefix("sb://").rstrip("/")
@@ -71,8 +74,22 @@ class ServiceBusBrokerConfig(Model):
     cloudevents_prefix: Literal["cloudEvents_", "cloudEvents:"] = Field(
         "cloudEvents_", description="Before the attributes of binary CloudEvents that are published; both are read."
     )
+    connections: Integer | None = Field(
+        None,
+        ge=1,
+        description="Connections that the namespace takes; sources with sessions share what others leave. null: 10 "
+        "with the connection string of an emulator, else as many as are wanted.",
+    )
     request_timeout: Duration = Field(20.0, ge=1, description="Deadline of one request: open, settle, renew.")
     publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
+
+    @property
+    def most_connections(self) -> int | None:
+        """Connections that the namespace takes; None: as many as are wanted."""
+        if self.connections is None and self.connection_string is not None:
+            parts = self.connection_string.get_secret_value().replace(" ", "").lower().split(";")
+            return EMULATOR_CONNECTIONS if "usedevelopmentemulator=true" in parts else None
+        return self.connections
 
     @model_validator(mode="after")
     def _one_way_in(self) -> ServiceBusBrokerConfig:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import attaching, seam, transport
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
+from bridge.brokers.servicebus.seats import Seats
 from bridge.brokers.servicebus.security import Access
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ class Connection:
         self.name = name
         self.config = config
         self.access = access
+        self.seats = Seats(config.most_connections)
         self._client: ServiceBusClient | None = None
 
     @property
@@ -52,6 +58,10 @@ class Connection:
         """One for all receivers and senders; each of them connects by itself."""
         if self._client is None:
             self._client = self.access.client()
+            if not transport.install(self._client):
+                _log.warning(
+                    "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
+                )
         return self._client
 
     async def stop(self) -> None:
@@ -61,8 +71,16 @@ class Connection:
             await self._bounded(client.close(), "close the client")
         await self.access.close()
 
-    def receiver(self, path: EntityPath, prefetch: int, accept: float | None = None) -> ServiceBusReceiver:
-        """A receiver that is not open. accept: for the next session, seconds to wait for one."""
+    def receiver(
+        self,
+        path: EntityPath,
+        prefetch: int,
+        accept: float | None = None,
+        credit: Callable[[], int] | None = None,
+    ) -> ServiceBusReceiver:
+        """A receiver that is not open. accept: for the next session, seconds to wait for one. credit: returns how many
+        messages may come now.
+        """
         given: dict[str, Any] = {
             "prefetch_count": prefetch,
             "socket_timeout": SETTLE_READ,
@@ -74,7 +92,9 @@ class Connection:
             given |= {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": accept, "socket_timeout": SESSION_READ}
         client = self.client
         make = client.get_queue_receiver if path.subscription is None else client.get_subscription_receiver
-        return make(**path.arguments, **given)
+        receiver: Any = make(**path.arguments, **given)
+        receiver.credit = credit
+        return receiver  # type: ignore[no-any-return]  # what was made is one
 
     def sender(self, entity: str) -> ServiceBusSender:
         """A sender to a queue or topic, which is one and the same on the wire, that is not open."""
@@ -82,9 +102,55 @@ class Connection:
 
     async def open(self, part: ServiceBusReceiver | ServiceBusSender, what: str, seconds: float) -> None:
         """Open a receiver or sender. Raises: BrokerError; then it is closed."""
+        if attaching.possible(part):
+            await self._bounding(part, self._connect_and_attach(part), what, seconds)
+        else:
+            await self._bounding(part, part.__aenter__(), what, seconds)
+
+    @staticmethod
+    async def _connect_and_attach(part: Any) -> None:
+        await attaching.connect(part)
+        await attaching.attach(part)
+
+    async def connect(self, part: ServiceBusReceiver, what: str, seconds: float) -> None:
+        """Open the connection of a receiver, without its link. Raises: BrokerError; then it is closed."""
+        await self._bounding(part, attaching.connect(part), what, seconds)
+
+    async def attach(self, part: ServiceBusReceiver, what: str, seconds: float) -> bool:
+        """Attach the link of a receiver that is connected, to the next session; False when there is none.
+
+        Raises: BrokerError; then it is closed.
+        """
+        return await self._bounding(part, self._next(part), what, seconds)
+
+    @staticmethod
+    async def _next(part: ServiceBusReceiver) -> bool:
+        try:
+            await attaching.attach(part)
+        except OperationTimeoutError:
+            # So says the service, after the time that it was given
+            await attaching.detach(part)
+            return False
+        return True
+
+    async def detach(self, part: ServiceBusReceiver) -> bool:
+        """Give the session of a receiver back; True when its connection can take another one, else it is closed."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await attaching.detach(part)
+        except FOREIGN as error:
+            _log.debug("%s: give a session back: %s: %s", self.name, type(error).__name__, error)
+            await self.close(part)
+            return False
+        except BaseException:
+            await self.close(part)
+            raise
+        return True
+
+    async def _bounding(self, part: Any, opening: Awaitable[_T], what: str, seconds: float) -> _T:
         try:
             async with asyncio.timeout(seconds):
-                await part.__aenter__()
+                return await opening
         except FOREIGN as error:
             await self.close(part)
             path = part.entity_path if isinstance(part, ServiceBusReceiver) else part.entity_name

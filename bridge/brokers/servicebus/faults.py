@@ -11,6 +11,7 @@ from azure.servicebus import exceptions
 
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.entity import EntityPath
+from bridge.brokers.servicebus.transport import closed
 from bridge.errors import (
     BridgeError,
     BrokerError,
@@ -170,8 +171,13 @@ def translate(
         return BrokerUnavailable(f"{what}: no answer in time")
     if isinstance(error, OSError):
         return BrokerUnavailable(f"{what}: {_explain(error, path, namespace, doing)}")
-    found = _meaning(error, doing)
     text = f"{what}: {_explain(error, path, namespace, doing)}"
+    if _status(error) is not None:
+        # The claim was refused; at an endpoint of its own the SDK calls it a broken connection
+        return TargetRefused(text) if doing in ("opening", "publishing") else Refused(text)
+    if closed(error):
+        return BrokerUnavailable(f"{what}: the link was closed meanwhile")
+    found = _meaning(error, doing)
     match found:
         case Meaning.AWAY | Meaning.QUIET:
             return BrokerUnavailable(text)
@@ -194,6 +200,16 @@ def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
     return next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), None)
 
 
+def refused(error: BaseException) -> bool:
+    """Whether the service answered a request and would not do it, over a connection that is sound."""
+    return type(error) in (exceptions.ServiceBusError, exceptions.MessageSizeExceededError)
+
+
+def busy(error: BaseException) -> bool:
+    """Whether the service asks us to come again later, over a connection that is sound."""
+    return isinstance(error, exceptions.ServiceBusServerBusyError)
+
+
 class Refused(BrokerUnavailable):
     """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
 
@@ -203,7 +219,7 @@ def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> s
     deleted = seam.condition(error) == "amqp:resource-deleted"
     if isinstance(error, exceptions.MessagingEntityNotFoundError) or deleted or _status(error) == NOT_FOUND:
         return _not_found(path, namespace, doing)
-    if isinstance(error, exceptions.ServiceBusAuthenticationError):
+    if _status(error) is not None or isinstance(error, exceptions.ServiceBusAuthenticationError):
         return "the service refused the credentials; check the key or signature, or the identity and its role"
     if isinstance(error, exceptions.ServiceBusAuthorizationError):
         return (
@@ -237,8 +253,9 @@ NOT_FOUND = 404
 
 def _status(error: BaseException) -> int | None:
     """Status with which the service refused a claim: it knows no claim for an entity that does not exist."""
-    found = getattr(getattr(error, "inner_exception", None), "status_code", None)
-    return found if isinstance(found, int) else None
+    cause = getattr(error, "inner_exception", None)
+    found = getattr(cause, "status_code", None)
+    return found if type(cause).__name__ == "TokenAuthFailure" and isinstance(found, int) else None
 
 
 def _not_found(path: str, namespace: str, doing: Doing) -> str:

@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.transport import size
+
+if TYPE_CHECKING:
+    from bridge.brokers.servicebus.partition import ServiceBusPartition
+
+STUCK_SECONDS = 1.0
+"""Nothing was taken for so long though there was something: nobody wants it for now."""
+
+_FADING = 0.99
+"""What remains of the size that is reckoned with, by every smaller message that comes."""
 
 
 class Inbox:
-    """Shared by the receivers of a subscription. high: deliveries above which they take no more."""
+    """Shared by the receivers of a subscription. high, high_bytes: messages and encoded bytes above which they take no
+    more. receivers: how many share it.
+    """
 
-    def __init__(self, high: int) -> None:
+    def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
         self.held: dict[tuple[str, int], ServiceBusDelivery] = {}
         """What is locked for us, by path and sequence number."""
+        self.bytes = 0
+        """Encoded, of the deliveries."""
+        self.unnumbered = 0
+        """Messages that came without a sequence number."""
         self._high = high
+        self._high_bytes = high_bytes
+        self._receivers = receivers
+        self._size = 0.0
+        self._measured = 0
+        self._taken = 0.0
         self._changed = asyncio.Event()
 
     @property
     def room(self) -> bool:
         """Whether more is wanted."""
-        return len(self.deliveries) < self._high
+        return len(self.deliveries) < self._high and self.bytes < self._high_bytes
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is full and nothing is taken from it."""
+        return not self.room and time.monotonic() - self._taken >= STUCK_SECONDS
+
+    def credit(self, most: int) -> int:
+        """Messages that one receiver may be sent, by the largest size of late; few as long as few have come."""
+        if not self._size:
+            return 1
+        share = (self._high_bytes - self.bytes) / self._receivers
+        return max(1, min(most, int(share / self._size), 2 * self._measured))
+
+    def measure(self, length: int) -> None:
+        """A message of so many bytes came in."""
+        self._size = max(length, self._size * _FADING, 1.0)
+        self._measured += 1
+
+    def put(self, deliveries: Sequence[ServiceBusDelivery]) -> None:
+        """They came in."""
+        self.deliveries.extend(deliveries)
+        self.bytes += sum(size(each.raw) for each in deliveries)
+        self.tell()
+
+    def drop(self, partition: ServiceBusPartition) -> None:
+        """A session is no longer ours: what nobody asked for goes with it."""
+        kept = [each for each in self.deliveries if each.partition is not partition]
+        if len(kept) < len(self.deliveries):
+            self.deliveries = deque(kept)
+            self.bytes = sum(size(each.raw) for each in kept)
 
     def tell(self) -> None:
         """Something came, or a receiver's state has changed."""
@@ -54,8 +108,10 @@ class Inbox:
         among them, since their loss is counted there.
         """
         taken: list[ServiceBusDelivery] = []
+        self._taken = time.monotonic()
         while self.deliveries and len(taken) < limit:
             delivery = self.deliveries.popleft()
+            self.bytes -= size(delivery.raw)
             if not delivery.partition.revoked:
                 taken.append(delivery)
         return taken

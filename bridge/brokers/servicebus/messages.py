@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
-from bridge.brokers.servicebus import dead_letters, native
+from bridge.brokers.servicebus import dead_letters, native, transport
 from bridge.bytetext import MARK, bytes_of, text_of
 from bridge.errors import PublishFailed
-from bridge.message import Message
+from bridge.message import Message, Unreadable
 
 PROPERTIES = {
     "subject": "subject",
@@ -27,6 +29,9 @@ PROPERTIES = {
 
 _ENQUEUED, _PARTITION_KEY = b"x-opt-enqueued-time", b"x-opt-partition-key"
 
+_PLAIN = 40
+"""Zeros of a decimal that are written out."""
+
 PREFIX = "servicebus."
 CONTENT_TYPE = "content-type"
 TOMBSTONE = PREFIX + "tombstone"
@@ -35,12 +40,26 @@ SESSION_LIMIT = 128
 """Characters of a session id, partition key or message id, as the service allows them."""
 
 
-def received(raw: ServiceBusReceivedMessage) -> Message:
+def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Message:
     """Application properties become headers, numbers and dates in them text; the session id is the key.
 
-    Read from the AMQP message once: every property of the SDK's own looks through all of them again.
+    key: of the session in which the message came. A message that cannot be decoded has `unreadable` set, and its whole
+    encoded form for a body. Never raises.
     """
-    amqp = raw.raw_amqp_message
+    fault = transport.fault(raw)
+    try:
+        message = _received(raw.raw_amqp_message)
+    except Exception as error:
+        detail = f"the AMQP message holds what has no place in a message of the bridge ({type(error).__name__})"
+        message = Message(None, None, (), unreadable=Unreadable("amqp_value", detail, key is not None))
+    if fault is not None:
+        unreadable = Unreadable(fault.word, fault.detail, fault.key_known or key is not None)
+        message = replace(message, body=fault.raw, unreadable=unreadable)
+    return message if key is None else replace(message, key=key)
+
+
+def _received(amqp: AmqpAnnotatedMessage) -> Message:
+    """Read from the AMQP message once: every property of the SDK's own looks through all of them again."""
     headers: list[tuple[str, bytes | None]] = []
     application = amqp.application_properties
     if application:
@@ -97,6 +116,8 @@ def _bytes(value: Any) -> bytes:
             return b"true" if value else b"false"
         case int() | float() | uuid.UUID():
             return str(value).encode()
+        case Decimal():
+            return _decimal(value).encode()
         case datetime.datetime():
             return value.isoformat().encode()
         case None:
@@ -113,10 +134,19 @@ def _plain(value: Any) -> Any:
             return {_text(name): _plain(part) for name, part in value.items()}
         case list() | tuple():
             return [_plain(part) for part in value]
-        case None | str() | bool() | int() | float():
+        case None | str() | bool() | int():
             return value
+        case float():
+            return float(value)  # also where the SDK has a class of its own, for a described one
+        case Decimal():
+            return _decimal(value)
         case _:
             return str(value)
+
+
+def _decimal(value: Decimal) -> str:
+    """Without an exponent, where that is not long."""
+    return f"{value:f}" if value.is_finite() and abs(int(value.as_tuple().exponent)) <= _PLAIN else str(value)
 
 
 def _text(value: Any) -> str:

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
-from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
 
-from bridge.brokers.servicebus import messages, seam
+from bridge.brokers.servicebus import attaching, messages, seam, transport
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
@@ -23,7 +24,7 @@ from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.renewals import Renewals
 from bridge.brokers.servicebus.settlements import Settlements
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
-from bridge.message import Position
+from bridge.message import Position, Unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ begun and called off."""
 QUIET_SECONDS = 60.0
 """Silence after which the service is asked whether it is there."""
 
+PEEKED = 10
+"""Messages that are looked at then."""
+
 STEADY_SECONDS = 5.0
 """A receiver that served so long was no failure: the next pause is a short one again."""
 
@@ -42,6 +46,11 @@ LONGEST_PAUSE = 2.0
 
 TAKEN = 100
 """Messages that are taken from the receiver's buffer at once."""
+
+SHOWN_SECONDS = 300.0
+"""How long a message with which nothing can be done is shown."""
+
+_UNNUMBERED = "the service gave the message no sequence number, by which it could be told from others"
 
 NOTHING = 1e-6
 """A wait this short only takes what the receiver has buffered."""
@@ -87,8 +96,14 @@ class Receiver:
         """When the service was heard last, in monotonic seconds."""
         self.broken: BrokerError | None = None
         """What has made the present connection useless."""
+        self.unsettleable = 0
+        """Messages that came without a delivery id, with which nothing can be done."""
+        self._unsettleable: tuple[float, str] | None = None
+        self._waiting: int | None = None
+        """Number of a message that waited when the service was asked last."""
         self._locks = MessageLocks()
         self._renewals = Renewals(self, self._locks)
+        self._nameless: list[ServiceBusDelivery] = []
         self._unusable: list[ServiceBusReceivedMessage] = []
         """Messages whose locks had passed when they came, by the local clock; not settled."""
         self._settlements = Settlements(self)
@@ -121,6 +136,12 @@ class Receiver:
             self._opening.cancel()
         self.wake()
 
+    spare = False
+    """Whether it can do without a connection, where a namespace takes few of them."""
+
+    def give_way(self) -> None:
+        """Its connection is wanted by another receiver."""
+
     # -- the task
 
     async def run(self) -> None:
@@ -132,15 +153,17 @@ class Receiver:
                 if link is None:
                     continue
                 begun = time.monotonic()
+                sound = False
                 try:
                     await self._serve(link)
+                    sound = True
                 finally:
                     if time.monotonic() - begun > STEADY_SECONDS:
                         failures = 0
                     self._link = None
                     # Before anybody waits for those who wait for this
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
-                    await self.leave(link)
+                    await self.leave(link, sound)
             except LockLost as error:
                 # Of a session: the next one is taken at once
                 self.reconnects += 1
@@ -159,6 +182,7 @@ class Receiver:
             ceiling = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
             failures += 1
             await self._pause(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
+        await self.dispose()
         self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
 
     async def _connect(self) -> ServiceBusReceiver | None:
@@ -184,18 +208,24 @@ class Receiver:
 
     async def open(self) -> ServiceBusReceiver | None:
         """An open receiver; None to look again at what is wanted. Raises: BrokerError."""
-        link = self.connection.receiver(self.entity, self.prefetch)
+        link = self.connection.receiver(self.entity, self.prefetch, credit=self.credit)
         await self.connection.open(link, f"read {self.path}", self.connection.config.request_timeout)
         return link
 
-    async def leave(self, link: ServiceBusReceiver) -> None:
-        """Close the receiver. At the end what is in flight is given back first."""
+    async def dispose(self) -> None:
+        """Close what `leave` keeps."""
+
+    async def leave(self, link: ServiceBusReceiver, sound: bool) -> None:
+        """Close the receiver. At the end what is in flight is given back first. sound: nothing has failed."""
         if self.closing:
             self.partition.revoked = True
             for delivery in list(self._locks):
                 await seam.release(link, delivery.raw)
                 delivery.finish()
             self._locks.clear()
+        nameless, self._nameless = self._nameless, []
+        for delivery in nameless:
+            delivery.lose()
         unusable, self._unusable = self._unusable, []
         if self.clock.skew:
             for raw in unusable:
@@ -223,6 +253,10 @@ class Receiver:
             self._locks.hasten(now)
         remaining = delivery.remaining(wall)
         self.clock.received(delivery.message.timestamp, remaining, wall)
+        if not transport.has_token(raw):
+            # A lock without a name cannot be renewed, nor the message settled beside its link
+            self._nameless.append(delivery)
+            return delivery
         if remaining > 0:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
@@ -271,21 +305,59 @@ class Receiver:
             return
         now, wall = time.monotonic(), time.time()
         self.heard = now
-        admitted = [self.admit(raw, now, wall) for raw in found]
+        admitted = [self.admit(raw, now, wall) for raw in found if self._settleable(raw, now)]
         if self.clock.skew:
             # Nothing can be done with these, whose locks seem to have passed: they are given back
             admitted = [delivery for delivery in admitted if not delivery.lost]
         else:
             self._unusable.clear()
-        self.inbox.deliveries.extend(admitted)
-        self.inbox.tell()
+        self.inbox.put(admitted)
         if self.clock.skew:
             raise ClockSkew(str(self.clock))
 
     def deliver(self, raw: ServiceBusReceivedMessage) -> ServiceBusDelivery:
-        position = Position(self.connection.access.namespace, self.path, 0, raw.sequence_number or 0)
+        """A delivery of what came in, whether it can be read or not."""
+        self.inbox.measure(transport.size(raw))
+        number, message = raw.sequence_number, messages.received(raw, self.key)
+        if number is None:
+            # No number that the service gives: each such message is one by itself
+            self.inbox.unnumbered += 1
+            number = -self.inbox.unnumbered
+            if message.unreadable is None:
+                message = replace(message, unreadable=Unreadable("sequence_number", _UNNUMBERED, key_known=True))
+        position = Position(self.connection.access.namespace, self.path, 0, number)
         self.partition.taken()
-        return ServiceBusDelivery(raw, messages.received(raw), position, self.partition, self)
+        return ServiceBusDelivery(raw, message, position, self.partition, self)
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of all messages that come; None where each has its own."""
+        return None
+
+    def credit(self) -> int:
+        """Messages that may come now: as many as there is room for, judged by the size of those that came before."""
+        return self.inbox.credit(self.prefetch) if self.wanted() else 0
+
+    def _settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
+        if transport.settleable(raw):
+            return True
+        number = raw.sequence_number
+        text = (
+            f"message {'of unknown number' if number is None else number} came without a delivery id and cannot be "
+            "settled; the service gives it out again until its max delivery count is reached: look at it there"
+        )
+        self.unsettleable += 1
+        self._unsettleable = (now, text)
+        _log.error("%s: %s", self.path, text)
+        return False
+
+    def trouble(self) -> str | None:
+        """What a person should know: why nothing can be read, or that something came with which nothing can be done."""
+        if self.away is not None:
+            return str(self.away)
+        if self._unsettleable is not None and time.monotonic() - self._unsettleable[0] < SHOWN_SECONDS:
+            return self._unsettleable[1]
+        return None
 
     async def _wait(self, link: ServiceBusReceiver) -> None:
         """Until a message comes, somebody wants something settled, or a lock is to be renewed."""
@@ -296,6 +368,10 @@ class Receiver:
         limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
         limit = max(0.0, limit)
         if not self.wanted():
+            try:
+                await attaching.authorize(link)
+            except FOREIGN as error:
+                raise self.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
         # Again each time: when a settlement finds its connection broken, the SDK makes another by itself
@@ -316,11 +392,11 @@ class Receiver:
                 await asyncio.wait([reading])
         if reading.cancelled():
             return
-        error = reading.exception()
-        if error is not None:
-            if isinstance(error, FOREIGN):
-                raise self.translate(error, "read") from error
-            raise error
+        problem = reading.exception()
+        if problem is not None:
+            if isinstance(problem, FOREIGN):
+                raise self.translate(problem, "read") from problem
+            raise problem
         self._hand_out(reading.result())
 
     def wanted(self) -> bool:
@@ -332,12 +408,21 @@ class Receiver:
         return self.heard + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
-        """A connection whose other end has gone is as silent as an empty queue."""
+        """A connection whose other end has gone is as silent as an empty queue, and so is a link that was forgotten."""
+        first = 1 + max((number for path, number in self.inbox.held if path == self.path), default=0)
         try:
-            await link.peek_messages(1, timeout=self.connection.config.request_timeout)
+            found = await link.peek_messages(
+                PEEKED, sequence_number=first, timeout=self.connection.config.request_timeout
+            )
         except FOREIGN as error:
             raise self.translate(error, "ask about") from error
         self.heard = time.monotonic()
+        waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
+        known, self._waiting = self._waiting, waiting
+        if waiting is not None and waiting == known and self.wanted():
+            # Or somebody else has it in hand for so long: then a new link does no harm
+            self._waiting = None
+            raise BrokerUnavailable(f"{self.path}: message {waiting} waits, and the link is silent")
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,14 @@ from azure.servicebus.aio import ServiceBusReceiver
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.faults import busy, refused
 from bridge.brokers.servicebus.locks import MessageLocks
 from bridge.errors import LockLost
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
+
+_log = logging.getLogger(__name__)
 
 BATCH = 100
 """Locks that are renewed in one request."""
@@ -30,29 +34,30 @@ class Renewals:
     def __init__(self, owner: Receiver, locks: MessageLocks) -> None:
         self._owner = owner
         self._locks = locks
+        self._batch = BATCH
 
     async def renew(self, link: ServiceBusReceiver) -> None:
         """All that is due now, as long as the connection holds."""
         now = time.monotonic()
-        due = self._locks.due(now, BATCH)
+        due = self._locks.due(now, self._batch)
         while due:
             await self._renew(link, due)
             self._locks.renewed(time.monotonic() - now)
             if self._owner.broken is not None:
                 return
             now = time.monotonic()
-            due = self._locks.due(now, BATCH)
+            due = self._locks.due(now, self._batch)
 
     async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
-        """All at once; when some are lost, by halves, until it is known which."""
+        """All at once; by halves when some are lost, until it is known which, and when so many are refused."""
         limit = self._owner.connection.config.request_timeout
         try:
             async with asyncio.timeout(limit):
                 ends = await seam.renew(link, [delivery.raw for delivery in deliveries], limit)
         except FOREIGN as error:
             found = self._owner.translate(error, "renew locks of")
+            half = len(deliveries) // 2
             if isinstance(found, LockLost):
-                half = len(deliveries) // 2
                 if not half:
                     # No sign where it met a settlement: that may have been done, and its answer lost
                     lost = deliveries[0]
@@ -63,13 +68,23 @@ class Renewals:
                 await self._renew(link, deliveries[:half])
                 await self._renew(link, deliveries[half:])
                 return
-            self._owner.broken = found
+            if busy(error):
+                _log.debug("%s", found)
+            else:
+                # It may be their number that the service does not take, or not in time
+                self._batch = max(1, half)
+                if refused(error) and half:
+                    await self._renew(link, deliveries[:half])
+                    await self._renew(link, deliveries[half:])
+                    return
+                self._owner.broken = found
             again = time.monotonic() + AGAIN_SECONDS
             for delivery in deliveries:
                 self._locks.again(delivery, again)
         else:
             self._owner.renewals += len(deliveries)
+            if len(deliveries) == self._batch:
+                self._batch = min(BATCH, self._batch + 1)
             now, wall = time.monotonic(), time.time()
-            self._owner.heard = now
             for delivery, end in zip(deliveries, ends, strict=True):
                 self._locks.add(delivery, self._owner.clock.usable(end - wall), now)

@@ -1,6 +1,7 @@
-"""What the SDK can do and does not offer in public: six touches, each with a way to do without it.
+"""What the SDK can do and does not offer in public, in small: touches with a way to do without each.
 
-The SDK's minor version is pinned, and tests/brokers/servicebus/test_seam.py fails when one of them has lost its grip.
+The larger ones are in `transport` (how transfers become messages, and credit), `decoding` and `attaching`. The SDK's
+minor version is pinned, and tests/brokers/servicebus/test_seam.py fails when one of them has lost its grip.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus._common.constants import MGMT_REQUEST_LOCK_TOKENS as TOKENS
+from azure.servicebus._common.constants import REQUEST_RESPONSE_RENEWLOCK_OPERATION as RENEW
+from azure.servicebus._common.mgmt_handlers import message_lock_renew_op
 from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError, ServiceBusError
+
+from bridge.brokers.servicebus.attaching import public_errors
+from bridge.brokers.servicebus.transport import Transport
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +63,15 @@ async def renew(
     """Renew locks; returns when they end, in seconds since the epoch. limit: seconds. Raises what the SDK raises.
 
     In one request, as the protocol has it; the SDK in public makes one for each message, and a hundred of them at a
-    time get in each other's way. When one of the locks is lost the request is refused as a whole.
+    time get in each other's way. When one of the locks is lost the request is refused as a whole. The SDK's own way
+    closes the receiver when a request is refused; this one does not.
     """
-    bulk: Any = getattr(receiver, "_renew_locks", None)
-    if bulk is None or len(messages) == 1:
+    ask: Any = getattr(receiver, "_mgmt_request_response", None)
+    if ask is None:
         return [(await receiver.renew_message_lock(message, timeout=limit)).timestamp() for message in messages]
-    answer = await bulk(*(message.lock_token for message in messages), timeout=limit)
+    tokens = Transport.AMQP_ARRAY_VALUE([message.lock_token for message in messages])
+    with public_errors():
+        answer = await ask(RENEW, {TOKENS: tokens}, message_lock_renew_op, timeout=limit)
     ends = [end / 1000 for end in answer[b"expirations"]]
     for message, end in zip(messages, ends, strict=True):
         # What the SDK looks at before it settles

@@ -11,6 +11,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import OperationTimeoutError
 
 from bridge.brokers.base import Listener
+from bridge.brokers.servicebus import attaching
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, Verb
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
@@ -21,6 +22,12 @@ from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, P
 
 ACCEPT_SECONDS = 30.0
 """How long the service is asked to wait for a session that nobody holds."""
+
+ROOM_SECONDS = 1.0
+"""Between two looks whether there is room for what another session holds."""
+
+SHORTEST_QUIET = 0.05
+"""Silence in seconds that says that a session has no more, at least."""
 
 _VERBS = {verb.value for verb in Verb}
 
@@ -40,32 +47,50 @@ class SessionReceiver(Receiver):
         self._renew_at: float | None = None
         self._handing: asyncio.Task[None] | None = None
         """The end of a turn."""
+        self._kept: ServiceBusReceiver | None = None
+        """The connection, with or without a session."""
         self._took = 0.0
         self._begun = 0.0
+        self._quiet = self._hurry = wishes.idle
+        """Silence after which a session is left: before its first message, and after it."""
         self._busy = 0.0
 
     async def open(self) -> ServiceBusReceiver | None:
-        """See `Receiver.open`: wait for the next session."""
-        link = self.connection.receiver(self.entity, self.prefetch, accept=ACCEPT_SECONDS)
-        limit = ACCEPT_SECONDS + self.connection.config.request_timeout
-        try:
-            await self.connection.open(link, f"take a session of {self.path}", limit)
-        except BrokerUnavailable as error:
-            if isinstance(error.__cause__, OperationTimeoutError):
-                # There was none, and the service is there to say so
-                self.away = None
-                self.ready.set()
-                return None
-            raise
+        """See `Receiver.open`: wait for the next session, over the connection of the one before."""
+        if self._kept is None:
+            self.connection.seats.give_back(self)
+        seated = self.connection.seats.take(self)
+        if not seated:
+            await self.dispose()
+            self.away = None
+            self.ready.set()
+        if not seated or not self.inbox.room:
+            # Without room nothing could be read of another session either
+            await self._pause(ROOM_SECONDS)
+            return None
+        begun = time.monotonic()
+        link = await self._accept()
+        if link is None:
+            # There was none, and the service is there to say so
+            self.away = None
+            self.ready.set()
+            return None
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
         self._begun = self._busy = now
+        self._quiet = self._wishes.idle
+        if now - begun < self._wishes.idle / 4:
+            # This one was waiting, so others may be: silence of two round trips says that it has no more
+            self._hurry = min(self._wishes.idle, max(SHORTEST_QUIET, 2 * (now - begun)))
+        else:
+            self._hurry = self._wishes.idle
         self._handing = None
         until = link.session.locked_until_utc
         remaining = UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
         if remaining <= 0:
             self.clock.expired(-remaining)
+            self._kept = None
             await self.connection.close(link)
             raise ClockSkew(str(self.clock)) if self.clock.skew else BrokerUnavailable(f"{self.path}: took too long")
         self.clock.received(None, remaining, time.time())
@@ -73,12 +98,40 @@ class SessionReceiver(Receiver):
         await self._listener.assigned([self.partition])
         return link
 
-    async def leave(self, link: ServiceBusReceiver) -> None:
-        """See `Receiver.leave`: the service gives the messages back, uncounted."""
+    async def _accept(self) -> ServiceBusReceiver | None:
+        """The next session; None where there is none. Raises: BrokerError."""
+        what, limit = f"take a session of {self.path}", self.connection.config.request_timeout
+        link, self._kept = self._kept, None
+        if link is None:
+            link = self.connection.receiver(self.entity, self.prefetch, accept=ACCEPT_SECONDS, credit=self.credit)
+            if not attaching.possible(link):
+                return await self._open_whole(link, what, limit)
+            await self.connection.connect(link, what, limit)
+        taken = await self.connection.attach(link, what, ACCEPT_SECONDS + limit)
+        self._kept = link
+        return link if taken else None
+
+    async def _open_whole(self, link: ServiceBusReceiver, what: str, limit: float) -> ServiceBusReceiver | None:
+        """With a connection of its own, as the SDK does it."""
+        try:
+            await self.connection.open(link, what, ACCEPT_SECONDS + limit)
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, OperationTimeoutError):
+                return None
+            raise
+        return link
+
+    async def leave(self, link: ServiceBusReceiver, sound: bool) -> None:
+        """See `Receiver.leave`: the service gives the messages back, uncounted. The connection stays for the next."""
         self._renew_at = None
         partition = self.partition
         partition.revoked = True
-        closing = asyncio.create_task(self.connection.close(link))
+        self.inbox.drop(partition)
+        if sound and not self.closing and link is self._kept and self.connection.seats.has(self):
+            closing = asyncio.create_task(self._part(link))
+        else:
+            self._kept = None
+            closing = asyncio.create_task(self.connection.close(link))
         if self._handing is not None:
             await self._handing
         elif not self.closing:
@@ -86,11 +139,36 @@ class SessionReceiver(Receiver):
             await self._listener.revoked([partition])
         await closing
 
+    async def _part(self, link: ServiceBusReceiver) -> None:
+        if not await self.connection.detach(link):
+            self._kept = None
+
+    @property
+    def spare(self) -> bool:  # type: ignore[override]  # a constant there
+        """See `Receiver.spare`: the first receiver of an entity can serve all its sessions."""
+        return self.number > 0
+
+    def give_way(self) -> None:
+        """See `Receiver.give_way`: a session that is held is kept to its end."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+
+    async def dispose(self) -> None:
+        """See `Receiver.dispose`."""
+        link, self._kept = self._kept, None
+        if link is not None:
+            await self.connection.close(link)
+        self.connection.seats.give_back(self)
+
     def over(self) -> bool:
         """See `Receiver.over`."""
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
+        if self.inbox.stuck:
+            # Nobody wants anything now: neither from this session nor from the next
+            self._busy = now
+            return False
         if self._turn_is_over(now):
             # What waits is given back with the session, what is at work is finished and settled meanwhile
             self._handing = asyncio.create_task(self._listener.revoked([self.partition]))
@@ -99,17 +177,19 @@ class SessionReceiver(Receiver):
         if self.partition.gap:
             self._busy = now
             return False
-        return now - self._busy >= self._wishes.idle
+        return now - self._busy >= self._quiet
 
     def patience(self) -> float:
         """See `Receiver.patience`."""
+        if self.inbox.stuck:
+            return super().patience()
         now = time.monotonic()
         turn = self._begun + self._wishes.turn - now
         if self._handing is not None:
             return super().patience()
         if self.partition.gap:
             return min(super().patience(), turn)
-        return max(0.0, min(self._busy + self._wishes.idle - now, turn))
+        return max(0.0, min(self._busy + self._quiet - now, turn))
 
     def wanted(self) -> bool:
         """See `Receiver.wanted`: at the end of a turn what is in flight is finished and no more is read."""
@@ -121,11 +201,18 @@ class SessionReceiver(Receiver):
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """See `Receiver.admit`: the session's lock is the message's."""
         self._busy = now
+        self._quiet = self._hurry
         delivery = self.deliver(raw)
         if delivery.message.timestamp is not None and self._renew_at is not None:
             self.clock.received(delivery.message.timestamp, 0.0, wall)
             self._renew_at = min(self._renew_at, now + renew_after(self.clock.usable(UNKNOWN_LOCK), self._took))
         return delivery
+
+    @property
+    def key(self) -> bytes | None:
+        """See `Receiver.key`: the session's id."""
+        id_ = None if self._link is None else self._link.session.session_id
+        return id_.encode() if isinstance(id_, str) else None
 
     def next_renewal(self) -> float | None:
         """See `Receiver.next_renewal`."""

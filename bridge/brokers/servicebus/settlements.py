@@ -108,6 +108,8 @@ class Settlements:
             owner.broken = found
             request.fail(BrokerUnavailable(str(found)))
         elif may_be_the_message(answer):
+            # An error inside the service tells nothing of what it did before
+            request.delivery.unsure = True
             request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
         else:
             request.fail(BrokerUnavailable(str(found)))

@@ -52,12 +52,13 @@ class ServiceBusSubscription:
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
-        self._inbox = Inbox(wishes.prefetch)
+        parts = wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent
+        self._inbox = Inbox(wishes.prefetch, wishes.prefetch_bytes, parts * len(options.topics))
         self._sessions = wishes.sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         for path in options.topics:
-            for number in range(wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent):
+            for number in range(parts):
                 given = {
                     "connection": connection, "path": path, "number": number, "prefetch": wishes.prefetch,
                     "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
@@ -72,10 +73,11 @@ class ServiceBusSubscription:
         """Connect. Raises: BrokerUnavailable, when the service is away or refuses us."""
         if not self._sessions:
             await self._listener.assigned([receiver.partition for receiver in self._receivers])
+        self._connection.seats.join(self._receivers)
         self._tasks = [asyncio.create_task(receiver.run()) for receiver in self._receivers]
         self._tasks.append(asyncio.create_task(self._tick()))
         limit = FIRST_SECONDS if self._sessions else self._connection.config.request_timeout
-        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._receivers]
+        waiting = [asyncio.create_task(receiver.ready.wait()) for receiver in self._seated()]
         try:
             await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not self._sessions:
@@ -84,9 +86,9 @@ class ServiceBusSubscription:
             for each in waiting:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
-        away = [each.away for each in self._receivers if each.away is not None]
+        away = [each.away for each in self._seated() if each.away is not None]
         skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set while we wait, unready
-        if refused is not None or (len(away) == len(self._receivers) and not skewed):
+        if refused is not None or (len(away) == len(self._seated()) and not skewed):
             await self.close()
             raise refused or away[0]
 
@@ -99,11 +101,16 @@ class ServiceBusSubscription:
                 self._wake()
             if taken:
                 return taken
-            away = [each.away for each in self._receivers if each.away is not None]
-            if len(away) == len(self._receivers):
+            seated = self._seated()
+            away = [each.away for each in seated if each.away is not None]
+            if len(away) == len(seated):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
             await self._inbox.wait()
         return ()
+
+    def _seated(self) -> list[Receiver]:
+        """The receivers that may connect: at least one of each entity."""
+        return [each for each in self._receivers if self._connection.seats.has(each)]
 
     async def flush(self) -> None:
         """See `Subscription.flush`: what was completed is, or its `complete` has not returned."""
@@ -124,6 +131,7 @@ class ServiceBusSubscription:
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
             receiver.partition.revoked = True
+        self._connection.seats.leave(self._receivers)
         self._on_closed()
 
     def _wake(self) -> None:
@@ -141,7 +149,8 @@ class ServiceBusSubscription:
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
-        return {f"{each.path}/{each.number}": str(each.away) for each in self._receivers if each.away is not None}
+        told = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
+        return {part: text for part, text in told if text is not None}
 
     @property
     def rebalances(self) -> int:

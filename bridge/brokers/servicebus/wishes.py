@@ -21,12 +21,14 @@ class Sessions:
 @dataclass(frozen=True, slots=True)
 class ServiceBusWishes:
     """sessions: None for entities without. prefetch: messages that a receiver has under way to us. receivers: how many
-    there are of an entity without sessions, each with its own connection.
+    there are of an entity without sessions, each with its own connection. prefetch_bytes: encoded bytes that wait to be
+    handed out, above which no receiver asks for more.
     """
 
     sessions: Sessions | None = None
     prefetch: int = 100
     receivers: int = 1
+    prefetch_bytes: int = 64 * 1024 * 1024
 
     @classmethod
     def of(cls, options: SubscribeOptions) -> ServiceBusWishes:

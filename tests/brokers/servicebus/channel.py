@@ -25,7 +25,8 @@ class BusChannel:
     source = "queue: orders, sessions: {concurrent: 12, idle: 300ms}, dead_letter: letters"
 
     def __init__(self, server: ServerProcess, client: ServiceBusClient, sender: ServiceBusSender) -> None:
-        self.broker = f'{{type: servicebus, connection_string: "{server.connection_string}", request_timeout: 5s}}'
+        place = f'connection_string: "{server.connection_string}"'
+        self.broker = f"{{type: servicebus, {place}, request_timeout: 5s, connections: 50}}"
         self._server = server
         self._client = client
         self._sender = sender

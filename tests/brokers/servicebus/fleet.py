@@ -20,7 +20,7 @@ from tests.servicebus.server import QueueConfig
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
 brokers:
-  bus: {{type: servicebus, connection_string: "{connection}", request_timeout: 5s}}
+  bus: {{type: servicebus, connection_string: "{connection}", connections: 50, request_timeout: 5s}}
 sources:
   orders:
     broker: bus

@@ -156,6 +156,9 @@ def test_an_unknown_entity_is_named(path: str, doing: Doing, text: str) -> None:
         (ClientAuthenticationError("x"), Refused),
         (CredentialUnavailableError("x"), Refused),
         (LockLost("x"), LockLost),
+        (ValueError("Link already closed."), BrokerUnavailable),
+        (ValueError("Management Operation error occurred."), BrokerUnavailable),
+        (RuntimeError("handler is not initialized and cannot complete the message"), BrokerUnavailable),
     ],
 )
 def test_others_are_translated_too(error: Exception, kind: type[Exception]) -> None:
@@ -164,3 +167,4 @@ def test_others_are_translated_too(error: Exception, kind: type[Exception]) -> N
 
 def test_a_bug_stays_one() -> None:
     assert translate(KeyError("x"), "bus: try") is None
+    assert translate(ValueError("The timeout must be greater than 0."), "bus: try") is None

@@ -11,13 +11,19 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import BrokerUnavailable
+from bridge.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+from tests.servicebus.server.entities.queue import Queue
+from tests.servicebus.server.errors import refusal
+from tests.servicebus.server.management import messages as management
+from tests.servicebus.server.management import node
+from tests.servicebus.server.management.body import Answer, Body
 
 OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(prefetch=20))
 
@@ -44,8 +50,13 @@ async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
     await broker.stop()
 
 
-async def drain_all(server: ServiceBusServer, subscription: ServiceBusSubscription) -> list[int]:
-    """Receive and complete whatever happens, until there is nothing left. Returns whose completion was confirmed."""
+async def drain_all(
+    server: ServiceBusServer, subscription: ServiceBusSubscription, unsure: list[int] | None = None
+) -> list[int]:
+    """Receive and complete whatever happens, until there is nothing left. Returns whose completion was confirmed.
+
+    unsure: takes those whose completion was heard, but its answer lost.
+    """
     done: list[int] = []
     left = server.queue("orders").contents
     async with asyncio.timeout(PATIENCE):
@@ -64,6 +75,8 @@ async def drain_all(server: ServiceBusServer, subscription: ServiceBusSubscripti
                         await asyncio.sleep(0.05)
                         continue
                     except Exception:
+                        if unsure is not None and delivery.unsure:
+                            unsure += numbers([delivery])
                         break
                     done += numbers([delivery])
                     break
@@ -112,9 +125,11 @@ async def test_a_fault_at_every_step(
     server.faults.add(step, action, entity=None if step == "claim" else "orders", condition="amqp:internal-error")
     if step in ("claim", "attach", "attached", "flow"):
         server.faults.drop("orders")
-    done = await drain_all(server, subscription)
+    unsure: list[int] = []
+    done = await drain_all(server, subscription, unsure)
     # Where the service acted and could not say so, nobody confirms it a second time
-    assert len(set(done)) >= (9 if step in ("settled", "echoed") else 10)
+    assert set(done) | set(unsure) == set(range(10))
+    assert len(set(done)) >= 9
     assert server.counters.dead_letters == []
     contents = server.queue("orders").contents()
     assert (contents.active, contents.locked) == (0, 0)
@@ -226,3 +241,82 @@ async def test_lock_of_a_redelivery_voids_the_first(server: ServiceBusServer, br
     assert (first.lost, second.lost, second.attempt) == (True, False, 2)
     await second.complete()
     assert server.queue("orders").contents().active == 0
+
+
+async def test_a_link_that_the_service_forgot_is_replaced(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is sound, and requests beside it are answered."""
+    monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.3)
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(1))
+    held = await subscription.receive(1)
+    server.queue("orders")._consumers.clear()
+    await broker.publish("orders", numbered(1, 1))
+    found: list[ServiceBusDelivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while not found:
+            try:
+                found += await subscription.receive(1)
+            except BrokerUnavailable:
+                await asyncio.sleep(0.05)
+    assert numbers(found) == [1]
+    assert subscription.reconnects >= 1
+    for delivery in [*held, *found]:
+        await delivery.complete()
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+async def test_a_service_that_renews_few_locks_at_once(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    server.queue("orders").config = replace(server.queue("orders").config, lock_duration=3)
+    asked: list[int] = []
+
+    def renew_lock(queue: Queue, body: Body) -> Answer:
+        asked.append(len(body.tokens()))
+        if asked[-1] > most:
+            raise refusal("com.microsoft:argument-out-of-range", f"At most {most} tokens.")
+        return management.renew_lock(queue, body)
+
+    monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
+    subscription = await broker.subscribe(replace(OPTIONS, wishes=ServiceBusWishes(prefetch=60)), Assignments())
+    await broker.publish("orders", numbered(60))
+    taken = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < 60:
+            taken += await subscription.receive(60)
+        while sum(count for count in asked if count <= most) < 120:
+            await asyncio.sleep(0.05)
+    assert max(asked) <= 60
+    assert sum(count > most for count in asked) < 70  # not again and again
+    for delivery in taken:
+        await delivery.complete()
+    assert server.counters.expired_locks["orders"] == 0
+    assert subscription.reconnects == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_locks_may_go_with_their_connection_or_not(
+    server: ServiceBusServer, broker: ServiceBusBroker, kept: bool
+) -> None:
+    """What is in hand is settled, or known to be lost and on its way again."""
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(10))
+    taken = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < 10:
+            taken += await subscription.receive(10)
+    server.faults.drop()
+    if not kept:
+        server.faults.lose_locks("orders")
+    done, lost = [], 0
+    for delivery in taken:
+        try:
+            await _settled(delivery.complete)
+            done += numbers([delivery])
+        except LockLost:
+            lost += 1
+    assert lost == (0 if kept else 10)
+    done += await drain_all(server, subscription)
+    assert sorted(done) == list(range(10))

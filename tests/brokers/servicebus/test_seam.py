@@ -14,7 +14,20 @@ import pytest
 from azure.servicebus import ServiceBusMessage, exceptions
 from azure.servicebus.aio import ServiceBusClient
 
-from bridge.brokers.servicebus import native, seam
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus import (
+    ServiceBusBroker,
+    ServiceBusWishes,
+    attaching,
+    decoding,
+    native,
+    seam,
+    transport,
+)
+from bridge.brokers.servicebus.wishes import Sessions
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.message import Message
+from tests.brokers.consumer import PATIENCE, Assignments
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 BRIDGE = Path(__file__).parents[3] / "bridge"
@@ -22,7 +35,8 @@ BRIDGE = Path(__file__).parents[3] / "bridge"
 
 @pytest.fixture
 async def server() -> AsyncIterator[ServiceBusServer]:
-    async with ServiceBusServer(ServerConfig((QueueConfig("orders", lock_duration=30),))) as server:
+    queues = (QueueConfig("orders", lock_duration=30), QueueConfig("by-session", requires_session=True))
+    async with ServiceBusServer(ServerConfig(queues)) as server:
         yield server
 
 
@@ -124,6 +138,63 @@ class Public:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._receiver, name)
+
+
+async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBusClient) -> None:
+    """Links are guarded, credit is asked for, and connection and link can be opened apart."""
+    assert transport.install(client)
+    receiver = client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0)
+    asked: list[int] = []
+    receiver.credit = lambda: asked.append(1) or 2  # type: ignore[attr-defined, func-returns-value]
+    assert attaching.possible(receiver)
+    assert not attaching.possible(client.get_queue_sender("orders"))
+    await attaching.connect(receiver)
+    assert server.counters.attaches["orders"] == 1  # the sender's
+    await attaching.attach(receiver)
+    assert server.counters.attaches["orders"] == 2
+    assert isinstance(receiver._handler, transport.ReceiveClient)
+    assert isinstance(receiver._handler._link.transfers, transport.Transfers)
+    messages = await receiver.receive_messages(2, max_wait_time=5)
+    assert [transport.fault(message) for message in messages] == [None] * 2
+    assert all(transport.size(message) > 10 and transport.has_token(message) for message in messages)
+    assert server.counters.deliveries["orders"] == 2
+    assert asked
+    await attaching.authorize(receiver)
+    await receiver.close()
+
+
+def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoding.extend()
+    assert decoding.extend()  # again and again
+    monkeypatch.setattr(decoding._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)
+    assert not decoding.extend()
+
+
+@pytest.mark.parametrize("lost", ["transport", "apart"])
+@pytest.mark.parametrize("queue", ["orders", "by-session"])
+async def test_it_goes_without(
+    server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch, lost: str, queue: str
+) -> None:
+    """With another SDK: one connection for each session, and messages as the SDK decodes them."""
+    if lost == "transport":
+        monkeypatch.setattr(transport, "install", lambda client: False)
+    else:
+        monkeypatch.setattr(attaching, "possible", lambda part: False)
+    settings = {"type": "servicebus", "connection_string": server.connection_string}
+    broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
+    await broker.start()
+    session = queue == "by-session"
+    await broker.publish(queue, [Message(b"%d" % n, b"k%d" % (n % 3) if session else None) for n in range(6)])
+    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1, idle=0.1) if session else None)
+    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    done = 0
+    async with asyncio.timeout(PATIENCE):
+        while done < 6:
+            for delivery in await subscription.receive(10):
+                await delivery.complete()
+                done += 1
+    assert not server.queue(queue).contents().unsettled
+    await broker.stop()
 
 
 def _unsettled(message: object) -> object:

@@ -11,7 +11,8 @@ import pytest
 from azure.identity import aio as identity
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message
@@ -58,6 +59,25 @@ async def test_refusals_are_said_within_seconds(serve: Serve) -> None:
         await broker.start()
         options = SubscribeOptions((queue,), dead_letter=None)
         assert text in await told(lambda broker=broker, options=options: broker.subscribe(options, Assignments()))  # type: ignore[misc]
+        await broker.stop()
+
+
+async def test_an_unknown_entity_is_no_matter_of_credentials(serve: Serve) -> None:
+    """The service looks for the entity when it is shown the claim, and refuses that with 404."""
+    server = await serve(ServerConfig(QUEUES, keys=KEYS))
+    for place in ({}, {"endpoint": f"localhost:{server.port}"}):
+        broker = make(connection_string=server.connection_string_with(ROOT), **place)
+        await broker.start()
+        server.faults.add("claim", "reject", condition="amqp:not-found", times=1)
+        options = SubscribeOptions(("orders",), dead_letter=None)
+        assert "no queue orders in" in await told(
+            lambda broker=broker, options=options: broker.subscribe(options, Assignments())  # type: ignore[misc]
+        )
+        server.faults.clear()
+        server.faults.add("claim", "reject", condition="amqp:not-found", times=1)
+        with pytest.raises(PublishFailed, match="no such queue"):
+            await broker.publish("orders", [Message(b"1")])
+        server.faults.clear()
         await broker.stop()
 
 
@@ -133,6 +153,35 @@ async def test_tokens(secure: tuple[ServiceBusServer, TokenIssuer, Path], monkey
     assert asked == {"client_id": "c-1"}
     await round_trip(make(**place, credential="workload_identity", client_id="c-2"))
     assert asked == {"client_id": "c-2"}
+
+
+@pytest.mark.parametrize("sessions", [None, Sessions(concurrent=1, idle=0.1, turn=3.0)], ids=["plain", "sessions"])
+async def test_a_new_token_is_shown_while_nothing_is_read(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sessions: Sessions | None
+) -> None:
+    """Neither a read nor the renewal of a lock is due before the token ends."""
+    authority, issuer = Authority(tmp_path), TokenIssuer()
+    queue = QueueConfig("orders", lock_duration=300, requires_session=sessions is not None)
+    config = ServerConfig((queue,), keys=KEYS, verifier=issuer, certificate=authority.issue("server"))
+    server = await serve(config)
+    monkeypatch.setattr(identity, "DefaultAzureCredential", lambda **given: issuer.credential("bridge", lifetime=10))
+    issuer.assign("bridge", RECEIVER, "orders")
+    issuer.assign("bridge", SENDER, "orders")
+    place = {"endpoint": f"localhost:{server.port}", "tls": {"ca": str(authority.file)}}
+    broker = make(namespace="localhost.test", **place)
+    await broker.start()
+    await broker.publish("orders", [Message(b"7", b"k") for _ in range(30)])
+    options = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(sessions=sessions, prefetch=5))
+    subscription = await broker.subscribe(options, Assignments())
+    deliveries = await take(subscription, 1)
+    claims = server.counters.claims
+    async with asyncio.timeout(30):
+        while server.counters.claims < claims + 2:
+            await asyncio.sleep(0.1)
+    assert (subscription.reconnects, subscription.stopped()) == (0, {})
+    await deliveries[0].complete()
+    assert server.counters.outcome("orders", "complete") == 1
+    await broker.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,371 @@
+"""Messages from their encoded sections, none of which can raise: what the SDK cannot decode is marked and kept.
+
+The SDK's decoder stops at the first value that it does not know, and its message is gone with that. Here every section
+is decoded by itself, and within one that fails, every entry. Types that the SDK lacks are entered into its table of
+decoders, as is a bound for arrays of values that take no bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from azure.servicebus._pyamqp import _decode
+from azure.servicebus._pyamqp.message import Header, Message, Properties
+
+from bridge.brokers.servicebus.decimals import char, decimal
+
+HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = range(0x70, 0x75)
+DATA, SEQUENCE, VALUE, FOOTER = range(0x75, 0x79)
+
+_NAMES = {
+    HEADER: "header",
+    ANNOTATIONS: "message annotations",
+    PROPERTIES: "properties",
+    APPLICATION_PROPERTIES: "application properties",
+    DATA: "body",
+    SEQUENCE: "body",
+    VALUE: "body",
+}
+_SYMBOLS = {
+    b"amqp:header:list": HEADER,
+    b"amqp:delivery-annotations:map": DELIVERY_ANNOTATIONS,
+    b"amqp:message-annotations:map": ANNOTATIONS,
+    b"amqp:properties:list": PROPERTIES,
+    b"amqp:application-properties:map": APPLICATION_PROPERTIES,
+    b"amqp:data:binary": DATA,
+    b"amqp:amqp-sequence:list": SEQUENCE,
+    b"amqp:amqp-value:*": VALUE,
+    b"amqp:footer:map": FOOTER,
+}
+"""Descriptors in their long form."""
+
+SEQUENCE_NUMBER, ENQUEUED, LOCKED_UNTIL = b"x-opt-sequence-number", b"x-opt-enqueued-time", b"x-opt-locked-until"
+LOCK_TOKEN = b"x-opt-lock-token"
+_TIMES = (ENQUEUED, LOCKED_UNTIL)
+_LATEST = 253402300799999
+"""Milliseconds since the epoch that a date can express."""
+
+_EMPTY_ELEMENTS = 16
+"""Elements that an array may have where one takes no bytes: otherwise ten bytes make half a megabyte."""
+
+_STRUCTURED = 1024 * 1024
+"""Bytes of a list or map that are decoded: each of them can become fifty in memory."""
+
+_STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
+
+_SMALL = b"\x53"
+"""Constructor of the short form of descriptors."""
+
+_EMPTY_CODES = range(0x40, 0x46)
+_GROUP_ID = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What about a message cannot be decoded. raw: the whole message as it came. key_known: `group-id` is not hit."""
+
+    word: str
+    detail: str
+    key_known: bool
+    raw: bytes
+
+
+class Received(Message):
+    """A message of the SDK with what the bridge wants to know beside it."""
+
+    fault: Fault | None
+    size: int
+    """Encoded bytes."""
+
+
+class _Malformed(ValueError):
+    """The encoding itself is broken."""
+
+
+def decode(payload: bytes | bytearray | memoryview) -> Received:
+    """Decode what can be decoded. Never raises."""
+    buffer = memoryview(payload)
+    found: dict[str, Any] = {}
+    troubles: list[str] = []
+    key_known = True
+    try:
+        for code, value in _sections(buffer):
+            trouble, key = _take(code, value, found)
+            key_known = key_known and key
+            if trouble:
+                troubles.append(f"the {_NAMES[code]}: {trouble}")
+    except _Malformed as error:
+        troubles.append(str(error))
+        key_known = key_known and "properties" in found
+    message = Received(**found)
+    message.size = len(buffer)
+    message.fault = None
+    if troubles:
+        detail = f"the AMQP message cannot be decoded; {'; '.join(troubles)}"
+        message.fault = Fault("amqp_value", detail, key_known, buffer.tobytes())
+    return message
+
+
+def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, bool]:
+    """Enter one section. Returns what is wrong with it, empty when nothing is, and whether the key is unhurt."""
+    if code == HEADER:
+        fields, _ = _fields(value, 5)
+        numbers: Any = (each if isinstance(each, int) else None for each in fields)
+        found["header"] = Header(*numbers)
+    elif code == DELIVERY_ANNOTATIONS:
+        found["delivery_annotations"], _ = _annotations(value)
+    elif code == ANNOTATIONS:
+        found["message_annotations"], trouble = _annotations(value)
+        return trouble, True
+    elif code == PROPERTIES:
+        fields, wrong = _fields(value, 13)
+        found["properties"] = Properties(*fields)
+        return ", ".join(wrong.values()), _GROUP_ID not in wrong and -1 not in wrong
+    elif code == APPLICATION_PROPERTIES:
+        found["application_properties"], trouble = _mapping(value)
+        return trouble, True
+    elif code != FOOTER:  # which is for signatures: nothing here looks at it
+        return _body(code, value, found), True
+    return "", True
+
+
+def _body(code: int, value: memoryview, found: dict[str, Any]) -> str:
+    if len(value) > _STRUCTURED and code != DATA and value[0] not in _STRINGS:
+        return f"a value of {len(value)} bytes that is neither binary nor a string; {_STRUCTURED} are decoded at most"
+    try:
+        content = _value(value)
+    except Exception as error:
+        return _explain(error)
+    if code == VALUE:
+        found["value"] = content
+    elif isinstance(content, bytes if code == DATA else list):
+        found.setdefault("data" if code == DATA else "sequence", []).append(content)
+    else:
+        return "a data section that is not binary, or a sequence section that is no list"
+    return ""
+
+
+def _annotations(value: memoryview) -> tuple[dict[Any, Any], str]:
+    """Those that can be decoded; what the bridge relies on is there in the right type, or not at all."""
+    found, trouble = _mapping(value)
+    if not isinstance(found.get(SEQUENCE_NUMBER, 0), int):
+        del found[SEQUENCE_NUMBER]
+    for name in _TIMES:
+        if name in found and not (isinstance(found[name], int) and 0 <= found[name] <= _LATEST):
+            del found[name]
+    # Nobody reads the annotations of others: one that cannot be decoded hurts only where the whole map is broken
+    return found, trouble if trouble.startswith("broken") else ""
+
+
+def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
+    try:
+        whole = _value(value)
+        if isinstance(whole, dict):
+            return whole, ""
+        return {}, f"broken: a {type(whole).__name__} and no map"
+    except Exception as error:
+        trouble = _explain(error)
+    found: dict[Any, Any] = {}
+    try:
+        parts = _elements(value)
+        for name, content in zip(parts, parts, strict=True):
+            try:
+                found[_value(name)] = _value(content)
+            except Exception:  # noqa: S112 -- `trouble` has it
+                continue
+    except ValueError:
+        return found, f"broken: {trouble}"
+    return found, trouble
+
+
+def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
+    """The fields of a list, None where there is none, and what is wrong with which; -1 stands for all."""
+    fields: list[Any] = [None] * count
+    wrong: dict[int, str] = {}
+    try:
+        whole = _value(value)
+        if isinstance(whole, list) and len(whole) <= count:
+            return whole + fields[len(whole) :], wrong
+        return fields, {-1: f"not a list of at most {count} fields"}
+    except Exception as error:
+        trouble = _explain(error)
+    try:
+        for number, content in enumerate(_elements(value)):
+            if number == count:
+                return fields, {-1: f"more than {count} fields"}
+            try:
+                fields[number] = _value(content)
+            except Exception as error:
+                wrong[number] = f"field {number + 1}: {_explain(error)}"
+    except ValueError:
+        wrong[-1] = trouble
+    return fields, wrong or {-1: trouble}
+
+
+def _value(buffer: memoryview) -> Any:
+    """The one value that the buffer holds. Raises whatever the SDK's decoders raise."""
+    decoder = _decode._DECODE_BY_CONSTRUCTOR[buffer[0]]
+    if decoder is None:
+        raise _Malformed(f"there is no AMQP type 0x{buffer[0]:02x}")
+    rest, value = decoder(buffer[1:])
+    if rest:
+        raise _Malformed("a size and a count that contradict each other")
+    return value
+
+
+def _explain(error: Exception) -> str:
+    """A sentence without anything of the message's content."""
+    if isinstance(error, _Malformed):
+        return str(error)
+    text = str(error)
+    if "nesting" in text:
+        return f"nested deeper than {_decode._MAX_NESTING_DEPTH} levels"
+    if "count" in text and "exceeds" in text:
+        return f"more than {_decode._MAX_COMPOUND_COUNT} elements in one value"
+    if "NoneType" in text:
+        return "a value of a type that AMQP does not have"
+    if "unhashable" in text:
+        return "a map whose key is a list or a map"
+    if "AMQP" in text:
+        return "an invalid value"
+    return f"not decodable ({type(error).__name__})"
+
+
+# -- the structure, without the values
+
+
+def _sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Code and encoded value of every section. Raises: _Malformed."""
+    at = 0
+    while at < len(buffer):
+        if buffer[at] != 0:
+            raise _Malformed("a section without a descriptor")
+        code: int | None
+        if buffer[at + 1 : at + 2] == _SMALL:
+            begin, code = at + 3, buffer[at + 2] if at + 2 < len(buffer) else None
+        else:
+            begin = _skip(buffer, at + 1)
+            code = _long(buffer[at + 1 : begin])
+        end = _skip(buffer, begin)
+        if code is None or not HEADER <= code <= FOOTER:
+            raise _Malformed("a section of an unknown kind")
+        yield code, buffer[begin:end]
+        at = end
+
+
+def _long(buffer: memoryview) -> int | None:
+    try:
+        code = _value(buffer)
+    except Exception:
+        return None
+    return _SYMBOLS.get(code) if isinstance(code, bytes) else code if isinstance(code, int) else None
+
+
+def _elements(buffer: memoryview) -> Iterator[memoryview]:
+    """The encoded elements of a list or map. Raises: ValueError where the structure is broken."""
+    code = buffer[0]
+    if code == 0x45:
+        return
+    if code not in (0xC0, 0xC1, 0xD0, 0xD1):
+        raise _Malformed("neither a list nor a map")
+    at = 3 if code < 0xD0 else 9
+    while at < len(buffer):
+        end = _skip(buffer, at)
+        yield buffer[at:end]
+        at = end
+
+
+_FIXED = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
+_SHORT, _LONG = (0xA, 0xC, 0xE), (0xB, 0xD, 0xF)
+
+
+def _skip(buffer: memoryview, at: int) -> int:
+    """Where the value that begins at `at` ends. Without recursion: a described value only adds one more to pass."""
+    pending = 1
+    length = len(buffer)
+    try:
+        while pending:
+            code = buffer[at]
+            at += 1
+            if code == 0:
+                pending += 1
+                continue
+            kind = code >> 4
+            if kind in _FIXED:
+                at += _FIXED[kind]
+            elif kind in _SHORT:
+                at += 1 + buffer[at]
+            elif kind in _LONG:
+                at += 4 + int.from_bytes(buffer[at : at + 4])
+            else:
+                raise _Malformed(f"there is no AMQP type 0x{code:02x}")
+            if at > length:
+                raise _Malformed("a value that ends after the message")
+            pending -= 1
+    except IndexError:
+        raise _Malformed("a value that ends after the message") from None
+    return at
+
+
+# -- what the SDK's table of decoders lacks
+
+
+def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[memoryview, Any]]:
+    def decoder(buffer: memoryview, _depth: int = 0) -> tuple[memoryview, Any]:
+        raw = buffer[:width].tobytes()
+        if len(raw) < width:
+            raise _Malformed("a value that ends after the message")
+        return buffer[width:], convert(raw)
+
+    return decoder
+
+
+def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..., Any]:
+    """The decoder of an array, with a bound for elements without bytes. The SDK's leaves the constructor of an empty
+    one behind, to be taken for the next value.
+    """
+    begin = 2 * number.size
+
+    def decoder(buffer: memoryview, depth: int = 0) -> Any:
+        size, count = number.unpack_from(buffer)[0], number.unpack_from(buffer, number.size)[0]
+        if not count:
+            return buffer[number.size + size :], []
+        if count > _EMPTY_ELEMENTS:
+            at = begin
+            while buffer[at] == 0:  # described
+                at = _skip(buffer, at + 1)
+            if buffer[at] in _EMPTY_CODES:
+                raise ValueError(f"AMQP array of more than {_EMPTY_ELEMENTS} elements without bytes")
+        return original(buffer, depth)
+
+    return decoder
+
+
+def extend() -> bool:
+    """Enter the missing decoders into the SDK's table; False when it is not the table that we know.
+
+    Without them their values make a message unreadable, and that is all.
+    """
+    table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
+    if not isinstance(table, list) or len(table) != 256:
+        return False
+    table[0x73] = _fixed(4, char)
+    # The SDK's own decoder of decimal128 takes the coefficient for decimal digits
+    table[0x74], table[0x84], table[0x94] = _fixed(4, decimal), _fixed(8, decimal), _fixed(16, decimal)
+    for code, number in ((0xE0, struct.Struct(">B")), (0xF0, struct.Struct(">I"))):
+        if not hasattr(table[code], "bounded"):
+            table[code] = _bounded(table[code], number)
+            table[code].bounded = True
+    return True
+
+
+def token(tag: Any, message: Message) -> uuid.UUID | None:
+    """Lock token of a delivery; None where it has none."""
+    if isinstance(tag, bytes) and len(tag) == 16:
+        return uuid.UUID(bytes_le=tag)
+    found = (message.delivery_annotations or {}).get(LOCK_TOKEN)
+    return found if isinstance(found, uuid.UUID) else None

@@ -1,0 +1,219 @@
+"""What is not taken: connections, while nothing can be done; memory, above what was allowed; seats of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.seats import PUBLISHING, Seats
+from bridge.brokers.servicebus.wishes import Sessions
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.errors import EngineUnavailable
+from bridge.message import Message
+from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message, offsets_by_key
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+
+LOCK = 2.0
+KILOBYTES_200 = 200_000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("orders", lock_duration=30),
+        QueueConfig("one", lock_duration=LOCK, requires_session=True),
+        QueueConfig("two", lock_duration=LOCK, requires_session=True),
+        QueueConfig("results"),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.fixture
+async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
+    broker = make(server)
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:
+    settings = {"type": "servicebus", "connection_string": server.connection_string, **config}
+    return ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBusServer) -> None:
+    """The engine is away, and more waits than is read ahead: for turns, idle times and locks, all of them short."""
+    entity = "queue: one\n    sessions: {concurrent: 4, idle: 100ms, turn: 500ms}\n    servicebus: {prefetch: 20}"
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        batch = [message("start", f"k{key}-{number}", f"k{key}") for key in range(12) for number in range(15)]
+        await bench.publish(*batch, topic="one")
+        bench.faults.outage = EngineUnavailable("away")
+        await bench.source.start()
+        counters = server.counters
+        await bench.until(lambda: bench.source.gate.holds and counters.renewed_sessions["one"] >= 4, "held")
+        connections, granted = counters.connections, counters.granted_sessions["one"]
+        await bench.until(lambda: counters.renewed_sessions["one"] >= 20, "five renewals of each")
+        assert (counters.connections, counters.granted_sessions["one"]) == (connections, granted)
+        bench.faults.outage = None
+        await bench.settled(len(batch))
+        assert outcomes(bench) == {"executed": len(batch)}
+        assert all(numbers == list(range(15)) for numbers in offsets_by_key(bench.faults.taken).values())
+        assert counters.connections == connections  # one session after the other, over the same ones
+        assert bench.source.ledger.locks_lost == 0
+
+
+async def test_sessions_one_after_the_other_over_one_connection(
+    server: ServiceBusServer, broker: ServiceBusBroker
+) -> None:
+    await broker.publish("one", [Message(b"x", f"k{number}".encode()) for number in range(30)])
+    before = server.counters.connections
+    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1, idle=10.0))
+    subscription = await broker.subscribe(SubscribeOptions(("one",), dead_letter=None, wishes=wishes), Assignments())
+    done = 0
+    async with asyncio.timeout(PATIENCE):  # which would not do for thirty times `idle`
+        while done < 30:
+            for delivery in await subscription.receive(10):
+                await delivery.complete()
+                done += 1
+    assert server.counters.connections == before + 1
+    assert server.counters.granted_sessions["one"] == 30
+
+
+async def test_a_wait_for_sessions_needs_no_new_connections(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.session.ACCEPT_SECONDS", 0.3)
+    wishes = ServiceBusWishes(sessions=Sessions(concurrent=2))
+    subscription = await broker.subscribe(SubscribeOptions(("one",), dead_letter=None, wishes=wishes), Assignments())
+    await until(lambda: server.counters.refused_attaches["one"] >= 8)
+    assert server.counters.connections == 2
+    await broker.publish("one", [Message(b"x", b"k")])
+    [delivery] = await subscription.receive(1)
+    await delivery.complete()
+
+
+@pytest.mark.parametrize("queue", ["orders", "one"])
+async def test_bytes_are_bounded_before_anybody_asks(
+    server: ServiceBusServer, broker: ServiceBusBroker, queue: str
+) -> None:
+    """As large as they may be, and none of them is asked for: no more than was allowed, and one for each receiver."""
+    allowed, count = 1_000_000, 60
+    session = queue == "one"
+    wishes = ServiceBusWishes(sessions=Sessions(concurrent=3) if session else None, prefetch_bytes=allowed)
+    for number in range(count):
+        key = f"k{number % 6}".encode() if session else None
+        await broker.publish(queue, [Message(b"x" * KILOBYTES_200, key)])
+    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    inbox = subscription._inbox
+    await until(lambda: inbox.stuck)
+    assert inbox.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
+    assert server.counters.deliveries[queue] == len(inbox.deliveries)
+    done = 0
+    async with asyncio.timeout(PATIENCE):
+        while done < count:
+            for delivery in await subscription.receive(3):
+                await delivery.complete()
+                done += 1
+    assert inbox.bytes == 0
+
+
+@given(st.lists(st.integers(1, 5_000_000), min_size=1), st.integers(1, 20), st.integers(1, 5000))
+def test_credit(sizes: list[int], receivers: int, most: int) -> None:
+    """Never none, never more than was said, and of messages like the largest of late no more than there is room for."""
+    inbox = Inbox(1000, 16_000_000, receivers)
+    assert inbox.credit(most) == 1
+    for number, size in enumerate(sizes, 1):
+        inbox.measure(size)
+        credit = inbox.credit(most)
+        assert 1 <= credit <= max(1, min(most, 2 * number))
+        assert credit == 1 or credit * receivers * size <= 16_000_000
+
+
+@dataclass(eq=False)
+class Somebody:
+    number: int
+    spare: bool
+    gave_way: bool = False
+
+    def give_way(self) -> None:
+        self.gave_way = True
+
+
+def test_seats_are_shared_in_turns() -> None:
+    first, second = ([Somebody(number, number > 0) for number in range(8)] for _ in range(2))
+    plain = [Somebody(number, False) for number in range(2)]
+    seats = Seats(10)
+    seats.join(first)  # type: ignore[arg-type]
+    assert [seats.has(each) for each in first] == [True] * (10 - PUBLISHING) + [False]  # type: ignore[arg-type]
+    seats.join(plain)  # type: ignore[arg-type]
+    seats.join(second)  # type: ignore[arg-type]
+    seated = [[each.number for each in those if seats.has(each)] for those in (first, second, plain)]  # type: ignore[arg-type]
+    assert seated == [[0, 1, 2], [0, 1], [0, 1]]
+    assert [each.gave_way for each in first] == [False] * 3 + [True] * 5
+    assert not any(seats.take(each) for each in first[3:])  # type: ignore[arg-type]
+    assert all(seats.take(each) for each in first[:3])  # type: ignore[arg-type]
+    assert all(seats.take(each) for each in second[:2])  # type: ignore[arg-type]
+    seats.leave(second)  # type: ignore[arg-type]
+    assert sum(seats.has(each) for each in first) == 5  # type: ignore[arg-type]
+    assert all(Seats(None).has(each) for each in first)  # type: ignore[arg-type]
+
+
+async def test_two_sources_and_publishing_within_ten_connections(
+    server: ServiceBusServer, broker: ServiceBusBroker
+) -> None:
+    """As many as the emulator takes."""
+    listeners = [Assignments(), Assignments()]
+    wishes = ServiceBusWishes(sessions=Sessions())
+    subscriptions = [
+        await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), listener)
+        for queue, listener in zip(("one", "two"), listeners, strict=True)
+    ]
+    for queue in ("one", "two"):
+        await broker.publish(queue, [Message(b"x", f"k{number}".encode()) for number in range(40)])
+    most = 0
+
+    async def consume(subscription: Any) -> None:
+        nonlocal most
+        done = 0
+        while done < 40:
+            for delivery in await subscription.receive(10):
+                await broker.publish("results", [Message(b"y")])
+                await delivery.complete()
+                most = max(most, server.open_connections)
+                done += 1
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*map(consume, subscriptions))
+    assert most <= 10
+    assert all(not subscription.stopped() for subscription in subscriptions)
+
+
+def test_the_emulator_is_known_by_its_connection_string() -> None:
+    def most(text: str, **more: Any) -> int | None:
+        given = {"type": "servicebus", "connection_string": f"Endpoint=sb://x/;SharedAccessKey=k{text}", **more}
+        return ServiceBusBrokerConfig.model_validate(given).most_connections
+
+    assert most("") is None
+    assert most(";UseDevelopmentEmulator=true;") == 10
+    assert most(";UseDevelopmentEmulator=true;", connections=50) == 50
+    assert most(";UseDevelopmentEmulator=false") is None

@@ -1,0 +1,345 @@
+"""Messages that the SDK cannot decode, among healthy ones: none is swallowed, and none is in the way of another."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.brokers.base import Delivery, SubscribeOptions
+from bridge.brokers.reading import ReadOptions
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus.wishes import Sessions
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from tests.brokers.consumer import CAUSE, PATIENCE, Assignments
+from tests.brokers.servicebus import poison
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import Bench, offsets_by_key
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
+from tests.servicebus.server.amqp import encoder
+from tests.servicebus.server.message import Message
+from tests.servicebus.server.outgoing import OutgoingLink
+
+ENTITIES = pytest.mark.parametrize(
+    "entity", ["queue: plain", "queue: by-session\n    sessions: {concurrent: 4}"], ids=["plain", "sessions"]
+)
+DROPS = ("drop", "detach", "close", "lose_locks")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServiceBusServer]:
+    queues = (
+        QueueConfig("plain", lock_duration=5, max_delivery_count=100),
+        QueueConfig("by-session", lock_duration=5, max_delivery_count=100, requires_session=True),
+    )
+    async with ServiceBusServer(ServerConfig(queues)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.fixture
+async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
+    config = ServiceBusBrokerConfig.model_validate(
+        {"type": "servicebus", "connection_string": server.connection_string, "request_timeout": "3s"}
+    )
+    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+def queue_of(bench: Bench) -> str:
+    return bench.source.settings.subscribe.topics[0]
+
+
+def trouble(server: ServiceBusServer, bench: Bench, r: random.Random, every: int) -> None:
+    """A fault at every so many commands, while they are at work."""
+    count = 0
+
+    async def before(command: object) -> None:
+        nonlocal count
+        count += 1
+        if count % every == 0:
+            match r.choice(DROPS):
+                case "drop":
+                    server.faults.drop()
+                case "close":
+                    server.faults.close()
+                case "detach":
+                    server.faults.detach("amqp:link:detach-forced", entity=queue_of(bench))
+                case _:
+                    server.faults.lose_locks(queue_of(bench))
+
+    bench.faults.before = before
+
+
+async def mixed(server: ServiceBusServer, bench: Bench, seed: int, count: int, keys: int, every: int) -> None:
+    """Healthy and unreadable messages of several keys, with faults on the way."""
+    r = random.Random(seed)
+    queue = queue_of(bench)
+    session = queue == "by-session"
+    good: dict[str, list[int]] = {}
+    bad: set[str] = set()
+    numbers: Counter[str] = Counter()
+    for _ in range(count):
+        key = f"k{r.randrange(keys)}"
+        number = numbers[key]
+        numbers[key] += 1
+        if r.random() < 0.3:
+            poison.store(server, queue, poison.unreadable(key, number, r, session))
+            bad.add(f"{key}-{number}")
+        else:
+            poison.store(server, queue, poison.healthy(key, number, r, session))
+            good.setdefault(key, []).append(number)
+    trouble(server, bench, r, every)
+    await bench.source.start()
+    contents = server.queue(queue).contents
+    await bench.until(lambda: not contents().unsettled and not bench.source.ledger.in_flight, f"all done, seed {seed}")
+    effects = offsets_by_key(bench.faults.taken)
+    if not session:
+        effects = {key: sorted(found) for key, found in effects.items()}
+    assert effects == good  # none is lost, doubled or, in a session, overtaken
+    letters = Counter(letter.message_id for letter in server.counters.dead_letters)
+    assert letters == Counter(bad)
+    assert {letter.reason for letter in server.counters.dead_letters} == {"unreadable"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No link that goes, and no message, leads to a traceback: neither of ours nor of the SDK's."""
+    yield
+    assert [each.getMessage() for each in caplog.get_records("call") if each.exc_info] == []
+
+
+@ENTITIES
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        await mixed(server, bench, seed, count=80, keys=5, every=20)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+@ENTITIES
+@pytest.mark.parametrize("seed", range(100, 120))
+async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
+    limits = "    limits: {dead_letter_limit: 1000}"
+    async with bus_bench(tmp_path, server.connection_string, entity, source=limits) as bench:
+        await mixed(server, bench, seed, count=600, keys=12, every=50)
+
+
+@ENTITIES
+@pytest.mark.parametrize("kind", sorted(poison.UNREADABLE))
+async def test_one_is_one_dead_letter(tmp_path: Path, server: ServiceBusServer, entity: str, kind: str) -> None:
+    """In its place, over the connection that there is, without a word of unreadiness."""
+    r = random.Random(1)
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        queue = queue_of(bench)
+        session = queue == "by-session"
+        for number in range(5):
+            make = poison.unreadable if number == 2 else poison.healthy
+            poison.store(server, queue, make("k", number, r, session))
+        await bench.source.start()
+        await bench.settled(5)
+        assert outcomes(bench) == {"executed": 4, "dead_lettered": 1}
+        assert [(each.message_id, each.sequence_number) for each in server.counters.dead_letters] == [("k-2", 3)]
+        if session:
+            assert offsets_by_key(bench.faults.taken) == {"k": [0, 1, 3, 4]}
+        assert sum(bench.source.ledger.unreadable.values()) == 1
+        subscription: Any = bench.source.subscription
+        assert (subscription.reconnects, subscription.stopped()) == (0, {})
+        assert server.counters.deliveries[queue] == 5
+
+
+@ENTITIES
+async def test_a_source_may_skip_them(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
+    r = random.Random(1)
+    async with bus_bench(tmp_path, server.connection_string, entity, source="    on_unreadable: skip") as bench:
+        queue = queue_of(bench)
+        for number in range(4):
+            make = poison.unreadable if number % 2 else poison.healthy
+            poison.store(server, queue, make("k", number, r, queue == "by-session"))
+        await bench.source.start()
+        await bench.settled(4)
+        assert outcomes(bench) == {"executed": 2, "ignored": 2}
+        assert server.counters.dead_letters == []
+        assert not server.queue(queue).contents().unsettled
+
+
+async def take(broker: ServiceBusBroker, queue: str, count: int) -> tuple[Any, list[Delivery]]:
+    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1) if queue == "by-session" else None)
+    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    found: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(found) < count:
+            found += await subscription.receive(count - len(found))
+    return subscription, found
+
+
+@pytest.mark.parametrize("queue", ["plain", "by-session"])
+async def test_what_is_handed_out(server: ServiceBusServer, broker: ServiceBusBroker, queue: str) -> None:
+    """Its number, its key, what could be read of its headers, and for a body the whole of it."""
+    message = poison.unreadable("k", 7, random.Random(3), queue == "by-session", "too deep")
+    message.application_properties = encoder.described(
+        0x74,
+        encoder.mapping([(encoder.string("ok"), encoder.string("yes")), (encoder.string("no"), poison.nested(70))]),
+    )
+    number = poison.store(server, queue, message)
+    _, [delivery] = await take(broker, queue, 1)
+    found = delivery.message
+    assert found.unreadable is not None
+    assert (found.unreadable.fault, found.unreadable.key_known) == ("amqp_value", True)
+    assert "64 levels" in found.unreadable.detail
+    assert found.key == (b"k" if queue == "by-session" else None)
+    assert found.headers == (("ok", b"yes"),)
+    assert found.body is not None
+    assert message.application_properties in found.body
+    assert delivery.position.offset == number
+    await delivery.dead_letter(CAUSE)
+    assert [each.sequence_number for each in server.counters.dead_letters] == [number]
+
+
+async def test_the_key_comes_from_the_session_where_it_cannot_be_read(
+    server: ServiceBusServer, broker: ServiceBusBroker
+) -> None:
+    message = poison.healthy("k", 0, random.Random(3), True)
+    message.properties = b"\x00\x53\x73" + encoder.sequence([b"\x10"])
+    poison.store(server, "by-session", message)
+    _, [delivery] = await take(broker, "by-session", 1)
+    assert delivery.message.key == b"k"
+    assert delivery.message.unreadable is not None
+    assert delivery.message.unreadable.key_known
+    await delivery.complete()
+
+
+# -- transfers that are odd
+
+
+@pytest.fixture
+def transfers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Changes the fields of the transfer of every message whose id begins with `odd`: by field, its encoded value."""
+    changes: dict[str, Any] = {}
+    deliver = OutgoingLink.deliver
+
+    def odd(link: OutgoingLink, message: Message) -> None:
+        if not str(message.message_id).startswith("odd"):
+            return deliver(link, message)
+        send, frames = link.session.send_transfer, 0
+
+        def changed(fields: list[bytes], payload: bytes) -> None:
+            nonlocal frames
+            for index, value in changes.get("fields", {}).items():
+                if index < len(fields) and not frames:
+                    fields[index] = value
+            frames += 1
+            if changes.get("abort"):
+                # The rest never comes
+                send([*fields[:5], encoder.TRUE, *fields[6:]], payload[: len(payload) // 2])
+                send([fields[0], *[encoder.NULL] * 4, encoder.FALSE, *[encoder.NULL] * 3, encoder.TRUE], b"")
+                return
+            send(fields, changes.get("payload", lambda given: given)(payload))
+
+        link.session.send_transfer = changed  # type: ignore[method-assign]
+        try:
+            deliver(link, message)
+        finally:
+            link.session.send_transfer = send  # type: ignore[method-assign]
+
+    monkeypatch.setattr(OutgoingLink, "deliver", odd)
+    return changes
+
+
+@pytest.mark.parametrize("queue", ["plain", "by-session"])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"fields": {2: encoder.binary(b"1234")}}, None),  # a delivery tag that is no lock token
+        ({"fields": {2: encoder.NULL}}, None),
+        ({"payload": lambda given: given.replace(b"x-opt-sequence", b"x-opt-nothings")}, "sequence_number"),
+        ({"payload": lambda given: given.replace(b"x-opt-locked", b"x-opt-kissed")}, None),
+        ({"payload": lambda given: b""}, "sequence_number"),
+        ({"payload": lambda given: b"\xff" * 10}, "amqp_value"),
+    ],
+)  # fmt: skip
+async def test_odd_transfers_are_handed_out_and_settled(
+    server: ServiceBusServer, broker: ServiceBusBroker, transfers: dict[str, Any], queue: str, changes: Any, fault: str
+) -> None:
+    transfers |= changes
+    r = random.Random(4)
+    for key, number in (("k", 0), ("odd", 1), ("odd", 2), ("k", 3)):
+        message = poison.healthy("k", number, r, queue == "by-session")
+        message.message_id = f"{key}-{number}"
+        poison.store(server, queue, message)
+    subscription, found = await take(broker, queue, 4)
+    faults = [None if each.message.unreadable is None else each.message.unreadable.fault for each in found]
+    assert faults == [None, fault, fault, None]
+    for delivery in found:
+        await delivery.complete()
+    assert not server.queue(queue).contents().unsettled
+    assert (subscription.reconnects, subscription.stopped()) == (0, {})
+
+
+@pytest.mark.parametrize("queue", ["plain", "by-session"])
+async def test_what_cannot_be_settled_is_shown_and_holds_nothing(
+    server: ServiceBusServer, broker: ServiceBusBroker, transfers: dict[str, Any], queue: str
+) -> None:
+    transfers |= {"fields": {1: encoder.NULL}}
+    r = random.Random(4)
+    for number, name in enumerate(("k-0", "odd-1", "k-2")):
+        message = poison.healthy("k", number, r, queue == "by-session")
+        message.message_id = name
+        poison.store(server, queue, message)
+    subscription, found = await take(broker, queue, 2)
+    for delivery in found:
+        await delivery.complete()
+    [text] = subscription.stopped().values()
+    assert "message 2 came without a delivery id" in text
+    assert subscription.reconnects == 0
+
+
+async def test_an_aborted_transfer_is_none(
+    server: ServiceBusServer, broker: ServiceBusBroker, transfers: dict[str, Any]
+) -> None:
+    """Its part is not taken for the beginning of the next one."""
+    transfers |= {"abort": True}
+    r = random.Random(4)
+    for number, name in enumerate(("k-0", "odd-1", "k-2")):
+        message = poison.healthy("k", number, r, False)
+        message.message_id = name
+        poison.store(server, "plain", message)
+    _, found = await take(broker, "plain", 2)
+    assert [each.position.offset for each in found] == [1, 3]
+    assert all(each.message.unreadable is None for each in found)
+
+
+async def test_large_ones_in_many_frames(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+    """The first is unreadable, and the second is not put together with what is left of it."""
+    rotten = poison.healthy("k", 0, random.Random(5), False)
+    rotten.body = encoder.described(0x77, encoder.sequence([encoder.binary(bytes(200_000)), poison.nested(70)]))
+    whole = poison.healthy("k", 1, random.Random(5), False)
+    whole.body = encoder.described(0x75, encoder.binary(b"1" * 200_000))
+    for message in (rotten, whole):
+        poison.store(server, "plain", message)
+    _, found = await take(broker, "plain", 2)
+    assert [each.message.unreadable is None for each in found] == [False, True]
+    assert found[1].message.body == b"1" * 200_000
+    for delivery in found:
+        await delivery.complete()
+
+
+async def test_they_are_shown_to_who_only_looks(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+    r = random.Random(6)
+    for number in range(3):
+        make = poison.unreadable if number == 1 else poison.healthy
+        poison.store(server, "plain", make("k", number, r, False))
+    found = [each async for each in broker.read(ReadOptions("plain"))]
+    assert [(position.offset, message.unreadable is None) for position, message in found] == [
+        (1, True),
+        (2, False),
+        (3, True),
+    ]
