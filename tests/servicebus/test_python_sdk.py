@@ -40,7 +40,7 @@ HELPERS = ("mocks.py", "utilities.py", "sb_env_loader.py")
 EXPECTED: dict[str, dict[str, str]] = json.loads((HERE / "expected.json").read_text())
 """Tests that fail, are skipped, or are left out for the time they take, each with the reason."""
 
-WORKERS = 12
+WORKERS = 16
 """The tests mostly wait: for locks, and for messages that must not come."""
 
 INI = """[pytest]
