@@ -31,8 +31,12 @@ prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m tests.prove.dates run kafka
 
-prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by the JavaScript SDK
+prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by other SDKs; SERVICEBUS_CONNECTION=... tries that namespace
+ifdef SERVICEBUS_CONNECTION
+	@$(BIN)/python -m tests.servicebus.namespace
+else
 	$(BIN)/python -m tests.prove.dates run servicebus
+endif
 
 prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
 	$(BIN)/python -m tests.prove.dates run engine

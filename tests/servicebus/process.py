@@ -43,7 +43,8 @@ class ServerProcess:
         facts = json.loads(line.removeprefix("ready "))
         self.port: int = facts["port"]
         self.connection_string: str = facts["connection_string"]
-        self._control = socket.create_connection(("127.0.0.1", facts["control"]), PATIENCE)
+        self.control: int = facts["control"]
+        self._control = socket.create_connection(("127.0.0.1", self.control), PATIENCE)
         self._answers = self._control.makefile("rb")
 
     def __enter__(self) -> ServerProcess:

@@ -15,13 +15,11 @@ from bridge.brokers.base import Features
 from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.brokers.servicebus.broker import FEATURES
 from bridge.config.servicebus import ServiceBusBrokerConfig
-from tests.servicebus.server import QueueConfig, ServiceBusServer
+from tests.servicebus import namespace
+from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
 
-QUEUES = ("orders", "orders.dlq", "dead-orders-letters", *(f"topic-{number}" for number in range(5)))
+QUEUES = namespace.CONTRACT
 """What the contract suite names; tests/brokers/servicebus/entities.json has them for the emulator."""
-
-LOCK_SECONDS = 5.0
-"""Shortest lock that the service knows, and what the entities of the emulator have."""
 
 REAL = os.environ.get("SERVICEBUS_CONNECTION")
 """An emulator or a namespace that has the entities of entities.json."""
@@ -68,7 +66,7 @@ class ServiceBusHarness:
             self.server.faults.drop()
             self.server.faults.lose_locks()
         else:
-            await asyncio.sleep(LOCK_SECONDS + 1)
+            await asyncio.sleep(namespace.LOCK + 1)
         for broker in brokers:
             await broker.stop()
 
@@ -80,12 +78,17 @@ class ServiceBusHarness:
         if self.server is not None:
             return
         async with ServiceBusClient.from_connection_string(self.connection_string) as client:
-            for name in QUEUES:
+
+            async def empty(name: str) -> None:
                 async with client.get_queue_receiver(
                     name, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
                 ) as receiver:
                     while await receiver.receive_messages(100, max_wait_time=1):
                         pass
+
+            # The emulator takes ten connections
+            await asyncio.gather(*map(empty, QUEUES[:4]))
+            await asyncio.gather(*map(empty, QUEUES[4:]))
 
     async def stop(self) -> None:
         for broker in self._brokers:
@@ -93,8 +96,5 @@ class ServiceBusHarness:
 
 
 def write_entities(path: Path) -> None:
-    """`python -m tests.brokers.servicebus.harness FILE`: the entities, in the emulator's form."""
-    from tests.servicebus.server import emulator
-
-    queues = tuple(QueueConfig(name, lock_duration=LOCK_SECONDS) for name in QUEUES)
-    path.write_text(json.dumps(emulator.write(queues, ()), indent=2) + "\n")
+    """Write the entities of tests.servicebus.namespace, in the emulator's form."""
+    path.write_text(json.dumps(emulator.write(namespace.QUEUES, namespace.TOPICS), indent=2) + "\n")

@@ -8,6 +8,7 @@ from tests.servicebus.server.access.keys import LISTEN, MANAGE, SEND, AccessKey
 from tests.servicebus.server.config import QueueConfig, ServerConfig, SubscriptionConfig, TopicConfig
 from tests.servicebus.server.counters import Counters, DeadLetter
 from tests.servicebus.server.entities.filters import CorrelationFilter, FalseFilter, Rule, SqlFilter, TrueFilter
+from tests.servicebus.server.entities.limits import PropertyLimits
 from tests.servicebus.server.faults import Action, Fault, Faults, Step
 from tests.servicebus.server.server import ServiceBusServer
 
@@ -23,6 +24,7 @@ __all__ = [
     "FalseFilter",
     "Fault",
     "Faults",
+    "PropertyLimits",
     "QueueConfig",
     "Rule",
     "ServerConfig",

@@ -18,6 +18,7 @@ from tests.servicebus.server import emulator
 from tests.servicebus.server.access.keys import AccessKey
 from tests.servicebus.server.config import ROOT_KEY, ServerConfig
 from tests.servicebus.server.control import Control
+from tests.servicebus.server.entities.limits import PropertyLimits
 from tests.servicebus.server.server import ServiceBusServer
 
 
@@ -33,6 +34,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--idle-timeout", type=float, help="seconds, announced to clients")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds to add to it")
     parser.add_argument("--clock-skew", type=float, default=0.0, help="seconds that the server's clock is ahead")
+    parser.add_argument("--websockets", action="store_true", help="speak AMQP over WebSocket")
+    parser.add_argument("--drop-locks", action="store_true", help="end the locks of a connection with it")
+    parser.add_argument("--max-renewed-locks", type=int, help="refuse more lock tokens in one request")
+    parser.add_argument("--property-limits", action="store_true", help="refuse properties above 32 and 64 KiB")
     parser.add_argument("--stay", action="store_true", help="do not end with standard input")
     parser.add_argument("-v", "--verbose", action="store_true")
     return parser.parse_args()
@@ -51,6 +56,10 @@ async def _run(arguments: argparse.Namespace) -> None:
             idle_timeout=arguments.idle_timeout,
             round_trip=arguments.round_trip,
             clock_skew=arguments.clock_skew,
+            websockets=arguments.websockets,
+            locks_end_with_connection=arguments.drop_locks,
+            max_renewed_locks=arguments.max_renewed_locks,
+            property_limits=PropertyLimits() if arguments.property_limits else None,
         )
     )
     control, over = Control(server), asyncio.Event()

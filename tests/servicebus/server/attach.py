@@ -112,7 +112,9 @@ def _session_filter(wish: Attach) -> tuple[bool, str | None]:
     wanted: Any = filters[SESSION_FILTER]
     if isinstance(wanted, Described):
         wanted = wanted.value
-    return True, None if wanted is None else str(wanted)
+    if wanted is not None and type(wanted) is not str:
+        raise refusal("amqp:invalid-field", "The session filter is neither a string nor null.")
+    return True, wanted
 
 
 def _patience(wish: Attach, default: float) -> float:

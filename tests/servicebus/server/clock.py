@@ -23,8 +23,13 @@ class Clock:
 
     def at(self, moment: int, callback: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
         """Call when the server's clock, as it goes now, shows `moment` (milliseconds)."""
-        delay = max(0.0, (moment - self.now()) / 1000)
+        delay = max(0.0, moment / 1000 - (time.time() + self.skew))
         return asyncio.get_running_loop().call_later(delay, callback, *arguments)
+
+
+def is_due(timer: asyncio.TimerHandle) -> bool:
+    """True once the timer's moment has come, even if the loop has not called it yet."""
+    return timer.when() <= asyncio.get_running_loop().time()
 
 
 def ticks(moment: int) -> int:

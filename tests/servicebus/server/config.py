@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tests.servicebus.server.access.keys import AccessKey
 from tests.servicebus.server.entities.filters import MATCH_ALL, Rule
+from tests.servicebus.server.entities.limits import PropertyLimits
 
 
 class TokenVerifier(Protocol):
@@ -61,7 +62,11 @@ class ServerConfig:
 
     certificate: a file with key and certificate; then the port speaks TLS. idle_timeout: announced to clients, who must
     be heard in this time; None: not. round_trip: added to what the network takes. clock_skew: seconds that the server's
-    clock is ahead. max_message_size: bytes.
+    clock is ahead. max_message_size: bytes. websockets: the port speaks AMQP over WebSocket, as the service's 443 does.
+
+    The next three are options because the service's behaviour is unknown or contradicts its documentation.
+    locks_end_with_connection: an unsettled message is given back, counted, when the connection it came on ends.
+    max_renewed_locks: in one request. property_limits: on the properties of a message; None: none.
     """
 
     queues: tuple[QueueConfig, ...] = ()
@@ -75,5 +80,9 @@ class ServerConfig:
     round_trip: float = 0.0
     clock_skew: float = 0.0
     max_message_size: int = 262_144
-    session_wait: float = field(default=60.0)
+    websockets: bool = False
+    locks_end_with_connection: bool = False
+    max_renewed_locks: int | None = None
+    property_limits: PropertyLimits | None = None
+    session_wait: float = field(default=65.0)
     """How long an attach for the next free session is held when the client does not say."""

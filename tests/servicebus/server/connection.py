@@ -16,6 +16,7 @@ from tests.servicebus.server.amqp.frames import AMQP_HEADER, SASL, SASL_HEADER, 
 from tests.servicebus.server.amqp.performatives import Begin, Open, error
 from tests.servicebus.server.amqp.values import Malformed
 from tests.servicebus.server.delay import DelayLine
+from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import Refusal
 from tests.servicebus.server.faults import Action, Step
 from tests.servicebus.server.link import Link
@@ -37,6 +38,8 @@ class Connection(asyncio.Protocol):
         self.state, self._register = state, register
         self.claims = Claims(state, self._claims_ended)
         self.sessions: dict[int, Session] = {}
+        self.locks: dict[uuid.UUID, Queue] = {}
+        """Locks of messages that went out here, where they end with the connection."""
         self._ended: set[int] = set()
         self.max_frame_size = 512
         self.closed = False
@@ -76,6 +79,10 @@ class Connection(asyncio.Protocol):
         for session in self.sessions.values():
             session.end()
         self.sessions.clear()
+        for token, queue in self.locks.items():
+            message = queue.locked.get(token)
+            if message is not None:
+                queue.expire_lock(message)
 
     def data_received(self, data: bytes) -> None:
         self._incoming.put(data, self.state.faults.round_trip / 2)

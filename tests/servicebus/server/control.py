@@ -8,10 +8,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from tests.servicebus.server import emulator
+from tests.servicebus.server.access.keys import AccessKey
 from tests.servicebus.server.faults import Fault
 from tests.servicebus.server.server import ServiceBusServer
 
-_OF_FAULTS = ("add", "busy", "clear", "close", "detach", "drop", "freeze", "lose_locks", "skew", "slow", "thaw")
+_OF_FAULTS = ("add", "busy", "clear", "close", "detach", "drop", "freeze", "lose_locks", "mute", "skew", "slow", "thaw")
 _OF_THE_SERVER = ("start", "stop", "clear")
 
 
@@ -19,7 +21,9 @@ class Control:
     """Calls are `{"call": NAME, "arguments": {...}}`, answers `{"result": ...}` or `{"error": TEXT}`.
 
     Names: those of Faults as `faults.NAME`; `server.start`, `server.stop`, `server.clear`; `counters`; `contents`
-    with a `path`; `hits`, how often each fault that was added struck.
+    with a `path`; `create` with a `document` in the emulator's form, more entities; `key`, one
+    more access key, with a `name`, a `key`, its `rights` and perhaps an `entity`; `hits`, how often each fault that was
+    added struck.
     """
 
     def __init__(self, server: ServiceBusServer) -> None:
@@ -71,6 +75,12 @@ class Control:
             return self._server.counters.to_json() | {"open_connections": self._server.open_connections}
         if name == "contents":
             return asdict(self._server.queue(arguments["path"]).contents())
+        if name == "create":
+            return self._server.namespace.create(*emulator.read(arguments["document"]))
+        if name == "key":
+            rights = frozenset(arguments["rights"])
+            key = AccessKey(arguments["name"], arguments["key"], rights, arguments.get("entity"))
+            return self._server.keys.append(key)
         if name == "hits":
             return [fault.hits for fault in self._added]
         raise LookupError(f"no call {name!r}")

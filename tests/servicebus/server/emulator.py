@@ -30,6 +30,11 @@ def seconds(duration: str) -> float:
     return days * 86_400 + hours * 3_600 + minutes * 60 + rest
 
 
+def iso(duration: float) -> str:
+    """Seconds as an ISO 8601 duration; whole ones without a fraction, which the emulator does not know."""
+    return f"PT{duration:g}S" if duration % 1 else f"PT{int(duration)}S"
+
+
 def read(document: dict[str, Any]) -> tuple[tuple[QueueConfig, ...], tuple[TopicConfig, ...]]:
     """Queues and topics of all namespaces."""
     namespaces = document["UserConfig"]["Namespaces"]
@@ -51,7 +56,11 @@ def write(queues: tuple[QueueConfig, ...], topics: tuple[TopicConfig, ...]) -> d
                     {
                         "Name": one.name,
                         "Properties": _properties(one),
-                        "Rules": [{"Name": rule.name, "Properties": _rule_properties(rule)} for rule in one.rules],
+                        "Rules": [
+                            {"Name": rule.name, "Properties": _rule_properties(rule)}
+                            for rule in one.rules
+                            if rule != MATCH_ALL  # what a subscription has without rules, and no name for the file
+                        ],
                     }
                     for one in topic.subscriptions
                 ],
@@ -107,22 +116,27 @@ def _rule(entry: dict[str, Any]) -> Rule:
 
 
 def _properties(one: QueueConfig | SubscriptionConfig) -> dict[str, Any]:
-    window = one.duplicate_detection if isinstance(one, QueueConfig) else 0.0
     return {
-        "LockDuration": f"PT{one.lock_duration}S",
+        "LockDuration": iso(one.lock_duration),
         "MaxDeliveryCount": one.max_delivery_count,
         "RequiresSession": one.requires_session,
         "DeadLetteringOnMessageExpiration": one.dead_letter_on_expiration,
-        **_ttl_and_duplicates(one.default_ttl, window),
+        **(
+            _ttl_and_duplicates(one.default_ttl, one.duplicate_detection)
+            if isinstance(one, QueueConfig)
+            else _ttl(one.default_ttl)
+        ),
     }
 
 
+def _ttl(ttl: float | None) -> dict[str, Any]:
+    return {} if ttl is None else {"DefaultMessageTimeToLive": iso(ttl)}
+
+
 def _ttl_and_duplicates(ttl: float | None, window: float) -> dict[str, Any]:
-    properties: dict[str, Any] = {"RequiresDuplicateDetection": window > 0}
-    if ttl is not None:
-        properties["DefaultMessageTimeToLive"] = f"PT{ttl}S"
+    properties = _ttl(ttl) | {"RequiresDuplicateDetection": window > 0}
     if window:
-        properties["DuplicateDetectionHistoryTimeWindow"] = f"PT{window}S"
+        properties["DuplicateDetectionHistoryTimeWindow"] = iso(window)
     return properties
 
 
@@ -132,7 +146,8 @@ def _rule_properties(rule: Rule) -> dict[str, Any]:
             "FilterType": "Correlation",
             "CorrelationFilter": {**rule.filter.system, "Properties": rule.filter.properties},
         }
-    if isinstance(rule.filter, TrueFilter):
-        return {}
-    expression = "1=0" if isinstance(rule.filter, FalseFilter) else rule.filter.expression  # type: ignore[attr-defined]
+    if isinstance(rule.filter, TrueFilter | FalseFilter):
+        expression = "1=1" if isinstance(rule.filter, TrueFilter) else "1=0"
+    else:
+        expression = rule.filter.expression  # type: ignore[attr-defined]
     return {"FilterType": "Sql", "SqlFilter": {"SqlExpression": expression}}

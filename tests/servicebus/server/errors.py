@@ -16,6 +16,8 @@ STATUSES = {
     "amqp:not-allowed": 400,
     "amqp:unauthorized-access": 401,
     "amqp:not-implemented": 501,
+    "amqp:invalid-field": 400,
+    "com.microsoft:argument-error": 400,
     "com.microsoft:message-lock-lost": 410,
     "com.microsoft:session-lock-lost": 410,
     "com.microsoft:message-not-found": 404,
@@ -36,6 +38,11 @@ def not_allowed(description: str) -> Refusal:
 
 def not_found(path: str) -> Refusal:
     return refusal("amqp:not-found", f"The messaging entity '{path}' could not be found.")
+
+
+def unprocessable() -> Refusal:
+    """The service's answer to properties that are too large, which reads as if another try could help."""
+    return refusal("amqp:internal-error", "The service was unable to process the request; please retry the operation.")
 
 
 def message_lock_lost() -> Refusal:

@@ -182,6 +182,13 @@ class Faults:
         why = refusal(condition, description)
         return sum(queue.detach_all(why) for queue in self._queues(entity))
 
+    def mute(self, entity: str | None = None) -> int:
+        """Let the present receivers of the entity, or all, die silently. Returns their number.
+
+        Their links stay attached; nothing comes on them any more, no answer either. Later receivers are not affected.
+        """
+        return sum(queue.mute_all() for queue in self._queues(entity))
+
     def lose_locks(self, entity: str | None = None) -> int:
         """All locks end now, as if their time were over; sessions too. Returns how many messages that were."""
         lost = 0

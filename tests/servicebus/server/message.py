@@ -26,7 +26,7 @@ _OURS = {
     decode(key)[0]
     for key in (_SEQUENCE_NUMBER, _ENQUEUED_SEQUENCE_NUMBER, _ENQUEUED, _LOCKED_UNTIL, _STATE, _LOCK_TOKEN)
 }
-_REASON, _DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
+REASON, DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
 
 
 def sections(raw: bytes) -> list[tuple[int, int, int, int]]:
@@ -53,6 +53,7 @@ class Message:
         "body",
         "dead_letter_description",
         "dead_letter_reason",
+        "delivery_annotations",
         "delivery_count",
         "durable",
         "enqueued",
@@ -79,6 +80,7 @@ class Message:
         self.priority: int | None = None
         self.ttl: int | None = None
         self.annotations: list[tuple[bytes, bytes]] = []
+        self.delivery_annotations: list[tuple[bytes, bytes]] = []
         self.properties = self.application_properties = self.body = self.footer = b""
         self.message_id: Any = None
         self.session_id: str | None = None
@@ -113,7 +115,11 @@ class Message:
                 body.append(raw[start:end])
             elif code == FOOTER:
                 self.footer = raw[start:end]
-            elif code != DELIVERY_ANNOTATIONS:  # those are for this hop alone
+            elif code == DELIVERY_ANNOTATIONS:
+                # For one hop by the standard; the service hands them on all the same
+                own = pairs(raw, value)
+                self.delivery_annotations = [pair for pair in own if decode(pair[0])[0] != "x-opt-lock-token"]
+            else:
                 raise Malformed(f"message section 0x{code:02x}")
         self.body = b"".join(body)
         if self.message_id is None:
@@ -148,16 +154,27 @@ class Message:
         raw = self.application_properties
         return dict(decode(raw, skip(raw, 1))[0]) if raw else {}
 
-    def encode(self, *, peeked: bool = False, by_sequence_number: bool = False) -> bytes:
-        """As it goes to a receiver. by_sequence_number: as an answer at $management."""
+    def modify(self, changes: list[tuple[bytes, bytes]]) -> None:
+        """Set application properties. changes: encoded names and values."""
+        if not changes:
+            return
+        names = {str(decode(name)[0]): value for name, value in changes}
+        raw = self.application_properties
+        kept = [pair for pair in (pairs(raw, skip(raw, 1)) if raw else ()) if decode(pair[0])[0] not in names]
+        kept += [(encoder.string(name), value) for name, value in names.items()]
+        self.application_properties = encoder.described(APPLICATION_PROPERTIES, encoder.mapping(kept))
+
+    def encode(self, *, peeked: bool = False) -> bytes:
+        """The message as it goes to a receiver."""
         parts = [self._header()]
-        if by_sequence_number and self.token is not None:
-            # SDKs before 7.15 read a deferred message's lock token here
-            own = encoder.mapping([(_LOCK_TOKEN, encoder.guid(self.token))])
-            parts.append(encoder.described(DELIVERY_ANNOTATIONS, own))
+        own = list(self.delivery_annotations)
+        if self.token is not None and not peeked:
+            # Where receivers find the lock token of a message that came without a delivery tag
+            own.append((_LOCK_TOKEN, encoder.guid(self.token)))
+        parts.append(encoder.described(DELIVERY_ANNOTATIONS, encoder.mapping(own)))
         parts.append(encoder.described(ANNOTATIONS, encoder.mapping(self._annotations(peeked))))
         parts.append(self.properties)
-        parts.append(self._application_properties())
+        parts.append(self.encode_application_properties())
         parts.append(self.body)
         parts.append(self.footer)
         return b"".join(parts)
@@ -186,13 +203,14 @@ class Message:
             added.append((_STATE, encoder.int32(self.state)))
         return added
 
-    def _application_properties(self) -> bytes:
-        causes = ((_REASON, self.dead_letter_reason), (_DESCRIPTION, self.dead_letter_description))
+    def encode_application_properties(self) -> bytes:
+        """The section, with the cause of a dead letter; empty without any."""
+        causes = ((REASON, self.dead_letter_reason), (DESCRIPTION, self.dead_letter_description))
         if self.dead_letter_reason is None and self.dead_letter_description is None:
             return self.application_properties
         raw = self.application_properties
         kept = pairs(raw, skip(raw, 1)) if raw else []
-        kept = [pair for pair in kept if decode(pair[0])[0] not in (_REASON, _DESCRIPTION)]
+        kept = [pair for pair in kept if decode(pair[0])[0] not in (REASON, DESCRIPTION)]
         kept += [(encoder.string(name), encoder.string(text)) for name, text in causes if text is not None]
         return encoder.described(APPLICATION_PROPERTIES, encoder.mapping(kept))
 

@@ -10,6 +10,7 @@ from tests.servicebus.server.access.keys import LISTEN
 from tests.servicebus.server.amqp import encoder, performatives
 from tests.servicebus.server.amqp.encoder import FALSE, NULL
 from tests.servicebus.server.amqp.performatives import Attach, Flow
+from tests.servicebus.server.amqp.values import Described
 from tests.servicebus.server.clock import ticks
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.entities.sessions import MessageSession
@@ -27,6 +28,7 @@ FRAME_ROOM = 128
 WINDOW_ROOM = 8
 """Transfer frames that the largest message may need."""
 SESSION_FILTER = "com.microsoft:session-filter"
+SESSION_FILTER_CODE = 0x137_0000_000C
 
 
 class OutgoingLink(Link):
@@ -40,6 +42,7 @@ class OutgoingLink(Link):
         self.deletes = wish.snd_settle_mode == SETTLED_BY_SENDER
         self.session_lock: MessageSession | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._muted = False
 
     def receive_from(self, queue: Queue) -> None:
         """A receiver of this queue, from now on."""
@@ -53,7 +56,10 @@ class OutgoingLink(Link):
             self.answer()
         else:
             id_ = encoder.string(self.session_lock.id)
-            filters = encoder.mapping([(encoder.symbol(SESSION_FILTER), id_)])
+            # Go's SDK reads nothing but a described value, JavaScript's nothing but a plain one: each as it asked
+            wanted = self.wish.source.value[7][SESSION_FILTER] if self.wish.source else None
+            filter_ = encoder.described(SESSION_FILTER_CODE, id_) if isinstance(wanted, Described) else id_
+            filters = encoder.mapping([(encoder.symbol(SESSION_FILTER), filter_)])
             address = self.wish.source.value[0] if self.wish.source else None
             fields = [encoder.string(address), *[NULL] * 6, filters, NULL, NULL, NULL]
             source = encoder.described(performatives.SOURCE, encoder.sequence(fields))
@@ -78,15 +84,28 @@ class OutgoingLink(Link):
             self._patience.cancel()
         self.begin()
 
+    def mute(self) -> None:
+        self._muted = True
+
+    def detach(self, why: Refusal | None) -> None:
+        if self._muted:
+            self.forget()
+        else:
+            super().detach(why)
+
     def forget(self) -> None:
         super().forget()
+        unsettled = self.session.unsettled
+        for number in [number for number, (link, _) in unsettled.items() if link is self]:
+            del unsettled[number]  # with its link a delivery is gone; its lock is not
         if self._patience is not None:
             self._patience.cancel()
         if self.queue is not None:
             self.queue.remove_consumer(self)
 
     def wants(self) -> bool:
-        return self.credit > 0 and self.session.remote_window > WINDOW_ROOM and not self.gone
+        ready = self.credit > 0 and self.session.remote_window > WINDOW_ROOM
+        return ready and not self.gone and not self._muted
 
     def deliver(self, message: Message) -> None:
         token = message.token
@@ -96,10 +115,13 @@ class OutgoingLink(Link):
         self.session.next_delivery_id += 1
         if token is not None:
             self.session.unsettled[number] = (self, token)
+            if self.state.config.locks_end_with_connection and self.queue is not None:
+                self.session.connection.locks[token] = self.queue
         try:
             if self.session.connection.strikes(Step.DELIVER, self.path, self):
                 return
-            self._transfer(number, _tag(number) if token is None else token.bytes_le, message.encode(), token is None)
+            # The tag is the lock token; what comes settled has no lock, and an empty tag
+            self._transfer(number, b"" if token is None else token.bytes_le, message.encode(), token is None)
             self.session.connection.strikes(Step.DELIVERED, self.path, self)
         except Refusal as no:
             self.detach(no)
@@ -134,7 +156,7 @@ class OutgoingLink(Link):
     # The client's side
 
     def on_flow(self, flow: Flow) -> None:
-        if flow.link_credit is None:
+        if flow.link_credit is None or self._muted:
             return
         self.credit = max(0, (flow.delivery_count or 0) + flow.link_credit - self.delivery_count)
         if self.queue is None:

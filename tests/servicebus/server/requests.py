@@ -23,7 +23,8 @@ class Request:
         self.reply_to: str | None = None
         self.properties: dict[str, Any] = {}
         self.body: Any = None
-        for code, _, value, _ in sections(raw):
+        self.raw_body = b""
+        for code, _, value, end in sections(raw):
             if code == PROPERTIES:
                 fields = elements(raw, value)
                 self.message_id = fields[0] if fields else NULL
@@ -31,7 +32,7 @@ class Request:
             elif code == APPLICATION_PROPERTIES:
                 self.properties = decode(raw, value)[0]
             elif code == VALUE:
-                self.body = decode(raw, value)[0]
+                self.body, self.raw_body = decode(raw, value)[0], raw[value:end]
         if not isinstance(self.properties, dict):
             raise Malformed("application properties that are no map")
 

@@ -14,12 +14,14 @@ from tests.servicebus.server.entities.namespace import Namespace
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.faults import Faults
 from tests.servicebus.server.state import State
+from tests.servicebus.server.websocket import WebSocketListener
 
 
 class ServiceBusServer:
     """All of it lives on the event loop that starts it.
 
     counters: what happened. faults: what is to go wrong. namespace: the entities and what is in them.
+    keys: those of the configuration; more may be added.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -31,8 +33,9 @@ class ServiceBusServer:
         self.faults = Faults(self.namespace, _Strikes(self._connections), self._set_skew)
         self.faults.round_trip = config.round_trip
         self.port = config.port
-        self._state = State(config, self.clock, self.counters, self.namespace, self.faults)
-        self._listener: asyncio.Server | None = None
+        self.keys = list(config.keys)
+        self._state = State(config, self.clock, self.counters, self.namespace, self.faults, self.keys)
+        self._listener: asyncio.Server | WebSocketListener | None = None
 
     async def start(self) -> None:
         """Listen; after a stop on the same port as before. Raises OSError when the port is taken."""
@@ -42,18 +45,28 @@ class ServiceBusServer:
         if self.config.certificate is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(self.config.certificate)
-        self._listener = await loop.create_server(
-            lambda: Connection(self._state, self._connections), self.config.host, self.port, ssl=tls
-        )
-        self.port = self._listener.sockets[0].getsockname()[1]
+
+        def connection() -> Connection:
+            return Connection(self._state, self._connections)
+
+        if self.config.websockets:
+            self._listener = WebSocketListener(connection)
+            self.port = await self._listener.start(self.config.host, self.port, tls)
+        else:
+            self._listener = await loop.create_server(connection, self.config.host, self.port, ssl=tls)
+            self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Reset all connections and listen no more. Messages and running locks stay."""
         if self._listener is None:
             return
-        self._listener.close()
-        self._listener = None
-        self.faults.drop()
+        listener, self._listener = self._listener, None
+        if isinstance(listener, WebSocketListener):
+            self.faults.drop()
+            await listener.stop()
+        else:
+            listener.close()
+            self.faults.drop()
         while self._connections:
             await asyncio.sleep(0)
 

@@ -77,7 +77,7 @@ class Session:
         if code == performatives.TRANSFER:
             self._on_transfer(performatives.read(Transfer, fields), payload)
         elif code == performatives.DISPOSITION:
-            self._on_disposition(performatives.read(Disposition, fields))
+            self._on_disposition(performatives.read(Disposition, fields), elements(body, body.index(0x53) + 2))
         elif code == performatives.FLOW:
             self._on_flow(performatives.read(Flow, fields))
         elif code == performatives.ATTACH:
@@ -119,7 +119,7 @@ class Session:
             link.forget()
             self.send(performatives.DETACH, [encoder.uint(detach.handle), encoder.boolean(bool(detach.closed)), NULL])
 
-    def _on_disposition(self, disposition: Disposition) -> None:
+    def _on_disposition(self, disposition: Disposition, raw: list[bytes]) -> None:
         if not disposition.role:
             return  # of what we settled when it arrived
         first, last = disposition.first, disposition.first if disposition.last is None else disposition.last
@@ -131,16 +131,20 @@ class Session:
             if self.connection.closed:
                 return
             link, token = self.unsettled.pop(number)
-            self._settle(number, link, token, disposition)
+            self.connection.locks.pop(token, None)
+            self._settle(number, link, token, disposition, raw[4] if len(raw) > 4 else NULL)
 
-    def _settle(self, number: int, link: OutgoingLink, token: uuid.UUID, disposition: Disposition) -> None:
+    def _settle(
+        self, number: int, link: OutgoingLink, token: uuid.UUID, disposition: Disposition, state: bytes
+    ) -> None:
+        """state: the outcome as it came."""
         assert link.queue is not None
         strikes = self.connection.strikes
         try:
             self.state.faults.check_busy(link.queue.key)
             if strikes(Step.SETTLE, link.path, link):
                 return
-            echo = dispositions.settle(link.queue, token, disposition.state)
+            echo = dispositions.settle(link.queue, token, disposition.state, state)
             if strikes(Step.SETTLED, link.path, link):
                 return
         except Refusal as no:

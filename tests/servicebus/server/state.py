@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.servicebus.server.access.keys import AccessKey
 from tests.servicebus.server.clock import Clock
 from tests.servicebus.server.config import ServerConfig
 from tests.servicebus.server.counters import Counters
@@ -18,3 +19,4 @@ class State:
     counters: Counters
     namespace: Namespace
     faults: Faults
+    keys: list[AccessKey]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.servicebus.server.access.keys import Grant, check, node_owner, path_of
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.amqp.encoder import NULL
-from tests.servicebus.server.errors import Refusal, refusal
+from tests.servicebus.server.errors import Refusal, not_found, refusal
 from tests.servicebus.server.faults import Step
 from tests.servicebus.server.requests import Request, answer
 
@@ -36,7 +36,7 @@ class Claims:
 
     def demand(self, path: str, right: str) -> None:
         """Raises unauthorized-access when no claim of this connection gives the right."""
-        if not self._state.config.keys and self._state.config.verifier is None:
+        if not self._state.keys and self._state.config.verifier is None:
             return
         key, now = node_owner(path), self._state.clock.now() / 1000
         if not any(g.covers(key) and right in g.rights and g.expires > now for g in self._grants.values()):
@@ -71,7 +71,7 @@ class Claims:
         path, now = node_owner(path_of(name)), self._state.clock.now() / 1000
         # The Python SDK calls every token a jwt, so it is told by its looks
         if kind in (SHARED_ACCESS, BEARER) and request.body.startswith(SIGNATURE):
-            grant = check(request.body, path, self._state.config.keys, now)
+            grant = check(request.body, path, self._state.keys, now)
         elif kind == BEARER and self._state.config.verifier is not None:
             rights, expires = self._state.config.verifier.rights(request.body, path)
             if expires <= now:
@@ -79,6 +79,9 @@ class Claims:
             grant = Grant(path, rights, expires)
         else:
             raise PermissionError(f"InvalidTokenType: Tokens of type {kind!r} are not taken.")
+        if path and not self._state.namespace.has(path):
+            # Only after the token was checked: names of entities are no business of strangers
+            raise not_found(name)
         self._keep(grant)
 
     def _keep(self, grant: Grant) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import time
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MANAGEMENT = "/$management"
@@ -48,14 +49,16 @@ class Grant:
         return not self.path or path == self.path or path.startswith(self.path + "/")
 
 
-def check(token: str, audience_path: str, keys: tuple[AccessKey, ...], now: float) -> Grant:
+def check(token: str, audience_path: str, keys: Sequence[AccessKey], now: float) -> Grant:
     """What this token gives on the audience. Raises PermissionError with the reason."""
     scheme, _, rest = token.partition(" ")
-    fields = dict(urllib.parse.parse_qsl(rest))
+    # The signature is over `sr` as it was sent: clients differ in how they quote
+    sent = dict(pair.partition("=")[::2] for pair in rest.split("&"))
+    fields = {name: urllib.parse.unquote_plus(value) for name, value in sent.items()}
     if scheme != "SharedAccessSignature" or not {"sr", "sig", "se", "skn"} <= fields.keys():
         raise PermissionError("MalformedToken: The token is not a shared access signature.")
     key = next((key for key in keys if key.name == fields["skn"]), None)
-    expected = key.signature(urllib.parse.quote_plus(fields["sr"]), fields["se"]) if key else ""
+    expected = key.signature(sent["sr"], sent["se"]) if key else ""
     if key is None or not hmac.compare_digest(expected.encode(), fields["sig"].encode()):
         raise PermissionError("InvalidSignature: The token has an invalid signature.")
     if not fields["se"].isdecimal() or int(fields["se"]) <= now:

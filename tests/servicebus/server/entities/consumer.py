@@ -27,6 +27,10 @@ class Consumer(Protocol):
         """The session it waited for is its own now."""
         ...
 
+    def mute(self) -> None:
+        """Deliver nothing to it any more, silently."""
+        ...
+
     def detach(self, refusal: Refusal) -> None:
         """It is over, for this reason."""
         ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.servicebus.server.clock import Clock
-from tests.servicebus.server.config import ServerConfig
+from tests.servicebus.server.config import QueueConfig, ServerConfig, TopicConfig
 from tests.servicebus.server.counters import Counters
 from tests.servicebus.server.entities.queue import DEAD_LETTERS, Queue
 from tests.servicebus.server.entities.topic import Topic
-from tests.servicebus.server.errors import not_found
+from tests.servicebus.server.errors import Refusal, not_found
 
 Entity = Queue | Topic
 
@@ -17,10 +17,16 @@ Entity = Queue | Topic
 class Namespace:
     def __init__(self, config: ServerConfig, clock: Clock, counters: Counters) -> None:
         self._entities: dict[str, Entity] = {}
-        for queue in config.queues:
-            self._entities[queue.name.lower()] = Queue(queue.name, queue, clock, counters)
-        for topic_config in config.topics:
-            topic = Topic(topic_config, clock, counters)
+        self._clock, self._counters, self._limits = clock, counters, config.property_limits
+        self.create(config.queues, config.topics)
+
+    def create(self, queues: tuple[QueueConfig, ...], topics: tuple[TopicConfig, ...] = ()) -> None:
+        """More entities; those of the same names are replaced, empty."""
+        for config in queues:
+            queue = Queue(config.name, config, self._clock, self._counters, self._limits)
+            self._entities[queue.key] = queue
+        for topic_config in topics:
+            topic = Topic(topic_config, self._clock, self._counters, self._limits)
             self._entities[topic.key] = topic
             for subscription in topic.subscriptions.values():
                 self._entities[subscription.key] = subscription
@@ -38,6 +44,13 @@ class Namespace:
         if entity is None:
             raise not_found(path)
         return entity
+
+    def has(self, path: str) -> bool:
+        try:
+            self.find(path)
+        except Refusal:
+            return False
+        return True
 
     def queue(self, path: str) -> Queue:
         """What messages can be received from. Raises not-found, and LookupError for a topic."""

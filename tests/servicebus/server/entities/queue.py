@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tests.servicebus.server.clock import Clock
+from tests.servicebus.server.clock import Clock, is_due
 from tests.servicebus.server.config import QueueConfig
 from tests.servicebus.server.counters import Counters, DeadLetter
 from tests.servicebus.server.entities.consumer import Consumer
 from tests.servicebus.server.entities.duplicates import Duplicates
+from tests.servicebus.server.entities.limits import PropertyLimits
 from tests.servicebus.server.entities.line import Line
 from tests.servicebus.server.entities.sessions import Sessions
 from tests.servicebus.server.errors import Refusal, message_not_found, not_allowed
@@ -42,10 +43,17 @@ class Queue:
     """path: as it was configured; key: the same in lower case, under which counters count."""
 
     def __init__(
-        self, path: str, config: QueueConfig, clock: Clock, counters: Counters, *, dead_letters: bool = False
+        self,
+        path: str,
+        config: QueueConfig,
+        clock: Clock,
+        counters: Counters,
+        limits: PropertyLimits | None = None,
+        *,
+        dead_letters: bool = False,
     ) -> None:
         self.path, self.key, self.config = path, path.lower(), config
-        self.clock, self.counters = clock, counters
+        self.clock, self.counters, self.limits = clock, counters, limits
         self.ready = Line()
         """Empty in a queue with sessions: there each session has its own."""
         self.locked: dict[uuid.UUID, Message] = {}
@@ -57,7 +65,7 @@ class Queue:
         self.dead_letters: Queue | None = None
         if not dead_letters:
             plain = replace(config, requires_session=False, duplicate_detection=0.0)
-            self.dead_letters = Queue(f"{path}/{DEAD_LETTERS}", plain, clock, counters, dead_letters=True)
+            self.dead_letters = Queue(f"{path}/{DEAD_LETTERS}", plain, clock, counters, limits, dead_letters=True)
         self._consumers: deque[Consumer] = deque()
         self._duplicates = Duplicates(int(config.duplicate_detection * 1000))
         self._last_sequence_number = 0
@@ -73,6 +81,8 @@ class Queue:
         """Raises what a send of it is refused with."""
         if self.sessions is not None and message.session_id is None:
             raise not_allowed("The SessionId was not set on a message, and it cannot be sent to the entity.")
+        if self.limits is not None:
+            self.limits.check(message)
 
     def accept(self, message: Message, enqueued_sequence_number: int = 0) -> int:
         """Store it. Returns its sequence number, 0 for a duplicate."""
@@ -194,6 +204,12 @@ class Queue:
             consumer.detach(refusal)
         return len(consumers)
 
+    def mute_all(self) -> int:
+        """Deliver nothing to the present receivers any more, silently. Returns their number."""
+        for consumer in self._consumers:
+            consumer.mute()
+        return len(self._consumers)
+
     def kick(self) -> None:
         """Deliver what can be delivered, soon."""
         if not self._pump_is_due and self._consumers:
@@ -248,6 +264,19 @@ class Queue:
         message.timer = self.clock.at(message.locked_until, self.expire_lock, message)
         return message.locked_until
 
+    def held(self, token: uuid.UUID) -> Message | None:
+        """The message under this lock. A lock ends at its moment, however late the loop calls its timer."""
+        message = self.locked.get(token)
+        if message is None:
+            return None
+        if self.sessions is not None:
+            session = self.sessions.get(str(message.session_id))
+            if session.timer is not None and is_due(session.timer):
+                self.sessions.expire(session)
+        elif message.timer is not None and is_due(message.timer):
+            self.expire_lock(message)
+        return self.locked.get(token)
+
     def expire_lock(self, message: Message) -> None:
         if message.token is not None and self.locked.pop(message.token, None) is not None:
             self.counters.expired_locks[self.key] += 1
@@ -284,7 +313,7 @@ class Queue:
             _stop(message)
         self.ready = Line()
         for session in self.sessions or ():
-            session.line, session.locked, session.state = Line(), {}, None
+            session.line, session.locked, session.state, session.state_set = Line(), {}, None, 0
             assert self.sessions is not None
             self.sessions.forget(session)
         self.locked.clear()

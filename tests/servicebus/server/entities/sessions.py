@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from tests.servicebus.server.clock import Clock
+from tests.servicebus.server.clock import Clock, is_due
 from tests.servicebus.server.counters import Counters
 from tests.servicebus.server.entities.consumer import Consumer
 from tests.servicebus.server.entities.line import Line
@@ -16,15 +16,16 @@ from tests.servicebus.server.message import Message
 
 
 class MessageSession:
-    """locked: the messages its owner holds."""
+    """locked: the messages its owner holds. state_set: when its state was set last, in milliseconds; 0: never."""
 
-    __slots__ = ("id", "line", "locked", "locked_until", "owner", "state", "timer")
+    __slots__ = ("id", "line", "locked", "locked_until", "owner", "state", "state_set", "timer")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.line = Line()
         self.locked: dict[uuid.UUID, Message] = {}
         self.state: bytes | None = None
+        self.state_set = 0
         self.owner: Consumer | None = None
         self.locked_until = 0
         self.timer: asyncio.TimerHandle | None = None
@@ -61,12 +62,19 @@ class Sessions:
     def held(self, id_: str) -> MessageSession:
         """Raises session-lock-lost when nobody holds it."""
         session = self._by_id.get(id_)
+        if session is not None and session.timer is not None and is_due(session.timer):
+            self.expire(session)
         if session is None or session.owner is None:
             raise session_lock_lost()
         return session
 
-    def ids(self) -> list[str]:
-        """Those with messages or a state."""
+    def set_state(self, session: MessageSession, state: bytes | None) -> None:
+        session.state, session.state_set = state, self._clock.now()
+
+    def ids(self, state_set_after: int | None = None) -> list[str]:
+        """Those with messages or a state; or those whose state was set after this moment, in milliseconds."""
+        if state_set_after is not None:
+            return sorted(s.id for s in self._by_id.values() if s.state_set > state_set_after)
         return sorted(s.id for s in self._by_id.values() if s.line or s.locked or s.state is not None)
 
     def offer(self, session: MessageSession) -> None:

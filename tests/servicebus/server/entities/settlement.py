@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import message_lock_lost, message_not_found, not_allowed
 from tests.servicebus.server.message import ACTIVE, DEFERRED, Message
 
+Changes = Sequence[tuple[bytes, bytes]]
+"""Application properties to set, as encoded names and values."""
+
 
 def held(queue: Queue, token: uuid.UUID) -> Message:
     """The message under this lock. Raises message-lock-lost."""
-    message = queue.locked.get(token)
+    message = queue.held(token)
     if message is None:
         queue.counters.lost_settlements[queue.key] += 1
         raise message_lock_lost()
@@ -22,9 +26,12 @@ def complete(queue: Queue, token: uuid.UUID) -> None:
     _unlock(queue, token, "complete")
 
 
-def abandon(queue: Queue, token: uuid.UUID) -> None:
+def abandon(queue: Queue, token: uuid.UUID, changes: Changes = ()) -> None:
     """Counts as a delivery."""
-    queue.give_back(_unlock(queue, token, "abandon"), counted=True)
+    _check(queue, token, changes)
+    message = _unlock(queue, token, "abandon")
+    message.modify(list(changes))
+    queue.give_back(message, counted=True)
 
 
 def release(queue: Queue, token: uuid.UUID) -> None:
@@ -32,18 +39,38 @@ def release(queue: Queue, token: uuid.UUID) -> None:
     queue.give_back(_unlock(queue, token, "release"), counted=False)
 
 
-def defer(queue: Queue, token: uuid.UUID) -> None:
+def defer(queue: Queue, token: uuid.UUID, changes: Changes = ()) -> None:
+    _check(queue, token, changes)
     message = _unlock(queue, token, "defer")
+    message.modify(list(changes))
     message.delivery_count += 1
     message.state, message.was_deferred = DEFERRED, True
     queue.deferred[message.sequence_number] = message
 
 
-def dead_letter(queue: Queue, token: uuid.UUID, reason: str | None, description: str | None) -> None:
+def dead_letter(
+    queue: Queue, token: uuid.UUID, reason: str | None, description: str | None, changes: Changes = ()
+) -> None:
     held(queue, token)
     if queue.dead_letters is None:
         raise not_allowed("A dead letter cannot be dead-lettered.")
-    queue.bury(_unlock(queue, token, "dead_letter"), reason, description)
+    _check(queue, token, changes, reason, description)
+    message = _unlock(queue, token, "dead_letter")
+    message.modify(list(changes))
+    queue.bury(message, reason, description)
+
+
+def _check(
+    queue: Queue, token: uuid.UUID, changes: Changes, reason: str | None = None, description: str | None = None
+) -> None:
+    """Raises Refusal where the settlement makes the message's properties too large."""
+    if queue.limits is None:
+        return
+    after = held(queue, token).copy()
+    after.modify(list(changes))
+    after.dead_letter_reason = reason or after.dead_letter_reason
+    after.dead_letter_description = description or after.dead_letter_description
+    queue.limits.check(after)
 
 
 def renew(queue: Queue, token: uuid.UUID) -> int:
@@ -54,10 +81,12 @@ def renew(queue: Queue, token: uuid.UUID) -> int:
 
 
 def take_deferred(queue: Queue, sequence_numbers: list[int], *, lock: bool) -> list[Message]:
-    """All or none. Raises message-not-found."""
+    """All or none. Raises message-not-found, and session-lock-lost where nobody holds the session of one."""
     for number in sequence_numbers:
         if number not in queue.deferred:
             raise message_not_found(number)
+        if queue.sessions is not None:
+            queue.sessions.held(str(queue.deferred[number].session_id))
     taken = [queue.deferred.pop(number) for number in sequence_numbers]
     for message in taken:
         queue.counters.deliveries[queue.key] += 1

@@ -7,6 +7,7 @@ from tests.servicebus.server.config import QueueConfig, SubscriptionConfig, Topi
 from tests.servicebus.server.counters import Counters
 from tests.servicebus.server.entities.duplicates import Duplicates
 from tests.servicebus.server.entities.filters import Facts, Rule
+from tests.servicebus.server.entities.limits import PropertyLimits
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import message_not_found
 from tests.servicebus.server.message import SCHEDULED, Message
@@ -15,18 +16,25 @@ from tests.servicebus.server.message import SCHEDULED, Message
 class Subscription(Queue):
     """A queue that a topic fills. rules: by name."""
 
-    def __init__(self, topic: TopicConfig, config: SubscriptionConfig, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self,
+        topic: TopicConfig,
+        config: SubscriptionConfig,
+        clock: Clock,
+        counters: Counters,
+        limits: PropertyLimits | None = None,
+    ) -> None:
         path = f"{topic.name}/Subscriptions/{config.name}"
-        limits = [ttl for ttl in (config.default_ttl, topic.default_ttl) if ttl is not None]
+        ttls = [ttl for ttl in (config.default_ttl, topic.default_ttl) if ttl is not None]
         queue = QueueConfig(
             path,
             config.lock_duration,
             config.max_delivery_count,
             config.requires_session,
-            default_ttl=min(limits, default=None),
+            default_ttl=min(ttls, default=None),
             dead_letter_on_expiration=config.dead_letter_on_expiration,
         )
-        super().__init__(path, queue, clock, counters)
+        super().__init__(path, queue, clock, counters, limits)
         self.rules: dict[str, Rule] = {rule.name: rule for rule in config.rules}
 
     def takes(self, facts: Facts) -> bool:
@@ -36,16 +44,22 @@ class Subscription(Queue):
 class Topic:
     """path: as it was configured; key: the same in lower case."""
 
-    def __init__(self, config: TopicConfig, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self, config: TopicConfig, clock: Clock, counters: Counters, limits: PropertyLimits | None = None
+    ) -> None:
         self.path, self.key, self.config = config.name, config.name.lower(), config
-        self.clock, self.counters = clock, counters
-        self.subscriptions = {s.name.lower(): Subscription(config, s, clock, counters) for s in config.subscriptions}
+        self.clock, self.counters, self.limits = clock, counters, limits
+        self.subscriptions = {
+            one.name.lower(): Subscription(config, one, clock, counters, limits) for one in config.subscriptions
+        }
         self.scheduled: dict[int, Message] = {}
         self._duplicates = Duplicates(int(config.duplicate_detection * 1000))
         self._last_sequence_number = 0
 
     def check(self, message: Message) -> None:
         """Raises what a send of it is refused with."""
+        if self.limits is not None:
+            self.limits.check(message)
         for subscription in self.subscriptions.values():
             if subscription.sessions is not None and subscription.takes(Facts(message)):
                 subscription.check(message)

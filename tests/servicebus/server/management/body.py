@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, TypeVar
 
+from tests.servicebus.server.amqp.decoder import decode, pairs
 from tests.servicebus.server.errors import Refusal
 
 Answer = tuple[int, bytes]
@@ -17,10 +18,11 @@ T = TypeVar("T")
 class Body:
     """Every reader raises a Refusal for what is missing or of a wrong type."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, raw: bytes = b"") -> None:
+        """raw: the encoded map, for what must keep its type."""
         if not isinstance(value, dict):
             raise _wrong("The body is no map.")
-        self._value = value
+        self._value, self._raw = value, raw
 
     def has(self, name: str) -> bool:
         return self._value.get(name) is not None
@@ -39,6 +41,12 @@ class Body:
         if not all(isinstance(value, kind) for value in values):
             raise _wrong(f"'{name}' holds something that is not {kind.__name__}.")
         return values
+
+    def raw_map(self, name: str) -> list[tuple[bytes, bytes]]:
+        """Encoded keys and values of a map; none where there is no such field."""
+        if self.maybe(name, dict) is None:
+            return []
+        return next(pairs(value) for key, value in pairs(self._raw) if decode(key)[0] == name)
 
     def tokens(self) -> list[uuid.UUID]:
         return self.many("lock-tokens", uuid.UUID)

@@ -30,19 +30,21 @@ def peek(queue: Queue, body: Body) -> Answer:
 
 
 def receive_by_sequence_number(queue: Queue, body: Body) -> Answer:
-    if queue.sessions is not None:
-        queue.sessions.held(body.one("session-id", str))
+    session_id = body.maybe("session-id", str)
+    if queue.sessions is not None and session_id is not None:
+        queue.sessions.held(session_id)
     lock = body.maybe("receiver-settle-mode", int) != DELETE
     rows = []
     for message in settlement.take_deferred(queue, body.sequence_numbers(), lock=lock):
         row = [(string("lock-token"), guid(message.token))] if lock else []
-        row.append((string("message"), binary(message.encode(by_sequence_number=True))))
+        row.append((string("message"), binary(message.encode())))
         rows.append(mapping(row))
     return OK, mapping([(string("messages"), sequence(rows))])
 
 
 def update_disposition(queue: Queue, body: Body) -> Answer:
     """All locks are looked at before the first message is settled."""
+    changes = body.raw_map("properties-to-modify")
     status, tokens, session_id = body.one("disposition-status", str), body.tokens(), body.maybe("session-id", str)
     if session_id is not None and queue.sessions is not None:
         queue.sessions.held(session_id)
@@ -52,12 +54,12 @@ def update_disposition(queue: Queue, body: Body) -> Answer:
         if status == "completed":
             settlement.complete(queue, token)
         elif status == "abandoned":
-            settlement.abandon(queue, token)
+            settlement.abandon(queue, token, changes)
         elif status in ("defered", "deferred"):
-            settlement.defer(queue, token)
+            settlement.defer(queue, token, changes)
         elif status == "suspended":
             reason, description = body.maybe("deadletter-reason", str), body.maybe("deadletter-description", str)
-            settlement.dead_letter(queue, token, reason, description)
+            settlement.dead_letter(queue, token, reason, description, changes)
         else:
             raise Refusal("com.microsoft:argument-error", f"disposition-status {status!r} is not known.")
     return OK, mapping([])

@@ -56,7 +56,7 @@ class ManagementNode:
             self._state.faults.check_busy(self._path.lower())
             if link.session.connection.strikes(Step.MANAGE, self._path, link, operation):
                 return False
-            status, body = self._do(link, operation, Body(request.body or {}))
+            status, body = self._do(link, operation, Body(request.body or {}, request.raw_body))
             if link.session.connection.strikes(Step.MANAGED, self._path, link, operation):
                 return False
             text = "NoContent" if status == NO_CONTENT else "OK"
@@ -75,6 +75,9 @@ class ManagementNode:
         """Raises Refusal."""
         right = SEND if operation in _ON_ALL else MANAGE if operation in _ON_SUBSCRIPTIONS else LISTEN
         link.session.connection.claims.demand(self._path, right)
+        limit = self._state.config.max_renewed_locks
+        if operation == "renew-lock" and limit is not None and len(body.tokens()) > limit:
+            raise Refusal("com.microsoft:argument-error", f"At most {limit} locks can be renewed in one request.")
         entity = self._state.namespace.find(self._path)
         if operation in _ON_ALL:
             return _ON_ALL[operation](entity, body)

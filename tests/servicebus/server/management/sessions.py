@@ -8,6 +8,9 @@ from tests.servicebus.server.entities.sessions import MessageSession, Sessions
 from tests.servicebus.server.errors import not_allowed
 from tests.servicebus.server.management.body import NO_CONTENT, OK, Answer, Body
 
+END_OF_TIME = 253_402_300_800_000
+"""The year 10000, in milliseconds."""
+
 
 def renew_lock(queue: Queue, body: Body) -> Answer:
     session = _held(queue, body)
@@ -20,13 +23,15 @@ def get_state(queue: Queue, body: Body) -> Answer:
 
 
 def set_state(queue: Queue, body: Body) -> Answer:
-    _held(queue, body).state = body.maybe("session-state", bytes)
+    _sessions(queue).set_state(_held(queue, body), body.maybe("session-state", bytes))
     return OK, mapping([])
 
 
 def list_ids(queue: Queue, body: Body) -> Answer:
+    """Without a time, or with one past the year 9999: the sessions with messages or a state."""
     skip, top = body.maybe("skip", int) or 0, body.maybe("top", int) or 100
-    page = _sessions(queue).ids()[skip : skip + top]
+    since = body.maybe("last-updated-time", int)
+    page = _sessions(queue).ids(None if since is None or since >= END_OF_TIME else since)[skip : skip + top]
     if not page:
         return NO_CONTENT, mapping([])
     # The key is spelt so on the wire

@@ -1,0 +1,50 @@
+"""The product on a namespace with the entities of `tests.servicebus.namespace`, which only a string names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.servicebus.bench import bus_bench, outcomes
+from tests.pipeline.harness import message, offsets_by_key
+from tests.servicebus import namespace
+from tests.servicebus.process import ServerProcess
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[str]:
+    """Of a server of our own, or what SERVICEBUS_CONNECTION names."""
+    given = os.environ.get(namespace.VARIABLE)
+    if given:
+        yield given
+        return
+    with ServerProcess(namespace.QUEUES, namespace.TOPICS) as server:
+        yield server.connection_string
+
+
+ENTITIES = {
+    "queue": ("queue: topic-0", "topic-0"),
+    "sessions": (f"queue: {namespace.SESSIONS}\n    sessions: {{concurrent: 2}}", namespace.SESSIONS),
+    "subscription": (f"topic: {namespace.TOPIC}\n    subscription: {namespace.SUBSCRIPTION}", namespace.TOPIC),
+}
+
+
+@pytest.mark.parametrize("kind", ENTITIES)
+async def test_messages_become_workflows(tmp_path: Path, connection: str, kind: str) -> None:
+    """Started once each; those without a route become dead letters; order holds within a key."""
+    entity, target = ENTITIES[kind]
+    async with bus_bench(tmp_path, connection, entity, request_timeout="30s") as bench:
+        started = [message("start", f"{key}-{number}", key) for number in range(5) for key in ("a", "b")]
+        await bench.publish(*started, message("unknown", "c-0", "c"), topic=target)
+        await bench.source.start()
+        await bench.settled(11)
+        assert outcomes(bench) == {"executed": 10, "dead_lettered": 1}
+        by_key = offsets_by_key(bench.faults.taken)  # type: ignore[arg-type]
+        assert {key: len(numbers) for key, numbers in by_key.items()} == {"a": 5, "b": 5}
+        if kind == "sessions":
+            assert all(numbers == list(range(5)) for numbers in by_key.values())
