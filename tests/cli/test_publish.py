@@ -67,7 +67,7 @@ def test_a_byte_order_mark_is_not_sent(publish: Publish, config: Path, tmp_path:
     assert publish("local/orders", "--key", "k", "--raw", "--file", f"{tmp_path}/bom.json").exit_code == 0
     bodies = [message.body or b"" for message in arrived(config, "orders", 5)]
     assert json.loads(bodies[0])["data"] == {"id": "1"}
-    expected = [EVENT.encode(), EVENT.encode(), b'{"id":"1"}', mark + b'{"id": "1"}']
+    expected = [EVENT.encode(), EVENT.encode(), b'{"id": "1"}', mark + b'{"id": "1"}']
     assert bodies[1:] == expected
 
 

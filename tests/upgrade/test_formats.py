@@ -18,6 +18,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka import progress
 from bridge.message import Message
 from bridge.parking.letter import Letter
+from bridge.provenance import dead_letter
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -82,7 +83,8 @@ async def test_a_group_goes_on_where_it_was(recording: Path, kafka: KafkaHarness
 def test_messages_kept_by_entities_become_the_same_dead_letters(recording: Path) -> None:
     for each in recorded(recording, "letters.json"):
         letter = Letter.from_json(each["letter"])
-        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)
+        cause = letter.cause("parking_expired", "it never came", "Expired", "tell", 4)
+        dead = dead_letter(letter.message, letter.position, cause)
         headers = [[name, base64.b64encode(value or b"").decode()] for name, value in dead.headers]
         assert headers == each["headers"], each["name"]
         assert letter.to_json() == each["letter"], "what it becomes when the entity is written again"
