@@ -96,7 +96,7 @@ class PartitionLog:
     @property
     def suspect(self) -> Batch | None:
         """The damaged batch at the position that has to be read again before it is believed."""
-        if self.stopped or not self._batches:
+        if not self._batches:
             return None
         head = self._batches[0]
         return head if head.fault is not None and not head.confirmed else None
@@ -184,6 +184,7 @@ class PartitionLog:
         if self._batches and self._batches[0] is batch:
             fault = batch.fault
             assert fault is not None
+            self._forget()
             self.stopped = (
                 f"offset {self.position} cannot be read, and neither can what follows: {fault.detail}, and where the "
                 "next batch begins is unknown; restore the partition from a replica, or move the group past the damage "

@@ -243,7 +243,7 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
     last = base + header[6]
     # Neither the base offset nor the leader epoch is covered by the checksum
-    if header[6] < 0 or base < 0 or last >= end:
+    if header[6] < 0 or base < 0 or last >= end >= 0:
         detail = f"the batch says that it holds offsets {base} to {last}, and the log ends at {end}"
         return Batch(position, None, raw, fault=Fault("offsets", detail))
     return Batch(base, last, raw, count=max(1, header[12]))

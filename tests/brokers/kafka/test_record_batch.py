@@ -128,6 +128,23 @@ def test_a_batch_of_before_the_position_is_damage() -> None:
     assert found.fault.word == "offsets"
 
 
+def test_damage_that_was_fetched_before_an_end_is_still_handed_out() -> None:
+    """Retention may delete what is to be fetched next; what was fetched is read to its end first."""
+    log = Log()
+    rng = random.Random(8)
+    for made in (healthy(rng, "a", 2), DAMAGES["unknown_codec"](rng, "b", 3)):
+        log.add(made)
+    given = reader()
+    given.accept(0, Answer(b"".join(log.batches), 9, 9, None))
+    given.stop("offset 5 is out of range")
+    assert [first for first, *_ in given.take(9)] == [0, 1]
+    suspect = given.suspect
+    assert suspect is not None
+    given.confirm(suspect, None)
+    assert [(first, last) for first, last, _ in given.take(9)] == [(2, 4)]
+    assert (given.empty, given.wants, given.position) == (True, False, 5)
+
+
 def test_an_answer_to_another_question_changes_nothing() -> None:
     given = reader(4)
     given.accept(3, Answer(batch([record(0, b"v")]), 9, 9, None))
