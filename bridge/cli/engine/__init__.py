@@ -15,13 +15,16 @@ from bridge.cli.parameters import ADDRESS, DURATION
     cls=Group,
     package="bridge.cli.engine",
     members={
+        "backup": "Copy the engine's file, also beside a running daemon.",
         "check": "Say what is damaged in the engine's file.",
         "compact": "Give back the space of what was removed.",
         "export": "Write every instance with its history.",
+        "restore": "Put a backup in the place of the engine's file.",
     },
     examples="""
         bridge engine --path hubs                              # on 127.0.0.1:8080, like the emulator
         bridge engine --listen 0.0.0.0:8080 --path /var/lib/hubs --token-file token
+        bridge engine backup /backups/engine.db
         bridge engine check
         bridge engine compact --path hubs/default.db
         bridge engine export --output instances.jsonl
