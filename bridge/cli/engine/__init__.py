@@ -53,6 +53,7 @@ from bridge.cli.parameters import ADDRESS, DURATION
 @click.option(
     "--retention", type=DURATION, metavar="TIME", help="Keep finished instances so long.  [default: for ever]"
 )
+@click.option("--strict", is_flag=True, help="Refuse what goes beyond the limits of the Durable Task Scheduler.")
 @click.option(
     "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once it answers: pid and address."
 )
@@ -63,6 +64,7 @@ def command(
     path: Path | None,
     token_file: Path | None,
     retention: float | None,
+    strict: bool,
     ready_file: Path | None,
 ) -> int:
     """Serve the embedded engine alone, or look after its file.
@@ -74,7 +76,7 @@ def command(
     The commands are for the file of a configured engine, or any by its path.
     """
     if context.invoked_subcommand is not None:
-        if any(value is not None for value in (listen, path, token_file, retention, ready_file)):
+        if strict or any(value is not None for value in (listen, path, token_file, retention, ready_file)):
             raise click.UsageError(
                 f"options before {context.invoked_subcommand!r} are for serving; write them behind it", context
             )
@@ -83,4 +85,11 @@ def command(
         raise click.UsageError("name the directory of the task hubs with --path", context)
     from bridge.app.engine_host import serve
 
-    return serve(listen or "127.0.0.1:8080", path, token_file=token_file, retention=retention, ready_file=ready_file)
+    return serve(
+        listen or "127.0.0.1:8080",
+        path,
+        token_file=token_file,
+        retention=retention,
+        strict=strict,
+        ready_file=ready_file,
+    )

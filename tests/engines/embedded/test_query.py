@@ -229,6 +229,8 @@ def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
     for number in range(4):
         signal(database, f"@c@{number}", "set")
         hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
+    # A worker's report is answered before its commit, a client's question sees what is committed.
+    call(database, "GetEntity", pb.GetEntityRequest(instanceId="@c@0"))
     found, token = [], ""
     while True:
         query = pb.EntityQuery(includeState=True, continuationToken=text(token))
