@@ -11,10 +11,13 @@ from typing import TextIO
 from bridge.app.attachment import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
-from bridge.engines.embedded import upkeep
+from bridge.engines.embedded import backups, upkeep
 from bridge.engines.embedded.address import FILE
 from bridge.errors import EngineMisconfigured
 
+TargetRefused = backups.TargetRefused
+backup = backups.backup
+restore = backups.restore
 check = upkeep.check
 compact = upkeep.compact
 export = upkeep.export

@@ -25,13 +25,20 @@ class EngineHost:
     """Every task hub of a directory behind one port.
 
     listen: `host:port`; port 0 takes a free one. token: clients must send it; needed when the host is not loopback.
-    retention: seconds that finished instances are kept; None for ever.
+    retention: seconds that finished instances are kept; None for ever. strict: the scheduler's limits hold.
     """
 
-    def __init__(self, listen: str, directory: Path, token: str | None = None, retention: float | None = None) -> None:
+    def __init__(
+        self,
+        listen: str,
+        directory: Path,
+        token: str | None = None,
+        retention: float | None = None,
+        strict: bool = False,
+    ) -> None:
         """Opens nothing. Raises: EngineMisconfigured when a token is needed."""
         self._host = listen.rpartition(":")[0]
-        self._hubs = TaskHubs(directory, DatabaseOptions(retention=RetentionPolicy(age=retention)))
+        self._hubs = TaskHubs(directory, DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention)))
         self._server = Server(HubsService(self._hubs), [listen], token)
 
     @property
@@ -72,6 +79,7 @@ def serve(
     *,
     token_file: Path | None = None,
     retention: float | None = None,
+    strict: bool = False,
     ready_file: Path | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
@@ -80,7 +88,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when it cannot be started.
     """
     logging.configure()
-    host = EngineHost(listen, directory, None if token_file is None else read_token(token_file), retention)
+    host = EngineHost(listen, directory, None if token_file is None else read_token(token_file), retention, strict)
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -55,6 +55,11 @@ class EmbeddedEngineConfig(EngineBase):
     )
     retention: Duration | None = Field(604800.0, description="How long finished instances are kept; null: for ever.")
     retention_count: Integer | None = Field(None, ge=0, description="How many finished instances are kept at most.")
+    strict: bool = Field(
+        False,
+        description="Refuse what the Durable Task Scheduler would: ids of more than 100 characters or with other than "
+        "printable ASCII ones, payloads and entity states over 1 MiB.",
+    )
     dispatch: Literal["direct", "protocol"] = Field(
         "direct",
         description="How this process's worker gets its work: `direct` hands it straight to the SDK's executors; "

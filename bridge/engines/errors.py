@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -52,6 +53,12 @@ _TOLD = frozenset(
     }
 )  # fmt: skip
 """Statuses whose details speak of the connection or the service. Those of the others may quote payload."""
+
+_BOUND = re.compile(
+    r"The call has (an? )?[a-z' ]{1,40} (of \d+ (characters|bytes); at most \d+ are allowed"
+    r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
+)
+"""Details of a refusal that are told all the same: an embedded engine names a bound, and quotes nothing."""
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",
@@ -120,7 +127,7 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
-    told = f": {details[:_DETAILS_LIMIT]}" if details and code in _TOLD else ""
+    told = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request is larger than the engine takes{told}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{told}")

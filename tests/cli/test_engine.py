@@ -153,6 +153,21 @@ def test_a_token_is_asked_for(tmp_path: Path) -> None:
         stranger.close()
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_schedulers_limits_hold_when_asked_for(tmp_path: Path, strict: bool) -> None:
+    with serving(tmp_path, *(["--strict"] if strict else [])) as served, client(served, "default") as default:
+        default.schedule_new_orchestration(work, input=1, instance_id="x" * 100)
+        try:
+            default.schedule_new_orchestration(work, input=1, instance_id="x" * 101)
+            refused = ""
+        except grpc.RpcError as error:
+            refused = error.details()
+        wanted = (
+            "The call has an instance id of 101 characters; at most 100 are allowed, the scheduler's limit, by `strict`"
+        )
+        assert refused == (wanted if strict else "")
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         second = bridge(tmp_path, "engine", "--listen", "127.0.0.1:0", "--path", "hubs")
@@ -174,6 +189,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         (("--path", "hubs", "--listen", "8080"), 2, "HOST:PORT"),
         (("--path", "hubs", "--listen", "localhost:http"), 2, "HOST:PORT"),
         (("--path", "hubs", "check"), 2, "options before 'check' are for serving"),
+        (("--strict", "check"), 2, "options before 'check' are for serving"),
         (("chek",), 2, "did you mean 'check'?"),
         (("--path", "hubs", "--listen", "0.0.0.0:0"), 3, "needs a token"),
         (("--path", "hubs", "--token-file", "nowhere"), 3, "nowhere: No such file"),

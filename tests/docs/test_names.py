@@ -105,7 +105,8 @@ def test_options_that_stand_alone(document: str) -> None:
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
     }
     known |= {option for name in ("list", "release", "drop") for option in _options(["parked", name])[0]}
-    known |= _options(["topic", "read"])[0] | _options(["engine"])[0] | _options(["engine", "check"])[0]
+    known |= {option for name in ("check", "backup") for option in _options(["engine", name])[0]}
+    known |= _options(["topic", "read"])[0] | _options(["engine"])[0]
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"--[a-z-]+", code):
             assert code in known, f"{document}: {code}"

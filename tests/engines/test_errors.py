@@ -139,3 +139,20 @@ def test_own_errors_pass():
 def test_details_that_may_quote_payload_are_not_told(code):
     translated = translate(aio_error(grpc.StatusCode[code], "card 4111"), what="start 'a'")
     assert "4111" not in str(translated)
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        ("The call has an instance id of 101 characters; at most 100 are allowed", 1),
+        ("The call has an event's data of 9 bytes; at most 8 are allowed, the scheduler's limit, by `strict`", 1),
+        ("The call has tags of 70000 bytes; at most 65536 are allowed", 1),
+        ("The call has a version of 3 characters; at most 2 are allowed: the customer's secret", 0),
+        ("the customer's secret of 3 characters; at most 2 are allowed", 0),
+    ],
+)
+def test_a_refusal_names_the_bound_of_an_embedded_engine_and_nothing_else(details: str, said: int) -> None:
+    error = translate(aio_error(grpc.StatusCode.INVALID_ARGUMENT, details), what="start 'a'")
+    assert isinstance(error, EngineRejected)
+    assert str(error).count(details) == said
+    assert ("secret" in str(error)) == ("secret" in details and bool(said))

@@ -15,13 +15,16 @@ from bridge.cli.parameters import ADDRESS, DURATION
     cls=Group,
     package="bridge.cli.engine",
     members={
+        "backup": "Copy the engine's file, also beside a running daemon.",
         "check": "Say what is damaged in the engine's file.",
         "compact": "Give back the space of what was removed.",
         "export": "Write every instance with its history.",
+        "restore": "Put a backup in the place of the engine's file.",
     },
     examples="""
         bridge engine --path hubs                              # on 127.0.0.1:8080, like the emulator
         bridge engine --listen 0.0.0.0:8080 --path /var/lib/hubs --token-file token
+        bridge engine backup /backups/engine.db
         bridge engine check
         bridge engine compact --path hubs/default.db
         bridge engine export --output instances.jsonl
@@ -50,6 +53,7 @@ from bridge.cli.parameters import ADDRESS, DURATION
 @click.option(
     "--retention", type=DURATION, metavar="TIME", help="Keep finished instances so long.  [default: for ever]"
 )
+@click.option("--strict", is_flag=True, help="Refuse what goes beyond the limits of the Durable Task Scheduler.")
 @click.option(
     "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once it answers: pid and address."
 )
@@ -60,6 +64,7 @@ def command(
     path: Path | None,
     token_file: Path | None,
     retention: float | None,
+    strict: bool,
     ready_file: Path | None,
 ) -> int:
     """Serve the embedded engine alone, or look after its file.
@@ -71,7 +76,7 @@ def command(
     The commands are for the file of a configured engine, or any by its path.
     """
     if context.invoked_subcommand is not None:
-        if any(value is not None for value in (listen, path, token_file, retention, ready_file)):
+        if strict or any(value is not None for value in (listen, path, token_file, retention, ready_file)):
             raise click.UsageError(
                 f"options before {context.invoked_subcommand!r} are for serving; write them behind it", context
             )
@@ -80,4 +85,11 @@ def command(
         raise click.UsageError("name the directory of the task hubs with --path", context)
     from bridge.app.engine_host import serve
 
-    return serve(listen or "127.0.0.1:8080", path, token_file=token_file, retention=retention, ready_file=ready_file)
+    return serve(
+        listen or "127.0.0.1:8080",
+        path,
+        token_file=token_file,
+        retention=retention,
+        strict=strict,
+        ready_file=ready_file,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,3 +35,18 @@ def named(path: Path | None, options: dict[str, Any]) -> Path:
             "--path names the file: give no engine and no configuration", click.get_current_context()
         )
     return given(path)
+
+
+@contextmanager
+def copying(label: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A function that shows a person how far a copy has come; None where nobody looks."""
+    if as_json or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        yield show

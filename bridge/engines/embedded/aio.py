@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
@@ -22,7 +21,7 @@ from bridge.engines.embedded.service import PING_SECONDS, UNARY, WAITS
 class AioSidecarService(TaskHubSidecarServiceServicer):
     """A servicer of coroutines: no call holds a thread while it waits for its commit.
 
-    `context` is that of grpc.aio or of an in-process channel: `abort` is awaited, `time_remaining` gives seconds.
+    `context` is that of grpc.aio or of an in-process channel: `abort` is awaited.
     """
 
     def __init__(self, database: Database) -> None:
@@ -40,18 +39,16 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
-                return await self._wait(database, request, reply, context)
+                return await self._wait(database, request, reply)
             return await reply.future
         except Rejection as rejection:
             return await context.abort(rejection.code, rejection.details)
 
-    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply, context: Any) -> Any:
-        left = context.time_remaining()
+    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply) -> Any:
+        # The server, or the channel, cancels the call at its deadline. An answer of ours at that moment would meet a
+        # call that has just ended, which gRPC logs as an error.
         try:
-            async with asyncio.timeout(None if left is None or left > 1e8 else left):
-                return await reply.future
-        except TimeoutError:
-            return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The instance did not get there in time")
+            return await reply.future
         finally:
             if not reply.future.done() or reply.future.cancelled():
                 database.forget(request.instanceId, reply)

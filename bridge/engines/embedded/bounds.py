@@ -1,8 +1,11 @@
-"""Bounds of everything that listings show without payloads, so that a page of them fits a client's message."""
+"""Bounds of what an engine takes: so that a page of a listing fits a client's message, or as the scheduler has them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from durabletask.internal import orchestrator_service_pb2 as pb
 
 MAX_NAME = 1024
 """Longest name of an orchestration, activity, event or operation, and longest version, in characters."""
@@ -36,6 +39,60 @@ def check_custom_status(status: str) -> None:
     """Raises: BeyondBound for a custom status beyond its bound."""
     if len(status) * 4 > MAX_CUSTOM_STATUS and (size := _size(status)) > MAX_CUSTOM_STATUS:
         raise BeyondBound(f"has a custom status of {size} bytes; at most {MAX_CUSTOM_STATUS} are allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that an engine can be told to have. setting: ends the sentence that names a bound."""
+
+    id_characters: int = 1024
+    printable_ids: bool = False
+    """Ids have printable ASCII characters only."""
+    payload_bytes: int | None = None
+    setting: str = ""
+
+    def check_id(self, what: str, instance_id: str) -> None:
+        """Raises: BeyondBound."""
+        if len(instance_id) > self.id_characters:
+            raise BeyondBound(
+                f"has {what} of {len(instance_id)} characters; at most {self.id_characters} are allowed{self.setting}"
+            )
+        if self.printable_ids and not (instance_id.isascii() and instance_id.isprintable()):
+            raise BeyondBound(f"has {what} with other characters than printable ASCII, which is refused{self.setting}")
+
+    def check_payload(self, what: str, payload: str) -> None:
+        """Raises: BeyondBound."""
+        bound = self.payload_bytes
+        if bound is not None and len(payload) * 4 > bound and (size := _size(payload)) > bound:
+            raise BeyondBound(f"has {what} of {size} bytes; at most {bound} are allowed{self.setting}")
+
+    def check_turn(self, response: pb.OrchestratorResponse) -> None:
+        """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
+        if self.payload_bytes is None:
+            return
+        for action in response.actions:
+            for what, payload in _payloads(action):
+                self.check_payload(what, payload)
+            message = action.sendEntityMessage
+            for target in (message.entityOperationSignaled, message.entityOperationCalled):
+                self.check_id("an entity's id", target.targetInstanceId.value)
+            for each in message.entityLockRequested.lockSet:
+                self.check_id("an entity's id", each)
+
+
+SCHEDULERS = Limits(
+    id_characters=100, printable_ids=True, payload_bytes=1024 * 1024, setting=", the scheduler's limit, by `strict`"
+)
+"""The documented limits of the Durable Task Scheduler."""
+
+
+def _payloads(action: pb.OrchestratorAction) -> Iterator[tuple[str, str]]:
+    yield "an activity's input", action.scheduleTask.input.value
+    yield "a sub-orchestration's input", action.createSubOrchestration.input.value
+    yield "an event's data", action.sendEvent.data.value
+    completion = action.completeOrchestration
+    anew = completion.orchestrationStatus == pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW
+    yield "an orchestration's input" if anew else "an orchestration's output", completion.result.value
 
 
 def _size(value: str) -> int:

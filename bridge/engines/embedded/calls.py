@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -12,10 +12,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
-from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import TaskHub
-from bridge.engines.embedded.identity import MAX_ID, check_id, new_id
-from bridge.engines.embedded.instance import FAILED, TERMINATED, Instance
+from bridge.engines.embedded.identity import check_id, new_id
+from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
 from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.rewind import rewind
@@ -27,14 +27,32 @@ DEFERRED: Any = object()
 """The answer comes later."""
 
 
-def _leaves_alone(policy: pb.OrchestrationIdReusePolicy) -> bool:
-    """Whether the client asks for the start to be left undone where the instance is in one of the policy's states.
+_OPEN = frozenset({PENDING, RUNNING, SUSPENDED})
 
-    So say clients of an earlier form of the protocol, as Go's is, in a second field: 1 means ignore.
-    """
-    return any(
-        field.field_number == 2 and field.wire_type == 0 and field.data == 1 for field in UnknownFieldSet(policy)
-    )
+_IGNORE = 1
+"""The action of an earlier form of the reuse policy that leaves the instance alone."""
+
+
+def _earlier_action(policy: pb.OrchestrationIdReusePolicy) -> int | None:
+    """The action that clients of an earlier form of the protocol, as Go's is, give in a second field of the policy."""
+    for field in UnknownFieldSet(policy):
+        if field.field_number == 2 and field.wire_type == 0:
+            return int(field.data)
+    return None
+
+
+def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
+    """The statuses of an instance that the start may replace. Raises: Rejection."""
+    if not request.HasField("orchestrationIdReusePolicy"):
+        return FINISHED
+    policy = request.orchestrationIdReusePolicy
+    found = frozenset(policy.replaceableStatus)
+    if found & _OPEN and TERMINATED not in found and _earlier_action(policy) is None:
+        # A running instance is replaced by terminating it. The scheduler says so in these words.
+        raise invalid(
+            "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
+        )
+    return found
 
 
 def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
@@ -59,23 +77,24 @@ class Calls:
         if not request.name:
             raise invalid("The orchestration's name is empty")
         _bounded("an orchestration's name", request.name, request.version.value, request.tags)
-        instance_id = check_id(request.instanceId) if request.instanceId else new_id()
+        replaceable = _replaceable(request)
+        instance_id = check_id(request.instanceId, hub.limits) if request.instanceId else new_id()
+        self._bounded_payload("an orchestration's input", request.input.value)
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
             old, new = head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
-            replaceable = request.orchestrationIdReusePolicy.replaceableStatus
             if existing.reported not in replaceable or not may_replace(old, new):
                 status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
                 why = telling(status, started_by(old, new.origin))
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists{why}"
                 )
-            if _leaves_alone(request.orchestrationIdReusePolicy):
+            if _earlier_action(request.orchestrationIdReusePolicy) == _IGNORE:
                 return pb.CreateInstanceResponse(instanceId=instance_id)
             after = existing.turn_at
             hub.replace(existing)
-        start_at = micros(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None
+        start_at = due(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None
         hub.create(
             instance_id,
             request.name,
@@ -88,6 +107,13 @@ class Calls:
             after=after,
         )
         return pb.CreateInstanceResponse(instanceId=instance_id)
+
+    def _bounded_payload(self, what: str, payload: str) -> None:
+        """Raises: Rejection for a payload beyond its bound."""
+        try:
+            self._hub.limits.check_payload(what, payload)
+        except BeyondBound as error:
+            raise invalid(f"The call {error}") from error
 
     def get(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
         instance = self._hub.find(request.instanceId)
@@ -114,6 +140,7 @@ class Calls:
         if not request.name:
             raise invalid("The event's name is empty")
         _bounded("an event's name", request.name)
+        self._bounded_payload("an event's data", request.input.value)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -214,10 +241,9 @@ class Calls:
         hub = self._hub
         try:
             target = entity_id(request.instanceId)
-        except BadResponse as error:
+            hub.limits.check_id("an entity's id", target)
+        except (BadResponse, BeyondBound) as error:
             raise invalid(f"The call {error}") from error
-        if len(target) > MAX_ID:
-            raise invalid(f"The entity id has {len(target)} characters; at most {MAX_ID} are allowed")
         if not request.name:
             raise invalid("The operation's name is empty")
         _bounded("an operation's name", request.name)
@@ -228,9 +254,7 @@ class Calls:
             request.input if request.HasField("input") else None,
             request.requestId or new_id(),
         )
-        hub.entities.operate(
-            target, event, micros(request.scheduledTime) if request.HasField("scheduledTime") else None
-        )
+        hub.entities.operate(target, event, due(request.scheduledTime) if request.HasField("scheduledTime") else None)
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:

@@ -15,7 +15,7 @@ def start_child(hub: TaskHub, parent: Instance, task_id: int, child: pb.CreateSu
     """Start a sub-orchestration. One that finished under the same id is replaced: ids recur with each generation."""
     after = 0
     try:
-        check_id(child.instanceId)
+        check_id(child.instanceId, hub.limits)
     except Rejection as rejection:
         hub.deliver(parent, events.child_failed(hub.now, task_id, events.failure("InvalidInstanceId", str(rejection))))
         return

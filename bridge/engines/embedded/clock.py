@@ -25,6 +25,12 @@ def micros(moment: Timestamp) -> int:
     return seconds * 1_000_000 + min(999_999, max(0, int(moment.nanos) // 1000))
 
 
+def due(moment: Timestamp) -> int:
+    """The first microsecond that is not before the moment."""
+    nanos = int(moment.nanos)
+    return micros(moment) + (1 if 0 < nanos < 1_000_000_000 and nanos % 1000 else 0)
+
+
 def seconds(span: Duration) -> float:
     """Any span has a length, also one that neither timedelta nor protobuf's own 10000 years can hold."""
     return int(span.seconds) + int(span.nanos) / 1_000_000_000

@@ -10,7 +10,7 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name
 from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
-from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.entity import Entity
@@ -42,6 +42,7 @@ class Completions:
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
         try:
+            hub.limits.check_turn(response)
             outcome = apply(instance, instance.turn, response, hub.now)
         except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
@@ -80,7 +81,7 @@ class Completions:
             return
         failure = completion.failureDetails if completion.HasField("failureDetails") else None
         status = completion.orchestrationStatus
-        outcome.history.append(events.execution_completed(hub.now, status, result, failure))
+        outcome.history.append(events.execution_completed(hub.now, status, result, failure, outcome.completion_id))
         hub.append(instance, outcome.history)
         hub.finish(instance, status, result, failure)
 
@@ -94,8 +95,9 @@ class Completions:
                 )
             else:
                 hub.add_task(instance, request)
-        for timer_id, fire_at in outcome.timers:
-            fired = events.timer_fired(fire_at, timer_id, fire_at)
+        for timer_id, moment in outcome.timers:
+            fire_at = due(moment)
+            fired = events.timer_fired(fire_at, timer_id, moment)
             hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
         for task_id, child in outcome.children:
             if lost(caller, ORCHESTRATION, child.name):
@@ -108,9 +110,10 @@ class Completions:
                 failure = _unregistered("Entity", target.split("@")[1])
                 hub.deliver(instance, events.operation_failed(hub.now, event.entityOperationCalled.requestId, failure))
                 continue
-            signal = event.entityOperationSignaled if event.HasField("entityOperationSignaled") else None
-            due = micros(signal.scheduledTime) if signal is not None and signal.HasField("scheduledTime") else None
-            hub.entities.operate(target, event, due)
+            # Reading the field of another kind of event gives an empty one.
+            signal = event.entityOperationSignaled
+            later = due(signal.scheduledTime) if signal.HasField("scheduledTime") else None
+            hub.entities.operate(target, event, later)
         for target, section in outcome.unlocks:
             entity = hub.entities.find(target)
             if entity is not None and entity.section == section and entity.owner == instance.id:
@@ -175,10 +178,20 @@ class Completions:
             return
         if failed:
             event = events.task_failed(hub.now, task.task_id, response.failureDetails)
+        elif (failure := self._too_large("an activity's output", response.result.value)) is not None:
+            event = events.task_failed(hub.now, task.task_id, failure)
         else:
             result = response.result if response.HasField("result") else None
             event = events.task_completed(hub.now, task.task_id, result)
         hub.answer(instance, event)
+
+    def _too_large(self, what: str, payload: str) -> pb.TaskFailureDetails | None:
+        """The failure of a step whose worker answers with a payload beyond its bound."""
+        try:
+            self._hub.limits.check_payload(what, payload)
+        except BeyondBound as error:
+            return events.failure("PayloadTooLarge", f"The worker's answer {error}")
+        return None
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
@@ -190,13 +203,20 @@ class Completions:
         entity.token = None
         entity.batch = None
         processed = batch[: len(result.results)]
-        for (_, operation), answer in zip(processed, result.results, strict=False):
-            hub.entities.answer(operation, answer)
-        entity.state = result.entityState.value if result.HasField("entityState") else None
-        entity.modified_at = hub.now
-        hub.tx.change_entity(entity)
-        for action in result.actions:
-            self._side_effect(entity, action)
+        failure = self._too_large("an entity's state", result.entityState.value)
+        if failure is not None:
+            logger.warning("The state of an entity %s is too large, and stays as it was", entity.name)
+            refused = pb.OperationResult(failure=pb.OperationResultFailure(failureDetails=failure))
+            for _, operation in processed:
+                hub.entities.answer(operation, refused)
+        else:
+            for (_, operation), answer in zip(processed, result.results, strict=False):
+                hub.entities.answer(operation, answer)
+            entity.state = result.entityState.value if result.HasField("entityState") else None
+            entity.modified_at = hub.now
+            hub.tx.change_entity(entity)
+            for action in result.actions:
+                self._side_effect(entity, action)
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
@@ -209,11 +229,12 @@ class Completions:
             if action.HasField("sendSignal"):
                 signal = action.sendSignal
                 target = entity_id(signal.instanceId)
+                hub.limits.check_id("an entity's id", target)
                 check_name("an operation's name", signal.name)
                 data = signal.input if signal.HasField("input") else None
                 event = events.signal(hub.now, target, signal.name, data, new_id())
                 hub.entities.operate(
-                    target, event, micros(signal.scheduledTime) if signal.HasField("scheduledTime") else None
+                    target, event, due(signal.scheduledTime) if signal.HasField("scheduledTime") else None
                 )
             elif action.HasField("startNewOrchestration"):
                 start = action.startNewOrchestration
@@ -224,7 +245,6 @@ class Completions:
                         version=start.version if start.HasField("version") else None,
                         input=start.input if start.HasField("input") else None,
                         scheduledStartTimestamp=start.scheduledTime if start.HasField("scheduledTime") else None,
-                        orchestrationIdReusePolicy=_FINISHED_MAY_BE_REPLACED,
                         parentTraceContext=start.parentTraceContext if start.HasField("parentTraceContext") else None,
                     )
                 )
@@ -284,15 +304,6 @@ def _unregistered(kind: str, name: str) -> pb.TaskFailureDetails:
         "where another worker runs it",
     )
 
-
-_FINISHED_MAY_BE_REPLACED = pb.OrchestrationIdReusePolicy(
-    replaceableStatus=[
-        pb.ORCHESTRATION_STATUS_COMPLETED,
-        pb.ORCHESTRATION_STATUS_FAILED,
-        pb.ORCHESTRATION_STATUS_CANCELED,
-        pb.ORCHESTRATION_STATUS_TERMINATED,
-    ]
-)
 
 _OF_GENERATION = frozenset(
     {

@@ -88,7 +88,7 @@ class EmbeddedEngine:
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
         retention = RetentionPolicy(age, self._config.retention_count, period)
-        database = Database(self._directory / FILE, DatabaseOptions(retention=retention))
+        database = Database(self._directory / FILE, DatabaseOptions(strict=self._config.strict, retention=retention))
         database.start()
         self._database = database
         try:

@@ -15,6 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
+from bridge.engines.embedded.bounds import Limits
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
 from bridge.engines.embedded.entities import Entities
@@ -44,8 +45,10 @@ class TaskHub:
         max_cached_bytes: int = 32 * 1024 * 1024,
         max_message: int = 4 * 1024 * 1024,
         lease_seconds: float | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.store = store
+        self.limits = limits or Limits()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances)

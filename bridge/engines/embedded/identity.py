@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 
+from bridge.engines.embedded.bounds import BeyondBound, Limits
 from bridge.engines.embedded.rejection import invalid
-
-MAX_ID = 1024
-"""Longest instance id, in characters."""
 
 _source = random.Random()  # noqa: S311 -- ids must differ, not be unguessable; seeded by the system at start
 
@@ -17,12 +15,14 @@ def new_id() -> str:
     return f"{_source.getrandbits(128):032x}"
 
 
-def check_id(instance_id: str) -> str:
+def check_id(instance_id: str, limits: Limits) -> str:
     """Raises: Rejection when no orchestration may have this id."""
     if not instance_id:
         raise invalid("The instance id is empty")
-    if len(instance_id) > MAX_ID:
-        raise invalid(f"The instance id has {len(instance_id)} characters; at most {MAX_ID} are allowed")
+    try:
+        limits.check_id("an instance id", instance_id)
+    except BeyondBound as error:
+        raise invalid(f"The call {error}") from error
     if instance_id.startswith("@"):
         raise invalid("Instance ids that begin with @ belong to entities")
     if "\0" in instance_id:

@@ -21,6 +21,9 @@ CHUNK_BYTES = 512 * 1024
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every character that an id has."""
 
+_KEY = "@"
+"""Begins keys of `ListInstanceIds`, and no instance's id."""
+
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """Largest page of more than one row: clients refuse messages over 4 MiB."""
 
@@ -71,11 +74,8 @@ class Queries:
         where = ["finished_at IS NOT NULL"]
         values: list[Any] = []
         if request.lastInstanceKey.value:
-            moment, separator, instance_id = request.lastInstanceKey.value.partition("|")
-            if not separator or not moment.isdecimal():
-                raise invalid("lastInstanceKey is not one that this engine gave")
             where.append("(finished_at, id) > (?, ?)")
-            values += [int(moment), instance_id]
+            values += self._place(request.lastInstanceKey.value)
         _statuses(where, values, request.runtimeStatus)
         _between(where, values, "finished_at", request, "completedTimeFrom", "completedTimeTo")
         limit = min(request.pageSize, MAX_PAGE) if request.pageSize > 0 else PAGE
@@ -90,8 +90,24 @@ class Queries:
             if page and (len(page) >= limit or size > MAX_PAGE_BYTES):
                 break
             page.append(instance_id)
-        token = text(f"{rows[len(page) - 1][0]}|{page[-1]}") if len(rows) > len(page) else None
+        # Clients end at a page without ids, and some begin anew at one without a key.
+        token = text(f"{_KEY}{rows[len(page) - 1][0]}|{page[-1]}") if page else None
         return pb.ListInstanceIdsResponse(instanceIds=page, lastInstanceKey=token)
+
+    def _place(self, key: str) -> tuple[int, str]:
+        """The place in the order of finished instances that a key names: one of this engine's, or an instance's id.
+
+        Raises: Rejection.
+        """
+        if not key.startswith(_KEY):
+            row = self._connection.execute("SELECT finished_at FROM instances WHERE id=?", (key,)).fetchone()
+            if row is not None and row[0] is not None:
+                return row[0], key
+        # Without the sign are the keys that an earlier version gave.
+        moment, separator, instance_id = key.removeprefix(_KEY).partition("|")
+        if separator and _is_number(moment):
+            return int(moment), instance_id
+        raise invalid("lastInstanceKey is neither one that this engine gave nor the id of a finished instance")
 
     def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
         query = request.query
@@ -182,6 +198,11 @@ def _between(where: list[str], values: list[Any], column: str, message: Any, sta
 def _cursor(token: str) -> int:
     if not token:
         return 0
-    if not token.isdecimal():
+    if not _is_number(token):
         raise invalid("continuationToken is not one that this engine gave")
     return int(token)
+
+
+def _is_number(value: str) -> bool:
+    """True for digits that SQLite can hold as a number."""
+    return value.isascii() and value.isdecimal() and len(value) <= 18

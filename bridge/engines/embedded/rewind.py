@@ -14,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.child import start_child
-from bridge.engines.embedded.clock import micros
+from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
@@ -215,8 +215,8 @@ def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
         instance.history = None  # a tree of instances need not be in memory at once
         hub.append(instance, (_of_execution(event, instance) for event in parts.kept))
     for timer_id, event in parts.open.timers.items():
-        fire_at = micros(event.timerCreated.fireAt)
-        fired = events.timer_fired(fire_at, timer_id, fire_at)
+        fire_at = due(event.timerCreated.fireAt)
+        fired = events.timer_fired(fire_at, timer_id, event.timerCreated.fireAt)
         hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
     _activities(hub, instance, parts, former)
     for task_id, event in parts.open.children.items():

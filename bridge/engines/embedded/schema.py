@@ -132,6 +132,33 @@ def _translated(path: Path, what: str, error: sqlite3.Error) -> EngineMisconfigu
     return EngineMisconfigured(f"{path}: is not a database, or is damaged: {error}")
 
 
+def recognize(connection: sqlite3.Connection, path: Path) -> bool:
+    """True for a file of this engine, False for one without tables. Writes nothing.
+
+    Raises: EngineMisconfigured when the file is newer than this program, not ours, or not a database;
+    EngineUnavailable when it cannot be read.
+    """
+    try:
+        _, empty = _recognize(connection, path)
+    except sqlite3.DatabaseError as error:
+        raise _translated(path, "read", error) from error
+    return not empty
+
+
+def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, bool]:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if application != APPLICATION_ID and tables:
+        raise EngineMisconfigured(f"{path}: is a SQLite file, but not one of this engine; name another path")
+    if version > VERSION:
+        raise EngineMisconfigured(
+            f"{path}: was written by a newer version (schema {version}, this program knows up to {VERSION}); "
+            "upgrade the program, or name another path"
+        )
+    return version, not tables
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables or bring an older file forward, each step in one transaction.
 
@@ -139,17 +166,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     EngineUnavailable when it cannot be written.
     """
     try:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-        if application != APPLICATION_ID and tables:
-            raise EngineMisconfigured(f"{path}: is a SQLite file, but not one of this engine; name another path")
-        if version > VERSION:
-            raise EngineMisconfigured(
-                f"{path}: was written by a newer version (schema {version}, this program knows up to {VERSION}); "
-                "upgrade the program, or name another path"
-            )
-        if not tables:
+        version, empty = _recognize(connection, path)
+        if empty:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
         page = int(connection.execute("PRAGMA page_size").fetchone()[0])

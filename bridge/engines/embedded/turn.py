@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_name, check_tags
-from bridge.engines.embedded.clock import micros, timestamp
+from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
-from bridge.engines.embedded.wire import StringValue
+from bridge.engines.embedded.wire import StringValue, Timestamp
 
 
 class BadResponse(Exception):
@@ -24,8 +24,8 @@ class Outcome:
     history: list[pb.HistoryEvent]
     """The turn's new events, then what confirms the actions."""
     activities: list[pb.ActivityRequest] = field(default_factory=list)
-    timers: list[tuple[int, int]] = field(default_factory=list)
-    """(timer id, microseconds)."""
+    timers: list[tuple[int, Timestamp]] = field(default_factory=list)
+    """(timer id, time at which it fires)."""
     children: list[tuple[int, pb.CreateSubOrchestrationAction]] = field(default_factory=list)
     raised: list[tuple[str, str, StringValue | None]] = field(default_factory=list)
     """(instance id, event name, data)."""
@@ -36,6 +36,8 @@ class Outcome:
     """(entity id, critical section)."""
     terminations: list[pb.TerminateOrchestrationAction] = field(default_factory=list)
     completion: pb.CompleteOrchestrationAction | None = None
+    completion_id: int = -1
+    """Id of the action that completes the orchestration."""
     rewind: list[pb.HistoryEvent] | None = None
 
 
@@ -56,7 +58,7 @@ def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.Orch
             status = action.completeOrchestration.orchestrationStatus
             if status not in FINISHED and status != CONTINUED_AS_NEW:
                 raise BadResponse(f"completes the orchestration with status {status}")
-            outcome.completion = action.completeOrchestration
+            outcome.completion, outcome.completion_id = action.completeOrchestration, action.id
             if status == CONTINUED_AS_NEW:
                 check_name("a version", outcome.completion.newVersion.value)
                 check_tags(outcome.completion.tags)
@@ -75,7 +77,7 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
     elif kind == "scheduleTask" and not terminated:
         _schedule_task(instance, action.id, action.scheduleTask, outcome, now)
     elif kind == "createTimer" and not terminated:
-        outcome.timers.append((action.id, micros(action.createTimer.fireAt)))
+        outcome.timers.append((action.id, action.createTimer.fireAt))
         created = pb.TimerCreatedEvent(fireAt=action.createTimer.fireAt)
         outcome.history.append(pb.HistoryEvent(eventId=action.id, timestamp=timestamp(now), timerCreated=created))
     elif kind == "createSubOrchestration" and not terminated:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -83,10 +85,63 @@ def test_ids_of_finished_instances_by_when_they_finished(filled: Database) -> No
     assert len(call(filled, "ListInstanceIds", failed).instanceIds) == 5
 
 
+def ids_after(database: Database, key: str, **fields: Any) -> tuple[list[str], str]:
+    request = pb.ListInstanceIdsRequest(lastInstanceKey=text(key), **fields)
+    response = call(database, "ListInstanceIds", request)
+    return list(response.instanceIds), response.lastInstanceKey.value
+
+
+@pytest.mark.parametrize("size", [3, 11, 100])
+def test_pages_of_ids_go_on_behind_the_id_that_a_client_saw_last(filled: Database, size: int) -> None:
+    seen, _ = ids_after(filled, "", pageSize=size)
+    while True:
+        page, _ = ids_after(filled, seen[-1], pageSize=size)
+        if not page:
+            break
+        seen += page
+    assert len(seen) == len(set(seen)) == 11
+
+
+@pytest.mark.parametrize("size", [1, 11, 100])
+def test_a_page_with_ids_has_a_key_and_the_empty_one_has_none(filled: Database, size: int) -> None:
+    seen, key = ids_after(filled, "", pageSize=size)
+    while key:
+        page, key = ids_after(filled, key, pageSize=size)
+        assert bool(page) == bool(key)
+        seen += page
+    assert len(seen) == len(set(seen)) == 11
+
+
+def test_ids_that_look_like_a_key_of_an_earlier_version(database: Database) -> None:
+    hands = Hands(database)
+    names = ["a", "1|a", "99999999999999999999|b", "9|", "|", "b"]
+    for each in names:
+        start(database, "work", each)
+        hands.turn(hands.take(), complete(1))
+        state(database, each)
+    for number, each in enumerate(names):
+        assert ids_after(database, each)[0] == names[number + 1 :]
+    finished = state(database, "1|a").completedTimestamp.ToMicroseconds()
+    assert ids_after(database, f"{finished}|1|a")[0] == names[2:]
+
+
+def test_a_key_outlasts_its_instance_and_an_id_does_not(filled: Database) -> None:
+    page, key = ids_after(filled, "", pageSize=1)
+    call(filled, "PurgeInstances", pb.PurgeInstancesRequest(instanceId=page[0]))
+    assert ids_after(filled, key, pageSize=1)[0] == ["done-1"]
+    for unplaced in (page[0], "open-0"):
+        with pytest.raises(Rejection, match="neither one that this engine gave nor the id of a finished instance"):
+            ids_after(filled, unplaced)
+
+
 def test_tokens_that_this_engine_never_gave_are_refused(filled: Database) -> None:
     for method, request in (
         ("QueryInstances", pb.QueryInstancesRequest(query=pb.InstanceQuery(continuationToken=text("x'; DROP")))),
+        ("QueryInstances", pb.QueryInstancesRequest(query=pb.InstanceQuery(continuationToken=text("9" * 30)))),
         ("ListInstanceIds", pb.ListInstanceIdsRequest(lastInstanceKey=text("yesterday"))),
+        ("ListInstanceIds", pb.ListInstanceIdsRequest(lastInstanceKey=text("@yesterday"))),
+        ("ListInstanceIds", pb.ListInstanceIdsRequest(lastInstanceKey=text("9" * 30 + "|a"))),
+        ("ListInstanceIds", pb.ListInstanceIdsRequest(lastInstanceKey=text("٣|a"))),
     ):
         with pytest.raises(Rejection) as refused:
             call(filled, method, request)
@@ -174,6 +229,8 @@ def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
     for number in range(4):
         signal(database, f"@c@{number}", "set")
         hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
+    # A worker's report is answered before its commit, a client's question sees what is committed.
+    call(database, "GetEntity", pb.GetEntityRequest(instanceId="@c@0"))
     found, token = [], ""
     while True:
         query = pb.EntityQuery(includeState=True, continuationToken=text(token))

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from durabletask import task
 from durabletask.azuremanaged.client import DurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceStub
 
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.hubs import HubsService, TaskHubs
 from bridge.engines.embedded.server import Server
 from bridge.errors import EngineMisconfigured, EngineUnavailable
+from tests.engines.embedded.hands import call
 
 
 def quiet() -> logging.Logger:
@@ -86,6 +90,26 @@ def test_a_socket(database: Database, tmp_path: Path) -> None:
     assert client.get_orchestration_state(instance_id) is not None
     client.close()
     server.stop()
+
+
+@pytest.mark.parametrize("method", ["WaitForInstanceStart", "WaitForInstanceCompletion"])
+async def test_waits_that_reach_their_deadline_log_nothing(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    server = Server(AioSidecarService(database), [f"unix:{tmp_path}/s"])
+    server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
+            wait = getattr(TaskHubSidecarServiceStub(channel), method)
+            deadlines = [0.001 * number for number in range(1, 200)]
+            calls = [wait(pb.GetInstanceRequest(instanceId=f"i-{each}"), timeout=each) for each in deadlines]
+            codes = [await each.code() for each in calls]
+    finally:
+        server.stop()
+    assert set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    call(database, "GetInstance", pb.GetInstanceRequest(instanceId="after all that was asked for so far"))
+    assert len(database.hub.waiters) == 0
 
 
 def test_a_token_is_needed_and_checked(database: Database) -> None:

@@ -8,11 +8,26 @@ import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded import instance
 from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
-from tests.engines.embedded.hands import PATIENCE, Hands, begin, call, child, complete, kinds, start, state, text
+from tests.engines.embedded.hands import (
+    PATIENCE,
+    Hands,
+    activity,
+    begin,
+    call,
+    child,
+    complete,
+    kinds,
+    start,
+    state,
+    text,
+)
 
+PENDING_TOO = [pb.ORCHESTRATION_STATUS_PENDING, pb.ORCHESTRATION_STATUS_TERMINATED]
+RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
 FINISHED = [pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED]
 
 
@@ -41,6 +56,68 @@ def test_an_id_that_is_taken_is_refused_in_one_group_and_across_groups(database:
     assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
 
 
+def ended(database: Database, hands: Hands, instance_id: str, status: int) -> None:
+    start(database, "work", instance_id, "first")
+    item = hands.take()
+    if status == pb.ORCHESTRATION_STATUS_TERMINATED:
+        call(database, "TerminateInstance", pb.TerminateRequest(instanceId=instance_id))
+    else:
+        hands.turn(item, complete(1, "done", status))
+    assert state(database, instance_id).orchestrationStatus == status
+
+
+@pytest.mark.parametrize("status", sorted(instance.FINISHED))
+def test_a_start_without_a_policy_replaces_a_finished_instance(database: Database, status: int) -> None:
+    hands = Hands(database)
+    ended(database, hands, "a", status)
+    start(database, "work", "a", "second")
+    item = hands.take()
+    assert len(item.orchestratorRequest.pastEvents) == 0
+    hands.turn(item, complete(1, "again"))
+    found = state(database, "a")
+    assert (found.input.value, found.output.value) == ('"second"', '"again"')
+
+
+@pytest.mark.parametrize("policy", [None, pb.OrchestrationIdReusePolicy()])
+def test_a_start_without_a_policy_leaves_an_instance_that_goes_on(
+    database: Database, policy: pb.OrchestrationIdReusePolicy | None
+) -> None:
+    hands = Hands(database)
+    for instance_id in ("pending", "suspended", "running"):
+        start(database, "work", instance_id)
+    call(database, "SuspendInstance", pb.SuspendRequest(instanceId="suspended"))
+    for _ in range(2):
+        item = hands.take()
+        if item.orchestratorRequest.instanceId == "running":
+            hands.turn(item, activity(1, "x"))
+    for instance_id in ("pending", "suspended", "running"):
+        with pytest.raises(Rejection) as refused:
+            start(database, "work", instance_id, orchestrationIdReusePolicy=policy)
+        assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
+
+
+@pytest.mark.parametrize("status", sorted(instance.FINISHED))
+def test_an_empty_policy_keeps_every_instance(database: Database, status: int) -> None:
+    ended(database, Hands(database), "a", status)
+    with pytest.raises(Rejection) as refused:
+        start(database, "work", "a", orchestrationIdReusePolicy=pb.OrchestrationIdReusePolicy())
+    assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
+    assert state(database, "a").input.value == '"first"'
+
+
+@pytest.mark.parametrize("running", [pb.ORCHESTRATION_STATUS_PENDING, RUNNING, pb.ORCHESTRATION_STATUS_SUSPENDED])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_policy_that_could_not_be_kept_is_refused(database: Database, running: int, there: bool) -> None:
+    if there:
+        start(database, "work", "a", 1)
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[*FINISHED, running])  # type: ignore[list-item]
+    with pytest.raises(Rejection, match="cannot exclude 'Terminated' while also allowing reuse of running") as refused:
+        start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    policy.replaceableStatus.append(pb.ORCHESTRATION_STATUS_TERMINATED)
+    start(database, "work", "b", 2, orchestrationIdReusePolicy=policy)
+
+
 def test_a_policy_lets_a_finished_instance_be_replaced_and_nothing_else(database: Database) -> None:
     hands = Hands(database)
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=FINISHED)
@@ -61,7 +138,7 @@ def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_i
     hands = Hands(database)
     start(database, "work", "a", 1)
     item = hands.take()
-    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "work", "a", 2, orchestrationIdReusePolicy=policy)
     with pytest.raises(Rejection, match="no longer"):
         hands.turn(item, complete(1, "old"))
@@ -74,7 +151,7 @@ def test_the_parent_of_a_running_child_that_is_replaced_hears_of_its_end(databas
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"))
     hands.take()
-    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "child", "p:1", orchestrationIdReusePolicy=policy)
     items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
     failed = items["p"].orchestratorRequest.newEvents[1].subOrchestrationInstanceFailed
@@ -88,7 +165,7 @@ def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(
     start(database, "work", "a")
     hands.take()
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="late"))
-    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
+    policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "work", "a", orchestrationIdReusePolicy=policy)
     with pytest.raises(Rejection, match="has finished"):
         raised.future.result(PATIENCE)

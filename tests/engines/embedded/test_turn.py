@@ -6,11 +6,12 @@ import pytest
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.clock import now
+from bridge.engines.embedded.clock import due, now
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import ACTIVITY
 from bridge.engines.embedded.hub import MAX_REQUESTS
 from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.wire import Timestamp
 from tests.engines.embedded.hands import (
     Hands,
     activity,
@@ -79,6 +80,49 @@ def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> N
         hands.turn(item)
     assert fired == [2, 1]
     assert now() >= began + 120_000
+
+
+@pytest.mark.parametrize("nanos", [0, 1, 999, 1000, 123_456_789, 999_999_999])
+def test_a_timer_keeps_its_nanoseconds_and_fires_not_before(database: Database, nanos: int) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    moment = Timestamp(seconds=now() // 1_000_000 - 1, nanos=nanos)
+    hands.turn(hands.take(), pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
+    item = hands.take().orchestratorRequest
+    assert item.pastEvents[-1].timerCreated.fireAt == moment
+    assert (item.newEvents[1].timerFired.fireAt, item.newEvents[1].timerFired.timerId) == (moment, 1)
+    assert item.newEvents[1].timestamp.ToNanoseconds() >= moment.ToNanoseconds()
+
+
+def test_what_is_due_at_a_nanosecond_waits_for_it(database: Database) -> None:
+    assert due(Timestamp(seconds=3, nanos=7_000)) == 3_000_007
+    assert due(Timestamp(seconds=3, nanos=7_001)) == 3_000_008
+    assert due(Timestamp(seconds=3, nanos=999_999_999)) == 4_000_000
+    assert due(Timestamp(seconds=-1, nanos=1)) == -999_999
+    assert due(Timestamp(seconds=2**60, nanos=-5)) == due(Timestamp(seconds=2**61, nanos=2**31 - 1)) - 999_999
+
+
+def ids(database: Database, instance_id: str) -> list[tuple[str | None, int]]:
+    chunks = call(database, "StreamInstanceHistory", pb.StreamInstanceHistoryRequest(instanceId=instance_id))
+    return [(event.WhichOneof("eventType"), event.eventId) for chunk in chunks for event in chunk.events]
+
+
+def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take())
+    hands.turn(hands.take(), again(2, "more"))
+    hands.turn(hands.take(), timer(1, now()))
+    hands.turn(hands.take(), complete(2))
+    assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
+    assert ids(database, "a") == [
+        ("orchestratorStarted", -1), ("executionStarted", 0), ("timerCreated", 1),
+        ("orchestratorStarted", -1), ("timerFired", -1), ("executionCompleted", 2),
+    ]  # fmt: skip
+    start(database, "work", "b")
+    call(database, "TerminateInstance", pb.TerminateRequest(instanceId="b"))
+    assert ids(database, "b") == [("executionStarted", 0), ("executionTerminated", -1), ("executionCompleted", -1)]
 
 
 def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Database) -> None:

@@ -62,6 +62,7 @@ def expected(prefix: str, names: Callable[[str], str] = str, statuses: str = "")
         "event_to_nobody": names("NOT_FOUND"),
         "event_too_late": names("FAILED_PRECONDITION"),
         "start_twice": names("ALREADY_EXISTS"),
+        "start_over": "Hello, again!",
         "continue_as_new": 3,
         "terminate": [f"{statuses}TERMINATED", "enough"],
         "suspend": f"{statuses}SUSPENDED",
@@ -91,13 +92,15 @@ def test_javascript(address: str) -> None:
             "ExecutionCompleted",
         ],
         "list": [3, True],
+        "listed": [True, 6],
     }
     assert seen_from_here(address)["js-event"] == ("waits", "COMPLETED", '{"seven":7}')
 
 
 def test_java(address: str) -> None:
     # It creates its task hub first and deletes it at the end.
-    assert told(toolchain.java(), address, "foreign") == expected("java") | {"deleted": True}
+    wanted = expected("java") | {"start_over": "Hello, later!", "deleted": True}
+    assert told(toolchain.java(), address, "foreign") == wanted
     assert seen_from_here(address) == {}
 
 

@@ -187,8 +187,7 @@ func main() {
 	found["event"] = output(event)
 	found["event_to_nobody"] = refused(raise("go-nobody", "go", 1))
 	found["event_too_late"] = refused(raise(event, "go", 1))
-	_, err = hubs.ScheduleNewOrchestration(ctx, "waits", api.WithInstanceID(event))
-	found["start_twice"] = refused(err)
+	found["start_over"] = output(start("greet", "again", "go-later"))
 
 	again := start("again", 0, "go-again")
 	for number := 0; number < 4; number++ {
@@ -220,6 +219,8 @@ func main() {
 	must(err)
 	found["suspend"] = state.RuntimeStatus.String()
 	found["start_ignored"] = state.CreatedAt.Equal(started.CreatedAt)
+	_, err = hubs.ScheduleNewOrchestration(ctx, "waits", api.WithInstanceID(suspended))
+	found["start_twice"] = refused(err)
 	must(hubs.ResumeOrchestration(ctx, suspended, "go on"))
 	found["resume"] = output(suspended)
 

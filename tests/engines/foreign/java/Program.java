@@ -113,7 +113,8 @@ public class Program {
         found.put("event", end(client, "java-event").readOutputAs(Object.class));
         found.put("event_to_nobody", refused(raise(client, "java-nobody", 1)));
         found.put("event_too_late", refused(raise(client, "java-event", 1)));
-        found.put("start_twice", refused(() -> client.scheduleNewOrchestrationInstance("waits", null, "java-event")));
+        client.restartInstance("java-later", false);
+        found.put("start_over", end(client, "java-later").readOutputAs(String.class));
 
         client.scheduleNewOrchestrationInstance("again", 0, "java-again");
         for (int number = 0; number < 4; number++) client.raiseEvent("java-again", "step", 1);
@@ -130,6 +131,7 @@ public class Program {
         client.suspendInstance("java-suspended", "a moment");
         client.raiseEvent("java-suspended", "go", "kept");
         found.put("suspend", client.getInstanceMetadata("java-suspended", false).getRuntimeStatus().name());
+        found.put("start_twice", refused(() -> client.scheduleNewOrchestrationInstance("waits", null, "java-suspended")));
         client.resumeInstance("java-suspended", "go on");
         found.put("resume", end(client, "java-suspended").readOutputAs(String.class));
 

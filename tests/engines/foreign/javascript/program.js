@@ -121,7 +121,7 @@ async function main() {
   found.event = JSON.parse((await end("js-event")).serializedOutput);
   found.event_to_nobody = await refused(client.raiseOrchestrationEvent("js-nobody", "go", 1));
   found.event_too_late = await refused(client.raiseOrchestrationEvent("js-event", "go", 1));
-  found.start_twice = await refused(start("waits", null, "js-event"));
+  found.start_over = JSON.parse((await end(await start("greet", "again", "js-later"))).serializedOutput);
 
   await start("again", 0, "js-again");
   for (let number = 0; number < 4; number++) await client.raiseOrchestrationEvent("js-again", "step", 1);
@@ -138,6 +138,7 @@ async function main() {
   await client.suspendOrchestration("js-suspended");
   await client.raiseOrchestrationEvent("js-suspended", "go", "kept");
   found.suspend = await status("js-suspended");
+  found.start_twice = await refused(start("waits", null, "js-suspended"));
   await client.resumeOrchestration("js-suspended");
   found.resume = JSON.parse((await end("js-suspended")).serializedOutput);
 
@@ -169,6 +170,15 @@ async function main() {
   found.history = history.map((event) => event.type);
   const page = await client.listInstanceIds({ pageSize: 3 });
   found.list = [page.values.length, page.hasMoreResults];
+  const listed = [];
+  for (let pages = 0, key; ; pages++) {
+    const some = await client.listInstanceIds({ pageSize: 3, lastInstanceKey: key });
+    if (some.values.length === 0) break;
+    listed.push(...some.values);
+    // In turn the page's own key and the last id on it: exports of histories use the one or the other.
+    key = pages % 2 ? some.values.at(-1) : some.continuationToken;
+  }
+  found.listed = [new Set(listed).size === listed.length, listed.filter((id) => id.startsWith("js-")).length];
   found.purge = (await client.purgeOrchestration("js-broken")).deletedInstanceCount;
   found.purged = (await client.getOrchestrationState("js-broken")) === undefined;
 

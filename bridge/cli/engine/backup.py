@@ -1,0 +1,50 @@
+"""`bridge engine backup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.engine.file import copying, file_options, named
+from bridge.cli.options import json_option
+from bridge.cli.output import print_json
+
+
+@make(
+    "backup",
+    examples="""
+        bridge engine backup /backups/engine.db
+        bridge engine backup --force --json /backups/engine.db
+        bridge engine backup --path hubs/default.db /backups/default.db
+    """,
+    exits={
+        0: "the backup is whole and on disk",
+        1: "FILE is there already, or cannot be written",
+        3: "the engine's file is missing, or cannot be read",
+    },
+)
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@file_options
+@json_option
+def command(path: Path | None, target: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Copy the file of an embedded engine to FILE, as it is at one moment.
+
+    The engine may run meanwhile. FILE appears when it is whole, readable for its owner alone; it holds payloads as they
+    are. The engine's directory cannot take it under a name that ends with .db.
+    """
+    file = named(path, options)
+    from bridge.app.engine_file import TargetRefused, backup
+
+    try:
+        with copying("backup", as_json) as progress:
+            size = backup(file, target, force=force, progress=progress)
+    except TargetRefused as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        print_json({"file": str(file), "backup": str(target), "bytes": size})
+    else:
+        click.echo(f"{file}: {size:,} bytes backed up to {target}")

@@ -1,0 +1,52 @@
+"""`bridge engine restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.engine.file import copying, file_options, named
+from bridge.cli.options import json_option
+from bridge.cli.output import clean, print_json
+
+
+@make(
+    "restore",
+    examples="""
+        bridge engine restore /backups/engine.db
+        bridge engine restore --path hubs/default.db /backups/default.db
+    """,
+    exits={
+        0: "the engine's file is what the backup holds",
+        1: "the backup is damaged; nothing was changed",
+        3: "the engine runs, there is no such backup, or it cannot be put in place",
+    },
+)
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
+@file_options
+@json_option
+def command(path: Path | None, source: Path, as_json: bool, **options: Any) -> int:
+    """Put the backup FILE in the place of an embedded engine's file.
+
+    The engine must be stopped. The backup is checked first, as `bridge engine check` does, and stays as it is. The file
+    of before is kept beside, under a name with the time. Set the positions of the sources back to the time of the
+    backup: messages that were settled since are not in it.
+    """
+    file = named(path, options)
+    from bridge.app.engine_file import restore
+
+    with copying("restore", as_json) as progress:
+        restored = restore(source, file, progress)
+    kept = None if restored.kept is None else str(restored.kept)
+    if as_json:
+        print_json({"file": str(file), "backup": str(source), "kept": kept, "problems": restored.problems})
+    elif restored.problems:
+        for problem in restored.problems:
+            click.echo(f"{source}: {clean(problem)}")
+    else:
+        click.echo(f"{file}: restored from {source}" + (f"; the file of before is {kept}" if kept else ""))
+    return exit_codes.FAILED if restored.problems else exit_codes.OK
