@@ -333,7 +333,8 @@ async def test_timers_and_waits_need_no_threads(tmp_path):
     assert host._database is not None
     waiters = host._database.hub.waiters
     await until(lambda: len(waiters) == 200)
-    assert threading.active_count() == before
+    # Threads of what ran before may end meanwhile
+    assert threading.active_count() <= before
     assert await attached.client.get_orchestration_state("a0") is not None
     assert await stop_worker(worker, WAIT)
     await host.stop()

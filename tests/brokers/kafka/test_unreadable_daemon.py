@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages, Which
+from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.brokers.base import SubscribeOptions
 from tests.brokers.consumer import PATIENCE, Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
@@ -89,6 +89,14 @@ async def until(daemon: Daemon, condition: Callable[[], Any]) -> None:
 
 def outcomes(daemon: Daemon) -> dict[str, int]:
     return {str(outcome): count for outcome, count in daemon.sources[0].ledger.outcomes.items() if count}
+
+
+async def held(parked: ParkedMessages, count: int) -> list[Waiting]:
+    """What waits, once the entity has taken all of it."""
+    async with asyncio.timeout(PATIENCE):
+        while len(found := await parked.list(Which())) != count:
+            await asyncio.sleep(0.02)
+    return found
 
 
 def rotten() -> bytes:
@@ -179,14 +187,14 @@ async def test_a_readable_key_is_quarantined_with_what_follows(tmp_path: Path, h
         await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 12)
         assert outcomes(daemon) == {"executed": 9, "parked": 3}
         parked = ParkedMessages(daemon.engines["default"])
-        waiting = await parked.list(Which())
+        waiting = await held(parked, 3)
         assert [(each.key, each.reason) for each in waiting] == [
             ("k", "unreadable"), ("k", "follows"), ("k", "follows"),
         ]  # fmt: skip
         await parked.release_key("orders", "k")
         await until(daemon, lambda: daemon.sources[0].ledger.outcomes["parked"] == 4)
         await until(daemon, lambda: daemon.sources[0].ledger.in_flight == 0)
-        waiting = await parked.list(Which())
+        waiting = await held(parked, 3)
         assert [each.reason for each in waiting] == ["unreadable", "follows", "follows"]
         await parked.drop_key("orders", "k", [waiting[0].id], forget=False)
         broker = daemon.brokers["kafka"]

@@ -63,7 +63,7 @@ class Settling:
         def settle(queue: Queue, token: uuid.UUID, *cause: Any) -> None:
             found = queue.locked.get(token)
             try:
-                self.refuses(verb, None if found is None else str(found.message_id), *(cause or (None, None)))
+                self.refuses(verb, None if found is None else str(found.message_id), *(cause[:2] or (None, None)))
             except Refusal:
                 self.refused[verb] += 1
                 raise
