@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+_LONGEST_SPAN = 1 << 20
+"""Offsets of one span that are listed one by one; what is longer is done again after a restart."""
+
 
 class OffsetTracker:
     """The contiguous prefix over what was fetched, while records complete in any order.
@@ -38,10 +41,13 @@ class OffsetTracker:
         else:
             self._last = offset
         self._pending.append(offset)
-        if self._done and offset in self._done:
-            self._done.remove(offset)
-            self._advance()
-            return False
+        if self._done:
+            stands_for = range(offset, self._last + 1)
+            # Some of them may have been done while they could be told apart: the others are not
+            if all(each in self._done for each in stands_for):
+                self._done.difference_update(stands_for)
+                self._advance()
+                return False
         self._open.add(offset)
         return True
 
@@ -74,7 +80,11 @@ class OffsetTracker:
     @property
     def completed_above(self) -> list[int]:
         """Offsets above the prefix that are done, ascending: what a restart must not repeat."""
-        above = [offset for offset in self._pending if offset not in self._open]
+        above: list[int] = []
+        for offset in self._pending:
+            if offset not in self._open:
+                last = self._spans.get(offset, offset)
+                above += range(offset, min(last, offset + _LONGEST_SPAN) + 1)
         if self._done:
             above += sorted(offset for offset in self._done if offset > self._last)
         return above

@@ -298,12 +298,14 @@ class Fetcher:
     async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: Batch) -> None:
         """Read a damaged batch twice more, the second time over a new connection, before its damage is believed."""
         try:
-            answer = await self._read_again(tp, batch, self._client)
+            # The log may have lost the beginning of the batch, and the broker would refuse its base offset
+            offset = max(batch.base, log.position)
+            answer = await self._read_again(tp, offset, batch, self._client)
             if _same(batch, answer):
                 fresh = await self._open()
                 try:
                     await fresh.set_topics([tp.topic])
-                    answer = await self._read_again(tp, batch, fresh)
+                    answer = await self._read_again(tp, offset, batch, fresh)
                     if answer is not None and _same(batch, answer):
                         await self._believe(tp, log, batch, answer, fresh)
                         return
@@ -340,8 +342,9 @@ class Fetcher:
         """
         if not whole(batch.raw):
             return None
+        limit = self._connection.config.max_batch
         if len(answer.data) > len(batch.raw):
-            return next_base(answer.data, len(batch.raw), batch.base)
+            return next_base(answer.data, len(batch.raw), batch.base, answer.end, limit)
         claimed, end = claimed_next(batch.raw), answer.readable_end
         if claimed == end:
             return claimed
@@ -351,13 +354,13 @@ class Fetcher:
                 return None
             if not then.data:
                 return then.readable_end
-            if next_base(then.data, 0, claimed - 1) == claimed:
+            if next_base(then.data, 0, claimed - 1, then.end, limit) == claimed:
                 return claimed
         last = await self._read_at(tp, end - 1, client, len(batch.raw))
         return end if last is not None and last.readable_end == end and last.data == batch.raw else None
 
-    async def _read_again(self, tp: TopicPartition, batch: Batch, client: Any) -> Answer | None:
-        return await self._read_at(tp, batch.base, client, len(batch.raw) + _SLACK)
+    async def _read_again(self, tp: TopicPartition, offset: int, batch: Batch, client: Any) -> Answer | None:
+        return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
 
     async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
         """The answer to a fetch of one partition, None when the broker refuses. Raises: KafkaError, OSError."""

@@ -108,7 +108,8 @@ class Batch:
 
     def _healthy(self, first: int, limit: int) -> Iterator[Found]:
         assert self.last is not None
-        expected = self.base
+        # Of an old compressed set only the last offset is known before it is decompressed
+        expected = self.base if self.raw[_PREFIX.size - 1] == 2 else 0
         try:
             for offset, timestamp, key, value, headers in self._parsed(limit):
                 if not expected <= offset <= self.last:
@@ -172,6 +173,11 @@ def split(data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int
             fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {position}")
             found.append(Batch(position, None, raw, fault=fault))
             break
+        if found and batch.base < position:
+            # The checksum does not cover the base offset: this one's is wrong, or that of the batch before
+            fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {position}")
+            found.append(Batch(position, None, raw, fault=fault))
+            break
         found.append(batch)
         position = batch.last + 1
         if raw[_PREFIX.size - 1] < 2:
@@ -193,15 +199,36 @@ def split(data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int
     return found
 
 
-def next_base(data: bytes, size: int, position: int) -> int | None:
-    """Base offset of the batch that follows a damaged one of `size` bytes; None when no plausible one follows."""
+def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> int | None:
+    """Base offset of the batch that follows a damaged one of `size` bytes; None when no plausible one follows.
+
+    end: the high watermark. limit: bytes that the batch may hold when decompressed.
+    """
     if len(data) < size + _PREFIX.size:
         return None
+    base: int
     base, length, _, magic = _PREFIX.unpack_from(data, size)
-    if base <= position or length < _MINIMUM:
+    if not position < base < end or length < _MINIMUM:
         return None
-    # An unknown format may be a damaged batch as well: then the two headers have to agree
-    return base if 0 <= magic <= 2 or base == claimed_next(data[:size]) else None
+    if base == claimed_next(data[:size]):
+        return base  # two headers agree, whatever else is damaged
+    behind = _size(data, size)
+    if behind is None:
+        return base if 0 <= magic <= 2 else None
+    raw = bytes(data[size : size + behind])
+    # Where the length is damaged, payload stands here, and may look like a header
+    if _batch(raw, base, end).fault is not None:
+        return base if 0 <= magic <= 2 and _header_at(data, size + behind, base, end) else None
+    # The offset of an old compressed set is that of its last message
+    return base if magic == 2 else next((first for first, _, _ in Batch(base, base, raw).records(0, limit)), base)
+
+
+def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
+    """Another batch seems to begin at `at`, or the data ends there."""
+    if len(data) - at < _PREFIX.size:
+        return len(data) == at
+    base, length, _, magic = _PREFIX.unpack_from(data, at)
+    return bool(position < base < end and length >= _MINIMUM and 0 <= magic <= 2)
 
 
 def whole(raw: bytes) -> bool:
@@ -216,7 +243,9 @@ def begins_whole(data: bytes) -> bool:
 
 def claimed_next(raw: bytes) -> int | None:
     """Offset after a batch as its own header says, whatever that is worth."""
-    if len(raw) < _HEADER.size or raw[_PREFIX.size - 1] in (0, 1):
+    if len(raw) >= _PREFIX.size and raw[_PREFIX.size - 1] in (0, 1):
+        return int(_PREFIX.unpack_from(raw)[0]) + 1
+    if len(raw) < _HEADER.size:
         return None
     header = _HEADER.unpack_from(raw)
     return header[0] + header[6] + 1 if header[6] >= 0 else None
@@ -233,7 +262,7 @@ def _size(data: bytes, at: int) -> int | None:
 def _batch(raw: bytes, position: int, end: int) -> Batch:
     base, _, _, magic = _PREFIX.unpack_from(raw)
     if magic in (0, 1):
-        return _legacy(raw, magic, base, position)
+        return _legacy(raw, magic, base, position, end)
     if magic != 2:
         return Batch(position, None, raw, fault=Fault("magic", f"the batch has the unknown format {magic}"))
     if len(raw) < _HEADER.size:
@@ -249,13 +278,17 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
     return Batch(base, last, raw, count=max(1, header[12]))
 
 
-def _legacy(raw: bytes, magic: int, offset: int, position: int) -> Batch:
+def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Batch:
     try:
         healthy = LegacyRecordBatch(raw, magic).validate_crc()
     except Exception:
         healthy = False
     if not healthy:
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the message is wrong"))
+    # The checksum does not cover the offset
+    if offset >= end:
+        detail = f"the message says that it has offset {offset}, and the log ends at {end}"
+        return Batch(position, None, raw, fault=Fault("offsets", detail))
     # The offset of compressed messages is the one of the last of them
     return Batch(min(position, offset), offset, raw)
 

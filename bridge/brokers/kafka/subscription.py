@@ -214,7 +214,8 @@ class KafkaSubscription:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        # Cancelled just as the client answers, `wait_for` returns the answer and drops the cancellation (Python 3.11)
+        while not self._closed:
             await asyncio.sleep(WATCH_SECONDS)
             if self._out_of_range.lost:
                 await self._out_of_range.settle(self._consumer, self._assignment.partitions)
