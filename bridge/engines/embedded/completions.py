@@ -47,6 +47,7 @@ class Completions:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
             hub.fail(instance, failure)
             return
+        hub.let_go(instance.key)
         instance.token = None
         instance.turn = None
         taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
@@ -187,6 +188,7 @@ class Completions:
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
         batch = entity.batch
+        hub.let_go(entity.id)
         entity.token = None
         entity.batch = None
         processed = batch[: len(result.results)]
@@ -238,19 +240,19 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=False)
         if self.give_back(lease):
-            hub.dispatcher.rest(lease, clock_now() / 1_000_000)
+            hub.after.append(lambda: hub.dispatcher.rest(lease, clock_now() / 1_000_000))
 
-    def disconnected(self, leases: list[Lease]) -> None:
-        """The worker is gone: its work is for others, at once."""
-        for lease in leases:
-            if lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease):
-                self._hub.dispatcher.ready[lease.kind].add(lease.name, lease.version, lease.subject)
+    def lost(self, lease: Lease) -> None:
+        """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""
+        hub = self._hub
+        hub.dispatcher.release(lease, done=False)
+        if lease.epoch == hub.dispatcher.epoch and self.give_back(lease):
+            ready = hub.dispatcher.ready[lease.kind]
+            hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
 
-    def expired(self, leases: list[Lease]) -> None:
-        """The worker took too long; its credit comes back, and its work is for whoever takes it."""
-        for lease in leases:
-            self._hub.dispatcher.release(lease, done=False)
-        self.disconnected(leases)
+    def release(self, lease: Lease) -> None:
+        """An answer that no longer counts: the worker's credit comes back."""
+        self._hub.dispatcher.release(lease, done=True)
 
     def give_back(self, lease: Lease) -> bool:
         """Whether there still is something to do."""
@@ -259,6 +261,7 @@ class Completions:
             instance = hub.find_key(lease.subject)
             if instance is None or instance.token != lease.token:
                 return False
+            hub.let_go(instance.key)
             instance.token = None
             instance.turn = None
             instance.taken = 0
@@ -268,6 +271,7 @@ class Completions:
             entity = hub.entities.find(lease.subject)
             if entity is None or entity.token != lease.token:
                 return False
+            hub.let_go(entity.id)
             entity.token = None
             entity.batch = None
             hub.entities.advance(entity)

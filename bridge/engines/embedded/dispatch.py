@@ -8,11 +8,13 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.schema import is_file_fault
 
 ORCHESTRATION = 0
 ACTIVITY = 1
@@ -89,6 +91,17 @@ class Lease:
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of an answer that comes in several messages."""
+    turn: list[pb.HistoryEvent] | None = None
+    """The new events of a turn."""
+    turn_at: int = 0
+    """The time of a turn."""
+    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
+    """The events of the inbox that a turn has taken, or the operations of a batch."""
+    void: bool = False
+    """Its answer no longer counts; the stream still holds it."""
+
+    def avoid(self) -> None:
+        self.void = True
 
 
 class ReadyQueue:
@@ -166,10 +179,13 @@ class Leases:
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
         """For workers that send no token: the lease they must mean. Ends it."""
-        for lease in list(self._by_token.values()):
-            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id:
-                return self.take(lease.token)
-        return None
+        found = [
+            lease
+            for lease in list(self._by_token.values())
+            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id
+        ]
+        found.sort(key=lambda lease: lease.void)
+        return self.take(found[0].token) if found else None
 
     def clear(self) -> None:
         self._by_token.clear()
@@ -192,8 +208,10 @@ class Dispatcher:
         self,
         build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
         lease_seconds: float | None = None,
+        not_built: Callable[[int, Any, Exception], None] | None = None,
     ) -> None:
         self._build = build
+        self._not_built = not_built
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -283,7 +301,13 @@ class Dispatcher:
                 continue
             handed = True
             name, version, subject = found
-            built = self._build(kind, name, version, subject, stream)
+            try:
+                built = self._build(kind, name, version, subject, stream)
+            except Exception as error:
+                if self._not_built is None or is_file_fault(error):
+                    raise
+                self._not_built(kind, subject, error)
+                continue
             if built is not None:
                 lease, item = built
                 stream.free[kind] -= 1

@@ -47,6 +47,8 @@ class Timer:
     key: int | None = None
     entity: str | None = None
     event: pb.HistoryEvent | None = None
+    stored: bytes | None = None
+    """The event as it was read."""
 
 
 TIMER_FIRES = 0
@@ -169,7 +171,7 @@ class Store:
 
     def due_timers(self, moment: int, limit: int) -> list[Timer]:
         return [
-            Timer(seq, fire_at, kind, key, entity, None if event is None else pb.HistoryEvent.FromString(event))
+            Timer(seq, fire_at, kind, key, entity, stored=event)
             for seq, fire_at, kind, key, entity, event in self.connection.execute(
                 "SELECT seq, fire_at, kind, key, entity, event FROM timers"
                 " WHERE fire_at<=? ORDER BY fire_at, seq LIMIT ?",
@@ -228,10 +230,15 @@ class Store:
         )
 
     def open_tasks(self) -> Iterator[Task]:
+        """Activities without a result; `execution` as it is stored."""
         query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
         for seq, key, execution, task_id, name, version in self.connection.execute(query):
-            of, pauses = pauses_of(execution)
-            yield Task(seq, key, of, task_id, name, version, None, pauses=pauses)
+            yield Task(seq, key, execution, task_id, name, version, None)
+
+    def queued(self, entity_id: str) -> list[int]:
+        """Sequence numbers of the operations that the entity has not processed."""
+        rows = self.connection.execute("SELECT seq FROM operations WHERE entity=? ORDER BY seq", (entity_id,))
+        return [row[0] for row in rows]
 
     def busy_entities(self) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT DISTINCT entity FROM operations")]

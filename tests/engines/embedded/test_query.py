@@ -174,6 +174,7 @@ def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
     for number in range(4):
         signal(database, f"@c@{number}", "set")
         hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
+    assert hands.nothing()  # the last batch is in the file, too
     found, token = [], ""
     while True:
         query = pb.EntityQuery(includeState=True, continuationToken=text(token))
