@@ -14,6 +14,10 @@ MAX_CUSTOM_STATUS = 1024 * 1024
 """Largest custom status, in bytes."""
 
 
+MAX_EVENT = 3 * 1024 * 1024
+"""Largest data of an event, in bytes: workers take messages of 4 MiB."""
+
+
 class BeyondBound(Exception):
     """Something too large, with its bound, to follow "The call" or "The answer"."""
 
@@ -36,6 +40,12 @@ def check_custom_status(status: str) -> None:
     """Raises: BeyondBound for a custom status beyond its bound."""
     if len(status) * 4 > MAX_CUSTOM_STATUS and (size := _size(status)) > MAX_CUSTOM_STATUS:
         raise BeyondBound(f"has a custom status of {size} bytes; at most {MAX_CUSTOM_STATUS} are allowed")
+
+
+def check_event(data: str) -> None:
+    """Raises: BeyondBound for an event's data beyond its bound."""
+    if len(data) * 4 > MAX_EVENT and (size := _size(data)) > MAX_EVENT:
+        raise BeyondBound(f"has event data of {size} bytes; at most {MAX_EVENT} are allowed")
 
 
 def _size(value: str) -> int:

@@ -11,7 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 
 from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
-from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
+from bridge.engines.embedded.bounds import BeyondBound, check_event, check_name, check_tags
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.hub import Deferred, TaskHub
 from bridge.engines.embedded.identity import MAX_ID, check_id, new_id
@@ -114,6 +114,10 @@ class Calls:
         if not request.name:
             raise invalid("The event's name is empty")
         _bounded("an event's name", request.name)
+        try:
+            check_event(request.input.value)
+        except BeyondBound as error:
+            raise invalid(f"The call {error}") from error
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)

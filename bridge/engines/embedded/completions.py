@@ -14,6 +14,7 @@ from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.failures import bound, bound_turn
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
@@ -41,6 +42,7 @@ class Completions:
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
+        bound_turn(response)
         try:
             outcome = apply(instance, instance.turn, response, hub.now)
         except (BadResponse, BeyondBound) as error:
@@ -169,6 +171,8 @@ class Completions:
         task = lease.subject
         instance = hub.waiting_for(task)
         failed = response.HasField("failureDetails")
+        if failed:
+            bound(response.failureDetails)
         if failed and instance is not None and hub.try_again(instance, lease, response.failureDetails):
             return
         hub.tx.remove("tasks", [task.seq])
@@ -192,6 +196,9 @@ class Completions:
         entity.token = None
         entity.batch = None
         processed = batch[: len(result.results)]
+        for answer in result.results:
+            if answer.HasField("failure"):
+                bound(answer.failure.failureDetails)
         for (_, operation), answer in zip(processed, result.results, strict=False):
             hub.entities.answer(operation, answer)
         entity.state = result.entityState.value if result.HasField("entityState") else None

@@ -19,9 +19,11 @@ from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
 from bridge.engines.embedded.entities import Entities
+from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.engines.embedded.reading import read_event
 from bridge.engines.embedded.rejection import late, missing, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
@@ -425,6 +427,7 @@ class TaskHub:
             if details is None:
                 details = events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
             event = events.child_failed(self.now, link.taskScheduledId, details)
+            bound_event(event)
         self.answer(parent, event)
 
     def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
@@ -515,7 +518,7 @@ class TaskHub:
         """A timer is due."""
         self.tx.remove("timers", [timer.seq])
         if timer.stored is not None:
-            timer.event = pb.HistoryEvent.FromString(timer.stored)
+            timer.event = read_event(timer.stored)
         if timer.kind == SIGNAL_IS_DUE:
             assert timer.entity is not None
             assert timer.event is not None

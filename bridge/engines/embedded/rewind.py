@@ -16,6 +16,7 @@ from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of
+from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, RUNNING, Instance, text
@@ -198,7 +199,9 @@ def adopt(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> N
             _apply(hub, _survey(hub, child), reason)
         except Rejection:
             failure = child.failure or events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
-            hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
+            failed = events.child_failed(hub.now, task_id, failure)
+            bound_event(failed)
+            hub.deliver(instance, failed)
     _go_on(hub, instance, Cut(history, [], waiting, {}, {}, [], by_worker=True))
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 

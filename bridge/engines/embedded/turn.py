@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_name, check_tags
+from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_event, check_name, check_tags
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue
@@ -105,6 +105,7 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
     elif kind == "sendEvent":
         sent = action.sendEvent
         check_name("an event's name", sent.name)
+        check_event(sent.data.value)
         data = sent.data if sent.HasField("data") else None
         outcome.raised.append((sent.instance.instanceId, sent.name, data))
         outcome.history.append(
