@@ -10,9 +10,9 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name
 from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
-from bridge.engines.embedded.clock import micros
-from bridge.engines.embedded.clock import now as clock_now
+from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.engines.embedded.due import due_at
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.failures import bound, bound_turn
 from bridge.engines.embedded.hub import TaskHub
@@ -20,7 +20,6 @@ from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.rewind import adopt
-from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
 logger = logging.getLogger(__name__)
@@ -98,8 +97,7 @@ class Completions:
             else:
                 hub.add_task(instance, request)
         for timer_id, fire_at in outcome.timers:
-            fired = events.timer_fired(fire_at, timer_id, fire_at)
-            hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+            hub.add_timer(instance, timer_id, fire_at, instance.turn_at)
         for task_id, child in outcome.children:
             if lost(caller, ORCHESTRATION, child.name):
                 failure = _unregistered("Orchestrator", child.name)
@@ -112,7 +110,11 @@ class Completions:
                 hub.deliver(instance, events.operation_failed(hub.now, event.entityOperationCalled.requestId, failure))
                 continue
             signal = event.entityOperationSignaled if event.HasField("entityOperationSignaled") else None
-            due = micros(signal.scheduledTime) if signal is not None and signal.HasField("scheduledTime") else None
+            due = None
+            if signal is not None and signal.HasField("scheduledTime"):
+                wanted = micros(signal.scheduledTime)
+                due = due_at(hub.now, wanted, wanted, instance.turn_at)
+                event.timestamp.CopyFrom(timestamp(instance.turn_at))
             hub.entities.operate(target, event, due)
         for target, section in outcome.unlocks:
             entity = hub.entities.find(target)
@@ -247,7 +249,7 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=False)
         if self.give_back(lease):
-            hub.after.append(lambda: hub.dispatcher.rest(lease, clock_now() / 1_000_000))
+            hub.after.append(lambda: hub.dispatcher.rest(lease))
 
     def lost(self, lease: Lease) -> None:
         """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.clock import SYSTEM, Clock
 from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
@@ -49,6 +50,7 @@ class DatabaseOptions:
     """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
     disposable: bool = False
     """Whether clients may empty the hub, by the calls that delete it or create it anew."""
+    clock: Clock = SYSTEM
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
@@ -97,6 +99,7 @@ class Database:
             max_cached_bytes=options.max_cached_bytes,
             max_message=options.max_message,
             lease_seconds=options.lease_seconds,
+            clock=options.clock,
         )
         recover(self.hub)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)

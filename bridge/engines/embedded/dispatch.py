@@ -253,7 +253,7 @@ class Dispatcher:
         """Some work waits for its pause to end."""
         return bool(self._resting)
 
-    def rest(self, lease: Lease, now: float, delay: float | None = None) -> None:
+    def rest(self, lease: Lease, delay: float | None = None) -> None:
         """Queue work again after a pause: `delay`, or for abandoned work one that doubles each time, 50 ms to 30 s."""
         if delay is None:
             key = (lease.kind, lease.subject)
@@ -261,7 +261,7 @@ class Dispatcher:
             self._attempts[key] = attempts + 1
             delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        rest = _Rest(now + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        rest = _Rest(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
         heapq.heappush(self._resting, rest)
 
     def wake(self, now: float) -> None:
@@ -280,7 +280,7 @@ class Dispatcher:
         return ended
 
     def next_wake(self) -> float | None:
-        """When `wake` or `expired` has something to do; seconds since 1970."""
+        """When `wake` or `expired` has something to do, by the monotonic clock."""
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         return min(moments, default=None)
 
@@ -314,7 +314,7 @@ class Dispatcher:
                 stream.leases.add(lease.token)
                 self.leases.add(lease)
                 if self._lease_seconds is not None:
-                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
+                    heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
                 stream.send(item)
         return handed
 

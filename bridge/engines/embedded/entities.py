@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.entity import Entity, EntityCache
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import Instance
@@ -95,6 +96,8 @@ class Entities:
     def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
         """Put an operation, call or lock request in the entity's queue; a signal with a later time when it is due."""
         if due is not None and due > self._hub.now:
+            if not event.entityOperationSignaled.HasField("scheduledTime"):
+                event.entityOperationSignaled.scheduledTime.CopyFrom(timestamp(due))
             self._hub.tx.add_timer(Timer(self._hub.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
             return
         entity = self._found(entity_id)

@@ -13,11 +13,12 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.clock import SYSTEM, Clock
 from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
-from bridge.engines.embedded.clock import now as clock_now
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
+from bridge.engines.embedded.due import due_at, origin_of
 from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.identity import new_id
@@ -60,8 +61,10 @@ class TaskHub:
         max_cached_bytes: int = 32 * 1024 * 1024,
         max_message: int = 4 * 1024 * 1024,
         lease_seconds: float | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.store = store
+        self._jumps = clock.jumps.total()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances)
@@ -74,8 +77,11 @@ class TaskHub:
         """Raises that are answered when the turn in flight has ended, by key of the instance."""
         self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
         self.work = WorkItems(self, max_message)
-        self.now = clock_now()
-        """Time of the transaction at hand, microseconds; never goes back."""
+        self.clock = clock
+        self.now = clock.now()
+        """Time of the transaction at hand, microseconds. It goes back when the wall clock is set back."""
+        self.stepped = True
+        """The wall clock was set, or may have been while the file was closed: timers have to be looked at."""
         self.settled: list[tuple[Reply, Any]] = []
         """Answers that were put off and are due after the commit."""
         self.later: list[Operation] = []
@@ -106,7 +112,11 @@ class TaskHub:
 
     def tick(self) -> None:
         """A transaction begins."""
-        self.now = max(self.now, clock_now())
+        self.now = self.clock.now()
+        jumps = self.clock.jumps.total()
+        if jumps != self._jumps:
+            self._jumps = jumps
+            self.stepped = True
 
     @property
     def last_key(self) -> int:
@@ -501,8 +511,8 @@ class TaskHub:
         )
         self.tx.remove("tasks", [task.seq])
         self.tx.add_task(again)
-        now, pause = self.now / 1_000_000, task.pauses[0] / 1_000_000
-        self.after.append(lambda: self.dispatcher.rest(replace(lease, subject=again), now, pause))
+        pause = task.pauses[0] / 1_000_000
+        self.after.append(lambda: self.dispatcher.rest(replace(lease, subject=again), pause))
         return True
 
     def fail_task(self, task: Task, failure: pb.TaskFailureDetails) -> None:
@@ -513,6 +523,33 @@ class TaskHub:
             self.answer(instance, events.task_failed(self.now, task.task_id, failure))
 
     # Time
+
+    def add_timer(self, instance: Instance, timer_id: int, fire_at: int, made: int) -> None:
+        """Let a timer fire that an orchestrator asked for in its turn of the time `made`.
+
+        The turn's time is ahead of the clock when that was set back; the timer then takes as long as it was to take.
+        """
+        event = events.timer_fired(min(made, fire_at - 1), timer_id, fire_at)
+        due = due_at(self.now, fire_at, fire_at, made)
+        self.tx.add_timer(Timer(self.next_seq(), due, TIMER_FIRES, instance.key, event=event))
+
+    def set_timers(self) -> None:
+        """Let everything be due by the clock of now, after it was set."""
+        self.stepped = False
+        self.tx.flush()
+        moved = []
+        for timer, created_at, start_at in self.store.all_timers():
+            try:
+                found = origin_of(timer, created_at, start_at)
+            except Exception:
+                # It cannot be read; when it is due it is given up.
+                logger.exception("A timer cannot be read")
+                continue
+            if found is not None:
+                due = due_at(self.now, timer.fire_at, *found)
+                if due != timer.fire_at:
+                    moved.append((due, timer.seq))
+        self.tx.move_timers(moved)
 
     def fire(self, timer: Timer) -> None:
         """A timer is due."""
@@ -533,6 +570,7 @@ class TaskHub:
             self.wake(instance)
         elif timer.kind == TIMER_FIRES:
             assert timer.event is not None
+            timer.event.timestamp.CopyFrom(timer.event.timerFired.fireAt)
             self.deliver(instance, timer.event)
 
     # After the commit

@@ -29,6 +29,8 @@ class Kind(StrEnum):
     """A worker that comes or goes, a caller that no longer waits."""
     TIMER = "timer"
     """A timer, delayed start or delayed signal that is due."""
+    CLOCK = "clock"
+    """A look at all timers, since the wall clock was set."""
     MOVE = "move"
     """A consequence of the last transaction."""
     PURGE = "purge"

@@ -84,7 +84,7 @@ class Retention:
         """What finished up to then goes."""
         limits = []
         if self._policy.age is not None:
-            limits.append(self._hub.now - int(self._policy.age * 1_000_000))
+            limits.append(self._hub.now - self._hub.clock.ahead() - int(self._policy.age * 1_000_000))
         if self._policy.count is not None:
             row = self._hub.store.connection.execute(
                 "SELECT finished_at FROM instances WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC"

@@ -15,13 +15,12 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.child import start_child
 from bridge.engines.embedded.clock import micros
-from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of
+from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
 from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection, precondition
-from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import entity_call, entity_id, lock_request
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
@@ -217,10 +216,10 @@ def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
     if parts.kept:
         instance.history = None  # a tree of instances need not be in memory at once
         hub.append(instance, (_of_execution(event, instance) for event in parts.kept))
+    turns = turn_times(parts.kept)
     for timer_id, event in parts.open.timers.items():
         fire_at = micros(event.timerCreated.fireAt)
-        fired = events.timer_fired(fire_at, timer_id, fire_at)
-        hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+        hub.add_timer(instance, timer_id, fire_at, turns.get(timer_id, hub.now))
     _activities(hub, instance, parts, former)
     for task_id, event in parts.open.children.items():
         _child(hub, instance, event, former, parts.pauses.get(task_id, ()))

@@ -179,6 +179,15 @@ class Store:
             )
         ]
 
+    def all_timers(self) -> Iterator[tuple[Timer, int | None, int | None]]:
+        """Every timer, with creation and start time of its instance."""
+        query = (
+            "SELECT t.seq, t.fire_at, t.kind, t.key, t.entity, t.event, i.created_at, i.start_at"
+            " FROM timers t LEFT JOIN instances i USING (key)"
+        )
+        for seq, fire_at, kind, key, entity, event, created_at, start_at in self.connection.execute(query):
+            yield Timer(seq, fire_at, kind, key, entity, stored=event), created_at, start_at
+
     def next_timer(self) -> int | None:
         """When the next timer is due."""
         value = self.connection.execute("SELECT min(fire_at) FROM timers").fetchone()[0]

@@ -145,6 +145,13 @@ class Transaction:
             moved = [(execution, seq) for seq, execution in executions.items()]
             self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
 
+    def move_timers(self, due: list[tuple[int, int]]) -> None:
+        """Let timers fire at another time: (time, sequence number)."""
+        if due:
+            self._dirty = True
+            self.flush()
+            self._connection.executemany("UPDATE timers SET fire_at=? WHERE seq=?", due)
+
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
         if self.next_timer is None or timer.fire_at < self.next_timer:

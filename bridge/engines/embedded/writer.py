@@ -33,6 +33,9 @@ MAX_GROUP = 256
 MAX_DUE = 256
 """Timers that fire in one transaction at most."""
 
+LOOK_SECONDS = 1.0
+"""Longest sleep while something is due by the wall clock, which may be set meanwhile."""
+
 RETRY_SECONDS = 0.5
 """Pause before the file is tried again after it could not be written."""
 
@@ -139,16 +142,16 @@ class Writer:
         """Seconds until something is due by itself."""
         if self.broken is not None:
             return max(0.0, self._retry_at - time.monotonic())
-        if self._hub.later or self._hub.failed:
+        if self._hub.later or self._hub.failed or self._hub.stepped:
             return 0.0
-        due = [moment / 1_000_000 for moment in (self._next_timer,) if moment is not None]
+        patience = None
+        if self._next_timer is not None:
+            # No longer than a second, so that a step of the wall clock is noticed.
+            patience = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
         wake = self._hub.dispatcher.next_wake()
         if wake is not None:
-            due.append(wake)
-        if not due:
-            return None
-        # Never longer than a minute, so that a step of the wall clock is noticed.
-        return min(60.0, max(0.0, min(due) - time.time()))
+            patience = min(LOOK_SECONDS if patience is None else patience, max(0.0, wake - time.monotonic()))
+        return patience
 
     def _transact(self, group: list[Operation]) -> None:
         """Apply what is due and the group; what cannot be applied is given up, all else is applied.
@@ -157,7 +160,8 @@ class Writer:
         """
         hub = self._hub
         hub.tick()
-        fires = self._next_timer is not None and self._next_timer <= hub.now
+        stepped = hub.stepped
+        fires = self._next_timer is not None and self._next_timer <= hub.now and not stepped
         due = self._due(fires)
         # What is due comes first: a turn of the group may end what a timer is for.
         operations = [*due, *group]
@@ -167,17 +171,21 @@ class Writer:
                 found = fault if operation is fault.operation else self._applied([operation])
                 if found is not None:
                     self._give_up(operation, found.error)
-        if fires:
+        if fires or stepped:
             self._next_timer = hub.store.next_timer()
 
     def _due(self, fires: bool) -> list[Operation]:
         """Operations that nobody submitted."""
         hub = self._hub
         found, hub.later = hub.later, []
+        if hub.stepped:
+            # In a transaction of its own kind, before anything fires by the old times.
+            hub.stepped = False
+            found.append(Operation(Kind.CLOCK, hub.set_timers))
         dispatcher = hub.dispatcher
         if dispatcher.next_wake() is not None:
-            dispatcher.wake(time.time())
-            for lease in dispatcher.expired(time.time()):
+            dispatcher.wake(time.monotonic())
+            for lease in dispatcher.expired(time.monotonic()):
                 found.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
         if fires:
             for timer in hub.store.due_timers(hub.now, MAX_DUE):

@@ -278,6 +278,17 @@ def a_recovery(case: Case) -> None:
     assert kinds(found["orchestratorRequest"]) == ["taskFailed"]
 
 
+def a_clock(case: Case) -> None:
+    items = case.turns("poison", "fine")
+    due = now() + 50_000
+    case.break_(case.database.hub, "set_timers", lambda: True)
+    with together(case.database):
+        for each in ("poison", "fine"):
+            case.hands.turn(items[each], timer(1, due))
+        case.database.hub.stepped = True
+    assert [kinds(case.hands.take()) for _ in range(2)] == [["timerFired"], ["timerFired"]]
+
+
 INJECTIONS: dict[Kind, Callable[[Case], None]] = {
     Kind.CALL: a_call,
     Kind.TURN: a_turn,
@@ -286,6 +297,7 @@ INJECTIONS: dict[Kind, Callable[[Case], None]] = {
     Kind.RETURN: a_return,
     Kind.WORKER: a_worker,
     Kind.TIMER: a_timer,
+    Kind.CLOCK: a_clock,
     Kind.MOVE: a_move,
     Kind.PURGE: a_purge,
     Kind.RETENTION: a_retention,
@@ -439,6 +451,7 @@ def test_after_a_fault_between_two_transactions_the_engine_rests_and_reads_its_f
         raise RuntimeError("a bug")
 
     try:
+        call(database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         database.hub.committed = broken  # type: ignore[method-assign]
         start(database, "work", "first")
         replies = [
