@@ -59,6 +59,11 @@ class Clock:
         logger.warning("The wall clock stepped %s by %.1f s", direction, abs(step) / 1_000_000)
         return wall
 
+    def counted(self) -> dict[str, int]:
+        """The steps up to now, by direction."""
+        self.now()
+        return {"forward": 0, "backward": 0, **self.jumps}
+
     def ahead(self) -> int:
         """Microseconds that the wall clock has run ahead of the time that has passed; 0 up to a minute."""
         self.now()
