@@ -30,6 +30,10 @@ _LATER = 0.1
 """Seconds until an entity that found no slot comes again, more or less."""
 
 
+_SKEW = 1.0
+"""Seconds by which a call may come before its time, as clocks of two machines differ."""
+
+
 class ParkingEntities:
     """The parking entities that this process runs for one engine.
 
@@ -75,17 +79,19 @@ class ParkingEntities:
         # While the wall clock has run ahead nothing expires by it.
         ahead = self._ahead()
         now = self._now().timestamp() - ahead
+        # A call before its time: the engine's clock has run ahead, too. The next one goes by that clock.
+        early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
         lot = Lot(self._bounds, self._policy, state)
         target = state.get("target")
-        turn = self._turn(lot, ctx.operation, value or {}, now, early=ahead > 0)
+        turn = self._turn(lot, ctx.operation, value or {}, now, early=early)
         told = lot.to_json()
         if told is not None:
             told["target"] = target or (value or {}).get("target")
         ctx.set_state(told)
         send(ctx, turn.undelivered)
         if turn.wake is not None:
-            due = datetime.fromtimestamp(turn.wake + ahead, UTC)
+            due = datetime.fromtimestamp(turn.wake + ahead if early else turn.wake, UTC)
             ctx.signal_entity(ctx.entity_id, "tick", {"at": turn.wake}, due)
         with self._lock:
             self.events.update(turn.events)
