@@ -212,6 +212,8 @@ class Dispatcher:
     ) -> None:
         self._build = build
         self._not_built = not_built
+        self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
+        """Called with a stream that takes nothing any more."""
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -293,7 +295,7 @@ class Dispatcher:
 
     def _round(self, kind: int, queue: ReadyQueue) -> bool:
         handed = False
-        for stream in self.streams:
+        for stream in tuple(self.streams):
             if stream.free[kind] <= 0:
                 continue
             found = queue.take(stream.filters[kind])
@@ -315,7 +317,10 @@ class Dispatcher:
                 self.leases.add(lease)
                 if self._lease_seconds is not None:
                     heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
-                stream.send(item)
+                try:
+                    stream.send(item)
+                except Exception as error:
+                    self.not_sent(stream, error)
         return handed
 
     def reset(self) -> None:

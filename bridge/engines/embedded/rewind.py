@@ -81,7 +81,7 @@ def _check_saga(instance: Instance, parts: Cut) -> None:
         return
     try:
         status = json.loads(instance.custom_status)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than a saga's ever is
         return
     if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
         raise CannotRewind(

@@ -15,7 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.calls import DEFERRED
-from bridge.engines.embedded.dispatch import Lease
+from bridge.engines.embedded.dispatch import Lease, Stream
 from bridge.engines.embedded.givingup import moves
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
@@ -62,6 +62,7 @@ class Writer:
     def __init__(self, hub: TaskHub, name: str, give_back: Callable[[Lease], None]) -> None:
         self._hub = hub
         self._give_back = give_back
+        hub.dispatcher.not_sent = self._not_sent
         self._queue: SimpleQueue[Operation] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
@@ -257,6 +258,13 @@ class Writer:
                 if fault is None:
                     break
                 logger.error("Giving up after fault %s failed in part", number, exc_info=fault.error)
+
+    def _not_sent(self, stream: Stream, error: Exception) -> None:
+        """A worker's stream is broken: its work is for others."""
+        self.given_up[Kind.WORKER] += 1
+        logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
+        for lease in self._hub.dispatcher.disconnect(stream):
+            self._hub.later.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
 
     def _give_up_failed(self) -> None:
         """Give up what was found to be unusable outside of a transaction."""

@@ -32,10 +32,12 @@ from tests.engines.embedded.hands import (
     call,
     child,
     complete,
+    fail,
     kinds,
     signal,
     start,
     state,
+    text,
     timer,
 )
 from tests.engines.embedded.test_entity import calling, entities, locking, unlocking
@@ -464,3 +466,27 @@ def test_after_a_fault_between_two_transactions_the_engine_rests_and_reads_its_f
         assert len(hits) == 1
     finally:
         database.stop()
+
+
+def test_a_stream_that_takes_nothing_any_more_counts_as_a_worker_that_is_gone(database: Database) -> None:
+    dead = Hands(database)
+
+    def broken(_: Any) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    dead.stream.send = broken  # type: ignore[method-assign]
+    start(database, "work", "i")
+    alive = Hands(database)
+    item = alive.take()
+    alive.turn(item, complete(1, "ok"))
+    assert state(database, "i").output.value == '"ok"'
+    assert database.writer.given_up == {Kind.WORKER: 1}
+
+
+def test_a_custom_status_nested_deeper_than_json_is_read_is_no_hindrance(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), fail(1, "no"), customStatus=text("[" * 500_000))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    assert kinds(hands.take())[0] == "executionStarted"
+    assert database.writer.given_up == {}
