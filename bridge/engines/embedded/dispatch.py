@@ -225,7 +225,8 @@ class Dispatcher:
         self.epoch = 0
 
     def connect(self, stream: Stream) -> None:
-        self.streams.append(stream)
+        if stream not in self.streams:
+            self.streams.append(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""

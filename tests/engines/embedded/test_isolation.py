@@ -490,3 +490,20 @@ def test_a_custom_status_nested_deeper_than_json_is_read_is_no_hindrance(databas
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     assert kinds(hands.take())[0] == "executionStarted"
     assert database.writer.given_up == {}
+
+
+def test_a_worker_that_connects_beside_an_operation_that_fails_is_connected_once(database: Database) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    with together(database):
+        hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+        waiting = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="i"))
+        database.writer.submit(broken)
+    start(database, "work", "i")
+    hands.turn(hands.take(), complete(1))
+    assert waiting.future.result(PATIENCE).orchestrationState.instanceId == "i"
+    assert database.hub.dispatcher.streams == [hands.stream]
+    hands.leave()
+    start(database, "work", "j")
+    assert hands.nothing()
