@@ -11,6 +11,7 @@ import structlog
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.clock import SYSTEM
 from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
@@ -180,6 +181,7 @@ class EngineView:
     durable: bool
     incompatible: Mapping[str, int]
     unknown: Mapping[str, int]
+    faults: Mapping[str, int]
 
 
 class Watch:
@@ -215,6 +217,7 @@ class Watch:
             limits,
             parking,
             late_letters,
+            SYSTEM.counted,
             version=__version__,
             config=config_version,
         )
@@ -264,7 +267,7 @@ class Watch:
         for name, engine in self._engines.items():
             witness = self._witnesses[name]
             up = not self._breakers[name].open
-            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown))
+            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown), engine.faults)
 
 
 def _changed(found: Sequence[Incompatible]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient
@@ -32,6 +32,11 @@ class Engine(Protocol):
     @property
     def announces(self) -> bool:
         """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """Operations that this process could not apply for it and gave up, by kind."""
         ...
 
     def empty(self, entity_id: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,6 +53,7 @@ class SchedulerEngine:
 
     durable = True
     announces = False
+    faults: Mapping[str, int] = MappingProxyType({})
     certain = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:

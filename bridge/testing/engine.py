@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
@@ -24,6 +27,7 @@ class VirtualEngine:
 
     durable = False
     announces = False
+    faults: Mapping[str, int] = MappingProxyType({})
     certain = False
     description = "in memory, with virtual time, for tests"
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.schema import is_file_fault
 
 ORCHESTRATION = 0
 ACTIVITY = 1
@@ -89,6 +91,17 @@ class Lease:
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of an answer that comes in several messages."""
+    turn: list[pb.HistoryEvent] | None = None
+    """The new events of a turn."""
+    turn_at: int = 0
+    """The time of a turn."""
+    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
+    """The events of the inbox that a turn has taken, or the operations of a batch."""
+    void: bool = False
+    """Its answer no longer counts; the stream still holds it."""
+
+    def avoid(self) -> None:
+        self.void = True
 
 
 class ReadyQueue:
@@ -166,10 +179,13 @@ class Leases:
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
         """For workers that send no token: the lease they must mean. Ends it."""
-        for lease in list(self._by_token.values()):
-            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id:
-                return self.take(lease.token)
-        return None
+        found = [
+            lease
+            for lease in list(self._by_token.values())
+            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id
+        ]
+        found.sort(key=lambda lease: lease.void)
+        return self.take(found[0].token) if found else None
 
     def clear(self) -> None:
         self._by_token.clear()
@@ -192,8 +208,12 @@ class Dispatcher:
         self,
         build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
         lease_seconds: float | None = None,
+        not_built: Callable[[int, Any, Exception], None] | None = None,
     ) -> None:
         self._build = build
+        self._not_built = not_built
+        self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
+        """Called with a stream that takes nothing any more."""
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -205,7 +225,8 @@ class Dispatcher:
         self.epoch = 0
 
     def connect(self, stream: Stream) -> None:
-        self.streams.append(stream)
+        if stream not in self.streams:
+            self.streams.append(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""
@@ -235,7 +256,7 @@ class Dispatcher:
         """Some work waits for its pause to end."""
         return bool(self._resting)
 
-    def rest(self, lease: Lease, now: float, delay: float | None = None) -> None:
+    def rest(self, lease: Lease, delay: float | None = None) -> None:
         """Queue work again after a pause: `delay`, or for abandoned work one that doubles each time, 50 ms to 30 s."""
         if delay is None:
             key = (lease.kind, lease.subject)
@@ -243,7 +264,7 @@ class Dispatcher:
             self._attempts[key] = attempts + 1
             delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        rest = _Rest(now + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        rest = _Rest(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
         heapq.heappush(self._resting, rest)
 
     def wake(self, now: float) -> None:
@@ -262,7 +283,7 @@ class Dispatcher:
         return ended
 
     def next_wake(self) -> float | None:
-        """When `wake` or `expired` has something to do; seconds since 1970."""
+        """When `wake` or `expired` has something to do, by the monotonic clock."""
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         return min(moments, default=None)
 
@@ -275,7 +296,7 @@ class Dispatcher:
 
     def _round(self, kind: int, queue: ReadyQueue) -> bool:
         handed = False
-        for stream in self.streams:
+        for stream in tuple(self.streams):
             if stream.free[kind] <= 0:
                 continue
             found = queue.take(stream.filters[kind])
@@ -283,15 +304,24 @@ class Dispatcher:
                 continue
             handed = True
             name, version, subject = found
-            built = self._build(kind, name, version, subject, stream)
+            try:
+                built = self._build(kind, name, version, subject, stream)
+            except Exception as error:
+                if self._not_built is None or is_file_fault(error):
+                    raise
+                self._not_built(kind, subject, error)
+                continue
             if built is not None:
                 lease, item = built
                 stream.free[kind] -= 1
                 stream.leases.add(lease.token)
                 self.leases.add(lease)
                 if self._lease_seconds is not None:
-                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
-                stream.send(item)
+                    heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
+                try:
+                    stream.send(item)
+                except Exception as error:
+                    self.not_sent(stream, error)
         return handed
 
     def reset(self) -> None:

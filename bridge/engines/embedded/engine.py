@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class EmbeddedEngine:
             listens = f", listens on {self._config.listen}" if self._config.listen else ""
             return f"durable, in {self._directory / FILE}{listens}"
         return f"durable, attached through {self._directory / SOCKET}"
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        return {} if self._database is None else dict(self._database.writer.given_up)
 
     def empty(self, entity_id: str) -> bool:
         """The process that hosts the engine knows: what it has acknowledged is in this set."""
