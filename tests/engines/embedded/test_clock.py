@@ -12,7 +12,7 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.clock import TRUSTED
-from bridge.engines.embedded.clock import micros, timestamp
+from bridge.engines.embedded.clock import due, micros, timestamp
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.operation import Kind
 from bridge.engines.embedded.retention import RetentionPolicy
@@ -121,6 +121,28 @@ def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: S
     noticed(engine.now)
     clock.step(step)  # and nobody calls: the engine notices by itself
     assert arrived(hands) == ALL
+
+
+@pytest.mark.parametrize("nanos", [1, 999])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
+    engine: Restartable, clock: SteppedClock, step: float, nanos: int, restarts: bool
+) -> None:
+    hands = Hands(engine.now)
+    clock.step(step)
+    start(engine.now, "work", "i")
+    item = hands.take()
+    moment = timestamp(turn_time(item) + SHORT)
+    moment.nanos += nanos
+    hands.turn(item, pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
+    noticed(engine.now)
+    clock.step(-step)
+    if restarts:
+        hands = Hands(engine.again())
+    fired = hands.take().orchestratorRequest.newEvents[1]
+    assert fired.timerFired.fireAt == moment
+    assert fired.timestamp == timestamp(due(moment))
 
 
 @pytest.mark.parametrize("step", [HOUR, YEAR])
