@@ -21,6 +21,12 @@ class WorkerConfig(Model):
     publish_threads: Integer = Field(
         16, ge=1, description="Threads for publishing, apart from the others: a broker that hangs stops nothing else."
     )
+    stuck_after: Duration | None = Field(
+        300.0,
+        gt=0,
+        description="Time without progress after which work that waits behind busy threads makes the daemon unready; "
+        "null: never.",
+    )
 
 
 class ParkingConfig(Model):

@@ -103,6 +103,7 @@ class EngineStats(Protocol):
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
     unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
+    stuck: pools of worker threads of this process that cannot work.
     """
 
     @property
@@ -115,6 +116,8 @@ class EngineStats(Protocol):
     def incompatible(self) -> Mapping[str, int]: ...
     @property
     def unknown(self) -> Mapping[str, int]: ...
+    @property
+    def stuck(self) -> int: ...
 
 
 class PublishStats(Protocol):
@@ -374,7 +377,11 @@ class _BridgeCollector(Collector):
             "Calls and publishes under names that nothing registers, by kind.",
             labels=("engine", "kind"),
         )
+        stuck = GaugeMetricFamily(
+            "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", labels=("engine",)
+        )
         for engine in self._engines():
+            stuck.add_metric((engine.name,), engine.stuck)
             for kind, count in engine.unknown.items():
                 unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
@@ -385,6 +392,7 @@ class _BridgeCollector(Collector):
         yield durable
         yield incompatible
         yield unknown
+        yield stuck
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))

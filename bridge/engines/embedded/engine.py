@@ -9,10 +9,10 @@ from typing import Any
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
@@ -173,7 +173,8 @@ class EmbeddedEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
+        stuck_after = self._config.worker.stuck_after
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
@@ -194,10 +195,10 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return register(worker, workflows, witness)
+                return register(worker, workflows, witness, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            return register(Witnessed(channel=channel, **options), workflows, witness)
+            return register(Witnessed(channel=channel, **options), workflows, witness, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
@@ -208,4 +209,5 @@ class EmbeddedEngine:
             ),
             workflows,
             witness,
+            stuck_after,
         )
