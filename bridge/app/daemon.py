@@ -253,7 +253,7 @@ class Daemon:
         for name, engine in self.engines.items():
             for group in self.own.groups(self.workflows, name):
                 worker = engine.worker(group, DataConverter(), self.witnesses[name])
-                worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+                worker.start()
                 self._workers.append((name, worker))
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "

@@ -6,14 +6,15 @@ UTF-8) leaves them: it ends a thread of a pool, or the event loop of the SDK's w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from types import GeneratorType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -316,11 +317,26 @@ class Load:
             return waiting > 0 and self.running >= threads and time.monotonic() - self.changed >= after
 
 
+class RunningRecord(Protocol):
+    """A record of the work items that threads of this process run."""
+
+    def begin(self, token: str) -> None: ...
+
+    def end(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+
 class ContainedWorker(TaskHubGrpcWorker):
     """A worker of the SDK in which user code can fail only its own instance."""
 
     stuck_after: float | None = None
     """Seconds after which work that waits behind busy threads counts as stuck; None: never."""
+
+    running: RunningRecord | None = None
+    """Told which work items run, where this process's death is the engine's too."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -334,6 +350,28 @@ class ContainedWorker(TaskHubGrpcWorker):
     def add_activity(self, fn: Any) -> str:
         name: str = super().add_activity(contained_activity(fn))
         return name
+
+    def start(self) -> None:
+        if self.running is not None:
+            self.running.resume()
+        super().start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+
+    def stop(self) -> None:
+        if self.running is not None:
+            self.running.drain()
+        super().stop()  # type: ignore[no-untyped-call]  # as above
+
+    @contextlib.contextmanager
+    def _at_work(self, token: str) -> Iterator[None]:
+        """Note that this thread runs a work item."""
+        with self._load:
+            if self.running is not None:
+                self.running.begin(token)
+            try:
+                yield
+            finally:
+                if self.running is not None:
+                    self.running.end()
 
     def stuck(self) -> list[str]:
         """Describe each pool of threads that cannot work. Empty while all can, and when the worker is stopped."""
@@ -356,7 +394,7 @@ class ContainedWorker(TaskHubGrpcWorker):
     ) -> None:
         answers = _Answers(stub)
         try:
-            with self._load:
+            with self._at_work(completionToken):
                 super()._execute_orchestrator(req, answers, completionToken)
         except BaseException as error:
             failed = helpers.new_complete_orchestration_action(
@@ -378,7 +416,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         answers = _Answers(stub)
         instance_id = req.orchestrationInstance.instanceId
         try:
-            with self._load:
+            with self._at_work(completionToken):
                 super()._execute_activity(req, answers, completionToken)
         except BaseException as error:
             response = pb.ActivityResponse(
@@ -409,7 +447,7 @@ class ContainedWorker(TaskHubGrpcWorker):
             began = datetime.now(UTC)
             collected = _Collected()
             try:
-                with self._load:
+                with self._at_work(completionToken):
                     super()._execute_entity_batch(alone, collected, completionToken)
             except BaseException as error:
                 _tell(error, f"operation of entity {req.instanceId}")

@@ -16,12 +16,14 @@ from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.lock import FileLock
+from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.purge import Purges
 from bridge.engines.embedded.reader import Reader
 from bridge.engines.embedded.recovery import recover
 from bridge.engines.embedded.rejection import invalid, precondition, unavailable
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
+from bridge.engines.embedded.running import RunningItems
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.warmth import Warmth
@@ -49,6 +51,10 @@ class DatabaseOptions:
     disposable: bool = False
     """Whether clients may empty the hub, by the calls that delete it or create it anew."""
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    max_lost_workers: int = 5
+    """Worker processes that may die while they run one work item and nothing else; 0: any number."""
+    lost_rest: float = 1.0
+    """First rest of work that was lost twice, in seconds; it doubles each time."""
 
 
 class Database:
@@ -63,6 +69,7 @@ class Database:
         self._lock = FileLock(path)
         self._connection: sqlite3.Connection | None = None
         self._open = False
+        self.running: RunningItems | None = None
 
     def start(self) -> None:
         """Open the file, creating it where it is missing, and go on with what it holds.
@@ -97,6 +104,9 @@ class Database:
             max_message=options.max_message,
             lease_seconds=options.lease_seconds,
         )
+        if options.max_lost_workers:
+            self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)
+            self.running = RunningItems(self.path.with_suffix(".running"), self.hub.dispatcher.leases)
         recover(self.hub)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)
         self._completions = Completions(self.hub, self._calls)
@@ -145,6 +155,9 @@ class Database:
         }
         self._reader.start()
         self.writer.start()
+        if self.hub.losses is not None and self.running is not None and (crashed := self.running.read()):
+            # Before any worker is connected
+            self.writer.submit(self.hub.losses.crashed, crashed)
         self._retention.start()
         self._warmth.start()
 
@@ -157,6 +170,8 @@ class Database:
         self._warmth.stop()
         self.writer.stop()
         self._reader.stop()
+        if self.running is not None:
+            self.running.close()
         if self._connection is not None:
             self._connection.close()
         self._lock.release()
@@ -206,7 +221,12 @@ class Database:
             self.writer.submit(self._disconnected, stream)
 
     def _disconnected(self, stream: Stream) -> None:
-        self._completions.disconnected(self.hub.dispatcher.disconnect(stream))
+        leases = self.hub.dispatcher.disconnect(stream)
+        if self.hub.losses is None or stream.is_drained:
+            self._completions.disconnected(leases)
+        else:
+            epoch = self.hub.dispatcher.epoch
+            self.hub.losses.lost([each for each in leases if each.epoch == epoch and self._completions.give_back(each)])
 
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
         """A hub is there as soon as it is named, so that only creating it anew does something."""
@@ -244,6 +264,7 @@ class Database:
         if lease is None or lease.kind != kind:
             if lease is not None:
                 leases.put_back(lease)
+            self._forgive(token)
             raise precondition(
                 "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
             )
@@ -264,7 +285,14 @@ class Database:
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
             self.writer.submit(self._completions.abandon, lease)
+        else:
+            self._forgive(request.completionToken)
         return response
+
+    def _forgive(self, token: str) -> None:
+        """A worker that answers late is not lost, only its connection was."""
+        if self.hub.losses is not None and token in self.hub.losses.revoked:
+            self.writer.submit(self.hub.losses.answered, token)
 
 
 def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:

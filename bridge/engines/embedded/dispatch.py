@@ -6,8 +6,9 @@ Everything here runs in the writer's thread, except `Leases.take`, which any thr
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,15 @@ KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
 
 DEFAULT_CREDITS = 100
 """Work items of one kind that a stream holds at once, where it names no number."""
+
+Identity = tuple[int, int | str]
+"""Kind of a work item, and what tells it from others of its kind."""
+
+
+def identity(kind: int, subject: Any) -> Identity:
+    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
+    return (kind, subject.seq if kind == ACTIVITY else subject)
+
 
 Names = dict[str, frozenset[str]]
 """Accepted versions by name; an empty set accepts every version."""
@@ -61,6 +71,10 @@ class Stream:
             )
         self.leases: set[str] = set()
         self.connected = True
+        self.process: object = self
+        """What stands for the worker's process: streams of one process have the same."""
+        self.is_drained = False
+        """The worker ends the stream in good order; nothing of what it holds was running."""
 
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
@@ -89,6 +103,8 @@ class Lease:
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of an answer that comes in several messages."""
+    is_alone: bool = False
+    """The stream's process was given nothing else."""
 
 
 class ReadyQueue:
@@ -161,6 +177,9 @@ class Leases:
         """The lease, which goes on."""
         return self._by_token.get(token)
 
+    def open(self) -> list[Lease]:
+        return list(self._by_token.values())
+
     def put_back(self, lease: Lease) -> None:
         self._by_token[lease.token] = lease
 
@@ -203,6 +222,13 @@ class Dispatcher:
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self.epoch = 0
+        self.suspects: dict[Identity, float] = {}
+        """Work that runs alone, with the time until which it rests, seconds since 1970."""
+        self.on_done: Callable[[Lease], None] | None = None
+        """Called when work is done, while somebody wants to know."""
+        self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
+        self._alone: Lease | None = None
+        self._quiet: object | None = None
 
     def connect(self, stream: Stream) -> None:
         self.streams.append(stream)
@@ -229,6 +255,8 @@ class Dispatcher:
             lease.stream.free[lease.kind] += 1
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
+        if done and self.on_done is not None:
+            self.on_done(lease)
 
     @property
     def resting(self) -> bool:
@@ -268,31 +296,79 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Hand out all that can be handed out."""
+        if self._waiting or self._quiet is not None:
+            self._hand_out_alone()
         for kind in KINDS:
             queue = self.ready[kind]
             while len(queue) and self._round(kind, queue):
                 pass
+        if self._waiting and self._quiet is None:
+            self._hand_out_alone()
 
     def _round(self, kind: int, queue: ReadyQueue) -> bool:
         handed = False
         for stream in self.streams:
-            if stream.free[kind] <= 0:
+            if stream.free[kind] <= 0 or (self._quiet is not None and stream.process is self._quiet):
                 continue
             found = queue.take(stream.filters[kind])
             if found is None:
                 continue
             handed = True
             name, version, subject = found
+            if self.suspects and self._set_aside(kind, name, version, subject):
+                continue
+            built = self._build(kind, name, version, subject, stream)
+            if built is not None:
+                self._lend(stream, *built)
+        return handed
+
+    def _lend(self, stream: Stream, lease: Lease, item: Any) -> None:
+        stream.free[lease.kind] -= 1
+        stream.leases.add(lease.token)
+        self.leases.add(lease)
+        if self._lease_seconds is not None:
+            heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
+        stream.send(item)
+
+    def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
+        """Let a suspect rest, or wait until it can run alone. False for all other work."""
+        key = identity(kind, subject)
+        until = self.suspects.get(key)
+        if until is None:
+            return False
+        if until <= time.time():
+            self._waiting[key] = (kind, name, version, subject)
+        elif until < math.inf:
+            self._order += 1
+            heapq.heappush(self._resting, _Rest(until, kind, self._order, name, version, subject))
+        return True
+
+    def _hand_out_alone(self) -> None:
+        """Give one suspect to a process that has nothing else; until then, and while it runs, that gets nothing."""
+        if self._alone is not None and self.leases.get(self._alone.token) is not None:
+            return
+        self._alone = self._quiet = None
+        busy = Counter(id(lease.stream.process) for lease in self.leases.open())
+        for key, (kind, name, version, subject) in list(self._waiting.items()):
+            if key not in self.suspects:
+                del self._waiting[key]
+                self.ready[kind].add(name, version, subject)
+                continue
+            takers = [stream for stream in self.streams if _accepts(stream.filters[kind], (name, version))]
+            if not takers:
+                continue
+            stream = min(takers, key=lambda each: busy[id(each.process)])
+            if busy[id(stream.process)]:
+                self._quiet = stream.process
+                return
+            del self._waiting[key]
             built = self._build(kind, name, version, subject, stream)
             if built is not None:
                 lease, item = built
-                stream.free[kind] -= 1
-                stream.leases.add(lease.token)
-                self.leases.add(lease)
-                if self._lease_seconds is not None:
-                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
-                stream.send(item)
-        return handed
+                lease.is_alone = True
+                self._alone, self._quiet = lease, stream.process
+                self._lend(stream, lease, item)
+                return
 
     def reset(self) -> None:
         """Forget all work and leases; streams stay, and what they still hold is void."""
@@ -303,6 +379,9 @@ class Dispatcher:
         self._resting.clear()
         self._expiring.clear()
         self._attempts.clear()
+        self.suspects.clear()
+        self._waiting.clear()
+        self._alone = self._quiet = None
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)

@@ -88,7 +88,9 @@ class EmbeddedEngine:
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
         retention = RetentionPolicy(age, self._config.retention_count, period)
-        database = Database(self._directory / FILE, DatabaseOptions(retention=retention))
+        database = Database(
+            self._directory / FILE, DatabaseOptions(retention=retention, max_lost_workers=self._config.max_lost_workers)
+        )
         database.start()
         self._database = database
         try:
@@ -198,7 +200,9 @@ class EmbeddedEngine:
                 return register(worker, workflows, witness, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            return register(Witnessed(channel=channel, **options), workflows, witness, stuck_after)
+            worker_ = Witnessed(channel=channel, **options)
+            worker_.running = self._database.running
+            return register(worker_, workflows, witness, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(

@@ -20,6 +20,7 @@ from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Di
 from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
+from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.rejection import late, missing, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
@@ -60,6 +61,8 @@ class TaskHub:
         """Moves for the next transaction."""
         self.run_listeners: list[RunListener] = []
         """Told, after the commit, which instances it finished and started."""
+        self.losses: Losses | None = None
+        """Counts lost workers, where that is wanted."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
@@ -104,6 +107,8 @@ class TaskHub:
         self.settled.extend((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in self.waiters.take_all())
         self.tx.wipe()
         self._let_go()
+        if self.losses is not None:
+            self.losses.load()
 
     def _let_go(self) -> None:
         self.forget()

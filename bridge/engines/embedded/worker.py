@@ -169,6 +169,7 @@ class DirectWorker(Witnessed, SessionWorker):
     ) -> None:
         super().__init__(host_address="in-process", **options)
         self._database = database
+        self.running = database.running
         self._sizes = (turn_threads, activity_threads, entity_threads)
         self._stream: Stream | None = None
         self._pools: list[Pool] = []
@@ -197,6 +198,10 @@ class DirectWorker(Witnessed, SessionWorker):
         # Large payloads are put back into the events in place, so that such a worker needs copies.
         self._stream = Stream(request, self._take, shares=self._payload_store is None)
         self._stream.knows = self._knows if self.known is not None else None
+        # Streams of this process share its fate.
+        self._stream.process = self._database
+        if self.running is not None:
+            self.running.resume()
         self._database.connect(self._stream)
         self._is_running = True
 
@@ -214,9 +219,12 @@ class DirectWorker(Witnessed, SessionWorker):
             return
         self._is_running = False
         self._stub.open = False
+        if self.running is not None:
+            self.running.drain()
         for pool in self._pools:
             pool.stop()
         if self._stream is not None:
+            self._stream.is_drained = True
             self._database.disconnect(self._stream)
         self.sessions.clear()
 
