@@ -6,12 +6,11 @@ UTF-8) leaves them: it ends a thread of a pool, or the event loop of the SDK's w
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
@@ -301,12 +300,12 @@ class Load:
         self.running = 0
         self.changed = time.monotonic()
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
         with self._lock:
             self.running += 1
             self.changed = time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         with self._lock:
             self.running -= 1
             self.changed = time.monotonic()
@@ -341,7 +340,8 @@ class ContainedWorker(TaskHubGrpcWorker):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data_converter: DataConverter = ContainedConverter(self._data_converter)
-        self._load = Load()
+        self._load: Load | None = Load()
+        """Of the one pool of the SDK's worker; None where a subclass has pools of its own."""
 
     def add_orchestrator(self, fn: Any) -> str:
         name: str = super().add_orchestrator(contained_orchestrator(fn, self._data_converter))
@@ -361,17 +361,18 @@ class ContainedWorker(TaskHubGrpcWorker):
             self.running.drain()
         super().stop()  # type: ignore[no-untyped-call]  # as above
 
-    @contextlib.contextmanager
-    def _at_work(self, token: str) -> Iterator[None]:
-        """Note that this thread runs a work item."""
-        with self._load:
-            if self.running is not None:
-                self.running.begin(token)
-            try:
-                yield
-            finally:
-                if self.running is not None:
-                    self.running.end()
+    def _begin(self, token: str) -> None:
+        """This thread begins with a work item."""
+        if self._load is not None:
+            self._load.begin()
+        if self.running is not None:
+            self.running.begin(token)
+
+    def _end(self) -> None:
+        if self.running is not None:
+            self.running.end()
+        if self._load is not None:
+            self._load.end()
 
     def stuck(self) -> list[str]:
         """Describe each pool of threads that cannot work. Empty while all can, and when the worker is stopped."""
@@ -379,10 +380,12 @@ class ContainedWorker(TaskHubGrpcWorker):
             return []
         if self._runLoop is not None and not self._runLoop.is_alive():
             return ["the worker's event loop has ended; restart the process"]
+        if self.stuck_after is None or self._load is None:
+            return []
         manager = self._async_worker_manager
         threads = self._concurrency_options.maximum_thread_pool_workers
         waiting = manager.thread_pool._work_queue.qsize()
-        if self.stuck_after is None or not self._load.is_stuck(threads, waiting, self.stuck_after):
+        if not self._load.is_stuck(threads, waiting, self.stuck_after):
             return []
         return [stuck_pool("work", threads, waiting, self.stuck_after)]
 
@@ -393,9 +396,9 @@ class ContainedWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
         answers = _Answers(stub)
+        self._begin(completionToken)
         try:
-            with self._at_work(completionToken):
-                super()._execute_orchestrator(req, answers, completionToken)
+            super()._execute_orchestrator(req, answers, completionToken)
         except BaseException as error:
             failed = helpers.new_complete_orchestration_action(
                 -1, pb.ORCHESTRATION_STATUS_FAILED, None, failure_details(error)
@@ -405,6 +408,7 @@ class ContainedWorker(TaskHubGrpcWorker):
             )
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {req.instanceId}")
         finally:
+            self._end()
             _end_turn()
 
     def _execute_activity(
@@ -415,9 +419,9 @@ class ContainedWorker(TaskHubGrpcWorker):
     ) -> None:
         answers = _Answers(stub)
         instance_id = req.orchestrationInstance.instanceId
+        self._begin(completionToken)
         try:
-            with self._at_work(completionToken):
-                super()._execute_activity(req, answers, completionToken)
+            super()._execute_activity(req, answers, completionToken)
         except BaseException as error:
             response = pb.ActivityResponse(
                 instanceId=instance_id,
@@ -426,6 +430,8 @@ class ContainedWorker(TaskHubGrpcWorker):
                 completionToken=completionToken,
             )
             answers.instead(error, "CompleteActivityTask", response, f"activity {req.name} of {instance_id}")
+        finally:
+            self._end()
 
     def _execute_entity_batch(
         self,
@@ -446,9 +452,9 @@ class ContainedWorker(TaskHubGrpcWorker):
                 alone.entityState.CopyFrom(whole.entityState)
             began = datetime.now(UTC)
             collected = _Collected()
+            self._begin(completionToken)
             try:
-                with self._at_work(completionToken):
-                    super()._execute_entity_batch(alone, collected, completionToken)
+                super()._execute_entity_batch(alone, collected, completionToken)
             except BaseException as error:
                 _tell(error, f"operation of entity {req.instanceId}")
                 collected.result = None
@@ -456,6 +462,8 @@ class ContainedWorker(TaskHubGrpcWorker):
                 failed.failureDetails.CopyFrom(failure_details(error))
                 failed.startTimeUtc.CopyFrom(helpers.new_timestamp(began))
                 failed.endTimeUtc.CopyFrom(helpers.new_timestamp(datetime.now(UTC)))
+            finally:
+                self._end()
             if collected.result is not None:
                 for result in collected.result.results:
                     if result.HasField("failure"):

@@ -1,11 +1,12 @@
 """A record of the work items that this process's workers run: the next process reads in it what ran as this one died.
 
-It lies beside the engine's file, in the page cache of the kernel: it survives the process at the cost of one small
-write per item, and need not survive the machine, whose crash says nothing about any item.
+It lies beside the engine's file, mapped into memory: it survives the process at the cost of a copy in memory per item,
+and need not survive the machine, whose crash says nothing about any item.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from contextlib import suppress
@@ -16,6 +17,8 @@ from bridge.engines.embedded.dispatch import Leases, identity
 _HEADER = 64
 _SLOT = 4608
 """Room for the longest id of an entity, with its length and kind."""
+_SLOTS = 512
+"""Threads that are recorded."""
 _RUNNING, _DRAINING = b"R", b"D"
 
 
@@ -26,7 +29,7 @@ class RunningItems:
         self._path = path
         self._leases = leases
         self._lock = threading.Lock()
-        self._file: int | None = None
+        self._map: mmap.mmap | None = None
         self._slots = 0
         self._own = threading.local()
         self._is_closed = False
@@ -54,9 +57,7 @@ class RunningItems:
         """Forget what was recorded; from now on nothing is."""
         with self._lock:
             self._is_closed = True
-            file, self._file = self._file, None
-            if file is not None:
-                os.close(file)
+            self._map = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
@@ -80,7 +81,9 @@ class RunningItems:
                 self._slots += 1
         kind, subject = identity(lease.kind, lease.subject)
         entry = f"{kind}{'!' if lease.is_alone else ':'}{subject}".encode()
-        self._write(_HEADER + slot * _SLOT, len(entry).to_bytes(2, "little") + entry)
+        # The length last: what is half written does not count
+        self._write(_HEADER + slot * _SLOT + 2, entry)
+        self._write(_HEADER + slot * _SLOT, len(entry).to_bytes(2, "little"))
 
     def end(self) -> None:
         """This thread has done what it began."""
@@ -89,15 +92,24 @@ class RunningItems:
             self._write(_HEADER + slot * _SLOT, b"\0\0")
 
     def _write(self, at: int, data: bytes) -> None:
-        with suppress(OSError):  # a full disk: losses are not counted, and work goes on
-            if self._file is None:
-                with self._lock:
-                    if self._is_closed:
-                        return
-                    if self._file is None:
-                        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-                        os.pwrite(self._file, (_RUNNING + _boot()).ljust(_HEADER, b"\0"), 0)
-            os.pwrite(self._file, data, at)
+        record = self._map or self._opened()
+        if record is not None and at + len(data) <= len(record):
+            record[at : at + len(data)] = data
+
+    def _opened(self) -> mmap.mmap | None:
+        """The record; None where it cannot be written: then losses are not counted, and work goes on."""
+        with self._lock:
+            if self._map is None and not self._is_closed:
+                with suppress(OSError):
+                    file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                    try:
+                        # Written in full: a page for which the disk has no room later would end the process
+                        os.write(file, bytes(_HEADER + _SLOTS * _SLOT))
+                        self._map = mmap.mmap(file, 0)
+                    finally:
+                        os.close(file)
+                    self._map[:_HEADER] = (_RUNNING + _boot()).ljust(_HEADER, b"\0")
+            return self._map
 
 
 def _boot() -> bytes:

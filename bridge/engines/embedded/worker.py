@@ -94,8 +94,11 @@ class Pool:
                 if not at_hand:
                     return
                 execute, request, token = at_hand[0]
-                with self._load:
+                self._load.begin()
+                try:
                     self._stub.run(execute, request, token)
+                finally:
+                    self._load.end()
                 at_hand.clear()
         except BaseException as error:
             # Jobs raise nothing: it was raised in this thread from outside.
@@ -170,6 +173,7 @@ class DirectWorker(Witnessed, SessionWorker):
         super().__init__(host_address="in-process", **options)
         self._database = database
         self.running = database.running
+        self._load = None
         self._sizes = (turn_threads, activity_threads, entity_threads)
         self._stream: Stream | None = None
         self._pools: list[Pool] = []
