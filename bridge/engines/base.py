@@ -7,8 +7,8 @@ from typing import Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness
 
@@ -77,7 +77,7 @@ class Engine(Protocol):
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
 
         data_converter: how the workflows' values become JSON and back; the SDK's own when None. witness: sees instances

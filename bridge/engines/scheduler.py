@@ -13,11 +13,11 @@ from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
@@ -128,7 +128,7 @@ class SchedulerEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
@@ -145,4 +145,5 @@ class SchedulerEngine:
             ),
             workflows,
             witness,
+            self._config.worker.stuck_after,
         )

@@ -103,7 +103,7 @@ class EngineStats(Protocol):
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
     unknown: calls and publishes of orchestrations under names that nothing registers, by kind. faults: operations that
-    could not be applied and were given up, by kind.
+    could not be applied and were given up, by kind. stuck: pools of worker threads of this process that cannot work.
     """
 
     @property
@@ -118,6 +118,8 @@ class EngineStats(Protocol):
     def unknown(self) -> Mapping[str, int]: ...
     @property
     def faults(self) -> Mapping[str, int]: ...
+    @property
+    def stuck(self) -> int: ...
 
 
 class PublishStats(Protocol):
@@ -389,7 +391,11 @@ class _BridgeCollector(Collector):
             "Operations that the engine could not apply and gave up, by kind.",
             labels=("engine", "kind"),
         )
+        stuck = GaugeMetricFamily(
+            "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", labels=("engine",)
+        )
         for engine in self._engines():
+            stuck.add_metric((engine.name,), engine.stuck)
             for kind, count in engine.faults.items():
                 faults.add_metric((engine.name, kind), count)
             for kind, count in engine.unknown.items():
@@ -403,6 +409,7 @@ class _BridgeCollector(Collector):
         yield incompatible
         yield unknown
         yield faults
+        yield stuck
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
@@ -73,7 +73,7 @@ class VirtualEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
         worker = Witnessed(

@@ -51,6 +51,7 @@ class Engine:
     incompatible: Mapping[str, int] = field(default_factory=lambda: {"order_saga": 2})
     unknown: Mapping[str, int] = field(default_factory=lambda: {"target": 3})
     faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
+    stuck: int = 2
 
 
 @dataclass
@@ -137,6 +138,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     faults = frozenset({("engine", "default"), ("kind", "turn")})
     assert found["bridge_engine_faults_total", faults] == 4
     assert found["bridge_unknown_names_total", frozenset({("engine", "default"), ("kind", "target")})] == 3
+    assert found["bridge_worker_stuck_pools", frozenset({("engine", "default")})] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
     assert "version=0.0.4" in CONTENT_TYPE
 

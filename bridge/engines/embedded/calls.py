@@ -202,6 +202,7 @@ class Calls:
             raise missing(request.instanceId)
         if instance.suspended and not instance.finished:
             instance.suspended = False
+            instance.failure = None  # the reason why the engine suspended it
             hub.touch(instance)
             reason = request.reason if request.HasField("reason") else None
             hub.deliver(instance, events.execution_resumed(hub.now, reason))

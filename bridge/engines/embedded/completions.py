@@ -271,11 +271,24 @@ class Completions:
 
     def lost(self, lease: Lease) -> None:
         """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""
-        hub = self._hub
-        hub.dispatcher.release(lease, done=False)
-        if lease.epoch == hub.dispatcher.epoch and self.give_back(lease):
-            ready = hub.dispatcher.ready[lease.kind]
-            hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
+        if self._taken_back(lease):
+            self._queue_again(lease)
+
+    def died(self, lease: Lease) -> None:
+        """The worker is gone, and maybe its work was the reason."""
+        losses = self._hub.losses
+        assert losses is not None
+        if self._taken_back(lease) and losses.lost(lease):
+            self._queue_again(lease)
+
+    def _taken_back(self, lease: Lease) -> bool:
+        """True when there still is something to do."""
+        self._hub.dispatcher.release(lease, done=False)
+        return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
+
+    def _queue_again(self, lease: Lease) -> None:
+        ready = self._hub.dispatcher.ready[lease.kind]
+        self._hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
 
     def release(self, lease: Lease) -> None:
         """An answer that no longer counts: the worker's credit comes back."""

@@ -18,13 +18,15 @@ from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.lock import FileLock
-from bridge.engines.embedded.operation import Kind
+from bridge.engines.embedded.losses import Losses
+from bridge.engines.embedded.operation import Kind, Operation
 from bridge.engines.embedded.purge import Purges
 from bridge.engines.embedded.reader import Reader
 from bridge.engines.embedded.recovery import recover
 from bridge.engines.embedded.rejection import invalid, precondition, unavailable
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
+from bridge.engines.embedded.running import RunningItems, record_of
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.warmth import Warmth
@@ -55,6 +57,10 @@ class DatabaseOptions:
     """Whether the scheduler's limits hold."""
     clock: Clock = SYSTEM
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    max_lost_workers: int = 5
+    """Worker processes that may die while they run one work item and nothing else; 0: any number."""
+    lost_rest: float = 1.0
+    """First rest of work that was lost twice, in seconds; it doubles each time."""
 
 
 class Database:
@@ -69,6 +75,7 @@ class Database:
         self._lock = FileLock(path)
         self._connection: sqlite3.Connection | None = None
         self._open = False
+        self.running: RunningItems | None = None
 
     def start(self) -> None:
         """Open the file, creating it where it is missing, and go on with what it holds.
@@ -105,6 +112,9 @@ class Database:
             limits=SCHEDULERS if options.strict else None,
             clock=options.clock,
         )
+        if options.max_lost_workers:
+            self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)
+            self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
         recover(self.hub)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)
         self._completions = Completions(self.hub, self._calls)
@@ -153,6 +163,10 @@ class Database:
         }
         self._reader.start()
         self.writer.start()
+        if self.hub.losses is not None and self.running is not None:
+            # Before any worker is connected
+            for item in self.running.read():
+                self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
         self._warmth.start()
 
@@ -165,6 +179,8 @@ class Database:
         self._warmth.stop()
         self.writer.stop()
         self._reader.stop()
+        if self.running is not None:
+            self.running.close()
         if self._connection is not None:
             self._connection.close()
         self._lock.release()
@@ -214,8 +230,11 @@ class Database:
             self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
 
     def _disconnected(self, stream: Stream) -> None:
+        is_lost = self.hub.losses is not None and not stream.is_drained
+        operation = self._completions.died if is_lost else self._completions.lost
         for lease in self.hub.dispatcher.disconnect(stream):
-            self._give_back(self._completions.lost, lease)
+            # Also when the engine stops next: what a worker ran as it died is counted.
+            self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
 
     def _give_back(self, operation: Callable[[Lease], None], lease: Lease) -> None:
         self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
@@ -260,6 +279,7 @@ class Database:
                 leases.put_back(lease)
             elif lease is not None:
                 self._give_back(self._completions.release, lease)
+            self._forgive(token)
             raise precondition(
                 "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
             )
@@ -280,7 +300,14 @@ class Database:
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
             self._give_back(self._completions.abandon, lease)
+        else:
+            self._forgive(request.completionToken)
         return response
+
+    def _forgive(self, token: str) -> None:
+        """A worker that answers late is not lost, only its connection was."""
+        if self.hub.losses is not None and token in self.hub.losses.revoked:
+            self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
 
 
 def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:

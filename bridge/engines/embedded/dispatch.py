@@ -6,8 +6,9 @@ Everything here runs in the writer's thread, except `Leases.take`, which any thr
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,15 @@ KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
 
 DEFAULT_CREDITS = 100
 """Work items of one kind that a stream holds at once, where it names no number."""
+
+Identity = tuple[int, int | str]
+"""Kind of a work item, and what tells it from others of its kind."""
+
+
+def identity(kind: int, subject: Any) -> Identity:
+    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
+    return (kind, subject.seq if kind == ACTIVITY else subject)
+
 
 Names = dict[str, frozenset[str]]
 """Accepted versions by name; an empty set accepts every version."""
@@ -63,6 +73,10 @@ class Stream:
             )
         self.leases: set[str] = set()
         self.connected = True
+        self.process: object = self
+        """What stands for the worker's process: streams of one process have the same."""
+        self.is_drained = False
+        """The worker ends the stream in good order; nothing of what it holds was running."""
 
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
@@ -99,6 +113,8 @@ class Lease:
     """The events of the inbox that a turn has taken, or the operations of a batch."""
     void: bool = False
     """Its answer no longer counts; the stream still holds it."""
+    is_alone: bool = False
+    """The stream's process was given nothing else."""
 
     def avoid(self) -> None:
         self.void = True
@@ -174,6 +190,9 @@ class Leases:
         """The lease, which goes on."""
         return self._by_token.get(token)
 
+    def open(self) -> list[Lease]:
+        return list(self._by_token.values())
+
     def put_back(self, lease: Lease) -> None:
         self._by_token[lease.token] = lease
 
@@ -223,6 +242,13 @@ class Dispatcher:
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self.epoch = 0
+        self.suspects: dict[Identity, float] = {}
+        """Work that runs alone, with the time until which it rests, by the monotonic clock."""
+        self.on_done: Callable[[Lease], None] | None = None
+        """Called when work is done, while somebody wants to know."""
+        self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
+        self._alone: Lease | None = None
+        self._quiet: object | None = None
 
     def connect(self, stream: Stream) -> None:
         if stream not in self.streams:
@@ -250,6 +276,8 @@ class Dispatcher:
             lease.stream.free[lease.kind] += 1
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
+        if done and self.on_done is not None:
+            self.on_done(lease)
 
     @property
     def resting(self) -> bool:
@@ -289,40 +317,91 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Hand out all that can be handed out."""
+        if self._waiting or self._quiet is not None:
+            self._hand_out_alone()
         for kind in KINDS:
             queue = self.ready[kind]
             while len(queue) and self._round(kind, queue):
                 pass
+        if self._waiting and self._quiet is None:
+            self._hand_out_alone()
 
     def _round(self, kind: int, queue: ReadyQueue) -> bool:
         handed = False
         for stream in tuple(self.streams):
-            if stream.free[kind] <= 0:
+            if stream.free[kind] <= 0 or (self._quiet is not None and stream.process is self._quiet):
                 continue
             found = queue.take(stream.filters[kind])
             if found is None:
                 continue
             handed = True
             name, version, subject = found
-            try:
-                built = self._build(kind, name, version, subject, stream)
-            except Exception as error:
-                if self._not_built is None or is_file_fault(error):
-                    raise
-                self._not_built(kind, subject, error)
-                continue
-            if built is not None:
-                lease, item = built
-                stream.free[kind] -= 1
-                stream.leases.add(lease.token)
-                self.leases.add(lease)
-                if self._lease_seconds is not None:
-                    heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
-                try:
-                    stream.send(item)
-                except Exception as error:
-                    self.not_sent(stream, error)
+            if not (self.suspects and self._set_aside(kind, name, version, subject)):
+                self._hand_out(stream, kind, name, version, subject)
         return handed
+
+    def _hand_out(
+        self, stream: Stream, kind: int, name: str, version: str | None, subject: Any, *, alone: bool = False
+    ) -> Lease | None:
+        """Give work to the stream; None where there is nothing to do, or no work item can be made of it."""
+        try:
+            built = self._build(kind, name, version, subject, stream)
+        except Exception as error:
+            if self._not_built is None or is_file_fault(error):
+                raise
+            self._not_built(kind, subject, error)
+            return None
+        if built is None:
+            return None
+        lease, item = built
+        lease.is_alone = alone
+        stream.free[kind] -= 1
+        stream.leases.add(lease.token)
+        self.leases.add(lease)
+        if self._lease_seconds is not None:
+            heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
+        try:
+            stream.send(item)
+        except Exception as error:
+            self.not_sent(stream, error)
+        return lease
+
+    def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
+        """Let a suspect rest, or wait until it can run alone. False for all other work."""
+        key = identity(kind, subject)
+        until = self.suspects.get(key)
+        if until is None:
+            return False
+        if until <= time.monotonic():
+            self._waiting[key] = (kind, name, version, subject)
+        elif until < math.inf:
+            self._order += 1
+            heapq.heappush(self._resting, _Rest(until, kind, self._order, name, version, subject))
+        return True
+
+    def _hand_out_alone(self) -> None:
+        """Give one suspect to a process that has nothing else; until then, and while it runs, that gets nothing."""
+        if self._alone is not None and self.leases.get(self._alone.token) is not None:
+            return
+        self._alone = self._quiet = None
+        busy = Counter(id(lease.stream.process) for lease in self.leases.open())
+        for key, (kind, name, version, subject) in list(self._waiting.items()):
+            if key not in self.suspects:
+                del self._waiting[key]
+                self.ready[kind].add(name, version, subject)
+                continue
+            takers = [stream for stream in self.streams if _accepts(stream.filters[kind], (name, version))]
+            if not takers:
+                continue
+            stream = min(takers, key=lambda each: busy[id(each.process)])
+            if busy[id(stream.process)]:
+                self._quiet = stream.process
+                return
+            del self._waiting[key]
+            lease = self._hand_out(stream, kind, name, version, subject, alone=True)
+            if lease is not None:
+                self._alone, self._quiet = lease, stream.process
+                return
 
     def reset(self) -> None:
         """Forget all work and leases; streams stay, and what they still hold is void."""
@@ -333,6 +412,9 @@ class Dispatcher:
         self._resting.clear()
         self._expiring.clear()
         self._attempts.clear()
+        self.suspects.clear()
+        self._waiting.clear()
+        self._alone = self._quiet = None
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)

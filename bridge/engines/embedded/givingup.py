@@ -38,7 +38,8 @@ def moves(hub: TaskHub, subject: Subject, failure: pb.TaskFailureDetails) -> Ite
 
 
 def _leased(hub: TaskHub, lease: Lease, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
-    hub.dispatcher.release(lease, done=True)
+    # In a transaction, as it may forget losses of workers.
+    yield (lambda: hub.dispatcher.release(lease, done=True),)
     if lease.kind == ACTIVITY:
         yield from _task(hub, lease.subject, failure)
     elif lease.kind == ENTITY:

@@ -25,6 +25,7 @@ from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
+from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
 from bridge.engines.embedded.reading import read_event
 from bridge.engines.embedded.rejection import late, missing, unavailable
@@ -98,6 +99,8 @@ class TaskHub:
         """Keys of instances that were ended without a look at them."""
         self.run_listeners: list[RunListener] = []
         """Told, after the commit, which instances it finished and started."""
+        self.losses: Losses | None = None
+        """Counts lost workers, where that is wanted."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
@@ -149,6 +152,8 @@ class TaskHub:
         self.tx.rollback()
         self.in_hand.update(self._let_out)
         self.deferred.update(self._deferred_before)
+        if self.losses is not None:
+            self.losses.undo()
         self.settled.clear()
         self.forget()
         self.instances.clear()
@@ -177,6 +182,8 @@ class TaskHub:
         settle_all((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in waiters)
         self.later.clear()
         self.dispatcher.reset()
+        if self.losses is not None:
+            self.losses.load()
 
     def _let_go(self) -> None:
         self.cancelled.clear()
@@ -618,6 +625,8 @@ class TaskHub:
 
     def forget(self) -> None:
         """What the transaction at hand would have led to."""
+        if self.losses is not None:
+            self.losses.forget()
         self.after.clear()
         self._let_out.clear()
         self._deferred_before.clear()

@@ -30,6 +30,8 @@ def recover(hub: TaskHub) -> None:
     hub.entities.locks_used = hub.store.has_locks()
     hub.entities.parking = set(hub.store.entities_named(PARKING))
     hub.load_counters()
+    if hub.losses is not None:
+        hub.losses.load()
 
 
 def _queue_task(hub: TaskHub, task: Task) -> None:

@@ -244,6 +244,16 @@ class Store:
         for seq, key, execution, task_id, name, version in self.connection.execute(query):
             yield Task(seq, key, execution, task_id, name, version, None)
 
+    def open_task(self, seq: int) -> Task | None:
+        """An activity without a result."""
+        query = "SELECT key, execution, task_id, name, version FROM tasks WHERE seq=?"
+        row = self.connection.execute(query, (seq,)).fetchone()
+        if row is None:
+            return None
+        key, stored, task_id, name, version = row
+        execution, pauses = pauses_of(stored)
+        return Task(seq, key, execution, task_id, name, version, None, pauses=pauses)
+
     def queued(self, entity_id: str) -> list[int]:
         """Sequence numbers of the operations that the entity has not processed."""
         rows = self.connection.execute("SELECT seq FROM operations WHERE entity=? ORDER BY seq", (entity_id,))

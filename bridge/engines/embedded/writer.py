@@ -79,7 +79,7 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, then end. Idempotent."""
+        """Finish what was submitted and its consequences, then end. Idempotent."""
         if not self._stopped:
             self._stopped = True
             self._queue.put(_STOP)
@@ -110,6 +110,8 @@ class Writer:
                 continue
             try:
                 self._transact(group)
+                if not running and self._hub.later:
+                    self._transact([])
                 self._give_up_failed()
             except Exception as error:
                 self._fall_back(error, group)

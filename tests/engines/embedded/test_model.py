@@ -61,7 +61,7 @@ class EngineModel(RuleBasedStateMachine):
         self.number = 0
 
     def _opened(self) -> Database:
-        database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True))
+        database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True, max_lost_workers=0))
         database.start()
         return database
 
