@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.database import DatabaseOptions
+from bridge.engines.embedded.dispatch import Lease
 from bridge.engines.embedded.rejection import Rejection
 from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state
@@ -118,6 +120,45 @@ def test_counts_outlive_the_engine(hub: Restartable) -> None:
     hands.take()
     hands.leave()
     assert failure(Hands(hub.now).take()).errorType == "WorkerLost"
+
+
+def counted(hub: Restartable) -> list[tuple[int, int]]:
+    """Losses, in all and alone, as the file has them."""
+    with contextlib.closing(sqlite3.connect(hub.path)) as connection:
+        return connection.execute("SELECT lost, alone FROM losses").fetchall()
+
+
+def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypatch: pytest.MonkeyPatch) -> None:
+    activities(hub, "kills", "fine")
+    losses = hub.now.hub.losses
+    assert losses is not None
+    count = losses.lost
+
+    def broken(lease: Lease) -> bool:
+        again = count(lease)
+        if lease.name == "fine":
+            raise RuntimeError("a bug")
+        return again
+
+    monkeypatch.setattr(losses, "lost", broken)
+    hands = Hands(hub.now)
+    assert {hands.take().activityRequest.name for _ in range(2)} == {"kills", "fine"}
+    hands.leave()
+    # The activity whose loss cannot be applied is given up; the other's loss counts once.
+    hands = Hands(hub.now)
+    items = [hands.take(), hands.take()]
+    (turn,) = [item for item in items if item.HasField("orchestratorRequest")]
+    assert failure(turn).errorType == "EngineError"
+    assert counted(hub) == [(1, 0)]
+    hands.turn(turn)
+    hands.leave()
+    assert hands.nothing()
+    assert counted(hub) == [(2, 0)]
+    # It runs alone from now on, and is forgotten once it is done.
+    hands = Hands(hub.now)
+    hands.result(hands.take(), "done")
+    assert hands.take().HasField("orchestratorRequest")
+    assert counted(hub) == []
 
 
 def test_a_worker_that_answers_late_was_not_lost(hub: Restartable) -> None:
