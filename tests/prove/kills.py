@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from tests.prove.stage import KEYS, PARTITIONS, Stage
+from tests.prove.stage import KEYS, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Kill:
     """One row of the table.
 
     promise: its number in docs/guarantees.md. test: where the same is tried in more ways. quiet: seconds without an
-    effect after which what is missing is lost.
+    effect after which what is missing is lost. broker: Service Bus is the project's own test server.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Kill:
     test: str
     run: Callable[[Stage], Awaitable[None]]
     quiet: float = 15.0
+    broker: Literal["kafka", "servicebus"] = "kafka"
 
 
 async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
@@ -114,15 +116,15 @@ async def bad_messages(stage: Stage) -> None:
     await _loaded(stage, 5.0, harm)
 
 
-async def unreadable_records(stage: Stage) -> None:
+async def unreadable_messages(stage: Stage) -> None:
     stage.join()
     stage.join()
 
     async def harm() -> None:
-        for number in range(PARTITIONS):
-            await stage.send_unreadable(number)
+        for part in stage.broker.parts:
+            await stage.send_unreadable(part)
             await asyncio.sleep(0.3)
-            if number % 2:
+            if part % 2:
                 await stage.kill(0)
 
     await _loaded(stage, 8.0, harm)
@@ -155,7 +157,11 @@ KILLS = (
     ),
     Kill(
         "unreadable-records", 5, "a record that no client library can parse in each partition, and three kill -9",
-        "tests/brokers/kafka/test_unreadable.py", unreadable_records,
+        "tests/brokers/kafka/test_unreadable.py", unreadable_messages,
+    ),
+    Kill(
+        "unreadable-messages", 5, "a message that the SDK cannot decode in each of six sessions, and three kill -9",
+        "tests/brokers/servicebus/test_unreadable.py", unreadable_messages, quiet=30.0, broker="servicebus",
     ),
     Kill(
         "engine-away", 6, "the engine is away for 15 s",

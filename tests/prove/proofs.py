@@ -24,8 +24,7 @@ _LINE = (
 """The way of every delivery, whatever its broker and engine."""
 
 _KILLED = (
-    "bridge/brokers/kafka", "bridge/engines", "bridge/parking", "bridge/workflow", "tests/prove/kills.py",
-    "tests/prove/stage.py",
+    "bridge/engines", "bridge/parking", "bridge/workflow", "tests/prove/kills.py", "tests/prove/stage.py",
 )  # fmt: skip
 
 
@@ -57,8 +56,8 @@ PROOFS: tuple[Proof, ...] = (
         Proof(
             f"kills/{kill.name}",
             f"python -m tests.prove {kill.name}",
-            (*_LINE, *_KILLED),
-            kafka=True,
+            (*_LINE, f"bridge/brokers/{kill.broker}", *_KILLED, f"tests/prove/on_{kill.broker}.py"),
+            kafka=kill.broker == "kafka",
         )
         for kill in KILLS
     ),

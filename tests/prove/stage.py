@@ -1,4 +1,4 @@
-"""Where a proof plays: a Kafka broker, a durable engine in a process of its own, and consumers that can be killed."""
+"""Where a proof plays: a broker, a durable engine in a process of its own, and consumers that can be killed."""
 
 from __future__ import annotations
 
@@ -10,44 +10,29 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.worker import quiet_logger, stop_worker
 from bridge.workflow import DataConverter, message_aware
-from tests.kafka.batches import batch, record
-from tests.kafka.produce import produce
 from tests.prove.collecting import END, collect, collect_plain
 from tests.prove.score import Score, score
 
 Variant = Literal["bridge", "by hand"]
 
 KEYS = 16
-PARTITIONS = 6
 PATIENCE = 90.0
 ROOT = Path(__file__).parents[2]
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://{engine}"}}
 workflows: {{external: [collect]}}
-brokers:
-  kafka: {{type: kafka, bootstrap_servers: "{bootstrap}", session_timeout: 3s, rebalance_timeout: 8s}}
-sources:
-  orders:
-    broker: kafka
-    topics: [{topic}, {topic}-early]
-    group: {topic}
-    codec: json
-    no_match: dead_letter
 routes:
   - name: start
     from: orders
@@ -55,9 +40,41 @@ routes:
     schedule: {{orchestration: collect, instance_id: "order-{{{{ payload.key }}}}"}}
   - name: item
     from: orders
-    raise_event: {{instance_id: "order-{{{{ payload.key }}}}", name: item, on_missing: {{park: 1h}}}}
+    raise_event: {{instance_id: "order-{{{{ payload.key }}}}", name: item, on_missing: {on_missing}}}
 ops: {{http: {{port: 0}}, log: {{level: error}}}}
 """
+
+
+class Broker(Protocol):
+    """Where the messages of one stage go through, and what went wrong with them.
+
+    parts: partitions or sessions that get an unreadable message. on_missing: of events whose instance is not there.
+    """
+
+    parts: Sequence[int]
+    on_missing: str
+
+    def config(self) -> str:
+        """The bridge's `brokers` and its source `orders`, as YAML."""
+        ...
+
+    def by_hand(self, engine: str) -> list[str]:
+        """Module and arguments of the consumer by hand. engine: its address."""
+        ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def send(self, key: str, body: bytes, *, early: bool = False) -> None:
+        """early: on a way of its own, of which nobody keeps the order; only Kafka has one."""
+        ...
+
+    async def send_unreadable(self, part: int) -> None:
+        """Bring in a message that no client library decodes."""
+        ...
+
+    async def dead_letters(self) -> int: ...
 
 
 class Engine:
@@ -95,19 +112,17 @@ class Engine:
 
 
 class Stage:
-    """One topic, one engine, consumers of one variant."""
+    """One source, one engine, consumers of one variant."""
 
-    def __init__(self, directory: Path, bootstrap: str, variant: Variant, engine: Engine) -> None:
+    def __init__(self, directory: Path, broker: Broker, variant: Variant, engine: Engine) -> None:
         self.variant: Variant = variant
         self.engine = engine
-        self.topic = f"prove-{uuid.uuid4().hex[:10]}"
+        self.broker = broker
         self.sent: dict[str, int] = {}
         self.bad = 0
-        self._bootstrap = bootstrap
         self._directory = directory
         self._members: list[subprocess.Popen[bytes]] = []
         self._frozen: set[int] = set()
-        self._producer: AIOKafkaProducer
         self._client: AsyncTaskHubGrpcClient
         self._keeper: asyncio.Task[None] | None = None
 
@@ -117,17 +132,17 @@ class Stage:
         """Another consumer."""
         if self.variant == "bridge":
             config = self._directory / "bridge.yaml"
-            config.write_text(CONFIG.format(engine=self.engine.address, bootstrap=self._bootstrap, topic=self.topic))
+            config.write_text(self._config())
             command = [sys.executable, "-m", "bridge", "serve", "-c", str(config)]
         else:
-            command = [
-                sys.executable, "-m", "tests.prove.by_hand", self._bootstrap, f"{self.topic},{self.topic}-early",
-                self.engine.address,
-            ]  # fmt: skip
+            command = [sys.executable, "-m", *self.broker.by_hand(self.engine.address)]
         with (self._directory / "consumers.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         self._members.append(process)
         return process
+
+    def _config(self) -> str:
+        return CONFIG.format(engine=self.engine.address, on_missing=self.broker.on_missing) + self.broker.config()
 
     async def kill(self, member: int = 0) -> None:
         """kill -9 of a consumer; another takes its place."""
@@ -171,24 +186,22 @@ class Stage:
             await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
 
     async def send(self, key: str, number: int | None = None, *, early: bool = False) -> None:
-        """The next message of the key, or this one. early: to the second topic, of which nobody keeps the order."""
+        """The next message of the key, or this one. early: see `Broker.send`."""
         if number is None:
             number = self.sent.get(key, 0)
         self.sent[key] = self.sent.get(key, 0) + 1
         body = json.dumps({"key": key, "number": number}).encode()
-        topic = f"{self.topic}-early" if early else self.topic
-        await self._producer.send_and_wait(topic, body, key=key.encode())
+        await self.broker.send(key, body, early=early)
 
     async def send_bad(self, key: str) -> None:
         """A message that can never succeed."""
         self.bad += 1
-        await self._producer.send_and_wait(self.topic, b'{"key": "' + key.encode(), key=key.encode())
+        await self.broker.send(key, b'{"key": "' + key.encode())
 
-    async def send_unreadable(self, partition: int) -> None:
-        """A record that no client library can read: the name of a header is not text."""
+    async def send_unreadable(self, part: int) -> None:
+        """A message that no client library decodes."""
         self.bad += 1
-        data = batch([record(0, b"{}", b"k0", [(b"caf\xe9", b"1")])])
-        await produce(self._bootstrap, self.topic, partition, data)
+        await self.broker.send_unreadable(part)
 
     async def settled(self, quiet: float) -> int:
         """Wait until every message had its effect, or nothing moves for `quiet` seconds; how many effects there are."""
@@ -221,27 +234,11 @@ class Stage:
             state = await self._client.wait_for_orchestration_completion(f"order-{key}", timeout=PATIENCE)
             assert state is not None
             seen[key] = state.get_output()  # type: ignore[assignment]  # what the collectors return
-        missing = max(0, self.bad - await self._dead_letters())
+        missing = max(0, self.bad - await self.broker.dead_letters())
         return score(self.sent, seen) + Score(sent=self.bad, lost=missing)
 
-    async def _dead_letters(self) -> int:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap)
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets([TopicPartition(f"{self.topic}.dlq", 0)])
-        finally:
-            await consumer.stop()
-        return int(sum(ends.values()))
-
     async def open(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
-        await admin.start()
-        names = (self.topic, f"{self.topic}-early")
-        topics = [NewTopic(name, PARTITIONS, 1) for name in names] + [NewTopic(f"{name}.dlq", 1, 1) for name in names]
-        await admin.create_topics(topics)
-        await admin.close()
-        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap)
-        await self._producer.start()
+        await self.broker.open()
         self._client = AsyncTaskHubGrpcClient(host_address=self.engine.address, logger=quiet_logger("prove.client"))
         self._keeper = asyncio.create_task(self._restart_the_dead())
 
@@ -252,12 +249,12 @@ class Stage:
         for process in self._members:
             process.kill()
             process.wait()
-        await self._producer.stop()
+        await self.broker.close()
         await self._client.close()
 
 
 @asynccontextmanager
-async def stage(directory: Path, bootstrap: str, variant: Variant) -> AsyncIterator[Stage]:
+async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncIterator[Stage]:
     """An engine with a worker for the collectors, and no consumer yet."""
     engine = Engine(directory)
     await engine.start()
@@ -271,7 +268,7 @@ async def stage(directory: Path, bootstrap: str, variant: Variant) -> AsyncItera
     worker.add_orchestrator(collect_plain)
     worker.use_work_item_filters()
     worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-    it = Stage(directory, bootstrap, variant, engine)
+    it = Stage(directory, broker, variant, engine)
     try:
         await it.open()
         yield it

@@ -13,16 +13,16 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "guarantees.md"
 RESULTS = ROOT / "docs" / "guarantees.json"
 _HEAD = (
-    "| Promise | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
+    "| Promise | Broker | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
     "| By hand: lost | doubled | out of order |"
 )
+_BROKERS = {"kafka": "Kafka", "servicebus": "Service Bus, test server"}
 BEGIN, END = "<!-- begin: {} -->\n", "<!-- end: {} -->\n"
 
 
-def record(broker: str, scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
-    """What is kept: by the kill's name, per variant. broker: what the messages came from."""
-    return {
-        "broker": broker,
+def record(kafka: str | None, scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
+    """What is kept: by the kill's name, per variant. kafka: the broker of its rows; None when none was tried."""
+    return ({} if kafka is None else {"broker": kafka}) | {
         "kills": {
             name: {
                 variant: {
@@ -61,12 +61,15 @@ def rewritten(text: str, results: dict[str, Any]) -> str:
 
 
 def rendered(results: dict[str, Any]) -> str:
-    rows = [_HEAD, "|---" * 10 + "|"]
+    rows = [_HEAD, "|---" * 11 + "|"]
     for kill in KILLS:
         bridge, by_hand = (results["kills"][kill.name][variant] for variant in ("bridge", "by hand"))
         ours = " | ".join(str(bridge[what]) for what in ("lost", "doubled", "out_of_order"))
         theirs = " | ".join(str(by_hand[what]) for what in ("lost", "doubled", "out_of_order"))
-        rows.append(f"| {kill.promise} | {kill.breaks} | `{kill.test}` | {bridge['sent']} | {ours} | {theirs} |")
+        rows.append(
+            f"| {kill.promise} | {_BROKERS[kill.broker]} | {kill.breaks} | `{kill.test}` "
+            f"| {bridge['sent']} | {ours} | {theirs} |"
+        )
     return "\n".join(rows) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servicebus.server import QueueConfig, TopicConfig, emulator
+from tests.servicebus.server.message import Message
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -68,6 +70,15 @@ class ServerProcess:
     def contents(self, path: str) -> dict[str, int]:
         """How many messages of a queue are in which state."""
         return dict(self.call("contents", path=path))
+
+    def store(self, path: str, message: Message) -> int:
+        """Put a message into a queue as it is. Returns its sequence number."""
+        sections = {
+            name: base64.b64encode(getattr(message, name)).decode()
+            for name in ("properties", "application_properties", "body")
+        }
+        found = self.call("store", path=path, message_id=message.message_id, session_id=message.session_id, **sections)
+        return int(found)
 
     def stop(self) -> None:
         """End it, cleanly or by force."""

@@ -11,7 +11,7 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError
 
 from tests.servicebus.process import ServerProcess
-from tests.servicebus.sdk import send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import (
     CorrelationFilter,
     FalseFilter,
@@ -22,6 +22,9 @@ from tests.servicebus.server import (
     TopicConfig,
     emulator,
 )
+from tests.servicebus.server.amqp import encoder
+from tests.servicebus.server.amqp.encoder import described
+from tests.servicebus.server.message import DATA, PROPERTIES, Message
 
 QUEUES = (
     QueueConfig("plain"),
@@ -173,3 +176,21 @@ def test_a_duration_that_is_none_is_said(duration: str) -> None:
 def test_what_does_not_start_is_said() -> None:
     with pytest.raises(RuntimeError, match="did not start"):
         ServerProcess(options=("--nonsense",))
+
+
+async def test_a_message_is_stored_as_it_is() -> None:
+    """Also with sections that the server itself could not parse."""
+    stored = Message(described(DATA, encoder.binary(b"x")))
+    stored.message_id, stored.session_id = "broken", "s"
+    stored.properties = described(PROPERTIES, b"\x99")
+    with ServerProcess((QueueConfig("plain"), QueueConfig("sessions", requires_session=True))) as server:
+        assert server.store("sessions", stored) == 1
+        assert server.contents("sessions")["active"] == 1
+        assert server.store("plain", Message(stored.body)) == 1
+        async with (
+            ServiceBusClient.from_connection_string(server.connection_string) as client,
+            client.get_queue_receiver("plain") as receiver,
+        ):
+            [message] = await take(receiver, 1)
+            assert body(message) == "x"
+        assert server.counters()["crashes"] == []

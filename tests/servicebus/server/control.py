@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from dataclasses import asdict
@@ -11,10 +12,12 @@ from typing import Any
 from tests.servicebus.server import emulator
 from tests.servicebus.server.access.keys import AccessKey
 from tests.servicebus.server.faults import Fault
+from tests.servicebus.server.message import Message
 from tests.servicebus.server.server import ServiceBusServer
 
 _OF_FAULTS = ("add", "busy", "clear", "close", "detach", "drop", "freeze", "lose_locks", "mute", "skew", "slow", "thaw")
 _OF_THE_SERVER = ("start", "stop", "clear")
+_SECTIONS = {"properties", "application_properties", "body"}
 
 
 class Control:
@@ -23,7 +26,8 @@ class Control:
     Names: those of Faults as `faults.NAME`; `server.start`, `server.stop`, `server.clear`; `counters`; `contents`
     with a `path`; `create` with a `document` in the emulator's form, more entities; `key`, one
     more access key, with a `name`, a `key`, its `rights` and perhaps an `entity`; `hits`, how often each fault that was
-    added struck.
+    added struck; `store`, a message as it is, at a `path`, with its `message_id`, its `session_id` and perhaps its
+    `properties`, `application_properties` and `body`, whole sections in base 64.
     """
 
     def __init__(self, server: ServiceBusServer) -> None:
@@ -75,6 +79,8 @@ class Control:
             return self._server.counters.to_json() | {"open_connections": self._server.open_connections}
         if name == "contents":
             return asdict(self._server.queue(arguments["path"]).contents())
+        if name == "store":
+            return self._store(**arguments)
         if name == "create":
             return self._server.namespace.create(*emulator.read(arguments["document"]))
         if name == "key":
@@ -84,3 +90,11 @@ class Control:
         if name == "hits":
             return [fault.hits for fault in self._added]
         raise LookupError(f"no call {name!r}")
+
+    def _store(self, path: str, message_id: str, session_id: str | None = None, **sections: str) -> int:
+        """Put a message into a queue. Nobody looks into its sections."""
+        message = Message(b"")
+        message.message_id, message.session_id = message_id, session_id
+        for name in _SECTIONS & sections.keys():
+            setattr(message, name, base64.b64decode(sections[name]))
+        return self._server.queue(path).accept(message)

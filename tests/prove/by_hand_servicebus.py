@@ -1,0 +1,63 @@
+"""The consumer of `by_hand`, for a queue with sessions: `CONNECTION QUEUE ENGINE`. What the bridge is compared with.
+
+It completes after the work, dead-letters what five attempts did not bring through, and takes the next free session when
+one falls silent or fails.
+"""
+
+import asyncio
+import logging
+import sys
+
+from azure.servicebus import NEXT_AVAILABLE_SESSION
+from azure.servicebus.aio import AutoLockRenewer, ServiceBusClient, ServiceBusReceiver
+from azure.servicebus.exceptions import OperationTimeoutError
+from durabletask.client import AsyncTaskHubGrpcClient
+
+from tests.prove.by_hand import process
+
+log = logging.getLogger("orders")
+SESSIONS = 16
+SILENCE = 1.0
+"""Seconds without a message after which a session is given up."""
+
+
+async def drain(receiver: ServiceBusReceiver, client: AsyncTaskHubGrpcClient) -> None:
+    """Handle the messages of one session until no more come."""
+    async for message in receiver:
+        if await process(client, b"".join(message.body)):
+            await receiver.complete_message(message)
+        else:
+            await receiver.dead_letter_message(message, reason="failed")
+
+
+async def take_sessions(
+    bus: ServiceBusClient, queue: str, renewer: AutoLockRenewer, client: AsyncTaskHubGrpcClient
+) -> None:
+    """One session after the other."""
+    while True:
+        receiver = bus.get_queue_receiver(
+            queue, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=SILENCE, auto_lock_renewer=renewer
+        )
+        try:
+            async with receiver:
+                await drain(receiver, client)
+        except OperationTimeoutError:
+            log.debug("no session is free")
+        except Exception:
+            log.exception("session %s", receiver.session.session_id if receiver.session else "?")
+            await asyncio.sleep(1)
+
+
+async def main(connection: str, queue: str, engine: str) -> None:
+    client = AsyncTaskHubGrpcClient(host_address=engine)
+    async with ServiceBusClient.from_connection_string(connection) as bus, AutoLockRenewer() as renewer:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(SESSIONS):
+                    group.create_task(take_sessions(bus, queue, renewer, client))
+        finally:
+            await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:4]))
