@@ -18,7 +18,7 @@ from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
-from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
+from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable, SourceConfig
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
@@ -234,7 +234,9 @@ def _unreadable(config: SourceConfig, *, stops: bool) -> UnreadablePolicy:
     if config.on_unreadable is not None:
         return UnreadablePolicy(config.on_unreadable, config.on_unreadable)
     by_key = config.ordering not in ("partition", "none") or config.quarantine is not None
-    return UnreadablePolicy(key_unknown="stop_partition" if stops and by_key else "dead_letter")
+    stop: OnUnreadable = "stop_partition" if stops and by_key else "dead_letter"
+    # An ordering expression has no value for what cannot be parsed, whatever its message key
+    return UnreadablePolicy(stop if config.ordering not in ("key", "partition", "none") else "dead_letter", stop)
 
 
 def _local_topics(config: SourceConfig) -> tuple[str, ...]:

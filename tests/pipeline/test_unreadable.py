@@ -82,7 +82,8 @@ def policy(directory: Path, source: str) -> UnreadablePolicy:
     [
         ("broker: k, topics: [t]", ("dead_letter", "stop_partition")),
         ("broker: l, topics: [t]", ("dead_letter", "stop_partition")),
-        ("broker: k, topics: [t], ordering: '{{ payload.id }}'", ("dead_letter", "stop_partition")),
+        ("broker: k, topics: [t], ordering: '{{ payload.id }}'", ("stop_partition", "stop_partition")),
+        ("broker: b, queue: q, ordering: '{{ payload.id }}'", ("dead_letter", "dead_letter")),
         ("broker: k, topics: [t], ordering: partition", ("dead_letter", "dead_letter")),
         ("broker: k, topics: [t], ordering: none", ("dead_letter", "dead_letter")),
         ("broker: k, topics: [t], ordering: partition, quarantine: {}", ("dead_letter", "stop_partition")),

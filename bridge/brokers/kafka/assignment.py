@@ -83,8 +83,10 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self.settled.clear()
         self._changed()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            # `wait_for` may drop a cancellation that comes with its answer (Python 3.11): cancelled until it ends
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=1.0)
             self._task = None
         gone = list(self.partitions.values())
         for partition in gone:

@@ -39,6 +39,9 @@ _SLICE = 0.005
 _SLACK = 1 << 20
 """Bytes asked for beyond a damaged batch, to see what follows it."""
 
+_FRESH = 2
+"""New connections at once for rereads of damaged batches."""
+
 _REPLACE_AFTER = 10
 """Failures in a row after which the client is replaced."""
 
@@ -80,6 +83,7 @@ class Fetcher:
         """Requests under way by node and slot; True where all of its partitions are at the end of their log."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
+        self._fresh = asyncio.Semaphore(_FRESH)
         self._running: asyncio.Task[None] | None = None
         self._turn = 0
         self._failures = 0
@@ -302,15 +306,16 @@ class Fetcher:
             offset = max(batch.base, log.position)
             answer = await self._read_again(tp, offset, batch, self._client)
             if _same(batch, answer):
-                fresh = await self._open()
-                try:
-                    await fresh.set_topics([tp.topic])
-                    answer = await self._read_again(tp, offset, batch, fresh)
-                    if answer is not None and _same(batch, answer):
-                        await self._believe(tp, log, batch, answer, fresh)
-                        return
-                finally:
-                    await close(fresh.close)
+                async with self._fresh:
+                    fresh = await self._open()
+                    try:
+                        await fresh.set_topics([tp.topic])
+                        answer = await self._read_again(tp, offset, batch, fresh)
+                        if answer is not None and _same(batch, answer):
+                            await self._believe(tp, log, batch, answer, fresh)
+                            return
+                    finally:
+                        await close(fresh.close)
         except (KafkaError, OSError, TimeoutError, BridgeError) as error:
             _log.warning("%s: offset %d is damaged and cannot be read again: %s", log, batch.base, error)
             self._rest([log], _REFUSED_SECONDS)
@@ -323,7 +328,11 @@ class Fetcher:
             self._rest([log], _RETRY_SECONDS)
 
     async def _believe(self, tp: TopicPartition, log: PartitionLog, batch: Batch, answer: Answer, client: Any) -> None:
-        following = await self._following(tp, batch, answer, client) if batch.last is None else None
+        try:
+            following = await self._following(tp, batch, answer, client) if batch.last is None else None
+        except _Grown:
+            self._rest([log], _RETRY_SECONDS)
+            return
         if self._logs.get(tp) is not log:
             return
         assert batch.fault is not None
@@ -338,7 +347,7 @@ class Fetcher:
         """Offset after a batch whose own header cannot be believed; None when it cannot be told.
 
         The batch that follows in the answer tells it. Where none follows, the damaged header is believed as far as the
-        broker agrees: the log ends where it says, or another batch begins there.
+        broker agrees: the log ends where it says, or another batch begins there. Raises: _Grown, to be tried again.
         """
         if not whole(batch.raw):
             return None
@@ -357,7 +366,9 @@ class Fetcher:
             if next_base(then.data, 0, claimed - 1, then.end, limit) == claimed:
                 return claimed
         last = await self._read_at(tp, end - 1, client, len(batch.raw))
-        return end if last is not None and last.readable_end == end and last.data == batch.raw else None
+        if last is not None and last.readable_end != end:
+            raise _Grown
+        return end if last is not None and last.data == batch.raw else None
 
     async def _read_again(self, tp: TopicPartition, offset: int, batch: Batch, client: Any) -> Answer | None:
         return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
@@ -376,6 +387,10 @@ class Fetcher:
                 client.force_metadata_update()
                 raise for_code(code)(str(tp))
         return None
+
+
+class _Grown(Exception):
+    """The log grew between two reads that have to agree."""
 
 
 def _same(batch: Batch, answer: Answer | None) -> bool:

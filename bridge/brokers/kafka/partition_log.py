@@ -72,6 +72,8 @@ class PartitionLog:
         self._count = self._bytes = 0
         self._readable_end: int | None = None
         self._blocked = False
+        self._boundary = False
+        """A batch is known to begin at the fetch offset."""
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.number}"
@@ -108,7 +110,7 @@ class PartitionLog:
         self.end = answer.end
         self._readable_end = answer.readable_end
         self.trouble = ""
-        for batch in split(answer.data, offset, answer.end, answer.aborted):
+        for batch in split(answer.data, offset, answer.end, answer.aborted, boundary=self._boundary):
             self._batches.append(batch)
             self._count += batch.count
             self._bytes += len(batch.raw)
@@ -118,6 +120,7 @@ class PartitionLog:
                 return
             assert batch.last is not None
             self.fetch_offset = batch.last + 1
+            self._boundary = True
 
     def take(self, limit: int) -> list[Found]:
         """Messages from the position on, at most `limit`, in order. Gaps are passed and counted."""
@@ -149,9 +152,14 @@ class PartitionLog:
             self._leave(batch)
         return found
 
+    def note_end(self, end: int) -> None:
+        """Take the high watermark from a lookup, for a partition that is fetched no more."""
+        self.end = end
+
     def seek(self, offset: int) -> None:
         """Go on at `offset`; what was fetched is forgotten, and offsets up to there are gone from the log."""
         self._forget()
+        self._boundary = False
         self._pass(offset, "deleted")
         self.position = self.fetch_offset = offset
         self.stopped = ""
@@ -160,6 +168,8 @@ class PartitionLog:
         """Fetch a damaged batch, and what follows it, again: another read gave other bytes."""
         if self._batches and self._batches[0] is batch:
             self._forget()
+            # Where it began the batch before had ended, or reading began in the middle of it
+            self._boundary = self._boundary and batch.base >= self.position
             self.fetch_offset = self.position
 
     def confirm(self, batch: Batch, following: int | None) -> None:
@@ -170,6 +180,7 @@ class PartitionLog:
         if following is not None:
             self.fetch_offset = following
             self._blocked = False
+            self._boundary = True
 
     def refused(self, reason: str) -> None:
         """Note why the broker does not answer for this partition; the next answer clears it."""

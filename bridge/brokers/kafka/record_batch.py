@@ -20,6 +20,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 
 from bridge.brokers.kafka.compression import CodecError, decompress
+from bridge.bytetext import text_of
 from bridge.message import EXACT_MS, Headers, Message, Unreadable
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -143,9 +144,12 @@ class Batch:
             yield each.offset, each.timestamp, each.key, each.value, tuple(each.headers)
 
 
-def split(data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int]] | None) -> list[Batch]:
+def split(
+    data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int]] | None, *, boundary: bool = False
+) -> list[Batch]:
     """Batches in the answer to a fetch from `position`. The last may be damaged: nothing after it is looked at.
 
+    boundary: a batch is known to begin at the position, since the one before it ended there.
     end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
     to read uncommitted ones too.
     An incomplete batch at the end is left out, as brokers cut there, unless it is the first.
@@ -173,7 +177,7 @@ def split(data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int
             fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {position}")
             found.append(Batch(position, None, raw, fault=fault))
             break
-        if found and batch.base < position:
+        if (found or boundary) and batch.base < position:
             # The checksum does not cover the base offset: this one's is wrong, or that of the batch before
             fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {position}")
             found.append(Batch(position, None, raw, fault=fault))
@@ -409,7 +413,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
     except _Damaged as damage:
         unreadable = Unreadable(damage.word, damage.detail, key_known)
         return offset, _message(data[begin:end], key, (), timestamp, unreadable)
-    found: Unreadable | None = None
+    name_fault = False
     try:
         count, at = _varint(data, at, end)
         if count < 0:
@@ -419,15 +423,25 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
             value, at = _bytes(data, at, end)
             if name is None:
                 raise _Damaged("record", "a header has no name")
-            try:
-                headers.append((name.decode(), value))
-            except UnicodeDecodeError:
-                found = Unreadable("header_name", "the name of a header is not UTF-8", key_known)
+            text = text_of(name)
+            name_fault = name_fault or not _is_utf8(name)
+            headers.append((text, value))
         if at != end:
             raise _Damaged("record", "bytes follow the last header of a record")
     except _Damaged as damage:
-        found = Unreadable(damage.word, damage.detail, key_known)
+        # All of its bytes: nobody can tell which of them are payload
+        unreadable = Unreadable(damage.word, damage.detail, key_known)
+        return offset, _message(data[begin:end], key, tuple(headers), timestamp, unreadable)
+    found = Unreadable("header_name", "the name of a header is not UTF-8", key_known) if name_fault else None
     return offset, _message(body, key, tuple(headers), timestamp, found)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:

@@ -230,6 +230,7 @@ class KafkaSubscription:
                 now,
             )
             await self._stay()
+            await self._look_at_stopped()
             if now - self._read > PING_SECONDS:
                 await self._ping()
 
@@ -257,6 +258,19 @@ class KafkaSubscription:
             self._wake()
         else:
             self._failures = 0
+
+    async def _look_at_stopped(self) -> None:
+        """Keep the lag of stopped partitions true: nothing is fetched from them that would tell it."""
+        stopped = {tp: each.log for tp, each in self._assignment.partitions.items() if each.log.stopped}
+        if not stopped:
+            return
+        try:
+            # A lookup alone: it moves no position
+            ends = await asyncio.wait_for(self._consumer.end_offsets(list(stopped)), WATCH_SECONDS)
+        except (KafkaError, TimeoutError):
+            return
+        for tp, end in ends.items():
+            stopped[tp].note_end(end)
 
     async def _ping(self) -> None:
         try:

@@ -12,8 +12,21 @@ import pytest
 from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
 from bridge.brokers.kafka.record_batch import split
+from bridge.bytetext import text_of
 from bridge.config.sources import OnUnreadable
-from tests.kafka.batches import CODECS, DAMAGES, Log, batch, bomb, healthy, mixed, record, xerial
+from tests.kafka.batches import (
+    CODECS,
+    DAMAGES,
+    Log,
+    batch,
+    bomb,
+    field_of,
+    healthy,
+    mixed,
+    record,
+    varint,
+    xerial,
+)
 
 LIMIT = 1 << 20
 
@@ -126,6 +139,37 @@ def test_a_batch_of_before_the_position_is_damage() -> None:
     [found] = split(batch([record(0, b"v")]), 4, 9, None)
     assert found.fault is not None
     assert found.fault.word == "offsets"
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_a_batch_that_begins_before_the_last_one_ended_is_damage(base: int) -> None:
+    """No checksum covers the base offset; without this its first records would count as read, and vanish."""
+    given = reader()
+    given.accept(0, Answer(batch([record(at, b"a") for at in range(2)]), 5, 5, None))
+    assert len(given.take(9)) == 2
+    data = bytearray(batch([record(at, b"b") for at in range(3)]))
+    struct.pack_into(">q", data, 0, base)
+    given.accept(2, Answer(bytes(data), 5, 5, None))
+    assert given.take(9) == []
+    assert given.suspect is not None
+    assert given.suspect.fault is not None
+    assert given.suspect.fault.word == "offsets"
+
+
+def test_the_bytes_of_a_damaged_record_are_kept() -> None:
+    """Of a bad header name its bytes, in the form that keys have; of a bad structure the whole record."""
+    bad_name = record(0, b"value", b"k", [(b"caf\xe9", b"1"), (b"ok", None)])
+    bad_tail = b"\0" + varint(0) + varint(1) + field_of(b"k") + field_of(b"value") + varint(7) + b"tail"
+    given = reader()
+    data = batch([bad_name, varint(len(bad_tail)) + bad_tail])
+    given.accept(0, Answer(data, 2, 2, None))
+    assert given.take(9) == []
+    assert given.suspect is not None
+    given.confirm(given.suspect, None)
+    [(_, _, named), (_, _, torn)] = given.take(9)
+    assert (named.body, named.key) == (b"value", b"k")
+    assert named.headers == ((text_of(b"caf\xe9"), b"1"), ("ok", None))
+    assert (torn.body, torn.key) == (bad_tail, b"k")
 
 
 def test_damage_that_was_fetched_before_an_end_is_still_handed_out() -> None:

@@ -224,6 +224,37 @@ async def test_a_stopped_partition_says_where_and_holds_nobody_else(harness: Byt
     assert dict(found) == {0: bad.entries[3:]}
 
 
+async def test_the_lag_of_a_stopped_partition_grows(harness: Bytes) -> None:
+    log = Log()
+    log.add(DAMAGES["rotten"](random.Random(1), "r", 2))
+    await harness.fill(log)
+    broker = await harness.broker()
+    subscription: Any = await broker.subscribe(options("stop_partition"), Assignments())
+    await nothing_more(subscription)
+    await broker.publish("orders", [Message(b"%d" % number) for number in range(30)])
+    await _until(lambda: subscription.lag() == {("orders", 0): 32})
+
+
+async def test_many_damaged_partitions_take_few_connections(harness: Bytes) -> None:
+    rng = random.Random(2)
+    logs = []
+    for number in range(40):
+        log = Log()
+        log.add(DAMAGES["rotten"](rng, f"r{number}", 2))
+        logs.append(log)
+    await harness.fill(*logs)
+    broker = await harness.broker()
+    subscription = await broker.subscribe(options(), Assignments())
+    before = harness.server.connections
+    peak = before
+    async with asyncio.timeout(PATIENCE):
+        left = 40
+        while left:
+            left -= len(await subscription.receive(9))
+            peak = max(peak, harness.server.peak_connections)
+    assert peak <= before + 6
+
+
 @pytest.mark.parametrize("policy", ["dead_letter", "skip", "stop_partition"])
 async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: Bytes, policy: str) -> None:
     rng = random.Random(7)

@@ -46,6 +46,7 @@ class Server:
     def __init__(self) -> None:
         self.state = State(asyncio.get_running_loop())
         self.connections_made = 0
+        self.peak_connections = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._compaction: asyncio.Task[None] | None = None
@@ -56,6 +57,11 @@ class Server:
         self.state.port = self._server.sockets[0].getsockname()[1]
         self._compaction = asyncio.create_task(self.state.compact())
         return f"{self.state.host}:{self.state.port}"
+
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self._connections)
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -71,6 +77,7 @@ class Server:
         assert task is not None
         self._connections.add(task)
         self.connections_made += 1
+        self.peak_connections = max(self.peak_connections, self.connections)
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
