@@ -55,18 +55,26 @@ def mark() -> bool:
     table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
     if not isinstance(table, list) or len(table) != 256:
         return False
-    for code in (_TIMESTAMP, *_BINARY):
+    for code, marking in ((_TIMESTAMP, _timestamps), *((code, _binary) for code in _BINARY)):
         if not hasattr(table[code], "marks"):
-            table[code] = _marking(table[code], Timestamp if code == _TIMESTAMP else Binary)
+            table[code] = marking(table[code])
+            table[code].marks = True
     return True
 
 
-def _marking(original: Callable[..., Any], kind: Callable[[Any], Any]) -> Callable[..., Any]:
+def _timestamps(original: Callable[..., Any]) -> Callable[..., Any]:
     def decoder(buffer: memoryview, depth: int = 0) -> Any:
         rest, value = original(buffer, depth)
-        return rest, kind(value) if isinstance(value, int) or len(value) <= _PROPERTIES_LIMIT else value
+        return rest, Timestamp(value)
 
-    decoder.marks = kind  # type: ignore[attr-defined]  # tells that it is there already
+    return decoder
+
+
+def _binary(original: Callable[..., Any]) -> Callable[..., Any]:
+    def decoder(buffer: memoryview, depth: int = 0) -> Any:
+        rest, value = original(buffer, depth)
+        return rest, Binary(value) if len(value) <= _PROPERTIES_LIMIT else value
+
     return decoder
 
 
