@@ -55,10 +55,11 @@ def mark() -> bool:
     table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
     if not isinstance(table, list) or len(table) != 256:
         return False
-    for code, marking in ((_TIMESTAMP, _timestamps), *((code, _binary) for code in _BINARY)):
+    for code in (_TIMESTAMP, *_BINARY):
         if not hasattr(table[code], "marks"):
+            marking, kind = (_timestamps, Timestamp) if code == _TIMESTAMP else (_binary, Binary)
             table[code] = marking(table[code])
-            table[code].marks = True
+            table[code].marks = kind
     return True
 
 
