@@ -57,8 +57,13 @@ _STRUCTURED = 1024 * 1024
 
 _STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
 
-_SMALL = b"\x53"
+_SMALL = 0x53
 """Constructor of the short form of descriptors."""
+
+_LISTED = (0xC0, 0xC1)
+"""Constructors of most sections."""
+
+_CUT = "a value that ends after the message"
 
 _EMPTY_CODES = range(0x40, 0x46)
 _GROUP_ID = 10
@@ -86,14 +91,19 @@ class _Malformed(ValueError):
     """The encoding itself is broken."""
 
 
-def decode(payload: bytes | bytearray | memoryview) -> Received:
-    """Decode what can be decoded. Never raises."""
+def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> Received:
+    """Decode what can be decoded. Never raises.
+
+    named: the lock's name came beside the message, and delivery annotations are passed over.
+    """
     buffer = memoryview(payload)
     found: dict[str, Any] = {}
     troubles: list[str] = []
     key_known = True
     try:
         for code, value in _sections(buffer):
+            if named and code == DELIVERY_ANNOTATIONS:
+                continue
             trouble, key = _take(code, value, found)
             key_known = key_known and key
             if trouble:
@@ -114,10 +124,10 @@ def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, boo
     """Enter one section. Returns what is wrong with it, empty when nothing is, and whether the key is unhurt."""
     if code == HEADER:
         fields, _ = _fields(value, 5)
-        numbers: Any = (each if isinstance(each, int) else None for each in fields)
+        numbers: Any = [each if isinstance(each, int) else None for each in fields]
         found["header"] = Header(*numbers)
     elif code == DELIVERY_ANNOTATIONS:
-        found["delivery_annotations"], _ = _annotations(value)
+        found["delivery_annotations"], _ = _mapping(value)
     elif code == ANNOTATIONS:
         found["message_annotations"], trouble = _annotations(value)
         return trouble, True
@@ -184,15 +194,16 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
 
 def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
     """The fields of a list, None where there is none, and what is wrong with which; -1 stands for all."""
-    fields: list[Any] = [None] * count
-    wrong: dict[int, str] = {}
     try:
         whole = _value(value)
         if isinstance(whole, list) and len(whole) <= count:
-            return whole + fields[len(whole) :], wrong
-        return fields, {-1: f"not a list of at most {count} fields"}
+            whole.extend([None] * (count - len(whole)))
+            return whole, {}
+        return [None] * count, {-1: f"not a list of at most {count} fields"}
     except Exception as error:
         trouble = _explain(error)
+    fields: list[Any] = [None] * count
+    wrong: dict[int, str] = {}
     try:
         for number, content in enumerate(_elements(value)):
             if number == count:
@@ -240,17 +251,22 @@ def _explain(error: Exception) -> str:
 
 def _sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Code and encoded value of every section. Raises: _Malformed."""
-    at = 0
-    while at < len(buffer):
+    at, length = 0, len(buffer)
+    while at < length:
         if buffer[at] != 0:
             raise _Malformed("a section without a descriptor")
         code: int | None
-        if buffer[at + 1 : at + 2] == _SMALL:
-            begin, code = at + 3, buffer[at + 2] if at + 2 < len(buffer) else None
+        if at + 2 < length and buffer[at + 1] == _SMALL:
+            begin, code = at + 3, buffer[at + 2]
         else:
             begin = _skip(buffer, at + 1)
             code = _long(buffer[at + 1 : begin])
-        end = _skip(buffer, begin)
+        if begin + 1 < length and buffer[begin] in _LISTED:
+            end = begin + 2 + buffer[begin + 1]
+            if end > length:
+                raise _Malformed(_CUT)
+        else:
+            end = _skip(buffer, begin)
         if code is None or not HEADER <= code <= FOOTER:
             raise _Malformed("a section of an unknown kind")
         yield code, buffer[begin:end]
@@ -304,10 +320,10 @@ def _skip(buffer: memoryview, at: int) -> int:
             else:
                 raise _Malformed(f"there is no AMQP type 0x{code:02x}")
             if at > length:
-                raise _Malformed("a value that ends after the message")
+                raise _Malformed(_CUT)
             pending -= 1
     except IndexError:
-        raise _Malformed("a value that ends after the message") from None
+        raise _Malformed(_CUT) from None
     return at
 
 
@@ -318,7 +334,7 @@ def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[m
     def decoder(buffer: memoryview, _depth: int = 0) -> tuple[memoryview, Any]:
         raw = buffer[:width].tobytes()
         if len(raw) < width:
-            raise _Malformed("a value that ends after the message")
+            raise _Malformed(_CUT)
         return buffer[width:], convert(raw)
 
     return decoder
@@ -363,9 +379,8 @@ def extend() -> bool:
     return True
 
 
-def token(tag: Any, message: Message) -> uuid.UUID | None:
-    """Lock token of a delivery; None where it has none."""
+def has_token(tag: Any, message: Message) -> bool:
+    """Whether a delivery has a lock token."""
     if isinstance(tag, bytes) and len(tag) == 16:
-        return uuid.UUID(bytes_le=tag)
-    found = (message.delivery_annotations or {}).get(LOCK_TOKEN)
-    return found if isinstance(found, uuid.UUID) else None
+        return True
+    return isinstance((message.delivery_annotations or {}).get(LOCK_TOKEN), uuid.UUID)

@@ -58,6 +58,7 @@ class ServiceBusDelivery:
         "position",
         "raw",
         "settled_before",
+        "size",
         "unsure",
     )
 
@@ -68,8 +69,11 @@ class ServiceBusDelivery:
         position: Position,
         partition: ServiceBusPartition,
         owner: Receiver,
+        size: int = 0,
     ) -> None:
+        """size: encoded bytes of the message."""
         self.raw = raw
+        self.size = size
         self.message = message
         self.position = position
         self.partition = partition

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
-from bridge.brokers.servicebus.transport import size
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.partition import ServiceBusPartition
 
 STUCK_SECONDS = 1.0
 """Nothing was taken for so long though there was something: nobody wants it for now."""
+
+GROWTH = 8
+"""Messages that may come for each that has come, by whose sizes they are judged. Each step costs a round trip."""
 
 _FADING = 0.99
 """What remains of the size that is reckoned with, by every smaller message that comes."""
@@ -57,7 +59,7 @@ class Inbox:
         if not self._size:
             return 1
         share = (self._high_bytes - self.bytes) / self._receivers
-        return max(1, min(most, int(share / self._size), 2 * self._measured))
+        return max(1, min(most, int(share / self._size), GROWTH * self._measured))
 
     def measure(self, length: int) -> None:
         """A message of so many bytes came in."""
@@ -67,7 +69,7 @@ class Inbox:
     def put(self, deliveries: Sequence[ServiceBusDelivery]) -> None:
         """They came in."""
         self.deliveries.extend(deliveries)
-        self.bytes += sum(size(each.raw) for each in deliveries)
+        self.bytes += sum(each.size for each in deliveries)
         self.tell()
 
     def drop(self, partition: ServiceBusPartition) -> None:
@@ -75,7 +77,7 @@ class Inbox:
         kept = [each for each in self.deliveries if each.partition is not partition]
         if len(kept) < len(self.deliveries):
             self.deliveries = deque(kept)
-            self.bytes = sum(size(each.raw) for each in kept)
+            self.bytes = sum(each.size for each in kept)
 
     def tell(self) -> None:
         """Something came, or a receiver's state has changed."""
@@ -111,7 +113,7 @@ class Inbox:
         self._taken = time.monotonic()
         while self.deliveries and len(taken) < limit:
             delivery = self.deliveries.popleft()
-            self.bytes -= size(delivery.raw)
+            self.bytes -= delivery.size
             if not delivery.partition.revoked:
                 taken.append(delivery)
         return taken

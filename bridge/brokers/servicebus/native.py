@@ -57,16 +57,25 @@ def mark() -> bool:
         return False
     for code in (_TIMESTAMP, *_BINARY):
         if not hasattr(table[code], "marks"):
-            table[code] = _marking(table[code], Timestamp if code == _TIMESTAMP else Binary)
+            marking, kind = (_timestamps, Timestamp) if code == _TIMESTAMP else (_binary, Binary)
+            table[code] = marking(table[code])
+            table[code].marks = kind
     return True
 
 
-def _marking(original: Callable[..., Any], kind: Callable[[Any], Any]) -> Callable[..., Any]:
+def _timestamps(original: Callable[..., Any]) -> Callable[..., Any]:
     def decoder(buffer: memoryview, depth: int = 0) -> Any:
         rest, value = original(buffer, depth)
-        return rest, kind(value) if isinstance(value, int) or len(value) <= _PROPERTIES_LIMIT else value
+        return rest, Timestamp(value)
 
-    decoder.marks = kind  # type: ignore[attr-defined]  # tells that it is there already
+    return decoder
+
+
+def _binary(original: Callable[..., Any]) -> Callable[..., Any]:
+    def decoder(buffer: memoryview, depth: int = 0) -> Any:
+        rest, value = original(buffer, depth)
+        return rest, Binary(value) if len(value) <= _PROPERTIES_LIMIT else value
+
     return decoder
 
 

@@ -317,7 +317,8 @@ class Receiver:
 
     def deliver(self, raw: ServiceBusReceivedMessage) -> ServiceBusDelivery:
         """A delivery of what came in, whether it can be read or not."""
-        self.inbox.measure(transport.size(raw))
+        size = transport.size(raw)
+        self.inbox.measure(size)
         number, message = raw.sequence_number, messages.received(raw, self.key)
         if number is None:
             # No number that the service gives: each such message is one by itself
@@ -327,7 +328,7 @@ class Receiver:
                 message = replace(message, unreadable=Unreadable("sequence_number", _UNNUMBERED, key_known=True))
         position = Position(self.connection.access.namespace, self.path, 0, number)
         self.partition.taken()
-        return ServiceBusDelivery(raw, message, position, self.partition, self)
+        return ServiceBusDelivery(raw, message, position, self.partition, self, size)
 
     @property
     def key(self) -> bytes | None:

@@ -82,9 +82,10 @@ class Transfers:
             return
         if collected:
             collected += frame[PAYLOAD]
-        message = decoding.decode(collected or frame[PAYLOAD])
+        named = isinstance(first[2], bytes) and len(first[2]) == TOKEN
+        message = decoding.decode(collected or frame[PAYLOAD], named=named)
         first[PAYLOAD] = b""  # it is kept with the message
-        if not isinstance(first[2], bytes) or len(first[2]) != TOKEN:
+        if not named:
             first[2] = str(first[1]).encode()  # the SDK tells deliveries apart by it
         link._received_delivery_tags.add(first[2])
         await link._on_transfer(first, message)
@@ -181,7 +182,7 @@ def size(raw: ServiceBusReceivedMessage) -> int:
 
 def has_token(raw: ServiceBusReceivedMessage) -> bool:
     """Whether the service named the message's lock."""
-    return decoding.token(raw._delivery_tag, raw._message) is not None
+    return decoding.has_token(raw._delivery_tag, raw._message)
 
 
 def settleable(raw: ServiceBusReceivedMessage) -> bool:

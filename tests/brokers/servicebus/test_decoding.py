@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -163,3 +164,23 @@ def test_any_message_with_one_byte_changed(r: random.Random) -> None:
     payload = bytearray(delivered(poison.healthy("k", 1, r, True)))
     payload[r.randrange(len(payload))] = r.randrange(256)
     decoding.decode(bytes(payload))
+
+
+def test_delivery_annotations_are_passed_over_where_the_lock_is_named_already() -> None:
+    token = uuid.UUID(int=7)
+    raw = described(0x71, mapping([(encoder.symbol("x-opt-lock-token"), encoder.guid(token))])) + with_property(
+        string("x")
+    )
+    whole, named = decoding.decode(raw), decoding.decode(raw, named=True)
+    assert whole.delivery_annotations == {b"x-opt-lock-token": token}
+    assert named.delivery_annotations is None
+    assert whole.application_properties == named.application_properties
+    assert decoding.has_token(token.bytes_le, named)
+    assert decoding.has_token(b"7", whole)
+    assert not decoding.has_token(b"7", named)
+
+
+def test_a_message_that_is_cut_anywhere_is_unreadable_or_has_lost_whole_sections() -> None:
+    raw = with_property(string("x")) + described(0x72, mapping([])) + described(PROPERTIES, sequence([string("id")]))
+    ends = {len(with_property(string("x"))), len(with_property(string("x"))) + len(described(0x72, mapping([]))), 0}
+    assert {cut for cut in range(len(raw)) if decoding.decode(raw[:cut]).fault is None} == ends

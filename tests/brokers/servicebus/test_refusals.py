@@ -148,7 +148,7 @@ async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBus
 async def test_a_dead_letter_says_less_where_the_message_has_no_room(
     tmp_path: Path, server: ServiceBusServer, settling: Settling, room: int, detail: bool
 ) -> None:
-    def refuses(verb: str, id_: str | None, reason: str | None, description: str | None) -> None:
+    def refuses(verb: str, id_: str | None, reason: str | None, description: str | None, *_: str | None) -> None:
         if verb == "dead_letter" and len((reason or "") + (description or "")) > room:
             raise Refusal("com.microsoft:argument-error", "the properties have more than 64 KB")
 

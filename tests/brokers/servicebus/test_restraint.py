@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
-from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.inbox import GROWTH, Inbox
 from bridge.brokers.servicebus.seats import PUBLISHING, Seats
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
@@ -145,7 +145,7 @@ def test_credit(sizes: list[int], receivers: int, most: int) -> None:
     for number, size in enumerate(sizes, 1):
         inbox.measure(size)
         credit = inbox.credit(most)
-        assert 1 <= credit <= max(1, min(most, 2 * number))
+        assert 1 <= credit <= max(1, min(most, GROWTH * number))
         assert credit == 1 or credit * receivers * size <= 16_000_000
 
 
