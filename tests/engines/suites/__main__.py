@@ -1,0 +1,37 @@
+"""Judge the embedded engine by an SDK's public test suite: `python -m tests.engines.suites python CHECKOUT`.
+
+CHECKOUT: a checkout of the SDK's repository; nothing is written to it. Prints the counts and every difference from
+`expected.json`. Exit code 1 when there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.engines.suites import javascript_sdk, judging, python_sdk
+
+SUITES = {suite.NAME: suite for suite in (python_sdk, javascript_sdk)}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] not in SUITES or not Path(arguments[1]).is_dir():
+        print(f"usage: python -m tests.engines.suites {'|'.join(SUITES)} CHECKOUT", file=sys.stderr)
+        return 2
+    suite, checkout = SUITES[arguments[0]], Path(arguments[1]).resolve()
+    version = suite.version(checkout)
+    work = Path(tempfile.mkdtemp(prefix="suites-"))
+    print(f"{suite.NAME} {version}: logs in {work}", flush=True)
+    outcomes = suite.run(checkout, work)
+    print(f"{suite.NAME} {version}: {judging.counts(outcomes)}")
+    expected = judging.load(suite.NAME, version)
+    if expected is None:
+        print(f"{judging.EXPECTED.name} has nothing for this version; all that did not pass:")
+    found = judging.differences(outcomes, expected or judging.Expected(passed=0))
+    print("\n".join(found) or "as expected")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

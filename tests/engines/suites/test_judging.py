@@ -1,0 +1,76 @@
+"""The comparison of suites with their committed expectations, on results made up for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engines.suites import judging
+from tests.engines.suites.judging import Expected, differences
+
+AS_EXPECTED = {"a.py::one": "passed", "a.py::two": "failed", "b.py": "skipped"}
+EXPECTED = Expected(1, {"a.py::two": "the scheduler purges by itself"}, {"b.py": "needs a blob store"})
+
+
+def test_what_is_on_the_list_is_no_difference() -> None:
+    assert differences(AS_EXPECTED, EXPECTED) == []
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "found"),
+    [
+        (
+            {"a.py::one": "failed"},
+            ["a.py::one: failed, expected passed", "0 tests passed, expected 1"],
+        ),
+        (
+            {"a.py::two": "passed"},
+            ["a.py::two: passed, expected failed (the scheduler purges by itself)", "2 tests passed, expected 1"],
+        ),
+        ({"a.py::two": "skipped"}, ["a.py::two: skipped, expected failed (the scheduler purges by itself)"]),
+        ({"b.py": "failed"}, ["b.py: failed, expected skipped (needs a blob store)"]),
+        ({"c.py::new": "failed"}, ["c.py::new: failed, expected passed"]),
+        ({"c.py::new": "skipped"}, ["c.py::new: skipped, expected passed"]),
+        ({"c.py::new": "passed"}, ["2 tests passed, expected 1"]),
+    ],
+)
+def test_every_other_outcome_is_a_difference(outcomes: dict[str, str], found: list[str]) -> None:
+    assert differences(AS_EXPECTED | outcomes, EXPECTED) == found
+
+
+def test_a_test_that_did_not_run_is_a_difference() -> None:
+    assert differences({}, EXPECTED) == [
+        "a.py::two: not run, expected failed (the scheduler purges by itself)",
+        "b.py: not run, expected skipped (needs a blob store)",
+        "0 tests passed, expected 1",
+    ]
+
+
+def test_counts_name_every_outcome() -> None:
+    assert judging.counts(AS_EXPECTED | {"a.py::three": "passed"}) == "2 passed, 1 failed, 1 skipped"
+
+
+def test_a_list_stands_for_one_version(tmp_path: Path) -> None:
+    path = tmp_path / "expected.json"
+    path.write_text(json.dumps({"python": {"1.0.0": {"passed": 1, "failed": {"a.py::two": "why"}}}}))
+    assert judging.load("python", "1.0.0", path) == Expected(1, {"a.py::two": "why"})
+    assert judging.load("python", "1.0.1", path) is None
+    assert judging.load("javascript", "1.0.0", path) is None
+
+
+@pytest.mark.parametrize(
+    "listed", [{"failed": {"a": " "}}, {"failed": {"a": "why"}, "skipped": {"a": "why"}}], ids=["no reason", "twice"]
+)
+def test_a_list_without_one_reason_a_test_is_refused(listed: dict[str, dict[str, str]]) -> None:
+    with pytest.raises(ValueError, match=r"^a is on the list without|^on the list as failed and as skipped: a$"):
+        Expected.read({"passed": 0, **listed})
+
+
+def test_the_committed_lists_are_readable() -> None:
+    lists = json.loads(judging.EXPECTED.read_text())
+    assert lists
+    for suite, versions in lists.items():
+        for version in versions:
+            assert judging.load(suite, version) is not None
