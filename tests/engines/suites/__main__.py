@@ -1,11 +1,13 @@
 """Judge the embedded engine by an SDK's public test suite: `python -m tests.engines.suites python CHECKOUT`.
 
 CHECKOUT: a checkout of the SDK's repository; nothing is written to it. Prints the counts and every difference from
-`expected.json`. Exit code 1 when there is one.
+`expected.json`. Exit code 1 when there is one; the logs are kept then.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,17 +22,28 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m tests.engines.suites {'|'.join(SUITES)} CHECKOUT", file=sys.stderr)
         return 2
     suite, checkout = SUITES[arguments[0]], Path(arguments[1]).resolve()
-    version = suite.version(checkout)
+    try:
+        version = suite.version(checkout)
+    except (OSError, KeyError, ValueError) as error:
+        print(f"{checkout} is no checkout of the {suite.NAME} SDK: {error}", file=sys.stderr)
+        return 2
     work = Path(tempfile.mkdtemp(prefix="suites-"))
     print(f"{suite.NAME} {version}: logs in {work}", flush=True)
-    outcomes = suite.run(checkout, work)
+    try:
+        outcomes = suite.run(checkout, work)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"{suite.NAME} {version}: the suite did not come to its end: {error}", file=sys.stderr)
+        return 1
     print(f"{suite.NAME} {version}: {judging.counts(outcomes)}")
     expected = judging.load(suite.NAME, version)
     if expected is None:
         print(f"{judging.EXPECTED.name} has nothing for this version; all that did not pass:")
-    found = judging.differences(outcomes, expected or judging.Expected(passed=0))
-    print("\n".join(found) or "as expected")
-    return 1 if found else 0
+    if found := judging.differences(outcomes, expected or judging.Expected(passed=0)):
+        print("\n".join(found))
+        return 1
+    print("as expected")
+    shutil.rmtree(work)
+    return 0
 
 
 if __name__ == "__main__":

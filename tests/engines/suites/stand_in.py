@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import durabletask.testing
-import grpc
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal import orchestrator_service_pb2_grpc as stubs
@@ -20,6 +20,7 @@ from durabletask.internal import orchestrator_service_pb2_grpc as stubs
 PORT = int(os.environ["ENGINE_PORT"])
 RANK = ("passed", "skipped", "failed")
 
+make_stub: Any = stubs.TaskHubSidecarServiceStub
 outcomes: dict[str, str] = {}
 
 
@@ -35,12 +36,13 @@ class Backend:
 
     def reset(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{PORT}") as channel:
-            hub: Any = stubs.TaskHubSidecarServiceStub(channel)
+            hub = make_stub(channel)
             hub.CreateTaskHub(pb.CreateTaskHubRequest(recreateIfExists=True), timeout=30)
 
 
 def pytest_configure() -> None:
-    durabletask.testing.create_test_backend = Backend
+    testing: Any = durabletask.testing
+    testing.create_test_backend = Backend
     ports: Any = importlib.import_module("tests.durabletask._port_utils")
     ports.find_free_port = lambda: PORT
 

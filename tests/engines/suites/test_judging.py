@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.suites import judging
+from tests.engines.suites import javascript_sdk, judging
+from tests.engines.suites.__main__ import main
 from tests.engines.suites.judging import Expected, differences
 
 AS_EXPECTED = {"a.py::one": "passed", "a.py::two": "failed", "b.py": "skipped"}
@@ -74,3 +75,24 @@ def test_the_committed_lists_are_readable() -> None:
     for suite, versions in lists.items():
         for version in versions:
             assert judging.load(suite, version) is not None
+
+
+def test_reports_of_jest_are_read(tmp_path: Path) -> None:
+    results = [{"fullName": f"a {status}", "status": status} for status in ("passed", "failed", "pending", "todo")]
+    files = [
+        {"name": str(tmp_path / "test/a.spec.ts"), "assertionResults": results},
+        {"name": str(tmp_path / "test/broken.spec.ts"), "assertionResults": []},
+    ]
+    assert javascript_sdk.outcomes({"testResults": files}, tmp_path) == {
+        "test/a.spec.ts::a passed": "passed",
+        "test/a.spec.ts::a failed": "failed",
+        "test/a.spec.ts::a pending": "skipped",
+        "test/a.spec.ts::a todo": "skipped",
+        "test/broken.spec.ts": "failed",
+    }
+
+
+@pytest.mark.parametrize("suite", ["python", "javascript"])
+def test_a_folder_without_the_sdk_is_refused(suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([suite, str(tmp_path)]) == 2
+    assert f"is no checkout of the {suite} SDK" in capsys.readouterr().err
