@@ -37,9 +37,9 @@ class Expected:
         return cls(found["passed"], failed, skipped)
 
 
-def load(suite: str, version: str, path: Path = EXPECTED) -> Expected | None:
+def load(suite: str, version: str, path: Path | None = None) -> Expected | None:
     """The committed expectation for this version of the SDK; None when there is none."""
-    found = json.loads(path.read_text()).get(suite, {}).get(version)
+    found = json.loads((path or EXPECTED).read_text()).get(suite, {}).get(version)
     return None if found is None else Expected.read(found)
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.engines.suites.engine import engine
@@ -37,7 +38,10 @@ def run(checkout: Path, work: Path) -> dict[str, str]:
     """
     copy = work / "suites"
     assemble(checkout, copy)
-    return judged(copy, work / "scheduler", *SCHEDULER) | judged(copy, work / "core", *CORE)
+    with ThreadPoolExecutor() as pool:
+        scheduler = pool.submit(judged, copy, work / "scheduler", *SCHEDULER)
+        core = pool.submit(judged, copy, work / "core", *CORE)
+        return scheduler.result() | core.result()
 
 
 def assemble(checkout: Path, copy: Path) -> None:
@@ -55,6 +59,8 @@ def assemble(checkout: Path, copy: Path) -> None:
 
 def judged(copy: Path, work: Path, folder: Path, word: str) -> dict[str, str]:
     files = [str(file) for file in sorted((copy / folder).rglob("test_*.py")) if word in file.read_text()]
+    if not files:
+        raise RuntimeError(f"no test below {folder} has {word} in it")
     outcomes = work / "outcomes.json"
     with engine(work) as port:
         environment = os.environ | {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.engines.suites import javascript_sdk, judging
-from tests.engines.suites.__main__ import main
+from tests.engines.suites.__main__ import SUITES, main
 from tests.engines.suites.judging import Expected, differences
 
 AS_EXPECTED = {"a.py::one": "passed", "a.py::two": "failed", "b.py": "skipped"}
@@ -96,3 +97,23 @@ def test_reports_of_jest_are_read(tmp_path: Path) -> None:
 def test_a_folder_without_the_sdk_is_refused(suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([suite, str(tmp_path)]) == 2
     assert f"is no checkout of the {suite} SDK" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "version", "code"),
+    [
+        ({"a": "passed"}, "1.0.0", 0),
+        ({"a": "failed"}, "1.0.0", 1),
+        ({"a": "passed"}, "1.0.1", 1),
+        ({}, "1.0.1", 1),
+    ],
+)
+def test_the_exit_code(
+    outcomes: dict[str, str], version: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "expected.json"
+    path.write_text(json.dumps({"made up": {"1.0.0": {"passed": 1}}}))
+    monkeypatch.setattr(judging, "EXPECTED", path)
+    suite = SimpleNamespace(NAME="made up", version=lambda _: version, run=lambda *_: outcomes)
+    monkeypatch.setitem(SUITES, "made up", suite)
+    assert main(["made up", str(tmp_path)]) == code
