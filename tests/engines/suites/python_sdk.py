@@ -19,7 +19,7 @@ MINUTES = 30
 SECONDS = 180
 
 SCHEDULER, CORE = (
-    (Path("tests/durabletask-azuremanaged"), "ENDPOINT"),
+    (Path("tests/durabletask-azuremanaged"), 'os.getenv("ENDPOINT"'),
     (Path("tests/durabletask"), "create_test_backend"),
 )
 """Each suite's folder, and a word in its tests that need an engine: the scheduler's address, or the backend in memory

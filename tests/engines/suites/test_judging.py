@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,7 @@ def test_the_exit_code(
     path = tmp_path / "expected.json"
     path.write_text(json.dumps({"made up": {"1.0.0": {"passed": 1}}}))
     monkeypatch.setattr(judging, "EXPECTED", path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     suite = SimpleNamespace(NAME="made up", version=lambda _: version, run=lambda *_: outcomes)
     monkeypatch.setitem(SUITES, "made up", suite)
     assert main(["made up", str(tmp_path)]) == code
