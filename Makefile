@@ -38,8 +38,14 @@ else
 	$(BIN)/python -m tests.prove.dates run servicebus
 endif
 
-prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go
+prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go; DURABLETASK_PYTHON=... and DURABLETASK_JS=... add the suites of these checkouts
 	$(BIN)/python -m tests.prove.dates run engine
+ifdef DURABLETASK_PYTHON
+	$(BIN)/python -m tests.engines.suites python "$(DURABLETASK_PYTHON)"
+endif
+ifdef DURABLETASK_JS
+	$(BIN)/python -m tests.engines.suites javascript "$(DURABLETASK_JS)"
+endif
 
 prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
 	$(BIN)/python -m tests.prove.dates run acceptance

@@ -1,0 +1,82 @@
+"""The suites of microsoft/durabletask-python: its tests with its own SDK, both from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.engines.suites.engine import engine
+
+NAME = "python"
+MINUTES = 30
+"""Bound on one suite. Each test has SECONDS."""
+SECONDS = 180
+
+SCHEDULER, CORE = (
+    (Path("tests/durabletask-azuremanaged"), 'os.getenv("ENDPOINT"'),
+    (Path("tests/durabletask"), "create_test_backend"),
+)
+"""Each suite's folder, and a word in its tests that need an engine: the scheduler's address, or the backend in memory
+that the SDK's own suite makes for each test. The rest tries the SDK alone."""
+
+
+def version(checkout: Path) -> str:
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    return str(project["version"])
+
+
+def run(checkout: Path, work: Path) -> dict[str, str]:
+    """Outcome of every test by its id. work: empty directory for copies, state and logs.
+
+    Raises: RuntimeError when a suite does not come to its end.
+    """
+    copy = work / "suites"
+    assemble(checkout, copy)
+    with ThreadPoolExecutor() as pool:
+        scheduler = pool.submit(judged, copy, work / "scheduler", *SCHEDULER)
+        core = pool.submit(judged, copy, work / "core", *CORE)
+        return scheduler.result() | core.result()
+
+
+def assemble(checkout: Path, copy: Path) -> None:
+    """Lay the SDK's two distributions out as installed, with the tests and the plugin beside them."""
+    compiled = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(checkout / "durabletask", copy / "durabletask", ignore=compiled)
+    managed = "durabletask/azuremanaged"
+    shutil.copytree(checkout / "durabletask-azuremanaged" / managed, copy / managed, ignore=compiled)
+    for tests, _ in (SCHEDULER, CORE):
+        shutil.copytree(checkout / tests, copy / tests, ignore=compiled)
+    for file in ("tests/__init__.py", "pyproject.toml"):
+        shutil.copy(checkout / file, copy / file)
+    shutil.copy(Path(__file__).with_name("stand_in.py"), copy)
+
+
+def judged(copy: Path, work: Path, folder: Path, word: str) -> dict[str, str]:
+    files = [str(file) for file in sorted((copy / folder).rglob("test_*.py")) if word in file.read_text()]
+    if not files:
+        raise RuntimeError(f"no test below {folder} has {word} in it")
+    outcomes = work / "outcomes.json"
+    with engine(work) as port:
+        environment = os.environ | {
+            "ENDPOINT": f"http://localhost:{port}",
+            "TASKHUB": "default",
+            "ENGINE_PORT": str(port),
+            "OUTCOMES": str(outcomes),
+            "PYTHONPATH": str(copy),
+        }
+        options = ["-p", "stand_in", "-p", "no:bridge", "-p", "no:cacheprovider", f"--timeout={SECONDS}", "--tb=short"]
+        command = [sys.executable, "-m", "pytest", "-q", *options, *files]
+        with (work / "pytest.log").open("w") as log:
+            done = subprocess.run(
+                command, cwd=copy, env=environment, stdout=log, stderr=log, timeout=MINUTES * 60, check=False
+            )
+    if done.returncode not in (0, 1) or not outcomes.exists():
+        raise RuntimeError(f"pytest ended with {done.returncode}: {(work / 'pytest.log').read_text()[-4000:]}")
+    found: dict[str, str] = json.loads(outcomes.read_text())
+    return found
