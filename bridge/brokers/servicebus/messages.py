@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -127,16 +128,22 @@ def _bytes(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
+    """JSON types for a value within a list or map. Raises: ValueError for one that JSON would change."""
     match value:
         case bytes():
             return text_of(value)
         case dict():
-            return {_text(name): _plain(part) for name, part in value.items()}
+            found = {_text(name): _plain(part) for name, part in value.items()}
+            if len(found) < len(value):
+                raise ValueError("keys of a map differ in their AMQP type alone")
+            return found
         case list() | tuple():
             return [_plain(part) for part in value]
         case None | str() | bool() | int():
             return value
         case float():
+            if not math.isfinite(value):
+                raise ValueError("JSON has no NaN and no infinity")
             return float(value)  # also where the SDK has a class of its own, for a described one
         case Decimal():
             return _decimal(value)

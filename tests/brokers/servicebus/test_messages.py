@@ -61,6 +61,17 @@ def test_properties_become_text(value: Any, text: bytes) -> None:
     assert dict(got.headers)["p"] == text
 
 
+@pytest.mark.parametrize(
+    "value", [[float("nan")], [1.0, float("-inf")], {1: "a", "1": "b"}, [{"k": {b"x": 1, "x": 2}}]], ids=str
+)
+def test_values_that_json_would_change_make_a_message_unreadable(value: Any) -> None:
+    raw = wire(ServiceBusMessage(b"", application_properties={"p": 1}))
+    raw.raw_amqp_message.application_properties["p"] = value  # as it stands after decoding
+    got = received(raw, b"session")
+    assert got.unreadable is not None
+    assert (got.unreadable.fault, got.unreadable.key_known, got.key) == ("amqp_value", True, b"session")
+
+
 def test_bytes_that_are_no_text_stay_different() -> None:
     """Ids as AMQP binary, names and values inside of maps, and the properties that travel as headers."""
 
