@@ -10,7 +10,6 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import FINISHED, SUSPENDED, text
-from bridge.engines.embedded.reading import read_events
 from bridge.engines.embedded.rejection import invalid, missing
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
 
@@ -158,7 +157,7 @@ class Queries:
         piece = pb.HistoryChunk()
         size = 0
         for (blob,) in self._connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
-            for event in read_events(blob):
+            for event in pb.HistoryChunk.FromString(blob).events:
                 length = event.ByteSize()
                 if size and size + length > CHUNK_BYTES:
                     yield piece

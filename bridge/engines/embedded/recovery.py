@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION
 from bridge.engines.embedded.hub import TaskHub
-from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
-from bridge.engines.embedded.schema import is_file_fault
-from bridge.engines.embedded.store import Task
 from bridge.parking.names import PARKING
 
 
 def recover(hub: TaskHub) -> None:
     """Queue everything that has something to do. Reads keys and names only, not payloads.
 
-    What cannot be queued is given up by the writer; all else goes on. Raises: sqlite3.Error.
+    Raises: sqlite3.Error.
     """
     ready = hub.dispatcher.ready
     for key, _, name, version, suspended, busy in hub.store.open_instances():
         if busy and not suspended:
-            _attempt(hub, Orchestration(key), lambda: ready[ORCHESTRATION].add(name, version, key))  # noqa: B023 -- runs at once
+            ready[ORCHESTRATION].add(name, version, key)
     for task in hub.store.open_tasks():
-        _attempt(hub, task, lambda: _queue_task(hub, task))  # noqa: B023 -- runs at once
+        ready[ACTIVITY].add(task.name, task.version, task)
     for entity_id in hub.store.busy_entities():
-        name = entity_id[1:].partition("@")[0]
-        _attempt(hub, Queued(entity_id), lambda: ready[ENTITY].add(name, None, entity_id))  # noqa: B023 -- runs at once
+        ready[ENTITY].add(entity_id[1:].partition("@")[0], None, entity_id)
     hub.entities.locks_used = hub.store.has_locks()
     hub.entities.parking = set(hub.store.entities_named(PARKING))
     hub.load_counters()
-    if hub.losses is not None:
-        hub.losses.load()
-
-
-def _queue_task(hub: TaskHub, task: Task) -> None:
-    task.execution, task.pauses = pauses_of(task.execution)
-    hub.dispatcher.ready[ACTIVITY].add(task.name, task.version, task)
-
-
-def _attempt(hub: TaskHub, subject: Subject, run: Callable[[], None]) -> None:
-    try:
-        run()
-    except Exception as error:
-        if is_file_fault(error):
-            raise
-        hub.failed.append((Operation(Kind.RECOVERY, run, subject=subject), error))
