@@ -33,8 +33,9 @@ def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
     entries: list[Entry] = []
     first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
     for event in events:
-        # Some engines give times to turns only: what has none happened in the turn before it.
-        now = names.now = event.timestamp if event.timestamp > _NEVER else now
+        # Some engines give times to turns only: what has none happened in the turn before it. A timer that fires late
+        # carries the time when it was due, which may be before the turn that set it
+        now = names.now = max(now, event.timestamp)
         if isinstance(event, _TURNS):
             continue
         text, data = _describe(event, names)

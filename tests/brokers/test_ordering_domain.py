@@ -142,5 +142,6 @@ async def test_other_keys_go_on_at_both(tmp_path: Path, bootstrap: str) -> None:
         for number in range(COUNT):
             await it.tell((it.kafka, it.bus)[number % 2], "free", number)
         assert await it.got("free") == list(range(COUNT))
+        await it.it.settled(COUNT)  # counted after its effect
         assert it.it.outcomes() == {"executed": COUNT}
         assert it.orders.ledger.in_flight == it.payments.ledger.in_flight == 1

@@ -107,14 +107,24 @@ async def settle(
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, ServiceBusError):
             # A closed link, which the SDK takes for something unexpected, and logs with a traceback
-            raise await sdk._handle_exception(ServiceBusConnectionError(message=str(error), error=error)) from None
+            raise await _handled(sdk, ServiceBusConnectionError(message=str(error), error=error)) from None
         if not _is_answer(error):
-            raise await sdk._handle_exception(error) from None
+            raise await _handled(sdk, error) from None
         quiet = logging.getLogger("azure.servicebus")
         answer: Exception = sdk._amqp_transport.create_servicebus_exception(quiet, error)
         return answer
     message._settled = True
     return None
+
+
+async def _handled(sdk: Any, error: Exception) -> Exception:
+    """The error that the SDK makes of one, after it has closed the link; settlements side by side meet it at once."""
+    try:
+        handled: Exception = await sdk._handle_exception(error)
+    except AttributeError:
+        # Another one has closed it meanwhile
+        return ServiceBusConnectionError(message="The link was closed meanwhile.", error=error)
+    return handled
 
 
 def _is_answer(error: Exception) -> bool:
