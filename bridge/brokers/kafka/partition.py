@@ -52,9 +52,10 @@ class KafkaPartition(Epoch):
             return
         if self._returned:
             self.take_returned(limit, into, lambda message, offset: KafkaDelivery(message, self, offset))
-        if len(into) < limit and not self.log.empty:
-            fetched = self._tracker.fetched
-            for first, last, message in self.log.take(limit - len(into)):
+        fetched = self._tracker.fetched
+        # Again while what was taken had been done before: nothing wakes a consumer for what is here already
+        while len(into) < limit and (found := self.log.take(limit - len(into))):
+            for first, last, message in found:
                 if fetched(first, last):
                     into.append(KafkaDelivery(message, self, first))
 
