@@ -211,11 +211,12 @@ class Fetcher:
         finally:
             self._slots.pop((node, slot), None)
         self._failures = 0
-        if not slot_waits and not any(answer.data for _, _, answer in _answers(response, self._committed_only)):
+        answers = list(_answers(response, self._committed_only))
+        if not slot_waits and not any(answer.data for _, _, answer in answers):
             # Records are there and were not sent: asking again at once would not help
             self._rest(asked.values(), _RETRY_SECONDS)
         begun = time.monotonic()
-        for tp, code, answer in _answers(response, self._committed_only):
+        for tp, code, answer in answers:
             log = self._logs.get(tp)
             if log is None or asked.get(tp) != log:
                 continue  # revoked meanwhile: the next owner reads it again

@@ -133,7 +133,7 @@ class Batch:
     def _parsed(self, limit: int) -> Iterator[tuple[int, int | None, bytes | None, bytes | None, Headers]]:
         magic = self.raw[_PREFIX.size - 1]
         if magic < 2:
-            codec = _legacy_codec(self.raw, magic)
+            codec = _legacy_codec(self.raw)
             if codec:
                 # The parser itself has no bound
                 decompress(codec, _legacy_value(self.raw, magic), limit)
@@ -297,7 +297,7 @@ def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Bat
     return Batch(min(position, offset), offset, raw)
 
 
-def _legacy_codec(raw: bytes, magic: int) -> int:
+def _legacy_codec(raw: bytes) -> int:
     return raw[_PREFIX.size] & _CODEC
 
 
