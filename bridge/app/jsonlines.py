@@ -25,7 +25,7 @@ from typing import Any
 
 from bridge.codecs.limits import Limits, parse_json
 from bridge.errors import DecodeError
-from bridge.message import Headers, Message, Position
+from bridge.message import EXACT_MS, Headers, Message, Position
 
 LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500)
 """For what is parsed here. The receiving source has its own limits; only what must be understood is held to these."""
@@ -227,8 +227,10 @@ def _timestamp(value: Any) -> tuple[float | None, int | None]:
     if value is None:
         return None, None
     try:
-        time = datetime.fromisoformat(value)
-        return (time - _EPOCH) / timedelta(seconds=1), None
+        since = datetime.fromisoformat(value) - _EPOCH
+        milliseconds, rest = divmod(since, timedelta(milliseconds=1))
+        exact = rest or -EXACT_MS < milliseconds < EXACT_MS
+        return since / timedelta(seconds=1), None if exact else milliseconds
     except (TypeError, ValueError, OverflowError):
         raise DecodeError("timestamp must be RFC 3339, or whole milliseconds since 1970 in 64 bits") from None
 

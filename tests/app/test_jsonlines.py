@@ -247,12 +247,14 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copier]:
     server.stop()
 
 
-FITS = st.integers(-(2**63) // 1000 + 1, 2**63 // 1000 - 1)
-"""Milliseconds that the local log holds, as microseconds in 64 bits."""
+YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
+FITS = st.integers(-(2**63) // 1000 + 1, 2**63 // 1000 - 1) | st.integers(YEAR_1 * 1000, YEAR_10000 * 1000)
+"""Milliseconds that the local log holds, as microseconds in 64 bits; half of them within the years of RFC 3339."""
 
 
 @settings(deadline=None, max_examples=60)
 @given(messages=st.lists(st.tuples(MESSAGES, st.none() | FITS), min_size=1, max_size=15))
+@example(messages=[(Message(b"x"), 71_849_296_074_411)])
 def test_a_copy_on_the_local_broker(local: Copier, messages: list[tuple[Message, int | None]]) -> None:
     given_ = [at(*each) for each in messages]
     first, second = local.copied(given_)
@@ -260,6 +262,13 @@ def test_a_copy_on_the_local_broker(local: Copier, messages: list[tuple[Message,
     for one, read in zip(given_, first, strict=True):
         assert told(read)[:3] == told(one)[:3]
         assert one.timestamp is None or read.milliseconds == one.milliseconds
+
+
+@settings(deadline=None, max_examples=40)
+@given(messages=st.lists(st.floats(YEAR_1, YEAR_10000 - 1), min_size=1, max_size=15))
+def test_a_copy_of_seconds_in_floats(local: Copier, messages: list[float]) -> None:
+    first, second = local.copied([Message(b"x", timestamp=seconds) for seconds in messages])
+    assert second == first
 
 
 @settings(deadline=None, max_examples=20)

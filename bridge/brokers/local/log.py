@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import orjson
 
@@ -73,7 +74,7 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
     sizes = (key_size or 0, body_size or 0, headers_size)
     if sum(sizes) != size or min(sizes) < 0:
         unreadable = Unreadable("record", "the sizes of the record do not fit its data")
-        return Message(data[at : at + size], timestamp=stamp / 1e6, unreadable=unreadable), at + size
+        return Message(data[at : at + size], timestamp=stamp / 1_000_000, unreadable=unreadable), at + size
     key = body = None
     if key_size is not None:
         key = data[at : at + key_size]
@@ -89,9 +90,9 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
             found = headers.decode(encoded)
         except ValueError:
             unreadable = Unreadable("headers", "the headers of the record are damaged", key_known=True)
-            return Message(body, key, (), stamp / 1e6, unreadable=unreadable), at
+            return Message(body, key, (), stamp / 1_000_000, unreadable=unreadable), at
     exact = -_EXACT < stamp < _EXACT or stamp % 1000
-    return Message(body, key, found, stamp / 1e6, timestamp_ms=None if exact else stamp // 1000), at
+    return Message(body, key, found, stamp / 1_000_000, timestamp_ms=None if exact else stamp // 1000), at
 
 
 def _microseconds(message: Message, now: float) -> int:
@@ -103,7 +104,9 @@ def _microseconds(message: Message, now: float) -> int:
         raise PublishFailed("the timestamp is more than 292,000 years from 1970, and the log cannot hold it")
     if message.timestamp is None or message.timestamp_ms is not None:
         return milliseconds * 1000
-    return round(message.timestamp * 1e6)
+    if abs(message.timestamp) < 2**32:
+        return round(message.timestamp * 1e6)
+    return round(Fraction(message.timestamp) * 1_000_000)  # The product of two floats is not exact here
 
 
 @dataclass(frozen=True, slots=True)
