@@ -231,8 +231,12 @@ class UnknownTarget(PublishFailed):
     reason = "unknown_target"
 
 
+WORKER_LOST = "WorkerLost"
+"""Failure type of work whose worker processes died of it."""
+
 FINAL_FAILURES = frozenset(
     {
+        WORKER_LOST,
         UnknownTarget.__name__,
         "ActivityNotRegisteredError",
         "OrchestratorNotRegisteredError",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.app import parking
 from bridge.app.admission import build_admission, listen
@@ -38,6 +37,7 @@ from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
@@ -134,6 +134,7 @@ class Daemon:
             lambda: dict(self.own.undeliverable.written),
             limits=tuple(self.admission.limits.values()),
             stranded=self.stranded.readings,
+            stuck=self._stuck if worker else None,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -143,7 +144,7 @@ class Daemon:
             http = http.model_copy(update={"port": 0})
         self.web = Web(http, self.watch.health, self.watch.metrics)
         self._run_worker = worker
-        self._workers: list[TaskHubGrpcWorker] = []
+        self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
         self._census = parking.Census(self.engines, self.own.keepers, self._parked)
         self._reports: list[asyncio.Task[None]] = []
@@ -230,7 +231,7 @@ class Daemon:
             return max(0.0, end - time.monotonic())
 
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
-        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for worker in self._workers))
+        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
         for part in reversed(self._opened):
@@ -241,6 +242,10 @@ class Daemon:
         self._workers.clear()
         return all(clean is True for clean in stopped)
 
+    def _stuck(self, engine: str) -> list[str]:
+        """Describe the pools of threads of an engine's workers that cannot work."""
+        return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
+
     def _parked(self) -> int:
         return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
 
@@ -248,8 +253,8 @@ class Daemon:
         for name, engine in self.engines.items():
             for group in self.own.groups(self.workflows, name):
                 worker = engine.worker(group, DataConverter(), self.witnesses[name])
-                worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-                self._workers.append(worker)
+                worker.start()
+                self._workers.append((name, worker))
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
             f"{len(self.workflows.entities)} entities",

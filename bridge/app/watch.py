@@ -11,6 +11,7 @@ import structlog
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.clock import SYSTEM
 from bridge.engines.base import Engine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
@@ -180,6 +181,8 @@ class EngineView:
     durable: bool
     incompatible: Mapping[str, int]
     unknown: Mapping[str, int]
+    faults: Mapping[str, int]
+    stuck: int
 
 
 class Watch:
@@ -197,6 +200,7 @@ class Watch:
         *,
         limits: Sequence[RouteLimit] = (),
         stranded: Callable[[], Iterable[PartReading]] = tuple,
+        stuck: Callable[[str], Sequence[str]] | None = None,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -206,6 +210,7 @@ class Watch:
         self._breakers = breakers
         self._witnesses = witnesses
         self._stranded = stranded
+        self._stuck = stuck
         self._health = Health(stuck_after)
         self._metrics = Metrics(
             lambda: self._sources,
@@ -215,6 +220,7 @@ class Watch:
             limits,
             parking,
             late_letters,
+            SYSTEM.counted,
             version=__version__,
             config=config_version,
         )
@@ -234,6 +240,8 @@ class Watch:
             PartReading("workflows", name, None if not witness.open else _changed(witness.open))
             for name, witness in self._witnesses.items()
         ]
+        if self._stuck is not None:
+            parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._stranded()
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
@@ -253,7 +261,8 @@ class Watch:
                 else:
                     troubles[component] = trouble
                     what = f"{check.kind} {check.name} is {trouble}"
-                    log.warning(what, action="readiness", state=trouble, detail=check.detail)
+                    tell = log.error if check.kind == "worker" else log.warning
+                    tell(what, action="readiness", state=trouble, detail=check.detail)
             await asyncio.sleep(_LOOK)
 
     def metrics(self) -> bytes:
@@ -264,7 +273,10 @@ class Watch:
         for name, engine in self._engines.items():
             witness = self._witnesses[name]
             up = not self._breakers[name].open
-            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown))
+            stuck = 0 if self._stuck is None else len(self._stuck(name))
+            yield EngineView(
+                name, up, engine.durable, dict(witness.counts), dict(witness.unknown), engine.faults, stuck
+            )
 
 
 def _changed(found: Sequence[Incompatible]) -> str:

@@ -21,6 +21,12 @@ class WorkerConfig(Model):
     publish_threads: Integer = Field(
         16, ge=1, description="Threads for publishing, apart from the others: a broker that hangs stops nothing else."
     )
+    stuck_after: Duration | None = Field(
+        300.0,
+        gt=0,
+        description="Time without progress after which work that waits behind busy threads makes the daemon unready; "
+        "null: never.",
+    )
 
 
 class ParkingConfig(Model):
@@ -72,6 +78,12 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    max_lost_workers: Integer = Field(
+        5,
+        ge=0,
+        description="Worker processes that may die while they run one work item and nothing else, after which the "
+        "activity fails or the orchestration is suspended; 0: any number.",
+    )
     listen: str | None = Field(
         None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness
 
@@ -32,6 +32,11 @@ class Engine(Protocol):
     @property
     def announces(self) -> bool:
         """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """Operations that this process could not apply for it and gave up, by kind."""
         ...
 
     def empty(self, entity_id: str) -> bool:
@@ -72,7 +77,7 @@ class Engine(Protocol):
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
 
         data_converter: how the workflows' values become JSON and back; the SDK's own when None. witness: sees instances

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,11 +13,11 @@ from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
@@ -51,6 +53,7 @@ class SchedulerEngine:
 
     durable = True
     announces = False
+    faults: Mapping[str, int] = MappingProxyType({})
     certain = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
@@ -125,7 +128,7 @@ class SchedulerEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
@@ -142,4 +145,5 @@ class SchedulerEngine:
             ),
             workflows,
             witness,
+            self._config.worker.stuck_after,
         )

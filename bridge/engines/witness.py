@@ -14,8 +14,9 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import NonDeterminismError
-from durabletask.worker import OrchestratorNotRegisteredError, TaskHubGrpcWorker
+from durabletask.worker import OrchestratorNotRegisteredError
 
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
 from bridge.errors import UnknownTarget, is_final_failure
 from bridge.kinds import Kind
@@ -140,7 +141,7 @@ def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
     return None
 
 
-class Witnessed(TaskHubGrpcWorker):
+class Witnessed(ContainedWorker):
     """A worker of the SDK whose answers a witness looks at before they go out."""
 
     witness: Witness | None = None

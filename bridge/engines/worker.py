@@ -17,6 +17,7 @@ from durabletask.worker import (
 )
 
 from bridge.config.engines import WorkerConfig
+from bridge.engines.containment import presentable
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness, Witnessed
 
@@ -48,6 +49,19 @@ class _WithoutStops(logging.Filter):
         return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
 
 
+class _Printable(logging.Filter):
+    """Replaces exceptions that cannot be printed, or only at any length: the SDK logs those of entities as they are."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, BaseException):
+            record.msg = presentable(record.msg)
+        if record.exc_info and record.exc_info[1] is not None:
+            shown = presentable(record.exc_info[1])
+            record.exc_info = (type(shown), shown, shown.__traceback__)
+        return True
+
+
+_PRINTABLE = _Printable()
 _WITHOUT_STOPS = _WithoutStops()
 
 
@@ -55,13 +69,15 @@ def quiet_logger(name: str) -> logging.Logger:
     """A logger for the SDK, whose clients and workers log every call at info."""
     logger = logging.getLogger(f"bridge.sdk.{name}")
     logger.setLevel(logging.WARNING)
+    logger.addFilter(_PRINTABLE)
     logger.addFilter(_WITHOUT_STOPS)
     return logger
 
 
-def register(worker: W, workflows: Workflows, witness: Witness | None = None) -> W:
+def register(worker: W, workflows: Workflows, witness: Witness | None = None, stuck_after: float | None = None) -> W:
     """Adds the workflows, and filters so that the worker never takes work it does not know."""
     worker.witness = witness
+    worker.stuck_after = stuck_after
     worker.known = workflows
     for orchestrator in workflows.orchestrators.values():
         worker.add_orchestrator(orchestrator)

@@ -10,8 +10,8 @@ Phase = Literal["starting", "running", "draining"]
 State = Literal[
     "idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited", "incompatible", "stranded"
 ]  # fmt: skip
-PartKind = Literal["engine", "broker", "workflows", "quarantine"]
-_AWAY: dict[PartKind, State] = {"workflows": "incompatible", "quarantine": "stranded"}
+PartKind = Literal["engine", "broker", "workflows", "worker", "quarantine"]
+_AWAY: dict[PartKind, State] = {"workflows": "incompatible", "worker": "stuck", "quarantine": "stranded"}
 """What a part of this kind is when it cannot be used; others are away."""
 _READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
@@ -37,7 +37,7 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """An engine, a broker, an engine's workflows or what it has in quarantine, as seen now.
+    """An engine, a broker, an engine's workflows, the worker that runs them or what it has in quarantine, as seen now.
 
     away: why it cannot be used, None when it can. note: said when it is up.
     """

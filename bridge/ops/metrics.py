@@ -102,7 +102,8 @@ class EngineStats(Protocol):
     """up: its breaker is closed. durable: acknowledged work survives the process.
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
-    unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
+    unknown: calls and publishes of orchestrations under names that nothing registers, by kind. faults: operations that
+    could not be applied and were given up, by kind. stuck: pools of worker threads of this process that cannot work.
     """
 
     @property
@@ -115,6 +116,10 @@ class EngineStats(Protocol):
     def incompatible(self) -> Mapping[str, int]: ...
     @property
     def unknown(self) -> Mapping[str, int]: ...
+    @property
+    def faults(self) -> Mapping[str, int]: ...
+    @property
+    def stuck(self) -> int: ...
 
 
 class PublishStats(Protocol):
@@ -171,17 +176,21 @@ class Metrics:
         limits: Sequence[LimitStats] = (),
         parking: Callable[[], Iterable[ParkingStats]] = tuple,
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        clock_jumps: Callable[[], Mapping[str, int]] = dict,
         *,
         version: str,
         config: str,
     ) -> None:
         """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
         that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
-        of messages that had waited, by source and reason. version: of the bridge. config: its configuration's.
+        of messages that had waited, by source and reason. clock_jumps: steps of the wall clock, by direction.
+        version: of the bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
-            _BridgeCollector(sources, engines, publishing, repeats, limits, parking, late_letters, version, config)
+            _BridgeCollector(
+                sources, engines, publishing, repeats, limits, parking, late_letters, clock_jumps, version, config
+            )
         )
 
     def render(self) -> bytes:
@@ -305,6 +314,7 @@ class _BridgeCollector(Collector):
         limits: Sequence[LimitStats],
         parking: Callable[[], Iterable[ParkingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        clock_jumps: Callable[[], Mapping[str, int]],
         version: str,
         config: str,
     ) -> None:
@@ -313,6 +323,7 @@ class _BridgeCollector(Collector):
         self._publishing = publishing
         self._parking = parking
         self._late_letters = late_letters
+        self._clock_jumps = clock_jumps
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -343,6 +354,7 @@ class _BridgeCollector(Collector):
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
         yield from self._collect_parking()
         yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
+        yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
@@ -374,7 +386,18 @@ class _BridgeCollector(Collector):
             "Calls and publishes under names that nothing registers, by kind.",
             labels=("engine", "kind"),
         )
+        faults = CounterMetricFamily(
+            "bridge_engine_faults",
+            "Operations that the engine could not apply and gave up, by kind.",
+            labels=("engine", "kind"),
+        )
+        stuck = GaugeMetricFamily(
+            "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", labels=("engine",)
+        )
         for engine in self._engines():
+            stuck.add_metric((engine.name,), engine.stuck)
+            for kind, count in engine.faults.items():
+                faults.add_metric((engine.name, kind), count)
             for kind, count in engine.unknown.items():
                 unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
@@ -385,6 +408,8 @@ class _BridgeCollector(Collector):
         yield durable
         yield incompatible
         yield unknown
+        yield faults
+        yield stuck
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))

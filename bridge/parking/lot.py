@@ -136,13 +136,16 @@ class Lot:
         self._plan(turn, now)
         return turn
 
-    def tick(self, at: float, deliver: Deliver, now: float) -> Turn:
-        """Time has passed. A call that was planned before an earlier one has nothing to say."""
+    def tick(self, at: float, deliver: Deliver, now: float, early: bool = False) -> Turn:
+        """Time has passed. A call that was planned before an earlier one has nothing to say.
+
+        early: the call may come before its time, since the clock that it went by has run ahead.
+        """
         turn = Turn()
         if at != self.tick_at:
             return turn
         self.tick_at = None
-        now = max(now, at)
+        now = now if early else max(now, at)
         self._deliver(turn, deliver, now)
         self._expire(turn, now)
         if not self.items and self.forget_at is not None and now >= self.forget_at:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
@@ -24,6 +27,7 @@ class VirtualEngine:
 
     durable = False
     announces = False
+    faults: Mapping[str, int] = MappingProxyType({})
     certain = False
     description = "in memory, with virtual time, for tests"
 
@@ -69,7 +73,7 @@ class VirtualEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
         worker = Witnessed(

@@ -50,6 +50,8 @@ class Engine:
     durable: bool = False
     incompatible: Mapping[str, int] = field(default_factory=lambda: {"order_saga": 2})
     unknown: Mapping[str, int] = field(default_factory=lambda: {"target": 3})
+    faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
+    stuck: int = 2
 
 
 @dataclass
@@ -133,7 +135,10 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert found["bridge_engine_durable", frozenset({("engine", "default")})] == 0
     changed = frozenset({("engine", "default"), ("orchestration", "order_saga")})
     assert found["bridge_incompatible_total", changed] == 2
+    faults = frozenset({("engine", "default"), ("kind", "turn")})
+    assert found["bridge_engine_faults_total", faults] == 4
     assert found["bridge_unknown_names_total", frozenset({("engine", "default"), ("kind", "target")})] == 3
+    assert found["bridge_worker_stuck_pools", frozenset({("engine", "default")})] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
     assert "version=0.0.4" in CONTENT_TYPE
 

@@ -266,3 +266,13 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
     turn = bench.do("drop", None, True, 1.0)
     assert (turn.events, turn.undelivered) == (["dropped", "dropped"], [])
     assert bench.state is None
+
+
+def test_a_tick_of_a_clock_that_has_run_ahead_lets_nothing_expire() -> None:
+    bench = Bench(Bounds(poll=1000.0))
+    wake = bench.park(1, now=0.0, ttl=60.0).wake
+    assert wake == 60.0
+    lot = bench.lot()
+    turn = lot.tick(60.0, bench.instance, 1.0, early=True)
+    assert (turn.events, turn.wake) == ([], 60.0)
+    assert lot.tick(60.0, bench.instance, 1.0).events == ["expired"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.engines.embedded.lock import FileLock, lock_descriptor
+from bridge.engines.embedded.running import record_of
 from bridge.engines.embedded.schema import connect, recognize
 from bridge.engines.embedded.upkeep import check
 from bridge.errors import EngineMisconfigured, EngineUnavailable
@@ -222,6 +223,8 @@ def _swap(fresh: Path, path: Path) -> Path | None:
         left = path.with_name(path.name + ending)
         if left.exists():
             left.replace(aside.with_name(aside.name + ending))
+    # What ran as the engine died says nothing about the work of another file.
+    record_of(path).unlink(missing_ok=True)
     fresh.replace(path)
     _settle(path.parent)
     return aside if kept else None

@@ -16,6 +16,9 @@ MAX_TAGS = 64 * 1024
 MAX_CUSTOM_STATUS = 1024 * 1024
 """Largest custom status, in bytes."""
 
+MAX_EVENT = 3 * 1024 * 1024
+"""Largest data of an event, in bytes: workers take messages of 4 MiB."""
+
 
 class BeyondBound(Exception):
     """Something too large, with its bound, to follow "The call" or "The answer"."""
@@ -49,6 +52,8 @@ class Limits:
     printable_ids: bool = False
     """Ids have printable ASCII characters only."""
     payload_bytes: int | None = None
+    event_bytes: int = MAX_EVENT
+    """Largest data of an event."""
     setting: str = ""
 
     def check_id(self, what: str, instance_id: str) -> None:
@@ -62,12 +67,22 @@ class Limits:
 
     def check_payload(self, what: str, payload: str) -> None:
         """Raises: BeyondBound."""
-        bound = self.payload_bytes
-        if bound is not None and len(payload) * 4 > bound and (size := _size(payload)) > bound:
+        if self.payload_bytes is not None:
+            self._check_size(what, payload, self.payload_bytes)
+
+    def check_event(self, data: str) -> None:
+        """Raises: BeyondBound for an event's data."""
+        self._check_size("an event's data", data, self.event_bytes)
+
+    def _check_size(self, what: str, payload: str, bound: int) -> None:
+        if len(payload) * 4 > bound and (size := _size(payload)) > bound:
             raise BeyondBound(f"has {what} of {size} bytes; at most {bound} are allowed{self.setting}")
 
     def check_turn(self, response: pb.OrchestratorResponse) -> None:
         """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
+        for action in response.actions:
+            if action.HasField("sendEvent"):
+                self.check_event(action.sendEvent.data.value)
         if self.payload_bytes is None:
             return
         for action in response.actions:
@@ -81,7 +96,11 @@ class Limits:
 
 
 SCHEDULERS = Limits(
-    id_characters=100, printable_ids=True, payload_bytes=1024 * 1024, setting=", the scheduler's limit, by `strict`"
+    id_characters=100,
+    printable_ids=True,
+    payload_bytes=1024 * 1024,
+    event_bytes=1024 * 1024,
+    setting=", the scheduler's limit, by `strict`",
 )
 """The documented limits of the Durable Task Scheduler."""
 
@@ -89,7 +108,6 @@ SCHEDULERS = Limits(
 def _payloads(action: pb.OrchestratorAction) -> Iterator[tuple[str, str]]:
     yield "an activity's input", action.scheduleTask.input.value
     yield "a sub-orchestration's input", action.createSubOrchestration.input.value
-    yield "an event's data", action.sendEvent.data.value
     completion = action.completeOrchestration
     anew = completion.orchestrationStatus == pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW
     yield "an orchestration's input" if anew else "an orchestration's output", completion.result.value

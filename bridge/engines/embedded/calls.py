@@ -13,7 +13,7 @@ from bridge.correlation import may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
-from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.hub import Deferred, TaskHub
 from bridge.engines.embedded.identity import check_id, new_id
 from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
 from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
@@ -140,7 +140,10 @@ class Calls:
         if not request.name:
             raise invalid("The event's name is empty")
         _bounded("an event's name", request.name)
-        self._bounded_payload("an event's data", request.input.value)
+        try:
+            hub.limits.check_event(request.input.value)
+        except BeyondBound as error:
+            raise invalid(f"The call {error}") from error
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -149,8 +152,7 @@ class Calls:
         data = request.input if request.HasField("input") else None
         hub.deliver(instance, events.event_raised(hub.now, request.name, data))
         if self._certain_raise and instance.token is not None:
-            instance.deferred.append((reply, pb.RaiseEventResponse()))
-            instance.in_doubt.append(instance.inbox[-1][0])
+            hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()
 
@@ -200,6 +202,7 @@ class Calls:
             raise missing(request.instanceId)
         if instance.suspended and not instance.finished:
             instance.suspended = False
+            instance.failure = None  # the reason why the engine suspended it
             hub.touch(instance)
             reason = request.reason if request.HasField("reason") else None
             hub.deliver(instance, events.execution_resumed(hub.now, reason))

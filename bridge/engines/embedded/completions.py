@@ -10,16 +10,16 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name
 from bridge.engines.embedded.calls import Calls
 from bridge.engines.embedded.child import start_child
-from bridge.engines.embedded.clock import due
-from bridge.engines.embedded.clock import now as clock_now
+from bridge.engines.embedded.clock import due, timestamp
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.engines.embedded.due import due_at
 from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.failures import bound, bound_turn
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.rewind import adopt
-from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Completions:
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
+        bound_turn(response)
         try:
             hub.limits.check_turn(response)
             outcome = apply(instance, instance.turn, response, hub.now)
@@ -48,6 +49,7 @@ class Completions:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
             hub.fail(instance, failure)
             return
+        hub.let_go(instance.key)
         instance.token = None
         instance.turn = None
         taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
@@ -96,9 +98,7 @@ class Completions:
             else:
                 hub.add_task(instance, request)
         for timer_id, moment in outcome.timers:
-            fire_at = due(moment)
-            fired = events.timer_fired(fire_at, timer_id, moment)
-            hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+            hub.add_timer(instance, timer_id, moment, instance.turn_at)
         for task_id, child in outcome.children:
             if lost(caller, ORCHESTRATION, child.name):
                 failure = _unregistered("Orchestrator", child.name)
@@ -112,7 +112,11 @@ class Completions:
                 continue
             # Reading the field of another kind of event gives an empty one.
             signal = event.entityOperationSignaled
-            later = due(signal.scheduledTime) if signal.HasField("scheduledTime") else None
+            later = None
+            if signal.HasField("scheduledTime"):
+                wanted = due(signal.scheduledTime)
+                later = due_at(hub.now, wanted, wanted, instance.turn_at)
+                event.timestamp.CopyFrom(timestamp(instance.turn_at))
             hub.entities.operate(target, event, later)
         for target, section in outcome.unlocks:
             entity = hub.entities.find(target)
@@ -171,6 +175,8 @@ class Completions:
         task = lease.subject
         instance = hub.waiting_for(task)
         failed = response.HasField("failureDetails")
+        if failed:
+            bound(response.failureDetails)
         if failed and instance is not None and hub.try_again(instance, lease, response.failureDetails):
             return
         hub.tx.remove("tasks", [task.seq])
@@ -200,6 +206,7 @@ class Completions:
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
         batch = entity.batch
+        hub.let_go(entity.id)
         entity.token = None
         entity.batch = None
         processed = batch[: len(result.results)]
@@ -211,6 +218,8 @@ class Completions:
                 hub.entities.answer(operation, refused)
         else:
             for (_, operation), answer in zip(processed, result.results, strict=False):
+                if answer.HasField("failure"):
+                    bound(answer.failure.failureDetails)
                 hub.entities.answer(operation, answer)
             entity.state = result.entityState.value if result.HasField("entityState") else None
             entity.modified_at = hub.now
@@ -258,19 +267,32 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=False)
         if self.give_back(lease):
-            hub.dispatcher.rest(lease, clock_now() / 1_000_000)
+            hub.after.append(lambda: hub.dispatcher.rest(lease))
 
-    def disconnected(self, leases: list[Lease]) -> None:
-        """The worker is gone: its work is for others, at once."""
-        for lease in leases:
-            if lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease):
-                self._hub.dispatcher.ready[lease.kind].add(lease.name, lease.version, lease.subject)
+    def lost(self, lease: Lease) -> None:
+        """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""
+        if self._taken_back(lease):
+            self._queue_again(lease)
 
-    def expired(self, leases: list[Lease]) -> None:
-        """The worker took too long; its credit comes back, and its work is for whoever takes it."""
-        for lease in leases:
-            self._hub.dispatcher.release(lease, done=False)
-        self.disconnected(leases)
+    def died(self, lease: Lease) -> None:
+        """The worker is gone, and maybe its work was the reason."""
+        losses = self._hub.losses
+        assert losses is not None
+        if self._taken_back(lease) and losses.lost(lease):
+            self._queue_again(lease)
+
+    def _taken_back(self, lease: Lease) -> bool:
+        """True when there still is something to do."""
+        self._hub.dispatcher.release(lease, done=False)
+        return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
+
+    def _queue_again(self, lease: Lease) -> None:
+        ready = self._hub.dispatcher.ready[lease.kind]
+        self._hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
+
+    def release(self, lease: Lease) -> None:
+        """An answer that no longer counts: the worker's credit comes back."""
+        self._hub.dispatcher.release(lease, done=True)
 
     def give_back(self, lease: Lease) -> bool:
         """Whether there still is something to do."""
@@ -279,6 +301,7 @@ class Completions:
             instance = hub.find_key(lease.subject)
             if instance is None or instance.token != lease.token:
                 return False
+            hub.let_go(instance.key)
             instance.token = None
             instance.turn = None
             instance.taken = 0
@@ -288,6 +311,7 @@ class Completions:
             entity = hub.entities.find(lease.subject)
             if entity is None or entity.token != lease.token:
                 return False
+            hub.let_go(entity.id)
             entity.token = None
             entity.batch = None
             hub.entities.advance(entity)

@@ -172,6 +172,18 @@ def open_of(events: Iterable[pb.HistoryEvent]) -> Open:
     return found
 
 
+def turn_times(events: Iterable[pb.HistoryEvent]) -> dict[int, int]:
+    """The time of the turn that made a timer, by the timer's id."""
+    found: dict[int, int] = {}
+    turn = 0
+    for event in events:
+        if event.HasField("orchestratorStarted"):
+            turn = micros(event.timestamp)
+        elif event.HasField("timerCreated"):
+            found[event.eventId] = turn
+    return found
+
+
 def _unlock(found: Open, sent: pb.EntityUnlockSentEvent) -> None:
     section = found.sections.get(sent.criticalSectionId)
     if section is not None:

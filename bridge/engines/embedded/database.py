@@ -11,18 +11,22 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.clock import SYSTEM, Clock
 from bridge.engines.embedded.bounds import SCHEDULERS
 from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.lock import FileLock
+from bridge.engines.embedded.losses import Losses
+from bridge.engines.embedded.operation import Kind, Operation
 from bridge.engines.embedded.purge import Purges
 from bridge.engines.embedded.reader import Reader
 from bridge.engines.embedded.recovery import recover
 from bridge.engines.embedded.rejection import invalid, precondition, unavailable
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
+from bridge.engines.embedded.running import RunningItems, record_of
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.warmth import Warmth
@@ -51,7 +55,12 @@ class DatabaseOptions:
     """Whether clients may empty the hub, by the calls that delete it or create it anew."""
     strict: bool = False
     """Whether the scheduler's limits hold."""
+    clock: Clock = SYSTEM
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    max_lost_workers: int = 5
+    """Worker processes that may die while they run one work item and nothing else; 0: any number."""
+    lost_rest: float = 1.0
+    """First rest of work that was lost twice, in seconds; it doubles each time."""
 
 
 class Database:
@@ -66,6 +75,7 @@ class Database:
         self._lock = FileLock(path)
         self._connection: sqlite3.Connection | None = None
         self._open = False
+        self.running: RunningItems | None = None
 
     def start(self) -> None:
         """Open the file, creating it where it is missing, and go on with what it holds.
@@ -100,11 +110,15 @@ class Database:
             max_message=options.max_message,
             lease_seconds=options.lease_seconds,
             limits=SCHEDULERS if options.strict else None,
+            clock=options.clock,
         )
+        if options.max_lost_workers:
+            self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)
+            self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
         recover(self.hub)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)
         self._completions = Completions(self.hub, self._calls)
-        self.writer = Writer(self.hub, self.path.stem, self._completions.expired)
+        self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem)
@@ -136,10 +150,10 @@ class Database:
             "QueryEntities": self._reader.queries.entities,
             "StreamInstanceHistory": self._reader.queries.history,
         }
-        self._completed: dict[str, tuple[int, Callable[[Lease, Any], None]]] = {
-            "CompleteOrchestratorTask": (ORCHESTRATION, self._completions.turn),
-            "CompleteActivityTask": (ACTIVITY, self._completions.activity),
-            "CompleteEntityTask": (ENTITY, self._completions.batch),
+        self._completed: dict[str, tuple[int, Kind, Callable[[Lease, Any], None]]] = {
+            "CompleteOrchestratorTask": (ORCHESTRATION, Kind.TURN, self._completions.turn),
+            "CompleteActivityTask": (ACTIVITY, Kind.ACTIVITY, self._completions.activity),
+            "CompleteEntityTask": (ENTITY, Kind.BATCH, self._completions.batch),
         }
         self._immediate: dict[str, Callable[[Any], Any]] = {
             "Hello": lambda _: Empty(),
@@ -149,6 +163,10 @@ class Database:
         }
         self._reader.start()
         self.writer.start()
+        if self.hub.losses is not None and self.running is not None:
+            # Before any worker is connected
+            for item in self.running.read():
+                self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
         self._warmth.start()
 
@@ -161,6 +179,8 @@ class Database:
         self._warmth.stop()
         self.writer.stop()
         self._reader.stop()
+        if self.running is not None:
+            self.running.close()
         if self._connection is not None:
             self._connection.close()
         self._lock.release()
@@ -196,21 +216,28 @@ class Database:
 
     def forget(self, instance_id: str, reply: Reply) -> None:
         """The caller of a wait has gone."""
-        self.writer.submit(self.hub.waiters.discard, instance_id, reply)
+        self.writer.submit(self.hub.waiters.discard, instance_id, reply, kind=Kind.WORKER)
 
     def connect(self, stream: Stream) -> None:
         """From now on the stream gets work. Raises: Rejection when the engine is not running."""
         if not self._open:
             raise unavailable("The engine is not running")
-        self.writer.submit(self.hub.dispatcher.connect, stream)
+        self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
 
     def disconnect(self, stream: Stream) -> None:
         """The worker is gone; what it held goes to others at once."""
         if self._open:
-            self.writer.submit(self._disconnected, stream)
+            self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
 
     def _disconnected(self, stream: Stream) -> None:
-        self._completions.disconnected(self.hub.dispatcher.disconnect(stream))
+        is_lost = self.hub.losses is not None and not stream.is_drained
+        operation = self._completions.died if is_lost else self._completions.lost
+        for lease in self.hub.dispatcher.disconnect(stream):
+            # Also when the engine stops next: what a worker ran as it died is counted.
+            self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
+
+    def _give_back(self, operation: Callable[[Lease], None], lease: Lease) -> None:
+        self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
 
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
         """A hub is there as soon as it is named, so that only creating it anew does something."""
@@ -232,7 +259,9 @@ class Database:
         if size > self.options.max_request:
             raise invalid(f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken")
 
-    def _complete(self, kind: int, operation: Callable[[Lease, Any], None], request: Any) -> pb.CompleteTaskResponse:
+    def _complete(
+        self, kind: int, name: Kind, operation: Callable[[Lease, Any], None], request: Any
+    ) -> pb.CompleteTaskResponse:
         """Ends the lease now, records the result in a coming transaction. What it leads to waits for the commit."""
         leases = self.hub.dispatcher.leases
         token = request.completionToken
@@ -245,9 +274,12 @@ class Database:
             lease = leases.take(token)
         else:
             lease = leases.find(kind, getattr(request, "instanceId", ""), getattr(request, "taskId", 0))
-        if lease is None or lease.kind != kind:
-            if lease is not None:
+        if lease is None or lease.kind != kind or lease.void:
+            if lease is not None and lease.kind != kind:
                 leases.put_back(lease)
+            elif lease is not None:
+                self._give_back(self._completions.release, lease)
+            self._forgive(token)
             raise precondition(
                 "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
             )
@@ -255,20 +287,27 @@ class Database:
             request = _joined(lease.chunks, request)
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # It had expected to need less than it was given; it gets all of it again.
-            self.writer.submit(self._completions.abandon, lease)
+            self._give_back(self._completions.abandon, lease)
         elif kind == ENTITY and request.HasField("failureDetails"):
             # The worker, not an operation, has failed: so workers ask for another try, later or elsewhere.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
-            self.writer.submit(self._completions.abandon, lease)
+            self._give_back(self._completions.abandon, lease)
         else:
-            self.writer.submit(operation, lease, request)
+            self.writer.submit(operation, lease, request, kind=name, subject=lease)
         return pb.CompleteTaskResponse()
 
     def _abandon(self, request: Any, response: Any) -> Any:
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
-            self.writer.submit(self._completions.abandon, lease)
+            self._give_back(self._completions.abandon, lease)
+        else:
+            self._forgive(request.completionToken)
         return response
+
+    def _forgive(self, token: str) -> None:
+        """A worker that answers late is not lost, only its connection was."""
+        if self.hub.losses is not None and token in self.hub.losses.revoked:
+            self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
 
 
 def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:

@@ -6,13 +6,16 @@ Everything here runs in the writer's thread, except `Leases.take`, which any thr
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.embedded.schema import is_file_fault
 
 ORCHESTRATION = 0
 ACTIVITY = 1
@@ -21,6 +24,15 @@ KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
 
 DEFAULT_CREDITS = 100
 """Work items of one kind that a stream holds at once, where it names no number."""
+
+Identity = tuple[int, int | str]
+"""Kind of a work item, and what tells it from others of its kind."""
+
+
+def identity(kind: int, subject: Any) -> Identity:
+    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
+    return (kind, subject.seq if kind == ACTIVITY else subject)
+
 
 Names = dict[str, frozenset[str]]
 """Accepted versions by name; an empty set accepts every version."""
@@ -61,6 +73,10 @@ class Stream:
             )
         self.leases: set[str] = set()
         self.connected = True
+        self.process: object = self
+        """What stands for the worker's process: streams of one process have the same."""
+        self.is_drained = False
+        """The worker ends the stream in good order; nothing of what it holds was running."""
 
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
@@ -89,6 +105,19 @@ class Lease:
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of an answer that comes in several messages."""
+    turn: list[pb.HistoryEvent] | None = None
+    """The new events of a turn."""
+    turn_at: int = 0
+    """The time of a turn."""
+    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
+    """The events of the inbox that a turn has taken, or the operations of a batch."""
+    void: bool = False
+    """Its answer no longer counts; the stream still holds it."""
+    is_alone: bool = False
+    """The stream's process was given nothing else."""
+
+    def avoid(self) -> None:
+        self.void = True
 
 
 class ReadyQueue:
@@ -161,15 +190,21 @@ class Leases:
         """The lease, which goes on."""
         return self._by_token.get(token)
 
+    def open(self) -> list[Lease]:
+        return list(self._by_token.values())
+
     def put_back(self, lease: Lease) -> None:
         self._by_token[lease.token] = lease
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
         """For workers that send no token: the lease they must mean. Ends it."""
-        for lease in list(self._by_token.values()):
-            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id:
-                return self.take(lease.token)
-        return None
+        found = [
+            lease
+            for lease in list(self._by_token.values())
+            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id
+        ]
+        found.sort(key=lambda lease: lease.void)
+        return self.take(found[0].token) if found else None
 
     def clear(self) -> None:
         self._by_token.clear()
@@ -192,8 +227,12 @@ class Dispatcher:
         self,
         build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
         lease_seconds: float | None = None,
+        not_built: Callable[[int, Any, Exception], None] | None = None,
     ) -> None:
         self._build = build
+        self._not_built = not_built
+        self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
+        """Called with a stream that takes nothing any more."""
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -203,9 +242,17 @@ class Dispatcher:
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
         self.epoch = 0
+        self.suspects: dict[Identity, float] = {}
+        """Work that runs alone, with the time until which it rests, by the monotonic clock."""
+        self.on_done: Callable[[Lease], None] | None = None
+        """Called when work is done, while somebody wants to know."""
+        self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
+        self._alone: Lease | None = None
+        self._quiet: object | None = None
 
     def connect(self, stream: Stream) -> None:
-        self.streams.append(stream)
+        if stream not in self.streams:
+            self.streams.append(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""
@@ -229,13 +276,15 @@ class Dispatcher:
             lease.stream.free[lease.kind] += 1
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
+        if done and self.on_done is not None:
+            self.on_done(lease)
 
     @property
     def resting(self) -> bool:
         """Some work waits for its pause to end."""
         return bool(self._resting)
 
-    def rest(self, lease: Lease, now: float, delay: float | None = None) -> None:
+    def rest(self, lease: Lease, delay: float | None = None) -> None:
         """Queue work again after a pause: `delay`, or for abandoned work one that doubles each time, 50 ms to 30 s."""
         if delay is None:
             key = (lease.kind, lease.subject)
@@ -243,7 +292,7 @@ class Dispatcher:
             self._attempts[key] = attempts + 1
             delay = min(30.0, 0.05 * 2 ** min(attempts, 10))
         self._order += 1
-        rest = _Rest(now + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
+        rest = _Rest(time.monotonic() + delay, lease.kind, self._order, lease.name, lease.version, lease.subject)
         heapq.heappush(self._resting, rest)
 
     def wake(self, now: float) -> None:
@@ -262,37 +311,97 @@ class Dispatcher:
         return ended
 
     def next_wake(self) -> float | None:
-        """When `wake` or `expired` has something to do; seconds since 1970."""
+        """When `wake` or `expired` has something to do, by the monotonic clock."""
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         return min(moments, default=None)
 
     def pump(self) -> None:
         """Hand out all that can be handed out."""
+        if self._waiting or self._quiet is not None:
+            self._hand_out_alone()
         for kind in KINDS:
             queue = self.ready[kind]
             while len(queue) and self._round(kind, queue):
                 pass
+        if self._waiting and self._quiet is None:
+            self._hand_out_alone()
 
     def _round(self, kind: int, queue: ReadyQueue) -> bool:
         handed = False
-        for stream in self.streams:
-            if stream.free[kind] <= 0:
+        for stream in tuple(self.streams):
+            if stream.free[kind] <= 0 or (self._quiet is not None and stream.process is self._quiet):
                 continue
             found = queue.take(stream.filters[kind])
             if found is None:
                 continue
             handed = True
             name, version, subject = found
-            built = self._build(kind, name, version, subject, stream)
-            if built is not None:
-                lease, item = built
-                stream.free[kind] -= 1
-                stream.leases.add(lease.token)
-                self.leases.add(lease)
-                if self._lease_seconds is not None:
-                    heapq.heappush(self._expiring, (time.time() + self._lease_seconds, lease.token))
-                stream.send(item)
+            if not (self.suspects and self._set_aside(kind, name, version, subject)):
+                self._hand_out(stream, kind, name, version, subject)
         return handed
+
+    def _hand_out(
+        self, stream: Stream, kind: int, name: str, version: str | None, subject: Any, *, alone: bool = False
+    ) -> Lease | None:
+        """Give work to the stream; None where there is nothing to do, or no work item can be made of it."""
+        try:
+            built = self._build(kind, name, version, subject, stream)
+        except Exception as error:
+            if self._not_built is None or is_file_fault(error):
+                raise
+            self._not_built(kind, subject, error)
+            return None
+        if built is None:
+            return None
+        lease, item = built
+        lease.is_alone = alone
+        stream.free[kind] -= 1
+        stream.leases.add(lease.token)
+        self.leases.add(lease)
+        if self._lease_seconds is not None:
+            heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
+        try:
+            stream.send(item)
+        except Exception as error:
+            self.not_sent(stream, error)
+        return lease
+
+    def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
+        """Let a suspect rest, or wait until it can run alone. False for all other work."""
+        key = identity(kind, subject)
+        until = self.suspects.get(key)
+        if until is None:
+            return False
+        if until <= time.monotonic():
+            self._waiting[key] = (kind, name, version, subject)
+        elif until < math.inf:
+            self._order += 1
+            heapq.heappush(self._resting, _Rest(until, kind, self._order, name, version, subject))
+        return True
+
+    def _hand_out_alone(self) -> None:
+        """Give one suspect to a process that has nothing else; until then, and while it runs, that gets nothing."""
+        if self._alone is not None and self.leases.get(self._alone.token) is not None:
+            return
+        self._alone = self._quiet = None
+        busy = Counter(id(lease.stream.process) for lease in self.leases.open())
+        for key, (kind, name, version, subject) in list(self._waiting.items()):
+            if key not in self.suspects:
+                del self._waiting[key]
+                self.ready[kind].add(name, version, subject)
+                continue
+            takers = [stream for stream in self.streams if _accepts(stream.filters[kind], (name, version))]
+            if not takers:
+                continue
+            stream = min(takers, key=lambda each: busy[id(each.process)])
+            if busy[id(stream.process)]:
+                self._quiet = stream.process
+                return
+            del self._waiting[key]
+            lease = self._hand_out(stream, kind, name, version, subject, alone=True)
+            if lease is not None:
+                self._alone, self._quiet = lease, stream.process
+                return
 
     def reset(self) -> None:
         """Forget all work and leases; streams stay, and what they still hold is void."""
@@ -303,6 +412,9 @@ class Dispatcher:
         self._resting.clear()
         self._expiring.clear()
         self._attempts.clear()
+        self.suspects.clear()
+        self._waiting.clear()
+        self._alone = self._quiet = None
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.base import RunListener
+from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
@@ -62,6 +63,10 @@ class EmbeddedEngine:
             return f"durable, in {self._directory / FILE}{listens}"
         return f"durable, attached through {self._directory / SOCKET}"
 
+    @property
+    def faults(self) -> Mapping[str, int]:
+        return {} if self._database is None else dict(self._database.writer.given_up)
+
     def empty(self, entity_id: str) -> bool:
         """The process that hosts the engine knows: what it has acknowledged is in this set."""
         return self._database is not None and entity_id not in self._database.hub.entities.parking
@@ -88,7 +93,10 @@ class EmbeddedEngine:
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
         retention = RetentionPolicy(age, self._config.retention_count, period)
-        database = Database(self._directory / FILE, DatabaseOptions(strict=self._config.strict, retention=retention))
+        options = DatabaseOptions(
+            strict=self._config.strict, retention=retention, max_lost_workers=self._config.max_lost_workers
+        )
+        database = Database(self._directory / FILE, options)
         database.start()
         self._database = database
         try:
@@ -173,7 +181,8 @@ class EmbeddedEngine:
 
     def worker(
         self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
-    ) -> TaskHubGrpcWorker:
+    ) -> ContainedWorker:
+        stuck_after = self._config.worker.stuck_after
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
@@ -194,10 +203,12 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return register(worker, workflows, witness)
+                return register(worker, workflows, witness, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            return register(Witnessed(channel=channel, **options), workflows, witness)
+            worker_ = Witnessed(channel=channel, **options)
+            worker_.running = self._database.running
+            return register(worker_, workflows, witness, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return register(
@@ -208,4 +219,5 @@ class EmbeddedEngine:
             ),
             workflows,
             witness,
+            stuck_after,
         )

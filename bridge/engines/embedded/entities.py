@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
+from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.entity import Entity, EntityCache
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import Instance
@@ -72,18 +73,41 @@ class Entities:
             entity = self._hub.store.entity(entity_id)
             if entity is not None:
                 self._cache.add(entity)
+                lease = self._hub.in_hand.get(entity_id)
+                if lease is not None:
+                    entity.token, entity.batch = lease.token, list(lease.taken)
         return entity
+
+    def let_go(self, entity_id: str) -> None:
+        """The entity's batch is no longer in flight; its operations are still queued."""
+        self._hub.let_go(entity_id)
+        entity = self._cache.get(entity_id)
+        if entity is not None:
+            entity.token = None
+            entity.batch = None
+
+    def drop(self, entity_id: str, seq: int) -> None:
+        """Remove an operation without a look at it, as nothing else is possible; the entity is read anew."""
+        self._hub.tx.remove("operations", [seq])
+        entity = self._cache.get(entity_id)
+        if entity is not None:
+            entity.remove({seq})
 
     def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
         """Put an operation, call or lock request in the entity's queue; a signal with a later time when it is due."""
         if due is not None and due > self._hub.now:
+            if not event.entityOperationSignaled.HasField("scheduledTime"):
+                event.entityOperationSignaled.scheduledTime.CopyFrom(timestamp(due))
             self._hub.tx.add_timer(Timer(self._hub.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event))
             return
         entity = self._found(entity_id)
+        self._queue(entity, event)
+        self.advance(entity)
+
+    def _queue(self, entity: Entity, event: pb.HistoryEvent) -> None:
         seq = self._hub.next_seq()
         entity.queue.append((seq, event))
         self._hub.tx.add_operation(seq, entity, event)
-        self.advance(entity)
 
     def _found(self, entity_id: str) -> Entity:
         entity = self.find(entity_id)
@@ -136,25 +160,39 @@ class Entities:
         """Grant the lock that can be granted, and hand out what can run after this commit."""
         while (entry := entity.grantable()) is not None:
             seq, event = entry
-            request = event.entityLockRequested
             entity.queue.popleft()
             self._hub.tx.remove("operations", [seq])
-            owner = self._hub.find(request.parentInstanceId.value)
-            section, execution = events.lock_section(request)
-            if owner is None or owner.finished or owner.execution != execution:
-                continue
+            self._grant(entity, event)
+        self.woken[entity.id] = entity
+
+    def _grant(self, entity: Entity, event: pb.HistoryEvent) -> None:
+        """Lock the entity for a request, then those after it in the request's set, up to one that is not free.
+
+        In a loop, and without a queued request at each entity: a set may have any number of them.
+        """
+        request = event.entityLockRequested
+        owner = self._hub.find(request.parentInstanceId.value)
+        section, execution = events.lock_section(request)
+        if owner is None or owner.finished or owner.execution != execution:
+            return
+        position = request.position
+        while True:
             entity.section = section
             entity.owner = owner.id
             self._hub.tx.change_entity(entity)
-            position = request.position + 1
-            if position < len(request.lockSet):
+            self.woken[entity.id] = entity
+            position += 1
+            if position == len(request.lockSet):
+                self._hub.deliver(owner, events.lock_granted(self._hub.now, section))
+                return
+            entity = self._found(request.lockSet[position])
+            if entity.section is not None or entity.token is not None or entity.queue:
                 onward = pb.HistoryEvent()
                 onward.CopyFrom(event)
                 onward.entityLockRequested.position = position
-                self.operate(request.lockSet[position], onward)
-            else:
-                self._hub.deliver(owner, events.lock_granted(self._hub.now, section))
-        self.woken[entity.id] = entity
+                self._queue(entity, onward)
+                self.woken[entity.id] = entity
+                return
 
     def unlock(self, entity: Entity) -> None:
         entity.section = None

@@ -6,32 +6,51 @@ from it (work to hand out, answers to give) happens after the commit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.clock import SYSTEM, Clock
 from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.bounds import Limits
-from bridge.engines.embedded.clock import now as clock_now
+from bridge.engines.embedded.clock import due, timestamp
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
+from bridge.engines.embedded.due import due_at, origin_of
 from bridge.engines.embedded.entities import Entities
+from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
+from bridge.engines.embedded.losses import Losses
+from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.engines.embedded.reading import read_event
 from bridge.engines.embedded.rejection import late, missing, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
 from bridge.engines.embedded.transaction import Transaction
 from bridge.engines.embedded.waiters import Waiters
-from bridge.engines.embedded.wire import StringValue
+from bridge.engines.embedded.wire import StringValue, Timestamp
 from bridge.engines.embedded.workitem import WorkItems
+from bridge.parking.names import PARKING
+
+logger = logging.getLogger(__name__)
 
 MAX_REQUESTS = 2000
 """Waiting activities whose inputs are kept in memory; those of further ones are read when their turn comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A raise whose answer waits: to whom, the answer, and the sequence number of its event."""
+
+    reply: Reply
+    answer: Any
+    seq: int
 
 
 class TaskHub:
@@ -46,23 +65,42 @@ class TaskHub:
         max_message: int = 4 * 1024 * 1024,
         lease_seconds: float | None = None,
         limits: Limits | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.store = store
         self.limits = limits or Limits()
+        self._jumps = clock.jumps.total()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances)
         self.waiters = Waiters()
-        self.dispatcher = Dispatcher(self._build, lease_seconds)
+        self.dispatcher = Dispatcher(self._build, lease_seconds, self._not_built)
+        self.in_hand: dict[int | str, Lease] = {}
+        """Turns and batches in flight, by key of the instance or id of the entity. Outlives their place in memory."""
+        self._let_out: dict[int | str, Lease] = {}
+        self.deferred: dict[int, tuple[Deferred, ...]] = {}
+        """Raises that are answered when the turn in flight has ended, by key of the instance."""
+        self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
         self.work = WorkItems(self, max_message)
-        self.now = clock_now()
-        """Time of the transaction at hand, microseconds; never goes back."""
+        self.clock = clock
+        self.now = clock.now()
+        """Time of the transaction at hand, microseconds. It goes back when the wall clock is set back."""
+        self.stepped = True
+        """The wall clock was set, or may have been while the file was closed: timers have to be looked at."""
         self.settled: list[tuple[Reply, Any]] = []
         """Answers that were put off and are due after the commit."""
-        self.later: list[Callable[[], None]] = []
-        """Moves for the next transaction."""
+        self.later: list[Operation] = []
+        """Operations for the next transaction."""
+        self.failed: list[tuple[Operation, Exception]] = []
+        """Operations outside of transactions that cannot be applied."""
+        self.after: list[Callable[[], None]] = []
+        """Consequences in memory of the transaction at hand, for after its commit."""
+        self.unseen: dict[int, bool] = {}
+        """Keys of instances that were ended without a look at them."""
         self.run_listeners: list[RunListener] = []
         """Told, after the commit, which instances it finished and started."""
+        self.losses: Losses | None = None
+        """Counts lost workers, where that is wanted."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
@@ -81,7 +119,11 @@ class TaskHub:
 
     def tick(self) -> None:
         """A transaction begins."""
-        self.now = max(self.now, clock_now())
+        self.now = self.clock.now()
+        jumps = self.clock.jumps.total()
+        if jumps != self._jumps:
+            self._jumps = jumps
+            self.stepped = True
 
     @property
     def last_key(self) -> int:
@@ -94,34 +136,65 @@ class TaskHub:
 
     def reset(self) -> None:
         """Forget the working set, and all that is under way; the file alone counts."""
-        for instance in self.instances:
-            self.settled.extend((reply, None) for reply, _ in instance.deferred)
+        for each in self.deferred.values():
+            self.settled.extend((deferred.reply, None) for deferred in each)
         settle_all((reply, unavailable("The engine started over")) for reply, _ in self.settled)
         self.settled.clear()
+        self.forget()
+        self.failed.clear()
+        self.in_hand.clear()
+        self.deferred.clear()
         self._let_go()
+        self.dispatcher.reset()
+
+    def undo(self) -> None:
+        """The transaction at hand has not happened. What is in flight stays so. Raises: sqlite3.Error."""
+        self.tx.rollback()
+        self.in_hand.update(self._let_out)
+        self.deferred.update(self._deferred_before)
+        if self.losses is not None:
+            self.losses.undo()
+        self.settled.clear()
+        self.forget()
+        self.instances.clear()
+        self.entities.clear()
+        self.entities.parking = set(self.store.entities_named(PARKING))
 
     def empty(self) -> None:
         """Remove all that the hub holds. Its workers stay connected; what they have in hand no longer counts."""
-        for instance in self.instances:
-            self.settled.extend((reply, missing(instance.id)) for reply, _ in instance.deferred)
-        self.settled.extend((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in self.waiters.take_all())
+        for key in list(self.deferred):
+            instance = self.find_key(key)
+            gone = missing("" if instance is None else instance.id)
+            self.settled.extend((each.reply, gone) for each in self._take_deferred(key))
+        for subject in list(self.in_hand):
+            self.let_go(subject)
         self.tx.wipe()
+        self._woken.clear()
+        self._moved.clear()
+        self.started.clear()
+        self._new_tasks.clear()
+        self.entities.woken.clear()
+        self.after.append(self._emptied)
         self._let_go()
 
-    def _let_go(self) -> None:
-        self.forget()
+    def _emptied(self) -> None:
+        waiters = self.waiters.take_all()
+        settle_all((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in waiters)
         self.later.clear()
-        self.cancelled.clear()
         self.dispatcher.reset()
+        if self.losses is not None:
+            self.losses.load()
+
+    def _let_go(self) -> None:
+        self.cancelled.clear()
         self.instances.clear()
         self.entities.clear()
 
     def close(self) -> None:
         """Answer those who still wait. A raise that waits for a turn is taken: its event is in the file."""
         settle_all((waiter.reply, unavailable("The engine is stopping")) for waiter in self.waiters.take_all())
-        for instance in self.instances:
-            settle_all(instance.deferred)
-            instance.deferred.clear()
+        settle_all((each.reply, each.answer) for deferred in self.deferred.values() for each in deferred)
+        self.deferred.clear()
 
     def probe(self) -> None:
         """Raises: sqlite3.Error when the file cannot be written."""
@@ -150,7 +223,36 @@ class TaskHub:
     def _loaded(self, instance: Instance | None) -> Instance | None:
         if instance is not None and not instance.finished:
             self.instances.add(instance)
+            lease = self.in_hand.get(instance.key)
+            if lease is not None:
+                instance.token, instance.turn = lease.token, lease.turn
+                instance.taken, instance.turn_at = len(lease.taken), max(instance.turn_at, lease.turn_at)
         return instance
+
+    # In flight
+
+    def hold(self, lease: Lease) -> None:
+        """The lease's turn or batch is in flight. After the commit only."""
+        self.in_hand[lease.subject] = lease
+
+    def let_go(self, subject: int | str) -> Lease | None:
+        """The turn of the instance, or the batch of the entity, is no longer in flight."""
+        lease = self.in_hand.pop(subject, None)
+        if lease is not None:
+            self._let_out[subject] = lease
+        return lease
+
+    def defer(self, instance: Instance, deferred: Deferred) -> None:
+        """Answer a raise when the turn in flight has ended."""
+        before = self.deferred.get(instance.key, ())
+        self._deferred_before.setdefault(instance.key, before)
+        self.deferred[instance.key] = (*before, deferred)
+
+    def _take_deferred(self, key: int) -> tuple[Deferred, ...]:
+        taken = self.deferred.pop(key, ())
+        if taken:
+            self._deferred_before.setdefault(key, taken)
+        return taken
 
     def create(
         self,
@@ -203,7 +305,7 @@ class TaskHub:
     def replace(self, instance: Instance) -> None:
         """Remove the instance, so that its id is free. To the parent of one that still runs it counts as terminated."""
         if not instance.finished:
-            self.settled.extend((reply, late(instance.id)) for reply, _ in instance.deferred)
+            self.settled.extend((each.reply, late(instance.id)) for each in self._take_deferred(instance.key))
             if instance.parent is not None:
                 self._tell_parent(instance)
         self.entities.release_locks(instance)
@@ -214,9 +316,10 @@ class TaskHub:
 
     def void(self, instance: Instance) -> None:
         """What is under way for the instance no longer counts."""
-        if instance.token is not None:
-            self.dispatcher.leases.take(instance.token)
-            instance.token = None
+        lease = self.let_go(instance.key)
+        instance.token = None
+        if lease is not None:
+            self.after.append(lease.avoid)
         if not instance.finished:
             self.cancelled.add(instance.key)
         self._woken.pop(instance.key, None)
@@ -260,7 +363,7 @@ class TaskHub:
         self.touch(instance)
         self.tx.clear(instance, "timers")
         if status == FAILED:
-            self.tx.remove("inbox", instance.in_doubt)
+            self.tx.remove("inbox", [each.seq for each in self.deferred.get(instance.key, ())])
         else:
             self.tx.clear(instance, "inbox")
         instance.inbox.clear()
@@ -292,12 +395,42 @@ class TaskHub:
         if not instance.finished:
             self.end(instance, FAILED, None, failure)
 
+    # Giving up
+
+    def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> None:
+        """Fail an instance without a look at it, as nothing else is possible. Its owners are told afterwards."""
+        self.tx.fail_unseen(key, self.now, failure)
+        lease = self.let_go(key)
+        if lease is not None:
+            self.after.append(lease.avoid)
+        for each in self._take_deferred(key):
+            self.settled.append((each.reply, late("")))
+        self.cancelled.add(key)
+        self.unseen[key] = True
+        instance = self.instances.by_key(key)
+        if instance is not None:
+            self.instances.remove(instance)
+
+    def show_end(self, key: int) -> None:
+        """Tell those who wait for the instance."""
+        instance = self.find_key(key)
+        if instance is not None:
+            self._moved[key] = instance
+
+    def tell_parent_of(self, key: int) -> None:
+        instance = self.find_key(key)
+        if instance is not None and instance.parent is not None:
+            self._tell_parent(instance)
+
+    def release_locks_of(self, key: int) -> None:
+        instance = self.find_key(key)
+        if instance is not None:
+            self.entities.release_locks(instance)
+
     def settle_deferred(self, instance: Instance) -> None:
         """Answer the raises that waited for the turn in flight: taken, or too late."""
-        for reply, outcome in instance.deferred:
-            self.settled.append((reply, outcome if not instance.finished else late(instance.id)))
-        instance.deferred.clear()
-        instance.in_doubt.clear()
+        for each in self._take_deferred(instance.key):
+            self.settled.append((each.reply, each.answer if not instance.finished else late(instance.id)))
 
     def _tell_parent(self, child: Instance) -> None:
         link = child.start.executionStarted.parentInstance
@@ -315,6 +448,7 @@ class TaskHub:
             if details is None:
                 details = events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
             event = events.child_failed(self.now, link.taskScheduledId, details)
+            bound_event(event)
         self.answer(parent, event)
 
     def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
@@ -388,7 +522,8 @@ class TaskHub:
         )
         self.tx.remove("tasks", [task.seq])
         self.tx.add_task(again)
-        self.dispatcher.rest(replace(lease, subject=again), self.now / 1_000_000, task.pauses[0] / 1_000_000)
+        pause = task.pauses[0] / 1_000_000
+        self.after.append(lambda: self.dispatcher.rest(replace(lease, subject=again), pause))
         return True
 
     def fail_task(self, task: Task, failure: pb.TaskFailureDetails) -> None:
@@ -400,9 +535,39 @@ class TaskHub:
 
     # Time
 
+    def add_timer(self, instance: Instance, timer_id: int, moment: Timestamp, made: int) -> None:
+        """Let a timer fire that an orchestrator asked for in its turn of the time `made`.
+
+        The turn's time is ahead of the clock when that was set back; the timer then takes as long as it was to take.
+        """
+        wanted = due(moment)
+        event = events.timer_fired(min(made, wanted - 1), timer_id, moment)
+        fire_at = due_at(self.now, wanted, wanted, made)
+        self.tx.add_timer(Timer(self.next_seq(), fire_at, TIMER_FIRES, instance.key, event=event))
+
+    def set_timers(self) -> None:
+        """Let everything be due by the clock of now, after it was set."""
+        self.stepped = False
+        self.tx.flush()
+        moved = []
+        for timer, created_at, start_at in self.store.all_timers():
+            try:
+                found = origin_of(timer, created_at, start_at)
+            except Exception:
+                # It cannot be read; when it is due it is given up.
+                logger.exception("A timer cannot be read")
+                continue
+            if found is not None:
+                fire_at = due_at(self.now, timer.fire_at, *found)
+                if fire_at != timer.fire_at:
+                    moved.append((fire_at, timer.seq))
+        self.tx.move_timers(moved)
+
     def fire(self, timer: Timer) -> None:
         """A timer is due."""
         self.tx.remove("timers", [timer.seq])
+        if timer.stored is not None:
+            timer.event = read_event(timer.stored)
         if timer.kind == SIGNAL_IS_DUE:
             assert timer.entity is not None
             assert timer.event is not None
@@ -417,6 +582,7 @@ class TaskHub:
             self.wake(instance)
         elif timer.kind == TIMER_FIRES:
             assert timer.event is not None
+            timer.event.timestamp.CopyFrom(timestamp(due(timer.event.timerFired.fireAt)))
             self.deliver(instance, timer.event)
 
     # After the commit
@@ -424,6 +590,8 @@ class TaskHub:
     def committed(self) -> None:
         """Hand out what became ready and tell who waits."""
         ready = self.dispatcher.ready
+        for consequence in self.after:
+            consequence()
         for instance in self._woken.values():
             if instance.deliverable and instance.token is None:
                 ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
@@ -443,7 +611,10 @@ class TaskHub:
         started = [instance.id for instance in self.started.values() if not instance.finished]
         self.forget()
         for listener in self.run_listeners if finished or started else ():
-            listener(finished, started)
+            try:
+                listener(finished, started)
+            except Exception:
+                logger.exception("A listener of runs failed")
         if told:
             settle_all(told)
         self.dispatcher.pump()
@@ -454,6 +625,11 @@ class TaskHub:
 
     def forget(self) -> None:
         """What the transaction at hand would have led to."""
+        if self.losses is not None:
+            self.losses.forget()
+        self.after.clear()
+        self._let_out.clear()
+        self._deferred_before.clear()
         self._absent.clear()
         self._woken.clear()
         self._moved.clear()
@@ -465,3 +641,20 @@ class TaskHub:
         self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
     ) -> tuple[Lease, Any] | None:
         return self.work.build(kind, name, version, subject, stream)
+
+    def _not_built(self, kind: int, subject: Any, error: Exception) -> None:
+        self.failed.append((Operation(Kind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error))
+
+
+def subject_of(kind: int, subject: Any) -> Subject:
+    """The subject of a work item, as it is given up."""
+    if kind == ORCHESTRATION:
+        return Orchestration(subject)
+    if kind == ENTITY:
+        return Queued(subject)
+    task: Task = subject
+    return task
+
+
+def _nothing() -> None:
+    """A work item that cannot be made."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import timestamp
-from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.wire import StringValue
 
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
@@ -61,10 +59,6 @@ class Instance:
     """The new events of the turn in flight, as its worker sees them."""
     taken: int = 0
     """How many events of the inbox the turn in flight has taken."""
-    deferred: list[tuple[Reply, Any]] = field(default_factory=list)
-    """Raises that are answered when the turn in flight has ended, with their answers."""
-    in_doubt: list[int] = field(default_factory=list)
-    """Sequence numbers of their events."""
     waiting_start: bool = False
     """Its scheduled start time is yet to come."""
 

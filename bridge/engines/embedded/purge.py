@@ -12,6 +12,7 @@ from bridge.engines.embedded.calls import DEFERRED
 from bridge.engines.embedded.clock import micros, seconds
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.instance import FINISHED, Instance
+from bridge.engines.embedded.operation import Kind
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.wire import BoolValue
@@ -71,7 +72,11 @@ class Purges:
         elif deadline is not None and time.monotonic() >= deadline:
             hub.settled.append((reply, _answer(removed, False)))
         else:
-            self._again(self._filtered, request, reply, last, removed, deadline)
+            hub.after.append(
+                lambda: self._again(
+                    self._filtered, request, reply, last, removed, deadline, kind=Kind.PURGE, reply=reply
+                )
+            )
         return DEFERRED
 
     def _by_id(self, instance_id: str, recursive: bool) -> int:
@@ -95,7 +100,7 @@ class Purges:
         """The instance must have finished."""
         self._hub.replace(instance)
         self._hub.tx.flush()
-        self._hub.waiters.end(instance.id)
+        self._hub.after.append(lambda: self._hub.waiters.end(instance.id))
 
     def _entity(self, value: str) -> int:
         try:

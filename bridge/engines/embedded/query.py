@@ -10,6 +10,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import FINISHED, SUSPENDED, text
+from bridge.engines.embedded.reading import read_events
 from bridge.engines.embedded.rejection import invalid, missing
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
 
@@ -157,7 +158,7 @@ class Queries:
         piece = pb.HistoryChunk()
         size = 0
         for (blob,) in self._connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
-            for event in pb.HistoryChunk.FromString(blob).events:
+            for event in read_events(blob):
                 length = event.ByteSize()
                 if size and size + length > CHUNK_BYTES:
                     yield piece

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.engines.embedded.schema import is_file_fault
+from bridge.engines.embedded.store import Task
 from bridge.parking.names import PARKING
 
 
 def recover(hub: TaskHub) -> None:
     """Queue everything that has something to do. Reads keys and names only, not payloads.
 
-    Raises: sqlite3.Error.
+    What cannot be queued is given up by the writer; all else goes on. Raises: sqlite3.Error.
     """
     ready = hub.dispatcher.ready
     for key, _, name, version, suspended, busy in hub.store.open_instances():
         if busy and not suspended:
-            ready[ORCHESTRATION].add(name, version, key)
+            _attempt(hub, Orchestration(key), lambda: ready[ORCHESTRATION].add(name, version, key))  # noqa: B023 -- runs at once
     for task in hub.store.open_tasks():
-        ready[ACTIVITY].add(task.name, task.version, task)
+        _attempt(hub, task, lambda: _queue_task(hub, task))  # noqa: B023 -- runs at once
     for entity_id in hub.store.busy_entities():
-        ready[ENTITY].add(entity_id[1:].partition("@")[0], None, entity_id)
+        name = entity_id[1:].partition("@")[0]
+        _attempt(hub, Queued(entity_id), lambda: ready[ENTITY].add(name, None, entity_id))  # noqa: B023 -- runs at once
     hub.entities.locks_used = hub.store.has_locks()
     hub.entities.parking = set(hub.store.entities_named(PARKING))
     hub.load_counters()
+    if hub.losses is not None:
+        hub.losses.load()
+
+
+def _queue_task(hub: TaskHub, task: Task) -> None:
+    task.execution, task.pauses = pauses_of(task.execution)
+    hub.dispatcher.ready[ACTIVITY].add(task.name, task.version, task)
+
+
+def _attempt(hub: TaskHub, subject: Subject, run: Callable[[], None]) -> None:
+    try:
+        run()
+    except Exception as error:
+        if is_file_fault(error):
+            raise
+        hub.failed.append((Operation(Kind.RECOVERY, run, subject=subject), error))

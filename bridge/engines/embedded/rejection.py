@@ -26,6 +26,10 @@ def precondition(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.FAILED_PRECONDITION, details)
 
 
+def internal(details: str) -> Rejection:
+    return Rejection(grpc.StatusCode.INTERNAL, details)
+
+
 def unavailable(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.UNAVAILABLE, details)
 

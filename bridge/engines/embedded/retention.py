@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.operation import Kind
 from bridge.engines.embedded.purge import STEP, Purges
 
 PERIOD_SECONDS = 60.0
@@ -31,6 +32,8 @@ class Retention:
         self._hub = hub
         self._purges = purges
         self._submit = submit
+        self._failed: set[str] = set()
+        """Ids of instances whose removal failed."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine-retention", daemon=True)
 
@@ -45,7 +48,7 @@ class Retention:
 
     def _run(self) -> None:
         while not self._stop.wait(self._policy.period):
-            self._submit(self.step)
+            self._submit(self.step, kind=Kind.RETENTION)
 
     def step(self, limit: int | None = None) -> Any:
         """Remove a few that finished up to `limit`; submits the next step while there are more."""
@@ -57,21 +60,31 @@ class Retention:
                 return None
         rows = hub.store.connection.execute(
             "SELECT id FROM instances WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?",
-            (limit, STEP),
+            (limit, STEP + len(self._failed)),
         ).fetchall()
-        for (instance_id,) in rows:
-            instance = hub.find(instance_id)
-            if instance is not None and instance.finished:
-                self._purges.remove(instance)
-        if len(rows) == STEP and not self._stop.is_set():
-            self._submit(self.step, limit)
+        ids = [instance_id for (instance_id,) in rows if instance_id not in self._failed][:STEP]
+        hub.after.append(lambda: self._submit_removals(ids, limit))
         return None
+
+    def _submit_removals(self, ids: list[str], limit: int) -> None:
+        for instance_id in ids:
+            self._submit(self._remove, instance_id, kind=Kind.RETENTION)
+        if len(ids) == STEP and not self._stop.is_set():
+            self._submit(self.step, limit, kind=Kind.RETENTION)
+
+    def _remove(self, instance_id: str) -> None:
+        # Out again when the removal succeeds: an instance that cannot be removed is tried once.
+        self._failed.add(instance_id)
+        instance = self._hub.find(instance_id)
+        if instance is not None and instance.finished:
+            self._purges.remove(instance)
+        self._failed.discard(instance_id)
 
     def _limit(self) -> int | None:
         """What finished up to then goes."""
         limits = []
         if self._policy.age is not None:
-            limits.append(self._hub.now - int(self._policy.age * 1_000_000))
+            limits.append(self._hub.now - self._hub.clock.ahead() - int(self._policy.age * 1_000_000))
         if self._policy.count is not None:
             row = self._hub.store.connection.execute(
                 "SELECT finished_at FROM instances WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC"

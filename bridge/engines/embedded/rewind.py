@@ -14,13 +14,12 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.child import start_child
-from bridge.engines.embedded.clock import due
-from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of
+from bridge.engines.embedded.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
+from bridge.engines.embedded.failures import bound_event
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection, precondition
-from bridge.engines.embedded.store import TIMER_FIRES, Timer
 from bridge.engines.embedded.turn import entity_call, entity_id, lock_request
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
@@ -81,7 +80,7 @@ def _check_saga(instance: Instance, parts: Cut) -> None:
         return
     try:
         status = json.loads(instance.custom_status)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than a saga's ever is
         return
     if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
         raise CannotRewind(
@@ -198,7 +197,9 @@ def adopt(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> N
             _apply(hub, _survey(hub, child), reason)
         except Rejection:
             failure = child.failure or events.failure("SubOrchestrationTerminated", "Sub-orchestration was terminated")
-            hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
+            failed = events.child_failed(hub.now, task_id, failure)
+            bound_event(failed)
+            hub.deliver(instance, failed)
     _go_on(hub, instance, Cut(history, [], waiting, {}, {}, [], by_worker=True))
     hub.deliver(instance, events.generic(hub.now, "rewound"))
 
@@ -214,10 +215,9 @@ def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
     if parts.kept:
         instance.history = None  # a tree of instances need not be in memory at once
         hub.append(instance, (_of_execution(event, instance) for event in parts.kept))
+    turns = turn_times(parts.kept)
     for timer_id, event in parts.open.timers.items():
-        fire_at = due(event.timerCreated.fireAt)
-        fired = events.timer_fired(fire_at, timer_id, event.timerCreated.fireAt)
-        hub.tx.add_timer(Timer(hub.next_seq(), fire_at, TIMER_FIRES, instance.key, event=fired))
+        hub.add_timer(instance, timer_id, event.timerCreated.fireAt, turns.get(timer_id, hub.now))
     _activities(hub, instance, parts, former)
     for task_id, event in parts.open.children.items():
         _child(hub, instance, event, former, parts.pauses.get(task_id, ()))

@@ -181,3 +181,12 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise _translated(path, "prepared", error) from error
+
+
+def is_file_fault(error: BaseException) -> bool:
+    """True when no operation can be applied: the file cannot be read or written.
+
+    What SQLite refuses of one row alone (a value that it does not take, a constraint) is its operation's fault.
+    """
+    of_a_row = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+    return isinstance(error, sqlite3.Error) and not isinstance(error, of_a_row)

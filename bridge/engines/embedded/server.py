@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import ipaddress
 import threading
@@ -12,12 +13,20 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 
 from bridge.engines.embedded.aio import AioSidecarService
+from bridge.engines.embedded.reading import parse
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 GRACE_SECONDS = 0.5
+
+ANSWERS = {
+    "CompleteActivityTask": pb.ActivityResponse,
+    "CompleteOrchestratorTask": pb.OrchestratorResponse,
+    "CompleteEntityTask": pb.EntityBatchResult,
+}
 
 
 class Server:
@@ -58,7 +67,9 @@ class Server:
             self._thread.join()
 
     async def _serve(self, begun: Future[None]) -> None:
-        interceptors = [] if self._token is None else [_TokenCheck(self._token)]
+        interceptors: list[Any] = [_DeepAnswers()]
+        if self._token is not None:
+            interceptors.insert(0, _TokenCheck(self._token))
         server = grpc.aio.server(
             interceptors=interceptors,
             options=(
@@ -105,6 +116,19 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio s
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(_refuse_stream, handler.request_deserializer)
         return grpc.unary_unary_rpc_method_handler(_refuse, handler.request_deserializer)
+
+
+class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Reads workers' answers also where their failures are nested deeper than protobuf reads."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        kind = ANSWERS.get(details.method.rpartition("/")[2])
+        if handler is None or kind is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            handler.unary_unary, functools.partial(parse, kind), handler.response_serializer
+        )
 
 
 async def _refuse(request: Any, context: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -17,6 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, _OrchestrationExecutor
 
+from bridge.engines.containment import close_quietly
 from bridge.engines.embedded.workitem import TurnRequest
 
 
@@ -81,8 +81,7 @@ class Session(_OrchestrationExecutor):
         context, self._context = self._context, None
         if context is None:
             return
-        with suppress(Exception):
-            context._generator.close()
+        close_quietly(context._generator)
         waits = [*context._pending_tasks.values(), *chain.from_iterable(context._pending_events.values())]
         for wait in waits:
             if isinstance(wait, CancellableTask):

@@ -9,6 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.tracing import OTEL_AVAILABLE
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.engines.containment import keep_open
 from bridge.engines.embedded.instance import text
 from bridge.engines.embedded.session import Session, Sessions
 from bridge.engines.embedded.workitem import TurnRequest
@@ -59,6 +60,7 @@ class SessionWorker(TaskHubGrpcWorker):
         if not session.over:
             # Before the answer goes out: the next turn may come at once, in another thread
             self.sessions.keep(request.instanceId, session)
+            keep_open()
         trace = request.orchestrationTraceContext
         if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
             trace = pb.OrchestrationTraceContext()

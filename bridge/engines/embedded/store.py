@@ -13,6 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
+from bridge.engines.embedded.reading import read_event, read_events, read_failure
 from bridge.engines.embedded.rows import slices
 
 INSTANCE_COLUMNS = (
@@ -47,6 +48,8 @@ class Timer:
     key: int | None = None
     entity: str | None = None
     event: pb.HistoryEvent | None = None
+    stored: bytes | None = None
+    """The event as it was read."""
 
 
 TIMER_FIRES = 0
@@ -67,7 +70,7 @@ def instance_of(row: tuple[Any, ...]) -> Instance:
         status=status,
         created_at=created,
         updated_at=updated,
-        start=pb.HistoryEvent.FromString(start),
+        start=read_event(start),
         suspended=bool(suspended),
         finished_at=finished,
         start_at=start_at,
@@ -76,7 +79,7 @@ def instance_of(row: tuple[Any, ...]) -> Instance:
         parent=parent,
         output=output,
         custom_status=custom,
-        failure=None if failure is None else pb.TaskFailureDetails.FromString(failure),
+        failure=None if failure is None else read_failure(failure),
         trace=None if trace is None else pb.OrchestrationTraceContext.FromString(trace),
     )
 
@@ -122,7 +125,7 @@ class Store:
     def inbox(self, key: int) -> list[tuple[int, pb.HistoryEvent]]:
         """(sequence number, event) of the events that no turn has taken, in order."""
         rows = self.connection.execute("SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (key,))
-        return [(seq, pb.HistoryEvent.FromString(event)) for seq, event in rows]
+        return [(seq, read_event(event)) for seq, event in rows]
 
     def ids_present(self, instance_ids: list[str]) -> set[str]:
         """Which of these ids the file knows; few statements for many ids."""
@@ -140,15 +143,14 @@ class Store:
         size = 0
         for (blob,) in self.connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
             size += len(blob)
-            events.extend(pb.HistoryChunk.FromString(blob).events)
+            events.extend(read_events(blob))
         return events, size
 
     def begin_of_last_chunk(self, key: int) -> pb.HistoryEvent:
         """The first event of what was added to the instance's history at last."""
         query = "SELECT events FROM history WHERE key=? ORDER BY chunk DESC LIMIT 1"
         (blob,) = self.connection.execute(query, (key,)).fetchone()
-        begin: pb.HistoryEvent = pb.HistoryChunk.FromString(blob).events[0]
-        return begin
+        return read_events(blob)[0]
 
     def children(self, instance_id: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM instances WHERE parent=?", (instance_id,))]
@@ -169,13 +171,22 @@ class Store:
 
     def due_timers(self, moment: int, limit: int) -> list[Timer]:
         return [
-            Timer(seq, fire_at, kind, key, entity, None if event is None else pb.HistoryEvent.FromString(event))
+            Timer(seq, fire_at, kind, key, entity, stored=event)
             for seq, fire_at, kind, key, entity, event in self.connection.execute(
                 "SELECT seq, fire_at, kind, key, entity, event FROM timers"
                 " WHERE fire_at<=? ORDER BY fire_at, seq LIMIT ?",
                 (moment, limit),
             )
         ]
+
+    def all_timers(self) -> Iterator[tuple[Timer, int | None, int | None]]:
+        """Every timer, with creation and start time of its instance."""
+        query = (
+            "SELECT t.seq, t.fire_at, t.kind, t.key, t.entity, t.event, i.created_at, i.start_at"
+            " FROM timers t LEFT JOIN instances i USING (key)"
+        )
+        for seq, fire_at, kind, key, entity, event, created_at, start_at in self.connection.execute(query):
+            yield Timer(seq, fire_at, kind, key, entity, stored=event), created_at, start_at
 
     def next_timer(self) -> int | None:
         """When the next timer is due."""
@@ -191,7 +202,7 @@ class Store:
             return None
         entity = Entity(entity_id, state=row[0], section=row[1], owner=row[2], modified_at=row[3])
         entity.queue = deque(
-            (seq, pb.HistoryEvent.FromString(event))
+            (seq, read_event(event))
             for seq, event in self.connection.execute(
                 "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq", (entity_id,)
             )
@@ -228,10 +239,25 @@ class Store:
         )
 
     def open_tasks(self) -> Iterator[Task]:
+        """Activities without a result; `execution` as it is stored."""
         query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
         for seq, key, execution, task_id, name, version in self.connection.execute(query):
-            of, pauses = pauses_of(execution)
-            yield Task(seq, key, of, task_id, name, version, None, pauses=pauses)
+            yield Task(seq, key, execution, task_id, name, version, None)
+
+    def open_task(self, seq: int) -> Task | None:
+        """An activity without a result."""
+        query = "SELECT key, execution, task_id, name, version FROM tasks WHERE seq=?"
+        row = self.connection.execute(query, (seq,)).fetchone()
+        if row is None:
+            return None
+        key, stored, task_id, name, version = row
+        execution, pauses = pauses_of(stored)
+        return Task(seq, key, execution, task_id, name, version, None, pauses=pauses)
+
+    def queued(self, entity_id: str) -> list[int]:
+        """Sequence numbers of the operations that the entity has not processed."""
+        rows = self.connection.execute("SELECT seq FROM operations WHERE entity=? ORDER BY seq", (entity_id,))
+        return [row[0] for row in rows]
 
     def busy_entities(self) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT DISTINCT entity FROM operations")]

@@ -9,7 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.attempts import with_pauses
 from bridge.engines.embedded.entity import Entity
-from bridge.engines.embedded.instance import Instance
+from bridge.engines.embedded.instance import FAILED, Instance
 from bridge.engines.embedded.rows import KeyStatement, Statement
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, Task, Timer
 
@@ -99,6 +99,17 @@ class Transaction:
             self._gone_by_key.setdefault(table, []).append(instance.key)
         self._dirty = True
 
+    def fail_unseen(self, key: int, now: int, failure: pb.TaskFailureDetails) -> None:
+        """Fail an unfinished instance without its other columns, and delete what is under way for it."""
+        self.flush()
+        self.clear_by_key(key, "inbox", "timers", "tasks")
+        self.flush()
+        self._connection.execute(
+            "UPDATE instances SET status=?, suspended=0, updated_at=?, finished_at=?, output=NULL, failure=?"
+            " WHERE key=? AND finished_at IS NULL",
+            (FAILED, now, now, failure.SerializeToString(), key),
+        )
+
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
         """The size in bytes of what was appended."""
         blob = pb.HistoryChunk(events=events).SerializeToString()
@@ -109,8 +120,11 @@ class Transaction:
 
     def clear(self, instance: Instance, *tables: str) -> None:
         """Delete the instance's rows of these tables: those written before, and those collected so far."""
+        self.clear_by_key(instance.key, *tables)
+
+    def clear_by_key(self, key: int, *tables: str) -> None:
         for table in tables:
-            self._gone_by_key.setdefault(table, []).append(instance.key)
+            self._gone_by_key.setdefault(table, []).append(key)
         self._dirty = True
 
     # Messages
@@ -130,6 +144,13 @@ class Transaction:
             self.flush()
             moved = [(execution, seq) for seq, execution in executions.items()]
             self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
+
+    def move_timers(self, due: list[tuple[int, int]]) -> None:
+        """Let timers fire at another time: (time, sequence number)."""
+        if due:
+            self._dirty = True
+            self.flush()
+            self._connection.executemany("UPDATE timers SET fire_at=? WHERE seq=?", due)
 
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
@@ -227,6 +248,7 @@ class Transaction:
 
     def rollback(self) -> None:
         self._clear()
+        self.next_timer = None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._begun = False

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.engines.embedded.instance import FINISHED
 from bridge.engines.embedded.lock import FileLock
+from bridge.engines.embedded.reading import parse, read_events
 from bridge.engines.embedded.schema import PAGE_BYTES, connect, prepare
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
 from bridge.errors import EngineMisconfigured, EngineUnavailable
@@ -63,7 +64,7 @@ def check(path: Path) -> list[str]:
 def _unreadable(connection: sqlite3.Connection, query: str, message: Any) -> Iterator[str]:
     for owner, blob in connection.execute(query):
         try:
-            message.FromString(blob)
+            parse(message, blob)
         except DecodeError:
             yield f"{owner}: a stored {message.DESCRIPTOR.name} cannot be read"
 
@@ -109,7 +110,7 @@ def export(path: Path, out: TextIO) -> int:
         for row in connection.execute(f"SELECT {INSTANCE_COLUMNS} FROM instances ORDER BY key"):  # noqa: S608 -- ours
             instance = instance_of(row)
             chunks = connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (instance.key,))
-            events = [event for (blob,) in chunks for event in pb.HistoryChunk.FromString(blob).events]
+            events = [event for (blob,) in chunks for event in read_events(blob)]
             record = {
                 "state": MessageToDict(instance.state(True)),
                 "finished": instance.status in FINISHED,

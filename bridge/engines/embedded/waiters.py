@@ -30,7 +30,10 @@ class Waiters:
         return sum(len(waiting) for waiting in self._by_id.values())
 
     def add(self, instance_id: str, waiter: Waiter) -> None:
-        self._by_id.setdefault(instance_id, []).append(waiter)
+        waiting = self._by_id.setdefault(instance_id, [])
+        # The call runs again when another in its transaction failed.
+        waiting[:] = [each for each in waiting if each.reply is not waiter.reply]
+        waiting.append(waiter)
 
     def discard(self, instance_id: str, reply: Reply) -> None:
         """The caller no longer waits."""

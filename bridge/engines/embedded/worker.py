@@ -9,14 +9,18 @@ its executor of turns, for sessions.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import WorkItemFilters
 
+from bridge.engines.containment import Load, presentable, stuck_pool, type_name
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.engines.embedded.reply import ThreadReply
@@ -25,39 +29,89 @@ from bridge.engines.embedded.workitem import TurnRequest
 from bridge.engines.witness import Witnessed
 from bridge.kinds import Kind
 
+logger = logging.getLogger(__name__)
+
 _Job = tuple[Callable[[Any, Any, Any], Any], Any, str]
 _NO_REPLY = ThreadReply()
 _KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kind.ENTITY}
 
 
 class Pool:
-    """Threads that run jobs in order of arrival."""
+    """Threads that run jobs in order of arrival. A thread that ends by itself is replaced."""
 
     def __init__(self, name: str, threads: int, stub: DirectStub) -> None:
+        self.name = name
+        self._size = threads
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._stub = stub
-        self._threads = [
-            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
-        ]
+        self._load = Load()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._is_stopping = False
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        """Start the threads that are missing, as far as the system allows."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            while len(self._threads) < self._size and not self._is_stopping:
+                thread = threading.Thread(target=self._run, name=f"{self.name}-{len(self._threads)}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def submit(self, job: _Job) -> None:
         self._queue.put(job)
 
     def stop(self) -> None:
         """Let go of what has not begun and wait for what has."""
-        for _ in self._threads:
+        with self._lock:
+            self._is_stopping = True
+            threads = list(self._threads)
+        for _ in threads:
             self._queue.put(None)
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
 
+    def stuck(self, after: float | None) -> str | None:
+        """Describe why the pool cannot work; None while it can."""
+        alive = sum(thread.is_alive() for thread in self._threads)
+        waiting = self._queue.qsize()
+        if alive < self._size and not self._is_stopping:
+            try:
+                self.start()
+            except RuntimeError as error:
+                if not alive:
+                    return f"no thread for {self.name} can be started: {error}"
+        if after is None or not self._load.is_stuck(self._size, waiting, after):
+            return None
+        return stuck_pool(self.name, self._size, waiting, after)
+
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            execute, request, token = job
-            self._stub.run(execute, request, token)
+        jobs = iter(self._queue.get, None)
+        at_hand: list[_Job] = []
+        try:
+            while True:
+                at_hand.extend(islice(jobs, 1))  # one step: no exception from outside can come in between
+                if not at_hand:
+                    return
+                execute, request, token = at_hand[0]
+                self._load.begin()
+                try:
+                    self._stub.run(execute, request, token)
+                finally:
+                    self._load.end()
+                at_hand.clear()
+        except BaseException as error:
+            # Jobs raise nothing: it was raised in this thread from outside.
+            logger.error("A thread for %s ended: %s; it is replaced", self.name, type_name(error))
+            self._replace(threading.current_thread())
+            for _, _, token in at_hand:
+                self._stub.on_error(token, error)
+
+    def _replace(self, ended: threading.Thread) -> None:
+        with self._lock:
+            self._threads.remove(ended)
+        with suppress(RuntimeError):  # no more threads: the next look at the pool tries again
+            self.start()
 
 
 class DirectStub:
@@ -118,6 +172,8 @@ class DirectWorker(Witnessed, SessionWorker):
     ) -> None:
         super().__init__(host_address="in-process", **options)
         self._database = database
+        self.running = database.running
+        self._load = None
         self._sizes = (turn_threads, activity_threads, entity_threads)
         self._stream: Stream | None = None
         self._pools: list[Pool] = []
@@ -146,8 +202,17 @@ class DirectWorker(Witnessed, SessionWorker):
         # Large payloads are put back into the events in place, so that such a worker needs copies.
         self._stream = Stream(request, self._take, shares=self._payload_store is None)
         self._stream.knows = self._knows if self.known is not None else None
+        # Streams of this process share its fate.
+        self._stream.process = self._database
+        if self.running is not None:
+            self.running.resume()
         self._database.connect(self._stream)
         self._is_running = True
+
+    def stuck(self) -> list[str]:
+        if not self._is_running:
+            return []
+        return [reason for pool in self._pools if (reason := pool.stuck(self.stuck_after)) is not None]
 
     def _knows(self, kind: int, name: str) -> bool:
         return self.known is None or self.known.knows(_KINDS[kind], name)
@@ -158,9 +223,12 @@ class DirectWorker(Witnessed, SessionWorker):
             return
         self._is_running = False
         self._stub.open = False
+        if self.running is not None:
+            self.running.drain()
         for pool in self._pools:
             pool.stop()
         if self._stream is not None:
+            self._stream.is_drained = True
             self._database.disconnect(self._stream)
         self.sessions.clear()
 
@@ -179,7 +247,7 @@ class DirectWorker(Witnessed, SessionWorker):
 
     def _failed(self, token: str, error: BaseException) -> None:
         """An executor raised in spite of itself: the work goes back, or it would hang until the worker stops."""
-        self._logger.error("A work item failed outside user code", exc_info=error)
+        self._logger.error("A work item failed outside user code", exc_info=presentable(error))
         self._database.call(
             "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), _NO_REPLY
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.instance import Instance, text
+from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
 from bridge.engines.embedded.store import Task
 from bridge.engines.embedded.wire import Duration
 
@@ -82,6 +84,9 @@ class WorkItems:
         token = f"{self._hub.dispatcher.epoch}-{self._token}"
         return Lease(token, kind, subject, name, version, stream, instance_id, self._hub.dispatcher.epoch)
 
+    def _later(self, move: Callable[[], None], subject: Subject) -> None:
+        self._hub.later.append(Operation(Kind.MOVE, move, subject=subject))
+
     def _turn(self, key: int, stream: Stream) -> tuple[Lease, Any] | None:
         hub = self._hub
         instance = hub.find_key(key)
@@ -108,6 +113,9 @@ class WorkItems:
                 return None
             item.completionToken = lease.token
         instance.token = lease.token
+        lease.turn, lease.turn_at = turn, instance.turn_at
+        lease.taken = tuple(instance.inbox)
+        hub.hold(lease)
         return lease, item
 
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
@@ -121,7 +129,7 @@ class WorkItems:
             return item
         instance.turn = None
         failure = too_large(f"needs a work item of {size} bytes", self._max_message)
-        self._hub.later.append(lambda: self._hub.fail(instance, failure))
+        self._later(lambda: self._hub.fail(instance, failure), Orchestration(instance.key))
         return None
 
     def _activity(self, task: Task, stream: Stream) -> tuple[Lease, Any] | None:
@@ -133,7 +141,7 @@ class WorkItems:
             return None
         if not stream.shares and (size := request.ByteSize() + ENVELOPE) > self._max_message:
             failure = too_large(f"gave activity {task.name} a work item of {size} bytes", self._max_message, "Activity")
-            hub.later.append(lambda: hub.fail_task(task, failure))
+            self._later(lambda: hub.fail_task(task, failure), task)
             return None
         instance_id = request.orchestrationInstance.instanceId
         lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
@@ -159,11 +167,13 @@ class WorkItems:
             seq = runnable[0][0]
             what = "called an entity whose state and input do not fit a work item"
             failure = too_large(what, self._max_message, "Operation")
-            hub.later.append(lambda: hub.entities.refuse(entity_id, seq, failure))
+            self._later(lambda: hub.entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
         entity.batch = batch
         lease = self._lease(ENTITY, entity_id, entity.name, None, stream, entity_id)
         entity.token = lease.token
+        lease.taken = batch
+        hub.hold(lease)
         request = pb.EntityRequest(
             instanceId=entity_id,
             executionId=lease.token,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -14,11 +15,15 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.calls import DEFERRED
-from bridge.engines.embedded.dispatch import ORCHESTRATION, Lease
+from bridge.engines.embedded.dispatch import Lease, Stream
+from bridge.engines.embedded.givingup import moves
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.identity import new_id
+from bridge.engines.embedded.operation import Kind, Operation, Subject
 from bridge.engines.embedded.recovery import recover
-from bridge.engines.embedded.rejection import Rejection, unavailable
+from bridge.engines.embedded.rejection import Rejection, internal, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
+from bridge.engines.embedded.schema import is_file_fault
 
 logger = logging.getLogger(__name__)
 
@@ -28,32 +33,45 @@ MAX_GROUP = 256
 MAX_DUE = 256
 """Timers that fire in one transaction at most."""
 
+LOOK_SECONDS = 1.0
+"""Longest sleep while something is due by the wall clock, which may be set meanwhile."""
+
 RETRY_SECONDS = 0.5
 """Pause before the file is tried again after it could not be written."""
 
-_Operation = tuple[Callable[..., Any], tuple[Any, ...], Reply | None]
-_STOP: _Operation = (lambda: None, (), None)
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """The reason why a transaction was undone. `operation` is None where any of several may be to blame."""
+
+    operation: Operation | None
+    error: Exception
+
+
+_STOP = Operation(Kind.WORKER, lambda: None)
 
 
 class Writer:
     """Runs operations in order, many to a transaction, and answers after the commit.
 
-    An operation either raises Rejection before it changes anything, or succeeds. When the file cannot be written
-    (disk full), or an operation fails in any other way, the whole group is undone and rejected, and the working set
-    is read anew: nothing that was acknowledged is lost.
+    An operation that fails in any way but a Rejection is given up: its group is undone, and the others of the group run
+    again, each in a transaction of its own. When the file cannot be read or written (disk full), the whole group is
+    rejected, and the working set is read anew after a pause. Nothing that was acknowledged is lost.
     """
 
-    def __init__(self, hub: TaskHub, name: str, on_expired: Callable[[list[Lease]], None]) -> None:
+    def __init__(self, hub: TaskHub, name: str, give_back: Callable[[Lease], None]) -> None:
         self._hub = hub
-        self._on_expired = on_expired
-        self._queue: SimpleQueue[_Operation] = SimpleQueue()
+        self._give_back = give_back
+        hub.dispatcher.not_sent = self._not_sent
+        self._queue: SimpleQueue[Operation] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
         self._next_timer: int | None = None
         self.broken: str | None = None
-        self._culprit: Lease | None = None
         self._retry_at = 0.0
         self.commits = 0
+        self.given_up: Counter[str] = Counter()
+        """Operations that could not be applied, by kind."""
 
     def start(self) -> None:
         """The hub has been recovered."""
@@ -61,20 +79,27 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, then end. Idempotent."""
+        """Finish what was submitted and its consequences, then end. Idempotent."""
         if not self._stopped:
             self._stopped = True
             self._queue.put(_STOP)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def submit(self, operation: Callable[..., Any], *args: Any, reply: Reply | None = None) -> None:
+    def submit(
+        self,
+        run: Callable[..., Any],
+        *args: Any,
+        kind: Kind = Kind.CALL,
+        reply: Reply | None = None,
+        subject: Subject | None = None,
+    ) -> None:
         """Run the operation in a coming transaction; `reply` is settled after its commit. From any thread."""
         if self._stopped:
             if reply is not None:
                 reply.settle(unavailable("The engine is stopping"))
             return
-        self._queue.put((operation, args, reply))
+        self._queue.put(Operation(kind, run, args, reply, subject))
 
     def _run(self) -> None:
         running = True
@@ -85,22 +110,25 @@ class Writer:
                 continue
             try:
                 self._transact(group)
+                if not running and self._hub.later:
+                    self._transact([])
+                self._give_up_failed()
             except Exception as error:
                 self._fall_back(error, group)
         self._hub.close()
         self._refuse(self._drain())
 
-    def _drain(self) -> list[_Operation]:
-        group: list[_Operation] = []
+    def _drain(self) -> list[Operation]:
+        group: list[Operation] = []
         while True:
             try:
                 group.append(self._queue.get_nowait())
             except Empty:
                 return group
 
-    def _collect(self) -> tuple[list[_Operation], bool]:
+    def _collect(self) -> tuple[list[Operation], bool]:
         """The next group, and whether to go on after it. Sleeps until there is something to do."""
-        group: list[_Operation] = []
+        group: list[Operation] = []
         queue = self._queue
         try:
             operation = queue.get(timeout=self._patience())
@@ -117,36 +145,89 @@ class Writer:
         """Seconds until something is due by itself."""
         if self.broken is not None:
             return max(0.0, self._retry_at - time.monotonic())
-        if self._hub.later:
+        if self._hub.later or self._hub.failed or self._hub.stepped:
             return 0.0
-        due = [moment / 1_000_000 for moment in (self._next_timer,) if moment is not None]
+        patience = None
+        if self._next_timer is not None:
+            # No longer than a second, so that a step of the wall clock is noticed.
+            patience = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
         wake = self._hub.dispatcher.next_wake()
         if wake is not None:
-            due.append(wake)
-        if not due:
-            return None
-        # Never longer than a minute, so that a step of the wall clock is noticed.
-        return min(60.0, max(0.0, min(due) - time.time()))
+            patience = min(LOOK_SECONDS if patience is None else patience, max(0.0, wake - time.monotonic()))
+        return patience
 
-    def _transact(self, group: list[_Operation]) -> None:
+    def _transact(self, group: list[Operation]) -> None:
+        """Apply what is due and the group; what cannot be applied is given up, all else is applied.
+
+        Raises: sqlite3.Error when the file is at fault.
+        """
         hub = self._hub
         hub.tick()
-        if len(group) > 1:
-            hub.look_ahead([a[0].instanceId for _, a, _ in group if a and isinstance(a[0], pb.CreateInstanceRequest)])
+        stepped = hub.stepped
+        fires = self._next_timer is not None and self._next_timer <= hub.now and not stepped
+        due = self._due(fires)
+        # What is due comes first: a turn of the group may end what a timer is for.
+        operations = [*due, *group]
+        fault = self._applied(operations)
+        if fault is not None:
+            for operation in operations:
+                found = fault if operation is fault.operation else self._applied([operation])
+                if found is not None:
+                    self._give_up(operation, found.error)
+        if fires or stepped:
+            self._next_timer = hub.store.next_timer()
+
+    def _due(self, fires: bool) -> list[Operation]:
+        """Operations that nobody submitted."""
+        hub = self._hub
+        found, hub.later = hub.later, []
+        if hub.stepped:
+            # In a transaction of its own kind, before anything fires by the old times.
+            hub.stepped = False
+            found.append(Operation(Kind.CLOCK, hub.set_timers))
+        dispatcher = hub.dispatcher
+        if dispatcher.next_wake() is not None:
+            dispatcher.wake(time.monotonic())
+            for lease in dispatcher.expired(time.monotonic()):
+                found.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
+        if fires:
+            for timer in hub.store.due_timers(hub.now, MAX_DUE):
+                found.append(Operation(Kind.TIMER, hub.fire, (timer,), subject=timer))
+        return found
+
+    def _applied(self, operations: list[Operation]) -> _Fault | None:
+        """Apply these operations in one transaction and answer them; or the fault after which nothing has happened.
+
+        Raises: sqlite3.Error when the file is at fault.
+        """
+        hub = self._hub
+        operation: Operation | None = None
         answers: list[tuple[Reply, Any]] = []
-        for operation, args, reply in group:
-            try:
-                result = operation(*args)
-            except Rejection as rejection:
-                result = rejection
-            except Exception:
-                self._culprit = args[0] if args and isinstance(args[0], Lease) else None
+        try:
+            if len(operations) > 1:
+                starts = [each.args[0] for each in operations if each.args]
+                hub.look_ahead([each.instanceId for each in starts if isinstance(each, pb.CreateInstanceRequest)])
+            for operation in operations:
+                try:
+                    result = operation.run(*operation.args)
+                except Rejection as rejection:
+                    result = rejection
+                if operation.reply is not None and result is not DEFERRED:
+                    answers.append((operation.reply, result))
+            if len(operations) > 1:
+                operation = None
+            if hub.tx.commit():
+                self.commits += 1
+        except Exception as error:
+            if is_file_fault(error):
                 raise
-            if reply is not None and result is not DEFERRED:
-                answers.append((reply, result))
-        self._due()
-        if hub.tx.commit():
-            self.commits += 1
+            hub.undo()
+            return _Fault(operation, error)
+        self._committed(answers)
+        return None
+
+    def _committed(self, answers: list[tuple[Reply, Any]]) -> None:
+        hub = self._hub
         if hub.tx.next_timer is not None:
             if self._next_timer is None or hub.tx.next_timer < self._next_timer:
                 self._next_timer = hub.tx.next_timer
@@ -158,34 +239,51 @@ class Writer:
             settle_all(answers)
         hub.committed()
 
-    def _due(self) -> None:
-        hub = self._hub
-        if hub.later:
-            moves, hub.later = hub.later, []
-            for move in moves:
-                move()
-        if hub.dispatcher.next_wake() is not None:
-            hub.dispatcher.wake(time.time())
-            self._on_expired(hub.dispatcher.expired(time.time()))
-        if self._next_timer is not None and self._next_timer <= hub.now:
-            hub.tx.flush()
-            hub.tx.next_timer = None
-            timers = hub.store.due_timers(hub.now, MAX_DUE)
-            for timer in timers:
-                hub.fire(timer)
-            hub.tx.flush()
-            self._next_timer = hub.store.next_timer()
-            hub.tx.next_timer = None
+    def _give_up(self, operation: Operation, error: Exception) -> None:
+        """End what the operation was about, and tell whom it concerns."""
+        number = new_id()[:12]
+        self.given_up[operation.kind] += 1
+        logger.error(
+            "An operation of the engine (%s) could not be applied and is given up (fault %s)",
+            operation.kind,
+            number,
+            exc_info=error,
+        )
+        what = f"The engine could not apply this {operation.kind}; see its log for fault {number}"
+        if operation.reply is not None:
+            settle_all([(operation.reply, internal(what))])
+        if operation.subject is None:
+            return
+        for alternatives in moves(self._hub, operation.subject, events.failure("EngineError", what)):
+            for move in alternatives:
+                fault = self._applied([Operation(operation.kind, move)])
+                if fault is None:
+                    break
+                logger.error("Giving up after fault %s failed in part", number, exc_info=fault.error)
 
-    def _fall_back(self, error: Exception, group: list[_Operation]) -> None:
-        if isinstance(error, sqlite3.Error):
+    def _not_sent(self, stream: Stream, error: Exception) -> None:
+        """A worker's stream is broken: its work is for others."""
+        self.given_up[Kind.WORKER] += 1
+        logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
+        for lease in self._hub.dispatcher.disconnect(stream):
+            self._hub.later.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
+
+    def _give_up_failed(self) -> None:
+        """Give up what was found to be unusable outside of a transaction."""
+        while self._hub.failed:
+            failed, self._hub.failed = self._hub.failed, []
+            for operation, error in failed:
+                self._give_up(operation, error)
+
+    def _fall_back(self, error: Exception, group: list[Operation]) -> None:
+        if is_file_fault(error):
             logger.error("The engine's file cannot be written: %s", error)
             self.broken = f"The engine's file cannot be written: {error}"
         else:
-            logger.exception("An operation of the engine failed; its group is undone")
+            logger.error("The engine failed and reads its file anew", exc_info=error)
             self.broken = "The engine failed; see its log"
         self._refuse(group)
-        self._retry_at = time.monotonic() + (RETRY_SECONDS if isinstance(error, sqlite3.Error) else 0.0)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _mend(self) -> bool:
         """Try to go on: undo what is half done and read the working set anew."""
@@ -198,26 +296,15 @@ class Writer:
             recover(hub)
             hub.probe()
             self._next_timer = hub.store.next_timer()
-        except sqlite3.Error as error:
+        except Exception as error:
             self.broken = f"The engine's file cannot be written: {error}"
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
         self.broken = None
-        culprit, self._culprit = self._culprit, None
-        if culprit is not None and culprit.kind == ORCHESTRATION:
-            # Handed out again it would fail again, and take its group with it each time.
-            self._give_up(culprit)
         return True
 
-    def _give_up(self, lease: Lease) -> None:
-        hub = self._hub
-        instance = hub.find_key(lease.subject)
-        if instance is not None:
-            failure = events.failure("EngineError", "The engine could not process the worker's answer; see its log")
-            hub.later.append(lambda: hub.fail(instance, failure))
-
-    def _refuse(self, group: list[_Operation]) -> None:
+    def _refuse(self, group: list[Operation]) -> None:
         reason = self.broken or "The engine is stopping"
-        answers = [(reply, unavailable(reason)) for _, _, reply in group if reply is not None]
+        answers = [(each.reply, unavailable(reason)) for each in group if each.reply is not None]
         settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled)])
         self._hub.settled.clear()

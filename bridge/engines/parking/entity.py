@@ -13,6 +13,7 @@ from typing import Any
 
 from durabletask.entities import EntityContext
 
+from bridge.clock import ahead_seconds
 from bridge.commands import Command
 from bridge.engines.parking.executor import STARTED, Executor
 from bridge.engines.parking.letters import send
@@ -27,6 +28,10 @@ PATIENCE = 60.0
 
 _LATER = 0.1
 """Seconds until an entity that found no slot comes again, more or less."""
+
+
+_SKEW = 1.0
+"""Seconds by which a call may come before its time, as clocks of two machines differ."""
 
 
 class ParkingEntities:
@@ -47,12 +52,14 @@ class ParkingEntities:
         policy: RetryPolicy,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         slots: int = 4,
+        ahead: Callable[[], float] = ahead_seconds,
     ) -> None:
         self._executor = executor
         self._loop = loop
         self._bounds = bounds
         self._policy = policy
         self._now = now
+        self._ahead = ahead
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)
         self.events: Counter[str] = Counter()
@@ -69,23 +76,27 @@ class ParkingEntities:
         return parking
 
     def _operate(self, ctx: EntityContext, value: Any) -> None:
-        now = self._now().timestamp()
+        # While the wall clock has run ahead nothing expires by it.
+        ahead = self._ahead()
+        now = self._now().timestamp() - ahead
+        # A call before its time: the engine's clock has run ahead, too. The next one goes by that clock.
+        early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
         lot = Lot(self._bounds, self._policy, state)
         target = state.get("target")
-        turn = self._turn(lot, ctx.operation, value or {}, now)
+        turn = self._turn(lot, ctx.operation, value or {}, now, early=early)
         told = lot.to_json()
         if told is not None:
             told["target"] = target or (value or {}).get("target")
         ctx.set_state(told)
         send(ctx, turn.undelivered)
         if turn.wake is not None:
-            due = datetime.fromtimestamp(turn.wake, UTC)
+            due = datetime.fromtimestamp(turn.wake + ahead if early else turn.wake, UTC)
             ctx.signal_entity(ctx.entity_id, "tick", {"at": turn.wake}, due)
         with self._lock:
             self.events.update(turn.events)
 
-    def _turn(self, lot: Lot, operation: str, value: dict[str, Any], now: float) -> Turn:
+    def _turn(self, lot: Lot, operation: str, value: dict[str, Any], now: float, early: bool) -> Turn:
         deliver: Deliver = self._deliver
         if operation == "park":
             item = {name: part for name, part in value.items() if name not in ("target", "size")}
@@ -93,7 +104,7 @@ class ParkingEntities:
         if operation in (STARTED, "release"):
             return lot.look(deliver, now)
         if operation == "tick":
-            return lot.tick(value["at"], deliver, now)
+            return lot.tick(value["at"], deliver, now, early=early)
         if operation == "drop":
             return lot.drop(value.get("marks"), value.get("forget", False), now)
         return Turn()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from durabletask.entities import EntityInstanceId
 
+from bridge.clock import ahead_seconds
 from bridge.commands import (
     Command,
     OnExisting,
@@ -98,7 +99,7 @@ class ParkingExecutor:
         """Return when the command is durably parked. Raises: EngineError, InvalidCommand when it is too large."""
         kept = parkable(command)
         assert kept is not None
-        since = self._now().timestamp()
+        since = self._now().timestamp() - ahead_seconds()
         item = Parked(kept, origin, letter, since, since + ttl).to_json()
         what = f"park for {kept.instance_id!r}"
         try:

@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from bridge.clock import Clock
 from bridge.engines.embedded.database import Database, DatabaseOptions
+
+
+class SteppedClock(Clock):
+    """A clock whose wall clock tests set forward and back."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self.offset = int(offset * 1_000_000)
+        super().__init__()
+
+    def wall(self) -> int:
+        return super().wall() + self.offset
+
+    def step(self, seconds: float) -> None:
+        self.offset += int(seconds * 1_000_000)
 
 
 class Restartable:

@@ -16,6 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded import backups
 from bridge.engines.embedded.backups import TargetRefused, backup, restore
 from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.running import record_of
 from bridge.engines.embedded.upkeep import check
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
@@ -278,6 +279,14 @@ def test_a_log_without_its_file_is_not_applied_to_what_is_restored(tmp_path: Pat
     restore(tmp_path / "backup", path)
     assert held(path) == {"new"}
     assert check(path) == []
+
+
+def test_what_ran_as_the_engine_died_is_not_held_against_what_is_restored(tmp_path: Path) -> None:
+    backup(made(tmp_path / "good.db", "new"), tmp_path / "backup")
+    path = made(tmp_path / "engine" / "engine.db", "old")
+    record_of(path).write_bytes(b"R")
+    restore(tmp_path / "backup", path)
+    assert not record_of(path).exists()
 
 
 def died(number: int, *arguments: str | Path) -> bool:

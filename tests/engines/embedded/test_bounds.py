@@ -24,6 +24,8 @@ TAGS = {"t": "x" * 64 * 1024}
         ("StartInstance", pb.CreateInstanceRequest(instanceId="new", name="work", version=text(LONG)), 1024),
         ("StartInstance", pb.CreateInstanceRequest(instanceId="new", name="work", tags=TAGS), 65536),
         ("RaiseEvent", pb.RaiseEventRequest(instanceId="i", name=LONG), 1024),
+        ("RaiseEvent", pb.RaiseEventRequest(instanceId="i", name="e", input=text("x" * (3 * 2**20 + 1))), 3145728),
+        ("RaiseEvent", pb.RaiseEventRequest(instanceId="i", name="e", input=text("\u00e9" * (2 * 2**20))), 3145728),
         ("SignalEntity", pb.SignalEntityRequest(instanceId="@c@x", name=LONG), 1024),
     ],
 )
@@ -35,8 +37,8 @@ def test_a_call_beyond_a_bound_is_refused(database: Database, method: str, reque
     assert not call(database, "GetInstance", pb.GetInstanceRequest(instanceId="new")).exists
 
 
-def event(name: str) -> pb.OrchestratorAction:
-    sent = pb.SendEventAction(instance=pb.OrchestrationInstance(instanceId="other"), name=name)
+def event(name: str, data: str = "") -> pb.OrchestratorAction:
+    sent = pb.SendEventAction(instance=pb.OrchestrationInstance(instanceId="other"), name=name, data=text(data))
     return pb.OrchestratorAction(id=1, sendEvent=sent)
 
 
@@ -53,6 +55,7 @@ def tagged() -> pb.OrchestratorAction:
         (tagged(), 65536),
         (child(1, LONG, "c"), 1024),
         (event(LONG), 1024),
+        (event("e", "x" * (3 * 2**20 + 1)), 3145728),
         (calling(1, "@c@x", LONG, "r"), 1024),
     ],
 )

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from bridge.engines.embedded import event as events
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import ThreadReply
@@ -60,7 +61,7 @@ class EngineModel(RuleBasedStateMachine):
         self.number = 0
 
     def _opened(self) -> Database:
-        database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True))
+        database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True, max_lost_workers=0))
         database.start()
         return database
 
@@ -118,6 +119,33 @@ class EngineModel(RuleBasedStateMachine):
         known = self.expected.get(instance_id)
         if known is not None and known.open:
             self._finish(instance_id, known, TERMINATED)
+        self._settle()
+
+    @rule(instance_id=IDS, damage=st.sampled_from(["end", "replace", "deliver", "create", "empty"]))
+    def fail_in_the_middle(self, instance_id: str, damage: str) -> None:
+        """An operation that has changed much when it fails; it has not happened."""
+        hub = self.database.hub
+
+        def broken() -> None:
+            instance = hub.find(instance_id)
+            if damage == "empty":
+                hub.empty()
+            elif damage == "create":
+                hub.create(f"{instance_id}-{self._next()}", "work")
+            elif instance is not None and damage == "replace":
+                hub.replace(instance)
+            elif instance is not None and not instance.finished:
+                if damage == "end":
+                    hub.end(instance, TERMINATED, None, None)
+                else:
+                    hub.deliver(instance, events.generic(hub.now, "damage"))
+            raise RuntimeError("a bug")
+
+        reply = ThreadReply()
+        self.database.writer.submit(broken, reply=reply)
+        error = reply.future.exception(20)
+        assert isinstance(error, Rejection)
+        assert error.code is grpc.StatusCode.INTERNAL
         self._settle()
 
     @rule(instance_id=IDS)

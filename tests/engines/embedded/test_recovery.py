@@ -7,7 +7,8 @@ import time
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import now, timestamp
-from tests.engines.embedded.conftest import Restartable
+from bridge.engines.embedded.database import DatabaseOptions
+from tests.engines.embedded.conftest import Restartable, SteppedClock
 from tests.engines.embedded.hands import (
     Hands,
     activity,
@@ -125,11 +126,15 @@ def test_an_activity_that_is_done_is_not_handed_out_again(restartable: Restartab
 
 
 def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(restartable: Restartable) -> None:
-    restartable.now.hub.now += 3_600_000_000
+    clock = SteppedClock()
+    restartable.options = DatabaseOptions(clock=clock)
+    restartable.again()
+    clock.step(3600)
     hands = Hands(restartable.now)
     start(restartable.now, "work", "a")
     first = hands.take()
     hands.turn(first, complete(1))
+    clock.step(-3600)
     database = restartable.again()
     call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
     second = Hands(database).take()

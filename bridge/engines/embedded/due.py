@@ -1,0 +1,34 @@
+"""When timers are due while the wall clock is set forward and back. Pure."""
+
+from __future__ import annotations
+
+from bridge.engines.embedded.clock import due, micros
+from bridge.engines.embedded.reading import read_event
+from bridge.engines.embedded.store import START_IS_DUE, TIMER_FIRES, Timer
+
+
+def due_at(now: int, fire_at: int, wanted: int, made: int) -> int:
+    """When a timer fires that is due at `fire_at`, and was made at the time `made` for the time `wanted`.
+
+    A timer that was made in what now is the future takes as long as it was to take, from now on.
+    """
+    return wanted if made <= now else min(fire_at, now + max(0, wanted - made))
+
+
+def origin_of(timer: Timer, created_at: int | None, start_at: int | None) -> tuple[int, int] | None:
+    """(time for which the timer was made, time at which), of a stored timer; None where they were not stored.
+
+    created_at, start_at: of its instance. Raises: DecodeError.
+    """
+    if timer.kind == START_IS_DUE:
+        return None if created_at is None or start_at is None else (start_at, created_at)
+    if timer.stored is None:
+        return None
+    event = read_event(timer.stored)
+    made = micros(event.timestamp)
+    if timer.kind == TIMER_FIRES:
+        wanted = due(event.timerFired.fireAt)
+        # Older files have the same time in both places.
+        return None if made == wanted else (wanted, made)
+    signal = event.entityOperationSignaled
+    return (due(signal.scheduledTime), made) if signal.HasField("scheduledTime") else None

@@ -1,0 +1,125 @@
+"""A record of the work items that this process's workers run: the next process reads in it what ran as this one died.
+
+It lies beside the engine's file, mapped into memory: it survives the process at the cost of a copy in memory per item,
+and need not survive the machine, whose crash says nothing about any item.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from bridge.engines.embedded.dispatch import Leases, identity
+
+_HEADER = 64
+_SLOT = 4608
+"""Room for the longest id of an entity, with its length and kind."""
+_SLOTS = 512
+"""Threads that are recorded."""
+_RUNNING, _DRAINING = b"R", b"D"
+
+
+class RunningItems:
+    """One slot per thread. `begin` and `end` may be called from any thread; none of them raises."""
+
+    def __init__(self, path: Path, leases: Leases) -> None:
+        self._path = path
+        self._leases = leases
+        self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
+        self._slots = 0
+        self._own = threading.local()
+        self._is_closed = False
+
+    def read(self) -> list[str]:
+        """Return the items that ran when the process before this one died, and forget them.
+
+        There are none where it was stopping, or where the machine was started anew since.
+        """
+        try:
+            content = self._path.read_bytes()
+            self._path.unlink()
+        except OSError:
+            return []
+        if content[:1] != _RUNNING or content[1:_HEADER].rstrip(b"\0") != _boot():
+            return []
+        found = []
+        for at in range(_HEADER, len(content), _SLOT):
+            size = int.from_bytes(content[at : at + 2], "little")
+            if size:
+                found.append(content[at + 2 : at + 2 + size].decode("utf-8", "replace"))
+        return found
+
+    def close(self) -> None:
+        """Forget what was recorded; from now on nothing is."""
+        with self._lock:
+            self._is_closed = True
+            self._map = None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def drain(self) -> None:
+        """From now on the end of the process is nobody's fault."""
+        self._write(0, _DRAINING)
+
+    def resume(self) -> None:
+        """A worker starts."""
+        self._write(0, _RUNNING)
+
+    def begin(self, token: str) -> None:
+        """This thread begins with the work item of a lease."""
+        lease = self._leases.get(token)
+        if lease is None:
+            return
+        slot = getattr(self._own, "slot", None)
+        if slot is None:
+            with self._lock:
+                slot = self._own.slot = self._slots
+                self._slots += 1
+        kind, subject = identity(lease.kind, lease.subject)
+        entry = f"{kind}{'!' if lease.is_alone else ':'}{subject}".encode()
+        # The length last: what is half written does not count
+        self._write(_HEADER + slot * _SLOT + 2, entry)
+        self._write(_HEADER + slot * _SLOT, len(entry).to_bytes(2, "little"))
+
+    def end(self) -> None:
+        """This thread has done what it began."""
+        slot = getattr(self._own, "slot", None)
+        if slot is not None:
+            self._write(_HEADER + slot * _SLOT, b"\0\0")
+
+    def _write(self, at: int, data: bytes) -> None:
+        record = self._map or self._opened()
+        if record is not None and at + len(data) <= len(record):
+            record[at : at + len(data)] = data
+
+    def _opened(self) -> mmap.mmap | None:
+        """The record; None where it cannot be written: then losses are not counted, and work goes on."""
+        with self._lock:
+            if self._map is None and not self._is_closed:
+                with suppress(OSError):
+                    file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                    try:
+                        # Written in full: a page for which the disk has no room later would end the process
+                        os.write(file, bytes(_HEADER + _SLOTS * _SLOT))
+                        self._map = mmap.mmap(file, 0)
+                    finally:
+                        os.close(file)
+                    self._map[:_HEADER] = (_RUNNING + _boot()).ljust(_HEADER, b"\0")
+            return self._map
+
+
+def record_of(path: Path) -> Path:
+    """Where the record of an engine lies, beside its file."""
+    return path.with_suffix(".running")
+
+
+def _boot() -> bytes:
+    """Identity of the machine's present run; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""

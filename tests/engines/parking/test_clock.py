@@ -1,0 +1,87 @@
+"""Messages that wait for their instance, while the wall clock of engine and worker runs ahead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask import task
+
+from bridge.clock import SYSTEM
+from bridge.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.entity import ParkingEntities
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import stop_worker
+from bridge.origin import Origin
+from bridge.parking.lot import Bounds, Turn
+from bridge.parking.names import PARKING
+from bridge.settlement import RetryPolicy
+from bridge.workflow import DataConverter
+from tests.parking.sample import letter
+
+PATIENCE = 20.0
+HOUR = 3600
+
+
+def order(ctx: task.OrchestrationContext, _: Any) -> Any:
+    return (yield ctx.wait_for_external_event("paid"))
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_no_message_expires_by_a_clock_that_has_run_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    offset = 0
+    monkeypatch.setattr(SYSTEM, "wall", lambda: time.time_ns() // 1000 + offset * 1_000_000)
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(SYSTEM.wall() / 1_000_000, UTC)
+
+    ticks: list[Turn] = []
+
+    class Watched(ParkingEntities):
+        def _turn(self, lot: Any, operation: str, *arguments: Any, **more: Any) -> Turn:
+            turn = super()._turn(lot, operation, *arguments, **more)
+            if operation == "tick":
+                ticks.append(turn)
+            return turn
+
+    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
+    await engine.start()
+    executor = CommandExecutor(engine, now)
+    parking = ParkingExecutor(engine, executor, ParkingRules(("order-",), 4096), now)
+    entities = Watched(executor, asyncio.get_running_loop(), Bounds(), RetryPolicy(), now)
+    workflows = Workflows(orchestrators={"order": order}, entities={PARKING: entities.function()})
+    worker = engine.worker(workflows, DataConverter())
+    worker.start()
+    try:
+        command = RaiseEvent("order-1", "paid", "yes", ParkFor(30.0))
+        await parking.park(command, Origin("m-1", "paid"), letter(1), 30.0)
+        async with asyncio.timeout(PATIENCE):
+            while not entities.events["parked"]:
+                await asyncio.sleep(0.01)
+        offset = HOUR
+        async with asyncio.timeout(PATIENCE):
+            while not ticks:
+                await asyncio.sleep(0.01)
+        offset = 0 if back else HOUR
+        await parking.execute(ScheduleOrchestration("order", "order-1"), Origin("m-2", "start"))
+        done = await engine.client.wait_for_orchestration_completion("order-1", timeout=int(PATIENCE))
+        assert done is not None
+        assert "yes" in (done.serialized_output or "")
+        assert entities.events["expired"] == 0
+        assert entities.events["delivered"] == 1
+        assert len(ticks) <= 2  # no call after the other while the clock is ahead
+    finally:
+        await stop_worker(worker, PATIENCE)
+        await engine.stop()
+        monkeypatch.undo()
+        SYSTEM.now()
