@@ -98,7 +98,7 @@ class WorkItems:
         if instance.chunks == 0:
             turn.append(instance.start)
         waiting = [event for _, event in instance.inbox]
-        turn.extend(waiting)
+        turn.extend(waiting if len(waiting) < 2 else _timers_last(waiting))
         instance.turn = turn
         instance.taken = len(waiting)
         trace = instance.trace or pb.OrchestrationTraceContext()
@@ -181,6 +181,17 @@ class WorkItems:
             operationRequests=[event for _, event in batch],
         )
         return lease, pb.WorkItem(entityRequestV2=request, completionToken=lease.token)
+
+
+def _timers_last(waiting: list[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
+    """The events of a turn, with its timers at the end: a message that was accepted before an orchestrator could react
+    to its timeout still arrives, though the orchestrator ends at the timeout.
+    """
+    return sorted(waiting, key=_is_timer)
+
+
+def _is_timer(event: pb.HistoryEvent) -> bool:
+    return bool(event.HasField("timerFired"))
 
 
 def too_large(what: str, limit: int, subject: str = "History") -> pb.TaskFailureDetails:

@@ -24,6 +24,7 @@ from tests.engines.embedded.hands import (
     complete,
     fail,
     kinds,
+    raise_event,
     signal,
     start,
     state,
@@ -306,3 +307,26 @@ def test_a_clock_that_is_slewed_has_not_run_ahead() -> None:
     assert clock.ahead() == pytest.approx(YEAR * 1_000_000, abs=1_000_000)
     clock.step(-YEAR)
     assert clock.ahead() == 0
+
+
+def test_events_of_a_turn_come_before_its_timers(engine: Restartable, clock: SteppedClock) -> None:
+    """An orchestrator that ends at its timeout still gets a message that was accepted before that turn."""
+    database = engine.now
+    start(database, "Waits", "a")
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    first = hands.take()
+    start(database, "Occupies", "b")
+    begun = turn_time(first)
+    hands.turn(first, timer(1, begun + int(HOUR * 1_000_000)), timer(2, begun + int(HOUR * 1_000_000) + 1))
+    busy = hands.take()
+    assert busy.orchestratorRequest.instanceId == "b"
+    clock.step(2 * HOUR)
+    noticed(database)
+    noticed(database)
+    raise_event(database, "a", "told")
+    hands.turn(busy, complete(1))
+    item = hands.take()
+    assert item.orchestratorRequest.instanceId == "a"
+    assert kinds(item) == ["eventRaised", "timerFired", "timerFired"]
+    assert [event.timerFired.timerId for event in item.orchestratorRequest.newEvents[2:]] == [1, 2]
+    hands.turn(item, complete(3))
