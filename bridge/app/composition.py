@@ -26,6 +26,7 @@ from bridge.engines.registry import load as load_modules
 from bridge.errors import ConfigError, Problem
 from bridge.message import Message
 from bridge.pipeline.admission import RouteLimit
+from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
 from bridge.pipeline.quarantine import QuarantineSettings, Wards
@@ -287,11 +288,13 @@ def build_source(
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
     wards: tuple[str, Wards] | None = None,
+    paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
     """A source's pipeline, not started.
 
     limits: of all routes that have some. domains: all that sources name. wards: where its poisoned keys are kept.
+    paces: shared pace of its dead letters.
     registries: see `source_codec`.
 
     Raises: ConfigError.
@@ -339,5 +342,6 @@ def build_source(
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         wards=wards,
+        paces=paces,
         prepare=decoder.prepare,
     )

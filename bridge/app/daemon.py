@@ -38,6 +38,7 @@ from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.pacing import EnginePaces
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
@@ -98,6 +99,7 @@ class Daemon:
                     limits=self.admission.limits,
                     domains=domains,
                     wards=parking.wards(loaded, name, self.engines),
+                    paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
                     registries=self.registries,
                 )
                 for name in config.sources

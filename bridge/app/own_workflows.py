@@ -15,9 +15,10 @@ from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.grace import GUARD, Grace, guard
+from bridge.engines.pacing import pace_entity
 from bridge.engines.parking import letters
 from bridge.engines.registry import Workflows
-from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
+from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.undeliverable import Undeliverable
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
@@ -68,6 +69,7 @@ class OwnWorkflows:
                 **workflows.entities,
                 PARKING: kept.parking.function(),
                 QUARANTINE: kept.quarantine.function(),
+                DEAD_LETTER_PACE: pace_entity(),
             },
         )
         return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish()}, publishers=True)

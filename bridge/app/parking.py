@@ -85,6 +85,11 @@ def keeper(loaded: Loaded, source: str) -> str | None:
         return None
     if kept is not None and kept.engine is not None:
         return kept.engine
+    return engine_of(loaded, source)
+
+
+def engine_of(loaded: Loaded, source: str) -> str:
+    """Name of the engine that keeps the state of a source: that of its first route, else the first engine."""
     engines = loaded.config.engines
     return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
 

@@ -92,11 +92,15 @@ class SourceView:
 
     @property
     def held(self) -> bool:
-        return bool(self._source.gate.holds) and not self.paused
+        return bool(self._source.gate.holds)
 
     @property
     def paused(self) -> bool:
-        return self._source.fuse.blown
+        return self._source.dead_letter_limit.active
+
+    @property
+    def dead_letter_pauses(self) -> Mapping[str, float]:
+        return self._source.dead_letter_limit.pauses
 
     @property
     def quarantined_keys(self) -> int:
@@ -161,7 +165,6 @@ class SourceView:
             holds |= subscription.stopped()
         if isinstance(subscription, StallingSubscription) and not holds:
             holds |= subscription.stalled(self._stuck_after)
-        paused = holds.pop("fuse", None)
         behind = sum(lag for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
         died = next((task for task in self._source.tasks if task.done()), None)
@@ -169,7 +172,8 @@ class SourceView:
         limited = {
             limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
         }
-        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, paused, dead, limited)
+        probing = self._source.dead_letter_limit.reason
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, limited)
 
 
 @dataclass(frozen=True, slots=True)

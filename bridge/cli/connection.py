@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from bridge.app.entities import Entities
     from bridge.app.instances import Instances
     from bridge.app.parked import ParkedMessages
+    from bridge.config.source import Loaded
+    from bridge.pace import Paces
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -59,14 +60,31 @@ def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awa
     return _run(options, ParkedMessages, operation)
 
 
-def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:
-    from bridge.app.attachment import attached
+def source_paces(options: dict[str, Any]) -> dict[str, Paces]:
+    """Paces of the dead letters of every configured source. options: of `config_options`."""
+    from bridge.app.limits import paces_of_sources
+
+    return asyncio.run(paces_of_sources(_loaded(options)))
+
+
+def resume_source(options: dict[str, Any], source: str, route: str | None) -> list[str]:
+    """End the limit of a source's dead letters; returns the routes that were limited."""
+    from bridge.app.limits import resume
+
+    return asyncio.run(resume(_loaded(options), source, route))
+
+
+def _loaded(options: dict[str, Any]) -> Loaded:
     from bridge.app.composition import load_config
 
-    config: tuple[Path, ...] = options["config"]
-    overlay: tuple[Path, ...] = options["overlay"]
+    return load_config(options["config"], options["overlay"])
+
+
+def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:
+    from bridge.app.attachment import attached
+
     name: str | None = options["engine"]
-    loaded = load_config(config, overlay)
+    loaded = _loaded(options)
 
     async def visit() -> T:
         async with attached(loaded, name) as engine:

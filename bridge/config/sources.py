@@ -79,7 +79,7 @@ class LimitsConfig(Model):
     max_key_backlog: Integer = Field(100, ge=1, description="Records that may wait behind a retrying key.")
     max_gap: Integer = Field(10_000, ge=1, description="Records above the committed prefix of one partition.")
     dead_letter_limit: Integer = Field(
-        100, ge=1, description="Dead letters a minute; above it the source pauses, unready."
+        100, ge=1, description="Dead letters a minute and route; beyond it the route writes one per pause."
     )
 
 

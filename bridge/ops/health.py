@@ -8,7 +8,7 @@ from typing import Literal
 
 Phase = Literal["starting", "running", "draining"]
 State = Literal[
-    "idle", "consuming", "held", "paused", "stuck", "dead", "up", "away", "limited", "incompatible", "stranded"
+    "idle", "consuming", "held", "probing", "stuck", "dead", "up", "away", "limited", "incompatible", "stranded"
 ]  # fmt: skip
 PartKind = Literal["engine", "broker", "workflows", "worker", "quarantine"]
 _AWAY: dict[PartKind, State] = {"workflows": "incompatible", "worker": "stuck", "quarantine": "stranded"}
@@ -21,16 +21,16 @@ class SourceReading:
     """One source as seen now.
 
     settled: deliveries settled or abandoned since the start; that it grows is progress. waiting: records that could be
-    worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. paused: why the fuse
-    has stopped it. dead: why its tasks have ended, when they should not have. limited: routes whose starts wait for
-    running orchestrations to finish, with a sentence.
+    worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. probing: why
+    its dead letters are limited. dead: why its tasks have ended, when they should not have. limited: routes whose
+    starts wait for running orchestrations to finish, with a sentence.
     """
 
     name: str
     settled: int
     waiting: int
     holds: Mapping[str, str] = field(default_factory=dict)
-    paused: str | None = None
+    probing: str | None = None
     dead: str | None = None
     limited: Mapping[str, str] = field(default_factory=dict)
 
@@ -120,17 +120,17 @@ class Health:
             return Check("source", source.name, state, detail)
 
         # Nothing is expected of a source that has nothing to do or is not allowed to; when that ends it gets its time
-        expected = source.waiting > 0 and not source.holds and not source.limited and source.paused is None
+        expected = source.waiting > 0 and not source.holds and not source.limited and source.probing is None
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:
             since = now
         self._seen[source.name] = (source.settled, since if expected else None)
         if source.dead is not None:
             return check("dead", source.dead)
-        if source.paused is not None:
-            return check("paused", source.paused)
         if source.holds:
             return check("held", "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
+        if source.probing is not None:
+            return check("probing", source.probing)
         if source.limited:
             return check("limited", "; ".join(f"route {route}: {text}" for route, text in source.limited.items()))
         if not source.waiting:

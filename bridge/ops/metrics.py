@@ -27,7 +27,7 @@ class SourceStats(Protocol):
     """Counts of one source since the process started, read on the event loop's thread.
 
     outcomes, dead_letters, abandoned: by outcome or reason. commands: by (route, verb). in_flight: received and not
-    settled. queued: those that wait for their turn. held: an outage stops it. paused: the fuse stopped it.
+    settled. queued: those that wait for their turn. held: an outage stops it. paused: its dead letters are limited.
     quarantined_keys: poisoned keys that wait for a person.
     processing: seconds from receipt to settlement. critical: seconds from the broker's timestamp to settlement.
     """
@@ -66,6 +66,8 @@ class SourceStats(Protocol):
     def held(self) -> bool: ...
     @property
     def paused(self) -> bool: ...
+    @property
+    def dead_letter_pauses(self) -> Mapping[str, float]: ...
     @property
     def quarantined_keys(self) -> int: ...
     @property
@@ -281,9 +283,15 @@ _GAUGES: tuple[_Counter, ...] = (
     ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
     (
         "bridge_paused",
-        "1 while the dead-letter fuse has stopped the source.",
+        "1 while the dead-letter limit slows the source.",
         (),
         _single(lambda source: source.paused),
+    ),
+    (
+        "bridge_dead_letter_pause_seconds",
+        "Pause between two dead letters of a route beyond the dead-letter limit; route is empty where none takes them.",
+        ("route",),
+        lambda source: [((route,), pause) for route, pause in source.dead_letter_pauses.items()],
     ),
     (
         "bridge_gap",

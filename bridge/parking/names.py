@@ -16,6 +16,9 @@ QUARANTINE = "bridge.quarantine"
 DEAD_LETTER = "bridge.dead_letter"
 """Orchestration that writes one dead letter, and the activity that it does so with."""
 
+DEAD_LETTER_PACE = "bridge.dead_letter_pace"
+"""Entity: pace of the dead letters of one source. Its key is the name of the source."""
+
 _LONGEST = 200
 """Characters of a key, so that `@name@key` fits into the 256 of the storage providers."""
 

@@ -16,7 +16,7 @@ _LOW_WATER = 0.75
 class Gate:
     """Intake passes while the gate is open.
 
-    holds: what keeps it closed, by cause (`engine default`, `broker`, `fuse`), with a sentence for a person.
+    holds: what keeps it closed, by cause (`engine default`, `broker`), with a sentence for a person.
     Fullness closes it too: at the high mark (the limit) until the low mark (three quarters of it).
     """
 

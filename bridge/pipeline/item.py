@@ -12,6 +12,7 @@ from bridge.settlement import Complete, DeadLetter
 
 if TYPE_CHECKING:
     from bridge.pipeline.admission import RouteLimit
+    from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 
 
 class Item:
@@ -73,4 +74,4 @@ class Item:
         self.domain_key: Hashable | None = None
         self.due_at: float | None = None
         self.room: Callable[[], None] | None = None
-        self.waits_for: RouteLimit | None = None
+        self.waits_for: RouteLimit | DeadLetterLimit | None = None

@@ -16,19 +16,19 @@ from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.envelope import Envelope
 from bridge.errors import EngineError, EngineOutage, EngineRejected
 from bridge.message import Message, Position
+from bridge.pace import NO_ROUTE
 from bridge.parking.held import HeldMessage
 from bridge.parking.letter import Letter
 from bridge.parking.ward import FULL
 from bridge.pipeline.admission import NotYet
+from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 from bridge.pipeline.execution import Execution, Target
-from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.quarantine import HeldDelivery, Quarantine, QuarantineSettings, Wards
 from bridge.pipeline.settings import SourceSettings
-from bridge.pipeline.settler import FuseBlown
 from bridge.settlement import (
     Complete,
     DeadLetter,
@@ -82,7 +82,7 @@ class Keeping:
         lanes: Lanes,
         ledger: Ledger,
         gate: Gate,
-        fuse: Fuse,
+        limit: DeadLetterLimit,
         assignment: Collection[Partition],
         wards: tuple[str, Wards] | None,
     ) -> None:
@@ -95,7 +95,7 @@ class Keeping:
         self._lanes = lanes
         self._ledger = ledger
         self._gate = gate
-        self._fuse = fuse
+        self._limit = limit
         self._assignment = assignment
         self._engine = "" if wards is None else wards[0]
         self._loading: asyncio.Task[None] | None = None
@@ -116,7 +116,7 @@ class Keeping:
     async def run(
         self, lane: Lane, item: Item, crowded: Callable[[Lane], bool]
     ) -> tuple[Settlement | NotYet, Step | None]:
-        """How the item ends, and the step that failed or has to wait. Raises: FuseBlown."""
+        """How the item ends, and the step that failed or has to wait. Raises: DeadLetterLimited."""
         quarantine = self.quarantine
         if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
             if not quarantine.fits(item):
@@ -152,13 +152,16 @@ class Keeping:
         if quarantine is None or not isinstance(ended, Park):
             return ended, step
         first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
-        if first and not self._fuse.allow(now, item.delivery.position):
-            raise FuseBlown
+        if first:
+            await self._limit.allow(NO_ROUTE if step is None else step.route, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
         route = None if step is None else step.route
         kept = await self._kept(quarantine.hold(key, item, self._letter(item), ended, item.error_class, route))
-        if isinstance(item.delivery, HeldDelivery) and isinstance(kept, Complete):
-            item.delivery.returned = True
+        if isinstance(kept, Complete):
+            if first:
+                await self._limit.wrote(NO_ROUTE if step is None else step.route)
+            elif isinstance(item.delivery, HeldDelivery):
+                item.delivery.returned = True
         return kept, step
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a whole source waiting: an engine or the broker that is away, a fuse that has blown."""
+"""What keeps a whole source waiting: an engine or the broker that is away."""
 
 from __future__ import annotations
 
@@ -48,12 +48,6 @@ class Outages:
     def broker_took(self) -> None:
         """It took a settlement."""
         self._failures = 0
-
-    def fuse_blown(self, limit: int) -> None:
-        """Until a restart."""
-        if "fuse" not in self._gate.holds:
-            self._gate.hold("fuse", f"more than {limit} dead letters within a minute; mend the rule and restart")
-            log.error("fuse blown", action="fuse", source=self._source, limit=limit)
 
     def _engine_changed(self, name: str, engine: Target) -> None:
         if engine.breaker.error is not None:

@@ -7,7 +7,8 @@ import time
 import structlog
 
 from bridge.commands import Step
-from bridge.pipeline.fuse import Fuse
+from bridge.pace import NO_ROUTE
+from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 from bridge.pipeline.item import Item
 from bridge.pipeline.ledger import Ledger
 from bridge.provenance import Cause
@@ -15,34 +16,39 @@ from bridge.settlement import Complete, DeadLetter, Outcome
 
 log = structlog.get_logger("bridge.settler")
 
-
-class FuseBlown(Exception):
-    """Too many dead letters: this one was not written and its delivery stays unsettled."""
+_SUCCESSES = (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED)
 
 
 class Settler:
     """Settles items of one source."""
 
-    def __init__(self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, fuse: Fuse) -> None:
+    def __init__(
+        self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, limit: DeadLetterLimit
+    ) -> None:
         self._source = source
         self._config_version = config_version
         self._trusted_replay = trusted_replay
         self._ledger = ledger
-        self._fuse = fuse
+        self._limit = limit
 
     async def settle(self, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         """Settle an item.
 
-        Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget it), FuseBlown.
+        Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget it),
+        DeadLetterLimited.
         """
         if isinstance(end, Complete):
             await item.delivery.complete()
+            if self._limit.active and end.outcome in _SUCCESSES:
+                self._limit.succeeded(step.route for step in (item.decision.steps if item.decision else ()))
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
-        if item.pending is None and not self._fuse.allow(time.monotonic(), item.delivery.position):
-            raise FuseBlown
+        route = step.route if step else NO_ROUTE
+        if item.pending is None:
+            await self._limit.allow(route, item.delivery.position)
         item.pending = end
         await item.delivery.dead_letter(self._cause(item, end, step))
+        await self._limit.wrote(route)
         self._ledger.dead_letters[end.reason] += 1
         self._ledger.settle(item, Outcome.DEAD_LETTERED, time.monotonic(), time.time())
         log.warning(

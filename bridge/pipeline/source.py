@@ -12,9 +12,9 @@ from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.commands import Step
 from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked, SettlementRefused
 from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Execution, Routes, Target
-from bridge.pipeline.fuse import Fuse
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.intake import Decode, Intake
 from bridge.pipeline.item import Item
@@ -25,7 +25,7 @@ from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import Wards
 from bridge.pipeline.settings import SourceSettings
-from bridge.pipeline.settler import FuseBlown, Settler
+from bridge.pipeline.settler import Settler
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
 log = structlog.get_logger("bridge.source")
@@ -55,16 +55,18 @@ class SourcePipeline:
         limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
         wards: tuple[str, Wards] | None = None,
+        paces: PaceStore | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
-        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered. prepare: awaited
-        before `decode` of the same messages; None where that needs nothing.
+        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered. paces: shared pace
+        of its dead letters beyond their limit; None keeps it in this process. prepare: awaited before
+        `decode` of the same messages; None where that needs nothing.
         """
         self.settings = settings
         self.ledger = Ledger()
         self.lanes = Lanes()
-        self.fuse = Fuse(settings.dead_letter_limit)
+        self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
@@ -86,11 +88,13 @@ class SourcePipeline:
             self.lanes,
             self.ledger,
             self.gate,
-            self.fuse,
+            self.dead_letter_limit,
             self.assignment,
             wards,
         )
-        self._settler = Settler(settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.fuse)
+        self._settler = Settler(
+            settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.dead_letter_limit
+        )
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
         self._finished = asyncio.Event()
@@ -114,6 +118,8 @@ class SourcePipeline:
             for number in range(self.settings.concurrency)
         ]
         self._reading = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
+        pacing = self.dead_letter_limit.run()
+        self._watches.append(asyncio.create_task(pacing, name=f"{self.settings.name}:dead-letter-limit"))
         if self.keeping.quarantine is not None:
             watch = self.keeping.quarantine.watch()
             self._watches.append(asyncio.create_task(watch, name=f"{self.settings.name}:quarantine"))
@@ -251,8 +257,8 @@ class SourcePipeline:
         else:
             try:
                 settlement, step = await self.keeping.run(lane, item, self._crowded)
-            except FuseBlown:
-                self._unwritten(lane, item)
+            except DeadLetterLimited as limited:
+                self._unwritten(lane, item, limited.route)
                 return
             item.failed_step = step
         if isinstance(settlement, _ENDS):
@@ -296,8 +302,8 @@ class SourcePipeline:
             self._lost(lane, item)
         except (PartitionRevoked, SettlementRefused) as error:
             self._let_go(lane, item, error.reason)
-        except FuseBlown:
-            self._unwritten(lane, item)
+        except DeadLetterLimited as limited:
+            self._unwritten(lane, item, limited.route)
         except BrokerUnavailable as error:
             if (over := self._over(item)) is not None:
                 self._let_go(lane, item, over)
@@ -324,14 +330,14 @@ class SourcePipeline:
             self.ledger.locks_lost += 1
             self._let_go(lane, item, LockLost.reason)
 
-    def _unwritten(self, lane: Lane, item: Item) -> None:
-        """The fuse has blown."""
+    def _unwritten(self, lane: Lane, item: Item, route: str) -> None:
+        """Wait until the dead letter of the item may be written."""
         RouteLimit.not_started(item)
         if (over := self._over(item)) is not None:
             self._let_go(lane, item, over)
             return
         self.lanes.hold(lane)
-        self._outages.fuse_blown(self.fuse.limit)
+        self.dead_letter_limit.wait(route, item, lambda: self.lanes.free(lane))
 
     def _over(self, item: Item) -> str | None:
         """Why an item that is not settled now cannot wait for a later turn here; None when it can."""

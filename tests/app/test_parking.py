@@ -16,7 +16,7 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.grace import GUARD
 from bridge.engines.parking.executor import ParkingExecutor
 from bridge.engines.registry import Workflows
-from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
+from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing
 from bridge.routing import referenced_orchestrations
@@ -93,7 +93,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
-        assert set(registry.entities) == {PARKING, QUARANTINE}
+        assert set(registry.entities) == {DEAD_LETTER_PACE, PARKING, QUARANTINE}
         assert {DEAD_LETTER, GUARD, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:

@@ -219,10 +219,10 @@ async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_di
         assert await it.result("a") == [0, 1, 2]
 
 
-async def test_a_rule_that_poisons_every_key_blows_the_fuse(tmp_path: Path) -> None:
+async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(*(told(f"k{number}", 0) for number in range(12)))
-        await it.until(lambda: it.source.fuse.blown)
+        await it.until(lambda: it.source.dead_letter_limit.active)
         await it.settled(parked=4)
         assert it.source.ledger.outcomes["parked"] == 4, "those that were let through"
 

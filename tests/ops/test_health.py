@@ -1,4 +1,4 @@
-"""Ready or not: stuck, slow, idle, held, paused, dead, away."""
+"""Ready or not: stuck, slow, idle, held, probing, dead, away."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_a_held_source_is_unready_with_the_reason_and_gets_its_time_afterwards()
     assert state(look(health, 219, 5, 3)) == "stuck"
 
 
-def test_a_paused_source_is_unready_even_with_nothing_to_do() -> None:
-    found = look(Health(60), 0, paused="more than 100 dead letters within a minute")
-    assert state(found) == "paused"
+def test_a_probing_source_is_unready_even_with_nothing_to_do() -> None:
+    found = look(Health(60), 0, probing="more than 100 dead letters within a minute")
+    assert state(found) == "probing"
     assert "100 dead letters" in found.checks[0].detail
 
 
 def test_a_dead_source_is_unready_whatever_else_it_is() -> None:
-    assert state(look(Health(60), 0, dead="its intake ended", paused="fuse", holds={"broker": "away"})) == "dead"
+    assert state(look(Health(60), 0, dead="its intake ended", probing="limited", holds={"broker": "away"})) == "dead"
 
 
 def test_sources_are_judged_apart() -> None:

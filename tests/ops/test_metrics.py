@@ -29,6 +29,7 @@ class Stats:
     queued: int = 0
     locks_lost: int = 0
     quarantined_keys: int = 0
+    dead_letter_pauses: Mapping[str, float] = field(default_factory=dict)
     rebalances: int = 0
     skipped: int = 0
     reconnects: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.commands import Command
-from bridge.errors import BrokerUnavailable, InstanceNotFound, InstanceParked
+from bridge.errors import BrokerUnavailable, EngineRejected, InstanceNotFound, InstanceParked
 from bridge.message import Message
 from bridge.provenance import Cause
 
@@ -93,18 +93,42 @@ async def test_waiting_behind_parked_messages_is_no_failure(tmp_path: Path) -> N
         assert not failures
 
 
-async def test_the_fuse_stops_the_source_and_what_blew_it_is_not_lost(tmp_path: Path) -> None:
-    async with bench(tmp_path, source="    limits: {dead_letter_limit: 10, concurrency: 1}") as it:
+async def test_beyond_the_limit_dead_letters_wait_while_other_messages_go_on(tmp_path: Path) -> None:
+    settings = "    limits: {dead_letter_limit: 10, concurrency: 1}"
+    async with bench(tmp_path, source=settings) as it:
         await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(50)))
         await it.source.start()
-        await it.until(lambda: "fuse" in it.source.gate.holds, "fuse")
-        await asyncio.sleep(0.05)
-        assert it.source.ledger.dead_letters == {"no_route": 10}
+        await it.until(lambda: it.source.dead_letter_limit.active, "limited")
+        await it.publish(*(message("start", f"g-{number}", f"g{number}") for number in range(5)))
+        await it.until(lambda: it.source.ledger.outcomes["executed"] == 5, "others go on")
+        assert 10 <= it.source.ledger.dead_letters["no_route"] <= 12
+        assert not it.source.gate.holds
+        assert it.source.ledger.in_flight >= 38
         await it.source.drain(5)
+        written = it.source.ledger.dead_letters["no_route"]
     async with bench(tmp_path, START + "  - {name: rest, from: orders, ignore: {}}\n") as again:
         await again.source.start()
-        await again.settled(40)
-        assert again.source.ledger.outcomes["ignored"] == 40
+        await again.settled(50 - written)
+        assert again.source.ledger.outcomes["ignored"] == 50 - written
+
+
+async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
+    """A sender of bad messages beside good ones of the same route stops nobody."""
+
+    async def refuse(command: Command) -> None:
+        if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
+            raise EngineRejected("too large")
+
+    async with bench(tmp_path, source="    limits: {dead_letter_limit: 3}") as it:
+        it.faults.before = refuse
+        await it.publish(*(message("start", f"bad-{number}", f"b{number}") for number in range(6)))
+        await it.source.start()
+        await it.until(lambda: it.source.dead_letter_limit.active, "limited")
+        assert set(it.source.dead_letter_limit.pauses) == {"start"}
+        await it.publish(*(message("start", f"g-{number}", f"g{number}") for number in range(300)))
+        await it.until(lambda: not it.source.dead_letter_limit.active, "free again")
+        await it.until(lambda: it.source.ledger.outcomes["executed"] == 300, "all good ones")
+        await it.until(lambda: it.source.ledger.dead_letters["engine_rejected"] == 6, "all bad ones")
 
 
 class NoDeadLetters:

@@ -56,7 +56,11 @@ class Server:
             target=lambda: asyncio.run(self._serve(begun)), name="engine-server", daemon=True
         )
         self._thread.start()
-        begun.result()
+        try:
+            begun.result()
+        except BaseException:
+            self._thread.join()
+            raise
 
     def stop(self) -> None:
         """Ends all calls after a short grace. Idempotent."""

@@ -213,4 +213,4 @@ async def test_a_damaged_batch_counts_once_towards_the_dead_letter_limit(tmp_pat
     async with running(tmp_path, harness, limits) as daemon:
         await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 10)
         assert outcomes(daemon) == {"executed": 9, "dead_lettered": 1}
-        assert not daemon.sources[0].fuse.blown
+        assert not daemon.sources[0].dead_letter_limit.active

@@ -1,0 +1,28 @@
+"""`bridge sources`: one file per command."""
+
+from __future__ import annotations
+
+import click
+
+from bridge.cli.command import Group
+
+
+@click.group(
+    "sources",
+    cls=Group,
+    package="bridge.cli.sources",
+    members={
+        "list": "List sources and routes whose dead letters are limited.",
+        "resume": "End the limit of a source's dead letters.",
+    },
+    examples="""
+        bridge sources list
+        bridge sources resume orders
+    """,
+)
+def command() -> None:
+    """See and steer the sources of the running daemons.
+
+    The state lies on the engine of each source and holds for all its daemons, also after a restart.
+    An embedded engine lives in the daemon: `bridge serve` must be running.
+    """

@@ -1,0 +1,63 @@
+"""`bridge sources list`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, source_paces
+from bridge.cli.options import config_options, json_option
+from bridge.cli.output import print_json, print_table
+
+
+@make(
+    "list",
+    examples="""
+        bridge sources list
+        bridge sources list --json | jq '.[] | select(.pause != null)'
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@json_option
+@config_options
+def command(as_json: bool, **options: Any) -> None:
+    """List sources, with the routes whose dead letters are limited.
+
+    With --json each line has source, route (null where no route takes the messages), state (`free` or `probing`),
+    pause (seconds between two dead letters, null when free) and next (seconds until the next one).
+    """
+    now = time.time()
+    lines: list[dict[str, Any]] = []
+    for source, paces in source_paces(options).items():
+        if not len(paces):
+            lines.append({"source": source, "route": None, "state": "free", "pause": None, "next": None})
+        for route in paces:
+            pace = paces[route]
+            lines.append(
+                {
+                    "source": source,
+                    "route": route or None,
+                    "state": "probing",
+                    "pause": pace.pause,
+                    "next": max(0.0, round(pace.due - now, 1)),
+                }
+            )
+    if as_json:
+        print_json(lines)
+        return
+    rows = [
+        (
+            line["source"],
+            line["state"],
+            "" if line["pause"] is None else line["route"] or "(no route)",
+            "" if line["pause"] is None else f"one every {line['pause']:g} s",
+            "" if line["pause"] is None else f"in {line['next']:g} s",
+        )
+        for line in lines
+    ]
+    print_table(("SOURCE", "STATE", "ROUTE", "DEAD LETTERS", "NEXT"), rows)
+    if any(line["pause"] is not None for line in lines):
+        click.echo("fix the rule or the sender, then `bridge sources resume SOURCE`", err=True)

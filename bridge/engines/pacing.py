@@ -1,0 +1,96 @@
+"""Paces of a source's dead letters on its engine: one entity per source, shared by all its daemons."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityContext, EntityInstanceId
+
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.parking.look import look
+from bridge.errors import EngineUnavailable
+from bridge.pace import Paces
+from bridge.parking.names import DEAD_LETTER_PACE
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.05
+_LOOKS = 100
+
+
+def pace_entity() -> Callable[[EntityContext, Any], None]:
+    """Make the entity function that a worker registers under the name DEAD_LETTER_PACE."""
+
+    def pace(ctx: EntityContext, value: Any) -> None:
+        paces = Paces(ctx.get_state())
+        apply(paces, ctx.operation, value or {})
+        ctx.set_state(paces.to_json())
+
+    pace.__name__ = DEAD_LETTER_PACE
+    return pace
+
+
+def apply(paces: Paces, operation: str, value: dict[str, Any]) -> None:
+    """Apply one operation of the entity. Unknown operations, of later builds, change nothing."""
+    route, now = value.get("route"), value.get("now", 0.0)
+    if operation == "resume":
+        paces.resume(route)
+    elif route is None:
+        return
+    elif operation == "limit":
+        paces.limit(route, now)
+    elif operation == "claim":
+        paces.claim(route, value["by"], now)
+    elif operation == "wrote":
+        paces.wrote(route, now)
+    elif operation == "ease":
+        paces.ease(route, now)
+
+
+class EnginePaces:
+    """Paces of one source: `bridge.pipeline.dead_letter_limit.PaceStore` over an engine's client."""
+
+    def __init__(self, engine: Engine, source: str) -> None:
+        self._engine = engine
+        self._entity = EntityInstanceId(DEAD_LETTER_PACE, source)
+
+    async def load(self) -> Paces:
+        """Paces as they are after all operations sent so far.
+
+        Raises: EngineError; EngineUnavailable when no worker has processed the operations within five seconds.
+        """
+        for _ in range(_LOOKS):
+            found = await self._asked(look(self._engine.client, self._entity), "read the dead-letter pace")
+            if found is None:
+                return Paces()
+            if not found.backlog_queue_size:
+                return Paces(json.loads(found.get_state() or "null"))
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise EngineUnavailable("no worker has processed the dead-letter pace; is one running?")
+
+    async def send(self, operation: str, value: dict[str, Any]) -> None:
+        """Return when the engine has durably taken the operation. Raises: EngineError."""
+        call = self._engine.client.signal_entity(self._entity, operation, input=value)
+        await self._asked(call, f"dead-letter pace: {operation}")
+
+    async def _asked(self, call: Awaitable[T], what: str) -> T:
+        try:
+            return await call
+        except Exception as error:
+            raise translate(error, what=what) from error
+
+
+async def limited_sources(engine: Engine) -> dict[str, Paces]:
+    """Paces of every source of an engine that has a limited route, by source. Raises: EngineError."""
+    query = EntityQuery(instance_id_starts_with=f"@{DEAD_LETTER_PACE}@", include_state=True)
+    try:
+        found = await engine.client.get_all_entities(query)
+    except Exception as error:
+        raise translate(error, what="list the dead-letter paces") from error
+    read = {each.id.key: Paces(json.loads(each.get_state() or "null")) for each in found}
+    return {source: paces for source, paces in read.items() if len(paces)}

@@ -1,0 +1,116 @@
+"""Pace at which a source may write dead letters once a route has exceeded its limit. Pure: the clock is passed in.
+
+A bad rule must not empty a topic into the dead letters, and a sender of bad messages must not stop a source. Beyond the
+limit a route gets one dead letter per pause. Each doubles the pause; messages that succeed halve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+SHORTEST = 1.0
+"""Pause in seconds after the limit; once halved below it, the route is free again."""
+LONGEST = 300.0
+"""Pause in seconds that is not doubled any further: a bad rule costs at most 20 messages in its first hour."""
+SUCCESSES = 20
+"""Messages of the route that must succeed, without a dead letter among them, before the pause is halved."""
+CLAIM_SECONDS = 60.0
+"""A daemon that has claimed the next dead letter of a route and not written it loses the claim after this time."""
+
+NO_ROUTE = ""
+"""Stands for messages that cannot be decoded, or that no route takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Pace of one route. Times are seconds since 1970.
+
+    pause: seconds between two dead letters. due: time of the next. claimed_by: daemon that may write it, until
+    `claimed_until`.
+    """
+
+    pause: float
+    due: float
+    claimed_by: str | None = None
+    claimed_until: float = 0.0
+
+
+class Paces:
+    """Paces of the limited routes of one source; routes that are not limited have none.
+
+    Several daemons share one value through an entity: operations are idempotent where a daemon may repeat them.
+    """
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        """state: of `to_json`."""
+        self._routes = {
+            route: Pace(each["pause"], each["due"], each.get("by"), each.get("until", 0.0))
+            for route, each in (state or {}).get("routes", {}).items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._routes))
+
+    def __contains__(self, route: str) -> bool:
+        return route in self._routes
+
+    def __getitem__(self, route: str) -> Pace:
+        return self._routes[route]
+
+    def to_json(self) -> dict[str, Any] | None:
+        """State to keep; None when no route is limited."""
+        if not self._routes:
+            return None
+        return {
+            "v": 1,
+            "routes": {
+                route: {
+                    "pause": pace.pause,
+                    "due": pace.due,
+                    **({"by": pace.claimed_by, "until": pace.claimed_until} if pace.claimed_by else {}),
+                }
+                for route, pace in self._routes.items()
+            },
+        }
+
+    def limit(self, route: str, now: float) -> None:
+        """The route has exceeded its limit."""
+        self._routes.setdefault(route, Pace(SHORTEST, now + SHORTEST))
+
+    def claim(self, route: str, by: str, now: float) -> bool:
+        """Reserve the next dead letter of the route for one daemon. False when it is not due, or another has it."""
+        pace = self._routes.get(route)
+        if pace is None or now < pace.due or (pace.claimed_by not in (None, by) and now < pace.claimed_until):
+            return False
+        self._routes[route] = replace(pace, claimed_by=by, claimed_until=now + CLAIM_SECONDS)
+        return True
+
+    def wrote(self, route: str, now: float) -> None:
+        """A dead letter of the route was written."""
+        pace = self._routes.get(route)
+        if pace is not None:
+            pause = min(pace.pause * 2, LONGEST)
+            self._routes[route] = Pace(pause, now + pause)
+
+    def ease(self, route: str, now: float) -> None:
+        """Enough messages of the route have succeeded: halve its pause."""
+        pace = self._routes.get(route)
+        if pace is None:
+            return
+        pause = pace.pause / 2
+        if pause < SHORTEST:
+            del self._routes[route]
+        else:
+            self._routes[route] = replace(pace, pause=pause, due=min(pace.due, now + pause))
+
+    def resume(self, route: str | None) -> None:
+        """A person has ended the limit of this route, or of all with None."""
+        if route is None:
+            self._routes.clear()
+        else:
+            self._routes.pop(route, None)

@@ -1,0 +1,246 @@
+"""Limit of a source's dead letters: a number per minute and route, and beyond it one dead letter per pause."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+
+from bridge.errors import EngineError
+from bridge.pace import NO_ROUTE, SUCCESSES, Paces
+from bridge.pipeline.item import Item
+
+log = structlog.get_logger("bridge.source")
+
+REFRESH_SECONDS = 5.0
+"""Age after which the shared paces are read anew: before a dead letter, and all the time while a route is limited."""
+
+_RETRY_SECONDS = 1.0
+
+
+class DeadLetterLimited(Exception):
+    """A dead letter was not written, and its delivery stays unsettled: the route is beyond its limit."""
+
+    def __init__(self, route: str) -> None:
+        super().__init__(route)
+        self.route = route
+
+
+class PaceStore(Protocol):
+    """Paces of one source, shared by all its daemons."""
+
+    async def load(self) -> Paces:
+        """Raises: EngineError."""
+        ...
+
+    async def send(self, operation: str, value: dict[str, Any]) -> None:
+        """Apply `limit`, `claim`, `wrote` or `ease`, durably. Raises: EngineError."""
+        ...
+
+
+class DeadLetterLimit:
+    """Decides when a dead letter of one source may be written. Not thread-safe: one event loop.
+
+    `allow` before each dead letter, `wrote` after it; an item that is refused goes to `wait` and is freed when it may
+    be tried again. `run` claims, frees, and follows what other daemons and people decide.
+    """
+
+    def __init__(self, source: str, limit: int, store: PaceStore | None = None, window: float = 60.0) -> None:
+        """limit: dead letters per route within `window` seconds. store: None keeps the paces in this process."""
+        self.limit = limit
+        self._source = source
+        self._window = window
+        self._store = store
+        self._daemon = uuid4().hex
+        self._paces = Paces()
+        self._loaded = store is None
+        self._read_at = time.monotonic()
+        self._written: dict[str, dict[Hashable, float]] = {}
+        self._claimed: set[str] = set()
+        self._successes: dict[str, int] = {}
+        self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
+        self._eased: list[str] = []
+        self._wake = asyncio.Event()
+
+    @property
+    def active(self) -> bool:
+        """True while a route is limited."""
+        return len(self._paces) > 0
+
+    @property
+    def pauses(self) -> Mapping[str, float]:
+        """Seconds between two dead letters of each limited route; NO_ROUTE for messages that no route takes."""
+        return {route: self._paces[route].pause for route in self._paces}
+
+    @property
+    def reason(self) -> str | None:
+        """Sentence for a person with the next step; None while no route is limited."""
+        if not self._paces:
+            return None
+        routes = "; ".join(
+            f"{f'route {route}' if route else 'messages that no route takes'}: one dead letter every "
+            f"{self._paces[route].pause:g} s, {len(self._waiting.get(route, ()))} messages wait"
+            for route in self._paces
+        )
+        return (
+            f"more than {self.limit} dead letters within {self._window:g} s; {routes}. "
+            f"Fix the rule or the sender, then `bridge sources resume {self._source}`"
+        )
+
+    async def allow(self, route: str, message: Hashable) -> None:
+        """Return when the dead letter may be written. Raises: DeadLetterLimited.
+
+        message: its identity. A message that cannot be settled comes again and again, and counts once.
+        """
+        if not self._loaded:
+            raise DeadLetterLimited(route)
+        written = self._written.setdefault(route, {})
+        if message in written:
+            return
+        if self._store is not None and time.monotonic() - self._read_at > REFRESH_SECONDS:
+            await self._refresh()
+        now = time.monotonic()
+        while written and now - next(iter(written.values())) >= self._window:
+            del written[next(iter(written))]
+        if route in self._claimed:
+            self._claimed.discard(route)
+        elif route in self._paces:
+            raise DeadLetterLimited(route)
+        elif len(written) >= self.limit:
+            self._paces.limit(route, time.time())
+            await self._send("limit", route)
+            log.error(
+                "too many dead letters; the source probes with growing pauses",
+                action="dead_letter_limit",
+                source=self._source,
+                route=route or None,
+                detail=self.reason,
+            )
+            raise DeadLetterLimited(route)
+        written[message] = now
+
+    async def wrote(self, route: str) -> None:
+        """A dead letter that was allowed is written."""
+        if route in self._paces:
+            self._successes[route] = 0
+            self._paces.wrote(route, time.time())
+            self._wake.set()
+            await self._send("wrote", route)
+
+    def succeeded(self, routes: Iterable[str]) -> None:
+        """A message that these routes took did not end as a dead letter. Call it only while `active`."""
+        for route in {*routes, NO_ROUTE}:
+            if route not in self._paces:
+                continue
+            count = self._successes.get(route, 0) + 1
+            self._successes[route] = count % SUCCESSES
+            if count == SUCCESSES:
+                self._eased.append(route)
+            if count == SUCCESSES or route in self._claimed:
+                self._wake.set()
+
+    def wait(self, route: str, item: Item, free: Callable[[], None]) -> None:
+        """Call `free` when the item may try again. `forget` the item when it goes before."""
+        self._waiting.setdefault(route, {})[item] = free
+        item.waits_for = self
+        self._wake.set()
+
+    def forget(self, item: Item) -> None:
+        """The item is gone."""
+        for waiting in self._waiting.values():
+            waiting.pop(item, None)
+        item.waits_for = None
+
+    async def run(self) -> None:
+        """Claim dead letters as they fall due and free the items that wait for them, for ever."""
+        while True:
+            self._wake.clear()
+            if not self._loaded or (self._paces and time.monotonic() - self._read_at > REFRESH_SECONDS):
+                await self._refresh()
+            eased, self._eased = self._eased, []
+            for route in eased:
+                await self._ease(route)
+            delays = [await self._probe(route) for route in list(self._waiting) if self._waiting[route]]
+            if self._paces or not self._loaded:
+                delays.append(REFRESH_SECONDS if self._loaded else _RETRY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(delays) if delays else None):
+                    await self._wake.wait()
+
+    async def _probe(self, route: str) -> float:
+        """Free what waits for a route that is not limited, else one item at its time. Returns seconds until then."""
+        if not self._loaded:
+            return _RETRY_SECONDS
+        if route not in self._paces:
+            self._free(route, len(self._waiting[route]))
+            return REFRESH_SECONDS
+        if route not in self._claimed:
+            early = self._paces[route].due - time.time()
+            if early > 0:
+                return min(early, REFRESH_SECONDS)
+            if not await self._claim(route):
+                return _RETRY_SECONDS
+            self._claimed.add(route)
+        self._free(route, 1)
+        return REFRESH_SECONDS
+
+    async def _claim(self, route: str) -> bool:
+        now = time.time()
+        if self._store is None:
+            return self._paces.claim(route, self._daemon, now)
+        try:
+            await self._store.send("claim", {"route": route, "by": self._daemon, "now": now})
+        except EngineError:
+            return False
+        await self._refresh()
+        return route in self._paces and self._paces[route].claimed_by == self._daemon
+
+    async def _ease(self, route: str) -> None:
+        if route not in self._paces:
+            return
+        self._paces.ease(route, time.time())
+        if route not in self._paces:
+            self._released(route)
+            log.info("dead letters are free again", action="dead_letter_limit", source=self._source, route=route)
+        await self._send("ease", route)
+
+    def _released(self, route: str) -> None:
+        """The route is free: it may write as many dead letters as its limit says, from now on."""
+        self._written.pop(route, None)
+        self._claimed.discard(route)
+        self._successes.pop(route, None)
+
+    def _free(self, route: str, count: int) -> None:
+        waiting = self._waiting[route]
+        for item in list(waiting)[:count]:
+            free = waiting.pop(item)
+            item.waits_for = None
+            free()
+
+    async def _send(self, operation: str, route: str) -> None:
+        """Tell the other daemons. While the engine is away this process alone goes by it."""
+        if self._store is None:
+            return
+        try:
+            await self._store.send(operation, {"route": route, "now": time.time()})
+        except EngineError as error:
+            log.info("the dead-letter pace is not shared", action=operation, source=self._source, detail=str(error))
+
+    async def _refresh(self) -> None:
+        assert self._store is not None
+        try:
+            paces = await self._store.load()
+        except EngineError as error:
+            log.info("the dead-letter pace cannot be read", action="load", source=self._source, detail=str(error))
+        else:
+            self._loaded = True
+            known, self._paces = self._paces, paces
+            for route in known:
+                if route not in paces:
+                    self._released(route)
+        self._read_at = time.monotonic()
