@@ -1,8 +1,9 @@
 # Everything runs from .venv, installed from the lock files.
 PYTHON ?= python3
+REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: demo test prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-upgrade check bench lock clean help
+.PHONY: demo test search prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +24,9 @@ demo: .venv/runtime ## the main job on embedded parts, ends with a table
 
 test: .venv/dev ## the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile
+
+search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
+	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 4 --dist loadfile -m "hypothesis and not prove" || exit 1; done
 
 prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs
 	$(BIN)/python -m tests.prove

@@ -1,10 +1,18 @@
-"""Says at the end of a run when the Kafka tests had no real broker."""
+"""Set-up of all tests: how examples are chosen, and what stood in for a Kafka broker."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# `make test` tries the same examples each time: a change passes or fails by what it changes.
+# `make search` looks for new ones, with fresh seeds.
+settings.register_profile("repeat", derandomize=True, database=None)
+settings.register_profile("search", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 KAFKA_SUBSTITUTE = pytest.StashKey[str]()
 """Why the small Kafka-protocol server stood in."""
