@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: demo test search prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-upgrade check bench lock clean help
+.PHONY: demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,9 @@ endif
 ifdef DURABLETASK_JS
 	$(BIN)/python -m tests.engines.suites javascript "$(DURABLETASK_JS)"
 endif
+
+prove-hostile: .venv/dev ## an attack by five senders beside an honest one; BRIDGE_SOAK_SECONDS=120 for longer ones
+	$(BIN)/python -m tests.prove.dates run hostile
 
 prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
 	$(BIN)/python -m tests.prove.dates run acceptance

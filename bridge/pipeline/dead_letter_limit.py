@@ -20,6 +20,12 @@ log = structlog.get_logger("bridge.source")
 REFRESH_SECONDS = 5.0
 """Age after which the shared paces are read anew: before a dead letter, and all the time while a route is limited."""
 
+CREDIT = 4
+"""Dead letters that one success of a limited route pays for, at most as many as the limit in advance.
+
+Bad messages among good ones must not fill the source's bounds and stop it; a rule that fails for nearly all messages
+has no successes."""
+
 _RETRY_SECONDS = 1.0
 
 
@@ -62,6 +68,7 @@ class DeadLetterLimit:
         self._read_at = time.monotonic()
         self._written: dict[str, dict[Hashable, float]] = {}
         self._claimed: set[str] = set()
+        self._credit: dict[str, int] = {}
         self._successes: dict[str, int] = {}
         self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
         self._eased: list[str] = []
@@ -92,8 +99,8 @@ class DeadLetterLimit:
             f"Fix the rule or the sender, then `bridge sources resume {self._source}`"
         )
 
-    async def allow(self, route: str, message: Hashable) -> None:
-        """Return when the dead letter may be written. Raises: DeadLetterLimited.
+    async def allow(self, route: str, message: Hashable) -> bool:
+        """Return when the dead letter may be written: True when `wrote` has to follow. Raises: DeadLetterLimited.
 
         message: its identity. A message that cannot be settled comes again and again, and counts once.
         """
@@ -101,14 +108,19 @@ class DeadLetterLimit:
             raise DeadLetterLimited(route)
         written = self._written.setdefault(route, {})
         if message in written:
-            return
+            return False
         if self._store is not None and time.monotonic() - self._read_at > REFRESH_SECONDS:
             await self._refresh()
+        paced = False
         now = time.monotonic()
         while written and now - next(iter(written.values())) >= self._window:
             del written[next(iter(written))]
-        if route in self._claimed:
+        if self._credit.get(route, 0) > 0:
+            self._credit[route] -= 1
+            self._successes[route] = 0
+        elif route in self._claimed:
             self._claimed.discard(route)
+            paced = True
         elif route in self._paces:
             raise DeadLetterLimited(route)
         elif len(written) >= self.limit:
@@ -123,9 +135,10 @@ class DeadLetterLimit:
             )
             raise DeadLetterLimited(route)
         written[message] = now
+        return paced
 
     async def wrote(self, route: str) -> None:
-        """A dead letter that was allowed is written."""
+        """The dead letter that `allow` answered with True is written: the pause doubles."""
         if route in self._paces:
             self._successes[route] = 0
             self._paces.wrote(route, time.time())
@@ -141,7 +154,8 @@ class DeadLetterLimit:
             self._successes[route] = count % SUCCESSES
             if count == SUCCESSES:
                 self._eased.append(route)
-            if count == SUCCESSES or route in self._claimed:
+            self._credit[route] = min(self._credit.get(route, 0) + CREDIT, self.limit)
+            if count == SUCCESSES or self._waiting.get(route):
                 self._wake.set()
 
     def wait(self, route: str, item: Item, free: Callable[[], None]) -> None:
@@ -179,6 +193,9 @@ class DeadLetterLimit:
         if route not in self._paces:
             self._free(route, len(self._waiting[route]))
             return REFRESH_SECONDS
+        if (credit := self._credit.get(route, 0)) > 0:
+            self._free(route, credit)
+            return REFRESH_SECONDS
         if route not in self._claimed:
             early = self._paces[route].due - time.time()
             if early > 0:
@@ -213,6 +230,7 @@ class DeadLetterLimit:
         """The route is free: it may write as many dead letters as its limit says, from now on."""
         self._written.pop(route, None)
         self._claimed.discard(route)
+        self._credit.pop(route, None)
         self._successes.pop(route, None)
 
     def _free(self, route: str, count: int) -> None:

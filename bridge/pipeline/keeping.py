@@ -152,15 +152,15 @@ class Keeping:
         if quarantine is None or not isinstance(ended, Park):
             return ended, step
         first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
-        if first:
-            await self._limit.allow(NO_ROUTE if step is None else step.route, item.delivery.position)
+        limited = NO_ROUTE if step is None else step.route
+        paced = first and await self._limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
         route = None if step is None else step.route
         kept = await self._kept(quarantine.hold(key, item, self._letter(item), ended, item.error_class, route))
         if isinstance(kept, Complete):
-            if first:
-                await self._limit.wrote(NO_ROUTE if step is None else step.route)
-            elif isinstance(item.delivery, HeldDelivery):
+            if paced:
+                await self._limit.wrote(limited)
+            if isinstance(item.delivery, HeldDelivery):
                 item.delivery.returned = True
         return kept, step
 

@@ -44,11 +44,11 @@ class Settler:
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
         route = step.route if step else NO_ROUTE
-        if item.pending is None:
-            await self._limit.allow(route, item.delivery.position)
+        paced = item.pending is None and await self._limit.allow(route, item.delivery.position)
         item.pending = end
         await item.delivery.dead_letter(self._cause(item, end, step))
-        await self._limit.wrote(route)
+        if paced:
+            await self._limit.wrote(route)
         self._ledger.dead_letters[end.reason] += 1
         self._ledger.settle(item, Outcome.DEAD_LETTERED, time.monotonic(), time.time())
         log.warning(

@@ -43,10 +43,10 @@ def item() -> Item:
 
 async def allowed(limit: DeadLetterLimit, route: str, message: object) -> bool:
     try:
-        await limit.allow(route, message)
+        if await limit.allow(route, message):
+            await limit.wrote(route)
     except DeadLetterLimited as limited:
         return limited.route != route
-    await limit.wrote(route)
     return True
 
 

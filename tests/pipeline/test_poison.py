@@ -131,6 +131,17 @@ async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
         await it.until(lambda: it.source.ledger.dead_letters["engine_rejected"] == 6, "all bad ones")
 
 
+async def test_bad_messages_among_good_ones_do_not_fill_the_source(tmp_path: Path) -> None:
+    """Three of four are bad, and more than the source may have in flight."""
+    settings = "    limits: {dead_letter_limit: 10, max_in_flight: 40}"
+    async with bench(tmp_path, source=settings) as it:
+        mixed = [message("start" if number % 4 == 0 else "unknown", number, f"k{number}") for number in range(500)]
+        await it.publish(*mixed)
+        await it.source.start()
+        await it.until(lambda: it.source.ledger.outcomes["executed"] == 125, "every good message")
+        assert it.source.ledger.dead_letters["no_route"] > 300
+
+
 class NoDeadLetters:
     """A real delivery whose dead letter cannot be written while `broken`."""
 

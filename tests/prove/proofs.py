@@ -71,6 +71,7 @@ PROOFS: tuple[Proof, ...] = (
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/parking", "bridge/workflow"),
         "tests/acceptance", "tests/workflow",
     ),
+    _slow("hostile", ("bridge",), "tests/hostile"),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
 )  # fmt: skip
 
