@@ -18,6 +18,7 @@ from bridge.engines.base import Engine
 from bridge.engines.parking.look import look
 from bridge.engines.parking.wards import held_key
 from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.message import Message
 from bridge.parking.held import HeldKey
 from bridge.parking.key import raw, shown
 from bridge.parking.letter import Letter
@@ -82,9 +83,9 @@ class ParkedMessages:
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
 
-    async def list(self, which: Which) -> list[Waiting]:
-        """What waits, the oldest first."""
-        found: list[Waiting] = []
+    async def messages(self, which: Which) -> list[tuple[Waiting, Message]]:
+        """Messages that wait, the oldest first."""
+        found: list[tuple[Waiting, Message]] = []
         if "instance" in which.kinds:
             for begin in key_prefixes(which.prefix or ""):
                 for entity in await self._entities(f"@{PARKING}@{begin}"):
@@ -96,12 +97,16 @@ class ParkedMessages:
                 if held is not None:
                     found += _quarantined(held, json.loads(entity.get_state() or "{}").get("held", ()))
         chosen = [
-            one
-            for one in found
+            (one, message)
+            for one, message in found
             if (which.source is None or one.source == which.source)
             and (which.prefix is None or (one.instance_id or "").startswith(which.prefix))
         ]
-        return sorted(chosen, key=lambda one: one.since)
+        return sorted(chosen, key=lambda pair: pair[0].since)
+
+    async def list(self, which: Which) -> list[Waiting]:
+        """What waits, the oldest first."""
+        return [waiting for waiting, _ in await self.messages(which)]
 
     async def unprocessed(self) -> int:
         """Instances and keys that have been told something which no worker has processed: what waits may not show."""
@@ -206,25 +211,27 @@ def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     return {"marks": list(ids) or None, "forget": forget}
 
 
-def _parked(entity: EntityMetadata) -> Iterable[Waiting]:
+def _parked(entity: EntityMetadata) -> Iterable[tuple[Waiting, Message]]:
     told = json.loads(entity.get_state() or "{}")
     for item in told.get("items", ()):
         letter = Letter.from_json(item["letter"])
-        yield Waiting(
+        waiting = Waiting(
             "instance", told["target"], letter.source, None, item["mark"], item["id"], item["route"],
             _time(item["since"]), _time(item["until"]), "instance_not_found", "", str(letter.position), item["size"],
         )  # fmt: skip
+        yield waiting, letter.message
 
 
-def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[Waiting]:
+def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[tuple[Waiting, Message]]:
     until = None if held.until is None else _time(held.until) if held.until else RELEASED
     for number, (message, item) in enumerate(zip(held.messages, raw, strict=True)):
         cause = held.cause if number == 0 else {}
-        yield Waiting(
+        waiting = Waiting(
             "key", None, held.source, shown(held.key), message.mark, message.letter.message_id, cause.get("route"),
             _time(message.since), until,
             cause.get("reason", "follows"), cause.get("detail", ""), str(message.letter.position), item["size"],
         )  # fmt: skip
+        yield waiting, message.letter.message
 
 
 def _time(seconds: float) -> str:

@@ -26,6 +26,7 @@ __all__ = ["main", "root"]
         "trace": "Show which message led to which instance and result.",
         "parked": "See, release and drop messages that wait.",
         "sources": "See and end limits of dead letters.",
+        "erase": "Remove a person's payloads from an engine.",
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },

@@ -1,0 +1,85 @@
+"""`bridge erase`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import engine_options
+from bridge.cli.options import json_option
+from bridge.cli.output import plural, print_json, print_table
+
+if TYPE_CHECKING:
+    from bridge.app.erase import Finding
+
+
+@make(
+    "erase",
+    examples="""
+        bridge erase --where "payload.customer == 'c-17'" --dry-run
+        bridge erase --where "payload.customer == 'c-17'" --yes
+        bridge erase --where "kind == 'early' && payload.email == 'ann@example.org'" --yes --json
+    """,
+    exits={
+        0: "nothing that the condition finds is left on the engine",
+        1: "something is left: an instance that still runs, an entity's state; or the question was answered no",
+        3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+    },
+)
+@click.option(
+    "--where", metavar="CEL", required=True, help="Condition over `payload`, `kind`, `id` and `name` of each payload."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be erased.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@json_option
+@engine_options
+def command(where: str, dry_run: bool, yes: bool, as_json: bool, **engine: Any) -> int:
+    """Remove a person's payloads from an engine: finished instances, early and quarantined messages.
+
+    `payload` is each payload in turn: input, output, custom status and every payload in the history of an instance, and
+    the body of a message that waits. Finished instances are purged with their children, messages are dropped without a
+    dead letter. Instances that run and states of your entities are listed and left, and so are the topics, which the
+    bridge cannot erase. Bytes stay in the free pages of an embedded engine's file until `bridge engine compact`, and in
+    backups.
+    """
+    context = click.get_current_context()
+    if not dry_run and not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first", context)
+        if not click.confirm("Erase everything that the condition finds, for good?", err=True):
+            return 1
+    found, topics = asyncio.run(_erase(engine, where, dry_run, None if as_json else _progress))
+    left = [each for each in found if each.state in ("runs", "left")]
+    if as_json:
+        print_json({"findings": [asdict(each) for each in found], "topics": topics})
+        return 1 if left else 0
+    if found:
+        rows = [(each.kind, each.id, each.name, each.state, each.detail) for each in found]
+        print_table(("KIND", "ID", "NAME", "STATE", "NEXT STEP"), rows)
+    count = sum(each.state == ("found" if dry_run else "erased") for each in found)
+    click.echo(f"{plural(count, 'record')} {'would be' if dry_run else ''} erased".replace("  ", " "))
+    click.echo("not reached: " + "; ".join(topics), err=True)
+    return 1 if left else 0
+
+
+async def _erase(options: dict[str, Any], where: str, dry_run: bool, progress: Any) -> tuple[list[Finding], list[str]]:
+    from bridge.app.attachment import attached
+    from bridge.app.composition import load_config
+    from bridge.app.erase import Erasure, condition_of, elsewhere
+
+    loaded = load_config(options["config"], options["overlay"])
+    condition = condition_of(where)
+    async with attached(loaded, options["engine"]) as engine:
+        erasure = Erasure(engine, condition, dry_run=dry_run)
+        run = erasure.run() if progress is None else erasure.run(progress)
+        return [finding async for finding in run], elsewhere(loaded)
+
+
+def _progress(done: int, all_: int) -> None:
+    if sys.stderr.isatty() and all_ > 1_000:
+        click.echo(f"\r{done:,} of {all_:,} instances", nl=done == all_, err=True)
