@@ -73,12 +73,17 @@ def module_base(loaded: Loaded) -> Path:
     Beside the configuration file, or in the directory above it where that holds one of them, so that
     `config/bridge.yaml` can name the package `workflows` next to `config`.
     """
-    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
-    tops = {reference.partition(":")[0].partition(".")[0] for reference in references}
+    tops = own_packages(loaded)
     for directory in (loaded.base, loaded.base.absolute().parent):
         if any((directory / top).is_dir() or (directory / f"{top}.py").is_file() for top in tops):
             return directory
     return loaded.base
+
+
+def own_packages(loaded: Loaded) -> frozenset[str]:
+    """Top-level packages of the configuration's own code: workflow modules and functions of `map:`."""
+    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
+    return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:

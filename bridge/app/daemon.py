@@ -29,6 +29,7 @@ from bridge.app.composition import (
     build_source,
     load_workflows,
     message_shape,
+    own_packages,
 )
 from bridge.app.own_workflows import OwnWorkflows
 from bridge.app.readiness import clear_ready, write_ready
@@ -302,7 +303,8 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
     before that and at the end.
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
-    logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
+    wanted = loaded.config.ops.log
+    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
     if ready_file is not None:
         clear_ready(ready_file)
     found = inspect(loaded, imports=worker)

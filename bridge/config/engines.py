@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from bridge.config.types import OWN_NAMES, Duration, Integer, Model, Size
+from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size
 
 
 class WorkerConfig(Model):
@@ -72,17 +72,25 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
-    listen: str | None = Field(
+    listen: Address | None = Field(
         None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
     )
     token: SecretStr | None = Field(None, description="Bearer token that `listen` asks for; needed beyond loopback.")
+
+
+def _check_endpoint(value: str) -> str:
+    if "@" in value:
+        raise ValueError("an endpoint holds no credentials; write them below `credential` or `token`")
+    return value
 
 
 class SchedulerEngineConfig(EngineBase):
     """Azure Durable Task Scheduler, its emulator, or any Durable Task sidecar."""
 
     type: Literal["scheduler"] = Field(description="The kind of engine.")
-    endpoint: str = Field("http://localhost:8080", description="The scheduler's endpoint; http is the emulator's.")
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] = Field(
+        "http://localhost:8080", description="The scheduler's endpoint; http is the emulator's."
+    )
     task_hub: str = Field("default", min_length=1, description="The task hub's name.")
     credential: Literal["auto", "none", "default", "managed_identity", "workload_identity", "environment", "cli"] = (
         Field("auto", description="auto: none for http endpoints, else DefaultAzureCredential.")
