@@ -27,6 +27,7 @@ from bridge.app.composition import (
     build_domains,
     build_engine,
     build_source,
+    build_tls,
     load_workflows,
     message_shape,
     own_packages,
@@ -142,7 +143,7 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # Beside the intake that has the default port, which nobody chose
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.metrics)
+        self.web = Web(http, self.watch.health, self.watch.metrics, build_tls(loaded))
         self._run_worker = worker
         self._workers: list[TaskHubGrpcWorker] = []
         self._opened: list[Broker | Engine] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size
+from bridge.config.tls import ServerTlsConfig
+from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size, is_loopback
 
 
 class WorkerConfig(Model):
@@ -72,10 +73,34 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
-    listen: Address | None = Field(
-        None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
+    listen: Address | None = Field(None, description="`host:port` for clients and workers beyond the socket.")
+    token: SecretStr | None = Field(
+        None,
+        description="Bearer token that `listen` asks for. Beyond loopback it, or `tls` with `client_ca`, is needed.",
     )
-    token: SecretStr | None = Field(None, description="Bearer token that `listen` asks for; needed beyond loopback.")
+    tls: ServerTlsConfig | None = Field(None, description="TLS of `listen`; needed beyond loopback. null: none.")
+    behind_tls_proxy: bool = Field(
+        False, description="Another process ends TLS before `listen`, so that it may go without beyond loopback."
+    )
+    max_message: Size = Field(67108864, ge=1024, description="Largest request that `listen` takes.")
+    max_connections: Integer = Field(256, ge=1, description="Connections to `listen`; further ones are closed at once.")
+
+    @model_validator(mode="after")
+    def _check_port(self) -> EmbeddedEngineConfig:
+        if self.listen is None:
+            if self.tls is not None:
+                raise ValueError("`tls` is for `listen`, which is missing")
+        elif not is_loopback(self.listen.rpartition(":")[0]):
+            if self.token is None and (self.tls is None or self.tls.client_ca is None):
+                raise ValueError(
+                    f"`listen: {self.listen}` is not loopback and needs a `token`, or `tls` with `client_ca`"
+                )
+            if self.tls is None and not self.behind_tls_proxy:
+                raise ValueError(
+                    f"`listen: {self.listen}` is not loopback and needs `tls`: the token would travel in the clear; "
+                    "where another process ends TLS, write `behind_tls_proxy: true`"
+                )
+        return self
 
 
 def _check_endpoint(value: str) -> str:

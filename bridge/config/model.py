@@ -12,6 +12,7 @@ from bridge.config.registries import RegistryConfig
 from bridge.config.routes import RouteConfig
 from bridge.config.sagas import SagaConfig
 from bridge.config.sources import SourceConfig
+from bridge.config.tls import ServerTlsConfig
 from bridge.config.types import Duration, Integer, Model, Name
 
 
@@ -23,6 +24,7 @@ class HttpConfig(Model):
         8099, ge=0, le=65535, description="0 picks a free port; `bridge worker` does so unless this is set."
     )
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
+    tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
 
 
 class LogConfig(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -116,6 +117,14 @@ def check_address(value: str) -> str:
     if _ADDRESS.fullmatch(value) is None or int(value.rpartition(":")[2]) > 65535:
         raise ValueError("an address to listen on is written HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, with or without brackets, is this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Model(BaseModel):
