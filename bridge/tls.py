@@ -8,10 +8,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.files import read_file
+
 _log = logging.getLogger(__name__)
 
 MAX_FILE = 1024 * 1024
-"""Largest certificate or key file, in bytes."""
+"""Largest file of a certificate, a key or authorities, in bytes."""
 
 
 class TlsProblem(Exception):
@@ -119,15 +121,11 @@ def serve_current(files: TlsFiles) -> ssl.SSLContext:
 
 def _contents(file: Path) -> bytes:
     try:
-        if not file.is_file():
-            raise TlsProblem(f"{file}: {'not a file' if file.exists() else 'there is no such file'}")
-        with file.open("rb") as stream:
-            found = stream.read(MAX_FILE + 1)
+        return read_file(file, MAX_FILE)
+    except FileNotFoundError:
+        raise TlsProblem(f"{file}: there is no such file") from None
     except OSError as error:
         raise TlsProblem(f"{file}: cannot be read: {error.strerror}") from None
-    if len(found) > MAX_FILE:
-        raise TlsProblem(f"{file}: larger than 1 MiB")
-    return found
 
 
 def _no_password() -> str:

@@ -11,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 import jsonschema_rs
 import orjson
 
+from bridge.config.schema_files import MAX_SCHEMA
 from bridge.errors import SchemaError
+from bridge.files import read_file
 
 _LIMIT = 1024
 _SHOWN = 3
@@ -101,7 +103,7 @@ def schema_problem(path: Path) -> str | None:
 
 def _load(path: Path) -> Any:
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(read_file(path, MAX_SCHEMA))
     except OSError as error:
         raise SchemaProblem(f"cannot read the schema {path}: {error.strerror}") from None
     except orjson.JSONDecodeError as error:

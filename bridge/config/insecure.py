@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         KafkaBrokerConfig,
         ("bootstrap_servers",),
         lambda broker: broker.tls is None and broker.sasl is None and _has_far_host(broker),
-        "messages travel in the clear, and the cluster asks nobody for credentials; set `tls`, and `sasl` or a certificate",
+        "messages travel in the clear, and the cluster asks nobody for credentials; set `tls` and `sasl`",
     ),
     Rule(
         "hostname_unchecked",
