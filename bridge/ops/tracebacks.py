@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import Iterator
+from types import TracebackType
 
 from bridge.errors import BridgeError
 
@@ -17,6 +18,8 @@ _SPEAKING_PACKAGES = frozenset({"aiokafka", "azure", "grpc"})
 """Clients of brokers and engines: their errors report what a peer answered."""
 
 _LONGEST_CHAIN = 20
+_SHORTEST_VALUE = 4
+"""Characters of an argument of an exception that is looked for: shorter ones are parts of any word."""
 WITHHELD = "(text withheld, it may quote a message)"
 
 
@@ -35,6 +38,14 @@ def describe(error: BaseException) -> str:
     if not speaks(error):
         return f"{name}: {WITHHELD}" if str(error) else name
     return f"{name}: {error}" if str(error) else name
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An exception hook of a command: the traceback on standard error, without texts that may quote a message."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write(f"{render(error)}\n")
 
 
 def render(error: BaseException) -> str:
@@ -66,6 +77,13 @@ def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
     return iter(reversed(chain))
 
 
+def _quotations(error: BaseException) -> set[str]:
+    """Texts by which a message may show what an exception says."""
+    values = [each for each in (*error.args, *getattr(error, "__notes__", ())) if isinstance(each, str)]
+    said = {str(error), *(each for each in values if len(each) >= _SHORTEST_VALUE)}
+    return {repr(error), *said, *(repr(each)[1:-1] for each in said)} - {""}
+
+
 def withhold(record: logging.LogRecord) -> None:
     """Take the texts of exceptions out of the message of a library's record.
 
@@ -81,8 +99,7 @@ def withhold(record: logging.LogRecord) -> None:
         return
     message = record.getMessage()
     for error in silent:
-        for text in (repr(error), str(error)):
-            if text:
-                message = message.replace(text, type(error).__qualname__)
+        for text in sorted(_quotations(error), key=len, reverse=True):
+            message = message.replace(text, type(error).__qualname__)
     record.msg, record.args = message, ()
     record.__dict__.pop("message", None)  # left by another handler

@@ -9,11 +9,15 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.errors import EngineUnavailable
 from bridge.ops.logging import configure, get_logger
@@ -273,3 +277,46 @@ def test_uncaught_exceptions_are_json_too(where: str) -> None:
     assert "in fail" in line["traceback"]
     assert "SECRET" not in done.stderr.replace('"SECRET"', "")
     assert done.returncode == (1 if where == "main" else 0)
+
+
+class _Own(Exception):
+    def __str__(self) -> str:
+        return f"{self.args[0]}!"
+
+
+FORMS: tuple[Callable[[logging.Logger, BaseException], None], ...] = (
+    lambda logger, error: logger.exception(error),
+    lambda logger, error: logger.error("failed: %s", error),
+    lambda logger, error: logger.error("failed: %r", error),
+    lambda logger, error: logger.error("failed: %r", str(error)),
+    lambda logger, error: logger.error("failed: %s", error.args),
+    lambda logger, error: logger.error("failed: " + str(error).replace("%", "%%")),
+    lambda logger, error: logger.warning("failed: %(why)s", {"why": error}),
+    lambda logger, error: logger.warning("failed", exc_info=error),
+    lambda logger, error: logger.error("failed:\n%s", traceback.format_exc()),
+)
+TEXT = st.builds(lambda before, after: f"{before}PAYLOAD-1{after}", st.text(max_size=8), st.text(max_size=8))
+
+
+@given(TEXT, st.sampled_from((ValueError, KeyError, LookupError, _Own)), st.sampled_from(FORMS), st.booleans())
+def test_no_form_of_a_library_shows_what_an_exception_says(
+    text: str, kind: type[Exception], log: Callable[[logging.Logger, BaseException], None], noted: bool
+) -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream, libraries="info")
+    try:
+        error = kind(text)
+        if noted:
+            error.add_note(f"about {text}")
+        raise error
+    except Exception as caught:
+        log(logging.getLogger("library"), caught)
+    assert "PAYLOAD-1" not in stream.getvalue()
+
+
+def test_a_bug_of_a_command_shows_no_text(tmp_path: Path) -> None:
+    program = "from bridge.cli import main, root\nroot.invoke = lambda ctx: {}['PAY' + 'LOAD']\nmain()\n"
+    done = subprocess.run([sys.executable, "-c", program, "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "KeyError: (text withheld" in done.stderr
+    assert "PAYLOAD" not in done.stderr
