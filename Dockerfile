@@ -1,5 +1,6 @@
 # The bridge, without a configuration: mount one below /app, or build on this image.
-FROM python:3.13-slim AS build
+# The same digest twice; it is that of 3.13.15-slim for every platform
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 RUN python -m venv /opt/bridge
 ENV PATH=/opt/bridge/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -10,7 +11,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY bridge ./bridge
 RUN pip install --no-deps --no-build-isolation . && pip uninstall --yes pip
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 # State lives in /var/lib/bridge; a volume that is made for it takes its owner over
 RUN groupadd --gid 10001 bridge \
     && useradd --uid 10001 --gid bridge --no-create-home --home-dir /var/lib/bridge --shell /usr/sbin/nologin bridge \

@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -70,11 +70,25 @@ check: .venv/dev ## format, lint, types, layers, age of the proofs
 bench: .venv/dev ## all benchmarks, as JSON
 	$(BIN)/python -m benchmarks all --json
 
+.venv/supply: .venv/dev requirements-supply.lock
+	$(PYTHON) -m venv .venv/tools
+	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-supply.lock
+	@touch $@
+
+sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.json
+	@mkdir -p dist
+	.venv/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
+
+audit-deps: .venv/supply ## known vulnerabilities of the locked libraries; asks PyPI
+	.venv/tools/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+
 lock: ## renew the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \
 	  --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade \
+	  --group pyproject.toml:supply -o requirements-supply.lock
 
 clean: ## remove what was built
 	rm -rf .venv .bridge .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ from typing import TypeVar
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.lint import unknown_names
+from bridge.config.insecure import insecure
 from bridge.config.source import Loaded, survey
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
@@ -86,6 +87,7 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
         for target in loaded.config.targets:
             _collect(partial(target_codec, loaded, target, registries), problems)
     problems += lint(loaded.config, loaded.locate, whole=whole)
+    problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
 
 

@@ -16,9 +16,11 @@ from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable, SourceConfig
+from bridge.config.tls import ServerTlsConfig
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
@@ -37,6 +39,7 @@ from bridge.routing.expression import SOURCE, Compiler
 from bridge.routing.scope import SourceScope
 from bridge.routing.template import compile_template
 from bridge.settlement import RetryPolicy
+from bridge.tls import TlsFiles
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -74,12 +77,17 @@ def module_base(loaded: Loaded) -> Path:
     Beside the configuration file, or in the directory above it where that holds one of them, so that
     `config/bridge.yaml` can name the package `workflows` next to `config`.
     """
-    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
-    tops = {reference.partition(":")[0].partition(".")[0] for reference in references}
+    tops = own_packages(loaded)
     for directory in (loaded.base, loaded.base.absolute().parent):
         if any((directory / top).is_dir() or (directory / f"{top}.py").is_file() for top in tops):
             return directory
     return loaded.base
+
+
+def own_packages(loaded: Loaded) -> frozenset[str]:
+    """Top-level packages of the configuration's own code: workflow modules and functions of `map:`."""
+    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
+    return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
@@ -87,10 +95,28 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 
     Raises: ConfigError.
     """
+    config = loaded.config.engines[name]
+    if isinstance(config, EmbeddedEngineConfig) and config.tls is not None:
+        config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return factory.create(name, loaded.config.engines[name], loaded.base, host=host)
+        return factory.create(name, config, loaded.base, host=host)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+def build_tls(loaded: Loaded) -> TlsFiles | None:
+    """The certificate of the ops port; None when it has none."""
+    if loaded.config.ops.http.tls is None:
+        return None
+    tls = _resolved(loaded, ("ops", "http", "tls"), loaded.config.ops.http.tls)
+    key, client_ca = (None if file is None else Path(file) for file in (tls.key, tls.client_ca))
+    return TlsFiles(Path(tls.certificate), key, client_ca)
+
+
+def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: ServerTlsConfig) -> ServerTlsConfig:
+    """The same with absolute paths: files lie beside the configuration file that names them."""
+    files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
+    return tls.model_copy(update=files)
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:

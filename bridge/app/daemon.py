@@ -26,8 +26,10 @@ from bridge.app.composition import (
     build_domains,
     build_engine,
     build_source,
+    build_tls,
     load_workflows,
     message_shape,
+    own_packages,
 )
 from bridge.app.own_workflows import OwnWorkflows
 from bridge.app.readiness import clear_ready, write_ready
@@ -144,7 +146,7 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # Beside the intake that has the default port, which nobody chose
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.metrics)
+        self.web = Web(http, self.watch.health, self.watch.metrics, build_tls(loaded))
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
@@ -309,7 +311,8 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
     before that and at the end.
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
-    logging.configure(loaded.config.ops.log.level, loaded.config.ops.log.format)
+    wanted = loaded.config.ops.log
+    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
     if ready_file is not None:
         clear_ready(ready_file)
     found = inspect(loaded, imports=worker)

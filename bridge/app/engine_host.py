@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -12,19 +13,24 @@ import structlog
 
 from bridge.app.readiness import write_ready
 from bridge.engines.embedded.database import DatabaseOptions
-from bridge.engines.embedded.hubs import HubsService, TaskHubs
+from bridge.engines.embedded.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.engines.embedded.retention import RetentionPolicy
-from bridge.engines.embedded.server import Server
+from bridge.engines.embedded.server import Guard, Server
 from bridge.errors import EngineMisconfigured
 from bridge.ops import logging
+from bridge.tls import TlsFiles
 
 log = structlog.get_logger("bridge.engine")
+
+
+MAX_TOKEN = 4096
+"""Longest token, in characters."""
 
 
 class EngineHost:
     """Every task hub of a directory behind one port.
 
-    listen: `host:port`; port 0 takes a free one. token: clients must send it; needed when the host is not loopback.
+    listen: `host:port`; port 0 takes a free one. guard: who may call it, and the bounds of what they take.
     retention: seconds that finished instances are kept; None for ever. strict: the scheduler's limits hold.
     """
 
@@ -32,14 +38,16 @@ class EngineHost:
         self,
         listen: str,
         directory: Path,
-        token: str | None = None,
+        guard: Guard | None = None,
         retention: float | None = None,
         strict: bool = False,
+        max_hubs: int = MAX_HUBS,
     ) -> None:
-        """Opens nothing. Raises: EngineMisconfigured when a token is needed."""
+        """Opens nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
-        self._hubs = TaskHubs(directory, DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention)))
-        self._server = Server(HubsService(self._hubs), [listen], token)
+        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention))
+        self._hubs = TaskHubs(directory, options, max_hubs)
+        self._server = Server(HubsService(self._hubs), [listen], guard)
 
     @property
     def address(self) -> str:
@@ -65,21 +73,46 @@ class EngineHost:
 def read_token(path: Path) -> str:
     """The token that a file holds, without white space around it. Raises: EngineMisconfigured."""
     try:
-        token = path.read_text("utf-8").strip()
+        with path.open("rb") as stream:
+            token = stream.read(MAX_TOKEN + 1).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineMisconfigured(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
-    if not token or not token.isascii() or not token.isprintable():
+    if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
         raise EngineMisconfigured(f"{path}: must hold one line of printable ASCII, the token")
     return token
+
+
+def make_guard(
+    *,
+    token_file: Path | None = None,
+    tls_certificate: Path | None = None,
+    tls_key: Path | None = None,
+    tls_client_ca: Path | None = None,
+    behind_tls_proxy: bool = False,
+    max_message: int | None = None,
+    max_connections: int | None = None,
+) -> Guard:
+    """The guard of a port, of what a person asked for. Raises: EngineMisconfigured when a token cannot be read."""
+    guard = Guard(
+        None if token_file is None else read_token(token_file),
+        None if tls_certificate is None else TlsFiles(tls_certificate, tls_key, tls_client_ca),
+        behind_tls_proxy,
+    )
+    return dataclasses.replace(
+        guard,
+        max_message=max_message or guard.max_message,
+        max_connections=max_connections or guard.max_connections,
+    )
 
 
 def serve(
     listen: str,
     directory: Path,
     *,
-    token_file: Path | None = None,
+    guard: Guard | None = None,
     retention: float | None = None,
     strict: bool = False,
+    max_hubs: int | None = None,
     ready_file: Path | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
@@ -88,7 +121,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when it cannot be started.
     """
     logging.configure()
-    host = EngineHost(listen, directory, None if token_file is None else read_token(token_file), retention, strict)
+    host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
+
 import click
 
 from bridge import __version__
@@ -42,6 +45,13 @@ def root() -> None:
     """Messages from brokers become calls on durable workflows, by rules in config files."""
 
 
+def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    from bridge.ops.tracebacks import report
+
+    report(kind, error, trace)
+
+
 def main() -> None:
     """The entry point `bridge`."""
+    sys.excepthook = _report_bug
     root(prog_name="bridge")

@@ -11,7 +11,7 @@ import click
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.options import EXISTING, config_options, json_option
-from bridge.cli.output import plural, print_json
+from bridge.cli.output import plural, print_json, say
 
 if TYPE_CHECKING:
     from bridge.app.check import Report
@@ -68,7 +68,7 @@ def command(
         print_json({"ok": not wrong, "problems": problems, "counts": report.counts})
     else:
         for problem in report.problems:
-            click.echo(problem)
+            say(problem)
         click.echo(_summary(report, wrong > 0))
     return exit_codes.FAILED if wrong else exit_codes.OK
 
@@ -81,7 +81,7 @@ def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int
         click.echo(load_config(config, overlay).effective(), nl=False)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            say(problem, err=True)
         return exit_codes.FAILED
     return exit_codes.OK
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bridge.cli import exit_codes
+from bridge.cli.output import say
 from bridge.errors import BridgeError, ConfigError
 
 
@@ -28,7 +29,7 @@ def guarded(run: Callable[[], Any]) -> int:
         # What was asked for by a name that is not configured; the subclasses, like KeyError, are bugs.
         if type(error) is not LookupError:
             raise
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         return exit_codes.USAGE
     return result if isinstance(result, int) else exit_codes.OK
 
@@ -51,9 +52,9 @@ def report(error: BridgeError) -> int:
     """Tell a person of an error; returns the exit code it leads to."""
     if isinstance(error, ConfigError):
         for problem in error.problems:
-            click.echo(problem if problem.severity == "warning" else f"error: {problem}", err=True)
+            say(problem if problem.severity == "warning" else f"error: {problem}", err=True)
     else:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        say(f"error: {' '.join(str(error).split())}", err=True)
     return exit_codes.of(error)
 
 
@@ -62,7 +63,7 @@ def _usage(error: click.ClickException) -> int:
         # Its message is the help of the group that was named without a command.
         click.echo(error.format_message(), err=True)
         return error.exit_code
-    click.echo(f"error: {error.format_message()}", err=True)
+    say(f"error: {error.format_message()}", err=True)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         click.echo(f"{context.get_usage()}\nmore: {context.command_path} --help", err=True)

@@ -11,7 +11,7 @@ import click
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.options import EXISTING, config_options
-from bridge.cli.output import plural, print_json, print_table
+from bridge.cli.output import plural, print_json, print_table, say
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
@@ -76,7 +76,7 @@ def command(
         print_json({"ok": not found.findings, **counts, "findings": [asdict(one) for one in found.findings]})
     else:
         for finding in found.findings:
-            click.echo(finding)
+            say(finding)
         click.echo(_summary(found))
     return exit_codes.FAILED if found.findings else exit_codes.OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +16,12 @@ WIDE = 100_000
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON on standard output. Numbers of any size and any text keep their value."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not encodable(value)))
+    """Indented JSON on standard output. Numbers of any size and any text keep their value.
+
+    Characters that could drive a terminal are written as escapes of JSON, which are the same value.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=not encodable(value))
+    click.echo(_INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def encodable(value: Any) -> bool:
@@ -26,6 +31,17 @@ def encodable(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_INVISIBLE = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Controls, and what reorders or hides text. JSON itself escapes those below U+0020."""
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Lines for a person, on standard output or error, without raw control characters."""
+    click.echo("\n".join(clean(line) for line in str(text).split("\n")), err=err)
 
 
 def compact(value: Any, limit: int | None = None) -> str:

@@ -80,6 +80,20 @@ class Duration(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class Size(click.ParamType[Any]):
+    """`4096`, `64KiB`, `1MiB`. Gives bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from bridge.config.types import parse_size
+
+        try:
+            return parse_size(int(value) if str(value).isdecimal() else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def _seconds(text: str) -> float:
     from bridge.config.types import parse_duration
 
@@ -141,6 +155,7 @@ ADDRESS = Address()
 SINCE = Time()
 AT = Time(ago=False)
 DURATION = Duration()
+SIZE = Size()
 HEADER = Pair("header")
 TAG = Pair("tag")
 STATUS = Status()

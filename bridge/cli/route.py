@@ -11,7 +11,7 @@ import click
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.options import config_options, json_option, message_options
-from bridge.cli.output import clean, compact, print_fields, print_json, print_table
+from bridge.cli.output import clean, compact, print_fields, print_json, print_table, say
 
 if TYPE_CHECKING:
     from bridge.app.explain import Answer
@@ -130,7 +130,7 @@ def _print(answer: Answer) -> None:
         click.echo()
     for step in answer.to_dict()["steps"]:
         command = dict(step["command"])
-        click.echo(f"{command.pop('type')} by {step['route']} on engine {step['engine']}")
+        say(f"{command.pop('type')} by {step['route']} on engine {step['engine']}")
         start = command.get("input")
         command["input"] = given(start)
         fields = [(f"  {name}", compact(value)) for name, value in command.items() if value not in (None, {})]
@@ -138,7 +138,7 @@ def _print(answer: Answer) -> None:
         click.echo()
     by = f" by {', '.join(answer.routes)}" if answer.routes else ""
     why = f" ({answer.reason}): {clean(answer.detail or '')}" if answer.reason else ""
-    click.echo(f"outcome: {answer.outcome.value.replace('_', '-')}{by}{why}")
+    say(f"outcome: {answer.outcome.value.replace('_', '-')}{by}{why}")
 
 
 def _row(rule: Considered) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import engine_options, on_engine
 from bridge.cli.options import json_option
-from bridge.cli.output import plural, print_fields, print_json, print_table
+from bridge.cli.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.parameters import Time
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
         _print(id_, found)
     elif found.undelivered:
         for one in found.undelivered:
-            click.echo(_became(one))
+            say(_became(one))
     else:
         where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
         begin = f" with the prefix {prefix!r}" if prefix else ""

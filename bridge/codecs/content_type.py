@@ -18,6 +18,10 @@ _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252"
 _TEXT = frozenset({"application/xml", "application/yaml", "application/x-www-form-urlencoded"})
 
 
+_LONGEST_CACHED = 256
+"""Characters of a content type that is kept. A sender chooses the text, and the cache lives as long as the process."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContentType:
     """A parsed content type. cloudevents: this is the format of a whole event, not of its data."""
@@ -28,9 +32,12 @@ class ContentType:
     cloudevents: Literal["no", "json", "batch", "unknown"]
 
 
-@lru_cache(maxsize=256)
 def parse_content_type(text: str) -> ContentType:
     """Raises: DecodeError when it is no media type."""
+    return (_parse_cached if len(text) <= _LONGEST_CACHED else _parse)(text)
+
+
+def _parse(text: str) -> ContentType:
     media = text.split(";", 1)[0].strip().lower()
     if not _MEDIA.fullmatch(media):
         raise DecodeError("the content type is not a media type like application/json")
@@ -48,6 +55,9 @@ def parse_content_type(text: str) -> ContentType:
     elif media.startswith("application/cloudevents"):
         cloudevents = "unknown"
     return ContentType(media, kind, found[1].lower() if found else "utf-8", cloudevents)
+
+
+_parse_cached = lru_cache(maxsize=256)(_parse)
 
 
 def content_type_of(message: Message) -> str | None:

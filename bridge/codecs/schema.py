@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 import jsonschema_rs
 import orjson
 
+from bridge.config.schema_files import MAX_SCHEMA
 from bridge.errors import SchemaError
+from bridge.files import read_file
 
 _LIMIT = 1024
 _SHOWN = 3
@@ -36,16 +39,19 @@ class Schema:
         """
         self.path = path
         schema = _load(path)
+        self._names = set(_keys(schema))
         if not isinstance(schema, dict | bool):
             raise SchemaProblem(f"{path} holds no JSON Schema: it must be an object, true or false")
         refused: list[str] = []
 
         def retrieve(uri: str) -> Any:
             try:
-                return _retrieve(uri)
+                found = _retrieve(uri)
             except SchemaProblem as problem:
                 refused.append(str(problem))
                 raise
+            self._names |= set(_keys(found))
+            return found
 
         try:
             self._validator = jsonschema_rs.validator_for(
@@ -66,15 +72,18 @@ class Schema:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
 
     def validate(self, data: Any) -> None:
-        """Raises: SchemaError naming up to three places and what is wrong there, never a value. At most 1 KB."""
+        """Raises: SchemaError naming up to three places and what is wrong there, never what the sender chose.
+
+        At most 1 KB.
+        """
         try:
             if self._validator.is_valid(data):
                 return
             errors = self._validator.iter_errors(data)
-            told = [_tell(error) for error in islice(errors, _SHOWN)]
+            told = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
-            raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error)}") from None
+            raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error, self._names)}") from None
         except ValueError:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
@@ -94,7 +103,7 @@ def schema_problem(path: Path) -> str | None:
 
 def _load(path: Path) -> Any:
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(read_file(path, MAX_SCHEMA))
     except OSError as error:
         raise SchemaProblem(f"cannot read the schema {path}: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
@@ -110,8 +119,23 @@ def _retrieve(uri: str) -> Any:
     return _load(Path(unquote(parts.path)))
 
 
-def _tell(error: jsonschema_rs.ValidationError) -> str:
-    path = "payload" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+def _keys(schema: Any) -> Iterator[str]:
+    """Every key of a schema, its names of properties among them."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield from part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
+    """Place and fault. A property that is not named in the schema is `*`: the sender chose the name."""
+    path = "payload" + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part if part in names else '*'}" for part in error.instance_path
+    )
     if len(path) > _PATH_LIMIT:
         path = path[: _PATH_LIMIT - 1] + "…"
     kind = error.kind

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-from bridge.config.types import OWN_NAMES, Duration, Integer, Model, Size
+from bridge.config.tls import ServerTlsConfig
+from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size, is_loopback
 
 
 class WorkerConfig(Model):
@@ -84,17 +85,49 @@ class EmbeddedEngineConfig(EngineBase):
         description="Worker processes that may die while they run one work item and nothing else, after which the "
         "activity fails or the orchestration is suspended; 0: any number.",
     )
-    listen: str | None = Field(
-        None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
+    listen: Address | None = Field(None, description="`host:port` for clients and workers beyond the socket.")
+    token: SecretStr | None = Field(
+        None,
+        description="Bearer token that `listen` asks for. Beyond loopback it, or `tls` with `client_ca`, is needed.",
     )
-    token: SecretStr | None = Field(None, description="Bearer token that `listen` asks for; needed beyond loopback.")
+    tls: ServerTlsConfig | None = Field(None, description="TLS of `listen`; needed beyond loopback. null: none.")
+    behind_tls_proxy: bool = Field(
+        False, description="Another process ends TLS before `listen`, so that it may go without beyond loopback."
+    )
+    max_message: Size = Field(67108864, ge=1024, description="Largest request that `listen` takes.")
+    max_connections: Integer = Field(256, ge=1, description="Connections to `listen`; further ones are closed at once.")
+
+    @model_validator(mode="after")
+    def _check_port(self) -> EmbeddedEngineConfig:
+        if self.listen is None:
+            if self.tls is not None:
+                raise ValueError("`tls` is for `listen`, which is missing")
+        elif not is_loopback(self.listen.rpartition(":")[0]):
+            if self.token is None and (self.tls is None or self.tls.client_ca is None):
+                raise ValueError(
+                    f"`listen: {self.listen}` is not loopback and needs a `token`, or `tls` with `client_ca`"
+                )
+            if self.tls is None and not self.behind_tls_proxy:
+                raise ValueError(
+                    f"`listen: {self.listen}` is not loopback and needs `tls`: the token would travel in the clear; "
+                    "where another process ends TLS, write `behind_tls_proxy: true`"
+                )
+        return self
+
+
+def _check_endpoint(value: str) -> str:
+    if "@" in value:
+        raise ValueError("an endpoint holds no credentials; write them below `credential` or `token`")
+    return value
 
 
 class SchedulerEngineConfig(EngineBase):
     """Azure Durable Task Scheduler, its emulator, or any Durable Task sidecar."""
 
     type: Literal["scheduler"] = Field(description="The kind of engine.")
-    endpoint: str = Field("http://localhost:8080", description="The scheduler's endpoint; http is the emulator's.")
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] = Field(
+        "http://localhost:8080", description="The scheduler's endpoint; http is the emulator's."
+    )
     task_hub: str = Field("default", min_length=1, description="The task hub's name.")
     credential: Literal["auto", "none", "default", "managed_identity", "workload_identity", "environment", "cli"] = (
         Field("auto", description="auto: none for http endpoints, else DefaultAzureCredential.")

@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 
 from bridge.config.node import MappingNode, Mark, Node, Path, ScalarNode, SequenceNode, find
 from bridge.errors import Problem
+from bridge.files import FileProblem, read_file
 
 SECTIONS = ("brokers", "registries", "engines", "ops")
 """The only sections in which `${...}` means something."""
@@ -102,17 +103,13 @@ class _Interpolation:
             file = (self.secrets / name).resolve(strict=True)
             if not file.is_relative_to(self.secrets.resolve()):
                 raise ValueError(f"`${{file:{name}}}` leads out of {self.secrets}")
-            if not file.is_file():
-                raise ValueError(f"`${{file:{name}}}` is not a plain file")
-            with file.open("rb") as stream:
-                raw = stream.read(MAX_SECRET + 1)
-            if len(raw) > MAX_SECRET:
-                raise ValueError(f"`${{file:{name}}}` is larger than 1 MiB")
-            text = raw.decode()
+            text = read_file(file, MAX_SECRET).decode()
         except FileNotFoundError:
             raise ValueError(f"`${{file:{name}}}`: there is no such file below {self.secrets}") from None
         except UnicodeDecodeError:
             raise ValueError(f"`${{file:{name}}}` is not UTF-8") from None
+        except FileProblem as problem:
+            raise ValueError(f"`${{file:{name}}}` is {problem.strerror}") from None
         except (OSError, RuntimeError) as error:
             cause = getattr(error, "strerror", None) or type(error).__name__
             raise ValueError(f"`${{file:{name}}}` cannot be read: {cause}") from None

@@ -12,17 +12,19 @@ from bridge.config.registries import RegistryConfig
 from bridge.config.routes import RouteConfig
 from bridge.config.sagas import SagaConfig
 from bridge.config.sources import SourceConfig
+from bridge.config.tls import ServerTlsConfig
 from bridge.config.types import Duration, Integer, Model, Name
 
 
 class HttpConfig(Model):
     """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, pattern=r"^[^\s/@]*$", description="Address to listen on.")
     port: Integer = Field(
         8099, ge=0, le=65535, description="0 picks a free port; `bridge worker` does so unless this is set."
     )
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
+    tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
 
 
 class LogConfig(Model):
@@ -30,6 +32,11 @@ class LogConfig(Model):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe records to write.")
     format: Literal["auto", "human", "json"] = Field("auto", description="auto: human on a terminal, else JSON.")
+    libraries: Literal["info", "warning", "error"] = Field(
+        "warning",
+        description="The same for libraries and other code than the bridge's and the workflow modules'. Debug records "
+        "of libraries hold passwords and payloads, so they are never written.",
+    )
 
 
 class OpsConfig(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,15 @@ MASK = "**********"
 """What is shown in place of a secret."""
 
 
+_USER_INFORMATION = re.compile(r"//[^\s/@'\"{}]+@")
+_PASSWORD = re.compile(r"[^\s/:@'\"`{}]+:[^\s/:@'\"`{}]+@")
+
+
+def without_credentials(text: str) -> str:
+    """The text with user and password of every address in it masked: `http://user:password@host`."""
+    return _USER_INFORMATION.sub(f"//{MASK}@", text) if "@" in text else text
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A place in a file; `line` and `column` count from 1."""
@@ -30,7 +40,9 @@ class Mark:
         return f"{self.file}:{self.line}"
 
     def problem(self, path: Path, what: str) -> Problem:
-        """An error at this place."""
+        """An error at this place. What is wrong may quote an address, but not the credentials in it."""
+        if "@" in what:
+            what = _PASSWORD.sub(f"{MASK}@", without_credentials(what))
         return Problem(self.file, self.line, self.column, dotted(path), what)
 
 

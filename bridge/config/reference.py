@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, missing, model, registries, routes, sagas, servicebus, sources
+from bridge.config import brokers, engines, missing, model, registries, routes, sagas, servicebus, sources, tls
 from bridge.config.shape import members
 from bridge.config.types import (
     NAME_PATTERN,
@@ -160,7 +160,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
-    "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
+    "ops": (model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.LogConfig),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -178,7 +178,7 @@ _HEADINGS = {
     engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
-    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.config.model import BridgeConfig
-from bridge.config.node import MASK, Mark, Node, ScalarNode, child
+from bridge.config.node import MASK, Mark, Node, ScalarNode, child, without_credentials
 
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.[A-Za-z_/])[A-Za-z0-9_./@+-]*")
 _DURATION = re.compile(r"[0-9]+(?:ms|s|m|h|d|KiB|MiB|GiB)")
@@ -27,7 +27,7 @@ def _masked(value: Any, node: Node | None) -> Any:
         return {key: _masked(part, child(node, key) if node else None) for key, part in value.items()}
     if isinstance(value, list):
         return [_masked(part, child(node, index) if node else None) for index, part in enumerate(value)]
-    return value
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def render(config: BridgeConfig, root: Node) -> str:

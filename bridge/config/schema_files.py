@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from bridge.errors import Locate, Problem
+from bridge.files import FileProblem, read_file
 
 MAX_SCHEMA = 4 * 1024 * 1024
 """Largest schema file in bytes."""
@@ -42,14 +43,15 @@ def _named(document: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], st
 
 def _wrong(file: Path) -> str | None:
     try:
-        if not file.is_file():
-            return "does not exist" if not file.exists() else "is not a file"
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_SCHEMA + 1)
+        raw = read_file(file, MAX_SCHEMA)
+    except FileNotFoundError:
+        return "does not exist"
+    except FileProblem as problem:
+        return f"is {problem.strerror}"
+    except IsADirectoryError:
+        return "is not a file"
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
-    if len(raw) > MAX_SCHEMA:
-        return "is larger than 4 MiB"
     try:
         orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)", re.ASCII)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _ENTITY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,258}[A-Za-z0-9._-])?")
 _SUBSCRIPTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,49})?")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST = 36_500 * 86_400.0
 
 
@@ -110,6 +112,21 @@ def check_subscription(value: str) -> str:
     return value
 
 
+def check_address(value: str) -> str:
+    """The same `host:port`. Raises ValueError when the text is none."""
+    if _ADDRESS.fullmatch(value) is None or int(value.rpartition(":")[2]) > 65535:
+        raise ValueError("an address to listen on is written HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, with or without brackets, is this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class Model(BaseModel):
     """Base of every configuration model: unknown keys are errors, values are frozen, booleans are no numbers."""
 
@@ -168,6 +185,9 @@ Rate = Annotated[
 
 OWN_NAMES = "bridge."
 """What the names of the bridge's own orchestrations, activities and entities begin with."""
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""`host:port` to listen on."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

@@ -13,11 +13,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+from bridge.files import read_file
 from bridge.lint.forbidden import KEPT, forbidden_call, forbidden_name
 from bridge.lint.tree import nodes
 
 _BUILTINS = frozenset(dir(builtins))
 _PARTIALS = ("functools.partial", "functools.partialmethod")
+
+MAX_SOURCE = 8 * 1024 * 1024
+"""Largest Python file that is analysed, in bytes."""
 
 MARK = "bridge: ignore"
 
@@ -79,7 +83,7 @@ class Module:
     @classmethod
     def read(cls, path: Path) -> Module:
         """Raises: SyntaxError, ValueError (null bytes), UnicodeDecodeError, OSError."""
-        text = path.read_text(encoding="utf-8")
+        text = io.IncrementalNewlineDecoder(None, True).decode(read_file(path, MAX_SOURCE).decode(), True)
         package = path.name == "__init__.py"
         module = cls(path, module_name(path), package, text, ast.parse(text, str(path)))
         for node in module.tree.body:

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -14,18 +14,30 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from bridge.ops import tracebacks
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 
-_QUIET = ("aiohttp", "asyncio", "azure", "bridge.sdk", "durabletask", "grpc", "msal", "urllib3")
+_SDK = "bridge.sdk"
+"""Loggers that are handed to the SDK: a library's, under a name of the bridge."""
 _LEADING = ("ts", "level", "logger", "action", "event")
 
 
-def configure(level: Level = "info", format: Format = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
+def configure(
+    level: Level = "info",
+    format: Format = "auto",  # noqa: A002 - the setting's name
+    stream: TextIO | None = None,
+    *,
+    libraries: Level = "warning",
+    own: Collection[str] = (),
+) -> None:
     """Send structlog's and the standard library's logs through one formatter to `stream` (default: standard error).
 
-    Libraries are heard from warning on, at level debug from debug on. Uncaught exceptions, those of threads
-    included, are logged with their traceback. May be called again.
+    level: of the bridge's loggers and those below the packages in `own`. libraries: of all other loggers, and never
+    less than `level` asks for. A library's debug records hold frames, passwords and payloads, so no value of `level`
+    lets them through. Uncaught exceptions, those of threads included, are logged with their traceback. May be called
+    again.
     """
     stream = sys.stderr if stream is None else stream
     human = format == "human" or (format == "auto" and stream.isatty())
@@ -55,7 +67,7 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
                 timestamp_key="ts",
                 pad_event_to=0,
                 # The default one shows local variables, and those hold payload
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_write_exception,
             ),
         ]
         if human
@@ -68,14 +80,17 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
-    if level != "debug":
-        handler.addFilter(_is_worth_hearing)
+    tops = {"bridge", *own}
+    least = max(logging.getLevelNamesMapping()[each.upper()] for each in (level, libraries))
+    handler.addFilter(_Libraries(tops, max(least, logging.INFO)))
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, structlog.stdlib.ProcessorFormatter):
             root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    root.setLevel(least)
+    for name in tops:
+        logging.getLogger(name).setLevel(level.upper())
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 
@@ -86,8 +101,21 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return logger
 
 
-def _is_worth_hearing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or not record.name.startswith(_QUIET)
+class _Libraries(logging.Filter):
+    """Holds the records of libraries to their level, whatever a logger was set to, and withholds quoted texts."""
+
+    def __init__(self, own: Collection[str], least: int) -> None:
+        super().__init__()
+        self._own = frozenset(own)
+        self._least = least
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] in self._own and not f"{record.name}.".startswith(f"{_SDK}."):
+            return True
+        if record.levelno < self._least:
+            return False
+        tracebacks.withhold(record)
+        return True
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -130,10 +158,14 @@ def _add_exception(_: Any, __: str, fields: Fields) -> Fields:
         info = sys.exc_info()
     elif isinstance(info, BaseException):
         info = (type(info), info, info.__traceback__)
-    if info and info[0] is not None:
-        fields["error"] = info[0].__name__
-        fields["traceback"] = structlog.processors.ExceptionRenderer()(None, "", {"exc_info": info})["exception"]
+    if info and info[1] is not None:
+        fields["error"] = type(info[1]).__name__
+        fields["traceback"] = tracebacks.render(info[1])
     return fields
+
+
+def _write_exception(stream: TextIO, info: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
+    stream.write(f"\n{tracebacks.render(info[1])}")
 
 
 def _order(_: Any, __: str, fields: Fields) -> Fields:

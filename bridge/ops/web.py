@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: read-only, and closed to other names than its own."""
+"""Health and metrics over HTTP or HTTPS: read-only, and closed to other names than its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bridge.config.model import HttpConfig
 from bridge.errors import ConfigError, Problem
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
+from bridge.tls import TlsFiles, TlsProblem, serve_current
 
 _SECURITY = {
     "Cache-Control": "no-store",
@@ -34,8 +35,15 @@ class Web:
     That /healthz is answered at all shows that the process lives and its event loop turns.
     """
 
-    def __init__(self, settings: HttpConfig, health: Callable[[], Readiness], metrics: Callable[[], bytes]) -> None:
-        """health, metrics: called on the event loop at every request; they must not block."""
+    def __init__(
+        self,
+        settings: HttpConfig,
+        health: Callable[[], Readiness],
+        metrics: Callable[[], bytes],
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """health, metrics: called on the event loop at every request; they must not block. tls: the settings' files."""
+        self._tls = tls
         self._settings = settings
         self._health = health
         self._metrics = metrics
@@ -54,10 +62,15 @@ class Web:
     def url(self) -> str:
         """Address without a trailing slash; valid after `start`."""
         host = self._settings.host
-        return f"http://{_bracketed({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{self._port}"  # noqa: S104 - turned into loopback
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{_bracketed({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{self._port}"  # noqa: S104 - turned into loopback
 
     async def start(self) -> None:
-        """Listen. Raises: ConfigError when the address cannot be bound."""
+        """Listen. Raises: ConfigError when the address cannot be bound, or its certificate cannot be used."""
+        try:
+            context = None if self._tls is None else serve_current(self._tls)
+        except TlsProblem as problem:
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem))]) from None
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -65,7 +78,7 @@ class Web:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            site = web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=context)
             await site.start()
         except OSError as error:
             await runner.cleanup()

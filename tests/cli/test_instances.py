@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -322,3 +323,51 @@ def test_an_engine_that_is_not_running(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (3, "")
     assert "bridge serve" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+HOSTILE = (
+    "c-hostile \x1b[2J\x07",
+    "c-hostile\nsecond",
+    "c-hostile 'quoted\" $(x)",
+    "c-hostile \x9b31m\u202egnp.exe",
+    "c-hostile \x7f",
+)
+
+
+def _start_hostile(project: Path) -> None:
+    """As any client of the engine may: the bridge's own commands and rules refuse such ids."""
+    from bridge.app.attachment import attached
+    from bridge.app.composition import load_config
+
+    async def start() -> None:
+        async with attached(load_config([project / "bridge.yaml"]), None) as engine:
+            for each in HOSTILE:
+                await engine.client.schedule_new_orchestration("greet", input=each, instance_id=each)
+
+    asyncio.run(start())
+
+
+def test_ids_of_strangers_drive_no_terminal(bridge: Bridge, project: Path) -> None:
+    """In tables, lists, JSON and errors; and every id can be handed to another command."""
+    _start_hostile(project)
+    select = ("instances", "list", "--prefix", "c-hostile", "--limit", "0")
+    for options in ((), ("--ids",), ("--json",)):
+        result = bridge(*select, *options)
+        assert result.exit_code == 0
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.stdout), options
+    assert {row["instance_id"] for row in json.loads(bridge(*select, "--json").stdout)} == set(HOSTILE)
+    assert len(bridge(*select, "--ids").stdout.splitlines()) == len(HOSTILE)
+    separated = bridge(*select, "-0").stdout_bytes
+    assert set(separated.decode().split("\0")) == {*HOSTILE, ""}
+    for each in HOSTILE:
+        for command in (("show", each), ("show", each, "--json"), ("wait", each), ("terminate", each)):
+            result = bridge("instances", *command)
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.output), command
+    command = [sys.executable, "-m", "bridge", "instances", "show", "-c", str(project / "bridge.yaml"), "--json"]
+    done = subprocess.run(["xargs", "-0", "-n1", *command], input=separated, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b'"instance_id"') == len(HOSTILE)
+
+
+def test_forms_of_a_list_exclude_each_other(bridge: Bridge) -> None:
+    assert bridge("instances", "list", "-0", "--json").exit_code == 2

@@ -155,3 +155,14 @@ def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
         assert "only local files are read" in problem
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_names_that_the_sender_chose_are_not_told(tmp_path: Path) -> None:
+    """Maps are keyed by values: an account number, a person."""
+    write(tmp_path, {"$defs": {"x": {"properties": {"price": {"type": "number"}}}}}, "other.json")
+    schema = Schema(
+        write(tmp_path, {"properties": {"lines": {"additionalProperties": {"$ref": "other.json#/$defs/x"}}}})
+    )
+    with pytest.raises(SchemaError) as caught:
+        schema.validate({"lines": {"DE89370400440532013000": {"price": "12"}}})
+    assert str(caught.value) == 'the payload breaks order.json: payload.lines.*.price is not of type "number"'

@@ -46,8 +46,10 @@ def test_it_runs_as_nobody_special() -> None:
 
 
 def test_it_is_slim_and_its_python_is_one_of_ours() -> None:
-    for image in [rest.split()[0] for name, rest in ALL if name == "FROM"]:
-        found = re.fullmatch(r"python:(3\.\d+)-slim", image)
+    images = [rest.split()[0] for name, rest in ALL if name == "FROM"]
+    assert len(set(images)) == 1
+    for image in images:
+        found = re.fullmatch(r"python:(3\.\d+)-slim@sha256:[0-9a-f]{64}", image)
         assert found is not None, image
         assert f"Programming Language :: Python :: {found[1]}" in PROJECT["classifiers"]
     assert not [rest for name, rest in FINAL if name == "RUN" and ("pip" in rest or "apt-get" in rest)]

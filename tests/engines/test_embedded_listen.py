@@ -59,7 +59,7 @@ async def test_without_the_token_nothing_is_answered(address, token):
 
 
 async def test_a_port_for_everyone_needs_a_token(tmp_path):
-    config = EmbeddedEngineConfig(type="embedded", listen="0.0.0.0:0")
+    config = EmbeddedEngineConfig(type="embedded", listen="127.0.0.1:0").model_copy(update={"listen": "0.0.0.0:0"})
     engine = EmbeddedEngine("default", config, tmp_path, host=True)
     with pytest.raises(EngineMisconfigured, match="needs a token"):
         await engine.start()

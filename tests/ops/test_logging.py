@@ -9,12 +9,17 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bridge.errors import EngineUnavailable
 from bridge.ops.logging import configure, get_logger
 
 PROGRAM = """
@@ -40,6 +45,8 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
     yield
+    for name in ("bridge", "flows"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     root.handlers[:] = handlers
     root.setLevel(level)
     sys.excepthook, threading.excepthook = hooks
@@ -92,6 +99,101 @@ def test_libraries_are_heard_from_warning_on(name: str) -> None:
     assert [line["event"] for line in lines(stream)] == ["trouble"]
 
 
+@pytest.mark.parametrize(
+    "name", ["aiokafka.conn", "azure.servicebus._pyamqp", "httpcore.http11", "bridge.sdk.x", "new"]
+)
+def test_no_level_lets_debug_records_of_libraries_through(name: str) -> None:
+    """Nor what a library, or code of a workflow, sets on the logger itself."""
+    stream = io.StringIO()
+    logger = logging.getLogger(name)
+    try:
+        for own in (logging.NOTSET, logging.DEBUG):
+            logger.setLevel(own)
+            configure("debug", "json", stream)
+            logger.debug("a frame")
+            logger.info("chatter")
+            configure("debug", "json", stream, libraries="info")
+            logger.debug("a frame")
+        assert not lines(stream)
+        logger.info("chatter")
+        assert [line["event"] for line in lines(stream)] == ["chatter"]
+        logging.getLogger("bridge.x").debug("ours")
+        assert lines(stream)[-1]["event"] == "ours"
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+def test_workflow_modules_follow_the_level() -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream, own={"flows"})
+    logging.getLogger("flows.orders").debug("ours")
+    logging.getLogger("flowsx").info("not ours")
+    assert [line["event"] for line in lines(stream)] == ["ours"]
+
+
+def _fail() -> None:
+    try:
+        {}["PAY" + "LOAD"]
+    except KeyError as error:
+        raise ValueError("PAY" + "LOAD") from error
+
+
+def test_texts_of_exceptions_are_withheld_wherever_a_library_puts_them() -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream)
+    for name in ("library", "bridge.sdk.default.worker", "asyncio"):
+        logger = logging.getLogger(name)
+        try:
+            _fail()
+        except ValueError as error:
+            logger.exception(error)
+            logger.exception("failed: %s", error)
+            logger.error("failed: %r", error)
+            logger.error(f"failed: {error}")
+            logger.warning("caused by %(cause)r", {"cause": error.__cause__})
+            logger.error("Task exception was never retrieved\nfuture: <Task exception=%s>", repr(error))
+            kept = error
+        logger.error("later", exc_info=kept)
+        logger.error("later", exc_info=(type(kept), kept, None))
+    assert len(lines(stream)) == 24
+    assert "PAYLOAD" not in stream.getvalue()
+    assert stream.getvalue().count("ValueError") > 20
+
+
+def test_texts_that_name_no_value_stay() -> None:
+    for form, stream in (("json", io.StringIO()), ("human", io.StringIO())):
+        configure("info", form, stream)  # type: ignore[arg-type]  # a literal by construction
+        try:
+            try:
+                open("/nowhere/at/all")  # noqa: SIM115, PTH123 - fails
+            except OSError as error:
+                raise EngineUnavailable("engine 'x': gone") from error
+        except EngineUnavailable:
+            get_logger("bridge").exception("failed")
+        text = stream.getvalue()
+        assert "No such file or directory: '/nowhere/at/all'" in text
+        assert "EngineUnavailable: engine 'x': gone" in text
+        assert text.index("/nowhere/at/all'") < text.index("EngineUnavailable: engine")
+
+
+def test_chains_and_groups_end() -> None:
+    stream = io.StringIO()
+    configure("info", "json", stream)
+    first, second = ValueError("PAY" + "LOAD"), KeyError("PAY" + "LOAD")
+    first.__cause__, second.__cause__ = second, first
+    get_logger("bridge").error("circle", exc_info=first)
+    error = ValueError("PAY" + "LOAD")
+    for _ in range(1000):
+        after = ValueError("PAY" + "LOAD")
+        after.__cause__ = error
+        error = after
+    get_logger("bridge").error("long", exc_info=error)
+    get_logger("bridge").error("group", exc_info=ExceptionGroup("PAY" + "LOAD", [OSError(2, "gone"), first]))
+    assert "PAYLOAD" not in stream.getvalue()
+    assert "1: FileNotFoundError: [Errno 2] gone" in stream.getvalue()
+    assert max(map(len, stream.getvalue().splitlines())) < 10_000
+
+
 def test_levels_hold() -> None:
     stream = io.StringIO()
     configure("warning", "json", stream)
@@ -118,7 +220,7 @@ def test_exceptions_are_fields() -> None:
     for line in lines(stream):
         assert (line["level"], line["event"], line["error"]) == ("error", "failed", "ValueError")
         assert "in fail" in line["traceback"]
-        assert "ValueError: broken" in line["traceback"]
+        assert "ValueError: (text withheld, it may quote a message)" in line["traceback"]
         assert "exc_info" not in line
     assert len(lines(stream)) == 2
 
@@ -175,3 +277,46 @@ def test_uncaught_exceptions_are_json_too(where: str) -> None:
     assert "in fail" in line["traceback"]
     assert "SECRET" not in done.stderr.replace('"SECRET"', "")
     assert done.returncode == (1 if where == "main" else 0)
+
+
+class _Own(Exception):
+    def __str__(self) -> str:
+        return f"{self.args[0]}!"
+
+
+FORMS: tuple[Callable[[logging.Logger, BaseException], None], ...] = (
+    lambda logger, error: logger.exception(error),
+    lambda logger, error: logger.error("failed: %s", error),
+    lambda logger, error: logger.error("failed: %r", error),
+    lambda logger, error: logger.error("failed: %r", str(error)),
+    lambda logger, error: logger.error("failed: %s", error.args),
+    lambda logger, error: logger.error("failed: " + str(error).replace("%", "%%")),
+    lambda logger, error: logger.warning("failed: %(why)s", {"why": error}),
+    lambda logger, error: logger.warning("failed", exc_info=error),
+    lambda logger, error: logger.error("failed:\n%s", traceback.format_exc()),
+)
+TEXT = st.builds(lambda before, after: f"{before}PAYLOAD-1{after}", st.text(max_size=8), st.text(max_size=8))
+
+
+@given(TEXT, st.sampled_from((ValueError, KeyError, LookupError, _Own)), st.sampled_from(FORMS), st.booleans())
+def test_no_form_of_a_library_shows_what_an_exception_says(
+    text: str, kind: type[Exception], log: Callable[[logging.Logger, BaseException], None], noted: bool
+) -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream, libraries="info")
+    try:
+        error = kind(text)
+        if noted:
+            error.add_note(f"about {text}")
+        raise error
+    except Exception as caught:
+        log(logging.getLogger("library"), caught)
+    assert "PAYLOAD-1" not in stream.getvalue()
+
+
+def test_a_bug_of_a_command_shows_no_text(tmp_path: Path) -> None:
+    program = "from bridge.cli import main, root\nroot.invoke = lambda ctx: {}['PAY' + 'LOAD']\nmain()\n"
+    done = subprocess.run([sys.executable, "-c", program, "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "KeyError: (text withheld" in done.stderr
+    assert "PAYLOAD" not in done.stderr

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +16,8 @@ from bridge.config.model import HttpConfig
 from bridge.errors import ConfigError
 from bridge.ops.health import Check, Readiness
 from bridge.ops.web import Web
+from bridge.tls import TlsFiles
+from tests.kafka.certificates import Authority
 
 READY = Readiness("running", (Check("source", "orders", "idle"),))
 UNREADY = Readiness("running", (Check("source", "orders", "held", "engine default: away"),))
@@ -169,3 +173,61 @@ async def test_ipv6_loopback(answers: Answers) -> None:
         assert response.status == 200
         assert json.loads(await response.text())["ready"] is True
     await web.stop()
+
+
+async def _status(url: str, authority: Authority, client: Path | None = None) -> int | None:
+    """Of /healthz over a connection of its own; None when TLS does not come about."""
+    context = ssl.create_default_context(cafile=authority.file)
+    if client is not None:
+        context.load_cert_chain(client)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+            session.get(f"{url}/healthz") as answer,
+        ):
+            return answer.status
+    except (aiohttp.ClientError, ConnectionError, ssl.SSLError):
+        return None
+
+
+async def test_tls_and_a_renewed_certificate(answers: Answers, tmp_path: Path) -> None:
+    first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
+    file = tmp_path / "ops.pem"
+    file.write_bytes(first.issue("ops").read_bytes())
+    web = Web(HttpConfig(port=0), answers.health, answers.metrics, TlsFiles(file))
+    await web.start()
+    try:
+        assert web.url.startswith("https://127.0.0.1:")
+        assert await _status(web.url, first) == 200
+        assert await _status(web.url, second) is None
+        file.write_bytes(second.issue("ops").read_bytes())
+        assert await _status(web.url, second) == 200
+        assert await _status(web.url, first) is None
+        file.write_bytes(b"broken")
+        assert await _status(web.url, second) == 200
+    finally:
+        await web.stop()
+
+
+async def test_certificates_of_clients(answers: Answers, tmp_path: Path) -> None:
+    """And their authority is read again, too."""
+    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(ours.file.read_bytes())
+    web = Web(HttpConfig(port=0), answers.health, answers.metrics, TlsFiles(ours.issue("ops"), None, trusted))
+    await web.start()
+    try:
+        assert await _status(web.url, ours) is None
+        assert await _status(web.url, ours, other.issue("scraper")) is None
+        assert await _status(web.url, ours, ours.issue("scraper")) == 200
+        trusted.write_bytes(other.file.read_bytes())
+        assert await _status(web.url, ours, other.issue("scraper")) == 200
+        assert await _status(web.url, ours, ours.issue("scraper")) is None
+    finally:
+        await web.stop()
+
+
+async def test_a_certificate_that_cannot_be_used(answers: Answers, tmp_path: Path) -> None:
+    web = Web(HttpConfig(port=0), answers.health, answers.metrics, TlsFiles(tmp_path / "missing.pem"))
+    with pytest.raises(ConfigError, match=r"ops.http.tls: .*missing.pem: there is no such file"):
+        await web.start()

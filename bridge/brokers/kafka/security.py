@@ -10,6 +10,8 @@ from typing import Any
 from bridge.brokers.kafka.tokens import Tokens
 from bridge.config.brokers import KafkaBrokerConfig, KafkaTlsConfig
 from bridge.errors import BrokerError
+from bridge.files import check_file
+from bridge.tls import MAX_FILE
 
 
 def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> dict[str, Any]:
@@ -33,12 +35,15 @@ def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str]
 
 
 def _context(name: str, tls: KafkaTlsConfig, resolve: Callable[[str, str], Path]) -> ssl.SSLContext:
+    def file(field: str, value: str) -> Path:
+        return check_file(resolve(field, value), MAX_FILE)
+
     try:
-        context = ssl.create_default_context(cafile=resolve("ca", tls.ca) if tls.ca else None)
+        context = ssl.create_default_context(cafile=file("ca", tls.ca) if tls.ca else None)
         if tls.certificate:
             password = tls.key_password.get_secret_value() if tls.key_password else None
-            key = resolve("key", tls.key) if tls.key else None
-            context.load_cert_chain(resolve("certificate", tls.certificate), key, password)
+            key = file("key", tls.key) if tls.key else None
+            context.load_cert_chain(file("certificate", tls.certificate), key, password)
     except (OSError, ssl.SSLError) as error:
         raise BrokerError(f"{name}: a certificate or key below `tls` cannot be read: {error}") from error
     context.check_hostname = tls.check_hostname

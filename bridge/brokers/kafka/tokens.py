@@ -39,7 +39,10 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
             except BrokerError:
                 raise
             except Exception as error:
-                raise BrokerUnavailable(f"{self._name}: no token was given: {type(error).__name__}: {error}") from error
+                # A function of the user's may quote its token; the clouds' own clients say what to do
+                own = ":" in (self._sasl.token or "")
+                why = type(error).__name__ if own else f"{type(error).__name__}: {error}"
+                raise BrokerUnavailable(f"{self._name}: no token was given: {why}") from error
             self._until = expires - EARLY_SECONDS
             return self._token
 

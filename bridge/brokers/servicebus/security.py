@@ -14,6 +14,8 @@ from pydantic import SecretStr
 
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError
+from bridge.files import check_file
+from bridge.tls import MAX_FILE
 
 
 class Access:
@@ -25,7 +27,9 @@ class Access:
         self._given: dict[str, Any] = {"retry_total": 0}
         if config.tls is not None and config.tls.ca is not None:
             try:
-                self._given["ssl_context"] = ssl.create_default_context(cafile=resolve("ca", config.tls.ca))
+                self._given["ssl_context"] = ssl.create_default_context(
+                    cafile=check_file(resolve("ca", config.tls.ca), MAX_FILE)
+                )
             except (OSError, ssl.SSLError) as error:
                 raise BrokerError(f"{name}: the file of `tls.ca` cannot be read: {error}") from error
         if config.endpoint is not None:

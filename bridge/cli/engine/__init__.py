@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bridge.cli.command import Group
-from bridge.cli.parameters import ADDRESS, DURATION
+from bridge.cli.parameters import ADDRESS, DURATION, SIZE
 
 
 @click.group(
@@ -23,7 +24,7 @@ from bridge.cli.parameters import ADDRESS, DURATION
     },
     examples="""
         bridge engine --path hubs                              # on 127.0.0.1:8080, like the emulator
-        bridge engine --listen 0.0.0.0:8080 --path /var/lib/hubs --token-file token
+        bridge engine --listen 0.0.0.0:8080 --path /var/lib/hubs --token-file token --tls-certificate tls.pem
         bridge engine backup /backups/engine.db
         bridge engine check
         bridge engine compact --path hubs/default.db
@@ -51,6 +52,27 @@ from bridge.cli.parameters import ADDRESS, DURATION
     help="Holds the bearer token to ask for; needed beyond loopback.",
 )
 @click.option(
+    "--tls-certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Certificate, its chain and key, PEM; read again when it changes. TLS is needed beyond loopback.",
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The key, if it is in another file.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Authorities, PEM: clients need a certificate of one of them.",
+)
+@click.option("--behind-tls-proxy", is_flag=True, help="Another process ends TLS before this one.")
+@click.option("--max-message", type=SIZE, metavar="SIZE", help="Largest request.  [default: 64MiB]")
+@click.option(
+    "--max-connections", type=click.IntRange(1), metavar="N", help="Connections at the same time.  [default: 256]"
+)
+@click.option(
+    "--max-hubs", type=click.IntRange(1), metavar="N", help="Task hubs; clients make one by its name.  [default: 100]"
+)
+@click.option(
     "--retention", type=DURATION, metavar="TIME", help="Keep finished instances so long.  [default: for ever]"
 )
 @click.option("--strict", is_flag=True, help="Refuse what goes beyond the limits of the Durable Task Scheduler.")
@@ -60,36 +82,42 @@ from bridge.cli.parameters import ADDRESS, DURATION
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     listen: str | None,
     path: Path | None,
-    token_file: Path | None,
     retention: float | None,
     strict: bool,
+    max_hubs: int | None,
     ready_file: Path | None,
+    **guard: Any,
 ) -> int:
     """Serve the embedded engine alone, or look after its file.
 
     Without a command it stands in for the scheduler's emulator: clients and workers of the Durable Task SDKs reach it
-    on a port, without TLS, and each task hub that they name is kept apart. What it acknowledged survives any crash.
-    Ctrl-C or SIGTERM stops it with exit code 0; it ends with 3 when it cannot start.
+    on a port, and each task hub that they name is kept apart. What it acknowledged survives any crash. Ctrl-C or
+    SIGTERM stops it with exit code 0; it ends with 3 when it cannot start.
 
     The commands are for the file of a configured engine, or any by its path.
     """
     if context.invoked_subcommand is not None:
-        if strict or any(value is not None for value in (listen, path, token_file, retention, ready_file)):
+        given = (listen, path, retention, ready_file, max_hubs, *guard.values())
+        if strict or any(value not in (None, False) for value in given):
             raise click.UsageError(
                 f"options before {context.invoked_subcommand!r} are for serving; write them behind it", context
             )
         return 0
     if path is None:
         raise click.UsageError("name the directory of the task hubs with --path", context)
-    from bridge.app.engine_host import serve
+    if guard["tls_certificate"] is None and (guard["tls_key"] or guard["tls_client_ca"]):
+        raise click.UsageError("--tls-key and --tls-client-ca go with --tls-certificate", context)
+    from bridge.app.engine_host import make_guard, serve
 
     return serve(
         listen or "127.0.0.1:8080",
         path,
-        token_file=token_file,
+        guard=make_guard(**guard),
         retention=retention,
         strict=strict,
+        max_hubs=max_hubs,
         ready_file=ready_file,
     )

@@ -10,7 +10,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_entities
 from bridge.cli.options import json_option, origin, origin_options
-from bridge.cli.output import print_json
+from bridge.cli.output import print_json, say
 from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
 
 
@@ -56,4 +56,4 @@ def command(
         id_ = message and message.message_id
         print_json({"entity": name, "key": key, "operation": operation, "message_id": id_})
     else:
-        click.echo(f"{name}@{key}: {operation} signalled")
+        say(f"{name}@{key}: {operation} signalled")

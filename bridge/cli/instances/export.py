@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
-from bridge.cli.output import print_json
+from bridge.cli.output import print_json, say
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -46,4 +46,4 @@ def command(instance_id: str, output: Path | None, **engine: Any) -> None:
         output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
-    click.echo(f"{instance_id}: {len(told['events'])} events written to {output}")
+    say(f"{instance_id}: {len(told['events'])} events written to {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.options import json_option
-from bridge.cli.output import compact, print_json, print_table
+from bridge.cli.output import clean, compact, print_json, print_table
 from bridge.cli.parameters import SINCE, STATUS
 
 
@@ -21,7 +22,7 @@ from bridge.cli.parameters import SINCE, STATUS
         bridge instances list
         bridge instances list --status running --status suspended --prefix order-
         bridge instances list --created-from 2h --json | jq .
-        bridge instances list --status failed --ids | xargs -n1 bridge instances rewind
+        bridge instances list --status failed -0 | xargs -0 -n1 bridge instances rewind
     """,
     exits=EXITS | {1: "the engine refused"},
 )
@@ -32,7 +33,8 @@ from bridge.cli.parameters import SINCE, STATUS
 @click.option("--completed-from", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
 @click.option("--completed-to", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
 @click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="The newest; 0 for all.")
-@click.option("--ids", "only_ids", is_flag=True, help="Ids only, one a line.")
+@click.option("--ids", "only_ids", is_flag=True, help="Ids only, one a line, for people.")
+@click.option("-0", "--null", "separated", is_flag=True, help="Ids only, each ended by a null byte, for `xargs -0`.")
 @json_option
 @engine_options
 def command(
@@ -44,6 +46,7 @@ def command(
     completed_to: datetime | None,
     limit: int,
     only_ids: bool,
+    separated: bool,
     as_json: bool,
     **engine: Any,
 ) -> None:
@@ -53,14 +56,18 @@ def command(
     """
     from bridge.app.instances import Filter
 
+    if as_json + only_ids + separated > 1:
+        raise click.UsageError("--json, --ids and -0 exclude each other", click.get_current_context())
     filter_ = Filter(statuses, prefix, created_from, created_to, completed_from, completed_to)
     found = on_instances(engine, lambda instances: instances.list(filter_, payloads=as_json))
     shown = found[:limit] if limit else found
     if as_json:
         print_json([asdict(one) for one in shown])
+    elif separated:
+        _print_separated([one.instance_id for one in shown])
     elif only_ids:
         for one in shown:
-            click.echo(one.instance_id)
+            click.echo(clean(one.instance_id))
     elif not found:
         click.echo("no instances", err=True)
     else:
@@ -80,3 +87,11 @@ def command(
         )
     if len(shown) < len(found):
         click.echo(f"the newest {len(shown):,} of {len(found):,}; --limit 0 shows all", err=True)
+
+
+def _print_separated(ids: list[str]) -> None:
+    """Ids as they are. What no argument of a command can hold is left out, and said."""
+    usable = [each for each in ids if "\0" not in each and not any("\ud800" <= one <= "\udfff" for one in each)]
+    sys.stdout.buffer.write("".join(f"{each}\0" for each in usable).encode())
+    if left := len(ids) - len(usable):
+        click.echo(f"{left:,} left out: their ids hold null bytes or are not Unicode; --json shows them", err=True)

@@ -9,7 +9,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.options import json_option, origin, origin_options
-from bridge.cli.output import print_json
+from bridge.cli.output import print_json, say
 from bridge.cli.parameters import JSON
 
 
@@ -42,4 +42,4 @@ def command(
         id_ = message and message.message_id
         print_json({"instance_id": instance_id, "event": event, "message_id": id_, "repeated": not new})
     else:
-        click.echo(f"{instance_id}: {event} {'raised' if new else 'was raised by this message before'}")
+        say(f"{instance_id}: {event} {'raised' if new else 'was raised by this message before'}")

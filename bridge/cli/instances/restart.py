@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import say
 
 
 @make(
@@ -23,4 +24,4 @@ from bridge.cli.connection import EXITS, engine_options, on_instances
 @engine_options
 def command(instance_id: str, new_id: bool, **engine: Any) -> None:
     """Run a finished orchestration again with the same input, and print the id it runs under."""
-    click.echo(on_instances(engine, lambda instances: instances.restart(instance_id, new_id=new_id)))
+    say(on_instances(engine, lambda instances: instances.restart(instance_id, new_id=new_id)))

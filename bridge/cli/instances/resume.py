@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import say
 
 
 @make("resume", examples='bridge instances resume order-1001 --reason "the customer called"', exits=EXITS)
@@ -17,4 +18,4 @@ from bridge.cli.connection import EXITS, engine_options, on_instances
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Let a suspended orchestration go on."""
     on_instances(engine, lambda instances: instances.resume(instance_id, reason))
-    click.echo(f"{instance_id}: resumed")
+    say(f"{instance_id}: resumed")

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import say
 
 
 @make("rewind", examples='bridge instances rewind order-1001 --reason "the carrier is back"', exits=EXITS)
@@ -17,4 +18,4 @@ from bridge.cli.connection import EXITS, engine_options, on_instances
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Let a failed orchestration go on from before its failure; what had succeeded is not repeated."""
     on_instances(engine, lambda instances: instances.rewind(instance_id, reason))
-    click.echo(f"{instance_id}: told to rewind")
+    say(f"{instance_id}: told to rewind")

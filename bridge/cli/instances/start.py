@@ -10,7 +10,7 @@ import click
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.options import json_option, origin, origin_options
-from bridge.cli.output import print_json
+from bridge.cli.output import print_json, say
 from bridge.cli.parameters import AT, DURATION, JSON, TAG
 
 
@@ -63,4 +63,4 @@ def command(
         return
     if not new:
         click.echo("this message has started it before", err=True)
-    click.echo(id_)
+    say(id_)

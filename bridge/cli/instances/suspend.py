@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import say
 
 
 @make("suspend", examples='bridge instances suspend order-1001 --reason "waiting for the customer"', exits=EXITS)
@@ -17,4 +18,4 @@ from bridge.cli.connection import EXITS, engine_options, on_instances
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Pause an orchestration: it keeps what arrives and runs none of it."""
     on_instances(engine, lambda instances: instances.suspend(instance_id, reason))
-    click.echo(f"{instance_id}: suspended")
+    say(f"{instance_id}: suspended")

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.output import say
 from bridge.cli.parameters import JSON
 
 
@@ -26,4 +27,4 @@ from bridge.cli.parameters import JSON
 def command(instance_id: str, output: Any, no_recursive: bool, **engine: Any) -> None:
     """Stop an orchestration at once. Nothing is compensated: to let it clean up, raise its cancel event instead."""
     on_instances(engine, lambda instances: instances.terminate(instance_id, output, recursive=not no_recursive))
-    click.echo(f"{instance_id}: told to terminate")
+    say(f"{instance_id}: told to terminate")

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_parked
-from bridge.cli.output import plural
+from bridge.cli.output import plural, say
 
 if TYPE_CHECKING:
     from bridge.app.parked import Change, ParkedMessages
@@ -56,5 +56,5 @@ def command(target: str, source: str | None, ids: tuple[str, ...], forget: bool,
     change = on_parked(engine, drop)
     dropped = change.before - change.after
     left = f", {change.after:,} still wait" if change.after else ""
-    click.echo(f"{change.what}: {plural(dropped, 'message')} dropped{left}")
+    say(f"{change.what}: {plural(dropped, 'message')} dropped{left}")
     return 0 if dropped else 1

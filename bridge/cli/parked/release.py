@@ -8,7 +8,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_parked
-from bridge.cli.output import plural
+from bridge.cli.output import plural, say
 from bridge.cli.parked.source import unknown
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: 
     for change in changes:
         if source is None:
             left = f", {change.after:,} still wait" if change.after else ""
-            click.echo(f"{change.what}: {plural(change.before - change.after, 'message')} delivered{left}")
+            say(f"{change.what}: {plural(change.before - change.after, 'message')} delivered{left}")
         else:
-            click.echo(f"{change.what}: {plural(change.before, 'message')} released")
+            say(f"{change.what}: {plural(change.before, 'message')} released")
     if not changes:
         if unknown(engine, source):
             return 1

@@ -17,6 +17,8 @@ from bridge.codecs.confluent.sdk_internals import http_library
 from bridge.codecs.confluent.wire import SchemaId
 from bridge.config.registries import RegistryConfig
 from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
+from bridge.files import check_file
+from bridge.tls import MAX_FILE
 
 _T = TypeVar("_T")
 
@@ -156,16 +158,19 @@ class Registry:
         tls = config.tls
         default = ssl.get_default_verify_paths()
         # What the system trusts, as everywhere else here; the client alone would trust a list of its own
-        authorities = str(self._resolve("ca", tls.ca)) if tls and tls.ca else default.cafile or default.capath
+        authorities = self._file("ca", tls.ca) if tls and tls.ca else default.cafile or default.capath
         if authorities is not None:
             given["ssl.ca.location"] = authorities
         if tls is not None and tls.certificate:
-            given["ssl.certificate.location"] = str(self._resolve("certificate", tls.certificate))
+            given["ssl.certificate.location"] = self._file("certificate", tls.certificate)
             if tls.key:
-                given["ssl.key.location"] = str(self._resolve("key", tls.key))
+                given["ssl.key.location"] = self._file("key", tls.key)
             if tls.key_password:
                 given["ssl.key.password"] = tls.key_password.get_secret_value()
         return given
+
+    def _file(self, field: str, value: str) -> str:
+        return str(check_file(self._resolve(field, value), MAX_FILE))
 
     async def _ask(self, what: str, question: Callable[[AsyncSchemaRegistryClient], Awaitable[_T]]) -> _T:
         try:

@@ -14,7 +14,9 @@ from google.protobuf.message import DecodeError as ProtobufError  # type: ignore
 
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema
+from bridge.config.schema_files import MAX_SCHEMA
 from bridge.errors import DecodeError, SchemaError
+from bridge.files import read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def read(file: Path, kind: str) -> str:
     Raises: DecodeError, naming the file.
     """
     try:
-        raw = file.read_bytes()
+        raw = read_file(file, MAX_SCHEMA)
     except OSError as error:
         raise DecodeError(f"{file} cannot be read: {error.strerror or type(error).__name__}") from None
     if kind != "PROTOBUF":

@@ -19,7 +19,7 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.retention import PERIOD_SECONDS, RetentionPolicy
-from bridge.engines.embedded.server import Server
+from bridge.engines.embedded.server import Guard, Server
 from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
@@ -29,6 +29,7 @@ from bridge.engines.remote import channel_options, probe
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
+from bridge.tls import TlsFiles
 
 RECONNECT_SECONDS = 1.0
 
@@ -108,13 +109,20 @@ class EmbeddedEngine:
             local.start()
             self._servers.append(local)
             if self._config.listen is not None:
-                token = self._config.token.get_secret_value() if self._config.token is not None else None
-                remote = Server(service, [self._config.listen], token)
+                remote = Server(service, [self._config.listen], self._guard())
                 remote.start()
                 self._servers.append(remote)
         except BaseException:
             self._stop_host()
             raise
+
+    def _guard(self) -> Guard:
+        config, tls = self._config, None
+        if config.tls is not None:
+            key, client_ca = (None if file is None else Path(file) for file in (config.tls.key, config.tls.client_ca))
+            tls = TlsFiles(Path(config.tls.certificate), key, client_ca)
+        token = config.token.get_secret_value() if config.token is not None else None
+        return Guard(token, tls, config.behind_tls_proxy, config.max_message, config.max_connections)
 
     def _stop_host(self) -> None:
         # Waits end first, so that the servers can.

@@ -10,22 +10,26 @@ from typing import Any
 
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database, DatabaseOptions
-from bridge.engines.embedded.rejection import invalid, unavailable
+from bridge.engines.embedded.rejection import exhausted, invalid, unavailable
 from bridge.errors import EngineError
 
 DEFAULT = "default"
+MAX_HUBS = 100
+"""Hubs that are open at most. Each has a file, threads and caches, and a client makes one by its name alone."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class TaskHubs:
     """Opens each hub when it is first asked for, and those that are there at the start."""
 
-    def __init__(self, directory: Path, options: DatabaseOptions | None = None) -> None:
+    def __init__(self, directory: Path, options: DatabaseOptions | None = None, max_hubs: int = MAX_HUBS) -> None:
+        """max_hubs: no hub is made beyond this number; those that are there at the start are opened all the same."""
+        self._max_hubs = max_hubs
         self._directory = directory
         self._options = dataclasses.replace(options or DatabaseOptions(), disposable=True)
         self._hubs: dict[str, Database] = {}
         self._lock = threading.Lock()
-        self._open = False
+        self._open = self._running = False
 
     def start(self) -> None:
         """Go on with every hub in the directory. Raises: EngineUnavailable, EngineMisconfigured."""
@@ -34,6 +38,7 @@ class TaskHubs:
             for path in sorted(self._directory.glob("*.db")):
                 self._start(path.stem)
             self._start(DEFAULT)
+            self._running = True
         except BaseException:
             self.stop()
             raise
@@ -41,7 +46,7 @@ class TaskHubs:
     def stop(self) -> None:
         """Idempotent."""
         with self._lock:
-            self._open = False
+            self._open = self._running = False
             hubs = list(self._hubs.values())
             self._hubs.clear()
         for hub in hubs:
@@ -65,6 +70,11 @@ class TaskHubs:
                 raise unavailable("The engine is stopping")
             hub = self._hubs.get(name)
             if hub is None:
+                if name != DEFAULT and len(self._hubs) >= self._max_hubs and self._running:
+                    raise exhausted(
+                        f"There are {len(self._hubs)} task hubs, and no more than {self._max_hubs} are made; remove "
+                        "files of hubs that nobody needs and restart the engine, or raise the limit"
+                    )
                 hub = Database(self._directory / f"{name}.db", self._options)
                 hub.start()
                 self._hubs[name] = hub

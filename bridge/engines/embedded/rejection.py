@@ -34,5 +34,9 @@ def unavailable(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.UNAVAILABLE, details)
 
 
+def exhausted(details: str) -> Rejection:
+    return Rejection(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+
+
 def late(instance_id: str) -> Rejection:
     return precondition(f"Orchestration instance '{instance_id[:256]}' has finished")

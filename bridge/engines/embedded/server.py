@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
-import ipaddress
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -16,11 +16,64 @@ import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type informat
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 
+from bridge.config.types import is_loopback
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.reading import parse
 from bridge.errors import EngineMisconfigured, EngineUnavailable
+from bridge.tls import TlsFiles, TlsProblem
 
 GRACE_SECONDS = 0.5
+HANDSHAKE_SECONDS = 20
+"""How long a connection may take to say that it speaks HTTP/2, and TLS."""
+IDLE_SECONDS = 600
+"""After this time without a call a connection is closed; clients open another one unnoticed."""
+KEEPALIVE_SECONDS = 60
+"""How often a silent peer is asked whether it still lives."""
+MAX_STREAMS = 1024
+"""Calls under way on one connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Who may call a port, and how much of it a caller may take.
+
+    token: asked for as `authorization: Bearer ...`. behind_tls_proxy: another process ends TLS. max_message: bytes.
+    """
+
+    token: str | None = None
+    tls: TlsFiles | None = None
+    behind_tls_proxy: bool = False
+    max_message: int = 64 * 1024 * 1024
+    max_connections: int = 256
+
+    def check(self, address: str) -> None:
+        """Raises: EngineMisconfigured when strangers could call the address, or read what is said there."""
+        if is_loopback(address.rpartition(":")[0]):
+            return
+        if self.token is None and (self.tls is None or not self.tls.asks_clients):
+            raise EngineMisconfigured(
+                f"{address}: an engine port that is not loopback needs a token, or certificates of clients"
+            )
+        if self.tls is None and not self.behind_tls_proxy:
+            raise EngineMisconfigured(
+                f"{address}: an engine port that is not loopback needs TLS, since the token would travel in the clear; "
+                "where another process ends TLS, say that it is behind a TLS proxy"
+            )
+
+    def options(self) -> list[tuple[str, int]]:
+        """Bounds as gRPC takes them."""
+        return [
+            ("grpc.max_receive_message_length", self.max_message),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+            ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", HANDSHAKE_SECONDS * 1000),
+            # What unpacks to more than the limit would be held before it is refused
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+        ]
+
 
 ANSWERS = {
     "CompleteActivityTask": pb.ActivityResponse,
@@ -32,17 +85,21 @@ ANSWERS = {
 class Server:
     """A gRPC server on an event loop and thread of its own.
 
-    addresses: `unix:/path/of/socket`, or `host:port`; port 0 takes a free one. A host that is not loopback needs
-        `token`, which clients then send as `authorization: Bearer ...`.
+    addresses: `unix:/path/of/socket`, or `host:port`; port 0 takes a free one. guard: of ports; None for sockets, which
+    the mode of their directory guards.
     """
 
-    def __init__(self, service: AioSidecarService, addresses: Sequence[str], token: str | None = None) -> None:
-        for address in addresses:
-            if token is None and not _is_local(address):
-                raise EngineMisconfigured(f"{address}: an engine port that is not loopback needs a token")
+    def __init__(self, service: AioSidecarService, addresses: Sequence[str], guard: Guard | None = None) -> None:
+        """Raises: EngineMisconfigured when a port is open to strangers."""
+        ports = [address for address in addresses if not address.startswith("unix:")]
+        if ports and guard is None:
+            guard = Guard()
+        for address in ports:
+            assert guard is not None
+            guard.check(address)
         self._service = service
         self._addresses = tuple(addresses)
-        self._token = token
+        self._guard = guard
         self.ports: list[int] = []
         """The ports listened on, in the order of the addresses; 1 for a socket."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,23 +128,29 @@ class Server:
             self._thread.join()
 
     async def _serve(self, begun: Future[None]) -> None:
+        guard = self._guard
+        bounds = [("grpc.max_receive_message_length", -1)] if guard is None else guard.options()
         interceptors: list[Any] = [_DeepAnswers()]
-        if self._token is not None:
-            interceptors.insert(0, _TokenCheck(self._token))
+        if guard is not None and guard.token is not None:
+            interceptors.insert(0, _TokenCheck(guard.token))
         server = grpc.aio.server(
             interceptors=interceptors,
-            options=(
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-            ),
+            options=(*bounds, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
         )
         add_TaskHubSidecarServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         try:
+            credentials = None if guard is None or guard.tls is None else _credentials(guard.tls)
             for address in self._addresses:
-                self.ports.append(server.add_insecure_port(address))
+                self.ports.append(
+                    server.add_insecure_port(address)
+                    if credentials is None
+                    else server.add_secure_port(address, credentials)
+                )
             await server.start()
+        except TlsProblem as problem:
+            begun.set_exception(EngineMisconfigured(str(problem)))
+            return
         except RuntimeError as error:
             begun.set_exception(EngineUnavailable(f"{', '.join(self._addresses)}: cannot be listened on: {error}"))
             return
@@ -96,30 +159,41 @@ class Server:
         await server.stop(GRACE_SECONDS)
 
 
-def _is_local(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _credentials(files: TlsFiles) -> Any:
+    """Credentials that gRPC asks for at every handshake. Raises: TlsProblem."""
+    configured = files.load()
+
+    def configuration() -> Any:
+        pairs = [(configured.key, configured.certificate)]
+        return grpc.ssl_server_certificate_configuration(pairs, root_certificates=configured.client_ca)
+
+    def fetch() -> Any:
+        nonlocal configured
+        fresh = files.current()
+        if fresh is configured:
+            return None
+        configured = fresh
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=files.asks_clients)
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Lets calls through that carry the token."""
+    """Lets calls through that carry the token.
+
+    A call without it is answered by a handler of a stream of requests, which reads none: gRPC takes the body of a call
+    off its connection, and parses it, only when a handler asks for it.
+    """
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
+        self._refusal = grpc.stream_unary_rpc_method_handler(_refuse)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
         sent = dict(details.invocation_metadata).get("authorization", "")
-        if handler is None or hmac.compare_digest(sent.encode(), self._expected):
-            return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_refuse_stream, handler.request_deserializer)
-        return grpc.unary_unary_rpc_method_handler(_refuse, handler.request_deserializer)
+        if hmac.compare_digest(sent.encode(), self._expected):
+            return await continuation(details)
+        return self._refusal
 
 
 class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
@@ -135,10 +209,5 @@ class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio 
         )
 
 
-async def _refuse(request: Any, context: Any) -> None:
+async def _refuse(requests: Any, context: Any) -> None:
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The engine's token is missing or wrong")
-
-
-async def _refuse_stream(request: Any, context: Any) -> Any:
-    await _refuse(request, context)
-    yield

@@ -20,7 +20,8 @@ from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarSer
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.hubs import HubsService, TaskHubs
-from bridge.engines.embedded.server import Server
+from bridge.engines.embedded.rejection import Rejection
+from bridge.engines.embedded.server import Guard, Server
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 from tests.engines.embedded.hands import call
 
@@ -82,6 +83,29 @@ def test_scheduler_client_and_worker_work_and_hubs_are_kept_apart(hubs: TaskHubs
     assert {path.name for path in tmp_path.glob("*.db")} == {"default.db", "blue.db", "green.db"}
 
 
+def test_hubs_made_by_their_name_are_bounded(tmp_path: Path) -> None:
+    """Those that are there are always opened, and go on to be used."""
+    for number in range(3):
+        found = TaskHubs(tmp_path, max_hubs=4 + number)
+        found.start()
+        assert found.get("default") is found.get("default")
+        for name in ("one", "two", "three"):
+            found.get(name)
+        for each in range(number):
+            found.get(f"more-{each}")
+        with pytest.raises(Rejection, match="no more than") as refused:
+            found.get("one-too-many")
+        assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        found.stop()
+    fewer = TaskHubs(tmp_path, max_hubs=1)
+    fewer.start()
+    fewer.get("three")
+    with pytest.raises(Rejection):
+        fewer.get("new")
+    fewer.stop()
+    assert len(list(tmp_path.glob("*.db"))) == 6
+
+
 def test_a_socket(database: Database, tmp_path: Path) -> None:
     server = Server(AioSidecarService(database), [f"unix:{tmp_path}/s"])
     server.start()
@@ -115,7 +139,7 @@ async def test_waits_that_reach_their_deadline_log_nothing(
 def test_a_token_is_needed_and_checked(database: Database) -> None:
     with pytest.raises(EngineMisconfigured, match="token"):
         Server(AioSidecarService(database), ["0.0.0.0:0"])
-    server = Server(AioSidecarService(database), ["127.0.0.1:0"], token="secret")
+    server = Server(AioSidecarService(database), ["127.0.0.1:0"], Guard(token="secret"))
     server.start()
     address = f"127.0.0.1:{server.ports[0]}"
     for sent, welcome in (("Bearer secret", True), ("Bearer wrong", False), (None, False)):

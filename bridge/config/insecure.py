@@ -1,0 +1,244 @@
+"""Settings that are legal and insecure: one table, which `bridge check` warns by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+from bridge.config.brokers import KafkaBrokerConfig
+from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model import BridgeConfig, HttpConfig
+from bridge.config.node import Node, Path, ScalarNode, find
+from bridge.config.registries import RegistryConfig
+from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.config.types import is_loopback
+from bridge.errors import Locate, Problem
+
+SHORTEST_TOKEN = 32
+"""Characters of a token that is not called short; as hexadecimal digits they are 128 bits."""
+
+_ALL_RIGHTS = "RootManageSharedAccessKey"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One insecure setting.
+
+    name: stable word. kind: model that has it. field: path below the model, for the place. applies: whether it is set
+    so. what: the danger and the remedy.
+    """
+
+    name: str
+    kind: type[BaseModel]
+    field: tuple[str, ...]
+    applies: Callable[[Any], bool]
+    what: str
+
+
+def _secret(value: SecretStr | None) -> str:
+    return value.get_secret_value() if value is not None else ""
+
+
+def _is_short(token: SecretStr | None) -> bool:
+    return token is not None and len(_secret(token)) < SHORTEST_TOKEN
+
+
+def _is_plain(url: str) -> bool:
+    return url.lower().startswith(("http://", "grpc://"))
+
+
+def _is_far(url: str) -> bool:
+    return not is_loopback(urlsplit(url).hostname or "")
+
+
+def _has_far_host(config: KafkaBrokerConfig) -> bool:
+    return any(not is_loopback(host.rpartition(":")[0]) for host in config.hosts)
+
+
+def _parts(config: ServiceBusBrokerConfig) -> dict[str, str]:
+    """Parts of the connection string, names in lower case."""
+    pairs = (part.partition("=") for part in _secret(config.connection_string).split(";"))
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _is_emulator(config: ServiceBusBrokerConfig) -> bool:
+    return _parts(config).get("usedevelopmentemulator", "").lower() == "true"
+
+
+def _is_far_emulator(config: ServiceBusBrokerConfig) -> bool:
+    return _is_emulator(config) and _is_far(config.endpoint or _parts(config).get("endpoint", ""))
+
+
+def _has_all_rights(config: ServiceBusBrokerConfig) -> bool:
+    name = _parts(config).get("sharedaccesskeyname") or (config.sas.name if config.sas is not None else None)
+    return name == _ALL_RIGHTS and not _is_emulator(config)
+
+
+def _sends_token(config: SchedulerEngineConfig) -> bool:
+    return config.token is not None or config.credential not in ("auto", "none")
+
+
+def _is_open_port(config: EmbeddedEngineConfig) -> bool:
+    return config.listen is not None and config.token is None and (config.tls is None or config.tls.client_ca is None)
+
+
+def _is_clear_port(config: EmbeddedEngineConfig) -> bool:
+    return config.listen is not None and config.tls is None and not is_loopback(config.listen.rpartition(":")[0])
+
+
+def _is_far_http(config: HttpConfig) -> bool:
+    return not is_loopback(config.host)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "sasl_without_tls",
+        KafkaBrokerConfig,
+        ("sasl",),
+        lambda broker: broker.sasl is not None and broker.tls is None,
+        "credentials and messages travel in the clear; set `tls`",
+    ),
+    Rule(
+        "kafka_without_tls",
+        KafkaBrokerConfig,
+        ("bootstrap_servers",),
+        lambda broker: broker.tls is None and broker.sasl is None and _has_far_host(broker),
+        "messages travel in the clear, and the cluster asks nobody for credentials; set `tls` and `sasl`",
+    ),
+    Rule(
+        "hostname_unchecked",
+        KafkaBrokerConfig,
+        ("tls", "check_hostname"),
+        lambda broker: broker.tls is not None and not broker.tls.check_hostname,
+        "anybody with a certificate of these authorities can pose as the cluster; use certificates with its names",
+    ),
+    Rule(
+        "emulator_without_tls",
+        ServiceBusBrokerConfig,
+        ("connection_string",),
+        _is_far_emulator,
+        "an emulator on another machine is reached without TLS; use a namespace, or run the emulator here",
+    ),
+    Rule(
+        "key_with_all_rights",
+        ServiceBusBrokerConfig,
+        (),
+        _has_all_rights,
+        f"`{_ALL_RIGHTS}` may manage the whole namespace; use Entra ID, or a policy with Listen and Send",
+    ),
+    Rule(
+        "credentials_over_http",
+        RegistryConfig,
+        ("url",),
+        lambda registry: _is_plain(registry.url) and (registry.password is not None or registry.token is not None),
+        "the registry's credentials travel in the clear; use https",
+    ),
+    Rule(
+        "registry_over_http",
+        RegistryConfig,
+        ("url",),
+        lambda registry: (
+            _is_plain(registry.url) and registry.password is None and registry.token is None and _is_far(registry.url)
+        ),
+        "anybody on the way can change schemas, and with them what messages mean; use https",
+    ),
+    Rule(
+        "token_over_http",
+        SchedulerEngineConfig,
+        ("endpoint",),
+        lambda engine: (
+            _is_plain(engine.endpoint) and (engine.token is not None or engine.credential not in ("auto", "none"))
+        ),
+        "the token travels in the clear; use https",
+    ),
+    Rule(
+        "engine_over_http",
+        SchedulerEngineConfig,
+        ("endpoint",),
+        lambda engine: _is_plain(engine.endpoint) and not _sends_token(engine) and _is_far(engine.endpoint),
+        "workflows and payloads travel in the clear, and the engine asks nobody for credentials; use https",
+    ),
+    Rule(
+        "short_token",
+        SchedulerEngineConfig,
+        ("token",),
+        lambda engine: _is_short(engine.token),
+        f"a token of less than {SHORTEST_TOKEN} characters can be guessed; make one with `openssl rand -hex 32`",
+    ),
+    Rule(
+        "short_token",
+        EmbeddedEngineConfig,
+        ("token",),
+        lambda engine: _is_short(engine.token),
+        f"a token of less than {SHORTEST_TOKEN} characters can be guessed; make one with `openssl rand -hex 32`",
+    ),
+    Rule(
+        "engine_port_open",
+        EmbeddedEngineConfig,
+        ("listen",),
+        _is_open_port,
+        "every process of this machine can do everything to the engine; set a `token`",
+    ),
+    Rule(
+        "engine_port_without_tls",
+        EmbeddedEngineConfig,
+        ("behind_tls_proxy",),
+        _is_clear_port,
+        "who reaches this port past the proxy reads the token and payloads; listen on loopback, or set `tls`",
+    ),
+    Rule(
+        "ops_port_without_tls",
+        HttpConfig,
+        ("host",),
+        lambda http: _is_far_http(http) and http.tls is None,
+        "health and metrics can be read by anybody who reaches the port, in the clear; set `tls` with `client_ca`, or "
+        "let only probes and scrapers reach it",
+    ),
+    Rule(
+        "ops_port_open",
+        HttpConfig,
+        ("host",),
+        lambda http: _is_far_http(http) and http.tls is not None and http.tls.client_ca is None,
+        "health and metrics can be read by anybody who reaches the port; set `tls.client_ca`, or let only probes and "
+        "scrapers reach it",
+    ),
+)
+"""All of them but secrets that are written in a file, which are a matter of every model."""
+
+LITERAL_SECRET = "the secret is written in the file; name a variable or a file: `${NAME}`, `${file:NAME}`"  # noqa: S105 - a text
+
+
+def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Problem]:
+    """Warnings, in no order. root: of the document, which tells where a secret comes from."""
+    for path, model in _models(config):
+        for rule in RULES:
+            if isinstance(model, rule.kind) and rule.applies(model):
+                yield replace(locate((*path, *rule.field), rule.what), severity="warning")
+        for name, field in type(model).model_fields.items():
+            here = (*path, field.alias or name)
+            if isinstance(getattr(model, name), SecretStr) and _is_literal(find(root, here), model):
+                yield replace(locate(here, LITERAL_SECRET), severity="warning")
+
+
+def _is_literal(node: Node | None, model: BaseModel) -> bool:
+    if isinstance(model, ServiceBusBrokerConfig) and _is_emulator(model):
+        return False  # its key is public
+    return isinstance(node, ScalarNode) and not node.variables
+
+
+def _models(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
+    """Every model of a configuration with its path in the words of the file."""
+    if isinstance(value, BaseModel):
+        yield path, value
+        for name, field in type(value).model_fields.items():
+            yield from _models(getattr(value, name), (*path, field.alias or name))
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _models(part, (*path, key))
+    elif isinstance(value, tuple | list):
+        for index, part in enumerate(value):
+            yield from _models(part, (*path, index))

@@ -1,0 +1,28 @@
+"""What the bridge is made of can be listed and looked up: the locks, and the tools that read them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-supply.lock")
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_library_is_one_version_with_its_hashes(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    entries = re.findall(r"^(\S+)==(\S+) .*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[A-Za-z0-9]\S*==", text, re.MULTILINE)) > 10
+
+
+def test_the_tools_are_locked_apart() -> None:
+    """They bring libraries of their own, which must not choose the versions of the bridge's."""
+    supply = (ROOT / "requirements-supply.lock").read_text()
+    for tool in ("cyclonedx-bom==", "pip-audit=="):
+        assert f"\n{tool}" in supply
+        assert f"\n{tool}" not in (ROOT / "requirements.lock").read_text()
+    assert re.search(r"^sbom: .*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(r"^audit-deps: .*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
