@@ -9,6 +9,7 @@
         ExpressionError            an expression failed at run time
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
+        UnexpectedReply            an answer to a request that was never sent
       RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has had this very command before       -> duplicate
@@ -123,6 +124,12 @@ class InvalidCommand(MessageError):
     """A rule produced a command that no engine may be given."""
 
     reason = "invalid_command"
+
+
+class UnexpectedReply(MessageError):
+    """The message answers no request: its correlation id is missing its signature, or was not made here."""
+
+    reason = "unexpected_reply"
 
 
 class RegistryUnavailable(BridgeError):

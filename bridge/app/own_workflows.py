@@ -13,6 +13,7 @@ from durabletask.task import ActivityContext
 from bridge.app.parking import Keepers, keepers
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
+from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.parking import letters
@@ -35,8 +36,12 @@ class OwnWorkflows:
         publishing: Publishing,
         now: Callable[[], datetime],
         loop: asyncio.AbstractEventLoop,
+        keys: Mapping[str, AnswerKeys],
     ) -> None:
+        """keys: that sign requests, by engine."""
+        self._loaded = loaded
         self._engines = engines
+        self._keys = keys
         self.publishing = publishing
         self._loop = loop
         self.undeliverable = Undeliverable(brokers, loop)
@@ -68,15 +73,18 @@ class OwnWorkflows:
                 **workflows.entities,
                 PARKING: kept.parking.function(),
                 QUARANTINE: kept.quarantine.function(),
+                ANSWERS: keys_entity,
             },
         )
-        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish()}, publishers=True)
+        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
 
-    def _publish(self) -> Callable[..., str]:
+    def _publish(self, engine: str) -> Callable[..., str]:
         publishing = self.publishing
+        signed = signing(self._keys[engine], publishing)
+        signs = self._loaded.config.engines[engine].answers.signatures != "off"
 
-        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
-            return publishing(request)
+        def publish(ctx: ActivityContext, request: dict[str, Any]) -> str:
+            return signed(request, ctx.orchestration_id) if signs else publishing(request)
 
         publish.__name__ = PUBLISH_ACTIVITY
         return publish

@@ -197,6 +197,7 @@ class Watch:
         *,
         limits: Sequence[RouteLimit] = (),
         stranded: Callable[[], Iterable[PartReading]] = tuple,
+        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -215,6 +216,7 @@ class Watch:
             limits,
             parking,
             late_letters,
+            answers,
             version=__version__,
             config=config_version,
         )

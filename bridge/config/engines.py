@@ -37,6 +37,17 @@ class ParkingConfig(Model):
     max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
 
 
+class AnswersConfig(Model):
+    """Answers to requests."""
+
+    signatures: Literal["required", "transition", "off"] = Field(
+        "transition",
+        description="`required`: an answer repeats the signed correlation id of its request. `transition`: one without "
+        "a signature is accepted where the engine shows an open request that an earlier version sent. `off`: requests "
+        "are not signed and answers not checked, while daemons of an earlier version run beside this one.",
+    )
+
+
 class EngineBase(Model):
     """What every engine has."""
 
@@ -44,6 +55,7 @@ class EngineBase(Model):
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
     parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
+    answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
 
 
 class EmbeddedEngineConfig(EngineBase):

@@ -171,17 +171,21 @@ class Metrics:
         limits: Sequence[LimitStats] = (),
         parking: Callable[[], Iterable[ParkingStats]] = tuple,
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         *,
         version: str,
         config: str,
     ) -> None:
         """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
         that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
-        of messages that had waited, by source and reason. version: of the bridge. config: its configuration's.
+        of messages that had waited, by source and reason. answers: to requests, by engine and result. version: of the
+        bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
-            _BridgeCollector(sources, engines, publishing, repeats, limits, parking, late_letters, version, config)
+            _BridgeCollector(
+                sources, engines, publishing, repeats, limits, parking, late_letters, answers, version, config
+            )
         )
 
     def render(self) -> bytes:
@@ -305,6 +309,7 @@ class _BridgeCollector(Collector):
         limits: Sequence[LimitStats],
         parking: Callable[[], Iterable[ParkingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        answers: Callable[[], Mapping[str, Mapping[str, int]]],
         version: str,
         config: str,
     ) -> None:
@@ -313,6 +318,7 @@ class _BridgeCollector(Collector):
         self._publishing = publishing
         self._parking = parking
         self._late_letters = late_letters
+        self._answers = answers
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -342,6 +348,11 @@ class _BridgeCollector(Collector):
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
         yield from self._collect_parking()
+        answers = CounterMetricFamily("bridge_answers", "Answers to requests, by result.", labels=("engine", "result"))
+        for name, results in self._answers().items():
+            for result, count in results.items():
+                answers.add_metric((name, result), count)
+        yield answers
         yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
-from bridge.correlation import may_replace, started_by, telling
+from bridge.answers import answered_by
+from bridge.correlation import ANSWERED, may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
@@ -146,6 +148,8 @@ class Calls:
             raise missing(request.instanceId)
         if instance.finished:
             raise late(request.instanceId)
+        if answered_by(request.name) is not None:
+            self._unanswered(instance, request)
         data = request.input if request.HasField("input") else None
         hub.deliver(instance, events.event_raised(hub.now, request.name, data))
         if self._certain_raise and instance.token is not None:
@@ -153,6 +157,17 @@ class Calls:
             instance.in_doubt.append(instance.inbox[-1][0])
             return DEFERRED
         return pb.RaiseEventResponse()
+
+    def _unanswered(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
+        """Refuse all answers to a request but the first. Raises: Rejection, which says whether it is the same again."""
+        waiting = (event for _, event in instance.inbox)
+        for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
+            if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
+                first, again = head_of(event.eventRaised.input.value), head_of(answer.input.value)
+                same = first.origin is not None and again.origin is not None and first.origin.key == again.origin.key
+                raise Rejection(
+                    grpc.StatusCode.ALREADY_EXISTS, f"The request was answered before{telling(ANSWERED, same)}"
+                )
 
     def terminate(self, request: pb.TerminateRequest) -> pb.TerminateResponse:
         """Ends the instance at once, without its worker; an unknown or finished one is left alone."""
