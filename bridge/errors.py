@@ -18,6 +18,7 @@
         InstanceFinished                                                             -> by on_finished
         InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
         EngineRejected             the engine refused this very request              -> dead_letter
+          UnreadEventsFull         the instance reads no events
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
@@ -178,6 +179,12 @@ class EngineRejected(EngineError):
     """The engine refused this very request; repeating it cannot help."""
 
     reason = "engine_rejected"
+
+
+class UnreadEventsFull(EngineRejected):
+    """The instance has as many unread events as it may have; this one is refused."""
+
+    reason = "unread_events_full"
 
 
 class EngineOutage(EngineError):

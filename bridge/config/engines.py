@@ -84,6 +84,10 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    unread_events: Integer = Field(
+        10_000, ge=1, description="Events that one instance may have unread; a further one is dead-lettered."
+    )
+    unread_bytes: Size = Field(16777216, description="Bytes of the events that one instance may have unread.")
     listen: str | None = Field(
         None, description="`host:port` for clients and workers beyond the socket; without TLS, so keep it near."
     )

@@ -18,10 +18,11 @@ from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import check_id, new_id
 from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
-from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
+from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition, unread_full
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.turn import BadResponse, entity_id
+from bridge.engines.embedded.unread import note
 from bridge.engines.embedded.waiters import Waiter, found
 from bridge.origin import head_of
 
@@ -151,7 +152,12 @@ class Calls:
         if answered_by(request.name) is not None:
             self._unanswered(instance, request)
         data = request.input if request.HasField("input") else None
-        hub.deliver(instance, events.event_raised(hub.now, request.name, data))
+        event = events.event_raised(hub.now, request.name, data)
+        if hub.unread.refuses(instance, event):
+            hub.events_refused += 1
+            raise unread_full(instance.unread_events, instance.unread_bytes)
+        hub.deliver(instance, event)
+        note(instance, event)
         if self._certain_raise and instance.token is not None:
             instance.deferred.append((reply, pb.RaiseEventResponse()))
             instance.in_doubt.append(instance.inbox[-1][0])

@@ -25,6 +25,7 @@ from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.unread import UnreadLimits
 from bridge.engines.embedded.warmth import Warmth
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
@@ -51,6 +52,9 @@ class DatabaseOptions:
     """Whether clients may empty the hub, by the calls that delete it or create it anew."""
     strict: bool = False
     """Whether the scheduler's limits hold."""
+    unread_events: int = 10_000
+    """Events that one instance may have unread; more are refused."""
+    unread_bytes: int = 16 * 1024 * 1024
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
@@ -100,6 +104,7 @@ class Database:
             max_message=options.max_message,
             lease_seconds=options.lease_seconds,
             limits=SCHEDULERS if options.strict else None,
+            unread=UnreadLimits(options.unread_events, options.unread_bytes, options.max_message),
         )
         recover(self.hub)
         self._calls = Calls(self.hub, certain_raise=options.certain_raise)

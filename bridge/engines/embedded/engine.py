@@ -88,7 +88,13 @@ class EmbeddedEngine:
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
         retention = RetentionPolicy(age, self._config.retention_count, period)
-        database = Database(self._directory / FILE, DatabaseOptions(strict=self._config.strict, retention=retention))
+        options = DatabaseOptions(
+            strict=self._config.strict,
+            retention=retention,
+            unread_events=self._config.unread_events,
+            unread_bytes=self._config.unread_bytes,
+        )
+        database = Database(self._directory / FILE, options)
         database.start()
         self._database = database
         try:

@@ -26,6 +26,7 @@ from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
 from bridge.engines.embedded.transaction import Transaction
+from bridge.engines.embedded.unread import UnreadLimits
 from bridge.engines.embedded.waiters import Waiters
 from bridge.engines.embedded.wire import StringValue
 from bridge.engines.embedded.workitem import WorkItems
@@ -46,8 +47,12 @@ class TaskHub:
         max_message: int = 4 * 1024 * 1024,
         lease_seconds: float | None = None,
         limits: Limits | None = None,
+        unread: UnreadLimits | None = None,
     ) -> None:
         self.store = store
+        self.unread = unread or UnreadLimits(message_bytes=max_message)
+        self.events_refused = 0
+        """Events that were one too many for their instance."""
         self.limits = limits or Limits()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)

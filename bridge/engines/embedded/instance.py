@@ -65,6 +65,13 @@ class Instance:
     """Raises that are answered when the turn in flight has ended, with their answers."""
     in_doubt: list[int] = field(default_factory=list)
     """Sequence numbers of their events."""
+    unread_events: int = 0
+    """Events raised that the orchestrator has not read, as far as known (`unread.py`)."""
+    unread_bytes: int = 0
+    shared: bool = False
+    """Its last turn was run in this process, where no message bounds its history."""
+    request: Any = None
+    """The work item of the turn in flight, to which a worker in this process adds what it reports."""
     waiting_start: bool = False
     """Its scheduled start time is yet to come."""
 

@@ -30,5 +30,10 @@ def unavailable(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.UNAVAILABLE, details)
 
 
+def unread_full(events: int, size: int) -> Rejection:
+    details = f"The instance has {events} unread events of {size} bytes; no further event is taken"
+    return Rejection(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+
+
 def late(instance_id: str) -> Rejection:
     return precondition(f"Orchestration instance '{instance_id[:256]}' has finished")

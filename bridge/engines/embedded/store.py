@@ -14,6 +14,7 @@ from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.rows import slices
+from bridge.engines.embedded.unread import settle
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
@@ -110,6 +111,7 @@ class Store:
         instance = instance_of(row)
         if instance.status not in FINISHED:
             instance.inbox = deque(self.inbox(instance.key))
+            settle(instance, None, acted=True)
             if instance.chunks == 0 and instance.start_at is not None:
                 instance.waiting_start = (
                     self.connection.execute(
