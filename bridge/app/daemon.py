@@ -86,8 +86,10 @@ class Daemon:
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
         keys = {name: AnswerKeys(engine, loop) for name, engine in self.engines.items()}
+        totals = {name: parking.totals(loaded, name) for name in self.engines}
         inner = {
-            name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
+            name: parking.target(loaded, engine, self.breakers[name], now, totals[name])
+            for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
@@ -111,7 +113,7 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    wards=parking.wards(loaded, name, self.engines),
+                    wards=parking.wards(loaded, name, self.engines, totals),
                     registries=self.registries,
                 )
                 for name in config.sources
@@ -133,7 +135,7 @@ class Daemon:
             },
             loop,
         )
-        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys)
+        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.witnesses = {
             name: Witness(partial(_tell_incompatible, name), partial(_tell_unknown, name)) for name in self.engines
         }

@@ -17,6 +17,7 @@ from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.parking import letters
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, PARKING, QUARANTINE
 from bridge.pipeline.publishing import Publishing
@@ -37,8 +38,9 @@ class OwnWorkflows:
         now: Callable[[], datetime],
         loop: asyncio.AbstractEventLoop,
         keys: Mapping[str, AnswerKeys],
+        totals: Mapping[str, WaitingTotals],
     ) -> None:
-        """keys: that sign requests, by engine."""
+        """keys: that sign requests, by engine. totals: of what waits, by engine."""
         self._loaded = loaded
         self._engines = engines
         self._keys = keys
@@ -46,7 +48,7 @@ class OwnWorkflows:
         self._loop = loop
         self.undeliverable = Undeliverable(brokers, loop)
         self.keepers: dict[str, Keepers] = {
-            name: keepers(loaded, engine, now, loop) for name, engine in engines.items()
+            name: keepers(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:

@@ -11,7 +11,7 @@ import structlog
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics, ParkingStats
@@ -180,6 +180,7 @@ class EngineView:
     durable: bool
     incompatible: Mapping[str, int]
     unknown: Mapping[str, int]
+    usage: EngineUsage | None = None
 
 
 class Watch:
@@ -266,7 +267,8 @@ class Watch:
         for name, engine in self._engines.items():
             witness = self._witnesses[name]
             up = not self._breakers[name].open
-            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown))
+            usage = engine.usage if isinstance(engine, MeasuredEngine) else None
+            yield EngineView(name, up, engine.durable, dict(witness.counts), dict(witness.unknown), usage)
 
 
 def _changed(found: Sequence[Incompatible]) -> str:

@@ -35,6 +35,10 @@ class ParkingConfig(Model):
     max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
     max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
     max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
+    total_messages: Integer = Field(
+        100_000, ge=1, description="Messages that wait on this engine, quarantined ones too; more are dead-lettered."
+    )
+    total_bytes: Size = Field(268435456, description="Bytes of all messages that wait on this engine, as JSON.")
 
 
 class AnswersConfig(Model):
@@ -84,6 +88,11 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    cache_bytes: Size = Field(
+        33554432,
+        description="Bytes of instances that the engine keeps in memory, and as many of entities; others are read from "
+        "the file when they are needed.",
+    )
     unread_events: Integer = Field(
         10_000, ge=1, description="Events that one instance may have unread; a further one is dead-lettered."
     )

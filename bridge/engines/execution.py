@@ -234,7 +234,8 @@ class _Run:
             self._status, started_by_it = seen
             return Known(Said.EXISTS, Life.FINISHED if self._status in FINISHED else Life.RUNNING, started_by_it)
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
-            raise translated from error
+            del translated  # an error whose traceback leads to itself keeps the payloads of its frames
+            raise self._inquiry.translate(error, what) from error
         translated.__cause__ = error
         self._trouble = translated
         looked = await self._inquiry.ask(what, self._id, self._origin, translated)

@@ -98,11 +98,23 @@ class SourceStats(Protocol):
         ...
 
 
+class EngineUsage(Protocol):
+    """What an engine holds in memory, in bytes, and the events that it refused: one too many for their instance."""
+
+    @property
+    def instance_bytes(self) -> int: ...
+    @property
+    def entity_bytes(self) -> int: ...
+    @property
+    def events_refused(self) -> int: ...
+
+
 class EngineStats(Protocol):
     """up: its breaker is closed. durable: acknowledged work survives the process.
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
     unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
+    usage: of an engine that this process hosts, else None.
     """
 
     @property
@@ -115,6 +127,8 @@ class EngineStats(Protocol):
     def incompatible(self) -> Mapping[str, int]: ...
     @property
     def unknown(self) -> Mapping[str, int]: ...
+    @property
+    def usage(self) -> EngineUsage | None: ...
 
 
 class PublishStats(Protocol):
@@ -147,6 +161,7 @@ class LimitStats(Protocol):
 class ParkingStats(Protocol):
     """What waits on one engine. events: what this process did to parked messages, quarantined: to quarantined ones,
     both by event. waiting: messages that wait for their instance, as last counted; None before the first count.
+    waiting_messages, waiting_bytes: of all that wait, quarantined ones too. refused: messages that were one too many.
     """
 
     @property
@@ -157,6 +172,12 @@ class ParkingStats(Protocol):
     def quarantined(self) -> Mapping[str, int]: ...
     @property
     def waiting(self) -> int | None: ...
+    @property
+    def waiting_messages(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
 
 
 class Metrics:
@@ -385,7 +406,17 @@ class _BridgeCollector(Collector):
             "Calls and publishes under names that nothing registers, by kind.",
             labels=("engine", "kind"),
         )
+        cache = GaugeMetricFamily(
+            "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", labels=("engine", "kind")
+        )
+        refused = CounterMetricFamily(
+            "bridge_events_refused", "Events refused since their instance reads none.", labels=("engine",)
+        )
         for engine in self._engines():
+            if (usage := engine.usage) is not None:
+                cache.add_metric((engine.name, "instances"), usage.instance_bytes)
+                cache.add_metric((engine.name, "entities"), usage.entity_bytes)
+                refused.add_metric((engine.name,), usage.events_refused)
             for kind, count in engine.unknown.items():
                 unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
@@ -394,8 +425,7 @@ class _BridgeCollector(Collector):
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
-        yield incompatible
-        yield unknown
+        yield from (incompatible, unknown, cache, refused)
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
@@ -405,7 +435,17 @@ class _BridgeCollector(Collector):
         held = CounterMetricFamily(
             "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
         )
+        messages = GaugeMetricFamily(
+            "bridge_waiting_messages", "Messages that wait on the engine, quarantined ones too.", labels=("engine",)
+        )
+        size = GaugeMetricFamily("bridge_waiting_bytes", "Bytes of the messages that wait.", labels=("engine",))
+        refused = CounterMetricFamily(
+            "bridge_waiting_refused", "Messages that could not wait since too many did.", labels=("engine",)
+        )
         for each in self._parking():
+            messages.add_metric((each.name,), each.waiting_messages)
+            size.add_metric((each.name,), each.waiting_bytes)
+            refused.add_metric((each.name,), each.refused)
             if each.waiting is not None:
                 waiting.add_metric((each.name,), each.waiting)
             for family, events in ((parked, each.events), (held, each.quarantined)):
@@ -416,6 +456,7 @@ class _BridgeCollector(Collector):
         )
         for values, count in self._late_letters().items():
             letters.add_metric(values, count)
+        yield from (messages, size, refused)
         yield waiting
         yield parked
         yield held

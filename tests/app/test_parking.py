@@ -94,6 +94,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         lambda: datetime.now(UTC),
         loop,
         {"default": AnswerKeys(engine, loop)},
+        {"default": parking.totals(found, "default")},
     )
     workflows, publishers = own.groups(Workflows(), "default")
     assert set(publishers.activities) == {PUBLISH_ACTIVITY}

@@ -12,7 +12,7 @@ from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.config.engines import EmbeddedEngineConfig
-from bridge.engines.base import RunListener
+from bridge.engines.base import EngineUsage, RunListener
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
@@ -62,6 +62,14 @@ class EmbeddedEngine:
             return f"durable, in {self._directory / FILE}{listens}"
         return f"durable, attached through {self._directory / SOCKET}"
 
+    @property
+    def usage(self) -> EngineUsage | None:
+        """None in a process that does not host it."""
+        if self._database is None:
+            return None
+        hub = self._database.hub
+        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
+
     def empty(self, entity_id: str) -> bool:
         """The process that hosts the engine knows: what it has acknowledged is in this set."""
         return self._database is not None and entity_id not in self._database.hub.entities.parking
@@ -93,6 +101,7 @@ class EmbeddedEngine:
             retention=retention,
             unread_events=self._config.unread_events,
             unread_bytes=self._config.unread_bytes,
+            max_cached_bytes=self._config.cache_bytes,
         )
         database = Database(self._directory / FILE, options)
         database.start()

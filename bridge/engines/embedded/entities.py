@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 class Entities:
     """Runs in the writer's thread, like the hub it belongs to."""
 
-    def __init__(self, hub: TaskHub, max_cached: int) -> None:
+    def __init__(self, hub: TaskHub, max_cached: int, max_cached_bytes: int) -> None:
         self._hub = hub
-        self._cache = EntityCache(max_cached)
+        self._cache = EntityCache(max_cached, max_cached_bytes)
         self.woken: dict[str, Entity] = {}
         """Entities that may have something to do after this commit."""
         self.locks_used = False
@@ -35,6 +35,11 @@ class Entities:
         """Ids of all parking entities: what waits for an instance is told when that starts."""
         self._gone: set[str] = set()
         """Removed in the transaction at hand; the file still has them."""
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the entities in memory."""
+        return self._cache.bytes
 
     def trim(self) -> None:
         self._cache.trim()
@@ -81,7 +86,7 @@ class Entities:
             return
         entity = self._found(entity_id)
         seq = self._hub.next_seq()
-        entity.queue.append((seq, event))
+        entity.append(seq, event)
         self._hub.tx.add_operation(seq, entity, event)
         self.advance(entity)
 
@@ -137,7 +142,7 @@ class Entities:
         while (entry := entity.grantable()) is not None:
             seq, event = entry
             request = event.entityLockRequested
-            entity.queue.popleft()
+            entity.pop()
             self._hub.tx.remove("operations", [seq])
             owner = self._hub.find(request.parentInstanceId.value)
             section, execution = events.lock_section(request)

@@ -56,7 +56,7 @@ class TaskHub:
         self.limits = limits or Limits()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
-        self.entities = Entities(self, max_cached_instances)
+        self.entities = Entities(self, max_cached_instances, max_cached_bytes)
         self.waiters = Waiters()
         self.dispatcher = Dispatcher(self._build, lease_seconds)
         self.work = WorkItems(self, max_message)

@@ -123,8 +123,9 @@ def text(value: str | None) -> StringValue | None:
 class InstanceCache:
     """The working set, bounded: idle instances are let go, the least recently used first.
 
-    Limits: number of instances and bytes of history. Instances with a turn in flight, and those that the transaction
-    at hand has changed, stay.
+    Limits: number of instances, and bytes of their histories, inputs and unread events. Instances with a turn in
+    flight, and those that the transaction at hand has changed, stay. What was looked up since the last `trim` may have
+    changed beside its history, and is measured then.
     """
 
     def __init__(self, max_instances: int, max_bytes: int) -> None:
@@ -133,6 +134,15 @@ class InstanceCache:
         self._max_instances = max_instances
         self._max_bytes = max_bytes
         self.history_bytes = 0
+        self._others: dict[int, int] = {}
+        """Bytes beside the history, by key."""
+        self._touched: set[int] = set()
+        self._other_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the instances in memory."""
+        return self.history_bytes + self._other_bytes
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -148,23 +158,28 @@ class InstanceCache:
         instance = self._instances.get(key)
         if instance is not None:
             self._instances.move_to_end(key)
+            self._touched.add(key)
         return instance
 
     def add(self, instance: Instance) -> None:
         self._instances[instance.key] = instance
         self._keys[instance.id] = instance.key
+        self._touched.add(instance.key)
         self.history_bytes += instance.history_bytes
 
     def remove(self, instance: Instance) -> None:
         if self._instances.pop(instance.key, None) is not None:
             self.history_bytes -= instance.history_bytes
+            self._other_bytes -= self._others.pop(instance.key, 0)
             if self._keys.get(instance.id) == instance.key:
                 del self._keys[instance.id]
 
     def clear(self) -> None:
         self._instances.clear()
         self._keys.clear()
-        self.history_bytes = 0
+        self._others.clear()
+        self._touched.clear()
+        self.history_bytes = self._other_bytes = 0
 
     def grow(self, instance: Instance, size: int) -> None:
         """The instance's history in memory became `size` bytes larger, or smaller."""
@@ -174,11 +189,18 @@ class InstanceCache:
 
     def trim(self) -> None:
         """Let go of what exceeds the limits. Only between transactions."""
+        for key in self._touched:
+            found = self._instances.get(key)
+            if found is not None:
+                size = found.start.ByteSize() + found.unread_bytes
+                self._other_bytes += size - self._others.get(key, 0)
+                self._others[key] = size
+        self._touched.clear()
         surplus = len(self._instances) - self._max_instances
-        if surplus <= 0 and self.history_bytes <= self._max_bytes:
+        if surplus <= 0 and self.bytes <= self._max_bytes:
             return
         for _ in range(len(self._instances)):
-            if surplus <= 0 and self.history_bytes <= self._max_bytes:
+            if surplus <= 0 and self.bytes <= self._max_bytes:
                 break
             instance = next(iter(self._instances.values()))
             if instance.token is None:

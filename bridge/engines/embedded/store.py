@@ -192,12 +192,9 @@ class Store:
         if row is None:
             return None
         entity = Entity(entity_id, state=row[0], section=row[1], owner=row[2], modified_at=row[3])
-        entity.queue = deque(
-            (seq, pb.HistoryEvent.FromString(event))
-            for seq, event in self.connection.execute(
-                "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq", (entity_id,)
-            )
-        )
+        query = "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq"
+        for seq, event in self.connection.execute(query, (entity_id,)):
+            entity.append(seq, pb.HistoryEvent.FromString(event))
         return entity
 
     def entities_owned(self, owner: str) -> list[str]:

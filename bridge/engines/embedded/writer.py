@@ -138,7 +138,8 @@ class Writer:
             try:
                 result = operation(*args)
             except Rejection as rejection:
-                result = rejection
+                # Its traceback leads to this frame, which holds the requests of the whole group
+                result = rejection.with_traceback(None)
             except Exception:
                 self._culprit = args[0] if args and isinstance(args[0], Lease) else None
                 raise
