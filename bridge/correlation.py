@@ -186,6 +186,9 @@ def started_by(parcel: Parcel, origin: Origin | None) -> bool:
     return remembers(str((parcel.inbox or {}).get("seen", "")), origin.key)
 
 
+ANSWERED = "ANSWERED"
+"""In place of a status: a request has its answer."""
+
 _TOLD = re.compile(r" \[([A-Z]+), (this|another) message\]$")
 
 

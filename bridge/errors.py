@@ -9,6 +9,7 @@
         ExpressionError            an expression failed at run time
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
+        UnexpectedReply            an answer to a request that was never sent
       RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
         AlreadyTaken               the engine has had this very command before       -> duplicate
@@ -17,6 +18,7 @@
         InstanceFinished                                                             -> by on_finished
         InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
         EngineRejected             the engine refused this very request              -> dead_letter
+          UnreadEventsFull         the instance reads no events
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
@@ -125,6 +127,12 @@ class InvalidCommand(MessageError):
     reason = "invalid_command"
 
 
+class UnexpectedReply(MessageError):
+    """The message answers no request: its correlation id is missing its signature, or was not made here."""
+
+    reason = "unexpected_reply"
+
+
 class RegistryUnavailable(BridgeError):
     """A schema registry does not answer, or not as one."""
 
@@ -171,6 +179,12 @@ class EngineRejected(EngineError):
     """The engine refused this very request; repeating it cannot help."""
 
     reason = "engine_rejected"
+
+
+class UnreadEventsFull(EngineRejected):
+    """The instance has as many unread events as it may have; this one is refused."""
+
+    reason = "unread_events_full"
 
 
 class EngineOutage(EngineError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
+from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.pacing import EnginePaces
@@ -85,8 +87,22 @@ class Daemon:
         )
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
+        loop = asyncio.get_running_loop()
+        keys = {name: AnswerKeys(engine, loop) for name, engine in self.engines.items()}
+        totals = {name: parking.totals(loaded, name) for name in self.engines}
+        inner = {
+            name: parking.target(loaded, engine, self.breakers[name], now, totals[name])
+            for name, engine in self.engines.items()
+        }
+        answers = {
+            name: AnswerExecutor(
+                engine, keys[name], inner[name].execute, inner[name].park, config.engines[name].answers.signatures, now
+            )
+            for name, engine in self.engines.items()
+        }
         targets = {
-            name: parking.target(loaded, engine, self.breakers[name], now) for name, engine in self.engines.items()
+            name: replace(target, execute=answers[name].execute, park=target.park and answers[name].park)
+            for name, target in inner.items()
         }
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
@@ -100,7 +116,7 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    wards=parking.wards(loaded, name, self.engines),
+                    wards=parking.wards(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
                     registries=self.registries,
                 )
@@ -121,9 +137,9 @@ class Daemon:
                 )
                 for name, target in config.targets.items()
             },
-            asyncio.get_running_loop(),
+            loop,
         )
-        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, asyncio.get_running_loop())
+        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.witnesses = {
             name: Witness(partial(_tell_incompatible, name), partial(_tell_unknown, name)) for name in self.engines
         }
@@ -139,6 +155,7 @@ class Daemon:
             limits=tuple(self.admission.limits.values()),
             stranded=self.stranded.readings,
             stuck=self._stuck if worker else None,
+            answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )

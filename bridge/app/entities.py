@@ -14,6 +14,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.app.attachment import asked, payload, stamp
 from bridge.commands import SignalEntity
 from bridge.config.types import OWN_NAMES
+from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
@@ -86,6 +87,14 @@ class Entities:
         return await asked(self._client.clean_entity_storage(empty, locks), "clean entities")
 
 
+def _state(metadata: EntityMetadata) -> Any:
+    """The state to show, without the secrets of the keys that sign requests."""
+    found = bare_state(payload(metadata.get_state()))
+    if metadata.id.entity.lower() != ANSWERS or not isinstance(found, dict):
+        return found
+    return {"keys": [{name: key[name] for name in ("id", "made")} for key in found.get("keys", ())]}
+
+
 def _entity(metadata: EntityMetadata, state: bool) -> Entity:
     # Only an orchestration locks an entity, and its id has another form than an entity's.
     return Entity(
@@ -94,5 +103,5 @@ def _entity(metadata: EntityMetadata, state: bool) -> Entity:
         stamp(metadata.last_modified),
         metadata.backlog_queue_size,
         metadata._locked_by or None,
-        bare_state(payload(metadata.get_state())) if state else None,
+        _state(metadata) if state else None,
     )

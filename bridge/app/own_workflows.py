@@ -13,10 +13,12 @@ from durabletask.task import ActivityContext
 from bridge.app.parking import Keepers, keepers
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
+from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.grace import GUARD, Grace, guard
 from bridge.engines.pacing import pace_entity
 from bridge.engines.parking import letters
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.publishing import Publishing
@@ -36,13 +38,18 @@ class OwnWorkflows:
         publishing: Publishing,
         now: Callable[[], datetime],
         loop: asyncio.AbstractEventLoop,
+        keys: Mapping[str, AnswerKeys],
+        totals: Mapping[str, WaitingTotals],
     ) -> None:
+        """keys: that sign requests, by engine. totals: of what waits, by engine."""
+        self._loaded = loaded
         self._engines = engines
+        self._keys = keys
         self.publishing = publishing
         self._loop = loop
         self.undeliverable = Undeliverable(brokers, loop)
         self.keepers: dict[str, Keepers] = {
-            name: keepers(loaded, engine, now, loop) for name, engine in engines.items()
+            name: keepers(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
@@ -70,15 +77,18 @@ class OwnWorkflows:
                 PARKING: kept.parking.function(),
                 QUARANTINE: kept.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
+                ANSWERS: keys_entity,
             },
         )
-        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish()}, publishers=True)
+        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
 
-    def _publish(self) -> Callable[..., str]:
+    def _publish(self, engine: str) -> Callable[..., str]:
         publishing = self.publishing
+        signed = signing(self._keys[engine], publishing)
+        signs = self._loaded.config.engines[engine].answers.signatures != "off"
 
-        def publish(_: ActivityContext, request: dict[str, Any]) -> str:
-            return publishing(request)
+        def publish(ctx: ActivityContext, request: dict[str, Any]) -> str:
+            return signed(request, ctx.orchestration_id) if signs else publishing(request)
 
         publish.__name__ = PUBLISH_ACTIVITY
         return publish

@@ -200,13 +200,6 @@ class ParkedMessages:
         return await asked(self._client.get_all_entities(query), "list what waits")
 
 
-async def parked_now(engine: Engine) -> int:
-    """How many messages wait for their instance. Raises: EngineError."""
-    query = EntityQuery(instance_id_starts_with=f"@{PARKING}@", include_state=True)
-    entities = await asked(engine.client.get_all_entities(query), "count what waits")
-    return sum(len(json.loads(each.get_state() or "{}").get("items", ())) for each in entities)
-
-
 def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     return {"marks": list(ids) or None, "forget": forget}
 

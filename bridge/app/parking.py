@@ -10,7 +10,6 @@ from datetime import datetime
 
 import structlog
 
-from bridge.app.parked import parked_now
 from bridge.config.engines import ParkingConfig
 from bridge.config.missing import ParkMissing, StartMissing
 from bridge.config.servicebus import ServiceBusBrokerConfig
@@ -19,6 +18,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.parking.wards import EngineWards, QuarantineEntities
 from bridge.errors import EngineError
 from bridge.parking.lot import Bounds
@@ -55,23 +55,37 @@ def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
     return ParkingRules(prefixes(parks), loaded.config.engines[engine].parking.max_message)
 
 
-def target(loaded: Loaded, engine: Engine, breaker: Breaker, now: Callable[[], datetime]) -> Target:
+def totals(loaded: Loaded, engine: str) -> WaitingTotals:
+    """The bound of all that waits on an engine."""
+    config = loaded.config.engines[engine].parking
+    return WaitingTotals(config.total_messages, config.total_bytes)
+
+
+def target(
+    loaded: Loaded,
+    engine: Engine,
+    breaker: Breaker,
+    now: Callable[[], datetime],
+    totals: WaitingTotals | None = None,
+) -> Target:
     """The engine as the pipeline sees it: with nothing in between where no rule parks."""
     executor = CommandExecutor(engine, now)
     found = rules(loaded, engine.name)
     if found is None:
         return Target(executor.execute, breaker)
-    parking = ParkingExecutor(engine, executor, found, now)
+    parking = ParkingExecutor(engine, executor, found, now, totals)
     return Target(parking.execute, breaker, parking.park)
 
 
-def wards(loaded: Loaded, source: str, engines: Mapping[str, Engine]) -> tuple[str, Wards] | None:
+def wards(
+    loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals] | None = None
+) -> tuple[str, Wards] | None:
     """Where a source keeps its messages outside the broker; None: it never does.
 
     What is kept there can only be dead-lettered to a queue or topic that the source names.
     """
     name = keeper(loaded, source)
-    return None if name is None else (name, EngineWards(engines[name], source))
+    return None if name is None else (name, EngineWards(engines[name], source, (totals or {}).get(name)))
 
 
 def keeper(loaded: Loaded, source: str) -> str | None:
@@ -101,7 +115,20 @@ class Keepers:
     name: str
     parking: ParkingEntities
     quarantine: QuarantineEntities
+    totals: WaitingTotals
     waiting: int | None = None
+
+    @property
+    def waiting_messages(self) -> int:
+        return self.totals.messages
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.totals.bytes
+
+    @property
+    def refused(self) -> int:
+        return self.totals.refused
 
     @property
     def events(self) -> Mapping[str, int]:
@@ -112,17 +139,25 @@ class Keepers:
         return dict(self.quarantine.events)
 
 
-def keepers(loaded: Loaded, engine: Engine, now: Callable[[], datetime], loop: asyncio.AbstractEventLoop) -> Keepers:
+def keepers(
+    loaded: Loaded,
+    engine: Engine,
+    now: Callable[[], datetime],
+    loop: asyncio.AbstractEventLoop,
+    totals: WaitingTotals,
+) -> Keepers:
     """What this process runs for an engine of what waits there."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
     executor = CommandExecutor(engine, now)
-    entities = ParkingEntities(executor, loop, _bounds(config.parking, engine), RetryPolicy(), now, slots)
-    return Keepers(engine.name, entities, QuarantineEntities(now))
+    entities = ParkingEntities(
+        executor, loop, _bounds(config.parking, engine), RetryPolicy(), now, slots, totals=totals
+    )
+    return Keepers(engine.name, entities, QuarantineEntities(now, totals), totals)
 
 
 class Census:
-    """Counts what waits for an instance, for the metrics: now and then, and only while something may wait."""
+    """Counts what waits on engines: now and then, and only while something may wait."""
 
     def __init__(
         self, engines: Mapping[str, Engine], keepers: Mapping[str, Keepers], parked: Callable[[], int]
@@ -139,11 +174,12 @@ class Census:
             began = time.monotonic()
             for name, engine in self._engines.items():
                 keepers = self._keepers[name]
-                happened = self._parked() + sum(keepers.parking.events.values())
-                if known.get(name) == happened and not keepers.waiting:
+                happened = self._parked() + sum((*keepers.events.values(), *keepers.quarantined.values()))
+                if known.get(name) == happened and not keepers.totals.messages:
                     continue
                 try:
-                    keepers.waiting = await parked_now(engine)
+                    await keepers.totals.count(engine)
+                    keepers.waiting = keepers.totals.early
                 except EngineError as error:
                     log.info("what waits cannot be counted", action="census", engine=name, detail=str(error))
                 else:

@@ -12,7 +12,7 @@ import structlog
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
 from bridge.clock import SYSTEM
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.witness import Incompatible, Witness
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics, ParkingStats
@@ -187,6 +187,7 @@ class EngineView:
     unknown: Mapping[str, int]
     faults: Mapping[str, int]
     stuck: int
+    usage: EngineUsage | None = None
 
 
 class Watch:
@@ -205,6 +206,7 @@ class Watch:
         limits: Sequence[RouteLimit] = (),
         stranded: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
+        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -225,6 +227,7 @@ class Watch:
             parking,
             late_letters,
             SYSTEM.counted,
+            answers,
             version=__version__,
             config=config_version,
         )
@@ -278,8 +281,9 @@ class Watch:
             witness = self._witnesses[name]
             up = not self._breakers[name].open
             stuck = 0 if self._stuck is None else len(self._stuck(name))
+            usage = engine.usage if isinstance(engine, MeasuredEngine) else None
             yield EngineView(
-                name, up, engine.durable, dict(witness.counts), dict(witness.unknown), engine.faults, stuck
+                name, up, engine.durable, dict(witness.counts), dict(witness.unknown), engine.faults, stuck, usage
             )
 
 

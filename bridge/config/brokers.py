@@ -117,7 +117,10 @@ class KafkaBrokerConfig(Model):
         1048576, ge=1024, description="Fetched ahead from one partition; a larger record passes all the same."
     )
     max_batch: Size = Field(
-        67108864, ge=1024, description="Largest record batch when decompressed; a larger one cannot be read."
+        67108864,
+        ge=1024,
+        description="Largest record batch when decompressed; a larger one cannot be read. A source holds less than "
+        "twice as much decompressed at once.",
     )
     publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
     max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")

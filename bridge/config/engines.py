@@ -42,6 +42,21 @@ class ParkingConfig(Model):
     max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
     max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
     max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
+    total_messages: Integer = Field(
+        100_000, ge=1, description="Messages that wait on this engine, quarantined ones too; more are dead-lettered."
+    )
+    total_bytes: Size = Field(268435456, description="Bytes of all messages that wait on this engine, as JSON.")
+
+
+class AnswersConfig(Model):
+    """Answers to requests."""
+
+    signatures: Literal["required", "transition", "off"] = Field(
+        "transition",
+        description="`required`: an answer repeats the signed correlation id of its request. `transition`: one without "
+        "a signature is accepted where the engine shows an open request that an earlier version sent. `off`: requests "
+        "are not signed and answers not checked, while daemons of an earlier version run beside this one.",
+    )
 
 
 class EngineBase(Model):
@@ -51,6 +66,7 @@ class EngineBase(Model):
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
     parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
+    answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
 
 
 class EmbeddedEngineConfig(EngineBase):
@@ -79,6 +95,15 @@ class EmbeddedEngineConfig(EngineBase):
         "replays its orchestrator from the beginning.",
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
+    cache_bytes: Size = Field(
+        33554432,
+        description="Bytes of instances that the engine keeps in memory, and as many of entities; others are read from "
+        "the file when they are needed.",
+    )
+    unread_events: Integer = Field(
+        10_000, ge=1, description="Events that one instance may have unread; a further one is dead-lettered."
+    )
+    unread_bytes: Size = Field(16777216, description="Bytes of the events that one instance may have unread.")
     max_lost_workers: Integer = Field(
         5,
         ge=0,

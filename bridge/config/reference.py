@@ -142,6 +142,7 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
+        engines.AnswersConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -175,7 +176,7 @@ _HEADINGS = {
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
     missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
-    engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
+    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
@@ -14,6 +15,25 @@ from bridge.engines.witness import Witness
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
 """Called with ids of instances that have finished, and of those that have started: one in both runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """What a hosted engine keeps in memory, in bytes, and how many events it refused."""
+
+    instance_bytes: int
+    entity_bytes: int
+    events_refused: int
+
+
+@runtime_checkable
+class MeasuredEngine(Protocol):
+    """An engine that may be hosted by this process."""
+
+    @property
+    def usage(self) -> EngineUsage | None:
+        """None when another process hosts it."""
+        ...
 
 
 class Engine(Protocol):

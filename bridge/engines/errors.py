@@ -18,6 +18,7 @@ from bridge.errors import (
     EngineUnavailable,
     InstanceAlreadyExists,
     InstanceNotFound,
+    UnreadEventsFull,
 )
 
 Code = grpc.StatusCode
@@ -59,6 +60,9 @@ _BOUND = re.compile(
     r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
 )
 """Details of a refusal that are told all the same: an embedded engine names a bound, and quotes nothing."""
+
+_UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
+"""Details of an embedded engine that refuses an event, and quotes nothing."""
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",
@@ -122,6 +126,8 @@ def details_of(error: BaseException) -> str:
 def _of_status(code: Any, details: str, what: str) -> EngineError:
     kind = STATUS[code]
     lowered = details.lower()
+    if code is Code.RESOURCE_EXHAUSTED and _UNREAD.fullmatch(details):
+        return UnreadEventsFull(f"{what}: {details[0].lower()}{details[1:]}")
     if code is Code.RESOURCE_EXHAUSTED and any(words in lowered for words in _TOO_LARGE):
         kind = EngineRejected
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):

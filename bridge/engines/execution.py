@@ -22,7 +22,7 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, restart_of, told
+from bridge.correlation import ANSWERED, ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, restart_of, told
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
 from bridge.engines.grace import start_guard
@@ -234,7 +234,8 @@ class _Run:
             self._status, started_by_it = seen
             return Known(Said.EXISTS, Life.FINISHED if self._status in FINISHED else Life.RUNNING, started_by_it)
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
-            raise translated from error
+            del translated  # an error whose traceback leads to itself keeps the payloads of its frames
+            raise self._inquiry.translate(error, what) from error
         translated.__cause__ = error
         self._trouble = translated
         looked = await self._inquiry.ask(what, self._id, self._origin, translated)
@@ -252,6 +253,11 @@ class _Run:
             )
         except InstanceNotFound:
             said = Said.MISSING
+        except InstanceAlreadyExists as error:
+            # Of events, only an answer to a request that has one is refused so
+            if (told(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
+                raise AlreadyTaken(f"{self._what}: the engine has had it before") from error
+            raise InstanceFinished(f"{self._what}: the request was answered before") from error
         except EngineRejected as error:
             self._refusals += 1
             if not is_late(error) or self._refusals > _REFUSALS:

@@ -99,10 +99,10 @@ class Inquiry:
         try:
             return await call()
         except (Exception, asyncio.CancelledError) as error:
-            translated = self.translate(error, what)
             if instance_id is not None and status_of(error) in QUESTIONS:
-                await self.ask(what, instance_id, None, translated)
-            raise translated from error
+                await self.ask(what, instance_id, None, self.translate(error, what))
+            # Not by a local name: an error whose traceback leads to itself keeps the payloads of its frames
+            raise self.translate(error, what) from error
 
     async def ask(self, what: str, instance_id: str, origin: Origin | None, cause: EngineError) -> Looked:
         """The instance after a call of unknown outcome.

@@ -100,12 +100,24 @@ class SourceStats(Protocol):
         ...
 
 
+class EngineUsage(Protocol):
+    """What an engine holds in memory, in bytes, and the events that it refused: one too many for their instance."""
+
+    @property
+    def instance_bytes(self) -> int: ...
+    @property
+    def entity_bytes(self) -> int: ...
+    @property
+    def events_refused(self) -> int: ...
+
+
 class EngineStats(Protocol):
     """up: its breaker is closed. durable: acknowledged work survives the process.
 
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
     unknown: calls and publishes of orchestrations under names that nothing registers, by kind. faults: operations that
     could not be applied and were given up, by kind. stuck: pools of worker threads of this process that cannot work.
+    usage: of an engine that this process hosts, else None.
     """
 
     @property
@@ -122,6 +134,8 @@ class EngineStats(Protocol):
     def faults(self) -> Mapping[str, int]: ...
     @property
     def stuck(self) -> int: ...
+    @property
+    def usage(self) -> EngineUsage | None: ...
 
 
 class PublishStats(Protocol):
@@ -154,6 +168,7 @@ class LimitStats(Protocol):
 class ParkingStats(Protocol):
     """What waits on one engine. events: what this process did to parked messages, quarantined: to quarantined ones,
     both by event. waiting: messages that wait for their instance, as last counted; None before the first count.
+    waiting_messages, waiting_bytes: of all that wait, quarantined ones too. refused: messages that were one too many.
     """
 
     @property
@@ -164,6 +179,12 @@ class ParkingStats(Protocol):
     def quarantined(self) -> Mapping[str, int]: ...
     @property
     def waiting(self) -> int | None: ...
+    @property
+    def waiting_messages(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
 
 
 class Metrics:
@@ -179,6 +200,7 @@ class Metrics:
         parking: Callable[[], Iterable[ParkingStats]] = tuple,
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
+        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         *,
         version: str,
         config: str,
@@ -186,12 +208,22 @@ class Metrics:
         """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
         that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
         of messages that had waited, by source and reason. clock_jumps: steps of the wall clock, by direction.
-        version: of the bridge. config: its configuration's.
+        answers: to requests, by engine and result. version: of the bridge. config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
             _BridgeCollector(
-                sources, engines, publishing, repeats, limits, parking, late_letters, clock_jumps, version, config
+                sources,
+                engines,
+                publishing,
+                repeats,
+                limits,
+                parking,
+                late_letters,
+                clock_jumps,
+                answers,
+                version,
+                config,
             )
         )
 
@@ -323,6 +355,7 @@ class _BridgeCollector(Collector):
         parking: Callable[[], Iterable[ParkingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         clock_jumps: Callable[[], Mapping[str, int]],
+        answers: Callable[[], Mapping[str, Mapping[str, int]]],
         version: str,
         config: str,
     ) -> None:
@@ -332,6 +365,7 @@ class _BridgeCollector(Collector):
         self._parking = parking
         self._late_letters = late_letters
         self._clock_jumps = clock_jumps
+        self._answers = answers
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -361,6 +395,11 @@ class _BridgeCollector(Collector):
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
         yield from self._collect_parking()
+        answers = CounterMetricFamily("bridge_answers", "Answers to requests, by result.", labels=("engine", "result"))
+        for name, results in self._answers().items():
+            for result, count in results.items():
+                answers.add_metric((name, result), count)
+        yield answers
         yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
@@ -402,10 +441,20 @@ class _BridgeCollector(Collector):
         stuck = GaugeMetricFamily(
             "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", labels=("engine",)
         )
+        cache = GaugeMetricFamily(
+            "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", labels=("engine", "kind")
+        )
+        refused = CounterMetricFamily(
+            "bridge_events_refused", "Events refused since their instance reads none.", labels=("engine",)
+        )
         for engine in self._engines():
             stuck.add_metric((engine.name,), engine.stuck)
             for kind, count in engine.faults.items():
                 faults.add_metric((engine.name, kind), count)
+            if (usage := engine.usage) is not None:
+                cache.add_metric((engine.name, "instances"), usage.instance_bytes)
+                cache.add_metric((engine.name, "entities"), usage.entity_bytes)
+                refused.add_metric((engine.name,), usage.events_refused)
             for kind, count in engine.unknown.items():
                 unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
@@ -414,10 +463,7 @@ class _BridgeCollector(Collector):
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
-        yield incompatible
-        yield unknown
-        yield faults
-        yield stuck
+        yield from (incompatible, unknown, faults, stuck, cache, refused)
 
     def _collect_parking(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
@@ -427,7 +473,17 @@ class _BridgeCollector(Collector):
         held = CounterMetricFamily(
             "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
         )
+        messages = GaugeMetricFamily(
+            "bridge_waiting_messages", "Messages that wait on the engine, quarantined ones too.", labels=("engine",)
+        )
+        size = GaugeMetricFamily("bridge_waiting_bytes", "Bytes of the messages that wait.", labels=("engine",))
+        refused = CounterMetricFamily(
+            "bridge_waiting_refused", "Messages that could not wait since too many did.", labels=("engine",)
+        )
         for each in self._parking():
+            messages.add_metric((each.name,), each.waiting_messages)
+            size.add_metric((each.name,), each.waiting_bytes)
+            refused.add_metric((each.name,), each.refused)
             if each.waiting is not None:
                 waiting.add_metric((each.name,), each.waiting)
             for family, events in ((parked, each.events), (held, each.quarantined)):
@@ -438,6 +494,7 @@ class _BridgeCollector(Collector):
         )
         for values, count in self._late_letters().items():
             letters.add_metric(values, count)
+        yield from (messages, size, refused)
         yield waiting
         yield parked
         yield held

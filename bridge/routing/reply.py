@@ -1,27 +1,27 @@
-"""Whose question a message answers."""
+"""The request that a message answers."""
 
 from __future__ import annotations
 
-import re
-
+from bridge.answers import CORRELATION_ID, parse, reply_event
 from bridge.envelope import Envelope
-from bridge.errors import InvalidCommand
+from bridge.errors import InvalidCommand, UnexpectedReply
 from bridge.routing.identifier import check_instance_id
-
-HEADER = "correlation-id"
-_CORRELATION_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
 
 
 def asked_by(envelope: Envelope) -> tuple[str, str]:
-    """The correlation id of an answer and the id of the instance in it. Raises: InvalidCommand when it has none.
+    """The event that brings an answer, and the id of the instance that asked.
 
-    An event under that whole id reaches nobody but the one wait that made the id, so that a message cannot tell
-    instances anything that they did not ask for.
+    The event carries the whole correlation id, so that its signature can be checked before it is raised, and it reaches
+    nobody but the one wait that made the id.
+
+    Raises: InvalidCommand when the message has no correlation id, UnexpectedReply when it has another's.
     """
-    given = envelope.headers.get(HEADER)
+    given = envelope.headers.get(CORRELATION_ID)
     if given is None:
-        raise InvalidCommand(f"the answer has no header `{HEADER}`; whoever answers has to repeat that of the request")
-    found = _CORRELATION_ID.fullmatch(given)
+        raise InvalidCommand(
+            f"the answer has no header `{CORRELATION_ID}`; a service has to repeat that of the request"
+        )
+    found = parse(given)
     if found is None:
-        raise InvalidCommand(f"the header `{HEADER}` is not one that the bridge gave to a request")
-    return given, check_instance_id(found[1])
+        raise UnexpectedReply(f"the header `{CORRELATION_ID}` is not one that the bridge gave to a request")
+    return reply_event(given), check_instance_id(found.instance_id)

@@ -141,8 +141,8 @@ class VerbCompiler:
 
         def build(scope: Scope) -> Command:
             assert isinstance(scope, RouteScope)
-            correlation_id, instance_id = asked_by(scope.envelope)
-            return RaiseEvent(instance_id, f"reply:{correlation_id}", data(scope), verb.on_missing, verb.on_finished)
+            event, instance_id = asked_by(scope.envelope)
+            return RaiseEvent(instance_id, event, data(scope), verb.on_missing, verb.on_finished)
 
         return build
 

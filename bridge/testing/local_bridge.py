@@ -19,6 +19,7 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
+from bridge.answers import CORRELATION_ID
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.daemon import Daemon
 from bridge.app.names import require
@@ -33,7 +34,7 @@ from bridge.envelope import Event
 from bridge.message import Message
 from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
-from bridge.workflow.request import CORRELATION_ID, REPLY_TO
+from bridge.workflow.request import REPLY_TO
 
 T = TypeVar("T")
 

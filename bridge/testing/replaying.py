@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from durabletask import task
 from durabletask.serialization import DataConverter as AnyConverter
 from durabletask.worker import _OrchestrationExecutor, _Registry
 
+from bridge.answers import ANSWER, PUBLISH_ACTIVITY
 from bridge.engines.recording import Recording
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.start import message_aware
@@ -114,7 +116,7 @@ def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
     kind = event.WhichOneof("eventType")
     told = getattr(event, str(kind))
     if kind == "taskScheduled":
-        return (event.eventId, "activity", told.name, told.input.value)
+        return (event.eventId, "activity", told.name, _input(told))
     if kind == "timerCreated":
         return (event.eventId, "timer", told.fireAt.ToJsonString())
     if kind == "subOrchestrationInstanceCreated":
@@ -133,7 +135,7 @@ def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
     kind = action.WhichOneof("orchestratorActionType")
     told = getattr(action, str(kind))
     if kind == "scheduleTask":
-        return (action.id, "activity", told.name, told.input.value)
+        return (action.id, "activity", told.name, _input(told))
     if kind == "createTimer":
         return (action.id, "timer", told.fireAt.ToJsonString())
     if kind == "createSubOrchestration":
@@ -146,6 +148,14 @@ def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
         inner = str(told.WhichOneof("EntityMessageType"))
         return (action.id, "entity", inner, *_entity(inner, getattr(told, inner)))
     return (action.id, str(kind))
+
+
+def _input(scheduled: pb.TaskScheduledEvent | pb.ScheduleTaskAction) -> str:
+    """The input of an activity, without a member that earlier versions did not write and that repeats other ones."""
+    text: str = scheduled.input.value
+    if scheduled.name != PUBLISH_ACTIVITY or f'"{ANSWER}"' not in text:
+        return text
+    return json.dumps({name: value for name, value in json.loads(text).items() if name != ANSWER})
 
 
 def _entity(kind: str | None, told: Any) -> tuple[Any, ...]:

@@ -1,12 +1,13 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
+from bridge.answers import PUBLISH_ACTIVITY
 from bridge.origin import Origin
 from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.entity import Entity
 from bridge.workflow.inbox import Inbox, MessageTimedOut, Received, continue_as_new, wait_for_message
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
-from bridge.workflow.publishing import PUBLISH_ACTIVITY, publish
+from bridge.workflow.publishing import publish
 from bridge.workflow.request import RequestTimedOut, request
 from bridge.workflow.saga import Branch, Saga, Scope
 from bridge.workflow.start import message_aware, origin

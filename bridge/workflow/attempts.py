@@ -13,12 +13,13 @@ from typing import Any
 
 from durabletask import task
 
+from bridge.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.errors import is_final_failure
 from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
-from bridge.workflow.publishing import PUBLISH_ACTIVITY, new_event
-from bridge.workflow.request import new_correlation_id, reply_event, request_headers
+from bridge.workflow.publishing import new_event
+from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
 from bridge.workflow.result import fitted, name_of
 from bridge.workflow.step import Child, Command
 
@@ -123,6 +124,9 @@ def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Comma
     if command.reply_to is not None:
         headers = request_headers(headers, command.reply_to, correlation_id)
     event = new_event(ctx, command.target, call.payload, command.type, command.subject, command.key, headers)
+    if command.reply_to is not None:
+        deadline = None if call.timeout is None else ctx.current_utc_datetime + call.timeout
+        event = expects_answer(event, correlation_id, deadline)
 
     def attempt(_: int, timer: task.Task[Any] | None) -> Steps:
         published = yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)

@@ -8,12 +8,10 @@ from typing import Any
 
 from durabletask import task
 
+from bridge.answers import PUBLISH_ACTIVITY
 from bridge.errors import is_final_failure
 from bridge.tracecontext import TRACEPARENT, TRACESTATE
 from bridge.workflow.tracing import trace_of
-
-PUBLISH_ACTIVITY = "bridge.publish"
-"""Name of the activity that the bridge's worker registers; it takes the dict that `publish` builds."""
 
 DEFAULT_RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -61,6 +59,13 @@ def publish(
         event["enqueue_at"] = (due if due.tzinfo is not None else due.replace(tzinfo=UTC)).timestamp()
     if time_to_live is not None:
         event["time_to_live"] = time_to_live.total_seconds()
+    return send(ctx, event, retry_policy)
+
+
+def send(
+    ctx: task.OrchestrationContext, event: dict[str, Any], retry_policy: task.RetryPolicy | None
+) -> task.Task[str]:
+    """Call the activity that publishes an event of `new_event`."""
     publishing: task.Task[str] = ctx.call_activity(
         PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from durabletask import task
 
+from bridge.answers import ANSWER, CORRELATION_ID, reply_event
 from bridge.workflow.parallel import Steps
-from bridge.workflow.publishing import publish
+from bridge.workflow.publishing import new_event, send
 
 REPLY_TO = "reply-to"
 """Header that names where the answer goes."""
-
-CORRELATION_ID = "correlation-id"
-"""Header that the answer has to repeat: 36 characters, `@`, and the id of the instance that asked."""
 
 
 class RequestTimedOut(Exception):
@@ -32,13 +30,17 @@ def new_correlation_id(ctx: task.OrchestrationContext) -> str:
     return f"{ctx.new_uuid()}@{ctx.instance_id}"
 
 
-def reply_event(correlation_id: str) -> str:
-    """Name of the external event that brings the answer."""
-    return f"reply:{correlation_id}"
-
-
 def request_headers(headers: Mapping[str, str], reply_to: str, correlation_id: str) -> dict[str, str]:
     return {**headers, REPLY_TO: reply_to, CORRELATION_ID: correlation_id}
+
+
+def expects_answer(event: dict[str, Any], correlation_id: str, deadline: datetime | None) -> dict[str, Any]:
+    """The publish request, with what the activity needs to sign its correlation id. deadline: in UTC, without a zone.
+
+    The signature is made by the activity: an orchestrator must come to the same ids after its key was changed.
+    """
+    until = None if deadline is None else int(deadline.replace(tzinfo=UTC).timestamp() * 1000)
+    return event | {ANSWER: {"to": correlation_id, "until": until}}
 
 
 def request(
@@ -56,13 +58,8 @@ def request(
 ) -> Steps:
     """Publish a command and wait for the answer; run it with `yield from`. Returns the answer's data.
 
-    The message says where to answer (header `reply-to`) and carries a `correlation-id` that the answer has to repeat.
-    A route brings the answer back:
-
-        raise_event:
-          instance_id: "{{ event.headers['correlation-id'].substring(37) }}"
-          name: "reply:{{ event.headers['correlation-id'] }}"
-          data: payload
+    The message says where to answer (header `reply-to`) and carries a signed `correlation-id` that the answer has to
+    repeat. A route with the verb `reply` brings the answer back.
 
     timeout: from now, publishing included; None waits for ever. An answer that comes later is left lying.
 
@@ -70,16 +67,9 @@ def request(
     """
     correlation_id = new_correlation_id(ctx)
     deadline: datetime | None = None if timeout is None else ctx.current_utc_datetime + timeout
-    yield publish(
-        ctx,
-        target,
-        data,
-        type=type,
-        subject=subject,
-        key=key,
-        headers=request_headers(headers or {}, reply_to, correlation_id),
-        retry_policy=retry_policy,
-    )
+    sent = request_headers(headers or {}, reply_to, correlation_id)
+    event = new_event(ctx, target, data, type, subject, key, sent)
+    yield send(ctx, expects_answer(event, correlation_id, deadline), retry_policy)
     answer = ctx.wait_for_external_event(reply_event(correlation_id))
     if deadline is None:
         return (yield answer)

@@ -75,11 +75,18 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    directory: Path, config: str, flows: str, engine: str = "embedded", broker: str = "{type: local}"
+    directory: Path,
+    config: str,
+    flows: str,
+    engine: str = "embedded",
+    broker: str = "{type: local}",
+    settings: str = "",
 ) -> AsyncIterator[Running]:
-    """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module."""
+    """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module.
+    settings: of the engine, after a comma.
+    """
     async with AsyncExitStack() as stack:
-        declared = "{type: embedded}"
+        declared = f"{{type: embedded{settings}}}"
         host = None
         if engine != "embedded":
             with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -87,7 +94,7 @@ async def running(
             host = EmbeddedEngine("x", EmbeddedEngineConfig(type="embedded", listen=address), directory / "host", True)
             await host.start()
             stack.push_async_callback(host.stop)
-            declared = f'{{type: scheduler, endpoint: "http://{address}"}}'
+            declared = f'{{type: scheduler, endpoint: "http://{address}"{settings}}}'
         name = f"flows_{abs(hash(str(directory)))}"
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(

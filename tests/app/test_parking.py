@@ -12,6 +12,7 @@ from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.own_workflows import OwnWorkflows
 from bridge.config.source import Loaded
+from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.grace import GUARD
 from bridge.engines.parking.executor import ParkingExecutor
@@ -85,7 +86,16 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
     engine = build_engine(found, "default", host=True)
     brokers = {"local": build_broker(found, "local")}
     loop = asyncio.get_running_loop()
-    own = OwnWorkflows(found, {"default": engine}, brokers, Publishing({}, loop), lambda: datetime.now(UTC), loop)
+    own = OwnWorkflows(
+        found,
+        {"default": engine},
+        brokers,
+        Publishing({}, loop),
+        lambda: datetime.now(UTC),
+        loop,
+        {"default": AnswerKeys(engine, loop)},
+        {"default": parking.totals(found, "default")},
+    )
     workflows, publishers = own.groups(Workflows(), "default")
     assert set(publishers.activities) == {PUBLISH_ACTIVITY}
     await engine.start()
@@ -93,7 +103,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
-        assert set(registry.entities) == {DEAD_LETTER_PACE, PARKING, QUARANTINE}
+        assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, PARKING, QUARANTINE}
         assert {DEAD_LETTER, GUARD, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:

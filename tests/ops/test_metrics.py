@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.engines.base import EngineUsage
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.histogram import Histogram
 
@@ -53,6 +54,7 @@ class Engine:
     unknown: Mapping[str, int] = field(default_factory=lambda: {"target": 3})
     faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
     stuck: int = 2
+    usage: EngineUsage | None = field(default_factory=lambda: EngineUsage(1000, 2000, 3))
 
 
 @dataclass
@@ -138,6 +140,9 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert found["bridge_incompatible_total", changed] == 2
     faults = frozenset({("engine", "default"), ("kind", "turn")})
     assert found["bridge_engine_faults_total", faults] == 4
+    cached = [frozenset({("engine", "default"), ("kind", kind)}) for kind in ("instances", "entities")]
+    assert [found["bridge_engine_cache_bytes", labels] for labels in cached] == [1000, 2000]
+    assert found["bridge_events_refused_total", frozenset({("engine", "default")})] == 3
     assert found["bridge_unknown_names_total", frozenset({("engine", "default"), ("kind", "target")})] == 3
     assert found["bridge_worker_stuck_pools", frozenset({("engine", "default")})] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
@@ -191,6 +196,9 @@ class Waiting:
     events: dict[str, int] = field(default_factory=lambda: {"parked": 3, "delivered": 2})
     quarantined: dict[str, int] = field(default_factory=lambda: {"held": 1})
     waiting: int | None = 1
+    waiting_messages: int = 5
+    waiting_bytes: int = 600
+    refused: int = 7
 
 
 def test_what_waits() -> None:
@@ -206,6 +214,9 @@ def test_what_waits() -> None:
 
     assert value("bridge_parked", engine="default") == 1
     assert value("bridge_parked", engine="eu") is None
+    assert value("bridge_waiting_messages", engine="default") == 5
+    assert value("bridge_waiting_bytes", engine="default") == 600
+    assert value("bridge_waiting_refused_total", engine="default") == 7
     assert value("bridge_parking_events_total", engine="default", event="delivered") == 2
     assert value("bridge_quarantine_events_total", engine="default", event="held") == 1
     assert value("bridge_late_dead_letters_total", source="orders", reason="parking_expired") == 5

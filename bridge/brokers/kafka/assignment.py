@@ -18,6 +18,7 @@ from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.inflation import Inflation
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.restlessness import Restlessness
@@ -60,6 +61,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         """Why partitions that the group gave us cannot be read yet."""
         self.rebalances = 0
         self.gaps: Counter[str] = Counter()
+        self.inflation = Inflation(connection.config.max_batch)
         """Offsets without a record for us that were passed, by kind; see `PartitionLog`."""
         self.restless = Restlessness()
 
@@ -160,6 +162,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
                 low_water=config.fetch_partition_bytes // 2,
                 treatment=self._options.unreadable.of,
                 gaps=self.gaps,
+                inflation=self.inflation,
             )
             partitions.append(
                 KafkaPartition(

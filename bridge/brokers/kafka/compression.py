@@ -30,7 +30,7 @@ class CodecError(Exception):
         self.detail = detail
 
 
-def decompress(codec: int, data: bytes, limit: int) -> bytes:
+def decompress(codec: int, data: bytes, limit: int) -> bytes | bytearray:
     """Decompress the records of one batch to at most `limit` bytes. Raises: CodecError."""
     match codec:
         case 1:
@@ -92,7 +92,7 @@ def _snappy_block(block: bytes, room: int, limit: int) -> bytes:
         raise _corrupt("snappy") from None
 
 
-def _into(name: str, decompress_into: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytes:
+def _into(name: str, decompress_into: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytearray:
     """Decompress into buffers of growing size: the frame header need not tell the size, and may lie about it."""
     size = min(limit, max(_FIRST_GUESS, 8 * len(data)))
     while True:
@@ -107,7 +107,7 @@ def _into(name: str, decompress_into: Callable[[bytes, bytearray], int], data: b
             size = min(limit, size * 8)
         else:
             del buffer[written:]
-            return bytes(buffer)
+            return buffer
 
 
 def _corrupt(name: str) -> CodecError:

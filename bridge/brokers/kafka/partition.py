@@ -10,6 +10,7 @@ from bridge.brokers.epoch import Epoch
 from bridge.brokers.kafka import progress
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
+from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.offsets import OffsetTracker
 
@@ -46,15 +47,25 @@ class KafkaPartition(Epoch):
         """Why nothing is read from it any more, or at present; empty while it is."""
         return self.log.stopped or self.log.trouble
 
-    def take(self, limit: int, into: list[KafkaDelivery]) -> None:
-        """Hand out what was given back, then what was fetched, up to `limit` in `into`."""
+    def pause(self) -> None:
+        """See `bridge.brokers.base.Partition`. What is decompressed would be in the way of other partitions."""
+        super().pause()
+        self.log.close()
+
+    def drain(self) -> None:
+        """See `Epoch.drain`. As for `pause`."""
+        super().drain()
+        self.log.close()
+
+    def take(self, limit: int, into: list[KafkaDelivery], room: Room) -> None:
+        """Hand out what was given back, then what was fetched, up to `limit` in `into` and what `room` has left."""
         if self._paused or self.draining:
             return
         if self._returned:
             self.take_returned(limit, into, lambda message, offset: KafkaDelivery(message, self, offset))
         fetched = self._tracker.fetched
         # Again while what was taken had been done before: nothing wakes a consumer for what is here already
-        while len(into) < limit and (found := self.log.take(limit - len(into))):
+        while len(into) < limit and (found := self.log.take(limit - len(into), room)):
             for first, last, message in found:
                 if fetched(first, last):
                     into.append(KafkaDelivery(message, self, first))

@@ -6,10 +6,12 @@ client library says so.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.brokers.kafka.inflation import Inflation, Room
 from bridge.brokers.kafka.record_batch import Batch, Found, split
 from bridge.config.sources import OnUnreadable
 from bridge.message import Unreadable
@@ -50,11 +52,14 @@ class PartitionLog:
         low_water: int,
         treatment: Treatment,
         gaps: Counter[str] | None = None,
+        inflation: Inflation | None = None,
     ) -> None:
         """limit: bytes that one batch may hold when decompressed. low_water: bytes fetched and not handed out below
         which more are fetched. treatment: of messages that cannot be parsed. gaps: counts offsets that hold no record
         for a consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
+        inflation: what the partitions of the consumer hold decompressed; None: of this one alone.
         """
+        self._inflation = inflation or Inflation(limit)
         self.topic = topic
         self.number = number
         self.position = self.fetch_offset = start
@@ -122,11 +127,17 @@ class PartitionLog:
             self.fetch_offset = batch.last + 1
             self._boundary = True
 
-    def take(self, limit: int) -> list[Found]:
-        """Messages from the position on, at most `limit`, in order. Gaps are passed and counted."""
+    def take(self, limit: int, room: Room | None = None) -> list[Found]:
+        """Messages from the position on, at most `limit`, in order. Gaps are passed and counted.
+
+        room: bytes that may be handed out; the message that exceeds it is the last. None: no bound.
+        """
         found: list[Found] = []
-        while self._batches and len(found) < limit:
+        room = room or Room(sys.maxsize)
+        while self._batches and len(found) < limit and room.left > 0:
             batch = self._batches[0]
+            if batch.compressed and not self._inflation.admits(self):
+                break
             if batch.kind != "records":
                 assert batch.last is not None
                 self._pass(batch.base)
@@ -143,7 +154,9 @@ class PartitionLog:
                 self._pass(first)
                 self.position = last + 1
                 found.append(entry)
-                if len(found) == limit:
+                room.left -= message.size
+                if len(found) == limit or room.left <= 0:
+                    self._inflation.note(self, batch.inflated)
                     return found
             if batch.fault is not None and not batch.confirmed:
                 break
@@ -217,12 +230,20 @@ class PartitionLog:
             self._gaps[kind] += offset - self.position
             self.position = offset
 
+    def close(self) -> None:
+        """Hand out nothing for a while: the batch at the position is decompressed again when it goes on."""
+        if self._batches:
+            self._batches[0].close()
+            self._inflation.note(self, 0)
+
     def _leave(self, batch: Batch) -> None:
+        self._inflation.note(self, 0)
         self._batches.popleft()
         self._count -= batch.count
         self._bytes -= len(batch.raw)
 
     def _forget(self) -> None:
+        self._inflation.note(self, 0)
         self._batches.clear()
         self._count = self._bytes = 0
         self._blocked = False

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.inflation import Inflation, Room
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.reading import ReadOptions
 from bridge.errors import BrokerError
@@ -41,6 +42,7 @@ async def read(
     partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
     starts, ends = await _range(connection, partitions, options)
     config = connection.config
+    inflation = Inflation(config.max_batch)
     logs = {
         tp: PartitionLog(
             topic,
@@ -49,6 +51,7 @@ async def read(
             limit=config.max_batch,
             low_water=config.fetch_partition_bytes // 2,
             treatment=lambda unreadable: "dead_letter",
+            inflation=inflation,
         )
         for tp in partitions
     }
@@ -63,7 +66,7 @@ async def read(
     try:
         fetcher.assign(logs)
         async for position, message in _messages(
-            connection, cluster, fetcher, logs, None if options.follow else ends, changed
+            connection, cluster, fetcher, logs, None if options.follow else ends, changed, inflation
         ):
             yield position, message
     finally:
@@ -77,15 +80,17 @@ async def _messages(
     logs: Mapping[TopicPartition, PartitionLog],
     ends: Mapping[TopicPartition, int] | None,
     changed: asyncio.Event,
+    inflation: Inflation,
 ) -> AsyncIterator[tuple[Position, Message]]:
     """Messages up to `ends`, or without an end."""
     while True:
         changed.clear()
-        found = False
+        found = inflation.refused = False
         for tp, log in logs.items():
             if ends is not None and log.position >= ends[tp]:
+                log.close()
                 continue
-            for first, _, message in log.take(_BATCH):
+            for first, _, message in log.take(_BATCH, Room()):
                 if ends is None or first < ends[tp]:
                     found = True
                     yield Position(cluster.id, tp.topic, tp.partition, first), message
@@ -95,7 +100,7 @@ async def _messages(
         if not going:
             break
         fetcher.assign({tp: log for tp, log in logs.items() if log in going})
-        if not found:
+        if not found and not inflation.refused:
             try:
                 await asyncio.wait_for(changed.wait(), _PING_SECONDS)
             except TimeoutError:

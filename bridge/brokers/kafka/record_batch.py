@@ -71,7 +71,22 @@ class Batch:
     confirmed: bool = False
     count: int = 1
     """Records in it, as far as its header can be believed."""
+    inflated: int = 0
+    """Bytes that it takes decompressed, while it is being handed out."""
     _records: Iterator[Found] | None = field(default=None, repr=False)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether reading it holds more than its bytes, or may."""
+        return len(self.raw) > _ATTRIBUTES_AT + 1 and (
+            self.raw[_PREFIX.size - 1] < 2 or bool(self.raw[_ATTRIBUTES_AT + 1] & _CODEC)
+        )
+
+    def close(self) -> None:
+        """Let go of its decompressed data; `records` begins again at the offset that it is given then."""
+        if self.fault is None:
+            self._records = None
+            self.inflated = 0
 
     def records(self, first: int, limit: int) -> Iterator[Found]:
         """Messages from offset `first` on; the iterator goes on where the last one stopped.
@@ -136,10 +151,12 @@ class Batch:
             codec = _legacy_codec(self.raw)
             if codec:
                 # The parser itself has no bound
-                decompress(codec, _legacy_value(self.raw, magic), limit)
+                self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), limit))
             batch: Any = LegacyRecordBatch(self.raw, magic)
         else:
-            batch = DefaultRecordBatch(_inflated(self.raw, limit))
+            plain = _inflated(self.raw, limit)
+            self.inflated = len(plain) if plain is not self.raw else 0
+            batch = DefaultRecordBatch(plain)
         for each in batch:
             yield each.offset, each.timestamp, each.key, each.value, tuple(each.headers)
 

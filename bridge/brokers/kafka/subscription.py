@@ -19,6 +19,7 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.fetcher import Fetcher
+from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.stalls import Stalls
 from bridge.brokers.kafka.wishes import KafkaWishes
@@ -161,11 +162,17 @@ class KafkaSubscription:
         taken: list[KafkaDelivery] = []
         if partitions:
             self._turn = (self._turn + 1) % len(partitions)
-            for partition in partitions[self._turn :] + partitions[: self._turn]:
-                partition.take(limit - len(taken), taken)
-                self._fetcher.look(partition.log)
-                if len(taken) >= limit:
-                    break
+            room, inflation = Room(), self._assignment.inflation
+            again = True
+            while again:
+                inflation.refused = False
+                for partition in partitions[self._turn :] + partitions[: self._turn]:
+                    partition.take(limit, taken, room)
+                    self._fetcher.look(partition.log)
+                    if len(taken) >= limit or room.left <= 0:
+                        break
+                # The batch that one had to wait for may have held nothing more
+                again = inflation.refused and not taken
         if taken:
             self._read = asyncio.get_running_loop().time()
             self._away = ""

@@ -43,6 +43,9 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             return await reply.future
         except Rejection as rejection:
             return await context.abort(rejection.code, rejection.details)
+        finally:
+            # The reply holds the rejection, whose traceback holds this frame
+            del reply
 
     async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply) -> Any:
         # The server, or the channel, cancels the call at its deadline. An answer of ours at that moment would meet a

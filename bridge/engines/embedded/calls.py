@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
-from bridge.correlation import may_replace, started_by, telling
+from bridge.answers import answered_by
+from bridge.correlation import ANSWERED, may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import Deferred, TaskHub
 from bridge.engines.embedded.identity import check_id, new_id
 from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
-from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition
+from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition, unread_full
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.turn import BadResponse, entity_id
+from bridge.engines.embedded.unread import note
 from bridge.engines.embedded.waiters import Waiter, found
 from bridge.origin import head_of
 
@@ -149,12 +152,30 @@ class Calls:
             raise missing(request.instanceId)
         if instance.finished:
             raise late(request.instanceId)
+        if answered_by(request.name) is not None:
+            self._unanswered(instance, request)
         data = request.input if request.HasField("input") else None
-        hub.deliver(instance, events.event_raised(hub.now, request.name, data))
+        event = events.event_raised(hub.now, request.name, data)
+        if hub.unread.refuses(instance, event):
+            hub.events_refused += 1
+            raise unread_full(instance.unread_events, instance.unread_bytes)
+        hub.deliver(instance, event)
+        note(instance, event)
         if self._certain_raise and instance.token is not None:
             hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()
+
+    def _unanswered(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
+        """Refuse all answers to a request but the first. Raises: Rejection, which says whether it is the same again."""
+        waiting = (event for _, event in instance.inbox)
+        for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
+            if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
+                first, again = head_of(event.eventRaised.input.value), head_of(answer.input.value)
+                same = first.origin is not None and again.origin is not None and first.origin.key == again.origin.key
+                raise Rejection(
+                    grpc.StatusCode.ALREADY_EXISTS, f"The request was answered before{telling(ANSWERED, same)}"
+                )
 
     def terminate(self, request: pb.TerminateRequest) -> pb.TerminateResponse:
         """Ends the instance at once, without its worker; an unknown or finished one is left alone."""

@@ -21,6 +21,7 @@ from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance
 from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.rewind import adopt
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
+from bridge.engines.embedded.unread import settle
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,13 @@ class Completions:
         hub.let_go(instance.key)
         instance.token = None
         instance.turn = None
+        reported = None if instance.request is None else instance.request.unread
+        instance.request = None
         taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
         instance.taken = 0
         if taken:
             hub.tx.remove("inbox", taken)
+        settle(instance, reported, acted=bool(response.actions))
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value
         if response.HasField("orchestrationTraceContext"):
@@ -165,6 +169,7 @@ class Completions:
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
+        settle(instance, None, acted=True)
         hub.entities.release_locks(instance)
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:

@@ -29,6 +29,7 @@ from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.running import RunningItems, record_of
 from bridge.engines.embedded.schema import connect, prepare
 from bridge.engines.embedded.store import Store
+from bridge.engines.embedded.unread import UnreadLimits
 from bridge.engines.embedded.warmth import Warmth
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
@@ -56,6 +57,9 @@ class DatabaseOptions:
     strict: bool = False
     """Whether the scheduler's limits hold."""
     clock: Clock = SYSTEM
+    unread_events: int = 10_000
+    """Events that one instance may have unread; more are refused."""
+    unread_bytes: int = 16 * 1024 * 1024
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     max_lost_workers: int = 5
     """Worker processes that may die while they run one work item and nothing else; 0: any number."""
@@ -111,6 +115,7 @@ class Database:
             lease_seconds=options.lease_seconds,
             limits=SCHEDULERS if options.strict else None,
             clock=options.clock,
+            unread=UnreadLimits(options.unread_events, options.unread_bytes, options.max_message),
         )
         if options.max_lost_workers:
             self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)

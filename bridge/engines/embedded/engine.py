@@ -12,7 +12,7 @@ from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
 from bridge.config.engines import EmbeddedEngineConfig
-from bridge.engines.base import RunListener
+from bridge.engines.base import EngineUsage, RunListener
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
@@ -68,6 +68,14 @@ class EmbeddedEngine:
     def faults(self) -> Mapping[str, int]:
         return {} if self._database is None else dict(self._database.writer.given_up)
 
+    @property
+    def usage(self) -> EngineUsage | None:
+        """None in a process that does not host it."""
+        if self._database is None:
+            return None
+        hub = self._database.hub
+        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
+
     def empty(self, entity_id: str) -> bool:
         """The process that hosts the engine knows: what it has acknowledged is in this set."""
         return self._database is not None and entity_id not in self._database.hub.entities.parking
@@ -95,7 +103,12 @@ class EmbeddedEngine:
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
         retention = RetentionPolicy(age, self._config.retention_count, period)
         options = DatabaseOptions(
-            strict=self._config.strict, retention=retention, max_lost_workers=self._config.max_lost_workers
+            strict=self._config.strict,
+            retention=retention,
+            max_lost_workers=self._config.max_lost_workers,
+            unread_events=self._config.unread_events,
+            unread_bytes=self._config.unread_bytes,
+            max_cached_bytes=self._config.cache_bytes,
         )
         database = Database(self._directory / FILE, options)
         database.start()

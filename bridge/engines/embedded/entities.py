@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 class Entities:
     """Runs in the writer's thread, like the hub it belongs to."""
 
-    def __init__(self, hub: TaskHub, max_cached: int) -> None:
+    def __init__(self, hub: TaskHub, max_cached: int, max_cached_bytes: int) -> None:
         self._hub = hub
-        self._cache = EntityCache(max_cached)
+        self._cache = EntityCache(max_cached, max_cached_bytes)
         self.woken: dict[str, Entity] = {}
         """Entities that may have something to do after this commit."""
         self.locks_used = False
@@ -36,6 +36,11 @@ class Entities:
         """Ids of all parking entities: what waits for an instance is told when that starts."""
         self._gone: set[str] = set()
         """Removed in the transaction at hand; the file still has them."""
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the entities in memory."""
+        return self._cache.bytes
 
     def trim(self) -> None:
         self._cache.trim()
@@ -106,7 +111,7 @@ class Entities:
 
     def _queue(self, entity: Entity, event: pb.HistoryEvent) -> None:
         seq = self._hub.next_seq()
-        entity.queue.append((seq, event))
+        entity.append(seq, event)
         self._hub.tx.add_operation(seq, entity, event)
 
     def _found(self, entity_id: str) -> Entity:
@@ -160,7 +165,7 @@ class Entities:
         """Grant the lock that can be granted, and hand out what can run after this commit."""
         while (entry := entity.grantable()) is not None:
             seq, event = entry
-            entity.queue.popleft()
+            entity.pop()
             self._hub.tx.remove("operations", [seq])
             self._grant(entity, event)
         self.woken[entity.id] = entity

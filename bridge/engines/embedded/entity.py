@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.instance import text
+
+OVERHEAD = 500
+"""Bytes that an entity takes in memory beside its state and queue."""
 
 MAX_BATCH = 500
 """Operations that one work item holds at most."""
@@ -28,6 +32,8 @@ class Entity:
     section: str | None = None
     owner: str | None = None
     queue: deque[tuple[int, pb.HistoryEvent]] = field(default_factory=deque)
+    queue_bytes: int = 0
+    """Bytes of the operations in the queue."""
     token: str | None = None
     """Lease of the batch in flight."""
     batch: list[tuple[int, pb.HistoryEvent]] | None = None
@@ -65,8 +71,24 @@ class Entity:
                 return entry
         return None
 
+    def append(self, seq: int, event: pb.HistoryEvent) -> None:
+        self.queue.append((seq, event))
+        self.queue_bytes += event.ByteSize()
+
+    def pop(self) -> None:
+        """Remove the first operation."""
+        self.queue_bytes -= self.queue.popleft()[1].ByteSize()
+
     def remove(self, seqs: set[int]) -> None:
+        gone = [event for seq, event in self.queue if seq in seqs]
         self.queue = deque(entry for entry in self.queue if entry[0] not in seqs)
+        self.queue_bytes -= sum(event.ByteSize() for event in gone)
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes in memory."""
+        state = 0 if self.state is None else sys.getsizeof(self.state)
+        return OVERHEAD + state + self.queue_bytes
 
     def metadata(self, include_state: bool) -> pb.EntityMetadata:
         return pb.EntityMetadata(
@@ -83,11 +105,19 @@ def _caller(event: pb.HistoryEvent) -> str:
 
 
 class EntityCache:
-    """The entities in memory; idle ones are let go, the least recently used first."""
+    """The entities in memory; idle ones are let go, the least recently used first.
 
-    def __init__(self, max_entities: int) -> None:
+    Limits: number of entities, and bytes of their states and queues. What was looked up since the last `trim` may have
+    changed, and is measured then.
+    """
+
+    def __init__(self, max_entities: int, max_bytes: int) -> None:
         self._entities: OrderedDict[str, Entity] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._touched: set[str] = set()
         self._max = max_entities
+        self._max_bytes = max_bytes
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._entities)
@@ -99,28 +129,39 @@ class EntityCache:
         entity = self._entities.get(entity_id)
         if entity is not None:
             self._entities.move_to_end(entity_id)
+            self._touched.add(entity_id)
         return entity
 
     def add(self, entity: Entity) -> None:
         self._entities[entity.id] = entity
+        self._touched.add(entity.id)
 
     def remove(self, entity: Entity) -> None:
         self._entities.pop(entity.id, None)
+        self.bytes -= self._sizes.pop(entity.id, 0)
 
     def clear(self) -> None:
         self._entities.clear()
+        self._sizes.clear()
+        self._touched.clear()
+        self.bytes = 0
 
     def trim(self) -> None:
-        """Let go of what exceeds the limit. Only between transactions."""
-        surplus = len(self._entities) - self._max
-        if surplus <= 0:
+        """Let go of what exceeds the limits. Only between transactions."""
+        for entity_id in self._touched:
+            found = self._entities.get(entity_id)
+            if found is not None:
+                size = found.size
+                self.bytes += size - self._sizes.get(entity_id, 0)
+                self._sizes[entity_id] = size
+        self._touched.clear()
+        if len(self._entities) <= self._max and self.bytes <= self._max_bytes:
             return
         for _ in range(len(self._entities)):
-            if surplus <= 0:
+            if len(self._entities) <= self._max and self.bytes <= self._max_bytes:
                 break
             entity = next(iter(self._entities.values()))
             if entity.token is None:
                 self.remove(entity)
-                surplus -= 1
             else:
                 self._entities.move_to_end(entity.id)

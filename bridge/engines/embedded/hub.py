@@ -33,6 +33,7 @@ from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import VERSION
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
 from bridge.engines.embedded.transaction import Transaction
+from bridge.engines.embedded.unread import UnreadLimits
 from bridge.engines.embedded.waiters import Waiters
 from bridge.engines.embedded.wire import StringValue, Timestamp
 from bridge.engines.embedded.workitem import WorkItems
@@ -66,13 +67,17 @@ class TaskHub:
         lease_seconds: float | None = None,
         limits: Limits | None = None,
         clock: Clock = SYSTEM,
+        unread: UnreadLimits | None = None,
     ) -> None:
         self.store = store
+        self.unread = unread or UnreadLimits(message_bytes=max_message)
+        self.events_refused = 0
+        """Events that were one too many for their instance."""
         self.limits = limits or Limits()
         self._jumps = clock.jumps.total()
         self.tx = Transaction(store.connection)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
-        self.entities = Entities(self, max_cached_instances)
+        self.entities = Entities(self, max_cached_instances, max_cached_bytes)
         self.waiters = Waiters()
         self.dispatcher = Dispatcher(self._build, lease_seconds, self._not_built)
         self.in_hand: dict[int | str, Lease] = {}
@@ -225,7 +230,7 @@ class TaskHub:
             self.instances.add(instance)
             lease = self.in_hand.get(instance.key)
             if lease is not None:
-                instance.token, instance.turn = lease.token, lease.turn
+                instance.token, instance.turn, instance.shared = lease.token, lease.turn, lease.stream.shares
                 instance.taken, instance.turn_at = len(lease.taken), max(instance.turn_at, lease.turn_at)
         return instance
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -59,6 +60,13 @@ class Instance:
     """The new events of the turn in flight, as its worker sees them."""
     taken: int = 0
     """How many events of the inbox the turn in flight has taken."""
+    unread_events: int = 0
+    """Events raised that the orchestrator has not read, as far as known (`unread.py`)."""
+    unread_bytes: int = 0
+    shared: bool = False
+    """Its last turn was run in this process, where no message bounds its history."""
+    request: Any = None
+    """The work item of the turn in flight, to which a worker in this process adds what it reports."""
     waiting_start: bool = False
     """Its scheduled start time is yet to come."""
 
@@ -110,8 +118,9 @@ def text(value: str | None) -> StringValue | None:
 class InstanceCache:
     """The working set, bounded: idle instances are let go, the least recently used first.
 
-    Limits: number of instances and bytes of history. Instances with a turn in flight, and those that the transaction
-    at hand has changed, stay.
+    Limits: number of instances, and bytes of their histories, inputs and unread events. Instances with a turn in
+    flight, and those that the transaction at hand has changed, stay. What was looked up since the last `trim` may have
+    changed beside its history, and is measured then.
     """
 
     def __init__(self, max_instances: int, max_bytes: int) -> None:
@@ -120,6 +129,15 @@ class InstanceCache:
         self._max_instances = max_instances
         self._max_bytes = max_bytes
         self.history_bytes = 0
+        self._others: dict[int, int] = {}
+        """Bytes beside the history, by key."""
+        self._touched: set[int] = set()
+        self._other_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the instances in memory."""
+        return self.history_bytes + self._other_bytes
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -135,23 +153,28 @@ class InstanceCache:
         instance = self._instances.get(key)
         if instance is not None:
             self._instances.move_to_end(key)
+            self._touched.add(key)
         return instance
 
     def add(self, instance: Instance) -> None:
         self._instances[instance.key] = instance
         self._keys[instance.id] = instance.key
+        self._touched.add(instance.key)
         self.history_bytes += instance.history_bytes
 
     def remove(self, instance: Instance) -> None:
         if self._instances.pop(instance.key, None) is not None:
             self.history_bytes -= instance.history_bytes
+            self._other_bytes -= self._others.pop(instance.key, 0)
             if self._keys.get(instance.id) == instance.key:
                 del self._keys[instance.id]
 
     def clear(self) -> None:
         self._instances.clear()
         self._keys.clear()
-        self.history_bytes = 0
+        self._others.clear()
+        self._touched.clear()
+        self.history_bytes = self._other_bytes = 0
 
     def grow(self, instance: Instance, size: int) -> None:
         """The instance's history in memory became `size` bytes larger, or smaller."""
@@ -161,11 +184,18 @@ class InstanceCache:
 
     def trim(self) -> None:
         """Let go of what exceeds the limits. Only between transactions."""
+        for key in self._touched:
+            found = self._instances.get(key)
+            if found is not None:
+                size = found.start.ByteSize() + found.unread_bytes
+                self._other_bytes += size - self._others.get(key, 0)
+                self._others[key] = size
+        self._touched.clear()
         surplus = len(self._instances) - self._max_instances
-        if surplus <= 0 and self.history_bytes <= self._max_bytes:
+        if surplus <= 0 and self.bytes <= self._max_bytes:
             return
         for _ in range(len(self._instances)):
-            if surplus <= 0 and self.history_bytes <= self._max_bytes:
+            if surplus <= 0 and self.bytes <= self._max_bytes:
                 break
             instance = next(iter(self._instances.values()))
             if instance.token is None:

@@ -48,7 +48,7 @@ class Reader:
             try:
                 outcome = question(request)
             except Rejection as rejection:
-                outcome = rejection
+                outcome = rejection.with_traceback(None)
             except sqlite3.Error as error:
                 outcome = unavailable(f"The engine's file cannot be read: {error}")
             except Exception as error:

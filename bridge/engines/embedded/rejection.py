@@ -34,6 +34,10 @@ def unavailable(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.UNAVAILABLE, details)
 
 
+def unread_full(events: int, size: int) -> Rejection:
+    return exhausted(f"The instance has {events} unread events of {size} bytes; no further event is taken")
+
+
 def exhausted(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
 

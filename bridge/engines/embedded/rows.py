@@ -2,6 +2,7 @@
 
 Each statement gives up the interpreter and has to win it back, so that one for 64 rows costs a busy process far less
 than 64. Sizes are 1 to 7 and the multiples of 8 up to 64: two statements write what is left, and few are ever compiled.
+SQLite keeps the values of a compiled statement until its next use, so that a large row gets a statement of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
+
+LARGE = 4096
+"""Length of a value from which on its row is written alone."""
 
 _LARGEST = 64
 _SIZES = (*range(1, 8), *range(8, _LARGEST + 1, 8))
@@ -35,6 +39,17 @@ class Statement:
         self._by_size = {size: f"{head} {','.join([row] * size)} {tail}" for size in _SIZES}
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        start = 0
+        for position, row in enumerate(rows):
+            for value in row:
+                if (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
+                    self._run(connection, rows[start:position])
+                    connection.execute(self._by_size[1], row)
+                    start = position + 1
+                    break
+        self._run(connection, rows[start:] if start else rows)
+
+    def _run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
         for part in slices(rows):
             connection.execute(self._by_size[len(part)], list(chain.from_iterable(part)))
 

@@ -108,6 +108,10 @@ LOG_BYTES = 16 * 1024 * 1024
 those of indexes do, is copied once."""
 
 
+CACHE = "PRAGMA cache_size=-65536"
+"""64 MiB of pages. SQLite turns that into a number of pages of the size that it knows at that moment."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode with the settings that every connection of the engine has.
 
@@ -117,7 +121,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
         connection.execute("PRAGMA busy_timeout=5000")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute(CACHE)
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA journal_size_limit=67108864")
     except sqlite3.Error as error:
@@ -172,6 +176,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         page = int(connection.execute("PRAGMA page_size").fetchone()[0])
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page}")
+        # Again, now that the size of a page is settled: it may have grown since the connection was made
+        connection.execute(CACHE)
         for step in range(version, VERSION):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "

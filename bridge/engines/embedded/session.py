@@ -69,6 +69,13 @@ class Session(_OrchestrationExecutor):
         )
 
     @property
+    def unread(self) -> tuple[int, int]:
+        """Number and bytes of events that came and that no wait has taken."""
+        held = self._context._received_events if self._context is not None else {}
+        sizes = [len(data or "") + len(name) for name, events in held.items() for _, data in events]
+        return len(sizes), sum(sizes)
+
+    @property
     def over(self) -> bool:
         """Nothing can follow."""
         return self._context is None or self._context._is_complete

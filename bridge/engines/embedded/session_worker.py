@@ -57,6 +57,7 @@ class SessionWorker(TaskHubGrpcWorker):
             result = session.run(request)
         except Exception:
             return None
+        request.unread = session.unread
         if not session.over:
             # Before the answer goes out: the next turn may come at once, in another thread
             self.sessions.keep(request.instanceId, session)

@@ -15,6 +15,7 @@ from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.reading import read_event, read_events, read_failure
 from bridge.engines.embedded.rows import slices
+from bridge.engines.embedded.unread import settle
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
@@ -113,6 +114,7 @@ class Store:
         instance = instance_of(row)
         if instance.status not in FINISHED:
             instance.inbox = deque(self.inbox(instance.key))
+            settle(instance, None, acted=True)
             if instance.chunks == 0 and instance.start_at is not None:
                 instance.waiting_start = (
                     self.connection.execute(
@@ -201,12 +203,9 @@ class Store:
         if row is None:
             return None
         entity = Entity(entity_id, state=row[0], section=row[1], owner=row[2], modified_at=row[3])
-        entity.queue = deque(
-            (seq, read_event(event))
-            for seq, event in self.connection.execute(
-                "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq", (entity_id,)
-            )
-        )
+        query = "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq"
+        for seq, event in self.connection.execute(query, (entity_id,)):
+            entity.append(seq, read_event(event))
         return entity
 
     def entities_owned(self, owner: str) -> list[str]:

@@ -13,6 +13,7 @@ from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Le
 from bridge.engines.embedded.instance import Instance, text
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
 from bridge.engines.embedded.store import Task
+from bridge.engines.embedded.unread import ENVELOPE
 from bridge.engines.embedded.wire import Duration
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 STREAMED_FROM = 256 * 1024
 """Histories from this size on are streamed to workers that can, in bytes."""
-
-ENVELOPE = 4096
-"""Room that a message needs beside the history, in bytes."""
 
 
 @dataclass(slots=True)
@@ -34,7 +32,9 @@ class TurnRequest:
     newEvents: list[pb.HistoryEvent]  # noqa: N815
     orchestrationTraceContext: pb.OrchestrationTraceContext  # noqa: N815
     completionToken: str  # noqa: N815
-    historyBytes: int  # noqa: N815 -- the only one that is not of the protocol
+    historyBytes: int  # noqa: N815 -- not of the protocol
+    unread: tuple[int, int] | None = None
+    """Number and bytes of the events that the orchestrator holds unread after the turn; its worker sets it."""
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
         return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
@@ -105,8 +105,10 @@ class WorkItems:
         request = TurnRequest(instance.id, history, turn, trace, "", instance.history_bytes)
         lease = self._lease(ORCHESTRATION, key, instance.name, instance.version, stream, instance.id)
         request.completionToken = lease.token
+        instance.shared = stream.shares
         if stream.shares:
             item: Any = request
+            instance.request = request
         else:
             item = self._remote_turn(instance, request, stream)
             if item is None:

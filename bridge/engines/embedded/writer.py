@@ -211,7 +211,8 @@ class Writer:
                 try:
                     result = operation.run(*operation.args)
                 except Rejection as rejection:
-                    result = rejection
+                    # Its traceback leads to this frame, which holds the requests of the whole group
+                    result = rejection.with_traceback(None)
                 if operation.reply is not None and result is not DEFERRED:
                     answers.append((operation.reply, result))
             if len(operations) > 1:

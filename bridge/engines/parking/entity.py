@@ -17,6 +17,7 @@ from bridge.clock import ahead_seconds
 from bridge.commands import Command
 from bridge.engines.parking.executor import STARTED, Executor
 from bridge.engines.parking.letters import send
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineTimeout, EngineUnavailable
 from bridge.origin import Origin
 from bridge.parking.lot import Bounds, Deliver, Lot, NotNow, Turn
@@ -53,7 +54,9 @@ class ParkingEntities:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         slots: int = 4,
         ahead: Callable[[], float] = ahead_seconds,
+        totals: WaitingTotals | None = None,
     ) -> None:
+        self._totals = totals
         self._executor = executor
         self._loop = loop
         self._bounds = bounds
@@ -84,7 +87,12 @@ class ParkingEntities:
         state = ctx.get_state() or {}
         lot = Lot(self._bounds, self._policy, state)
         target = state.get("target")
+        before = (len(lot.items), lot.size)
         turn = self._turn(lot, ctx.operation, value or {}, now, early=early)
+        if self._totals is not None:
+            # What parks a message has counted it already
+            counted = (1, value["size"]) if ctx.operation == "park" else (0, 0)
+            self._totals.changed(len(lot.items) - before[0] - counted[0], lot.size - before[1] - counted[1])
         told = lot.to_json()
         if told is not None:
             told["target"] = target or (value or {}).get("target")
@@ -131,6 +139,9 @@ class ParkingEntities:
             raise EngineTimeout(f"{what}: no answer within {PATIENCE:.0f} s") from error
         except concurrent.futures.CancelledError as error:
             raise EngineUnavailable(f"{what}: this process is stopping") from error
+        finally:
+            # It holds the error, whose traceback holds this frame
+            del done
 
 
 async def _awaited(executor: Executor, command: Command, origin: Origin) -> None:

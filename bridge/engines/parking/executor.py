@@ -24,6 +24,7 @@ from bridge.commands import (
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.parking.look import look
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import (
     AlreadyTaken,
     EngineRejected,
@@ -69,7 +70,16 @@ class ParkingExecutor:
     not overtake those that wait. After a start it is told, unless the engine does so itself (`announces`).
     """
 
-    def __init__(self, engine: Engine, inner: Executor, rules: ParkingRules, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        inner: Executor,
+        rules: ParkingRules,
+        now: Callable[[], datetime],
+        totals: WaitingTotals | None = None,
+    ) -> None:
+        """totals: of the engine, which bound all that waits; None: no bound."""
+        self._totals = totals
         self._engine = engine
         self._inner = inner
         self._rules = rules
@@ -96,7 +106,7 @@ class ParkingExecutor:
                 await self._start_first(command, command.on_missing, origin)
 
     async def park(self, command: Command, origin: Origin, letter: Letter, ttl: float) -> None:
-        """Return when the command is durably parked. Raises: EngineError, InvalidCommand when it is too large."""
+        """Return when the command is durably parked. Raises: EngineError (WaitingFull), InvalidCommand for its size."""
         kept = parkable(command)
         assert kept is not None
         since = self._now().timestamp() - ahead_seconds()
@@ -108,6 +118,8 @@ class ParkingExecutor:
             raise EngineRejected(f"{what}: the command has no JSON form ({type(error).__name__})") from error
         if size > self._rules.max_bytes:
             raise InvalidCommand(f"{what}: the message takes {size} bytes; at most {self._rules.max_bytes} are parked")
+        if self._totals is not None:
+            self._totals.admit(size)
         await self._signal(kept.instance_id, "park", item | {"target": kept.instance_id, "size": size}, what)
 
     def _may_raise(self, command: ScheduleOrchestration | StartOrRaise) -> bool:
@@ -174,10 +186,9 @@ class ParkingExecutor:
         except InstanceNotFound:
             return None
         except Exception as error:
-            translated = translate(error, what=what)
-            if isinstance(translated, InstanceNotFound):
+            if isinstance(translate(error, what=what), InstanceNotFound):
                 return None
-            raise translated from error
+            raise translate(error, what=what) from error
 
 
 def prefixes(ids: Sequence[str]) -> tuple[str, ...]:

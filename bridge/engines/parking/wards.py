@@ -18,6 +18,7 @@ from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.parking.letters import send
 from bridge.engines.parking.look import look
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineUnavailable
 from bridge.parking.held import HeldKey
 from bridge.parking.lot import Turn
@@ -25,6 +26,9 @@ from bridge.parking.names import QUARANTINE, ward_key, ward_prefix
 from bridge.parking.ward import Ward, WardBounds
 
 T = TypeVar("T")
+
+_ADDS = frozenset({"hold", "follow"})
+"""Operations that bring a message."""
 
 _SETTLE = 0.05
 """Seconds between two looks while an entity has operations before it."""
@@ -34,7 +38,10 @@ _LOOKS = 100
 class QuarantineEntities:
     """The quarantine entities that this process runs for one engine."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, now: Callable[[], datetime] = lambda: datetime.now(UTC), totals: WaitingTotals | None = None
+    ) -> None:
+        self._totals = totals
         self._now = now
         self._lock = threading.Lock()
         self.events: Counter[str] = Counter()
@@ -53,7 +60,12 @@ class QuarantineEntities:
         # The bounds travel with each message: they are the source's, whose configuration this worker need not have
         bounds = WardBounds(*value["bounds"]) if "bounds" in value else WardBounds()
         ward = Ward(bounds, ctx.get_state())
+        before = (len(ward.held), ward.size)
         turn = self._turn(ward, ctx.operation, value)
+        if self._totals is not None:
+            # What holds a message has counted it already
+            counted = (1, value["item"]["size"]) if ctx.operation in _ADDS else (0, 0)
+            self._totals.changed(len(ward.held) - before[0] - counted[0], ward.size - before[1] - counted[1])
         ctx.set_state(ward.to_json())
         send(ctx, turn.undelivered)
         with self._lock:
@@ -84,7 +96,9 @@ class QuarantineEntities:
 class EngineWards:
     """The quarantine of one source: `bridge.pipeline.quarantine.Wards` over an engine's client."""
 
-    def __init__(self, engine: Engine, source: str) -> None:
+    def __init__(self, engine: Engine, source: str, totals: WaitingTotals | None = None) -> None:
+        """totals: of the engine, which bound all that waits; None: no bound."""
+        self._totals = totals
         self._engine = engine
         self._source = source
 
@@ -120,7 +134,9 @@ class EngineWards:
         return await self._asked(call, "look for a quarantined key") is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
-        """Return when the operation is durably taken. Raises: EngineError."""
+        """Return when the operation is durably taken. Raises: EngineError; WaitingFull for one message too many."""
+        if self._totals is not None and operation in _ADDS:
+            self._totals.admit(value["item"]["size"])
         entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
         call = self._engine.client.signal_entity(entity, operation, input=value)
         await self._asked(call, f"quarantine: {operation}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from durabletask import task
 
+from bridge.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.errors import ExpressionError
 from bridge.workflow.attempts import STEP_KEY
 from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
-from bridge.workflow.publishing import PUBLISH_ACTIVITY, new_event
-from bridge.workflow.request import new_correlation_id, reply_event, request_headers
+from bridge.workflow.publishing import new_event
+from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
 from bridge.workflow.step import CompensationInput
 
 Block = Mapping[str, Any]
@@ -42,6 +44,8 @@ class Exchange(Attempts):
         """An attempt that failed to be published is repeated as the same message; one that was answered as a new one,
         under the same step key.
         """
+        # Attempts begin where the timer of the call was made
+        deadline = None if call.timeout is None else ctx.current_utc_datetime + call.timeout
         event: dict[str, Any] | None = None
         correlation_id = ""
         fields: dict[str, Any] | None = None
@@ -52,7 +56,7 @@ class Exchange(Attempts):
                 fields = yield from self._evaluated(ctx, call, self.message, _given(call.payload), timer, "expression")
             if event is None:
                 correlation_id = "" if self.reply_to is None else new_correlation_id(ctx)
-                event = self._event(ctx, call, fields, correlation_id)
+                event = self._event(ctx, call, fields, correlation_id, deadline)
             yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
             if self.reply_to is None:
                 return None
@@ -87,14 +91,20 @@ class Exchange(Attempts):
             raise
 
     def _event(
-        self, ctx: task.OrchestrationContext, call: Call, fields: Mapping[str, Any], correlation_id: str
+        self,
+        ctx: task.OrchestrationContext,
+        call: Call,
+        fields: Mapping[str, Any],
+        correlation_id: str,
+        deadline: datetime | None,
     ) -> dict[str, Any]:
         headers = {name.removeprefix("headers."): text for name, text in fields.items() if name.startswith("headers.")}
         headers[STEP_KEY] = call.key
         if self.reply_to is not None:
             headers = request_headers(headers, self.reply_to, correlation_id)
         subject, key = fields.get("subject"), fields.get("key")
-        return new_event(ctx, self.target, fields["data"], fields["type"], subject, key, headers)
+        event = new_event(ctx, self.target, fields["data"], fields["type"], subject, key, headers)
+        return event if self.reply_to is None else expects_answer(event, correlation_id, deadline)
 
 
 def _given(payload: Any) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""Correlation ids of requests, and the signature that binds an answer to its request. Pure.
+
+A request is sent with `<uuid>@<instance id>;<key id><MAC><deadline>`. The event that brings its answer is named by the
+part before the `;` alone, so that a workflow needs no key. The MAC is HMAC-SHA-256, cut to 128 bits, over that part and
+the deadline.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CORRELATION_ID = "correlation-id"
+"""Header that an answer has to repeat."""
+
+PUBLISH_ACTIVITY = "bridge.publish"
+"""Name of the activity that publishes, and signs what asks for it."""
+
+ANSWER = "answer"
+"""Member of a publish request that asks for a signed correlation id: `{"to": ..., "until": ...}`."""
+
+SIGNED = ";signed"
+"""End of the result of a publish that sent a signed correlation id. Earlier versions sent unsigned ones."""
+
+KEEPS = 8
+"""Keys that an installation keeps at most: the newest signs, all verify."""
+
+SPREAD = 60.0
+"""Seconds after which a new key signs. Every process has read it by then."""
+
+_PREFIX = "reply:"
+_PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
+_SIGNED = re.compile(r"(.+);([A-Za-z0-9_-]{4})([A-Za-z0-9_-]{22})((?:[1-9a-z][0-9a-z]{0,8})?)", re.DOTALL)
+_MAC_BYTES = 16
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelationId:
+    """A correlation id, taken apart.
+
+    plain: the part before the signature, which names the event. key_id, mac: None when it is not signed. until:
+    milliseconds since the epoch at which the request times out; None: never.
+    """
+
+    plain: str
+    instance_id: str
+    key_id: str | None = None
+    mac: str = ""
+    until: int | None = None
+
+    @property
+    def event(self) -> str:
+        """Name of the event that brings the answer."""
+        return reply_event(self.plain)
+
+    def signed_by(self, key: Key) -> bool:
+        """Whether the key made its signature."""
+        return hmac.compare_digest(self.mac.encode(), _mac(key, self.plain, self.until).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret that signs. made: seconds since the epoch."""
+
+    id: str
+    secret: bytes = field(repr=False)
+    made: float
+
+    @classmethod
+    def new(cls, now: float) -> Key:
+        return cls(_text(secrets.token_bytes(3)), secrets.token_bytes(32), now)
+
+    def sign(self, plain: str, until: int | None) -> str:
+        """The correlation id with a signature."""
+        return f"{plain};{self.id}{_mac(self, plain, until)}{_deadline(until)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "secret": _text(self.secret), "made": self.made}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Key:
+        return cls(state["id"], base64.urlsafe_b64decode(state["secret"] + "=="), state["made"])
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The keys of an installation, newest first."""
+
+    keys: tuple[Key, ...] = ()
+
+    def signer(self, now: float) -> Key | None:
+        """The newest key that every process knows, else the oldest; None when there is none."""
+        known = (key for key in self.keys if key.made + SPREAD <= now)
+        return next(known, self.keys[-1] if self.keys else None)
+
+    def find(self, key_id: str) -> Key | None:
+        return next((key for key in self.keys if key.id == key_id), None)
+
+    def verifies(self, given: CorrelationId) -> bool:
+        """Whether one of the keys made the signature."""
+        key = None if given.key_id is None else self.find(given.key_id)
+        return key is not None and given.signed_by(key)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"v": 1, "keys": [key.to_json() for key in self.keys]}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any] | None) -> Keyring:
+        return cls(tuple(Key.from_json(each) for each in (state or {}).get("keys", ())))
+
+    def make(self, key: Key) -> Keyring:
+        """With a first key, unless there is one."""
+        return self if self.keys else Keyring((key,))
+
+    def rotate(self, key: Key) -> Keyring:
+        """With another key, which signs once every process knows it; the others still verify."""
+        return self if self.find(key.id) else Keyring((key, *self.keys)[:KEEPS])
+
+    def retire(self, key_id: str) -> Keyring:
+        """Without a key, unless it is the only one: answers to requests that it signed are refused from now on."""
+        left = tuple(key for key in self.keys if key.id != key_id)
+        return Keyring(left) if left else self
+
+
+def parse(text: str) -> CorrelationId | None:
+    """The parts of a correlation id; None when the text is none that the bridge gives to requests."""
+    signed = _SIGNED.fullmatch(text)
+    plain = text if signed is None else signed[1]
+    found = _PLAIN.fullmatch(plain)
+    if found is None:
+        return None
+    if signed is None:
+        return CorrelationId(plain, found[1])
+    return CorrelationId(plain, found[1], signed[2], signed[3], int(signed[4], 36) if signed[4] else None)
+
+
+def reply_event(correlation_id: str) -> str:
+    """Name of the external event that brings the answer."""
+    return f"{_PREFIX}{correlation_id}"
+
+
+def answered_by(event: str) -> CorrelationId | None:
+    """The correlation id of the request that an event answers; None for any other event."""
+    return parse(event[len(_PREFIX) :]) if event.startswith(_PREFIX) else None
+
+
+def _mac(key: Key, plain: str, until: int | None) -> str:
+    text = f"bridge answer 1\n{_deadline(until)}\n{plain}".encode("utf-8", "surrogatepass")
+    return _text(hmac.digest(key.secret, text, hashlib.sha256)[:_MAC_BYTES])
+
+
+def _deadline(until: int | None) -> str:
+    """Base 36, which the parser reads back. A deadline beyond the year 5188 is left out, like none."""
+    if until is None or not 0 < until < 36**9:
+        return ""
+    digits = ""
+    while until:
+        until, rest = divmod(until, 36)
+        digits = _DIGITS[rest] + digits
+    return digits
+
+
+def _text(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).decode().rstrip("=")

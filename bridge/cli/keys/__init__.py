@@ -1,0 +1,30 @@
+"""`bridge keys`: one file per command."""
+
+from __future__ import annotations
+
+import click
+
+from bridge.cli.command import Group
+
+
+@click.group(
+    "keys",
+    cls=Group,
+    package="bridge.cli.keys",
+    members={
+        "list": "List the keys that sign requests.",
+        "rotate": "Add a key; it signs new requests after a minute.",
+        "retire": "Remove an old key.",
+    },
+    examples="""
+        bridge keys list
+        bridge keys rotate
+        bridge keys retire x7Qa
+    """,
+)
+def command() -> None:
+    """See and rotate the keys that bind answers to requests, on the configured engine.
+
+    The keys lie on the engine and all daemons and workers on it share them; their secrets are never shown. An embedded
+    engine lives in the daemon: `bridge serve` must be running.
+    """

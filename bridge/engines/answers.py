@@ -1,0 +1,298 @@
+"""Answers are bound to requests: the keys of an installation, and the check before an answer reaches its instance.
+
+The keys lie in an entity on the engine, so that all processes of all daemons on one task hub share them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from durabletask.entities import EntityContext, EntityInstanceId
+from durabletask.history import EventRaisedEvent, HistoryEvent, TaskCompletedEvent, TaskScheduledEvent, TimerFiredEvent
+
+from bridge.answers import ANSWER, CORRELATION_ID, PUBLISH_ACTIVITY, SIGNED, CorrelationId, Key, Keyring, answered_by
+from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.inquiry import Inquiry
+from bridge.engines.parking.look import look
+from bridge.errors import (
+    AlreadyTaken,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    InstanceFinished,
+    UnexpectedReply,
+)
+from bridge.origin import Origin, head_of
+from bridge.parking.letter import Letter
+
+ANSWERS = "bridge.answers"
+"""Name of the entity that holds the keys."""
+
+Signatures = Literal["required", "transition", "off"]
+"""How strict an engine is: `transition` accepts an unsigned answer to an open request that was sent unsigned."""
+
+_ENTITY = EntityInstanceId(ANSWERS, "keys")
+_FRESH = 15.0
+"""Seconds for which keys that were read are used without another look; shorter than `bridge.answers.SPREAD`."""
+
+_LOOK = 0.05
+_PATIENCE = 10.0
+"""Seconds until a worker must have processed a change of the keys."""
+
+
+def keys_entity(ctx: EntityContext, value: Any) -> None:
+    """The entity that holds the keys of an installation. Operations: `make`, `rotate`, `retire`."""
+    ring = Keyring.from_json(ctx.get_state())
+    if ctx.operation == "make":
+        ring = ring.make(Key.from_json(value))
+    elif ctx.operation == "rotate":
+        ring = ring.rotate(Key.from_json(value))
+    elif ctx.operation == "retire":
+        ring = ring.retire(value)
+    ctx.set_state(ring.to_json())
+
+
+keys_entity.__name__ = ANSWERS
+
+
+class AnswerKeys:
+    """The keys of one engine, as this process knows them."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """loop: of the engine's client, for `sign`, which runs on other threads."""
+        self._engine = engine
+        self._loop = loop
+        self._ring = Keyring()
+        self._read_at = float("-inf")
+
+    async def ring(self, *, fresh: bool = False) -> Keyring:
+        """The keys; read again after some seconds, and as long as there are none. Raises: EngineError."""
+        if fresh or not self._ring.keys or time.monotonic() - self._read_at > _FRESH:
+            began = time.monotonic()
+            try:
+                found = await look(self._engine.client, _ENTITY)
+            except Exception as error:
+                raise translate(error, what="read the keys of answers") from error
+            self._ring = Keyring.from_json(json.loads((found and found.get_state()) or "null"))
+            self._read_at = began
+        return self._ring
+
+    async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
+        """Send the entity an operation; return the keys when a worker has processed it. Raises: EngineError."""
+        try:
+            await self._engine.client.signal_entity(_ENTITY, operation, input=value)
+        except Exception as error:
+            raise translate(error, what=f"{operation} the keys of answers") from error
+        for _ in range(int(_PATIENCE / _LOOK)):
+            if done(ring := await self.ring(fresh=True)):
+                return ring
+            await asyncio.sleep(_LOOK)
+        raise EngineTimeout(f"{operation} the keys of answers: no worker has done it yet; is one running?")
+
+    def sign(self, plain: str, until: int | None) -> str:
+        """The correlation id with a signature, by a first key where there is none yet. Raises: EngineError.
+
+        Call it from any thread but the event loop's.
+        """
+        ring = self._ring if time.monotonic() - self._read_at < _FRESH else Keyring()
+        key = ring.signer(time.time()) or self._first()
+        return key.sign(plain, until)
+
+    def _first(self) -> Key:
+        if self._loop is None:
+            raise EngineUnavailable("sign a request: no event loop was given")
+        try:
+            ring = asyncio.run_coroutine_threadsafe(self._made(), self._loop).result(_PATIENCE * 2)
+        except RuntimeError as error:
+            raise EngineUnavailable("sign a request: this process is stopping") from error
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
+            raise EngineTimeout("sign a request: no answer of the engine in time") from error
+        key = ring.signer(time.time())
+        assert key is not None
+        return key
+
+    async def _made(self) -> Keyring:
+        ring = await self.ring()
+        if ring.keys:
+            return ring
+        return await self.change("make", Key.new(time.time()).to_json(), lambda found: bool(found.keys))
+
+
+def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:
+    """Publish with a signed correlation id where the request asks for one, and says so in the result.
+
+    The second argument is the id of the instance that publishes: a signature binds nobody else.
+    """
+
+    def signed(request: Mapping[str, Any], instance_id: str) -> str:
+        wanted = request.get(ANSWER)
+        headers = request.get("headers") or {}
+        if wanted is None or headers.get(CORRELATION_ID) != wanted["to"] or wanted["to"][37:] != instance_id:
+            return publish(request)
+        correlation_id = keys.sign(wanted["to"], wanted.get("until"))
+        return publish({**request, "headers": {**headers, CORRELATION_ID: correlation_id}}) + SIGNED
+
+    return signed
+
+
+ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request in the history of its instance. published: its publish is confirmed. signed: with a signature.
+
+    answer: the event that brought the first one.
+    """
+
+    published: bool = False
+    signed: bool = False
+    timed_out: bool = False
+    answer: EventRaisedEvent | None = None
+
+
+class AnswerExecutor:
+    """Stands before an engine's executor. An answer passes when it belongs to a request that is open.
+
+    results: answers by `accepted`, `unsigned` (accepted), `duplicate`, `late` and `refused`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        keys: AnswerKeys,
+        execute: Callable[[Command, Origin], Awaitable[None]],
+        park: ParkCommand | None,
+        signatures: Signatures,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._inquiry = Inquiry(engine)
+        self._keys = keys
+        self._execute = execute
+        self._park = park
+        self._signatures = signatures
+        self._now = now
+        self.results: Counter[str] = Counter()
+
+    async def execute(self, command: Command, origin: Origin) -> None:
+        """Raises: EngineError, UnexpectedReply."""
+        given = _answer(command)
+        if given is None:
+            await self._execute(command, origin)
+            return
+        try:
+            await self._check(given, origin)
+            await self._execute(_plain(command, given), origin)
+        except UnexpectedReply:
+            self.results["refused"] += 1
+            raise
+        except AlreadyTaken:
+            self.results["duplicate"] += 1
+            raise
+        except InstanceFinished:
+            self.results["late"] += 1
+            raise
+        self.results["unsigned" if given.key_id is None else "accepted"] += 1
+
+    async def park(self, command: Command, origin: Origin, letter: Letter, ttl: float) -> None:
+        """Raises: EngineError, InvalidCommand, UnexpectedReply."""
+        assert self._park is not None
+        given = _answer(command)
+        if given is not None:
+            await self._check(given, origin)
+            command = _plain(command, given)
+        await self._park(command, origin, letter, ttl)
+
+    async def _check(self, given: CorrelationId, origin: Origin) -> None:
+        """Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, InstanceNotFound, EngineError."""
+        if self._signatures == "off":
+            return
+        if given.key_id is None and self._signatures == "required":
+            raise UnexpectedReply("the correlation id of the answer has no signature")
+        if given.key_id is not None and not (await self._keys.ring()).verifies(given):
+            raise UnexpectedReply("the correlation id of the answer was not made by this installation, or was altered")
+        overdue = given.until is not None and self._now().timestamp() * 1000 > given.until
+        # A certain engine sees by itself that a request was answered before
+        if given.key_id is None or overdue or not self._engine.certain:
+            await self._look(given, origin)
+
+    async def _look(self, given: CorrelationId, origin: Origin) -> None:
+        """Search the history of the instance for the request."""
+        what = f"answer {given.instance_id!r}"
+        client = self._engine.client
+        history = await self._inquiry.call(what, None, lambda: client.get_orchestration_history(given.instance_id))
+        request = _request(history, given)
+        if given.key_id is None and (request is None or request.signed):
+            raise UnexpectedReply("the correlation id of the answer has no signature, and no open request without one")
+        if request is None:
+            return
+        if request.answer is not None:
+            if (first := head_of(request.answer.input).origin) is not None and first.key == origin.key:
+                raise AlreadyTaken(f"{what}: the engine has had it before")
+            raise InstanceFinished(f"{what}: the request was answered before")
+        if request.timed_out:
+            raise InstanceFinished(f"{what}: the request timed out before")
+        if given.key_id is None and not request.published:
+            raise EngineError(f"{what}: the request is not confirmed yet")
+
+
+def _answer(command: Command) -> CorrelationId | None:
+    match command:
+        case RaiseEvent(name=name) | Cancel(event=name) | StartOrRaise(event=name):
+            return answered_by(name)
+        case ScheduleOrchestration(event=str(name)):
+            return answered_by(name)
+        case _:
+            return None
+
+
+def _plain(command: Command, given: CorrelationId) -> Command:
+    """The command with the event that the workflow waits for."""
+    match command:
+        case RaiseEvent():
+            return replace(command, name=given.event, instance_id=given.instance_id)
+        case Cancel() | StartOrRaise() | ScheduleOrchestration():
+            return replace(command, event=given.event)
+        case _:
+            return command
+
+
+def _request(history: Iterable[HistoryEvent], given: CorrelationId) -> _Request | None:
+    found = _Request()
+    sent: set[int] = set()
+    for event in history:
+        if isinstance(event, TaskScheduledEvent) and event.name == PUBLISH_ACTIVITY and _asks(event.input, given):
+            sent.add(event.event_id)
+        elif isinstance(event, TaskCompletedEvent) and event.task_scheduled_id in sent:
+            found.published = True
+            found.signed = found.signed or str(json.loads(event.result or "null")).endswith(SIGNED)
+        elif isinstance(event, EventRaisedEvent) and event.name == given.event:
+            found.answer = found.answer or event
+        elif isinstance(event, TimerFiredEvent) and given.until is not None:
+            found.timed_out = found.timed_out or abs(_milliseconds(event.fire_at) - given.until) <= 1
+    return found if sent else None
+
+
+def _asks(serialized: str | None, given: CorrelationId) -> bool:
+    """Whether a publish sent this correlation id."""
+    if not serialized or given.plain[:36] not in serialized:
+        return False
+    request = json.loads(serialized)
+    headers = request.get("headers") if isinstance(request, dict) else None
+    return isinstance(headers, dict) and headers.get(CORRELATION_ID) == given.plain
+
+
+def _milliseconds(moment: datetime) -> int:
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)

@@ -1,0 +1,135 @@
+"""How much waits on one engine, for instances and in quarantine, and the bound of it all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
+
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.errors import EngineRejected
+from bridge.parking.names import PARKING, QUARANTINE
+
+_PAGE = 100
+"""Entities that are read at once; an engine of ours sends fewer when they are large."""
+
+
+class WaitingFull(EngineRejected):
+    """As many messages wait on the engine as may wait."""
+
+    reason = "waiting_full"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Messages that wait on an engine, and the bytes of their JSON. early: those that wait for their instance."""
+
+    early: int = 0
+    messages: int = 0
+    bytes: int = 0
+
+
+class WaitingTotals:
+    """What waits on one engine, as this process knows it: what was counted last, and what it did since.
+
+    Several processes each know what the others did since their last count only, so that together they may go beyond
+    the bound by what they keep between two counts. Used from any thread.
+    """
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._counted = Waiting()
+        self._since = [0, 0]
+        """Messages and bytes since the last count began."""
+        self._during: list[int] | None = None
+        """The same since the count began that is under way."""
+        self._admitted = [0, 0]
+        self.refused = 0
+
+    @property
+    def messages(self) -> int:
+        return max(0, self._counted.messages + self._since[0])
+
+    @property
+    def bytes(self) -> int:
+        return max(0, self._counted.bytes + self._since[1])
+
+    @property
+    def early(self) -> int:
+        """Messages that wait for their instance, as counted last."""
+        return self._counted.early
+
+    def admit(self, size: int) -> None:
+        """One more message is to wait. Raises: WaitingFull."""
+        with self._lock:
+            if self.messages >= self._max_messages or self.bytes + size > self._max_bytes:
+                self.refused += 1
+                raise WaitingFull(
+                    f"{self.messages} messages of {self.bytes} bytes wait on the engine; at most "
+                    f"{self._max_messages} messages and {self._max_bytes} bytes may"
+                )
+            self._admitted[0] += 1
+            self._admitted[1] += size
+            self._add(1, size)
+
+    def changed(self, messages: int, size: int) -> None:
+        """Messages were added to what waits, or have left it."""
+        with self._lock:
+            self._add(messages, size)
+
+    async def count(self, engine: Engine) -> None:
+        """Count anew. Raises: EngineError."""
+        with self._lock:
+            self._during = [0, 0]
+        early = messages = size = backlog = 0
+        for name, part in ((PARKING, "items"), (QUARANTINE, "held")):
+            async for entity in _entities(engine.client, name):
+                found = json.loads(entity.serializedState.value or "null") or {}
+                messages += len(found.get(part, ()))
+                size += found.get("size", 0)
+                backlog += entity.backlogQueueSize
+            if name == PARKING:
+                early = messages
+        with self._lock:
+            # Each operation that no worker has processed may bring a message, of the usual size
+            usual = self._admitted[1] // max(1, self._admitted[0])
+            self._counted = Waiting(early, messages + backlog, size + backlog * usual)
+            self._since = self._during
+            self._during = None
+
+    def _add(self, messages: int, size: int) -> None:
+        for sums in (self._since, self._during):
+            if sums is not None:
+                sums[0] += messages
+                sums[1] += size
+
+
+async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[pb.EntityMetadata]:
+    """All entities of a name, page by page: together their states may be large. Raises: EngineError."""
+    token: StringValue | None = None
+    while True:
+        query = pb.EntityQuery(
+            instanceIdStartsWith=StringValue(value=f"@{name}@"),
+            includeState=True,
+            includeTransient=True,
+            pageSize=Int32Value(value=_PAGE),
+            continuationToken=token,
+        )
+        try:
+            # The client's own method collects all pages before it returns
+            page = await client._get_stub().QueryEntities(pb.QueryEntitiesRequest(query=query))
+        except Exception as error:
+            raise translate(error, what="count what waits") from error
+        for entity in page.entities:
+            yield entity
+        if not page.continuationToken.value:
+            return
+        token = page.continuationToken

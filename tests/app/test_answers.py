@@ -1,0 +1,218 @@
+"""Answers in a daemon: those that were asked for reach their workflow, others are dead-lettered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bridge.answers import Key
+from bridge.app.entities import Entities
+from bridge.engines.answers import AnswerKeys
+
+from .project import PATIENCE
+from .running import ENGINES, Running, headers, running
+
+FLOWS = """
+from datetime import timedelta
+
+from durabletask import task
+
+from bridge.workflow import RequestTimedOut, request
+
+
+def asks(ctx: task.OrchestrationContext, seconds):
+    timeout = None if seconds is None else timedelta(seconds=seconds)
+    try:
+        answer = yield from request(ctx, "service", {"n": 1}, type="asked", reply_to="answers", timeout=timeout)
+    except RequestTimedOut:
+        answer = "timed out"
+    ctx.set_custom_status({"answer": answer})
+    yield ctx.wait_for_external_event("end")
+    return answer
+"""
+CONFIG = """
+targets: {service: {broker: local, topic: service}}
+sources:
+  orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}
+  answers:
+    broker: local
+    topics: [answers]
+    codec: json
+    attributes: {type: "headers['kind']"}
+    identity: "{{ payload.id }}"
+    no_match: dead_letter
+routes:
+  - name: start
+    from: orders
+    schedule: {orchestration: asks, instance_id: "asks-{{ payload.id }}", input: payload.timeout}
+  - name: by-event
+    from: answers
+    match: {type: event}
+    raise_event:
+      instance_id: "{{ event.headers['correlation-id'].substring(37) }}"
+      name: "reply:{{ event.headers['correlation-id'] }}"
+      on_missing: dead_letter
+  - {name: answers, from: answers, reply: {}}
+"""
+
+
+class Service:
+    """A daemon with one instance that has asked, and the service that answers."""
+
+    def __init__(self, it: Running) -> None:
+        self.it = it
+        self.correlation_id = ""
+
+    @property
+    def results(self) -> dict[str, float]:
+        found = {}
+        for line in self.it.daemon.watch.metrics().decode().splitlines():
+            if line.startswith("bridge_answers_total{"):
+                found[line.partition('result="')[2].partition('"')[0]] = float(line.rpartition(" ")[2])
+        return found
+
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        return dict(self.it.daemon.sources[1].ledger.dead_letters)
+
+    async def ask(self, number: int = 1, timeout: float | None = None) -> None:
+        await self.it.publish("orders", {"id": "1", "timeout": timeout})
+        message = (await self.it.read("service", number))[-1]
+        self.correlation_id = headers(message)["correlation-id"]
+
+    async def answer(self, id_: str, kind: str = "reply", correlation_id: str | None = None, **data: Any) -> None:
+        """Answer, and return when the daemon has settled it."""
+        settled = sum(self.it.daemon.sources[1].ledger.outcomes.values())
+        correlation = {"correlation-id": self.correlation_id if correlation_id is None else correlation_id}
+        await self.it.publish("answers", {"id": id_, **data}, kind=kind, **correlation)
+        ledger = self.it.daemon.sources[1].ledger
+        await self.it.until(lambda: sum(ledger.outcomes.values()) > settled, "the answer is settled")
+
+    async def status(self) -> Any:
+        state = await self.it.client.get_orchestration_state("asks-1")
+        return orjson.loads(state.serialized_custom_status or b"null")
+
+    async def end(self) -> None:
+        await self.it.client.raise_orchestration_event("asks-1", "end")
+        await self.it.client.wait_for_orchestration_completion("asks-1", timeout=PATIENCE)
+
+
+@asynccontextmanager
+async def service(directory: Path, engine: str = "embedded", signatures: str = "transition") -> AsyncIterator[Service]:
+    settings = f", answers: {{signatures: {signatures}}}"
+    async with running(directory, CONFIG, FLOWS, engine, settings=settings) as it:
+        yield Service(it)
+
+
+async def until_answered(it: Service, answer: Any) -> None:
+    while (await it.status()) != {"answer": answer}:
+        pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["reply", "event"])
+async def test_the_first_answer_wins(tmp_path: Path, engine: str, kind: str) -> None:
+    async with service(tmp_path, engine) as it:
+        await it.ask()
+        await it.answer("a", kind, said="first")
+        await until_answered(it, {"id": "a", "said": "first"})
+        await it.answer("a", kind, said="first")
+        await it.answer("b", kind, said="second")
+        assert it.results == {"accepted": 1, "duplicate": 1, "late": 1}
+        await it.end()
+        await it.answer("a", kind, said="first")
+        await it.answer("c", kind, said="third")
+        assert it.results == {"accepted": 1, "duplicate": 2, "late": 2}
+        # `reply` ignores what comes late, `raise_event` dead-letters it
+        late = {} if kind == "reply" else {"instance_finished": 2}
+        assert it.dead_letters == late
+        assert it.it.outcomes()["duplicate"] == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_forged_or_altered_answer_is_dead_lettered_before_any_call(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine) as it:
+        await it.ask()
+        good = it.correlation_id
+        plain = good.partition(";")[0]
+        stranger = Key.new(0.0).sign(plain, None)
+        forged = [
+            plain,
+            stranger,
+            good[:36] + "@asks-2" + good[len(plain) :],
+            good[:-1] + ("A" if good[-1] != "A" else "B"),
+            "12345678-1234-1234-1234-123456789012@asks-1",
+            "12345678-1234-1234-1234-123456789012@asks-1" + good[len(plain) :],
+            "nothing@asks-1",
+        ]
+        for number, each in enumerate(forged):
+            for kind in ("reply", "event"):
+                await it.answer(f"f{number}{kind}", kind, each)
+        # The last one is too short for the expression of the rule that raises events
+        assert it.dead_letters == {"unexpected_reply": 2 * len(forged) - 1, "expression_error": 1}
+        assert it.results == {"refused": 2 * (len(forged) - 1)}
+        history = await it.it.client.get_orchestration_history("asks-1")
+        assert not any(getattr(event, "name", "").startswith("reply:1") for event in history)
+        assert await it.status() is None
+        await it.answer("a", correlation_id=good)
+        await until_answered(it, {"id": "a"})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_answer_after_the_time_is_late(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine) as it:
+        await it.ask(timeout=0.05)
+        await until_answered(it, "timed out")
+        await it.answer("a")
+        assert it.results == {"late": 1}
+        assert it.dead_letters == {}
+        history = await it.it.client.get_orchestration_history("asks-1")
+        assert not any(getattr(event, "name", "").startswith("reply:") for event in history)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_request_that_was_sent_unsigned_is_answered(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine, "off") as it:
+        await it.ask()
+        assert ";" not in it.correlation_id
+        sent = it.correlation_id
+    async with service(tmp_path, engine, "required") as it:
+        await it.answer("a", correlation_id=sent)
+        assert it.dead_letters == {"unexpected_reply": 1}
+    async with service(tmp_path, engine, "transition") as it:
+        await it.answer("b", correlation_id="12345678" + sent[8:])
+        assert it.dead_letters == {"unexpected_reply": 1}
+        await it.answer("c", correlation_id=sent[:37] + "asks-2")
+        await it.answer("d", correlation_id=sent)
+        await until_answered(it, {"id": "d"})
+        await it.answer("d", correlation_id=sent)
+        await it.answer("e", correlation_id=sent)
+        assert it.results == {"refused": 1, "unsigned": 1, "duplicate": 1, "late": 1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_keys_are_rotated_with_overlap(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine) as it:
+        await it.ask()
+        engine_ = it.it.daemon.engines["default"]
+        keys = AnswerKeys(engine_)
+        new = Key.new(0.0)
+        ring = await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
+        old = ring.keys[1].id
+        (shown,) = await Entities(engine_).list("bridge.answers", None, None, None, state=True, transient=False)
+        assert [each["id"] for each in shown.state["keys"]] == [new.id, old]
+        assert not any(key.to_json()["secret"] in str(shown) for key in ring.keys)
+        assert it.correlation_id.partition(";")[2][:4] == old
+        await it.answer("a")
+        await until_answered(it, {"id": "a"})
+        await keys.change("retire", old, lambda found: found.find(old) is None)
+        asked = it.correlation_id
+    # Another daemon reads the keys from the engine
+    async with service(tmp_path, engine) as it:
+        await it.answer("b", correlation_id=asked)
+        assert it.dead_letters == {"unexpected_reply": 1}

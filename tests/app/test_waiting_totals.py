@@ -1,0 +1,138 @@
+"""All that waits on an engine is bounded: one message more is dead-lettered."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from bridge.engines.parking.totals import WaitingFull, WaitingTotals
+
+from .project import PATIENCE
+from .running import ENGINES, headers, running
+
+FLOWS = """
+from durabletask import task
+
+
+def order(ctx: task.OrchestrationContext, _):
+    return (yield ctx.wait_for_external_event("paid"))
+"""
+CONFIG = """
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {type: "headers['kind']"}
+    QUARANTINE
+routes:
+  - name: start
+    from: orders
+    match: {type: start}
+    schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}
+  - name: early
+    from: orders
+    match: {type: early}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+  - name: poison
+    from: orders
+    match: {type: poison}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: dead_letter}
+"""
+
+
+def config(quarantine: str = "") -> str:
+    return CONFIG.replace("QUARANTINE", quarantine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, engine: str) -> None:
+    settings = ", parking: {total_messages: 3}"
+    async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
+        for number in range(5):
+            await it.publish("orders", {"id": number}, kind="early")
+            await it.settled(number + 1)
+        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        letters = [headers(each) for each in await it.read("orders.dlq", 2)]
+        assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
+        assert {each["bridge.route"] for each in letters} == {"early"}
+        # What was delivered makes room
+        await it.publish("orders", {"id": 0}, kind="start")
+        await it.client.wait_for_orchestration_completion("order-0", timeout=PATIENCE)
+        keepers = it.daemon.own.keepers["default"]
+        await it.until(lambda: keepers.totals.messages == 2, "one of three has left")
+        await it.publish("orders", {"id": 9}, kind="early")
+        await it.settled(7)
+        assert it.outcomes()["parked"] == 4
+        await keepers.totals.count(it.daemon.engines["default"])
+        assert (keepers.totals.messages, keepers.refused) == (3, 2)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
+    settings = ", parking: {total_bytes: 3000}"
+    async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
+        await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
+        await it.settled(1)
+        assert it.outcomes() == {"parked": 1}
+        known = it.daemon.own.keepers["default"].totals.bytes
+        assert known > 1800
+    async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
+        totals = it.daemon.own.keepers["default"].totals
+        await it.until(lambda: totals.bytes == known, "what waits is counted")
+        await it.publish("orders", {"id": 2, "fill": "x" * 900}, kind="early")
+        await it.settled(1)
+        assert it.outcomes() == {"dead_lettered": 1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> None:
+    settings = ", parking: {total_messages: 3}"
+    text = config("quarantine: {poll: 50ms}")
+    async with running(tmp_path, text, FLOWS, engine, settings=settings) as it:
+        await it.publish("orders", {"id": "e"}, "e", kind="early")
+        await it.settled(1)
+        for number in range(4):
+            await it.publish("orders", {"id": number}, f"key-{number % 2}", kind="poison")
+            await it.settled(number + 2)
+        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        letters = [headers(each) for each in await it.read("orders.dlq", 2)]
+        assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
+        totals = it.daemon.own.keepers["default"].totals
+        await totals.count(it.daemon.engines["default"])
+        assert totals.messages == 3
+
+
+def test_a_total_is_never_less_than_nothing() -> None:
+    totals = WaitingTotals(2, 100)
+    totals.changed(-5, -500)
+    assert (totals.messages, totals.bytes) == (0, 0)
+    with pytest.raises(WaitingFull):
+        totals.admit(101)
+    assert totals.refused == 1
+
+
+async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
+    """An error that its own traceback leads to lives until the cyclic collector runs, which a daemon rarely lets."""
+    async with running(tmp_path, config(), FLOWS) as it:
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
+            await it.settled(20)
+            assert it.outcomes() == {"parked": 10, "dead_lettered": 10}
+            keepers = it.daemon.own.keepers["default"]
+            await it.until(lambda: keepers.parking.events["parked"] == 10, "they are processed")
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            frames = [each for each in gc.garbage if isinstance(each, FrameType)]
+            assert {each.f_code.co_qualname for each in frames if "/bridge/" in each.f_code.co_filename} == set()
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
