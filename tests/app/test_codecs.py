@@ -58,7 +58,7 @@ NAME_ONE = [
     f"{each}.codec: {AVRO}name one of the registries with `registry:`" for each in ("sources.orders", "targets.results")
 ]
 NONE = [f"{each}.codec: {AVRO}there are no `registries:` for it" for each in ("sources.orders", "targets.results")]
-TWO = 'main: {url: "http://a:1"}\n  other: {url: "http://b:1"}'
+TWO = 'main: {url: "https://a:1"}\n  other: {url: "https://b:1"}'
 SOURCE, TARGET, REGISTRY = "sources.orders.registry", "targets.results.schemas", 'main: {url: "http://127.0.0.1:1"}'
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import EngineUnavailable
@@ -290,7 +290,7 @@ FORMS: tuple[Callable[[logging.Logger, BaseException], None], ...] = (
     lambda logger, error: logger.error("failed: %r", error),
     lambda logger, error: logger.error("failed: %r", str(error)),
     lambda logger, error: logger.error("failed: %s", error.args),
-    lambda logger, error: logger.error("failed: " + str(error).replace("%", "%%")),
+    lambda logger, error: logger.error(f"failed: {error}"),
     lambda logger, error: logger.warning("failed: %(why)s", {"why": error}),
     lambda logger, error: logger.warning("failed", exc_info=error),
     lambda logger, error: logger.error("failed:\n%s", traceback.format_exc()),
@@ -298,6 +298,7 @@ FORMS: tuple[Callable[[logging.Logger, BaseException], None], ...] = (
 TEXT = st.builds(lambda before, after: f"{before}PAYLOAD-1{after}", st.text(max_size=8), st.text(max_size=8))
 
 
+@settings(deadline=None)
 @given(TEXT, st.sampled_from((ValueError, KeyError, LookupError, _Own)), st.sampled_from(FORMS), st.booleans())
 def test_no_form_of_a_library_shows_what_an_exception_says(
     text: str, kind: type[Exception], log: Callable[[logging.Logger, BaseException], None], noted: bool
