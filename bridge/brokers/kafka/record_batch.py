@@ -80,7 +80,7 @@ class Batch:
     ambiguous: bool = False
     """The offsets of this batch or those of the next one are wrong, and nothing tells which."""
     placed: bool = True
-    """A damaged one begins at its base; one at the beginning of an answer may lie before it, and its header is wrong."""
+    """A damaged batch begins at its base. One at the beginning of an answer may lie before it, under a wrong header."""
     asked: int | None = None
     """Offset of the fetch that shows the batch, where that is not its base."""
     _records: Iterator[Found] | None = field(default=None, repr=False)

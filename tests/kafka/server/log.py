@@ -64,6 +64,8 @@ class Partition:
         """Producer id, first and last offset of each aborted transaction."""
         self.transform: Callable[[bytes], bytes] = bytes
         """What a read makes of the bytes: a way for them to differ from one read to the next."""
+        self.refusal: Callable[[], int] = int
+        """Error code that a fetch is answered with, 0 for none."""
         self._batches: list[Batch] = []
         self._producers: dict[int, Producer] = {}
         self._open: dict[int, int] = {}
