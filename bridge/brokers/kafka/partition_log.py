@@ -19,6 +19,9 @@ Treatment = Callable[[Unreadable], OnUnreadable]
 LOW_WATER = 512
 """Records fetched and not handed out below which more are fetched: enough to work on during one fetch."""
 
+_FAR = 4 << 20
+"""Bytes that are asked for beyond the usual number, at most about twice as many, to see what lies around a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -150,8 +153,11 @@ class PartitionLog:
             readable_end=answer.readable_end,
             settled=self._settled,
         )
-        if answer.data and not batches:
-            self.look_ahead(offset)
+        if answer.data and not batches and offset < self._next:
+            if self.extra < _FAR:
+                self.extra = 2 * (self.extra + len(answer.data))
+            else:
+                self.look_ahead(offset)
         for batch in batches:
             if batch.doubtful:
                 self._look_around(batch, answer)
@@ -175,8 +181,9 @@ class PartitionLog:
 
     def _look_around(self, batch: Batch, answer: Answer) -> None:
         """Fetch a doubtful batch once more, with what lies before it and behind it."""
-        self.fetch_offset = min(self._next, max(min(batch.base, self._next) - 1, answer.start, 0))
-        self.extra = self._size + 2 * len(batch.raw)
+        distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
+        self.fetch_offset = min(self._next, max(self._next - distance, answer.start, 0))
+        self.extra = max(self.extra, self._size + 2 * len(batch.raw))
         self._settled = True
 
     def look_ahead(self, offset: int) -> bool:

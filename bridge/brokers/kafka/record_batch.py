@@ -189,7 +189,7 @@ def split(
     before = start < position
     floor = None if before or not (boundary or position == 0) else position
     """Offset after the batch in front, None while none is known."""
-    if floor is not None:
+    if floor is not None and (size := _size(data, 0)) is not None and _batch(data[:size], floor, end).fault is not None:
         data = data[_place(data, floor) :]
     at = 0
     while at < len(data):
@@ -213,7 +213,12 @@ def split(
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
             # A broker passes over a batch whose offsets are too low; only from the one before it is seen
             batch.doubtful |= at == 0 and not before and batch.base > position
-            if settled and not found:
+            assert batch.last is not None
+            hidden = before and floor is None and start > 0 and batch.last < position
+            if batch.ambiguous and batch.last + 1 == position:
+                # Where the group stands agrees with it
+                batch.doubtful = batch.ambiguous = False
+            elif settled and not found and not hidden:
                 batch.doubtful = False
                 if batch.ambiguous:
                     batch.fault = Fault(
@@ -282,13 +287,14 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
     elif follows > behind:
         batch.doubtful = floor is None
     elif follows < behind:
-        between = _tells_base(batch.raw) and floor == follows - (behind - batch.base)
+        # Either this one's offsets are too high, or the next one's too low: is there room for it elsewhere?
+        room_before = floor is None or not _tells_base(batch.raw) or floor <= follows - (behind - batch.base)
         next_end = _end_at(data, at, readable_end)
-        shifted = next_end is not None and next_end[0] == behind + next_end[1]
-        if between and not shifted:
-            batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, not at {floor}")
-        elif between or not shifted:
+        room_behind = next_end is None or next_end[0] >= behind + next_end[1]
+        if room_before == room_behind:
             batch.doubtful = batch.ambiguous = True
+        elif room_before:
+            batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {follows}")
 
 
 def base_at(data: bytes, at: int) -> int | None:
