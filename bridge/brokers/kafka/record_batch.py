@@ -227,9 +227,9 @@ def split(
         if batch.fault is not None:
             if before and floor != first and not batch.ambiguous:
                 following = base_at(data, at + size)
-                if following is None:
+                if following is None and at + size < len(data):
                     return []
-                if following <= position:
+                if following is not None and following <= position:
                     # It lies before the position, like the one that was to be seen
                     floor = following
                     at += size
