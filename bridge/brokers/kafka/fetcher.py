@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaClient, TopicPartition
@@ -19,7 +20,7 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import Batch, begins_whole, claimed_next, next_base, whole
+from bridge.brokers.kafka.record_batch import Batch, begins_whole, claimed_next, hides_batch, next_base, whole
 from bridge.errors import BridgeError
 
 _log = logging.getLogger(__name__)
@@ -194,12 +195,13 @@ class Fetcher:
 
     async def _fetch(self, node: int, slot: int, logs: list[tuple[TopicPartition, PartitionLog]]) -> None:
         offsets = {tp: log.fetch_offset for tp, log in logs}
+        extra = {tp: log.extra for tp, log in logs}
         asked = dict(logs)
         slot_waits = self._slots[node, slot]
         try:
             response = await self._client.send(
                 node,
-                self._request(offsets, _SHORT_WAIT_MS if slot else MAX_WAIT_MS),
+                self._request(offsets, _SHORT_WAIT_MS if slot else MAX_WAIT_MS, extra),
                 # Metadata goes over the default connection, which no long wait may block
                 group=ConnectionGroup.DEFAULT if slot else ConnectionGroup.COORDINATION,
             )
@@ -230,17 +232,21 @@ class Fetcher:
                 await asyncio.sleep(0)
                 begun = time.monotonic()
 
-    def _request(self, offsets: Mapping[TopicPartition, int], wait: int, extra: int = 0) -> FetchRequest:
-        """extra: bytes of one partition beyond the configured number."""
+    def _request(
+        self, offsets: Mapping[TopicPartition, int], wait: int, extra: Mapping[TopicPartition, int]
+    ) -> FetchRequest:
+        """extra: bytes by partition beyond the configured number."""
         config = self._connection.config
         topics: dict[str, list[tuple[int, int, int]]] = {}
         for tp, offset in offsets.items():
-            topics.setdefault(tp.topic, []).append((tp.partition, offset, config.fetch_partition_bytes + extra))
+            topics.setdefault(tp.topic, []).append((tp.partition, offset, config.fetch_partition_bytes + extra[tp]))
         isolation = 1 if self._committed_only else 0
-        return FetchRequest(wait, 1, config.fetch_bytes + extra, isolation, list(topics.items()))
+        return FetchRequest(wait, 1, config.fetch_bytes + sum(extra.values()), isolation, list(topics.items()))
 
     def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
         error = for_code(code)
+        if code == _OUT_OF_RANGE and log.look_ahead(offset):
+            return  # what lay before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)
             self._rest([log], _RETRY_SECONDS)
@@ -304,16 +310,16 @@ class Fetcher:
         """Read a damaged batch twice more, the second time over a new connection, before its damage is believed."""
         try:
             # The log may have lost the beginning of the batch, and the broker would refuse its base offset
-            offset = max(batch.base, log.position)
+            offset = max(batch.base, log.position) if batch.asked is None else batch.asked
             answer = await self._read_again(tp, offset, batch, self._client)
-            if _same(batch, answer):
+            if _same(batch, answer) is not None:
                 async with self._fresh:
                     fresh = await self._open()
                     try:
                         await fresh.set_topics([tp.topic])
                         answer = await self._read_again(tp, offset, batch, fresh)
-                        if answer is not None and _same(batch, answer):
-                            await self._believe(tp, log, batch, answer, fresh)
+                        if (same := _same(batch, answer)) is not None:
+                            await self._believe(tp, log, batch, same, fresh)
                             return
                     finally:
                         await close(fresh.close)
@@ -323,14 +329,15 @@ class Fetcher:
             return
         if self._logs.get(tp) is log:
             log.reread(batch)
-            if answer is not None:
+            if answer is not None and batch.asked is None:
                 log.accept(log.fetch_offset, answer)
                 self._wake()
             self._rest([log], _RETRY_SECONDS)
 
     async def _believe(self, tp: TopicPartition, log: PartitionLog, batch: Batch, answer: Answer, client: Any) -> None:
         try:
-            following = await self._following(tp, batch, answer, client) if batch.last is None else None
+            known = batch.last is not None or batch.ambiguous
+            following = None if known else await self._following(tp, batch, answer, client)
         except _Grown:
             self._rest([log], _RETRY_SECONDS)
             return
@@ -350,11 +357,12 @@ class Fetcher:
         The batch that follows in the answer tells it. Where none follows, the damaged header is believed as far as the
         broker agrees: the log ends where it says, or another batch begins there. Raises: _Grown, to be tried again.
         """
-        if not whole(batch.raw):
+        lowest = batch.base if batch.placed else 0
+        if not whole(batch.raw) or await asyncio.to_thread(hides_batch, batch.raw, lowest, answer.end):
             return None
         limit = self._connection.config.max_batch
         if len(answer.data) > len(batch.raw):
-            return next_base(answer.data, len(batch.raw), batch.base, answer.end, limit)
+            return next_base(answer.data, len(batch.raw), lowest, answer.end, limit)
         claimed, end = claimed_next(batch.raw), answer.readable_end
         if claimed == end:
             return claimed
@@ -369,7 +377,7 @@ class Fetcher:
         last = await self._read_at(tp, end - 1, client, len(batch.raw))
         if last is not None and last.readable_end != end:
             raise _Grown
-        return end if last is not None and last.data == batch.raw else None
+        return end if last is not None and (not last.data or last.data.endswith(batch.raw)) else None
 
     async def _read_again(self, tp: TopicPartition, offset: int, batch: Batch, client: Any) -> Answer | None:
         return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
@@ -380,7 +388,7 @@ class Fetcher:
         if node is None or node == -1:
             client.force_metadata_update()
             raise LeaderNotAvailableError(str(tp))
-        response = await client.send(node, self._request({tp: offset}, 0, extra))
+        response = await client.send(node, self._request({tp: offset}, 0, {tp: extra}))
         for _, code, answer in _answers(response, self._committed_only):
             if not code:
                 return answer
@@ -394,24 +402,29 @@ class _Grown(Exception):
     """The log grew between two reads that have to agree."""
 
 
-def _same(batch: Batch, answer: Answer | None) -> bool:
-    """Another read gave the same bytes; for an incomplete batch, no more of it."""
-    if answer is None or not answer.data.startswith(batch.raw):
-        return False
-    return whole(batch.raw) or not begins_whole(answer.data)
+def _same(batch: Batch, answer: Answer | None) -> Answer | None:
+    """The answer from the batch on, where it has the same bytes; for an incomplete batch, no more of it."""
+    if answer is None:
+        return None
+    if not whole(batch.raw):
+        return answer if answer.data.startswith(batch.raw) and not begins_whole(answer.data) else None
+    # Others may stand in front, where the header of one of them tells later offsets than it has
+    at = answer.data.find(batch.raw)
+    return None if at < 0 else replace(answer, data=answer.data[at:])
 
 
 def _answers(response: Any, committed_only: bool) -> Iterator[tuple[TopicPartition, int, Answer]]:
     """Partition, error code and answer. Layouts: versions 4, 5 to 10, and 11 of the fetch response."""
     for topic, partitions in response.topics:
         for number, code, end, *rest in partitions:
-            stable, aborted, data = -1, None, rest[-1] or b""
+            stable, start, aborted, data = -1, 0, None, rest[-1] or b""
             if response.API_VERSION >= 4:
                 stable = rest[0]
+                start = rest[1] if response.API_VERSION >= 5 else 0
                 aborted = (rest[2] if response.API_VERSION >= 5 else rest[1]) or ()
             readable = stable if committed_only and stable >= 0 else end
             yield (
                 TopicPartition(topic, number),
                 code,
-                Answer(data, end, readable, tuple(aborted or ()) if committed_only else None),
+                Answer(data, end, readable, tuple(aborted or ()) if committed_only else None, start),
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.record_batch import Batch, Found, split
+from bridge.brokers.kafka.record_batch import Batch, Found, base_at, split
 from bridge.config.sources import OnUnreadable
 from bridge.message import Unreadable
 
@@ -21,25 +21,30 @@ Treatment = Callable[[Unreadable], OnUnreadable]
 LOW_WATER = 512
 """Records fetched and not handed out below which more are fetched: enough to work on during one fetch."""
 
+_FAR = 4 << 20
+"""Bytes that are asked for beyond the usual number, at most about twice as many, to see what lies around a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A broker's answer for one partition.
 
     end: high watermark. readable_end: the offset up to which this consumer may read, less than `end` while a
-    transaction is open. aborted: see `record_batch.split`.
+    transaction is open. aborted: see `record_batch.split`. start: where the log begins.
     """
 
     data: bytes
     end: int
     readable_end: int
     aborted: Sequence[tuple[int, int]] | None
+    start: int = 0
 
 
 class PartitionLog:
     """What is read of one partition from `start` on, in order.
 
-    `fetch_offset` is where the next fetch begins, `position` the offset of the next record to hand out.
+    `fetch_offset` is where the next fetch begins, `position` the offset of the next record to hand out. A fetch begins
+    before what is expected next where the batches around a doubtful one are to be seen.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class PartitionLog:
         self.topic = topic
         self.number = number
         self.position = self.fetch_offset = start
+        self.extra = 0
+        """Bytes to ask for beyond the usual number, so that what lies around a batch is seen."""
         self.end: int | None = None
         """High watermark, None before the first answer."""
         self.stopped = ""
@@ -77,8 +84,18 @@ class PartitionLog:
         self._count = self._bytes = 0
         self._readable_end: int | None = None
         self._blocked = False
+        self._next = start
+        """Offset after what was fetched."""
         self._boundary = False
-        """A batch is known to begin at the fetch offset."""
+        """A batch is known to begin there."""
+        self._settled = False
+        """What lies around a doubtful batch is being looked at, or cannot be seen."""
+        self._passed = b""
+        """A damaged batch that was passed; a broker sends it again where its header tells later offsets."""
+        self._unsent = False
+        """The last answer was empty, though records lie at the broker."""
+        self._size = 0
+        """Bytes of the batch that was fetched last."""
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.number}"
@@ -115,7 +132,41 @@ class PartitionLog:
         self.end = answer.end
         self._readable_end = answer.readable_end
         self.trouble = ""
-        for batch in split(answer.data, offset, answer.end, answer.aborted, boundary=self._boundary):
+        data = answer.data
+        if self._passed and (at := data.find(self._passed)) >= 0:
+            data = data[at + len(self._passed) :]
+        first = base_at(data, 0)
+        unsent = not answer.data and offset < answer.readable_end
+        if max(answer.start, 0) < offset < self._next and (unsent or (first is not None and first > self._next)):
+            # What lies before was not seen
+            self.fetch_offset = max(answer.start, 0, self._next - 2 * (self._next - offset))
+            return
+        if unsent and self._unsent and self._next == offset:
+            # A broker passes over a batch whose offsets are too low
+            self.fetch_offset = max(answer.start, 0, offset - 1)
+            self.extra = self._size
+            self._settled = True
+            return
+        self._unsent = unsent
+        batches = split(
+            data,
+            self._next,
+            answer.end,
+            answer.aborted,
+            boundary=self._boundary,
+            asked=offset,
+            readable_end=answer.readable_end,
+            settled=self._settled,
+        )
+        if answer.data and not batches and offset < self._next:
+            if self.extra < _FAR:
+                self.extra = 2 * (self.extra + len(answer.data))
+            else:
+                self.look_ahead(offset)
+        for batch in batches:
+            if batch.doubtful:
+                self._look_around(batch, answer)
+                return
             self._batches.append(batch)
             self._count += batch.count
             self._bytes += len(batch.raw)
@@ -124,8 +175,28 @@ class PartitionLog:
                 self._blocked = True
                 return
             assert batch.last is not None
-            self.fetch_offset = batch.last + 1
-            self._boundary = True
+            self._fetch_from(batch.last + 1, boundary=True)
+            self._size = len(batch.raw)
+
+    def _fetch_from(self, offset: int, *, boundary: bool) -> None:
+        self._next = self.fetch_offset = offset
+        self._boundary = boundary
+        self._settled = False
+        self.extra = 0
+
+    def _look_around(self, batch: Batch, answer: Answer) -> None:
+        """Fetch a doubtful batch once more, with what lies before it and behind it."""
+        distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
+        self.fetch_offset = min(self._next, max(self._next - distance, answer.start, 0))
+        self.extra = max(self.extra, self._size + 2 * len(batch.raw))
+        self._settled = True
+
+    def look_ahead(self, offset: int) -> bool:
+        """Fetch from what is expected next again; False when that was asked for. offset: see `accept`."""
+        if offset != self.fetch_offset or offset == self._next:
+            return False
+        self.fetch_offset = self._next
+        return True
 
     def take(self, limit: int, room: Room | None = None) -> list[Found]:
         """Messages from the position on, at most `limit`, in order. Gaps are passed and counted.
@@ -172,9 +243,10 @@ class PartitionLog:
     def seek(self, offset: int) -> None:
         """Go on at `offset`; what was fetched is forgotten, and offsets up to there are gone from the log."""
         self._forget()
-        self._boundary = False
+        self._fetch_from(offset, boundary=False)
+        self._passed = b""
         self._pass(offset, "deleted")
-        self.position = self.fetch_offset = offset
+        self.position = offset
         self.stopped = ""
 
     def reread(self, batch: Batch) -> None:
@@ -182,8 +254,7 @@ class PartitionLog:
         if self._batches and self._batches[0] is batch:
             self._forget()
             # Where it began the batch before had ended, or reading began in the middle of it
-            self._boundary = self._boundary and batch.base >= self.position
-            self.fetch_offset = self.position
+            self._fetch_from(self.position, boundary=self._boundary and batch.base >= self.position)
 
     def confirm(self, batch: Batch, following: int | None) -> None:
         """Believe the damage of the batch. following: base offset of the next batch where its own header is damaged."""
@@ -191,9 +262,10 @@ class PartitionLog:
             return
         batch.confirm(self.position, None if following is None else following - 1, self._limit)
         if following is not None:
-            self.fetch_offset = following
             self._blocked = False
-            self._boundary = True
+            self._fetch_from(following, boundary=True)
+            self._passed = batch.raw
+            self.extra = len(batch.raw)
 
     def refused(self, reason: str) -> None:
         """Note why the broker does not answer for this partition; the next answer clears it."""

@@ -9,6 +9,7 @@ aiokafka alone.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ _CRC_END = 21
 _ATTRIBUTES_AT = 21
 _MINIMUM = 14
 """Bytes after the length field that the smallest message of magic 0 has."""
+
+_LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
+"""Bytes whose checksum is taken to find a batch within a damaged one, and what looking at one is counted as."""
 
 _CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 
@@ -73,6 +77,14 @@ class Batch:
     """Records in it, as far as its header can be believed."""
     inflated: int = 0
     """Bytes that it takes decompressed, while it is being handed out."""
+    doubtful: bool = False
+    """Its offsets are to be compared with those of the batches around it before they are believed."""
+    ambiguous: bool = False
+    """The offsets of this batch or those of the next one are wrong, and nothing tells which."""
+    placed: bool = True
+    """A damaged batch begins at its base. One at the beginning of an answer may lie before it, under a wrong header."""
+    asked: int | None = None
+    """Offset of the fetch that shows the batch, where that is not its base."""
     _records: Iterator[Found] | None = field(default=None, repr=False)
 
     @property
@@ -119,6 +131,8 @@ class Batch:
     def _as_one(self, first: int) -> list[Found]:
         assert self.fault is not None
         assert self.last is not None
+        if self.last < first:
+            return []  # it lies before the position, and the broker sends it all the same
         unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
 
@@ -162,45 +176,92 @@ class Batch:
 
 
 def split(
-    data: bytes, position: int, end: int, aborted: Sequence[tuple[int, int]] | None, *, boundary: bool = False
+    data: bytes,
+    position: int,
+    end: int,
+    aborted: Sequence[tuple[int, int]] | None,
+    *,
+    boundary: bool = False,
+    asked: int | None = None,
+    readable_end: int | None = None,
+    settled: bool = False,
 ) -> list[Batch]:
-    """Batches in the answer to a fetch from `position`. The last may be damaged: nothing after it is looked at.
+    """Batches from `position` on in the answer to a fetch. The last may be damaged or doubtful: nothing after it is
+    looked at.
 
     boundary: a batch is known to begin at the position, since the one before it ended there.
     end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
     to read uncommitted ones too.
+    asked: offset of the fetch, less than the position where the batch before it is to be seen; the result is empty
+    where that one tells nothing. readable_end: see `partition_log.Answer`. settled: call no batch doubtful.
     An incomplete batch at the end is left out, as brokers cut there, unless it is the first.
+
+    No checksum covers a base offset. One is believed when it continues the batch before, or when the batch that lies
+    behind it continues it. Gaps are compacted batches, and believed where both neighbours in the log are seen.
     """
     found: list[Batch] = []
     pending = sorted(aborted or (), key=lambda each: each[1])
     aborting: set[int] = set()
+    start = position if asked is None else asked
+    before = start < position
+    floor = None if before or not (boundary or position == 0) else position
+    """Offset after the batch in front, None while none is known."""
+    if floor is not None and (size := _size(data, 0)) is not None and _batch(data[:size], floor, end).fault is not None:
+        data = data[_place(data, floor) :]
     at = 0
     while at < len(data):
         size = _size(data, at)
         if size is None:
-            if not found:
+            if at == 0 and not before:
                 fault = Fault("length", "the length of a batch does not fit what the broker sends")
-                found.append(Batch(position, None, bytes(data[at:]), fault=fault))
+                found.append(Batch(position, None, bytes(data), fault=fault))
             break
         raw = bytes(data[at : at + size])
-        at += size
-        batch = _batch(raw, position, end)
+        first = position if floor is None else max(floor, position)
+        batch = _batch(raw, position if floor is None else floor, end)
+        if batch.fault is None:
+            assert batch.last is not None
+            if at == 0 and batch.last < start:
+                # A broker answers from the batch that holds the position
+                batch.fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {start}")
+            elif floor is not None and batch.base < floor:
+                batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {floor}")
+        if batch.fault is None and not (floor == batch.base and _tells_base(raw)):
+            _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
+            # A broker passes over a batch whose offsets are too low; only from the one before it is seen
+            batch.doubtful |= at == 0 and not before and batch.base > position
+            assert batch.last is not None
+            hidden = before and floor is None and start > 0 and batch.last < position
+            if batch.ambiguous and batch.last + 1 == position:
+                # Where the group stands agrees with it
+                batch.doubtful = batch.ambiguous = False
+            elif settled and not found and not hidden:
+                batch.doubtful = False
+                if batch.ambiguous:
+                    batch.fault = Fault(
+                        "offsets", "its offsets overlap with those of the next batch, one of them is wrong"
+                    )
         if batch.fault is not None:
+            if before and floor != first and not batch.ambiguous:
+                following = base_at(data, at + size)
+                if following is None and at + size < len(data):
+                    return []
+                if following is not None and following <= position:
+                    # It lies before the position, like the one that was to be seen
+                    floor = following
+                    at += size
+                    continue
+            batch.base, batch.last, batch.placed = first, None, at > 0 or floor is not None
+            if before and not found:
+                batch.asked = start
+        at += size
+        if batch.fault is not None or batch.doubtful:
             found.append(batch)
             break
         assert batch.last is not None
-        if batch.last < position:
-            # A broker answers from the batch that holds the position
-            fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {position}")
-            found.append(Batch(position, None, raw, fault=fault))
-            break
-        if (found or boundary) and batch.base < position:
-            # The checksum does not cover the base offset: this one's is wrong, or that of the batch before
-            fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {position}")
-            found.append(Batch(position, None, raw, fault=fault))
-            break
-        found.append(batch)
-        position = batch.last + 1
+        if batch.last >= position:
+            found.append(batch)
+        floor = batch.last + 1
         if raw[_PREFIX.size - 1] < 2:
             continue
         header = _HEADER.unpack_from(raw)
@@ -218,6 +279,86 @@ def split(
         elif aborted is not None and attributes & _TRANSACTIONAL and producer in aborting:
             batch.kind = "aborted"
     return found
+
+
+def _place(data: bytes, base: int) -> int:
+    """Beginning of the batch with this base offset; 0 where none is found.
+
+    A broker sends batches before it, too, where the first of them is damaged and tells later offsets than it has.
+    """
+    at = 0
+    while (size := _size(data, at)) is not None:
+        if base_at(data, at) == base:
+            return at
+        at += size
+    return 0
+
+
+def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable_end: int) -> None:
+    """Compare the offsets of a batch that does not continue the one before with those of the next one, at `at`."""
+    assert batch.last is not None
+    behind = batch.last + 1
+    follows = base_at(data, at)
+    if follows is None:
+        batch.doubtful = behind < readable_end
+    elif follows > behind:
+        batch.doubtful = floor is None
+    elif follows < behind:
+        # Either this one's offsets are too high, or the next one's too low: is there room for it elsewhere?
+        room_before = floor is None or not _tells_base(batch.raw) or floor <= follows - (behind - batch.base)
+        next_end = _end_at(data, at, readable_end)
+        room_behind = next_end is None or next_end[0] >= behind + next_end[1]
+        if room_before == room_behind:
+            batch.doubtful = batch.ambiguous = True
+        elif room_before:
+            batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {follows}")
+
+
+def base_at(data: bytes, at: int) -> int | None:
+    """Offset in the header at `at`, None when there is none."""
+    if len(data) - at < _PREFIX.size:
+        return None
+    base, length, _, magic = _PREFIX.unpack_from(data, at)
+    return int(base) if length >= _MINIMUM and 0 <= magic <= 2 else None
+
+
+def _end_at(data: bytes, at: int, readable_end: int) -> tuple[int, int] | None:
+    """Offset in the header behind the batch at `at`, and the number of offsets of that batch; None when not told."""
+    size = _size(data, at)
+    if size is None or size < _HEADER.size:
+        return None
+    header = _HEADER.unpack_from(data, at)
+    following = readable_end if at + size == len(data) else base_at(data, at + size)
+    return None if header[3] != 2 or following is None else (following, header[6] + 1)
+
+
+def _tells_base(raw: bytes) -> bool:
+    """The header has the offset of the first record; that of an old compressed set has the last one's."""
+    return raw[_PREFIX.size - 1] == 2 or not _legacy_codec(raw)
+
+
+def hides_batch(raw: bytes, base: int, end: int) -> bool:
+    """A whole batch lies within a damaged one, so the length of that one is wrong; also when looking takes too long.
+
+    base: offset of the damaged batch. end: the high watermark. Payload that holds copies of batches looks the same.
+    """
+    if len(raw) >= _HEADER.size and calc_crc32c(raw[_ATTRIBUTES_AT:]) == _HEADER.unpack_from(raw)[4]:
+        return False  # the checksum covers the length indirectly
+    formats = rb"\x02" if raw[_PREFIX.size - 1] == 2 else rb"[\x00-\x02]"
+    # Leading bytes that all offsets from `base` to `end` share; a lookahead finds headers within headers
+    varying = ((base ^ end).bit_length() + 7) // 8
+    shared = re.escape(base.to_bytes(8)[: 8 - varying])
+    pattern = rb"(?s)(?=%s.{%d}[\x00-\x7f].{7}%s)" % (shared, varying, formats)
+    budget = _LOOK_BYTES
+    for match in re.finditer(pattern, raw):
+        at = match.start()
+        size = _size(raw, at)
+        if at == 0 or size is None or not base < _PREFIX.unpack_from(raw, at)[0] < end:
+            continue
+        budget -= size + _CANDIDATE_COST
+        if budget < 0 or _batch(raw[at : at + size], base, end).fault is None:
+            return True
+    return False
 
 
 def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> int | None:
@@ -311,7 +452,7 @@ def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Bat
         detail = f"the message says that it has offset {offset}, and the log ends at {end}"
         return Batch(position, None, raw, fault=Fault("offsets", detail))
     # The offset of compressed messages is the one of the last of them
-    return Batch(min(position, offset), offset, raw)
+    return Batch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)
 
 
 def _legacy_codec(raw: bytes) -> int:

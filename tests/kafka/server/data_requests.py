@@ -95,6 +95,8 @@ def _read(
     partition = state.partition(topic, number)
     if partition is None:
         return topic, number, errors.UNKNOWN_TOPIC, -1, -1, -1, [], b""
+    if code := partition.refusal():
+        return topic, number, code, -1, -1, -1, [], b""
     high, stable, start = partition.end, partition.stable_end, partition.start
     if not start <= offset <= high:
         return topic, number, errors.OFFSET_OUT_OF_RANGE, high, stable, start, [], b""

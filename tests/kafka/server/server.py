@@ -63,6 +63,11 @@ class Server:
         """Open ones."""
         return len(self._connections)
 
+    def drop(self) -> None:
+        """End all connections, as a restart does."""
+        for task in self._connections:
+            task.cancel()
+
     async def stop(self) -> None:
         assert self._server is not None
         assert self._compaction is not None
