@@ -18,6 +18,7 @@ from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_option
 from bridge.errors import ExpressionError, Locate, Problem
 from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
+from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
 from bridge.routing.syntax import Reading, readings, tokens
@@ -25,6 +26,8 @@ from bridge.routing.value import json_value, kind_name, text
 
 _SHOWN = 120
 """Characters of an expression that an error quotes."""
+
+_WITH_NULLS = frozenset((type(None), dict, list))
 
 ROUTE = frozenset(("event", "payload", "vars"))
 ITEM = ROUTE | {"item", "index"}
@@ -66,6 +69,8 @@ class Expression:
             self._fail(error)
         if value is True or value is False:
             return value
+        if value is None and LOSES_NULLS:
+            recount(None)
         return self._not_a_condition(self.value(scope))
 
     def value(self, scope: Scope) -> Any:
@@ -86,6 +91,8 @@ class Expression:
         try:
             result = self._program.eval(scope.activation(self._projection))
             value = result.plain_value()
+            if LOSES_NULLS and value.__class__ in _WITH_NULLS:
+                recount(value)
             # asking for the type is dear, and only a text with a status code in front can be an error
             if (
                 value.__class__ is str
