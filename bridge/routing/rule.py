@@ -52,7 +52,7 @@ class Rule:
         if self.build is None:
             return []
         if config.map is not None:
-            scope = RouteScope(scope.envelope, self._mapped(scope.envelope), scope.vars)
+            scope = scope.with_payload(self._mapped(scope.envelope))
         if self.for_each is None:
             return [Step(config.name, self.build(scope), config.engine)]
         build = self.build

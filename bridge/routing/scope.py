@@ -10,7 +10,8 @@ from cel_expr_python import cel
 
 from bridge.envelope import Envelope
 from bridge.message import Message
-from bridge.routing.projection import Projection, Tree, project
+from bridge.routing.cost import EXPRESSION_COST
+from bridge.routing.projection import Projection, Tree, project, weight
 
 
 def _key_base64(message: Message | None) -> str | None:
@@ -58,20 +59,41 @@ _ALL_OF_EVENT: Tree = dict.fromkeys(name for name in EVENT if name not in _BYTES
 
 
 class Scope:
-    """Variables of one message, converted for CEL when first read and then shared by all its expressions."""
+    """Variables of one message, converted for CEL when first read and then shared by all its expressions.
 
-    __slots__ = ("_activations",)
+    allowed: estimated cost of all its expressions in nanoseconds, see `bridge.routing.cost`.
+    """
 
-    def __init__(self) -> None:
-        self._activations: dict[Projection, cel.Activation] = {}
+    __slots__ = ("_activations", "_spent", "allowed")
 
-    def activation(self, projection: Projection) -> cel.Activation:
-        """Raises: ExpressionError when the message holds what CEL cannot see as it is."""
+    def __init__(self, allowed: float = EXPRESSION_COST) -> None:
+        self._activations: dict[Projection, tuple[cel.Activation, int]] = {}
+        self._spent = 0.0
+        self.allowed = allowed
+
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
+        """What an expression reads, and its weight: values and bytes of text.
+
+        Raises: ExpressionError when the message holds what CEL cannot see as it is.
+        """
         found = self._activations.get(projection)
         if found is None:
-            data = {name: self.part(name, tree) for name, tree in projection.parts}
-            found = self._activations[projection] = projection.env.Activation(data)
+            data = self.data(projection)
+            # what is weighed is refused before CEL sees it, if it must be
+            heavy = weight(data)
+            found = self._activations[projection] = projection.env.Activation(data), heavy
         return found
+
+    def data(self, projection: Projection) -> dict[str, Any]:
+        """The variables that an expression reads, as far as it reads them."""
+        return {name: self.part(name, tree) for name, tree in projection.parts}
+
+    def affords(self, cost: float) -> bool:
+        """Count an evaluation; False, and it must not take place, where the message has no more to spend."""
+        if self._spent + cost > self.allowed:
+            return False
+        self._spent += cost
+        return True
 
     def part(self, variable: str, tree: Tree | None) -> Any:
         """What `tree` names of a variable."""
@@ -81,11 +103,16 @@ class Scope:
 class RouteScope(Scope):
     """Variables of rules: `event`, `payload`, `vars`, and below `for_each` `item` and `index`."""
 
-    __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
+    __slots__ = ("_outer", "_payer", "envelope", "index", "item", "payload", "vars")
 
-    def __init__(self, envelope: Envelope, payload: Any, variables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, envelope: Envelope, payload: Any, variables: Mapping[str, Any], allowed: float = EXPRESSION_COST
+    ) -> None:
         # the fields of Scope too: one call less for each message
         self._activations = {}
+        self._spent = 0.0
+        self.allowed = allowed
+        self._payer: RouteScope | None = None
         self._outer: RouteScope | None = None
         self.envelope = envelope
         self.payload = payload
@@ -97,11 +124,21 @@ class RouteScope(Scope):
         """The same message with one of its items. What does not read the item is converted once for all of them."""
         inner = RouteScope(self.envelope, self.payload, self.vars)
         inner._outer = self
+        inner._payer = self._payer or self
         inner.item = item
         inner.index = index
         return inner
 
-    def activation(self, projection: Projection) -> cel.Activation:
+    def with_payload(self, payload: Any) -> RouteScope:
+        """The same message with another payload, which `map` has made."""
+        other = RouteScope(self.envelope, payload, self.vars)
+        other._payer = self
+        return other
+
+    def affords(self, cost: float) -> bool:
+        return super().affords(cost) if self._payer is None else self._payer.affords(cost)
+
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
         if self._outer is not None and not projection.item:
             return self._outer.activation(projection)
         return super().activation(projection)
@@ -135,8 +172,9 @@ class SourceScope(Scope):
         message_id: str | None,
         timestamp: float | None,
         message: Message,
+        allowed: float = EXPRESSION_COST,
     ) -> None:
-        super().__init__()
+        super().__init__(allowed)
         self.payload = payload
         self.headers = headers
         self.key = key

@@ -8,7 +8,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.errors import ExpressionError
+from bridge.errors import MessageError
 from bridge.workflow.attempts import STEP_KEY
 from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
@@ -82,7 +82,7 @@ class Exchange(Attempts):
         try:
             return (yield from until(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
         except task.TaskFailedError as error:
-            if error.details.is_caused_by(ExpressionError):
+            if error.details.is_caused_by(MessageError):
                 raise StepFailed(call.name, reason, describe(error)) from error
             raise
 
