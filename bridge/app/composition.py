@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,7 @@ def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry
         limits,
         attributes=attributes,
         identity=identity,
-        scope=SourceScope,
+        scope=partial(SourceScope, allowed=config.limits.expression_cost * 1e9),
         schema=schema,
         trusted=config.trusted,
         amqp_headers=_amqp_headers(config, loaded.config.brokers[config.broker]),

@@ -64,12 +64,11 @@ class Scope:
     allowed: estimated cost of all its expressions in nanoseconds, see `bridge.routing.cost`.
     """
 
-    __slots__ = ("_activations", "_spent", "allowed")
+    __slots__ = ("_activations", "_left")
 
     def __init__(self, allowed: float = EXPRESSION_COST) -> None:
         self._activations: dict[Projection, tuple[cel.Activation, int]] = {}
-        self._spent = 0.0
-        self.allowed = allowed
+        self._left = allowed
 
     def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
         """What an expression reads, and its weight: values and bytes of text.
@@ -90,9 +89,9 @@ class Scope:
 
     def affords(self, cost: float) -> bool:
         """Count an evaluation; False, and it must not take place, where the message has no more to spend."""
-        if self._spent + cost > self.allowed:
+        if cost > self._left:
             return False
-        self._spent += cost
+        self._left -= cost
         return True
 
     def part(self, variable: str, tree: Tree | None) -> Any:
@@ -103,16 +102,14 @@ class Scope:
 class RouteScope(Scope):
     """Variables of rules: `event`, `payload`, `vars`, and below `for_each` `item` and `index`."""
 
-    __slots__ = ("_outer", "_payer", "envelope", "index", "item", "payload", "vars")
+    __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
 
     def __init__(
         self, envelope: Envelope, payload: Any, variables: Mapping[str, Any], allowed: float = EXPRESSION_COST
     ) -> None:
         # the fields of Scope too: one call less for each message
         self._activations = {}
-        self._spent = 0.0
-        self.allowed = allowed
-        self._payer: RouteScope | None = None
+        self._left = allowed
         self._outer: RouteScope | None = None
         self.envelope = envelope
         self.payload = payload
@@ -124,19 +121,16 @@ class RouteScope(Scope):
         """The same message with one of its items. What does not read the item is converted once for all of them."""
         inner = RouteScope(self.envelope, self.payload, self.vars)
         inner._outer = self
-        inner._payer = self._payer or self
         inner.item = item
         inner.index = index
         return inner
 
     def with_payload(self, payload: Any) -> RouteScope:
         """The same message with another payload, which `map` has made."""
-        other = RouteScope(self.envelope, payload, self.vars)
-        other._payer = self
-        return other
+        return _MappedScope(self, payload)
 
     def affords(self, cost: float) -> bool:
-        return super().affords(cost) if self._payer is None else self._payer.affords(cost)
+        return super().affords(cost) if self._outer is None else self._outer.affords(cost)
 
     def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
         if self._outer is not None and not projection.item:
@@ -154,6 +148,19 @@ class RouteScope(Scope):
                 name: project(EVENT[name](self.envelope), below) for name, below in members.items() if name in EVENT
             }
         return project(getattr(self, variable), tree)
+
+
+class _MappedScope(RouteScope):
+    """Variables with the payload that `map` returned. What they cost is the message's."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: RouteScope, payload: Any) -> None:
+        super().__init__(message.envelope, payload, message.vars)
+        self._message = message
+
+    def affords(self, cost: float) -> bool:
+        return self._message.affords(cost)
 
 
 class SourceScope(Scope):
