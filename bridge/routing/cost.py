@@ -83,9 +83,16 @@ def weigh(value: Any) -> tuple[int, int]:
     return values, size
 
 
-def estimate(tree: Node, data: Mapping[str, Any], constants: Mapping[str, Any]) -> Estimate:
-    """Of an evaluation over these variables. constants: variables that are the same for every message."""
-    values, size = weigh(dict(data))
+def reading_cost(values: int, size: int) -> float:
+    """Of converting what an expression reads; an evaluation costs no less."""
+    return values * _CONVERTED + size * _CONVERTED_BYTE
+
+
+def estimate(tree: Node, data: Mapping[str, Any], constants: Mapping[str, Any], values: int, size: int) -> Estimate:
+    """Of an evaluation over these variables, which have so many values and bytes of text.
+
+    constants: variables that are the same for every message.
+    """
     return _Run(_Data(data, constants)).total(tree, values, size)
 
 
@@ -199,8 +206,8 @@ class _Run:
         self._bound: dict[str, tuple[Size, float]] = {}
         self.cost = 0.0
 
-    def total(self, tree: Node, values: float, size: float) -> Estimate:
-        self.cost += values * _CONVERTED + size * _CONVERTED_BYTE
+    def total(self, tree: Node, values: int, size: int) -> Estimate:
+        self.cost += reading_cost(values, size)
         result = self.visit(tree, 1)
         self.cost += result.values * _RESULT + result.size * _RESULT_BYTE
         return Estimate(self.cost, result)

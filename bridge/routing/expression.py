@@ -18,7 +18,7 @@ from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_option
 from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem
 from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
-from bridge.routing.cost import FREE, estimate, free_weight
+from bridge.routing.cost import FREE, estimate, free_weight, reading_cost
 from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
@@ -85,9 +85,9 @@ class Expression:
     def condition(self, scope: Scope) -> bool:
         """Raises: ExpressionError when it fails or gives anything but true or false."""
         try:
-            activation, weight = scope.activation(self._projection)
-            if weight > self._free:
-                self._pay(scope, weight)
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
             value = self._program.eval(activation).value()
         except (RuntimeError, TypeError, SystemError, ExpressionError) as error:
             self._fail(error)
@@ -113,9 +113,9 @@ class Expression:
 
     def _result(self, scope: Scope) -> Any:
         try:
-            activation, weight = scope.activation(self._projection)
-            if weight > self._free:
-                self._pay(scope, weight)
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
             result = self._program.eval(activation)
             value = result.plain_value()
             if LOSES_NULLS and value.__class__ in _WITH_NULLS:
@@ -134,18 +134,22 @@ class Expression:
             # how the library says that a value has no Python form: an optional
             raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
 
-    def _pay(self, scope: Scope, weight: int) -> None:
+    def _pay(self, scope: Scope, values: int, size: int) -> None:
         """Raises: ExpressionCost before an evaluation that the message cannot afford."""
         if self._free < 0:
             self._free = free_weight(self.tree, self._constants)
-            if weight <= self._free:
+            if values + size <= self._free:
                 return
-        cost = estimate(self.tree, scope.data(self._projection), self._constants).cost
-        if cost > FREE and not scope.affords(cost):
-            raise ExpressionCost(
-                f"{self.where}: for this message it may cost more than limits.expression_cost allows, "
-                f"in `{self._shown}`"
-            )
+        cost = reading_cost(values, size)
+        if cost <= scope.left:
+            cost = estimate(self.tree, scope.data(self._projection), self._constants, values, size).cost
+        if cost > FREE:
+            if cost > scope.left:
+                raise ExpressionCost(
+                    f"{self.where}: for this message it may cost more than limits.expression_cost allows, "
+                    f"in `{self._shown}`"
+                )
+            scope.pay(cost)
 
     @property
     def _shown(self) -> str:

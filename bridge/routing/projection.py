@@ -74,24 +74,25 @@ _NUL = "a string holds a NUL character, which CEL would cut off"
 _NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(event.data_base64)"
 
 
-def weight(variables: dict[str, Any]) -> int:
-    """Values and bytes of text of projected variables together.
+def weigh(variables: dict[str, Any]) -> tuple[int, int]:
+    """Values of projected variables, with keys of maps, and bytes of their text.
 
     Raises: ExpressionError for what the CEL library mistakes: it ends text and bytes at a NUL, and deep nesting
     overflows its stack.
     """
-    total = 0
+    values = size = 0
     depth = -1  # of the variables themselves
     level: list[Any] = [variables]
     while level:
         depth += 1
         below: list[Any] = []
         for container in level:
-            total += len(container)
+            values += len(container)
             if container.__class__ is dict:
+                values += len(container)
                 for key in container:
                     if key.__class__ is str:
-                        total += len(key)
+                        size += len(key) if key.isascii() else 4 * len(key)
                         if "\0" in key:
                             raise ExpressionError(_NUL)
                 members: Iterable[Any] = container.values()
@@ -102,14 +103,14 @@ def weight(variables: dict[str, Any]) -> int:
                 if kind is str:
                     if "\0" in member:
                         raise ExpressionError(_NUL)
-                    total += len(member) if member.isascii() else 4 * len(member)
+                    size += len(member) if member.isascii() else 4 * len(member)
                 elif kind is dict or kind is list:
                     below.append(member)
                 elif kind is bytes:
                     if b"\0" in member:
                         raise ExpressionError(_NUL_BYTE)
-                    total += len(member)
+                    size += len(member)
         if depth > DEPTH_LIMIT:
             raise ExpressionError(f"a value is nested deeper than {DEPTH_LIMIT} levels")
         level = below
-    return total
+    return values, size

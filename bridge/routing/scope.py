@@ -11,7 +11,7 @@ from cel_expr_python import cel
 from bridge.envelope import Envelope
 from bridge.message import Message
 from bridge.routing.cost import EXPRESSION_COST
-from bridge.routing.projection import Projection, Tree, project, weight
+from bridge.routing.projection import Projection, Tree, project, weigh
 
 
 def _key_base64(message: Message | None) -> str | None:
@@ -67,32 +67,33 @@ class Scope:
     __slots__ = ("_activations", "_left")
 
     def __init__(self, allowed: float = EXPRESSION_COST) -> None:
-        self._activations: dict[Projection, tuple[cel.Activation, int]] = {}
+        self._activations: dict[Projection, tuple[cel.Activation, int, int]] = {}
         self._left = allowed
 
-    def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
-        """What an expression reads, and its weight: values and bytes of text.
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int, int]:
+        """What an expression reads, with the number of its values and of the bytes of their text.
 
         Raises: ExpressionError when the message holds what CEL cannot see as it is.
         """
         found = self._activations.get(projection)
         if found is None:
             data = self.data(projection)
-            # what is weighed is refused before CEL sees it, if it must be
-            heavy = weight(data)
-            found = self._activations[projection] = projection.env.Activation(data), heavy
+            values, size = weigh(data)  # which refuses what CEL must not see
+            found = self._activations[projection] = projection.env.Activation(data), values, size
         return found
 
     def data(self, projection: Projection) -> dict[str, Any]:
         """The variables that an expression reads, as far as it reads them."""
         return {name: self.part(name, tree) for name, tree in projection.parts}
 
-    def affords(self, cost: float) -> bool:
-        """Count an evaluation; False, and it must not take place, where the message has no more to spend."""
-        if cost > self._left:
-            return False
+    @property
+    def left(self) -> float:
+        """What evaluations may still cost."""
+        return self._left
+
+    def pay(self, cost: float) -> None:
+        """Count an evaluation."""
         self._left -= cost
-        return True
 
     def part(self, variable: str, tree: Tree | None) -> Any:
         """What `tree` names of a variable."""
@@ -129,10 +130,17 @@ class RouteScope(Scope):
         """The same message with another payload, which `map` has made."""
         return _MappedScope(self, payload)
 
-    def affords(self, cost: float) -> bool:
-        return super().affords(cost) if self._outer is None else self._outer.affords(cost)
+    @property
+    def left(self) -> float:
+        return self._left if self._outer is None else self._outer.left
 
-    def activation(self, projection: Projection) -> tuple[cel.Activation, int]:
+    def pay(self, cost: float) -> None:
+        if self._outer is None:
+            self._left -= cost
+        else:
+            self._outer.pay(cost)
+
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int, int]:
         if self._outer is not None and not projection.item:
             return self._outer.activation(projection)
         return super().activation(projection)
@@ -159,8 +167,12 @@ class _MappedScope(RouteScope):
         super().__init__(message.envelope, payload, message.vars)
         self._message = message
 
-    def affords(self, cost: float) -> bool:
-        return self._message.affords(cost)
+    @property
+    def left(self) -> float:
+        return self._message.left
+
+    def pay(self, cost: float) -> None:
+        self._message.pay(cost)
 
 
 class SourceScope(Scope):
