@@ -138,11 +138,19 @@ def build_router(loaded: Loaded, source: str) -> Router:
     return router
 
 
-def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
-    """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
+def build_decoder(
+    loaded: Loaded,
+    source: str,
+    registries: Mapping[str, Registry] | None = None,
+    compiler: Compiler | None = None,
+) -> SourceDecoder:
+    """The decoder of a source. registries: see `source_codec`. compiler: of its expressions, a new one.
+
+    Raises: ConfigError with every problem.
+    """
     config = loaded.config.sources[source]
     limits = Limits(config.limits.max_payload, config.limits.max_depth)
-    compiler = Compiler(loaded.locate)
+    compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)

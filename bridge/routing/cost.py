@@ -8,7 +8,7 @@ sum of its values, not with the largest in each turn, so that ordinary expressio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bridge.routing import pattern
@@ -34,13 +34,16 @@ _RESULT, _RESULT_BYTE = 500, 8
 _PRODUCT = 0.02
 """Of each pair of bytes when a text is searched for another."""
 _HEAVIEST = 1 << 30
+_BYTES_PER_VALUE = 8
+"""Of ordinary JSON, keys counted as values."""
 _ABSENT = object()
 
 
 class Size(NamedTuple):
     """Upper bounds of a value: `values` in it, itself, its members and keys, and `size`, bytes of its texts; and their
     sums over all executions of its node, `all_values` and `all_size`. text: its value where that is known.
-    items: members of a list or map, without theirs.
+    items: members of a list or map, without theirs. most_values, most_size: of the largest member, negative where no
+    more is known than that it is no larger than all.
     """
 
     values: float
@@ -49,10 +52,18 @@ class Size(NamedTuple):
     all_size: float
     items: float
     text: str | None = None
+    most_values: float = -1
+    most_size: float = -1
+
+    @property
+    def largest(self) -> tuple[float, float]:
+        """Values and bytes of the largest member."""
+        return (self.values, self.size) if self.most_values < 0 else (self.most_values, self.most_size)
 
     def member(self) -> Size:
-        """Of any part of the value, counted with all of it."""
-        return Size(self.values, self.size, self.all_values, self.all_size, self.values)
+        """Of any member, where each is met once."""
+        values, size = self.largest
+        return Size(values, size, self.all_values, self.all_size, values)
 
 
 class Estimate(NamedTuple):
@@ -112,7 +123,21 @@ def free_weight(tree: Node, constants: Mapping[str, Any]) -> int:
 
 def estimate_at(tree: Node, weight: int, constants: Mapping[str, Any]) -> Estimate:
     """Of an evaluation over variables of which no more is known than their values and bytes together."""
-    return _Run(_Bound(weight, constants)).total(tree, weight, weight)
+    return _Run(_Bound(weight, weight, constants)).total(tree, weight, weight)
+
+
+def affordable(tree: Node, constants: Mapping[str, Any], allowed: float, largest: int) -> int:
+    """Bytes of an ordinary message for which the expression costs no more than `allowed`: a power of two, at most
+    `largest`.
+
+    What one part of the message may cost is judged as if it were all of it; but a member that is read within a macro,
+    like `payload.id`, as if it were short, and the lists that macros make, which bound every `map` at some thousand
+    items, as if they were free.
+    """
+    size = 1024
+    while size <= largest and _Ordinary(size, constants).total(tree, size // _BYTES_PER_VALUE, size).cost <= allowed:
+        size *= 2
+    return size // 2
 
 
 class _Data:
@@ -129,9 +154,7 @@ class _Data:
             value = self._value(node)
             if value is _ABSENT:
                 return None
-            values, size = weigh(value)
-            items = len(value) if isinstance(value, list | dict) else 0
-            found = self._known[node] = Size(values, size, 0, 0, items, value if isinstance(value, str) else None)
+            found = self._known[node] = _measured(value)
         return _times(found, times)
 
     def _value(self, node: Node) -> Any:
@@ -148,15 +171,43 @@ class _Data:
 class _Bound:
     """Sizes of variables that are not known."""
 
-    def __init__(self, weight: int, constants: Mapping[str, Any]) -> None:
-        self._weight = weight
+    def __init__(self, values: int, size: int, constants: Mapping[str, Any]) -> None:
+        self._one = Size(values, size, 0, 0, values)
         self._constants = _Data(constants, {})
 
     def size(self, node: Node, times: float) -> Size | None:
         if (known := self._constants.size(node, times)) is not None:
             return known
-        weight = self._weight
-        return _times(Size(weight, weight, 0, 0, weight), times) if isinstance(node, Ident) else None
+        return _times(self._one, times) if isinstance(node, Ident) else None
+
+
+def _measured(value: Any) -> Size:
+    kind = value.__class__
+    if kind is not dict and kind is not list:
+        values, size = weigh(value)
+        return Size(values, size, 0, 0, 0, value if kind is str else None)
+    values, size, most_values, most_size = 1 + len(value), 0, 1, 0
+    members: Iterable[Any] = value
+    if kind is dict:
+        members = value.values()
+        values += len(value)
+        most_size = 4 * max(map(len, map(str, value)), default=0)
+        size += 4 * sum(map(len, map(str, value)))
+    for member in members:
+        kind = member.__class__
+        if kind is str:
+            of_member, its_size = 1, len(member) if member.isascii() else 4 * len(member)
+        elif kind is dict or kind is list or kind is bytes:
+            of_member, its_size = weigh(member)
+            values += of_member - 1
+        else:
+            continue
+        size += its_size
+        if of_member > most_values:
+            most_values = of_member
+        if its_size > most_size:
+            most_size = its_size
+    return Size(values, size, 0, 0, len(value), None, most_values, most_size)
 
 
 def _member(value: Any, field: str) -> Any:
@@ -166,7 +217,16 @@ def _member(value: Any, field: str) -> Any:
 
 
 def _times(one: Size, times: float) -> Size:
-    return Size(one.values, one.size, one.values * times, one.size * times, one.items, one.text)
+    return Size(
+        one.values,
+        one.size,
+        one.values * times,
+        one.size * times,
+        one.items,
+        one.text,
+        one.most_values,
+        one.most_size,
+    )
 
 
 def _scalar(times: float, size: float = 8) -> Size:
@@ -184,12 +244,16 @@ def _sum(parts: tuple[Size, ...]) -> Size:
 
 
 def _most(first: Size, second: Size) -> Size:
+    values, size = (max(pair) for pair in zip(first.largest, second.largest, strict=True))
     return Size(
         max(first.values, second.values),
         max(first.size, second.size),
         max(first.all_values, second.all_values),
         max(first.all_size, second.all_size),
         max(first.items, second.items),
+        None,
+        values,
+        size,
     )
 
 
@@ -254,7 +318,7 @@ class _Run:
         return isinstance(node, Ident) and node.name in self._bound
 
     def _loop(self, loop: Loop, times: float) -> Size:
-        span = self.visit(loop.range, times)
+        span = self._list(loop.range, times)
         turns = min(ITERATIONS, span.items * times, span.all_values) if span.items else 0
         start = self.visit(loop.start, times)
         if turns == 0:  # `cel.bind`, or nothing to go through
@@ -266,11 +330,18 @@ class _Run:
         else:
             # The library copies the list that it has so far with each member
             longest = min(turns, span.items)
-            self.cost += longest * turns / 2 * (50 + 32 * MEMORY)
+            self._copied(longest * turns / 2)
             values = min(made.all_values, made.values * longest) + 1
             size = min(made.all_size, made.size * longest)
-            grown = Size(values, size, made.all_values + times, made.all_size, longest)
+            grown = Size(values, size, made.all_values + times, made.all_size, longest, None, made.values, made.size)
         return self._with({loop.accumulator: (grown, times)}, loop.result, times)
+
+    def _list(self, node: Node, times: float) -> Size:
+        """Of what is gone through."""
+        return self.visit(node, times)
+
+    def _copied(self, members: float) -> None:
+        self.cost += members * (50 + 32 * MEMORY)
 
     def _step(self, step: Node, accumulator: str, bound: Mapping[str, tuple[Size, float]], turns: float) -> Size | None:
         """Member that a turn adds to the list it makes, None when it makes none. Macros have no other steps."""
@@ -292,7 +363,10 @@ class _Run:
             self._bound = before
 
     def _call(self, function: str, nodes: tuple[Node, ...], times: float) -> Size:
-        args = tuple(self.visit(node, times) for node in nodes)
+        if function == "@in":
+            args: tuple[Size, ...] = (self.visit(nodes[0], times), self._list(nodes[1], times))
+        else:
+            args = tuple(self.visit(node, times) for node in nodes)
         self.cost += _NODE * times
         if (special := _SPECIAL.get(function)) is not None:
             return special(self, args, times)
@@ -315,8 +389,10 @@ class _Run:
         return args[0] if args else _scalar(times)
 
     def _part(self, args: tuple[Size, ...], times: float) -> Size:
-        self.cost += args[1].all_size
-        return args[0].member()
+        place, key = args
+        self.cost += key.all_size
+        values, size = place.largest
+        return Size(values, size, min(place.all_values, values * times), min(place.all_size, size * times), values)
 
     def _branch(self, args: tuple[Size, ...], times: float) -> Size:
         return _most(args[-2], args[-1])
@@ -406,6 +482,29 @@ class _Run:
     def _sorted(self, args: tuple[Size, ...], times: float) -> Size:
         self.cost += args[0].all_values * 1500 + args[0].all_size * 10
         return args[0]
+
+
+class _Ordinary(_Run):
+    """The estimate of `affordable`."""
+
+    def __init__(self, size: int, constants: Mapping[str, Any]) -> None:
+        super().__init__(_Bound(size // _BYTES_PER_VALUE, size, constants))
+        self._within_list = False
+
+    def visit(self, node: Node, times: float) -> Size:
+        if times > 1 and not self._within_list and isinstance(node, Select) and not self._is_bound(node):
+            return _scalar(times, 64)
+        return super().visit(node, times)
+
+    def _list(self, node: Node, times: float) -> Size:
+        before, self._within_list = self._within_list, True
+        try:
+            return super()._list(node, times)
+        finally:
+            self._within_list = before
+
+    def _copied(self, members: float) -> None:
+        pass
 
 
 _SPECIAL: Mapping[str, Callable[[_Run, tuple[Size, ...], float], Size]] = {

@@ -18,7 +18,7 @@ from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_option
 from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem
 from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
-from bridge.routing.cost import FREE, estimate, free_weight, reading_cost
+from bridge.routing.cost import FREE, affordable, estimate, free_weight, reading_cost
 from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
@@ -155,6 +155,10 @@ class Expression:
     def _shown(self) -> str:
         return self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
 
+    def affordable(self, allowed: float, largest: int) -> int:
+        """Bytes of an ordinary message, at most `largest`, up to which the expression costs no more than `allowed`."""
+        return affordable(self.tree, self._constants, allowed, largest)
+
     def _not_a_condition(self, value: Any) -> NoReturn:
         self._fail(ExpressionError(f"a condition must be true or false, and this gave {kind_name(value)}"))
 
@@ -180,6 +184,9 @@ class PathExpression(Expression):
         super().__init__(source, where, program, projection)
         self._root, below = _root(reading)
         self._path = tuple(zip(reading.path, reading.indexed, strict=True))[below:]
+
+    def affordable(self, allowed: float, largest: int) -> int:
+        return largest
 
     def condition(self, scope: Scope) -> bool:
         value = self._walk(scope)
@@ -264,6 +271,8 @@ class Compiler:
     variables: Mapping[str, Any] | None = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
+    compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
+    """Every expression without a problem, with its place."""
     _projections: Projections = field(default_factory=Projections)
 
     def report(self, path: tuple[str | int, ...], what: str) -> None:
@@ -289,6 +298,19 @@ class Compiler:
         return self._compile(source, path, where, names, _refused_as_text)
 
     def _compile(
+        self,
+        source: str,
+        path: tuple[str | int, ...],
+        where: str,
+        names: frozenset[str],
+        refused: Callable[[str], str | None],
+    ) -> Expression | None:
+        expression = self._expression(source, path, where, names, refused)
+        if expression is not None:
+            self.compiled.append((path, expression))
+        return expression
+
+    def _expression(
         self,
         source: str,
         path: tuple[str | int, ...],

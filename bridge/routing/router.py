@@ -11,13 +11,15 @@ from bridge.config.sources import LimitsConfig
 from bridge.envelope import Envelope
 from bridge.errors import ConfigError, Locate, NoRoute
 from bridge.routing import explain
-from bridge.routing.expression import Compiler
+from bridge.routing.expression import Compiler, Expression
 from bridge.routing.index import Index, reader
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
 from bridge.routing.scope import RouteScope
 from bridge.routing.template import Template, compile_template
 from bridge.routing.volume import check_volume
+
+ConfigPath = tuple[str | int, ...]
 
 Validate = Callable[[Any], None]
 """Checks a payload against the schema of a route. Raises: SchemaError."""
@@ -38,9 +40,12 @@ class Router:
         ignores: bool,
         ordering: str | Template,
         limits: LimitsConfig,
+        compiled: Sequence[tuple[ConfigPath, Expression]] = (),
     ) -> None:
+        """compiled: the expressions of the rules, each with its place in the configuration."""
         self.source = source
         self.rules = tuple(rules)
+        self.compiled = compiled
         self._variables = variables
         self._ignores = ignores
         self._ordering = ordering
@@ -100,7 +105,9 @@ class Router:
         if compiler.problems:
             raise ConfigError(compiler.problems)
         assert ordering is not None  # a template that did not compile is a problem
-        return cls(source_name, rules, config.vars, source.no_match == "ignore", ordering, source.limits)
+        return cls(
+            source_name, rules, config.vars, source.no_match == "ignore", ordering, source.limits, compiler.compiled
+        )
 
     def route(self, envelope: Envelope) -> Decision:
         """What the rules say about a message. First match wins; `continue` lets later rules match too.
