@@ -13,6 +13,7 @@ from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.lint import unknown_names
 from bridge.config.source import Loaded, survey
+from bridge.config.sources import LimitsConfig
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
 from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
@@ -84,6 +85,7 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
     problems += compiler.problems
+    problems += costly(compiler.compiled, LimitsConfig(), loaded.locate)
     registries = _collect(partial(build_registries, loaded), problems) if whole else None
     if registries is not None:
         for target in loaded.config.targets:

@@ -105,9 +105,9 @@ class Router:
         if compiler.problems:
             raise ConfigError(compiler.problems)
         assert ordering is not None  # a template that did not compile is a problem
-        return cls(
-            source_name, rules, config.vars, source.no_match == "ignore", ordering, source.limits, compiler.compiled
-        )
+        compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # these see no message
+        ignores = source.no_match == "ignore"
+        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled)
 
     def route(self, envelope: Envelope) -> Decision:
         """What the rules say about a message. First match wins; `continue` lets later rules match too.

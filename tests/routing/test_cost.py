@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -44,10 +45,14 @@ def spent(text: str, payload: Any) -> float:
     expression = compiled(text)
     message = envelope(payload)
     scope = RouteScope(message, payload, {}, 10 * EXPRESSION_COST)
-    since = time.thread_time()
-    with suppress(ExpressionError):
-        expression.value(scope)
-    return (time.thread_time() - since) * 1e9
+    gc.disable()  # its pauses are those of the tests before this one
+    try:
+        since = time.thread_time()
+        with suppress(ExpressionError):
+            expression.value(scope)
+        return (time.thread_time() - since) * 1e9
+    finally:
+        gc.enable()
 
 
 def test_a_tree_has_macros_expanded() -> None:
@@ -151,29 +156,32 @@ EXPENSIVE = [
     "payload.a.all(x, payload.t.split('x').size() > 0)", "cel.bind(v, payload.t + payload.t, v + v)",
     "payload.a.all(x, duration('1s') < duration('2s'))", "payload.a.exists(x, payload.a.exists(y, y == 'q'))",
 ]  # fmt: skip
-sizes = st.builds(
-    lambda base, share: int(base * share) + 1, st.sampled_from([10, 100, 1000, 10_000, 60_000]), st.floats(0, 1)
+MEMBERS = [0, "", "text", None, [], {}, 0.5, {"sku": "abc", "n": 1}, ["x"], "z" * 100]
+TEXTS = ["a", "x", "é", "xa,", RANDOM[:5000]]
+sizes = st.tuples(st.sampled_from([10, 100, 1000, 10_000, 60_000]), st.floats(0, 1)).map(
+    lambda of: int(of[0] * of[1]) + 1
 )
-members = st.sampled_from([0, "", "text", None, [], {}, 0.5, {"sku": "abc", "n": 1}, ["x"], "z" * 100])
-texts = st.builds(lambda of, count: (of * count)[:count], st.sampled_from(["a", "x", "é", "xa,", RANDOM[:5000]]), sizes)
+members = st.sampled_from(MEMBERS)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(EXPENSIVE), members, members, sizes, sizes, texts, texts)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(EXPENSIVE), members, members, sizes, sizes, st.integers(0, 4), sizes, st.integers(0, 4), sizes)
 def test_an_estimate_is_not_below_the_cost(
-    text: str, one: Any, other: Any, many: int, more: int, long: str, short: str
+    text: str, one: Any, other: Any, many: int, more: int, kind: int, length: int, other_kind: int, width: int
 ) -> None:
     payload = {
         "a": [one] * many,
         "b": [other] * more,
-        "t": long,
-        "u": short[: 1 + len(short) // 10],
+        "t": (TEXTS[kind] * length)[:length],
+        "u": (TEXTS[other_kind] * width)[: 1 + width // 10],
         "m": {f"k{number}": one for number in range(many // 3)},
     }
     estimated = cost(text, payload)
-    if estimated < 2 * EXPRESSION_COST:
-        # what is less than 20 ms is lost in the noise of page faults and the collector
-        assert spent(text, payload) < max(estimated, 2e7) * 2
+    if estimated > 2 * EXPRESSION_COST:
+        return
+    # What is less than 20 ms is lost in page faults; of several tries the one with the least of other noise counts
+    bound = max(estimated, 2e7)
+    assert any(spent(text, payload) < bound for _ in range(5))
 
 
 @settings(max_examples=300, deadline=None)
