@@ -7,6 +7,8 @@
         DecodeError                the body is not what the codec expects
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
+        ExpressionCost             an expression may cost too much for this message
+        CommandsTooLarge           the commands of one message hold too many bytes
         NoRoute                    no rule matched and the source says dead_letter
         InvalidCommand             a rule produced a command no engine may be given
         UnexpectedReply            an answer to a request that was never sent
@@ -113,6 +115,18 @@ class ExpressionError(MessageError):
     """An expression failed for this message."""
 
     reason = "expression_error"
+
+
+class ExpressionCost(MessageError):
+    """The expressions of a rule or a source may cost more for this message than its source allows."""
+
+    reason = "expression_cost"
+
+
+class CommandsTooLarge(MessageError):
+    """The commands that a message leads to hold more bytes than its source allows; none was executed."""
+
+    reason = "commands_too_large"
 
 
 class NoRoute(MessageError):

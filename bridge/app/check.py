@@ -14,9 +14,10 @@ from bridge.app.composition import build_decoder, build_engine, build_router, co
 from bridge.app.lint import unknown_names
 from bridge.config.insecure import insecure
 from bridge.config.source import Loaded, survey
+from bridge.config.sources import LimitsConfig
 from bridge.engines.registry import Workflows
 from bridge.errors import ConfigError, Problem
-from bridge.routing import Router, lint, referenced_entities, referenced_orchestrations
+from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
 from bridge.routing.expression import Compiler
 from bridge.routing.saga import SagaCompiler
 
@@ -73,15 +74,19 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
     for engine in loaded.config.engines:
         _collect(partial(build_engine, loaded, engine, host=False), problems)
     for source in loaded.config.sources:
-        _collect(partial(build_decoder, loaded, source), problems)
+        decoding = Compiler(loaded.locate)
+        _collect(partial(build_decoder, loaded, source, compiler=decoding), problems)
         if imports:
-            _collect(partial(build_router, loaded, source), problems)
+            router = _collect(partial(build_router, loaded, source), problems)
         else:
-            _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
+            router = _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
+        compiled = [*decoding.compiled, *(() if router is None else router.compiled)]
+        problems += costly(compiled, loaded.config.sources[source].limits, loaded.locate)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
     problems += compiler.problems
+    problems += costly(compiler.compiled, LimitsConfig(), loaded.locate)
     registries = _collect(partial(build_registries, loaded), problems) if whole else None
     if registries is not None:
         for target in loaded.config.targets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,11 +165,19 @@ def build_router(loaded: Loaded, source: str) -> Router:
     return router
 
 
-def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
-    """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
+def build_decoder(
+    loaded: Loaded,
+    source: str,
+    registries: Mapping[str, Registry] | None = None,
+    compiler: Compiler | None = None,
+) -> SourceDecoder:
+    """The decoder of a source. registries: see `source_codec`. compiler: of its expressions, a new one.
+
+    Raises: ConfigError with every problem.
+    """
     config = loaded.config.sources[source]
     limits = Limits(config.limits.max_payload, config.limits.max_depth)
-    compiler = Compiler(loaded.locate)
+    compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
@@ -195,7 +204,7 @@ def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry
         limits,
         attributes=attributes,
         identity=identity,
-        scope=SourceScope,
+        scope=partial(SourceScope, allowed=config.limits.expression_cost * 1e9),
         schema=schema,
         trusted=config.trusted,
         amqp_headers=_amqp_headers(config, loaded.config.brokers[config.broker]),

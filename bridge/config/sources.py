@@ -69,10 +69,25 @@ class RetryConfig(Model):
 
 
 class LimitsConfig(Model):
-    """What bounds memory and time. At a limit the partition pauses; nothing is dropped."""
+    """Bounds of memory and time. The partition pauses at a limit of what is in flight; nothing is dropped."""
 
     max_payload: Size = Field(1048576, description="Largest message body; a larger one is dead-lettered.")
     max_depth: Integer = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
+    expression_cost: Duration = Field(
+        0.15,
+        gt=0,
+        le=60,
+        description=(
+            "Estimated processor time, with 2 ns for a byte of memory, of the expressions of one message; a message "
+            "that may need more is dead-lettered. More than the default may stall the daemon."
+        ),
+    )
+    max_command_bytes: Size = Field(
+        16777216,
+        ge=1,
+        description="Bytes of input and data in all commands of one message; a message that leads to more is "
+        "dead-lettered.",
+    )
     max_in_flight: Integer = Field(1000, ge=1, description="Records received and not settled.")
     max_in_flight_bytes: Size = Field(67108864, description="Bytes received and not settled.")
     concurrency: Integer = Field(64, ge=1, le=10_000, description="Commands executed at once.")

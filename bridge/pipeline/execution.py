@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,9 @@ from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, 
 
 log = structlog.get_logger("bridge.execution")
 
+SLICE = 0.005
+"""Longest time in seconds that intake and workers keep the event loop when nothing they await suspends."""
+
 _TURN = 32
 """Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
 
@@ -43,10 +47,16 @@ ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
 
 
 class Routes(Protocol):
-    """What the pipeline needs of the compiled rules of a source."""
+    """What the pipeline needs of the compiled rules of a source. portioned: routing a message may take long."""
+
+    portioned: bool
 
     def route(self, envelope: Envelope) -> Decision:
         """Raises: MessageError."""
+        ...
+
+    def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
+        """The same in portions of work, after which it yields. Raises: MessageError."""
         ...
 
     def ordering_key(self, envelope: Envelope) -> str | None:
@@ -92,7 +102,8 @@ class Execution:
             envelope = item.envelope
             assert envelope is not None
             if item.decision is None:
-                item.decision = self._routes.route(envelope)
+                routes = self._routes
+                item.decision = await self._route(envelope) if routes.portioned else routes.route(envelope)
             steps = item.decision.steps
             first = item.next_step
             while first and steps[first - 1].route == steps[item.next_step - 1].route:
@@ -120,6 +131,20 @@ class Execution:
         if item.effects:
             return _EXECUTED, None
         return _DUPLICATE if item.duplicates else _IGNORED, None
+
+    async def _route(self, envelope: Envelope) -> Decision:
+        """What the rules say; others get a turn where that takes long."""
+        routing = self._routes.routing(envelope)
+        since = time.monotonic()
+        try:
+            while True:
+                next(routing)
+                if time.monotonic() - since > SLICE:
+                    await asyncio.sleep(0)
+                    since = time.monotonic()
+        except StopIteration as end:
+            decision: Decision = end.value
+            return decision
 
     async def _step(
         self, item: Item, step: Step, origin: Origin, now: Callable[[], float]

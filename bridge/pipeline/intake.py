@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 
 from bridge import provenance
@@ -9,7 +11,7 @@ from bridge.brokers.base import Delivery, Partition
 from bridge.envelope import Envelope
 from bridge.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
-from bridge.pipeline.execution import Routes
+from bridge.pipeline.execution import SLICE, Routes
 from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
@@ -46,27 +48,36 @@ class Intake:
         self._revoked = revoked
         self._crowded = crowded
 
-    def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
-        """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds."""
+    async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
+        """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds.
+
+        Others get a turn between two messages where decoding takes long.
+        """
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
         by_expression = self._settings.ordering not in ("key", "partition", "none")
+        since = time.monotonic()
         for delivery in deliveries:
-            partition = delivery.partition
-            if partition not in partitions and partition not in gone:
-                (gone if self._revoked(partition) else partitions).add(partition)
             envelope: Envelope | None = None
             error: Exception | None = None
             if (unreadable := delivery.message.unreadable) is not None:
-                self._ledger.unreadable[partition.topic, partition.number, unreadable.fault] += 1
+                topic, number = delivery.partition.topic, delivery.partition.number
+                self._ledger.unreadable[topic, number, unreadable.fault] += 1
             key = self._place(delivery)
             try:
                 envelope = self._decode(delivery.message, delivery.position)
                 if by_expression:
+                    if time.monotonic() - since > SLICE:
+                        since = await self._pause(partitions, gone)
                     key = self._routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
                 error = failure
+            if time.monotonic() - since > SLICE:
+                since = await self._pause(partitions, gone)
+            partition = delivery.partition
+            if partition not in partitions and partition not in gone:
+                (gone if self._revoked(partition) else partitions).add(partition)
             item = Item(delivery, envelope, error, now)
             if self._settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
@@ -82,6 +93,14 @@ class Intake:
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self._lanes.hurry(lane)
         return partitions
+
+    async def _pause(self, partitions: set[Partition], gone: set[Partition]) -> float:
+        """Let others go on. Which partitions are gone may have changed then."""
+        await asyncio.sleep(0)
+        for partition in [each for each in partitions if self._revoked(each)]:
+            partitions.discard(partition)
+            gone.add(partition)
+        return time.monotonic()
 
     def _place(self, delivery: Delivery) -> Hashable | None:
         """Ordering key before decoding. An ordering expression has no value yet: the message key stands in for it."""

@@ -22,7 +22,7 @@ from bridge.parking.letter import Letter
 from bridge.parking.ward import FULL
 from bridge.pipeline.admission import NotYet
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
-from bridge.pipeline.execution import Execution, Target
+from bridge.pipeline.execution import SLICE, Execution, Target
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes
@@ -102,7 +102,7 @@ class Keeping:
         self.quarantine: Quarantine | None = None
         if wards is not None:
             chosen = settings.quarantine or QuarantineSettings()
-            self.quarantine = Quarantine(settings.name, wards[1], chosen, self._mine, self._take_up)
+            self.quarantine = Quarantine(settings.name, wards[1], chosen, self._mine, self._read, self._take_up)
 
     @property
     def ready(self) -> bool:
@@ -230,12 +230,15 @@ class Keeping:
             partition.topic == topic and partition.number == number for partition in self._assignment
         )
 
-    def _take_up(self, key: Hashable, messages: Sequence[HeldMessage]) -> bool:
-        """Held messages go before what waits in their lane."""
+    async def _read(self, key: Hashable, messages: Sequence[HeldMessage]) -> Sequence[Item]:
+        """Decode held messages; others get a turn where that takes long."""
         assert self.quarantine is not None
-        now = time.monotonic()
+        now = since = time.monotonic()
         items = []
         for held in messages:
+            if time.monotonic() - since > SLICE:
+                await asyncio.sleep(0)
+                since = time.monotonic()
             envelope: Envelope | None = None
             error: Exception | None = None
             try:
@@ -248,6 +251,10 @@ class Keeping:
                 item.attempt = held.attempts
                 item.failed_at = now - held.failed - max(0.0, time.time() - held.since)
             items.append(item)
+        return items
+
+    def _take_up(self, key: Hashable, items: Sequence[Item]) -> bool:
+        """Held messages go before what waits in their lane."""
         if not self._lanes.insert(key, items):
             return False
         for item in items:

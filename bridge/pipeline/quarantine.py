@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -150,11 +150,12 @@ class Quarantine:
         wards: Wards,
         settings: QuarantineSettings,
         assigned: Callable[[str, int], bool],
-        take_up: Callable[[Hashable, Sequence[HeldMessage]], bool],
+        read: Callable[[Hashable, Sequence[HeldMessage]], Awaitable[Sequence[Item]]],
+        take_up: Callable[[Hashable, Sequence[Item]], bool],
     ) -> None:
-        """assigned: whether a topic's partition is this process's.
+        """assigned: whether a topic's partition is this process's. read: decodes held messages.
 
-        take_up: puts messages at the head of their lane; False when that is busy, to be asked again.
+        take_up: puts them at the head of their lane; False when that is busy, to be asked again.
         """
         self.loaded = asyncio.Event()
         self.owner = uuid4().hex
@@ -162,6 +163,7 @@ class Quarantine:
         self._wards = wards
         self._settings = settings
         self._assigned = assigned
+        self._read = read
         self._take_up = take_up
         self._keys: dict[Hashable, _State] = {}
         self._at_work: dict[Hashable, _Work] = {}
@@ -308,7 +310,10 @@ class Quarantine:
                 await self._signal(key, "done", {"mark": message.mark})
             else:
                 left.append(message)
-        if not left or self._joined.get(key) != joined or not self._take_up(key, left):
+        if not left:
+            return
+        items = await self._read(key, left)
+        if self._joined.get(key) != joined or not self._take_up(key, items):
             return
         first = left[0].letter.position
         self._keys[key] = _State.RESUMING

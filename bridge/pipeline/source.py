@@ -14,7 +14,7 @@ from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevok
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
-from bridge.pipeline.execution import Execution, Routes, Target
+from bridge.pipeline.execution import SLICE, Execution, Routes, Target
 from bridge.pipeline.gate import Gate
 from bridge.pipeline.intake import Decode, Intake
 from bridge.pipeline.item import Item
@@ -36,9 +36,6 @@ _CHANCES = 3
 _ENDS = (Complete, DeadLetter)
 UNKNOWN_SETTLEMENT = "settlement_unknown"
 """Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
-
-_SLICE = 0.005
-"""Longest time in seconds that workers keep the event loop when nothing they await suspends."""
 
 
 class SourcePipeline:
@@ -205,7 +202,7 @@ class SourcePipeline:
             now = time.monotonic()
             if not self.ledger.in_flight:
                 self.last_progress = now
-            for partition in self._intake.admit(deliveries, now):
+            for partition in await self._intake.admit(deliveries, now):
                 self.gate.fetched(partition)
             self._measure()
             await asyncio.sleep(0)
@@ -225,7 +222,7 @@ class SourcePipeline:
             finally:
                 self._running.discard(item)
                 self._finished.set()
-            if time.monotonic() - self._slice > _SLICE:
+            if time.monotonic() - self._slice > SLICE:
                 await asyncio.sleep(0)
                 self._slice = time.monotonic()
 

@@ -1,7 +1,7 @@
 """Rules: which message leads to which commands. Pure; needs no broker and no engine."""
 
 from bridge.routing.explain import Considered, Equality, Explanation, command_dict
-from bridge.routing.lint import lint, referenced_entities, referenced_orchestrations
+from bridge.routing.lint import costly, lint, referenced_entities, referenced_orchestrations
 from bridge.routing.router import Router, Validate
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Router",
     "Validate",
     "command_dict",
+    "costly",
     "lint",
     "referenced_entities",
     "referenced_orchestrations",

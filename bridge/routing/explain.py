@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bridge.commands import Command, Decision, ParkFor, StartFirst
 from bridge.config.types import format_duration
 from bridge.envelope import Envelope
-from bridge.errors import ExpressionError, MessageError
+from bridge.errors import ExpressionCost, ExpressionError, MessageError
 from bridge.routing.index import ATTRIBUTES, reader, values
 from bridge.routing.scope import RouteScope
 
@@ -124,7 +124,7 @@ def _considered(rule: Rule, envelope: Envelope, scope: RouteScope) -> Considered
         return Considered(name, "matched")
     try:
         value = rule.when.condition(scope)
-    except ExpressionError as error:
+    except (ExpressionError, ExpressionCost) as error:
         return Considered(name, "when failed", (), condition, None, str(error))
     return Considered(name, "matched" if value else "when false", (), condition, value)
 

@@ -15,16 +15,22 @@ from typing import Any, NoReturn
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
-from bridge.errors import ExpressionError, Locate, Problem
+from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem
 from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
+from bridge.routing.cost import FREE, affordable, estimate, free_weight, reading_cost
+from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
 from bridge.routing.syntax import Reading, readings, tokens
+from bridge.routing.tree import Node, read
 from bridge.routing.value import json_value, kind_name, text
 
+_NONE: Mapping[str, Any] = {}
 _SHOWN = 120
 """Characters of an expression that an error quotes."""
+
+_WITH_NULLS = frozenset((type(None), dict, list))
 
 ROUTE = frozenset(("event", "payload", "vars"))
 ITEM = ROUTE | {"item", "index"}
@@ -50,22 +56,45 @@ def _environment(variables: frozenset[str]) -> cel.Env:
 class Expression:
     """One expression in its place. `where` says which, for errors (`route 'a', when`)."""
 
-    __slots__ = ("_program", "_projection", "source", "where")
+    __slots__ = ("_constants", "_free", "_program", "_projection", "_tree", "source", "where")
 
-    def __init__(self, source: str, where: str, program: cel.Expression, projection: Projection) -> None:
+    def __init__(
+        self,
+        source: str,
+        where: str,
+        program: cel.Expression,
+        projection: Projection,
+        constants: Mapping[str, Any] = _NONE,
+    ) -> None:
+        """constants: variables that are the same for every message."""
         self.source = source
         self.where = where
         self._program = program
         self._projection = projection
+        self._constants = constants
+        self._tree: Node | None = None
+        self._free = -1
+
+    @property
+    def tree(self) -> Node:
+        """The syntax tree, macros expanded."""
+        if self._tree is None:
+            self._tree = read(self._program.serialize())
+        return self._tree
 
     def condition(self, scope: Scope) -> bool:
         """Raises: ExpressionError when it fails or gives anything but true or false."""
         try:
-            value = self._program.eval(scope.activation(self._projection)).value()
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
+            value = self._program.eval(activation).value()
         except (RuntimeError, TypeError, SystemError, ExpressionError) as error:
             self._fail(error)
         if value is True or value is False:
             return value
+        if value is None and LOSES_NULLS:
+            recount(None)
         return self._not_a_condition(self.value(scope))
 
     def value(self, scope: Scope) -> Any:
@@ -84,8 +113,13 @@ class Expression:
 
     def _result(self, scope: Scope) -> Any:
         try:
-            result = self._program.eval(scope.activation(self._projection))
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
+            result = self._program.eval(activation)
             value = result.plain_value()
+            if LOSES_NULLS and value.__class__ in _WITH_NULLS:
+                recount(value)
             # asking for the type is dear, and only a text with a status code in front can be an error
             if (
                 value.__class__ is str
@@ -100,6 +134,31 @@ class Expression:
             # how the library says that a value has no Python form: an optional
             raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
 
+    def _pay(self, scope: Scope, values: int, size: int) -> None:
+        """Raises: ExpressionCost before an evaluation that the message cannot afford."""
+        if self._free < 0:
+            self._free = free_weight(self.tree, self._constants)
+            if values + size <= self._free:
+                return
+        cost = reading_cost(values, size)
+        if cost <= scope.left:
+            cost = estimate(self.tree, scope.data(self._projection), self._constants, values, size).cost
+        if cost > FREE:
+            if cost > scope.left:
+                raise ExpressionCost(
+                    f"{self.where}: for this message it may cost more than limits.expression_cost allows, "
+                    f"in `{self._shown}`"
+                )
+            scope.pay(cost)
+
+    @property
+    def _shown(self) -> str:
+        return self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
+
+    def affordable(self, allowed: float, largest: int) -> int:
+        """Bytes of an ordinary message, at most `largest`, up to which the expression costs no more than `allowed`."""
+        return affordable(self.tree, self._constants, allowed, largest)
+
     def _not_a_condition(self, value: Any) -> NoReturn:
         self._fail(ExpressionError(f"a condition must be true or false, and this gave {kind_name(value)}"))
 
@@ -107,8 +166,7 @@ class Expression:
         if isinstance(error, _Placed):
             raise error
         what = str(error) if isinstance(error, ExpressionError) else failure.sentence(str(error), self.source)
-        shown = self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
-        raise _Placed(f"{self.where}: {what}, in `{shown}`") from None
+        raise _Placed(f"{self.where}: {what}, in `{self._shown}`") from None
 
 
 class _Placed(ExpressionError):
@@ -126,6 +184,9 @@ class PathExpression(Expression):
         super().__init__(source, where, program, projection)
         self._root, below = _root(reading)
         self._path = tuple(zip(reading.path, reading.indexed, strict=True))[below:]
+
+    def affordable(self, allowed: float, largest: int) -> int:
+        return largest
 
     def condition(self, scope: Scope) -> bool:
         value = self._walk(scope)
@@ -210,6 +271,8 @@ class Compiler:
     variables: Mapping[str, Any] | None = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
+    compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
+    """Every expression without a problem, with its place."""
     _projections: Projections = field(default_factory=Projections)
 
     def report(self, path: tuple[str | int, ...], what: str) -> None:
@@ -242,6 +305,19 @@ class Compiler:
         names: frozenset[str],
         refused: Callable[[str], str | None],
     ) -> Expression | None:
+        expression = self._expression(source, path, where, names, refused)
+        if expression is not None:
+            self.compiled.append((path, expression))
+        return expression
+
+    def _expression(
+        self,
+        source: str,
+        path: tuple[str | int, ...],
+        where: str,
+        names: frozenset[str],
+        refused: Callable[[str], str | None],
+    ) -> Expression | None:
         environment = _environment(names)
         try:
             program = environment.compile(source)
@@ -266,7 +342,7 @@ class Compiler:
             return PathExpression(source, where, program, projection, found[0])
         if len(found) == 1 and (answer := comparison(source)) is not None:
             return ComparedExpression(source, where, program, projection, found[0], answer)
-        return Expression(source, where, program, projection)
+        return Expression(source, where, program, projection, {"vars": self.variables} if self.variables else _NONE)
 
     def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
         for reading in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -9,9 +10,16 @@ from typing import Any
 from bridge.config.missing import StartMissing
 from bridge.config.model import BridgeConfig
 from bridge.config.routes import RouteConfig
+from bridge.config.sources import LimitsConfig
+from bridge.config.types import format_duration, format_size
 from bridge.errors import Locate, Problem
+from bridge.routing.expression import Expression
 from bridge.routing.index import values
+from bridge.routing.syntax import readings
 from bridge.routing.template import constant_prefix
+
+_ORDINARY = 32 * 1024
+"""Bytes of a message that every expression should be able to deal with."""
 
 _COMBINATIONS = 256
 """Most value combinations of one rule that are looked at; a rule with more is not judged."""
@@ -20,15 +28,40 @@ ConfigPath = tuple[str | int, ...]
 
 
 def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Problem]:
-    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short.
+    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short, commands
+    of `for_each` that each hold the whole message.
 
     whole: every rule is as it is meant; else nothing is said of what rules leave to each other.
     """
     unreachable = _unreachable(config) if whole else []
     return [
         replace(locate(path, what), severity="warning")
-        for path, what in (*unreachable, *_open_ids(config), *_short_retention(config), *_waiting_starts(config))
+        for path, what in (
+            *unreachable,
+            *_open_ids(config),
+            *_short_retention(config),
+            *_waiting_starts(config),
+            *_multiplied(config),
+        )
     ]
+
+
+def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConfig, locate: Locate) -> list[Problem]:
+    """Warnings: expressions whose cost grows faster than the message, so that it is refused long before it is large.
+
+    compiled: expressions that see messages of a source with these limits.
+    """
+    found: list[Problem] = []
+    for path, expression in compiled:
+        size = expression.affordable(limits.expression_cost * 1e9, _ORDINARY)
+        if size < min(_ORDINARY, limits.max_payload):
+            what = (
+                f"for a message of {max(2 * size // 1024, 1)} KiB this may cost more than limits.expression_cost "
+                f"({format_duration(limits.expression_cost)}) allows, and the message is then dead-lettered: its cost "
+                f"is a product of sizes that the sender chooses\n  {expression.source}"
+            )
+            found.append(replace(locate(path, what), severity="warning"))
+    return found
 
 
 def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
@@ -158,6 +191,31 @@ def _waiting_starts(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
         and route.schedule is not None
         and (route.schedule.delay is not None or route.schedule.start_at is not None)
     ]
+
+
+def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    found: list[tuple[ConfigPath, str]] = []
+    for position, route in enumerate(config.routes):
+        if route.for_each is None:
+            continue
+        verb = _verb(route)
+        missing = getattr(verb, "on_missing", None)
+        given = {name: getattr(verb, name, None) for name in ("input", "data", "output")}
+        if isinstance(missing, StartMissing):
+            given["on_missing"] = missing.input
+        limit = min(
+            (config.sources[name].limits.max_command_bytes for name in route.from_ if name in config.sources),
+            default=0,
+        )
+        for name, text in given.items():
+            if text is not None and any(not each.path for each in readings(text, frozenset(("payload",)))):
+                what = (
+                    "every command of `for_each` holds the whole payload, so a large message with many items is "
+                    f"dead-lettered (limits.max_command_bytes, {format_size(limit)}); give each what it needs, like "
+                    f"`{name}: item`"
+                )
+                found.append((("routes", position, route.verb, name), what))
+    return found
 
 
 def _verb(route: RouteConfig) -> Any:

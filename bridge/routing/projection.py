@@ -53,60 +53,64 @@ def _merged(tree: Tree | None, path: tuple[str, ...]) -> Tree | None:
 
 
 def project(value: Any, tree: Tree | None) -> Any:
-    """The part of `value` that `tree` names, for CEL.
+    """The part of `value` that `tree` names.
 
     What is not a map where the tree expects one is left as it is: selecting from it fails in CEL as it would have.
-    Raises: ExpressionError when CEL cannot see the value as it is (a NUL, too deep).
     """
     if tree is None:
-        _refuse_unseen(value)
         return dict(value) if isinstance(value, Mapping) and value.__class__ is not dict else value
     if value.__class__ is not dict and not isinstance(value, Mapping):
-        if isinstance(value, list):
-            return []
-        _refuse_unseen(value)
-        return value
+        return [] if isinstance(value, list) else value
     result = {}
     for key, below in tree.items():
         if key in value:
             member = value[key]
-            kind = member.__class__
-            if kind is int or kind is float or kind is bool or member is None:
-                result[key] = member
-            elif kind is str:
-                if "\0" in member:
-                    raise ExpressionError(_NUL)
-                result[key] = member
-            else:
-                result[key] = project(member, below)
+            result[key] = member if member.__class__ in _PLAIN else project(member, below)
     return result
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 _NUL = "a string holds a NUL character, which CEL would cut off"
 _NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(event.data_base64)"
 
 
-def _refuse_unseen(value: Any) -> None:
-    """Refuse what the CEL library mistakes: it ends text and bytes at a NUL, and deep nesting overflows its stack."""
-    level = [value]
-    depth = 0
+def weigh(variables: dict[str, Any]) -> tuple[int, int]:
+    """Values of projected variables, with keys of maps, and bytes of their text.
+
+    Raises: ExpressionError for what the CEL library mistakes: it ends text and bytes at a NUL, and deep nesting
+    overflows its stack.
+    """
+    values = size = 0
+    depth = -1  # of the variables themselves
+    level: list[Any] = [variables]
     while level:
         depth += 1
         below: list[Any] = []
-        for member in level:
-            kind = member.__class__
-            if kind is str:
-                if "\0" in member:
-                    raise ExpressionError(_NUL)
-            elif kind is bytes:
-                if b"\0" in member:
-                    raise ExpressionError(_NUL_BYTE)
-            elif kind is dict:
-                if any("\0" in key for key in member if key.__class__ is str):
-                    raise ExpressionError(_NUL)
-                below.extend(member.values())
-            elif kind is list:
-                below.extend(member)
+        for container in level:
+            values += len(container)
+            if container.__class__ is dict:
+                values += len(container)
+                for key in container:
+                    if key.__class__ is str:
+                        size += len(key) if key.isascii() else 4 * len(key)
+                        if "\0" in key:
+                            raise ExpressionError(_NUL)
+                members: Iterable[Any] = container.values()
+            else:
+                members = container
+            for member in members:
+                kind = member.__class__
+                if kind is str:
+                    if "\0" in member:
+                        raise ExpressionError(_NUL)
+                    size += len(member) if member.isascii() else 4 * len(member)
+                elif kind is dict or kind is list:
+                    below.append(member)
+                elif kind is bytes:
+                    if b"\0" in member:
+                        raise ExpressionError(_NUL_BYTE)
+                    size += len(member)
         if depth > DEPTH_LIMIT:
             raise ExpressionError(f"a value is nested deeper than {DEPTH_LIMIT} levels")
         level = below
+    return values, size

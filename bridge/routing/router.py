@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from bridge.commands import Decision, Step
 from bridge.config.model import BridgeConfig
+from bridge.config.sources import LimitsConfig
 from bridge.envelope import Envelope
 from bridge.errors import ConfigError, Locate, NoRoute
 from bridge.routing import explain
-from bridge.routing.expression import Compiler
+from bridge.routing.expression import Compiler, Expression
 from bridge.routing.index import Index, reader
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
 from bridge.routing.scope import RouteScope
 from bridge.routing.template import Template, compile_template
+from bridge.routing.volume import check_volume
+
+ConfigPath = tuple[str | int, ...]
 
 Validate = Callable[[Any], None]
 """Checks a payload against the schema of a route. Raises: SchemaError."""
 
 _IGNORED = Decision((), ())
+_GROWTH = 4
+"""How much larger than its body a payload may become as JSON (`1E9` is `1000000000.0`)."""
 
 
 class Router:
@@ -33,12 +39,21 @@ class Router:
         variables: Mapping[str, Any],
         ignores: bool,
         ordering: str | Template,
+        limits: LimitsConfig,
+        compiled: Sequence[tuple[ConfigPath, Expression]] = (),
     ) -> None:
+        """compiled: the expressions of the rules, each with its place in the configuration."""
         self.source = source
         self.rules = tuple(rules)
+        self.compiled = compiled
         self._variables = variables
         self._ignores = ignores
         self._ordering = ordering
+        self._allowed = limits.expression_cost * 1e9
+        self._max_bytes = limits.max_command_bytes
+        self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
+        self.portioned = any(rule.for_each is not None for rule in rules)
+        """True when a message may lead to many commands, so that routing it may take long."""
         self._index = Index([rule.config.match for rule in rules])
 
     @classmethod
@@ -90,14 +105,16 @@ class Router:
         if compiler.problems:
             raise ConfigError(compiler.problems)
         assert ordering is not None  # a template that did not compile is a problem
-        return cls(source_name, rules, config.vars, source.no_match == "ignore", ordering)
+        compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # these see no message
+        ignores = source.no_match == "ignore"
+        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled)
 
     def route(self, envelope: Envelope) -> Decision:
         """What the rules say about a message. First match wins; `continue` lets later rules match too.
 
-        Raises: NoRoute, ExpressionError, SchemaError, InvalidCommand.
+        Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, InvalidCommand, CommandsTooLarge.
         """
-        scope = RouteScope(envelope, envelope.data, self._variables)
+        scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
         steps: list[Step] = []
         rules = self.rules
@@ -106,14 +123,42 @@ class Router:
             if not rule.holds(scope):
                 continue
             names = (*names, rule.config.name)
-            steps += rule.steps(scope)
+            if rule.for_each is not None:
+                steps += rule.steps(scope)
+            elif (step := rule.step(scope)) is not None:
+                steps.append(step)
             if not rule.config.continue_:
                 break
+        if len(steps) > self._unmeasured:
+            check_volume(steps, self._max_bytes)
+        return self._decision(names, steps)
+
+    def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
+        """`route` in portions: it yields where others may have a turn, and returns the decision."""
+        scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
+        names: tuple[str, ...] = ()
+        steps: list[Step] = []
+        left = self._max_bytes
+        for position in self._index.candidates(envelope):
+            rule = self.rules[position]
+            yield
+            if not rule.holds(scope):
+                continue
+            names = (*names, rule.config.name)
+            for step in rule.steps(scope):
+                steps.append(step)
+                left = check_volume((step,), self._max_bytes, left)
+                yield
+            if not rule.config.continue_:
+                break
+        return self._decision(names, steps)
+
+    def _decision(self, names: tuple[str, ...], steps: list[Step]) -> Decision:
         if names:
             return Decision(names, tuple(steps))
         if self._ignores:
             return _IGNORED
-        raise NoRoute(f"none of the {len(rules)} routes from {self.source} matches the message")
+        raise NoRoute(f"none of the {len(self.rules)} routes from {self.source} matches the message")
 
     def ordering_key(self, envelope: Envelope) -> str | None:
         """What keeps messages in order: those with the same key go one after the other. None: any order.
@@ -126,9 +171,9 @@ class Router:
         if ordering == "partition":
             return f"{envelope.position.topic}/{envelope.position.partition}"
         if isinstance(ordering, Template):
-            return ordering.render(RouteScope(envelope, envelope.data, self._variables))
+            return ordering.render(RouteScope(envelope, envelope.data, self._variables, self._allowed))
         return None
 
     def explain(self, envelope: Envelope) -> explain.Explanation:
         """How the rules come to their decision, rule by rule. Raises nothing that `route` may raise: it is told."""
-        return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables))
+        return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables, self._allowed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,25 +41,34 @@ class Rule:
                 return False
             raise
 
-    def steps(self, scope: RouteScope) -> list[Step]:
-        """The commands for a message that matched. `for_each` sees what `map` returned.
+    def step(self, scope: RouteScope) -> Step | None:
+        """The command for a message that matched, of a rule without `for_each`; None for `ignore`.
 
-        Raises: SchemaError, ExpressionError, InvalidCommand.
+        Raises: SchemaError, ExpressionError, ExpressionCost, InvalidCommand.
         """
-        config = self.config
         if self.validate is not None:
             self.validate(scope.payload)
         if self.build is None:
-            return []
+            return None
+        config = self.config
         if config.map is not None:
-            scope = RouteScope(scope.envelope, self._mapped(scope.envelope), scope.vars)
-        if self.for_each is None:
-            return [Step(config.name, self.build(scope), config.engine)]
-        build = self.build
-        return [
-            Step(config.name, build(scope.for_item(item, index)), config.engine)
-            for index, item in enumerate(self._items(self.for_each, scope))
-        ]
+            scope = self._mapped(scope)
+        return Step(config.name, self.build(scope), config.engine)
+
+    def steps(self, scope: RouteScope) -> Iterator[Step]:
+        """The commands of any rule, one by one. `for_each` sees what `map` returned. Raises: as `step`."""
+        config, build = self.config, self.build
+        if self.for_each is None or build is None:
+            step = self.step(scope)
+            if step is not None:
+                yield step
+            return
+        if self.validate is not None:
+            self.validate(scope.payload)
+        if config.map is not None:
+            scope = self._mapped(scope)
+        for index, item in enumerate(self._items(self.for_each, scope)):
+            yield Step(config.name, build(scope.for_item(item, index)), config.engine)
 
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)
@@ -71,12 +80,13 @@ class Rule:
             )
         return items
 
-    def _mapped(self, envelope: Envelope) -> Any:
+    def _mapped(self, scope: RouteScope) -> RouteScope:
+        """The variables with what `map` returns as payload."""
         name = f"route {self.config.name}, map {self.config.map}"
         if self.function is None:
             raise ExpressionError(f"{name}: the function was not loaded")
         try:
-            return self.function(envelope)
+            return scope.with_payload(self.function(scope.envelope))
         except BridgeError as error:
             raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
         except Exception as error:

@@ -56,6 +56,7 @@ class SagaCompiler:
         steps = self._steps(saga.steps, (*path, "steps"), known, topic)
         result = self._block(path, STEP, known, {"value": {"result": saga.result}} if saga.result else {})
         compiler.problems += self._compiler.problems
+        compiler.compiled += self._compiler.compiled
         return {
             "name": self.name,
             "names": self._names,

@@ -10,7 +10,8 @@ from cel_expr_python import cel
 
 from bridge.envelope import Envelope
 from bridge.message import Message
-from bridge.routing.projection import Projection, Tree, project
+from bridge.routing.cost import EXPRESSION_COST
+from bridge.routing.projection import Projection, Tree, project, weigh
 
 
 def _key_base64(message: Message | None) -> str | None:
@@ -58,20 +59,41 @@ _ALL_OF_EVENT: Tree = dict.fromkeys(name for name in EVENT if name not in _BYTES
 
 
 class Scope:
-    """Variables of one message, converted for CEL when first read and then shared by all its expressions."""
+    """Variables of one message, converted for CEL when first read and then shared by all its expressions.
 
-    __slots__ = ("_activations",)
+    allowed: estimated cost of all its expressions in nanoseconds, see `bridge.routing.cost`.
+    """
 
-    def __init__(self) -> None:
-        self._activations: dict[Projection, cel.Activation] = {}
+    __slots__ = ("_activations", "_left")
 
-    def activation(self, projection: Projection) -> cel.Activation:
-        """Raises: ExpressionError when the message holds what CEL cannot see as it is."""
+    def __init__(self, allowed: float = EXPRESSION_COST) -> None:
+        self._activations: dict[Projection, tuple[cel.Activation, int, int]] = {}
+        self._left = allowed
+
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int, int]:
+        """What an expression reads, with the number of its values and of the bytes of their text.
+
+        Raises: ExpressionError when the message holds what CEL cannot see as it is.
+        """
         found = self._activations.get(projection)
         if found is None:
-            data = {name: self.part(name, tree) for name, tree in projection.parts}
-            found = self._activations[projection] = projection.env.Activation(data)
+            data = self.data(projection)
+            values, size = weigh(data)  # which refuses what CEL must not see
+            found = self._activations[projection] = projection.env.Activation(data), values, size
         return found
+
+    def data(self, projection: Projection) -> dict[str, Any]:
+        """The variables that an expression reads, as far as it reads them."""
+        return {name: self.part(name, tree) for name, tree in projection.parts}
+
+    @property
+    def left(self) -> float:
+        """What evaluations may still cost."""
+        return self._left
+
+    def pay(self, cost: float) -> None:
+        """Count an evaluation."""
+        self._left -= cost
 
     def part(self, variable: str, tree: Tree | None) -> Any:
         """What `tree` names of a variable."""
@@ -83,9 +105,12 @@ class RouteScope(Scope):
 
     __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
 
-    def __init__(self, envelope: Envelope, payload: Any, variables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, envelope: Envelope, payload: Any, variables: Mapping[str, Any], allowed: float = EXPRESSION_COST
+    ) -> None:
         # the fields of Scope too: one call less for each message
         self._activations = {}
+        self._left = allowed
         self._outer: RouteScope | None = None
         self.envelope = envelope
         self.payload = payload
@@ -101,7 +126,21 @@ class RouteScope(Scope):
         inner.index = index
         return inner
 
-    def activation(self, projection: Projection) -> cel.Activation:
+    def with_payload(self, payload: Any) -> RouteScope:
+        """The same message with another payload, which `map` has made."""
+        return _MappedScope(self, payload)
+
+    @property
+    def left(self) -> float:
+        return self._left if self._outer is None else self._outer.left
+
+    def pay(self, cost: float) -> None:
+        if self._outer is None:
+            self._left -= cost
+        else:
+            self._outer.pay(cost)
+
+    def activation(self, projection: Projection) -> tuple[cel.Activation, int, int]:
         if self._outer is not None and not projection.item:
             return self._outer.activation(projection)
         return super().activation(projection)
@@ -117,6 +156,23 @@ class RouteScope(Scope):
                 name: project(EVENT[name](self.envelope), below) for name, below in members.items() if name in EVENT
             }
         return project(getattr(self, variable), tree)
+
+
+class _MappedScope(RouteScope):
+    """Variables with the payload that `map` returned. What they cost is the message's."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: RouteScope, payload: Any) -> None:
+        super().__init__(message.envelope, payload, message.vars)
+        self._message = message
+
+    @property
+    def left(self) -> float:
+        return self._message.left
+
+    def pay(self, cost: float) -> None:
+        self._message.pay(cost)
 
 
 class SourceScope(Scope):
@@ -135,8 +191,9 @@ class SourceScope(Scope):
         message_id: str | None,
         timestamp: float | None,
         message: Message,
+        allowed: float = EXPRESSION_COST,
     ) -> None:
-        super().__init__()
+        super().__init__(allowed)
         self.payload = payload
         self.headers = headers
         self.key = key

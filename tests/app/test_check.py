@@ -197,3 +197,21 @@ def test_endpoints_that_are_none(config: Path) -> None:
     [(line, path, what)] = found(check([config]))
     assert (line, path) == (2, "engines.default.endpoint")
     assert "'ftp://x' is not an endpoint" in what
+
+
+def test_costly_expressions_of_sources_are_warned_of(config: Path) -> None:
+    costly = "payload.a.replace('x', payload.b)"
+    config.write_text(
+        CONFIG.replace(
+            "sources:\n",
+            f"sources:\n  dear: {{broker: local, topics: [dear], codec: json, no_match: ignore, "
+            f'identity: "{{{{ {costly} }}}}", ordering: "{{{{ {costly} }}}}", '
+            f'attributes: {{type: "{costly}"}}}}\n',
+            1,
+        )
+    )
+    for imports in (True, False):
+        paths = [
+            path for _, path, what in found(check([config], imports=imports), "warning") if "expression_cost" in what
+        ]
+        assert set(paths) == {f"sources.dear.{name}" for name in ("identity", "ordering", "attributes.type")}

@@ -188,3 +188,10 @@ def test_what_is_hardly_meant(tmp_path: Path) -> None:
 def test_a_saga_without_commands(tmp_path: Path) -> None:
     text = SOUND[: SOUND.index("      - parallel:")] + "      - parallel: []\n" + SOUND[SOUND.index("routes:") :]
     assert any("there is no command in this saga" in one for one in found(tmp_path, text))
+
+
+def test_a_costly_expression(tmp_path: Path) -> None:
+    text = SOUND.replace("data: steps.payment", "data: \"steps.payment.a.replace('x', steps.payment.b)\"")
+    [one] = found(tmp_path, text)
+    assert one.startswith(f"warning {line(text, 'steps.payment.a')} ")
+    assert "limits.expression_cost" in one

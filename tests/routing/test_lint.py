@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from bridge.config.model import BridgeConfig
-from bridge.routing import lint, referenced_entities, referenced_orchestrations
+from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
 from tests.routing.config import config, locate, route
 
 
@@ -99,3 +99,81 @@ def test_references() -> None:
         ("other", ("routes", 1, "start_or_raise", "orchestration")),
     ]
     assert referenced_entities(made) == [("counter", ("routes", 2, "signal_entity", "entity"))]
+
+
+def held(**verb: Any) -> list[tuple[str, str]]:
+    return found(route("a", for_each="payload.lines", **verb))
+
+
+def test_commands_of_for_each_that_hold_the_whole_payload() -> None:
+    ids = {"orchestration": "o", "instance_id": "a-{{ index }}"}
+    ((path, what),) = held(schedule=ids)
+    assert path == "routes.0.schedule.input"
+    assert "limits.max_command_bytes, 16MiB" in what
+    assert "`input: item`" in what
+    assert held(schedule=ids | {"input": "item"}) == []
+    assert held(schedule=ids | {"input": "{'item': item, 'of': payload.id}"}) == []
+    assert [path for path, _ in held(schedule=ids | {"input": "{'item': item, 'of': payload}"})] == [path]
+    assert [path for path, _ in held(raise_event={"instance_id": "a-{{ index }}", "name": "e"})] == [
+        "routes.0.raise_event.data"
+    ]
+    waiting = {"instance_id": "a-{{ index }}", "name": "e", "data": "item", "on_missing": {"start": "o"}}
+    assert [path for path, _ in held(raise_event=waiting)] == ["routes.0.raise_event.on_missing"]
+    assert held(ignore={}) == []
+    assert found(route("a", schedule=ids)) == []
+
+
+def judged(text: str, **limits: Any) -> list[tuple[str, str]]:
+    given = config(route("a", when=text), source={"limits": limits})
+    router = Router.compile("orders", given, locate)
+    problems = costly(router.compiled, given.sources["orders"].limits, locate)
+    assert all(problem.severity == "warning" for problem in problems)
+    return [(problem.path, problem.what) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "payload.lines.all(l, l.sku in payload.known)",
+        "payload.lines.all(l, payload.lines.exists_one(m, m == l))",
+        "payload.lines.map(l, {'line': l, 'of': payload}).size() > 0",
+        "payload.a.replace('x', payload.b) == ''",
+        "payload.a.matches(payload.pattern)",
+        "payload.lines.all(l, l.sku.matches(l.pattern))",
+        "payload.lines.all(l, l.sku.matches('^\\\\pL+$'))",
+        "payload.lines.map(l, payload.lines.map(m, m)).size() > 0",
+    ],
+)
+def test_expressions_whose_cost_is_a_product(text: str) -> None:
+    ((path, what),) = judged(text)
+    assert path == "routes.0.when"
+    assert "limits.expression_cost (150ms)" in what
+    assert text in what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "payload.a == payload.b && payload.c > 1.0",
+        "payload.lines.map(l, {'sku': l.sku, 'of': payload.id}).size() > 0",
+        "payload.lines.filter(l, l.quantity > 0).size() > 0",
+        "payload.lines.exists(l, l.tags.exists(t, t == 'x'))",
+        "payload.lines.all(l, l.sku in ['a', 'b'])",
+        "payload.iban.matches('^[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}$')",
+        "payload.lines.all(l, l.sku.matches('^[A-Z]{3}-[0-9]{4}$'))",
+        "payload.text.replace(' ', '-') == payload.slug",
+        "payload.rates.map(k, payload.rates[k]).size() > 0",
+        "payload.csv.split(',').size() > 3",
+        "payload.text.contains(payload.word)",
+        "payload.names.join(', ') == ''",
+        "{'a': payload, 'b': payload} == payload.c",
+    ],
+)
+def test_expressions_that_are_no_danger(text: str) -> None:
+    assert judged(text) == []
+
+
+def test_a_small_or_a_generous_source_is_not_warned() -> None:
+    text = "payload.lines.all(l, l.sku in payload.known)"
+    assert judged(text, max_payload="4KiB") == []
+    assert judged(text, expression_cost="20s") == []

@@ -39,7 +39,7 @@ class SagaScope(Scope):
 def evaluate(ctx: task.ActivityContext, request: dict[str, Any]) -> dict[str, Any]:
     """The values of a block of expressions by field. request: `block`, and `variables` as far as the block reads them.
 
-    Raises: ExpressionError, which says saga, step and field, and never holds a payload.
+    Raises: ExpressionError or ExpressionCost, which says saga, step and field, and never holds a payload.
     """
     block = request["block"]
     scope = SagaScope(request["variables"])

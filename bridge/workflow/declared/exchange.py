@@ -10,7 +10,7 @@ from typing import Any
 from durabletask import task
 
 from bridge.answers import PUBLISH_ACTIVITY, reply_event
-from bridge.errors import ExpressionError
+from bridge.errors import MessageError
 from bridge.workflow.attempts import STEP_KEY
 from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, until
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
@@ -86,7 +86,7 @@ class Exchange(Attempts):
         try:
             return (yield from until(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
         except task.TaskFailedError as error:
-            if error.details.is_caused_by(ExpressionError):
+            if error.details.is_caused_by(MessageError):
                 raise StepFailed(call.name, reason, describe(error)) from error
             raise
 

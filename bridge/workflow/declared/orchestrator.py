@@ -8,7 +8,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.errors import ExpressionError
+from bridge.errors import MessageError
 from bridge.routing.saga import FORMAT, SAGA_ORCHESTRATION
 from bridge.workflow.call import describe
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
@@ -60,7 +60,7 @@ class _Run:
         try:
             values = yield self._ctx.call_activity(EVALUATE_ACTIVITY, input=request)
         except task.TaskFailedError as error:
-            if error.details.is_caused_by(ExpressionError):
+            if error.details.is_caused_by(MessageError):
                 raise SagaAborted("expression", describe(error)) from error
             raise
         return values["result"]

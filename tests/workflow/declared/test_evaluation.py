@@ -60,6 +60,13 @@ def test_a_command_that_cannot_be_made_was_not_sent_and_is_not_undone(tmp_path: 
     assert sent == ["first", "undo-first"]
 
 
+def test_a_command_that_costs_too_much_is_one_that_cannot_be_made(tmp_path: Path) -> None:
+    done, sent = run(tmp_path, command="[1, 2, 3, 4, 5].map(x, input.id.matches(saga.id + string(x)))")
+    assert (done["status"], done["reason"], done["step"]) == ("compensated", "expression", "second")
+    assert "limits.expression_cost" in done["detail"]
+    assert sent == ["first", "undo-first"]
+
+
 def test_an_answer_that_cannot_be_judged_leaves_the_step_unknown(tmp_path: Path) -> None:
     done, sent = run(tmp_path, failed="reply.missing == 1")
     assert (done["status"], done["reason"], done["step"]) == ("compensated", "failed", "second")

@@ -1,0 +1,74 @@
+"""Size of a regular expression in the syntax of RE2, which `matches` uses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = re.compile(
+    r"""
+      (?P<class>\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\])
+    | (?P<unicode>\\[pP](?:\{[^}]*\}|.))
+    | (?P<quoted>\\Q(?P<text>.*?)(?:\\E|\Z))
+    | (?P<escape>\\x\{[^}]*\}|\\.)
+    | (?P<flags>\(\?[imsU-]*\))
+    | (?P<open>\((?:\?(?:P?<\w+>|[imsU-]*:))?)
+    | (?P<close>\))
+    | (?P<repeat>\{(?P<least>\d+)(?:,(?P<most>\d*))?\})
+    | (?P<loop>[*+?])
+    | (?P<bar>\|)
+    | (?P<atom>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_MOST = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """states: characters and classes, each as often as repetitions ask. wide: those of them that are classes of
+    Unicode, or of any case, whose automata are large.
+    """
+
+    states: int
+    wide: int
+
+
+def measure(pattern: str) -> Pattern:
+    """An upper bound; of a pattern that is not valid, any number."""
+    stack: list[tuple[int, int]] = []
+    total = wide_total = 0
+    last = wide_last = 0  # of the item that a repetition would repeat
+    folds = bool(re.search(r"\(\?[msU]*i", pattern))
+    for found in _TOKEN.finditer(pattern):
+        kind = found.lastgroup
+        if kind == "repeat":
+            times = max(int(found["least"][:8]), int((found["most"] or "0")[:8]), 1)
+            times += found["most"] == ""
+            grown = min(last * times, _MOST)
+            total += grown - last
+            last = grown
+            grown = min(wide_last * times, _MOST)
+            wide_total += grown - wide_last
+            wide_last = grown
+        elif kind == "open":
+            stack.append((total, wide_total))
+            last = wide_last = 0
+        elif kind == "close":
+            before, wide_before = stack.pop() if stack else (0, 0)
+            last, wide_last = total - before, wide_total - wide_before
+        elif kind == "quoted":
+            last, wide_last = len(found["text"]), 0
+            total += last
+        elif kind in ("class", "unicode", "escape", "atom"):
+            text = found.group()
+            last = 1
+            wide_last = int(
+                kind == "unicode"
+                or (kind == "class" and ("\\p" in text or "\\P" in text or folds))
+                or not text.isascii()
+            )
+            total += 1
+            wide_total += wide_last
+        total, wide_total = min(total, _MOST), min(wide_total, _MOST)
+    return Pattern(total + 1, wide_total)
