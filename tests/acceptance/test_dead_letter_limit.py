@@ -66,15 +66,15 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
     (tmp_path / "echo.py").write_text(ECHO)
     with Log(tmp_path / ".bridge" / "broker") as broker:
         with Serve(tmp_path) as daemon:
-            broker.publish("orders", *(message("bad", number) for number in range(16)))
+            broker.publish("orders", *(message("bad", number) for number in range(24)))
             daemon.wait(lambda: state(daemon)[0] == "probing", "probing")
             assert "bridge sources resume orders" in state(daemon)[1]
             assert daemon.get("/readyz")[0] == 503
-            broker.publish("orders", *(message("start", number) for number in range(10)))
-            daemon.wait(lambda: executed(daemon) == 10, "good messages go on")
+            broker.publish("orders", *(message("start", number) for number in range(2)))
+            daemon.wait(lambda: executed(daemon) == 2, "good messages go on")
             daemon.wait(lambda: max(daemon.metrics("bridge_dead_letter_pause_seconds").values()) >= 2, "it probes")
             written = dead(daemon)
-            assert written < 10
+            assert written <= 15
             daemon.kill()
         with Serve(tmp_path) as daemon:
             daemon.wait(lambda: state(daemon)[0] == "probing", "probing after a restart")
@@ -88,6 +88,6 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
             daemon.wait(lambda: dead(daemon) >= before + 3, "as many as before at once")
             bridge("sources", "resume", "nobody", cwd=tmp_path, expect=2)
             bridge("sources", "resume", "orders", "--route", "start", cwd=tmp_path, expect=1)
-            while state(daemon)[0] == "probing" or dead(daemon) + written < 16:
+            while state(daemon)[0] == "probing" or dead(daemon) + written < 24:
                 bridge("sources", "resume", "orders", cwd=tmp_path, expect=None)
             daemon.wait(lambda: state(daemon)[0] in ("idle", "consuming"), "ready")
