@@ -21,6 +21,7 @@
         InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
         EngineRejected             the engine refused this very request              -> dead_letter
           UnreadEventsFull         the instance reads no events
+          WaitingFull              too many messages wait on the engine
         EngineUnavailable          nobody answers                                    -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
@@ -199,6 +200,12 @@ class UnreadEventsFull(EngineRejected):
     """The instance has as many unread events as it may have; this one is refused."""
 
     reason = "unread_events_full"
+
+
+class WaitingFull(EngineRejected):
+    """As many messages wait on the engine as may wait; this one is refused."""
+
+    reason = "waiting_full"
 
 
 class EngineOutage(EngineError):

@@ -8,7 +8,8 @@ from types import FrameType
 
 import pytest
 
-from bridge.engines.parking.totals import WaitingFull, WaitingTotals
+from bridge.engines.parking.totals import WaitingTotals
+from bridge.errors import WaitingFull
 
 from .project import PATIENCE
 from .running import ENGINES, headers, running

@@ -16,7 +16,15 @@ from bridge.cli import exit_codes, root
 from bridge.config import shape
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.config.routes import VERBS
-from bridge.errors import AlreadyTaken, BridgeError, EngineError, EngineOutage, InstanceParked, MessageError
+from bridge.errors import (
+    AlreadyTaken,
+    BridgeError,
+    EngineError,
+    EngineOutage,
+    EngineRejected,
+    InstanceParked,
+    MessageError,
+)
 from bridge.message import Message, Position, Unreadable
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
@@ -170,7 +178,7 @@ def test_every_reason_of_a_dead_letter() -> None:
         - outages
         - {AlreadyTaken, InstanceParked}
     )
-    reasons = {error.reason for error in errors} | {EngineError.reason, reason_of(ValueError())}
+    reasons = {error.reason for error in errors} | {EngineError.reason, EngineRejected.reason, reason_of(ValueError())}
     reasons |= {*lot.REASONS, *ward.REASONS}
     assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons
 

@@ -310,3 +310,17 @@ def test_a_remote_worker(tmp_path: Path) -> None:
         judged(worker, tmp_path)
     for each in (serve, worker):
         assert not leaks(each.log.read_text(), SECRET, PAYLOAD, KEY, HEADER)
+
+
+def test_an_engine_that_is_away(tmp_path: Path) -> None:
+    """Messages are held, and each attempt is logged at debug."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "{SECRET}", timeout: 1s}}'
+    project(tmp_path, "{type: local}", "topics: [t]", "topic: r", engine)
+    with Serve(tmp_path) as serve:
+        bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())
+        serve.wait(lambda: "engine away" in serve.log.read_text() and "held" in serve.get("/readyz")[1], "the hold")
+        judged(serve, tmp_path)
+        bridge("instances", "list", cwd=tmp_path, expect=3)
+    assert not leaks(serve.log.read_text(), SECRET, PAYLOAD, KEY, HEADER)

@@ -13,17 +13,11 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore
 
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.errors import EngineRejected
+from bridge.errors import WaitingFull
 from bridge.parking.names import PARKING, QUARANTINE
 
 _PAGE = 100
 """Entities that are read at once; an engine of ours sends fewer when they are large."""
-
-
-class WaitingFull(EngineRejected):
-    """As many messages wait on the engine as may wait."""
-
-    reason = "waiting_full"
 
 
 @dataclass(frozen=True, slots=True)
