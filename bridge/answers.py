@@ -34,6 +34,10 @@ KEEPS = 8
 SPREAD = 60.0
 """Seconds after which a new key signs. Every process has read it by then."""
 
+TRANSITION = 3600.0
+"""Seconds after which the first key of a task hub signs that earlier versions have used: daemons of theirs, which take no
+signed answers, may run beside this one meanwhile."""
+
 _PREFIX = "reply:"
 _PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
 _SIGNED = re.compile(r"(.+);([A-Za-z0-9_-]{4})([A-Za-z0-9_-]{22})((?:[1-9a-z][0-9a-z]{0,8})?)", re.DOTALL)
@@ -67,26 +71,27 @@ class CorrelationId:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A secret that signs. made: seconds since the epoch."""
+    """A secret that signs. made: seconds since the epoch. delay: seconds until it signs, though it is the first key."""
 
     id: str
     secret: bytes = field(repr=False)
     made: float
+    delay: float = 0.0
 
     @classmethod
-    def new(cls, now: float) -> Key:
-        return cls(_text(secrets.token_bytes(3)), secrets.token_bytes(32), now)
+    def new(cls, now: float, delay: float = 0.0) -> Key:
+        return cls(_text(secrets.token_bytes(3)), secrets.token_bytes(32), now, delay)
 
     def sign(self, plain: str, until: int | None) -> str:
         """The correlation id with a signature."""
         return f"{plain};{self.id}{_mac(self, plain, until)}{_deadline(until)}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "secret": _text(self.secret), "made": self.made}
+        return {"id": self.id, "secret": _text(self.secret), "made": self.made, "delay": self.delay}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Key:
-        return cls(state["id"], base64.urlsafe_b64decode(state["secret"] + "=="), state["made"])
+        return cls(state["id"], base64.urlsafe_b64decode(state["secret"] + "=="), state["made"], state["delay"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,9 @@ class Keyring:
     keys: tuple[Key, ...] = ()
 
     def signer(self, now: float) -> Key | None:
-        """The newest key that every process knows, else the oldest; None when there is none."""
-        known = (key for key in self.keys if key.made + SPREAD <= now)
-        return next(known, self.keys[-1] if self.keys else None)
+        """The newest key that every process knows, else the oldest; None when there is none, or it does not sign yet."""
+        known = (key for key in self.keys if key.made + max(SPREAD, key.delay) <= now)
+        return next(known, self.keys[-1] if self.keys and not self.keys[-1].delay else None)
 
     def find(self, key_id: str) -> Key | None:
         return next((key for key in self.keys if key.id == key_id), None)

@@ -88,7 +88,10 @@ class Daemon:
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
-        keys = {name: AnswerKeys(engine, loop) for name, engine in self.engines.items()}
+        keys = {
+            name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
+            for name, engine in self.engines.items()
+        }
         totals = {name: parking.totals(loaded, name) for name in self.engines}
         inner = {
             name: parking.target(loaded, engine, self.breakers[name], now, totals[name])

@@ -15,10 +15,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from durabletask.client import OrchestrationQuery, OrchestrationStatus
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.history import EventRaisedEvent, HistoryEvent, TaskCompletedEvent, TaskScheduledEvent, TimerFiredEvent
 
-from bridge.answers import ANSWER, CORRELATION_ID, PUBLISH_ACTIVITY, SIGNED, CorrelationId, Key, Keyring, answered_by
+from bridge.answers import (
+    ANSWER,
+    CORRELATION_ID,
+    PUBLISH_ACTIVITY,
+    SIGNED,
+    TRANSITION,
+    CorrelationId,
+    Key,
+    Keyring,
+    answered_by,
+)
 from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
@@ -68,9 +79,13 @@ keys_entity.__name__ = ANSWERS
 class AnswerKeys:
     """The keys of one engine, as this process knows them."""
 
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, engine: Engine, loop: asyncio.AbstractEventLoop | None = None, signatures: Signatures = "required"
+    ) -> None:
         """loop: of the engine's client, for `sign`, which runs on other threads."""
         self._engine = engine
+        self._signatures = signatures
+        self._started = datetime.now(UTC)
         self._loop = loop
         self._ring = Keyring()
         self._read_at = float("-inf")
@@ -102,13 +117,15 @@ class AnswerKeys:
     def sign(self, plain: str, until: int | None) -> str:
         """The correlation id with a signature, by a first key where there is none yet. Raises: EngineError.
 
+        While the first key does not sign yet, the correlation id as it is.
+
         Call it from any thread but the event loop's.
         """
         ring = self._ring if time.monotonic() - self._read_at < _FRESH else Keyring()
         key = ring.signer(time.time()) or self._first()
-        return key.sign(plain, until)
+        return plain if key is None else key.sign(plain, until)
 
-    def _first(self) -> Key:
+    def _first(self) -> Key | None:
         if self._loop is None:
             raise EngineUnavailable("sign a request: no event loop was given")
         try:
@@ -117,15 +134,26 @@ class AnswerKeys:
             raise EngineUnavailable("sign a request: this process is stopping") from error
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
             raise EngineTimeout("sign a request: no answer of the engine in time") from error
-        key = ring.signer(time.time())
-        assert key is not None
-        return key
+        return ring.signer(time.time())
 
     async def _made(self) -> Keyring:
         ring = await self.ring()
         if ring.keys:
             return ring
-        return await self.change("make", Key.new(time.time()).to_json(), lambda found: bool(found.keys))
+        delay = TRANSITION if self._signatures == "transition" and await self._was_used() else 0.0
+        return await self.change("make", Key.new(time.time(), delay).to_json(), lambda found: bool(found.keys))
+
+    async def _was_used(self) -> bool:
+        """True when the task hub has instances from before this process: earlier versions may still use it."""
+        client = self._engine.client
+        try:
+            if (await client.list_instance_ids(completed_time_to=self._started, page_size=1)).items:
+                return True
+            open_ = [OrchestrationStatus[status] for status in ("PENDING", "RUNNING", "SUSPENDED")]
+            query = OrchestrationQuery(created_time_to=self._started, runtime_status=open_)
+            return bool(await client.get_all_orchestration_states(query))
+        except Exception as error:
+            raise translate(error, what="look for instances of earlier versions") from error
 
 
 def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:
@@ -140,7 +168,8 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
         if wanted is None or headers.get(CORRELATION_ID) != wanted["to"] or wanted["to"][37:] != instance_id:
             return publish(request)
         correlation_id = keys.sign(wanted["to"], wanted.get("until"))
-        return publish({**request, "headers": {**headers, CORRELATION_ID: correlation_id}}) + SIGNED
+        published = publish({**request, "headers": {**headers, CORRELATION_ID: correlation_id}})
+        return published if correlation_id == wanted["to"] else published + SIGNED
 
     return signed
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.record_batch import Batch, Found, base_at, split
+from bridge.brokers.kafka.record_batch import Batch, Found, base_at, begins_whole, split
 from bridge.config.sources import OnUnreadable
 from bridge.message import Unreadable
 
@@ -135,6 +135,8 @@ class PartitionLog:
         data = answer.data
         if self._passed and (at := data.find(self._passed)) >= 0:
             data = data[at + len(self._passed) :]
+            if not begins_whole(data):
+                data = b""  # cut by the size of the answer
         first = base_at(data, 0)
         unsent = not answer.data and offset < answer.readable_end
         if max(answer.start, 0) < offset < self._next and (unsent or (first is not None and first > self._next)):
@@ -158,7 +160,7 @@ class PartitionLog:
             readable_end=answer.readable_end,
             settled=self._settled,
         )
-        if answer.data and not batches and offset < self._next:
+        if answer.data and not batches:
             if self.extra < _FAR:
                 self.extra = 2 * (self.extra + len(answer.data))
             else:
