@@ -35,8 +35,9 @@ SPREAD = 60.0
 """Seconds after which a new key signs. Every process has read it by then."""
 
 TRANSITION = 3600.0
-"""Seconds after which the first key of a task hub signs that earlier versions have used: daemons of theirs, which take no
-signed answers, may run beside this one meanwhile."""
+"""Seconds until the first key of a task hub signs where earlier versions have used the hub.
+
+Their daemons, which take no signed answers, may run beside this one meanwhile."""
 
 _PREFIX = "reply:"
 _PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
@@ -101,7 +102,7 @@ class Keyring:
     keys: tuple[Key, ...] = ()
 
     def signer(self, now: float) -> Key | None:
-        """The newest key that every process knows, else the oldest; None when there is none, or it does not sign yet."""
+        """The newest key that every process knows, else the oldest; None when there is none that signs yet."""
         known = (key for key in self.keys if key.made + max(SPREAD, key.delay) <= now)
         return next(known, self.keys[-1] if self.keys and not self.keys[-1].delay else None)
 
