@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from bridge import private
 from bridge.app.attachment import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
@@ -46,14 +47,9 @@ def given(path: Path) -> Path:
 
 @contextmanager
 def replacing(output: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when it is whole, and not at all when writing it fails.
-
-    Raises: OSError.
-    """
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as out:
-            yield out
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+    """A text file for its owner alone, which appears under its name when it is whole. Raises: OSError."""
+    with private.replacing(output) as binary:
+        out = TextIOWrapper(binary, encoding="utf-8")
+        yield out
+        out.flush()
+        out.detach()

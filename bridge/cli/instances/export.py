@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge import private
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.output import print_json
@@ -43,7 +44,8 @@ def command(instance_id: str, output: Path | None, **engine: Any) -> None:
         print_json(told)
         return
     try:
-        output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        with private.replacing(output) as out:
+            out.write(f"{json.dumps(told, indent=1)}\n".encode())
     except OSError as error:
         raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
     click.echo(f"{instance_id}: {len(told['events'])} events written to {output}")

@@ -11,6 +11,7 @@ from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge import private
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.base import RunListener
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
@@ -99,6 +100,7 @@ class EmbeddedEngine:
             local = Server(service, [self._address.target])
             local.start()
             self._servers.append(local)
+            private.narrow([self._directory / SOCKET])
             if self._config.listen is not None:
                 token = self._config.token.get_secret_value() if self._config.token is not None else None
                 remote = Server(service, [self._config.listen], token)
