@@ -42,6 +42,12 @@ def directory(path: Path) -> None:
     _narrow(path, 0o700)
 
 
+def missing_directory(path: Path) -> None:
+    """Make the directory where there is none; one that a person named for more than this stays as it is."""
+    if not path.is_dir():
+        directory(path)
+
+
 def file(path: Path) -> None:
     """Make an empty file, or narrow the one that is there. Raises: OSError.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,8 @@ from bridge.config.source import Loaded
 from bridge.engines.embedded import backups, upkeep
 from bridge.engines.embedded.address import FILE
 from bridge.errors import EngineMisconfigured
+from bridge.ops import audit
+from bridge.ops.audit import Change
 
 TargetRefused = backups.TargetRefused
 backup = backups.backup
@@ -43,6 +45,12 @@ def given(path: Path) -> Path:
         meant = f", like {held[0]}" if held else ""
         raise EngineMisconfigured(f"{path}: is a directory; name the engine's file in it{meant}")
     return path
+
+
+def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | None) -> AbstractContextManager[Change]:
+    """Do a change to an engine's file, whose line is kept beside it."""
+    place = audit.Trail(file.parent) if file.parent.is_dir() else None
+    return audit.audited(place, Change(audit.user(), action, str(file), filter_, reason))
 
 
 @contextmanager

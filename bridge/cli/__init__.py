@@ -25,6 +25,7 @@ __all__ = ["main", "root"]
         "entities": "See and signal durable entities.",
         "trace": "Show which message led to which instance and result.",
         "parked": "See, release and drop messages that wait.",
+        "audit": "Show who changed what.",
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },

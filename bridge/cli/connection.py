@@ -33,6 +33,17 @@ def engine_options(function: F) -> F:
     return engine(config_options(function))
 
 
+def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+    """The results of operations of `bridge.app.operations`, by the daemon where one runs.
+
+    calls: names and parameters. options: what `engine_options` gave.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.control import operate as run
+
+    return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
+
+
 def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
     """The result of an operation on orchestrations. options: what `engine_options` gave."""
     from bridge.app.instances import Instances

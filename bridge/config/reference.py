@@ -160,7 +160,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
-    "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig),
+    "ops": (model.OpsConfig, model.HttpConfig, model.LogConfig, model.AuditConfig),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -178,7 +178,7 @@ _HEADINGS = {
     engines.ParkingConfig: "parking", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
-    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log",
+    model.OpsConfig: "", model.HttpConfig: "http", model.LogConfig: "log", model.AuditConfig: "audit",
 }  # fmt: skip
 
 

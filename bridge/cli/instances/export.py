@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @make(
     "export",
+    effect="reads",
     examples="""
         bridge instances export order-1001 -o tests/histories/order-paid.json
         bridge instances export order-1001 | jq .events[0]

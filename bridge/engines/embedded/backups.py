@@ -83,7 +83,7 @@ def restore(source: Path, path: Path, progress: Progress | None = None) -> Resto
         raise EngineMisconfigured(f"{source}: is the engine's own file; name a backup of it")
     lock = FileLock(path)
     try:
-        private.directory(path.parent)
+        private.missing_directory(path.parent)
         lock.acquire()
     except OSError as error:
         raise EngineUnavailable(f"{path}: {error.strerror}") from error
