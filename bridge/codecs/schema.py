@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import jsonschema_rs
 import orjson
 
+from bridge.config.files import bounded
 from bridge.errors import SchemaError
 
 _LIMIT = 1024
@@ -94,7 +95,7 @@ def schema_problem(path: Path) -> str | None:
 
 def _load(path: Path) -> Any:
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(bounded(path))
     except OSError as error:
         raise SchemaProblem(f"cannot read the schema {path}: {error.strerror}") from None
     except orjson.JSONDecodeError as error:

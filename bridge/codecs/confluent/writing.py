@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError as ProtobufError  # type: ignore
 
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema
+from bridge.config.files import bounded
 from bridge.errors import DecodeError, SchemaError
 
 
@@ -107,7 +108,7 @@ def read(file: Path, kind: str) -> str:
     Raises: DecodeError, naming the file.
     """
     try:
-        raw = file.read_bytes()
+        raw = bounded(file)
     except OSError as error:
         raise DecodeError(f"{file} cannot be read: {error.strerror or type(error).__name__}") from None
     if kind != "PROTOBUF":

@@ -85,7 +85,9 @@ def restore(source: Path, path: Path, progress: Progress | None = None) -> Resto
     try:
         private.missing_directory(path.parent)
         lock.acquire()
+        private.narrow([path])
     except OSError as error:
+        lock.release()
         raise EngineUnavailable(f"{path}: {error.strerror}") from error
     fresh = path.with_name(f".{path.name}.restoring")
     try:
