@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,8 +71,8 @@ def kept(project: Path, place: str = "engine") -> list[dict[str, Any]]:
 
 def test_a_daemon_does_it_and_leaves_the_one_line(project: Path) -> None:
     with daemon(project, "serve") as (process, ready):
-        socket = Path(ready["control"])
-        assert (ready["pid"], socket.parent) == (process.pid, project / ".bridge" / "control")
+        place = Path(ready["control"])
+        assert (ready["pid"], place.parent) == (process.pid, project / ".bridge" / "control")
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
         assert bridge(project, "instances", "raise", "one", "go", "--data", '{"a": 1}').returncode == 0
         assert bridge(project, "instances", "wait", "one").returncode == 0
@@ -81,7 +82,7 @@ def test_a_daemon_does_it_and_leaves_the_one_line(project: Path) -> None:
         assert (told.returncode, told.stderr.count("\n")) == (1, 1)
         told = bridge(project, "instances", "purge", "one", "--engine", "nowhere")
         assert told.returncode == 2
-    assert not socket.exists()
+    assert not place.exists()
     fields = [[line[name] for name in ("action", "target", "result", "via")] for line in logged(project)]
     assert fields == [
         ["instances.start", "one", "done", "socket"],
@@ -125,3 +126,28 @@ def test_a_place_that_cannot_be_used(project: Path) -> None:
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
     assert "no control channel" in (project / "serve.log").read_text()
     assert [line["via"] for line in Trail(project / "data" / "engine").read()] == ["cli"]
+
+
+def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path) -> None:
+    with socket_of_nobody() as port:
+        engine = f'engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: 1s}}'
+        text = CONFIG.replace("engine: {type: embedded, path: .bridge/engine}", engine)
+        assert text != CONFIG
+        (project / "bridge.yaml").write_text(text + PORT)
+        told = bridge(project, "instances", "terminate", "one", "--reason", "try")
+    assert told.returncode == 3, told.stderr
+    [line] = kept(project, "audit")
+    assert (line["action"], line["target"], line["result"], line["error"], line["reason"]) == (
+        "instances.terminate", "one", "failed", "engine_unavailable", "try",
+    )  # fmt: skip
+    shown = bridge(project, "audit", "--json")
+    assert json.loads(shown.stdout) == line
+    assert shown.stderr.startswith("read 1 file of this machine: ")
+
+
+@contextmanager
+def socket_of_nobody() -> Iterator[int]:
+    """A port that refuses every connection, and that nobody else gets."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
