@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -109,7 +110,8 @@ def _sockets(directory: Path) -> list[Path]:
     if sys.platform != "linux":
         return []
     try:
-        if os.geteuid() not in (0, os.lstat(directory).st_uid):
+        place = os.lstat(directory)
+        if not stat.S_ISDIR(place.st_mode) or os.geteuid() not in (0, place.st_uid):
             return []
         found = [(path.lstat().st_mtime, path) for path in directory.glob("*.sock")]
     except OSError:

@@ -9,7 +9,8 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,18 +125,14 @@ class Control:
         return handle
 
 
-class near:  # noqa: N801 - reads as a function
-    """A path to a socket that is short enough for a socket's address, wherever it lies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> str:
-        self._directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._directory}/{self._path.name}"
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._directory)
+@contextmanager
+def near(path: Path) -> Iterator[str]:
+    """A path to the socket that is short enough for a socket's address, wherever it lies. Raises: OSError."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def peer_uid(request: web.Request) -> int:

@@ -176,6 +176,21 @@ async def test_a_daemon_that_does_not_answer_is_passed_over(loaded: Loaded, monk
     frozen.unlink()
 
 
+async def test_a_link_in_the_place_of_the_sockets_is_not_followed(loaded: Loaded, tmp_path: Path) -> None:
+    async with serving(loaded) as channel:
+        place = channel.path.parent
+        place.rename(tmp_path / "control")
+        place.symlink_to(tmp_path / "control")
+        try:
+            assert await operate(loaded, None, [("entities.clean", {})])
+            assert kept(loaded)[-1]["via"] == "cli"
+            with pytest.raises(OSError, match="is a link"):
+                await control(loaded, {}).start()
+        finally:
+            place.unlink()
+            (tmp_path / "control").rename(place)
+
+
 async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
     calls = [
         ("instances.terminate", {"instance_id": "none"}, InstanceNotFound),
