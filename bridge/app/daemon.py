@@ -32,8 +32,10 @@ from bridge.app.composition import (
     message_shape,
     own_packages,
 )
+from bridge.app.control import control
 from bridge.app.own_workflows import OwnWorkflows
 from bridge.app.readiness import clear_ready, write_ready
+from bridge.app.state import trails
 from bridge.app.stranded import Stranded
 from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
@@ -48,6 +50,7 @@ from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
+from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
@@ -327,8 +330,8 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
 def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
 
-    ready_file: written once everything runs, with the process id and the address of the ops port as JSON; removed
-    before that and at the end.
+    ready_file: written once everything runs, with the process id, the address of the ops port and the control socket as
+    JSON; removed before that and at the end.
     Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
     """
     wanted = loaded.config.ops.log
@@ -373,15 +376,20 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     daemon = Daemon(loaded, intake=intake, worker=worker)
     await daemon.start()
     failure: Exception | None = None
+    channel: Control | None = None
     try:
+        channel = await _channel(daemon)
         if ready_file is not None:
-            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url})
+            path = None if channel is None else str(channel.path)
+            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
         await daemon.wait(stop)
     except Exception as error:
         failure = error
     if ready_file is not None:
         with suppress(BridgeError):
             clear_ready(ready_file)
+    if channel is not None:
+        await _closed(channel.stop())
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
     log.info("stopped", action="stop", clean=clean)
@@ -391,6 +399,28 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
             _end_at_once(1)
         raise failure
     return clean
+
+
+async def _channel(daemon: Daemon) -> Control | None:
+    """The control channel, served. None where there is no place for it, or no way to know who calls.
+
+    Raises: ConfigError when a directory that the configuration names cannot be used.
+    """
+    loaded = daemon.loaded
+    if sys.platform != "linux":
+        return None
+    channel = control(loaded, daemon.engines)
+    try:
+        for trail in trails(loaded):
+            trail.narrow()
+        await channel.start()
+    except OSError as error:
+        what = f"no control channel at {channel.path.parent}: {error.strerror}"
+        if "state_dir" in loaded.config.ops.model_fields_set:
+            raise ConfigError([loaded.locate(("ops", "state_dir"), what)]) from error
+        log.warning(f"{what}; name another directory as `ops.state_dir`", action="control")
+        return None
+    return channel
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from bridge import private
 from bridge.app.attachment import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
 from bridge.engines.embedded import backups, upkeep
 from bridge.engines.embedded.address import FILE
 from bridge.errors import EngineMisconfigured
+from bridge.ops import audit
+from bridge.ops.audit import Change
 
 TargetRefused = backups.TargetRefused
 backup = backups.backup
@@ -44,16 +47,17 @@ def given(path: Path) -> Path:
     return path
 
 
+def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | None) -> AbstractContextManager[Change]:
+    """Do a change to an engine's file, whose line is kept beside it."""
+    place = audit.Trail(file.parent) if file.parent.is_dir() else None
+    return audit.audited(place, Change(audit.user(), action, str(file), filter_, reason))
+
+
 @contextmanager
 def replacing(output: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when it is whole, and not at all when writing it fails.
-
-    Raises: OSError.
-    """
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as out:
-            yield out
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+    """A text file for its owner alone, which appears under its name when it is whole. Raises: OSError."""
+    with private.replacing(output) as binary:
+        out = TextIOWrapper(binary, encoding="utf-8")
+        yield out
+        out.flush()
+        out.detach()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from bridge.app.attachment import payload
+from bridge.app import state
+from bridge.app.attachment import attached, payload
 from bridge.app.entities import Entities
 from bridge.app.instances import Filter, Instance, Instances
 from bridge.app.parked import ParkedMessages, Waiting, Which
@@ -17,6 +19,7 @@ from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.engines.base import Engine
 from bridge.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
 from bridge.message import Message
+from bridge.ops.audit import Change, audited_async, user
 from bridge.parking.names import PREFIX
 from bridge.routing.expression import Compiler, Expression
 from bridge.routing.scope import Scope
@@ -25,6 +28,8 @@ _AT_ONCE = 16
 """Instances that are read side by side."""
 
 VARIABLES = frozenset(("payload", "kind", "id", "name"))
+
+Progress = Callable[[int, int], None]
 
 State = Literal["found", "erased", "runs", "left"]
 
@@ -76,7 +81,7 @@ class Erasure:
         self._condition = condition
         self._dry_run = dry_run
 
-    async def run(self, progress: Callable[[int, int], None] = lambda done, all_: None) -> AsyncIterator[Finding]:
+    async def run(self, progress: Progress) -> AsyncIterator[Finding]:
         """Erase what is found, one finding at a time. progress: instances looked at, and all. Raises: EngineError."""
         async for finding in self._of_instances(progress):
             yield finding
@@ -85,7 +90,7 @@ class Erasure:
         async for finding in self._of_entities():
             yield finding
 
-    async def _of_instances(self, progress: Callable[[int, int], None]) -> AsyncIterator[Finding]:
+    async def _of_instances(self, progress: Progress) -> AsyncIterator[Finding]:
         found = await self._instances.list(Filter(), payloads=False)
         for begin in range(0, len(found), _AT_ONCE):
             part = found[begin : begin + _AT_ONCE]
@@ -166,6 +171,38 @@ def _bodies(message: Message) -> Iterator[Any]:
     yield body
     if isinstance(body, dict) and "specversion" in body:
         yield body.get("data")
+
+
+async def erase(
+    loaded: Loaded,
+    engine: str | None,
+    where: str,
+    *,
+    dry_run: bool,
+    reason: str | None = None,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Erase what the condition finds; a dry run leaves no audit line.
+
+    The line has the digest of the condition, which may name a person. Raises: ConfigError, LookupError, EngineError.
+    """
+    condition = condition_of(where)
+
+    async def run() -> list[Finding]:
+        async with attached(loaded, engine) as running:
+            erasure = Erasure(running, condition, dry_run=dry_run)
+            return [each async for each in erasure.run(progress or _no_progress)]
+
+    if dry_run:
+        return await run()
+    digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()
+    change = Change(user(), "erase", "*", {"where_sha256": digest}, reason)
+    async with audited_async(state.trail(loaded, engine), change):
+        return await run()
+
+
+def _no_progress(done: int, all_: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def elsewhere(loaded: Loaded) -> list[str]:

@@ -6,7 +6,9 @@ from bridge.app.attachment import attached
 from bridge.app.names import require
 from bridge.app.parking import engine_of
 from bridge.config.source import Loaded
+from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
+from bridge.errors import InstanceNotFound, InvalidCommand
 from bridge.pace import Paces
 
 
@@ -20,16 +22,24 @@ async def paces_of_sources(loaded: Loaded) -> dict[str, Paces]:
     return {source: found[engine].get(source, Paces()) for source, engine in sources.items()}
 
 
-async def resume(loaded: Loaded, source: str, route: str | None) -> list[str]:
+def engine_name(loaded: Loaded, source: str) -> str:
+    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured."""
+    require("source", source, loaded.config.sources)
+    return engine_of(loaded, source)
+
+
+async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None) -> list[str]:
     """End the limit of one route of a source, or of all with None.
 
-    Returns the routes that were limited. Raises: LookupError when no such source is configured; EngineError.
+    engine: that of the source. Returns the routes that were limited. Raises: InvalidCommand when the source has another
+    engine; LookupError when no such source is configured; InstanceNotFound when nothing is limited; EngineError.
     """
-    require("source", source, loaded.config.sources)
-    async with attached(loaded, engine_of(loaded, source)) as engine:
-        store = EnginePaces(engine, source)
-        limited = [each for each in await store.load() if route in (None, each)]
-        if limited:
-            await store.send("resume", {"route": route})
-            await store.load()
-        return limited
+    if engine.name != engine_name(loaded, source):
+        raise InvalidCommand(f"the limits of {source} are on the engine {engine_name(loaded, source)}")
+    store = EnginePaces(engine, source)
+    limited = [each for each in await store.load() if route in (None, each)]
+    if not limited:
+        raise InstanceNotFound(f"{source}: no dead letters are limited{f' for route {route}' if route else ''}")
+    await store.send("resume", {"route": route})
+    await store.load()
+    return limited

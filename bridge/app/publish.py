@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 
+from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.config.types import check_entity, check_topic
 from bridge.message import Message
+from bridge.ops.audit import Change, audited, user
 
 MAX_BATCH = 1000
 """Messages that are published at once at most."""
@@ -57,15 +60,29 @@ def destination(loaded: Loaded, text: str) -> Destination:
 
 def publish(
     loaded: Loaded,
-    broker_name: str,
+    to: Destination,
     batches: Iterable[Sequence[tuple[str, Message]]],
     progress: Callable[[int], None] = lambda count: None,
+    reason: str | None = None,
 ) -> int:
-    """Publish batches of (topic, message), in order; returns how many messages.
+    """Publish batches of (topic, message), in order; returns how many messages. reason: for the audit.
 
     progress: told, after every step, how many are durably taken.
     Raises: BrokerUnavailable, PublishFailed, and what `batches` raises; what `progress` was told of stays published.
     """
+    count = 0
+    change = Change(user(), "publish", f"{to.broker}/{to.topic or '*'}", reason=reason)
+    with audited(state.trail(loaded, ""), change), closing(_published(loaded, to.broker, batches)) as steps:
+        for count in steps:
+            change.filter = {"messages": count}
+            progress(count)
+    return count
+
+
+def _published(
+    loaded: Loaded, broker_name: str, batches: Iterable[Sequence[tuple[str, Message]]]
+) -> Generator[int, None, None]:
+    """The number of messages that are durably taken, after every step."""
     broker = build_broker(loaded, broker_name)
     count = 0
     # Batches may wait for standard input, so they are drawn outside of the event loop: Ctrl-C then ends the wait.
@@ -79,7 +96,6 @@ def publish(
                         part = messages[start : start + MAX_BATCH]
                         runner.run(broker.publish(topic, part))
                         count += len(part)
-                        progress(count)
+                        yield count
         finally:
             runner.run(broker.stop())
-    return count

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import orjson
 
+from bridge import private
 from bridge.errors import BridgeError
 
 
@@ -21,10 +21,9 @@ def clear_ready(ready_file: Path) -> None:
 
 
 def write_ready(ready_file: Path, told: dict[str, object]) -> None:
-    """At once and whole, so that whoever waits for the file never reads half of it. Raises: BridgeError."""
-    beside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    """Write the file whole, readable for its owner alone, so that nobody ever reads half of it. Raises: BridgeError."""
     try:
-        beside.write_bytes(orjson.dumps(told))
-        beside.replace(ready_file)
+        with private.replacing(ready_file) as out:
+            out.write(orjson.dumps(told))
     except OSError as error:
         raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None

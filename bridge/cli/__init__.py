@@ -31,6 +31,7 @@ __all__ = ["main", "root"]
         "sources": "See and end limits of dead letters.",
         "erase": "Remove a person's payloads from an engine.",
         "keys": "See and rotate the keys that bind answers to requests.",
+        "audit": "Show who changed what.",
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @make(
     "check",
+    effect="reads",
     examples="""
         bridge check
         bridge check bridge.yaml --overlay prod.yaml --strict

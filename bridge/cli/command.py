@@ -6,20 +6,29 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import cleandoc
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from bridge.cli import exit_codes, failure
+
+Effect = Literal["reads", "changes", "serves"]
+"""A command changes something that lasts beyond it, and leaves an audit line; or serves; or does neither."""
 
 
 class Command(click.Command):
     """A command. examples: lines for the help, kept as they are. exits: what its exit codes mean in particular."""
 
     def __init__(
-        self, *arguments: Any, examples: str = "", exits: Mapping[int, str] | None = None, **options: Any
+        self,
+        *arguments: Any,
+        effect: Effect,
+        examples: str = "",
+        exits: Mapping[int, str] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
+        self.effect = effect
         self.examples = cleandoc(examples)
         self.exits = exit_codes.MEANINGS | dict(exits or {})
 
@@ -110,10 +119,10 @@ class Root(Group):
 
 
 def command(
-    name: str, *, examples: str, exits: Mapping[int, str] | None = None, **options: Any
+    name: str, *, effect: Effect, examples: str, exits: Mapping[int, str] | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Command]:
     """Decorator that makes a Command of a function."""
-    return click.command(name, cls=Command, examples=examples, exits=exits, **options)
+    return click.command(name, cls=Command, effect=effect, examples=examples, exits=exits, **options)
 
 
 def _write_block(formatter: click.HelpFormatter, title: str, lines: Sequence[str]) -> None:

@@ -34,6 +34,17 @@ def engine_options(function: F) -> F:
     return engine(config_options(function))
 
 
+def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+    """The results of operations of `bridge.app.operations`, by the daemon where one runs.
+
+    calls: names and parameters. options: what `engine_options` gave.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.control import operate as run
+
+    return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
+
+
 def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
     """The result of an operation on orchestrations. options: what `engine_options` gave."""
     from bridge.app.instances import Instances
@@ -67,11 +78,11 @@ def source_paces(options: dict[str, Any]) -> dict[str, Paces]:
     return asyncio.run(paces_of_sources(_loaded(options)))
 
 
-def resume_source(options: dict[str, Any], source: str, route: str | None) -> list[str]:
-    """End the limit of a source's dead letters; returns the routes that were limited."""
-    from bridge.app.limits import resume
+def engine_of_source(options: dict[str, Any], source: str) -> str:
+    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured."""
+    from bridge.app.limits import engine_name
 
-    return asyncio.run(resume(_loaded(options), source, route))
+    return engine_name(_loaded(options), source)
 
 
 def _loaded(options: dict[str, Any]) -> Loaded:

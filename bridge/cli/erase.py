@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.connection import engine_options
-from bridge.cli.options import json_option
+from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @make(
     "erase",
+    effect="changes",
     examples="""
         bridge erase --where "payload.customer == 'c-17'" --dry-run
         bridge erase --where "payload.customer == 'c-17'" --yes
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only show what would be erased.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @json_option
+@reason_option
 @engine_options
-def command(where: str, dry_run: bool, yes: bool, as_json: bool, **engine: Any) -> int:
+def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | None, **engine: Any) -> int:
     """Remove a person's payloads from an engine: finished instances, early and quarantined messages.
 
     `payload` is each payload in turn: input, output, custom status and every payload in the history of an instance, and
@@ -53,7 +55,7 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, **engine: Any) 
             raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first", context)
         if not click.confirm("Erase everything that the condition finds, for good?", err=True):
             return 1
-    found, topics = asyncio.run(_erase(engine, where, dry_run, None if as_json else _progress))
+    found, topics = asyncio.run(_erase(engine, where, dry_run, reason, None if as_json else _progress))
     left = [each for each in found if each.state in ("runs", "left")]
     if as_json:
         print_json({"findings": [asdict(each) for each in found], "topics": topics})
@@ -67,17 +69,15 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, **engine: Any) 
     return 1 if left else 0
 
 
-async def _erase(options: dict[str, Any], where: str, dry_run: bool, progress: Any) -> tuple[list[Finding], list[str]]:
-    from bridge.app.attachment import attached
+async def _erase(
+    options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Any
+) -> tuple[list[Finding], list[str]]:
     from bridge.app.composition import load_config
-    from bridge.app.erase import Erasure, condition_of, elsewhere
+    from bridge.app.erase import elsewhere, erase
 
     loaded = load_config(options["config"], options["overlay"])
-    condition = condition_of(where)
-    async with attached(loaded, options["engine"]) as engine:
-        erasure = Erasure(engine, condition, dry_run=dry_run)
-        run = erasure.run() if progress is None else erasure.run(progress)
-        return [finding async for finding in run], elsewhere(loaded)
+    found = await erase(loaded, options["engine"], where, dry_run=dry_run, reason=reason, progress=progress)
+    return found, elsewhere(loaded)
 
 
 def _progress(done: int, all_: int) -> None:

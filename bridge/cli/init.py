@@ -11,6 +11,7 @@ from bridge.cli.command import command as make
 
 @make(
     "init",
+    effect="reads",
     examples="""
         bridge init shop
         cd shop && bridge serve

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @make(
     "lint",
+    effect="reads",
     examples="""
         bridge lint                                   # the workflow modules of the configuration
         bridge lint workflows/order.py

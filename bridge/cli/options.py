@@ -70,6 +70,16 @@ def origin(message_id: str | None, bare: bool, what: str) -> Origin | None:
     return None if bare else Origin(message_id or str(uuid4()), what)
 
 
+def as_message(message: Origin | None) -> dict[str, Any]:
+    """The parameters of an operation that say the same."""
+    return {"bare": True} if message is None else {"message_id": message.message_id}
+
+
+def reason_option(function: F) -> F:
+    """Adds `reason`."""
+    return click.option("--reason", metavar="TEXT", help="Why; kept in the audit, see `bridge audit`.")(function)
+
+
 def json_option(function: F) -> F:
     """Adds `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON for machines.")(function)

@@ -12,7 +12,7 @@ import click
 
 from bridge.cli import failure
 from bridge.cli.command import command as make
-from bridge.cli.options import config_options, message_options
+from bridge.cli.options import config_options, message_options, reason_option
 from bridge.cli.output import Progress, plural
 from bridge.errors import BridgeError
 
@@ -27,6 +27,7 @@ _GIVE = "give one of --file, --data and --jsonl"
 
 @make(
     "publish",
+    effect="changes",
     examples="""
         bridge publish orders --file order.json                       # a CloudEvent goes as it is
         bridge publish orders --type order.created --key 1001 --data '{"id": "1001", "total": 25}'
@@ -47,6 +48,7 @@ _GIVE = "give one of --file, --data and --jsonl"
 @click.option("--jsonl", metavar="FILE", help="One message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data as it is, even where the source will refuse it.")
+@reason_option
 @config_options
 def command(
     destination: str,
@@ -58,6 +60,7 @@ def command(
     headers: tuple[tuple[str, str], ...],
     id_: str | None,
     raw: bool,
+    reason: str | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -88,7 +91,7 @@ def command(
         progress(total)
 
     try:
-        publish(loaded, to.broker, batches, count)
+        publish(loaded, to, batches, count, reason)
     except BridgeError as error:
         progress.close()
         code = failure.report(error)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 @make(
     "route",
+    effect="reads",
     examples="""
         bridge route orders --file order.json
         bridge route orders --type order.created --data '{"id": "1001", "total": 25}'

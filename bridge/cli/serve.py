@@ -12,6 +12,7 @@ from bridge.cli.options import config_options
 
 @make(
     "serve",
+    effect="serves",
     examples="""
         bridge serve                                   # bridge.yaml or config/bridge.yaml
         bridge serve -c bridge.yaml --overlay prod.yaml

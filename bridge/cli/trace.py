@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 @make(
     "trace",
+    effect="reads",
     examples="""
         bridge trace order-1001
         bridge trace 7f3c --since 2h

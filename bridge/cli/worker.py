@@ -12,6 +12,7 @@ from bridge.cli.options import config_options
 
 @make(
     "worker",
+    effect="serves",
     examples="""
         bridge worker
         bridge worker -c bridge.yaml --overlay prod.yaml

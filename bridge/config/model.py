@@ -13,7 +13,7 @@ from bridge.config.routes import RouteConfig
 from bridge.config.sagas import SagaConfig
 from bridge.config.sources import SourceConfig
 from bridge.config.tls import ServerTlsConfig
-from bridge.config.types import Duration, Integer, Model, Name
+from bridge.config.types import Duration, Integer, Model, Name, Size
 
 
 class HttpConfig(Model):
@@ -39,6 +39,13 @@ class LogConfig(Model):
     )
 
 
+class AuditConfig(Model):
+    """Copy of the audit on disk, of each embedded engine and of the state directory."""
+
+    max_bytes: Size = Field(4194304, ge=65536, description="Size from which on a file is put aside.")
+    files: Integer = Field(8, ge=1, le=1000, description="Files that are kept; the oldest goes first.")
+
+
 class OpsConfig(Model):
     """How the daemon is run and watched."""
 
@@ -47,6 +54,10 @@ class OpsConfig(Model):
     secrets_dir: str | None = Field(
         None, min_length=1, description="Directory below which `${file:NAME}` reads; null: such references are refused."
     )
+    state_dir: str = Field(
+        ".bridge", min_length=1, description="Directory of the control sockets and of the audit, relative to this file."
+    )
+    audit: AuditConfig = Field(AuditConfig(), description="The trace that changes by people leave.")
     drain: Duration = Field(20.0, description="How long a stop may take before it is forced.")
     stuck_after: Duration = Field(60.0, gt=0, description="A source that waits this long without progress is unready.")
 

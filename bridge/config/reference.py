@@ -161,7 +161,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
-    "ops": (model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.LogConfig),
+    "ops": (model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.LogConfig, model.AuditConfig),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -180,6 +180,7 @@ _HEADINGS = {
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",
+    model.AuditConfig: "audit",
 }  # fmt: skip
 
 

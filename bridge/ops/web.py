@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
 
 from bridge.config.model import HttpConfig
 from bridge.errors import ConfigError, Problem
+from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
 from bridge.tls import TlsFiles, TlsProblem, serve_current
@@ -26,7 +27,6 @@ _SECURITY = {
 }
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Web:
@@ -47,7 +47,7 @@ class Web:
         self._settings = settings
         self._health = health
         self._metrics = metrics
-        self._runner: web.AppRunner | None = None
+        self._connections: Connections | None = None
         self._port = 0
         self._hosts = (
             _LOOPBACK | {_bracketed(settings.host).lower()} | {host.lower() for host in settings.allowed_hosts}
@@ -75,13 +75,10 @@ class Web:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
+        connections = Connections(app)
         try:
-            site = web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=context)
-            await site.start()
+            self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:
-            await runner.cleanup()
             # asyncio says it at length
             why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
             what = (
@@ -89,17 +86,16 @@ class Web:
                 "choose another port, or 0 for any free one"
             )
             raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what)]) from None
-        self._runner = runner
-        self._port = int(runner.addresses[0][1])
+        self._connections = connections
 
     async def stop(self) -> None:
         """Close every connection. Idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.stop()
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await self._answer(request, handler)
         except web.HTTPException as refusal:
@@ -112,7 +108,7 @@ class Web:
         response.headers.update(_SECURITY)
         return response
 
-    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # A page in a browser can reach loopback through a name of its own (DNS rebinding); its Host header tells
         if _host_of(request.headers.get("Host", "")) not in self._hosts:
             return _text(421, "this host name is not served here; list it under ops.http.allowed_hosts")

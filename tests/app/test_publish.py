@@ -112,4 +112,6 @@ async def test_a_broker_that_cannot_be_reached(project: Path, loaded: Loaded) ->
 
 async def in_thread(loaded: Loaded, batches: Iterable[list[tuple[str, Message]]], told: list[int] | None = None) -> int:
     """Runs `publish`, which has an event loop of its own, beside the test's."""
-    return await asyncio.to_thread(publish, loaded, "local", batches, ([] if told is None else told).append)
+    return await asyncio.to_thread(
+        publish, loaded, Destination("local", None, None), batches, ([] if told is None else told).append
+    )

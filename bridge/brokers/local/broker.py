@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from bridge import private
 from bridge.brokers.base import Features, Listener, SubscribeOptions
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.faults import translate
@@ -62,12 +63,12 @@ class LocalBroker:
         self._expiry: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """See `Broker.start`. Makes the directory, private to this user, when it is missing.
+        """See `Broker.start`. Makes the directory when it is missing, and it and its files private to this user.
 
         Raises: BrokerUnavailable, BrokerError when the log is of a newer version of the bridge.
         """
         try:
-            await asyncio.to_thread(self._directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+            await asyncio.to_thread(private.directory, self._directory)
             self._waker.start()
         except OSError as error:
             raise translate(error, self._directory) or error from error

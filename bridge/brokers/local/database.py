@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
+from bridge import private
 from bridge.brokers.local.lock import FileLock
 from bridge.errors import BrokerError
 
@@ -50,6 +51,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
         wanted = ".".join(str(part) for part in OLDEST_SQLITE)
         raise BrokerError(f"the local broker needs SQLite {wanted} or newer, this Python has {sqlite3.sqlite_version}")
     path = directory / FILE
+    private.database(path)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         # Switching to WAL is not covered by SQLite's busy timeout, so processes that start together take turns.

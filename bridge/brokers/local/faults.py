@@ -6,6 +6,7 @@ import errno
 import sqlite3
 from pathlib import Path
 
+from bridge import private
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 
 _PROGRAMMING = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
@@ -50,7 +51,9 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> BrokerError | None:
     path: the file or directory that was used, named in the text.
     """
     if isinstance(error, OSError):
-        what = _OS.get(error.errno or 0, (error.strerror or type(error).__name__).lower())
+        what = (error.strerror or type(error).__name__).lower()
+        if not isinstance(error, private.NotPrivate):
+            what = _OS.get(error.errno or 0, what)
         return BrokerUnavailable(f"local broker {path}: {what}")
     if isinstance(error, _PROGRAMMING):
         return None

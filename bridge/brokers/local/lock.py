@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from bridge import private
+
 
 class FileLock:
     """A held lock. Two locks on one file exclude each other within a process as well."""
@@ -19,7 +21,7 @@ class FileLock:
     @classmethod
     def acquire(cls, path: Path) -> FileLock:
         """Wait for the lock. Raises: OSError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except BaseException:
@@ -30,7 +32,7 @@ class FileLock:
     @classmethod
     def try_acquire(cls, path: Path) -> FileLock | None:
         """The lock, or None when it is held. Raises: OSError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -56,7 +58,7 @@ class FileLock:
 
 def is_held(path: Path) -> bool:
     """Whether somebody holds the lock on an existing file. Raises: OSError, FileNotFoundError among them."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = private.opened(path, os.O_RDONLY)
     try:
         # Shared, so that two who look at a dead member's file at once do not take each other for it.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from bridge import private
 from bridge.brokers.local.assignment import Member
 from bridge.brokers.local.lock import FileLock, is_held
 
@@ -36,7 +37,8 @@ class Membership:
 
     def join(self) -> None:
         """Become visible to the others."""
-        self._members.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._group.parent, self._group, self._members):
+            private.directory(directory)
         made = self._group / f"{self.member.id}.new"
         self._presence = FileLock.acquire(made)
         made.write_bytes(orjson.dumps(self.member.topics))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
+from bridge import private
+
 _log = logging.getLogger(__name__)
 
 DIRECTORY = "wake"
@@ -46,7 +48,7 @@ class Waker:
     def start(self) -> None:
         """Get ready to tell. Raises: OSError."""
         self._loop = asyncio.get_running_loop()
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        private.directory(self._directory)
         if hasattr(socket, "AF_UNIX"):
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sender.setblocking(False)
@@ -61,6 +63,7 @@ class Waker:
             listener.setblocking(False)
             with _reachable(self._directory) as directory:
                 listener.bind(f"{directory}/{self._name}")
+                private.narrow([Path(directory, self._name)])
         except OSError as error:
             listener.close()
             _log.warning("no wake-up socket in %s (%s): looking for new records instead", self._directory, error)

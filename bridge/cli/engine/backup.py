@@ -9,12 +9,13 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.engine.file import copying, file_options, named
-from bridge.cli.options import json_option
+from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import print_json
 
 
 @make(
     "backup",
+    effect="changes",
     examples="""
         bridge engine backup /backups/engine.db
         bridge engine backup --force --json /backups/engine.db
@@ -28,19 +29,20 @@ from bridge.cli.output import print_json
 )
 @click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@reason_option
 @file_options
 @json_option
-def command(path: Path | None, target: Path, force: bool, as_json: bool, **options: Any) -> None:
+def command(path: Path | None, target: Path, force: bool, as_json: bool, reason: str | None, **options: Any) -> None:
     """Copy the file of an embedded engine to FILE, as it is at one moment.
 
     The engine may run meanwhile. FILE appears when it is whole, readable for its owner alone; it holds payloads as they
     are. The engine's directory cannot take it under a name that ends with .db.
     """
     file = named(path, options)
-    from bridge.app.engine_file import TargetRefused, backup
+    from bridge.app.engine_file import TargetRefused, audited, backup
 
     try:
-        with copying("backup", as_json) as progress:
+        with audited("engine.backup", file, {"to": str(target)}, reason), copying("backup", as_json) as progress:
             size = backup(file, target, force=force, progress=progress)
     except TargetRefused as error:
         raise click.ClickException(str(error)) from None

@@ -16,6 +16,7 @@ from bridge.cli.output import clean, print_json
 
 @make(
     "check",
+    effect="reads",
     examples="""
         bridge engine check
         bridge engine check --engine eu

@@ -9,30 +9,33 @@ import click
 
 from bridge.cli.command import command as make
 from bridge.cli.engine.file import file_options, named
-from bridge.cli.options import json_option
+from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import print_json
 
 
 @make(
     "compact",
+    effect="changes",
     examples="""
         bridge engine compact
         bridge engine compact --path hubs/default.db
     """,
     exits={0: "done", 3: "the engine runs, there is no such file, or no room for a copy of it"},
 )
+@reason_option
 @file_options
 @json_option
-def command(path: Path | None, as_json: bool, **options: Any) -> None:
+def command(path: Path | None, as_json: bool, reason: str | None, **options: Any) -> None:
     """Make the file of an embedded engine as small as what it holds.
 
     Removed instances leave room that new ones fill; this gives it back. The engine must be stopped, and the disk must
     have room for a copy of the file.
     """
     file = named(path, options)
-    from bridge.app.engine_file import compact
+    from bridge.app.engine_file import audited, compact
 
-    before, after = compact(file)
+    with audited("engine.compact", file, {}, reason):
+        before, after = compact(file)
     if as_json:
         print_json({"file": str(file), "bytes_before": before, "bytes_after": after})
     else:

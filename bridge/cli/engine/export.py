@@ -16,6 +16,7 @@ from bridge.cli.output import plural, print_json
 
 @make(
     "export",
+    effect="reads",
     examples="""
         bridge engine export | jq .state.instanceId
         bridge engine export --output instances.jsonl

@@ -10,12 +10,13 @@ import click
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.engine.file import copying, file_options, named
-from bridge.cli.options import json_option
+from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import clean, print_json
 
 
 @make(
     "restore",
+    effect="changes",
     examples="""
         bridge engine restore /backups/engine.db
         bridge engine restore --path hubs/default.db /backups/default.db
@@ -27,9 +28,10 @@ from bridge.cli.output import clean, print_json
     },
 )
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
+@reason_option
 @file_options
 @json_option
-def command(path: Path | None, source: Path, as_json: bool, **options: Any) -> int:
+def command(path: Path | None, source: Path, as_json: bool, reason: str | None, **options: Any) -> int:
     """Put the backup FILE in the place of an embedded engine's file.
 
     The engine must be stopped. The backup is checked first, as `bridge engine check` does, and stays as it is. The file
@@ -37,10 +39,15 @@ def command(path: Path | None, source: Path, as_json: bool, **options: Any) -> i
     backup: messages that were settled since are not in it.
     """
     file = named(path, options)
-    from bridge.app.engine_file import restore
+    from bridge.app.engine_file import audited, restore
 
-    with copying("restore", as_json) as progress:
+    with (
+        audited("engine.restore", file, {"from": str(source)}, reason) as change,
+        copying("restore", as_json) as progress,
+    ):
         restored = restore(source, file, progress)
+        if restored.problems:
+            change.result, change.error = "failed", "damaged"
     kept = None if restored.kept is None else str(restored.kept)
     if as_json:
         print_json({"file": str(file), "backup": str(source), "kept": kept, "problems": restored.problems})

@@ -17,6 +17,7 @@ from bridge.cli.parameters import SINCE
 
 @make(
     "list",
+    effect="reads",
     examples="""
         bridge entities list
         bridge entities list stock_level --key-prefix sku- --modified-from 1h

@@ -16,6 +16,7 @@ from bridge.cli.parameters import ENTITY
 
 @make(
     "show",
+    effect="reads",
     examples="""
         bridge entities show customer_account@c-17
         bridge entities show customer_account@c-17 --json | jq .state

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_entities
-from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.output import print_json, say
 from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
 
 
 @make(
     "signal",
+    effect="changes",
     examples="""
         bridge entities signal stock_level@sku-1 receive --input '{"id": "d1", "quantity": 10}'
         bridge entities signal stock_level@sku-1 count --delay 1h
@@ -30,6 +31,7 @@ from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
 @click.option("--delay", type=DURATION, metavar="T", help="Duration until the operation.")
 @origin_options
 @json_option
+@reason_option
 @engine_options
 def command(
     entity: tuple[str, str],
@@ -40,6 +42,7 @@ def command(
     message_id: str | None,
     bare: bool,
     as_json: bool,
+    reason: str | None,
     **engine: Any,
 ) -> None:
     """Send a durable entity a one-way operation; its outcome is not waited for.
@@ -51,9 +54,17 @@ def command(
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
     name, key = entity
     message = origin(message_id, bare, "bridge entities signal")
-    on_entities(engine, lambda entities: entities.signal(name, key, operation, input_, at, delay, message))
+    given = {
+        "entity": name,
+        "key": key,
+        "operation": operation,
+        "input": input_,
+        "at": at,
+        "delay": delay,
+        "reason": reason,
+    }
+    [result] = operate(engine, ("entities.signal", given | as_message(message)))
     if as_json:
-        id_ = message and message.message_id
-        print_json({"entity": name, "key": key, "operation": operation, "message_id": id_})
+        print_json(result)
     else:
         say(f"{name}@{key}: {operation} signalled")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge import private
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.output import print_json, say
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 @make(
     "export",
+    effect="reads",
     examples="""
         bridge instances export order-1001 -o tests/histories/order-paid.json
         bridge instances export order-1001 | jq .events[0]
@@ -43,7 +45,8 @@ def command(instance_id: str, output: Path | None, **engine: Any) -> None:
         print_json(told)
         return
     try:
-        output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        with private.replacing(output) as out:
+            out.write(f"{json.dumps(told, indent=1)}\n".encode())
     except OSError as error:
         raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
     say(f"{instance_id}: {len(told['events'])} events written to {output}")

@@ -18,6 +18,7 @@ from bridge.cli.parameters import SINCE, STATUS
 
 @make(
     "list",
+    effect="reads",
     examples="""
         bridge instances list
         bridge instances list --status running --status suspended --prefix order-

@@ -9,13 +9,15 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.connection import EXITS, engine_options, on_instances, operate
+from bridge.cli.options import reason_option
 from bridge.cli.output import plural
 from bridge.cli.parameters import SINCE, STATUS
 
 
 @make(
     "purge",
+    effect="changes",
     examples="""
         bridge instances purge order-1001
         bridge instances purge --status completed --created-to 7d
@@ -31,6 +33,7 @@ from bridge.cli.parameters import SINCE, STATUS
 @click.option("--created-to", "--created-before", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--no-recursive", is_flag=True, help="Keep their child orchestrations.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
+@reason_option
 @engine_options
 def command(
     ids: tuple[str, ...],
@@ -39,13 +42,14 @@ def command(
     created_to: datetime | None,
     no_recursive: bool,
     yes: bool,
+    reason: str | None,
     **engine: Any,
 ) -> int:
     """Forget finished orchestrations, by id or by a filter. What is forgotten cannot be brought back.
 
     A filter asks before it forgets.
     """
-    from bridge.app.instances import FINISHED, Filter, Instances
+    from bridge.app.instances import FINISHED, Filter
 
     context = click.get_current_context()
     filtered = bool(statuses or created_from or created_to)
@@ -54,11 +58,11 @@ def command(
     if running := [status.lower() for status in statuses if status not in FINISHED]:
         raise click.UsageError(f"only finished instances can be purged, not {', '.join(running)}", context)
     if ids:
-
-        async def each(instances: Instances) -> int:
-            return sum([await instances.purge(one, recursive=not no_recursive) for one in ids])
-
-        click.echo(f"{plural(on_instances(engine, each), 'instance')} purged")
+        calls = [
+            ("instances.purge", {"instance_id": one, "recursive": not no_recursive, "reason": reason}) for one in ids
+        ]
+        purged = sum(result["purged"] for result in operate(engine, *calls))
+        click.echo(f"{plural(purged, 'instance')} purged")
         return 0
     filter_ = Filter(statuses or tuple(sorted(FINISHED)), None, created_from, created_to)
     if not yes:
@@ -70,8 +74,15 @@ def command(
             return 0
         if not click.confirm(f"Forget {plural(len(found), 'instance')} for good?", err=True):
             return 1
-    count, complete = on_instances(engine, lambda instances: instances.purge_by(filter_, recursive=not no_recursive))
-    click.echo(f"{plural(count, 'instance')} purged")
-    if not complete:
+    selection = {
+        "statuses": filter_.statuses,
+        "created_from": created_from,
+        "created_to": created_to,
+        "recursive": not no_recursive,
+        "reason": reason,
+    }
+    [result] = operate(engine, ("instances.purge_by", selection))
+    click.echo(f"{plural(result['purged'], 'instance')} purged")
+    if not result["complete"]:
         click.echo("error: the engine stopped before it was done; run it again", err=True)
-    return 0 if complete else 1
+    return 0 if result["complete"] else 1

@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
-from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.output import print_json, say
 from bridge.cli.parameters import JSON
 
 
 @make(
     "raise",
+    effect="changes",
     examples="""
         bridge instances raise order-1001 payment --data '{"approved": true}'
         bridge instances raise order-1001 cancel --data '{"reason": "customer asked"}'
@@ -27,9 +28,17 @@ from bridge.cli.parameters import JSON
 @click.option("--data", type=JSON, metavar="JSON|@FILE", help="Data of the event.")
 @origin_options
 @json_option
+@reason_option
 @engine_options
 def command(
-    instance_id: str, event: str, data: Any, message_id: str | None, bare: bool, as_json: bool, **engine: Any
+    instance_id: str,
+    event: str,
+    data: Any,
+    message_id: str | None,
+    bare: bool,
+    as_json: bool,
+    reason: str | None,
+    **engine: Any,
 ) -> None:
     """Raise an event to an orchestration.
 
@@ -37,9 +46,9 @@ def command(
     and had it before is no failure. With --json: instance_id, event, message_id, and repeated.
     """
     message = origin(message_id, bare, "bridge instances raise")
-    new = on_instances(engine, lambda instances: instances.raise_event(instance_id, event, data, message))
+    given = {"instance_id": instance_id, "event": event, "data": data, "reason": reason}
+    [result] = operate(engine, ("instances.raise", given | as_message(message)))
     if as_json:
-        id_ = message and message.message_id
-        print_json({"instance_id": instance_id, "event": event, "message_id": id_, "repeated": not new})
+        print_json(result)
     else:
-        say(f"{instance_id}: {event} {'raised' if new else 'was raised by this message before'}")
+        say(f"{instance_id}: {event} {'was raised by this message before' if result['repeated'] else 'raised'}")

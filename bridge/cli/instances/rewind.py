@@ -7,15 +7,20 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.connection import EXITS, engine_options, operate
 from bridge.cli.output import say
 
 
-@make("rewind", examples='bridge instances rewind order-1001 --reason "the carrier is back"', exits=EXITS)
+@make(
+    "rewind",
+    effect="changes",
+    examples='bridge instances rewind order-1001 --reason "the carrier is back"',
+    exits=EXITS,
+)
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history.")
+@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Let a failed orchestration go on from before its failure; what had succeeded is not repeated."""
-    on_instances(engine, lambda instances: instances.rewind(instance_id, reason))
+    operate(engine, ("instances.rewind", {"instance_id": instance_id, "reason": reason}))
     say(f"{instance_id}: told to rewind")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @make(
     "show",
+    effect="reads",
     examples="""
         bridge instances show order-1001
         bridge instances show order-1001 --history

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
-from bridge.cli.options import json_option, origin, origin_options
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.output import print_json, say
 from bridge.cli.parameters import AT, DURATION, JSON, TAG
 
 
 @make(
     "start",
+    effect="changes",
     examples="""
         bridge instances start order_saga --id order-1001 --input @order.json
         bridge instances start cleanup --delay 1h --tag by=operations
@@ -33,6 +34,7 @@ from bridge.cli.parameters import AT, DURATION, JSON, TAG
 @click.option("--tag", "tags", type=TAG, multiple=True, metavar="K=V", help="Tag of the instance; repeatable.")
 @origin_options
 @json_option
+@reason_option
 @engine_options
 def command(
     orchestration: str,
@@ -45,22 +47,30 @@ def command(
     message_id: str | None,
     bare: bool,
     as_json: bool,
+    reason: str | None,
     **engine: Any,
 ) -> None:
     """Start an orchestration by its name, and print the instance's id.
 
     The same --message-id again starts nothing and is no failure. With --json: instance_id, message_id, and repeated.
     """
-    from bridge.app.instances import Start
-
     if start_at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
-    start = Start(orchestration, input_, instance_id, start_at, delay, version, dict(tags))
     message = origin(message_id, bare, "bridge instances start")
-    id_, new = on_instances(engine, lambda instances: instances.start(start, message))
+    given = {
+        "orchestration": orchestration,
+        "input": input_,
+        "instance_id": instance_id,
+        "start_at": start_at,
+        "delay": delay,
+        "version": version,
+        "tags": dict(tags),
+        "reason": reason,
+    }
+    [result] = operate(engine, ("instances.start", given | as_message(message)))
     if as_json:
-        print_json({"instance_id": id_, "message_id": message and message.message_id, "repeated": not new})
+        print_json(result)
         return
-    if not new:
+    if result["repeated"]:
         click.echo("this message has started it before", err=True)
-    say(id_)
+    say(result["instance_id"])

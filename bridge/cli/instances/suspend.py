@@ -7,15 +7,20 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.connection import EXITS, engine_options, operate
 from bridge.cli.output import say
 
 
-@make("suspend", examples='bridge instances suspend order-1001 --reason "waiting for the customer"', exits=EXITS)
+@make(
+    "suspend",
+    effect="changes",
+    examples='bridge instances suspend order-1001 --reason "waiting for the customer"',
+    exits=EXITS,
+)
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history.")
+@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Pause an orchestration: it keeps what arrives and runs none of it."""
-    on_instances(engine, lambda instances: instances.suspend(instance_id, reason))
+    operate(engine, ("instances.suspend", {"instance_id": instance_id, "reason": reason}))
     say(f"{instance_id}: suspended")

@@ -18,6 +18,7 @@ from bridge.cli.parameters import DURATION
 
 @make(
     "wait",
+    effect="reads",
     examples="""
         bridge instances wait order-1001
         bridge instances wait order-1001 --for start --timeout 10s

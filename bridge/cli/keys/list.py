@@ -13,7 +13,7 @@ from bridge.cli.options import json_option
 from bridge.cli.output import print_json, print_table
 
 
-@make("list", examples="bridge keys list\nbridge keys list --json", exits=EXITS)
+@make("list", effect="reads", examples="bridge keys list\nbridge keys list --json", exits=EXITS)
 @json_option
 @engine_options
 def command(as_json: bool, **engine: Any) -> None:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_engine
-
-if TYPE_CHECKING:
-    from bridge.app.keys import Keys
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import reason_option
+from bridge.cli.output import say
 
 
 @make(
     "retire",
+    effect="changes",
     examples="bridge keys retire x7Qa",
     exits=EXITS
     | {1: "there is no such key, or it signs requests now", 3: f"{EXITS[3]}, or no worker has done it in time"},
 )
 @click.argument("key", metavar="KEY")
+@reason_option
 @engine_options
-def command(key: str, **engine: Any) -> None:
+def command(key: str, reason: str | None, **engine: Any) -> None:
     """Remove a key: answers to open requests that it signed are dead-lettered from now on."""
-    from bridge.app import keys
-
-    async def retire(found: Keys) -> None:
-        await found.retire(key)
-
-    on_engine(engine, keys.Keys, retire)
-    click.echo(f"key {key} was retired")
+    operate(engine, ("keys.retire", {"key": key, "reason": reason}))
+    say(f"key {key} was retired")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_parked
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import reason_option
 from bridge.cli.output import plural, say
-
-if TYPE_CHECKING:
-    from bridge.app.parked import Change, ParkedMessages
 
 
 @make(
     "drop",
+    effect="changes",
     examples="""
         bridge parked drop order-1001
         bridge parked drop order-1001 --id 5f0c92d1ab34e6f708192a3b
@@ -33,8 +32,11 @@ if TYPE_CHECKING:
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only this message, by its ID in the list; repeatable.")
 @click.option("--forget", is_flag=True, help="Write no dead letters: the messages are gone for good.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
+@reason_option
 @engine_options
-def command(target: str, source: str | None, ids: tuple[str, ...], forget: bool, yes: bool, **engine: Any) -> int:
+def command(
+    target: str, source: str | None, ids: tuple[str, ...], forget: bool, yes: bool, reason: str | None, **engine: Any
+) -> int:
     """Dead-letter messages that wait, now. TARGET is the id of an instance, or with --source a quarantined key.
 
     Their dead letters say so and can be replayed. Without the last message a key is in quarantine no more; what
@@ -47,14 +49,9 @@ def command(target: str, source: str | None, ids: tuple[str, ...], forget: bool,
         what = plural(len(ids), "message") if ids else "everything that waits there"
         if not click.confirm(f"Drop {what}{' for good' if forget else ''}?", err=True):
             return 1
-
-    async def drop(parked: ParkedMessages) -> Change:
-        if source is None:
-            return await parked.drop_instance(target, ids, forget=forget)
-        return await parked.drop_key(source, target, ids, forget=forget)
-
-    change = on_parked(engine, drop)
-    dropped = change.before - change.after
-    left = f", {change.after:,} still wait" if change.after else ""
-    say(f"{change.what}: {plural(dropped, 'message')} dropped{left}")
+    what_waits = {"instance_id": target} if source is None else {"source": source, "key": target}
+    [change] = operate(engine, ("parked.drop", what_waits | {"ids": ids, "forget": forget, "reason": reason}))
+    dropped = change["before"] - change["after"]
+    left = f", {change['after']:,} still wait" if change["after"] else ""
+    say(f"{change['what']}: {plural(dropped, 'message')} dropped{left}")
     return 0 if dropped else 1

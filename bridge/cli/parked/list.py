@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @make(
     "list",
+    effect="reads",
     examples="""
         bridge parked list
         bridge parked list --kind instance --prefix order-

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_parked
+from bridge.cli.connection import EXITS, engine_options, operate
+from bridge.cli.options import reason_option
 from bridge.cli.output import plural, say
 from bridge.cli.parked.source import unknown
-
-if TYPE_CHECKING:
-    from bridge.app.parked import Change, ParkedMessages
 
 
 @make(
     "release",
+    effect="changes",
     examples="""
         bridge parked release order-1001 order-1002
         bridge parked release --source orders k-17
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--source", metavar="NAME", help="The targets are quarantined keys of this source.")
 @click.option("--all", "all_", is_flag=True, help="Every quarantined key of the source.")
+@reason_option
 @engine_options
-def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: Any) -> int:
+def command(targets: tuple[str, ...], source: str | None, all_: bool, reason: str | None, **engine: Any) -> int:
     """Try messages again now.
 
     A target is the id of an instance: what waits for it is delivered if it is there by now, else it goes on waiting.
@@ -43,33 +43,22 @@ def command(targets: tuple[str, ...], source: str | None, all_: bool, **engine: 
         raise click.UsageError("--all needs a --source", context)
     if all_ == bool(targets):
         raise click.UsageError("name a target, or say --source NAME --all", context)
-
-    if source is not None:
-        _taken_up(engine, source)
-
-    async def release(parked: ParkedMessages) -> list[Change]:
-        if source is None:
-            return [await parked.release_instance(target) for target in targets]
-        keys = await parked.keys(source) if all_ else targets
-        return [await parked.release_key(source, key) for key in keys]
-
-    changes = on_parked(engine, release)
+    if source is None:
+        named: list[dict[str, Any]] = [{"instance_id": target} for target in targets]
+    elif all_:
+        named = [{"source": source, "all": True}]
+    else:
+        named = [{"source": source, "key": target} for target in targets]
+    results = operate(engine, *(("parked.release", each | {"reason": reason}) for each in named))
+    changes = [change for result in results for change in result]
     for change in changes:
         if source is None:
-            left = f", {change.after:,} still wait" if change.after else ""
-            say(f"{change.what}: {plural(change.before - change.after, 'message')} delivered{left}")
+            left = f", {change['after']:,} still wait" if change["after"] else ""
+            say(f"{change['what']}: {plural(change['before'] - change['after'], 'message')} delivered{left}")
         else:
-            say(f"{change.what}: {plural(change.before, 'message')} released")
+            say(f"{change['what']}: {plural(change['before'], 'message')} released")
     if not changes:
         if unknown(engine, source):
             return 1
         click.echo("nothing to release")
     return 0
-
-
-def _taken_up(options: dict[str, Any], source: str) -> None:
-    """Raises: NotTakenUp."""
-    from bridge.app.composition import load_config
-    from bridge.app.stranded import refuse_release
-
-    refuse_release(load_config(options["config"], options["overlay"]), source, options["engine"])

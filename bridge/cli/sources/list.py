@@ -15,6 +15,7 @@ from bridge.cli.output import print_json, print_table
 
 @make(
     "list",
+    effect="reads",
     examples="""
         bridge sources list
         bridge sources list --json | jq '.[] | select(.pause != null)'

@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, resume_source
-from bridge.cli.options import config_options
+from bridge.cli.connection import EXITS, engine_of_source, operate
+from bridge.cli.options import config_options, reason_option
+from bridge.cli.output import say
 
 
 @make(
     "resume",
+    effect="changes",
     examples="""
         bridge sources resume orders
         bridge sources resume orders --route start-order
@@ -21,18 +23,16 @@ from bridge.cli.options import config_options
 )
 @click.argument("source", metavar="NAME")
 @click.option("--route", metavar="NAME", help="Only this route.")
+@reason_option
 @config_options
-def command(source: str, route: str | None, **options: Any) -> int:
+def command(source: str, route: str | None, reason: str | None, **options: Any) -> None:
     """End the limit of a source's dead letters, on all its daemons within five seconds.
 
     After too many dead letters a source writes one dead letter per pause, and each doubles the pause. Fix the rule or
     the sender first: as many dead letters as before are written at once, and then the limit holds again.
     """
-    ended = resume_source(options, source, route)
-    for each in ended:
+    given = {"source": source, "route": route, "reason": reason}
+    [result] = operate({**options, "engine": engine_of_source(options, source)}, ("sources.resume", given))
+    for each in result["routes"]:
         subject = f"route {each}" if each else "messages that no route takes"
-        click.echo(f"{source}: dead letters of {subject} are free again")
-    if not ended:
-        click.echo(f"{source}: no dead letters are limited{f' for route {route}' if route else ''}", err=True)
-        return 1
-    return 0
+        say(f"{source}: dead letters of {subject} are free again")

@@ -32,6 +32,7 @@ class Start(click.ParamType[Any]):
 
 @make(
     "read",
+    effect="reads",
     examples="""
         bridge topic read orders                                # what the source reads
         bridge topic read local/orders.dlq --limit 10           # any topic of a broker

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from pathlib import Path
 
+from bridge import private
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 SOCKET = "engine.sock"
@@ -18,9 +18,7 @@ PATH_LIMIT = 100
 def make_private(directory: Path) -> None:
     """Create the directory, for its owner alone. Raises: EngineMisconfigured."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(directory.stat().st_mode) & 0o077:
-            directory.chmod(0o700)
+        private.directory(directory)
     except OSError as error:
         raise EngineMisconfigured(
             f"{directory}: the engine's directory cannot be made ours alone ({error.strerror})"

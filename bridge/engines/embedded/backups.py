@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bridge import private
 from bridge.engines.embedded.lock import FileLock, lock_descriptor
 from bridge.engines.embedded.running import record_of
 from bridge.engines.embedded.schema import connect, recognize
@@ -83,9 +84,11 @@ def restore(source: Path, path: Path, progress: Progress | None = None) -> Resto
         raise EngineMisconfigured(f"{source}: is the engine's own file; name a backup of it")
     lock = FileLock(path)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.missing_directory(path.parent)
         lock.acquire()
+        private.narrow([path])
     except OSError as error:
+        lock.release()
         raise EngineUnavailable(f"{path}: {error.strerror}") from error
     fresh = path.with_name(f".{path.name}.restoring")
     try:
@@ -125,7 +128,10 @@ def _partial(target: Path) -> Iterator[Path]:
     """
     start, end = f".{target.name}.", ".partial"
     for left in target.parent.glob(f"{_literal(start)}*{end}"):
-        descriptor = os.open(left, os.O_RDWR)
+        try:
+            descriptor = private.opened(left, os.O_RDWR)
+        except private.NotPrivate:
+            continue
         # The lock of a backup that still runs stays.
         with suppress(OSError):
             lock_descriptor(descriptor)

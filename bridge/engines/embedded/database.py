@@ -11,6 +11,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge import private
 from bridge.clock import SYSTEM, Clock
 from bridge.engines.embedded.bounds import SCHEDULERS
 from bridge.engines.embedded.calls import DEFERRED, Calls
@@ -88,9 +89,12 @@ class Database:
         (newer, or not an engine's file).
         """
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.directory(self.path.parent)
             self._lock.acquire()
+            private.database(self.path)
+            private.narrow(self.path.parent.glob(f"{self.path.name}.replaced-*"))
         except OSError as error:
+            self._lock.release()
             raise EngineUnavailable(f"{self.path}: {error.strerror}") from error
         try:
             self._build()

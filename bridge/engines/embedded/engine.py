@@ -11,6 +11,7 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
+from bridge import private
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.base import EngineUsage, RunListener
 from bridge.engines.containment import ContainedWorker
@@ -121,6 +122,7 @@ class EmbeddedEngine:
             local = Server(service, [self._address.target])
             local.start()
             self._servers.append(local)
+            private.narrow([self._directory / SOCKET])
             if self._config.listen is not None:
                 remote = Server(service, [self._config.listen], self._guard())
                 remote.start()

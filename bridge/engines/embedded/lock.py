@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from bridge import private
 from bridge.errors import EngineUnavailable
 
 
@@ -17,8 +18,10 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises: EngineUnavailable when another process holds the lock, naming its process id where it is known."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        """Raises: EngineUnavailable when another process holds the lock, naming its process id where it is known;
+        OSError.
+        """
+        descriptor = private.opened(self._path, os.O_RDWR | os.O_CREAT)
         try:
             lock_descriptor(descriptor)
         except OSError as error:

@@ -1,0 +1,51 @@
+"""The kept audit lines of a configuration, or of the directory of an engine's file."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import BridgeError
+from bridge.ops.audit import Trail
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Lines that are wanted; None is any. actor: a name or a user id. action: whole, or its part before a dot."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    actor: str | None = None
+    action: str | None = None
+
+    def fits(self, line: dict[str, Any]) -> bool:
+        try:
+            time = datetime.fromisoformat(str(line.get("time"))).astimezone(UTC)
+        except ValueError:
+            return False
+        action = str(line.get("action"))
+        return (
+            (self.since is None or time >= self.since)
+            and (self.until is None or time < self.until)
+            and (self.actor is None or self.actor in (line.get("actor"), str(line.get("uid"))))
+            and (self.action is None or action == self.action or action.startswith(f"{self.action}."))
+        )
+
+
+def files(trails: Sequence[Trail]) -> list[Path]:
+    """The files that `lines` reads."""
+    return [file for trail in trails for file in trail.files()]
+
+
+def lines(trails: Sequence[Trail], wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """The lines that are wanted, the oldest first. Raises: BridgeError when a copy cannot be read."""
+    try:
+        yield from heapq.merge(
+            *(filter(wanted.fits, trail.read()) for trail in trails), key=lambda line: str(line["time"])
+        )
+    except OSError as error:
+        raise BridgeError(f"{error.filename}: {(error.strerror or '').lower()}") from error

@@ -1,0 +1,168 @@
+"""Both ends of the control channel: the routes of a daemon, and the way of a command to one, or past all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from bridge import errors
+from bridge.app import state
+from bridge.app.attachment import attached, chosen
+from bridge.app.operations import BY_NAME, OPERATIONS, Operation, begun, perform
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.errors import BridgeError, EngineTimeout, InvalidCommand
+from bridge.ops.audit import Actor, Denied, record, user
+from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+
+_LONGEST_PATH = 4000
+"""Below what a server takes. The longest id, of 256 characters, needs 3,072."""
+FIND_SECONDS = 5.0
+"""Time for a daemon to say which engines it has; one that takes longer is passed over."""
+WAIT_SECONDS = 600.0
+"""Time for an operation. Each has deadlines of its own, which are shorter."""
+
+
+def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[int] | None = None) -> Control:
+    """The channel of a daemon, not started. admitted: see `Control`."""
+
+    async def engine(name: str | None) -> Engine:
+        return engines[chosen(loaded, name)]
+
+    async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
+        name = given.get("engine")
+        return await perform(operation, given, actor, loaded, partial(engine, name if isinstance(name, str) else None))
+
+    async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
+        if operation.changes:
+            trail, change = begun(operation, given, actor, loaded)
+            change.result, change.error = "denied", Denied.reason
+            await asyncio.to_thread(record, trail, change)
+
+    # A character of a payload takes up to six bytes in JSON for two in UTF-8
+    largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
+    routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted)
+
+
+async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+    """The results of operations, one after the other: by a daemon that runs, else on the engine itself.
+
+    calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
+    """
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(_daemon(loaded, engine))
+        if session is not None:
+            return [await _ask(session, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
+        opened: list[Engine] = []
+
+        async def direct() -> Engine:
+            if not opened:
+                opened.append(await stack.enter_async_context(attached(loaded, engine)))
+            return opened[0]
+
+        actor = user()
+        return [
+            await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct) for name, given in calls
+        ]
+
+
+@asynccontextmanager
+async def _daemon(loaded: Loaded, engine: str | None) -> AsyncIterator[aiohttp.ClientSession | None]:
+    """A session with a daemon that has the very engine; None when there is none."""
+    try:
+        name = chosen(loaded, engine)
+    except LookupError:
+        yield None
+        return
+    wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
+    for path in _sockets(state.state_directory(loaded) / DIRECTORY):
+        with near(path) as short:
+            async with aiohttp.ClientSession(
+                "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
+            ) as session:
+                try:
+                    async with asyncio.timeout(FIND_SECONDS):
+                        known = await _ask(session, BY_NAME["engines.list"], {})
+                except (OSError, BridgeError):
+                    continue
+                if any(wanted.items() <= one.items() for one in known):
+                    yield session
+                    return
+    yield None
+
+
+def _sockets(directory: Path) -> list[Path]:
+    """Sockets of daemons, the newest first. Those in a directory of somebody else are not asked."""
+    if sys.platform != "linux":
+        return []
+    try:
+        place = os.lstat(directory)
+        if not stat.S_ISDIR(place.st_mode) or os.geteuid() not in (0, place.st_uid):
+            return []
+        found = [(path.lstat().st_mtime, path) for path in directory.glob("*.sock")]
+    except OSError:
+        return []
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+async def _ask(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    parameters = operation.parse(given).model_dump()
+    path = PREFIX + operation.path
+    for name in list(parameters):
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(parameters.pop(name)), safe=""))
+    sent = {name: value for name, value in parameters.items() if value is not None}
+    body = None if operation.method == "GET" else json.dumps(sent, default=_json)
+    query = "" if body is not None else "&".join(f"{name}={quote(str(value), safe='')}" for name, value in sent.items())
+    if len(path) > _LONGEST_PATH:
+        raise InvalidCommand(f"{operation.name}: the id is longer than any can be")
+    url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
+    try:
+        async with session.request(
+            operation.method,
+            url,
+            data=body,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS),
+        ) as response:
+            told = json.loads(await response.read())
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise EngineTimeout(f"{operation.name}: the daemon gave no answer; whether it acted is unknown") from error
+    if response.status >= 400:
+        raise _error(told)
+    return told
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
+def _error(problem: Mapping[str, Any]) -> Exception:
+    """The error that the daemon met, so that it leads to the same words and exit code."""
+    reason, detail = problem.get("reason"), str(problem.get("detail"))
+    if reason == "unknown_name":
+        return LookupError(detail)
+    kinds = [errors.BridgeError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.reason == reason and kind is not errors.ConfigError:
+            return kind(detail)
+    return BridgeError(detail)

@@ -1,0 +1,409 @@
+"""The table of operations: each has one name, one place in the API, one role, and one function.
+
+The CLI and the control channel both go through `perform`, which leaves the audit line of everything that changes
+something. A new operation is one more line in `OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar
+from uuid import uuid4
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from bridge.app import limits, state
+from bridge.app.entities import Entities
+from bridge.app.instances import Filter, Instances, Start
+from bridge.app.keys import Keys
+from bridge.app.parked import ParkedMessages, Which
+from bridge.app.stranded import refuse_release
+from bridge.config.source import Loaded
+from bridge.config.types import Model
+from bridge.engines.base import Engine
+from bridge.errors import InvalidCommand
+from bridge.ops.audit import Actor, Change, Trail, audited_async
+from bridge.origin import Origin, UnknownEnvelope, check
+
+_NEW = "(new)"
+
+Role = Literal["reader", "operator", "admin"]
+
+
+class Parameters(Model):
+    """Parameters of every operation. engine: None is `default`, or the only one. reason: kept in the audit line."""
+
+    engine: str | None = None
+    reason: str | None = None
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The place where an operation runs. engine: gives the running engine that was asked for."""
+
+    loaded: Loaded
+    engine: Callable[[], Awaitable[Engine]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[P]):
+    """One operation. name: the action of its audit line. path: below /api/v1; `{names}` in it are parameters.
+
+    target, filter: for the audit line; neither holds payload. run: its result can be written as JSON.
+    """
+
+    name: str
+    role: Role
+    path: str
+    parameters: type[P]
+    run: Callable[[Scene, P], Awaitable[Any]]
+    target: Callable[[P], str] = lambda given: "*"
+    filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
+
+    @property
+    def changes(self) -> bool:
+        return self.role != "reader"
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        return "POST" if self.changes else "GET"
+
+    def parse(self, given: Mapping[str, Any]) -> P:
+        """The checked parameters. Raises: InvalidCommand, without their values."""
+        try:
+            return self.parameters(**given)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part)[:100] for part in first["loc"])
+            raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
+
+
+async def perform(
+    operation: Operation[Any],
+    given: Mapping[str, Any],
+    actor: Actor,
+    loaded: Loaded,
+    engine: Callable[[], Awaitable[Engine]],
+) -> Any:
+    """Do an operation, and leave its line where it changes something. engine: see `Scene`.
+
+    Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
+    """
+    scene = Scene(loaded, engine)
+    if not operation.changes:
+        return await operation.run(scene, operation.parse(given))
+    trail, change = begun(operation, given, actor, loaded)
+    async with audited_async(trail, change):
+        parameters = operation.parse(given)
+        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
+        result = await operation.run(scene, parameters)
+        if change.target == _NEW:
+            change.target = result["instance_id"]
+        return result
+
+
+def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
+    """The line of a change whose parameters are not checked yet, and the copy that it goes into."""
+    text = {name: value for name, value in given.items() if isinstance(value, str)}
+    parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
+    change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
+    return state.trail(loaded, text.get("engine")), change
+
+
+class Message(Parameters):
+    """Parameters that count as a message. bare: they do not. message_id: random when None."""
+
+    message_id: str | None = None
+    bare: bool = False
+
+    def origin(self, what: str) -> Origin | None:
+        if self.message_id == "":
+            raise InvalidCommand("`message_id` is empty")
+        return None if self.bare else Origin(self.message_id or str(uuid4()), what)
+
+
+class OneInstance(Parameters):
+    instance_id: str
+
+
+class StartInstance(Message):
+    orchestration: str
+    input: Any = None
+    instance_id: str | None = None
+    start_at: AwareDatetime | None = None
+    delay: float | None = None
+    version: str | None = None
+    tags: Mapping[str, str] = Field(default_factory=dict)
+
+
+class RaiseEvent(Message, OneInstance):
+    event: str
+    data: Any = None
+
+
+class TerminateInstance(OneInstance):
+    output: Any = None
+    recursive: bool = True
+
+
+class RestartInstance(OneInstance):
+    new_id: bool = False
+
+
+class PurgeInstance(OneInstance):
+    recursive: bool = True
+
+
+class Selection(Parameters):
+    statuses: tuple[Literal["COMPLETED", "FAILED", "TERMINATED"], ...]
+    created_from: AwareDatetime | None = None
+    created_to: AwareDatetime | None = None
+    recursive: bool = True
+
+
+class SignalEntity(Message):
+    entity: str
+    key: str
+    operation: str
+    input: Any = None
+    at: AwareDatetime | None = None
+    delay: float | None = None
+
+
+class CleanEntities(Parameters):
+    empty: bool = True
+    locks: bool = True
+
+
+class WaitingMessages(Parameters):
+    """Messages that wait for an instance, or are held with a key of a source; `all` is every key of it."""
+
+    instance_id: str | None = None
+    source: str | None = None
+    key: str | None = None
+    all: bool = False
+
+    @property
+    def target(self) -> str:
+        return self.instance_id if self.instance_id is not None else f"{self.source} {'*' if self.all else self.key}"
+
+    def check(self) -> None:
+        """Raises: InvalidCommand unless exactly one thing is named."""
+        if [self.instance_id is not None, self.key is not None, self.all].count(True) != 1 or (
+            (self.source is None) != (self.instance_id is not None)
+        ):
+            raise InvalidCommand("name `instance_id`, or `source` with `key` or `all`")
+
+
+class DropWaiting(WaitingMessages):
+    ids: tuple[str, ...] = ()
+    forget: bool = False
+
+
+class ResumeSource(Parameters):
+    source: str
+    route: str | None = None
+
+
+class OneKey(Parameters):
+    key: str
+
+
+class ListWaiting(Parameters):
+    prefix: str | None = None
+    source: str | None = None
+
+
+async def _start(scene: Scene, given: StartInstance) -> Any:
+    if given.start_at is not None and given.delay is not None:
+        raise InvalidCommand("`start_at` and `delay` exclude each other")
+    message = given.origin("bridge instances start")
+    start = Start(
+        given.orchestration, _checked(given.input), given.instance_id, given.start_at, given.delay, given.version,
+        given.tags,
+    )  # fmt: skip
+    instance_id, new = await Instances(await scene.engine()).start(start, message)
+    return {"instance_id": instance_id, "message_id": message and message.message_id, "repeated": not new}
+
+
+async def _raise(scene: Scene, given: RaiseEvent) -> Any:
+    message = given.origin("bridge instances raise")
+    data = _checked(given.data)
+    new = await Instances(await scene.engine()).raise_event(given.instance_id, given.event, data, message)
+    id_ = message and message.message_id
+    return {"instance_id": given.instance_id, "event": given.event, "message_id": id_, "repeated": not new}
+
+
+async def _suspend(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).suspend(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _resume(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).resume(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _terminate(scene: Scene, given: TerminateInstance) -> Any:
+    output = _checked(given.output)
+    await Instances(await scene.engine()).terminate(given.instance_id, output, recursive=given.recursive)
+    return {"instance_id": given.instance_id}
+
+
+async def _restart(scene: Scene, given: RestartInstance) -> Any:
+    return {"instance_id": await Instances(await scene.engine()).restart(given.instance_id, new_id=given.new_id)}
+
+
+async def _rewind(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).rewind(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _purge(scene: Scene, given: PurgeInstance) -> Any:
+    return {"purged": await Instances(await scene.engine()).purge(given.instance_id, recursive=given.recursive)}
+
+
+async def _purge_by(scene: Scene, given: Selection) -> Any:
+    if not given.statuses:
+        raise InvalidCommand("`statuses` is empty")
+    filter_ = Filter(given.statuses, None, given.created_from, given.created_to)
+    count, complete = await Instances(await scene.engine()).purge_by(filter_, recursive=given.recursive)
+    return {"purged": count, "complete": complete}
+
+
+async def _signal(scene: Scene, given: SignalEntity) -> Any:
+    if given.at is not None and given.delay is not None:
+        raise InvalidCommand("`at` and `delay` exclude each other")
+    message = given.origin("bridge entities signal")
+    await Entities(await scene.engine()).signal(
+        given.entity, given.key, given.operation, _checked(given.input), given.at, given.delay, message
+    )
+    id_ = message and message.message_id
+    return {"entity": given.entity, "key": given.key, "operation": given.operation, "message_id": id_}
+
+
+async def _clean(scene: Scene, given: CleanEntities) -> Any:
+    result = await Entities(await scene.engine()).clean(empty=given.empty, locks=given.locks)
+    return {"removed": result.empty_entities_removed, "released": result.orphaned_locks_released}
+
+
+async def _release(scene: Scene, given: WaitingMessages) -> Any:
+    given.check()
+    parked = ParkedMessages(await scene.engine())
+    if given.source is None:
+        return [asdict(await parked.release_instance(given.instance_id or ""))]
+    refuse_release(scene.loaded, given.source, given.engine)
+    keys = await parked.keys(given.source) if given.all else [given.key or ""]
+    return [asdict(await parked.release_key(given.source, key)) for key in keys]
+
+
+async def _drop(scene: Scene, given: DropWaiting) -> Any:
+    given.check()
+    parked = ParkedMessages(await scene.engine())
+    if given.all:
+        raise InvalidCommand("`all` is for a release; drop names a `key`")
+    if given.source is None:
+        return asdict(await parked.drop_instance(given.instance_id or "", given.ids, forget=given.forget))
+    return asdict(await parked.drop_key(given.source, given.key or "", given.ids, forget=given.forget))
+
+
+async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
+    routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    return {"source": given.source, "routes": routes}
+
+
+async def _rotate(scene: Scene, given: Parameters) -> Any:
+    return asdict(await Keys(await scene.engine()).rotate())
+
+
+async def _retire(scene: Scene, given: OneKey) -> Any:
+    await Keys(await scene.engine()).retire(given.key)
+    return {"id": given.key}
+
+
+async def _show(scene: Scene, given: OneInstance) -> Any:
+    return asdict(await Instances(await scene.engine()).show(given.instance_id))
+
+
+async def _parked(scene: Scene, given: ListWaiting) -> Any:
+    return [asdict(one) for one in await ParkedMessages(await scene.engine()).list(Which(given.prefix, given.source))]
+
+
+async def _engines(scene: Scene, given: Parameters) -> Any:
+    return [
+        {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name)}
+        for name, config in scene.loaded.config.engines.items()
+    ]
+
+
+def _checked(value: Any) -> Any:
+    try:
+        check(value)
+    except UnknownEnvelope as error:
+        raise InvalidCommand(str(error)) from None
+    return value
+
+
+def _instance(given: OneInstance) -> str:
+    return given.instance_id
+
+
+_ID = "instances/{instance_id}"
+OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("engines.list", "reader", "engines", Parameters, _engines),
+    Operation("instances.show", "reader", _ID, OneInstance, _show),
+    Operation(
+        "instances.start", "operator", "instances", StartInstance, _start,
+        lambda given: given.instance_id or _NEW, lambda given: {"orchestration": given.orchestration},
+    ),
+    Operation(
+        "instances.raise", "operator", f"{_ID}:raise", RaiseEvent, _raise, _instance,
+        lambda given: {"event": given.event},
+    ),
+    Operation("instances.suspend", "operator", f"{_ID}:suspend", OneInstance, _suspend, _instance),
+    Operation("instances.resume", "operator", f"{_ID}:resume", OneInstance, _resume, _instance),
+    Operation(
+        "instances.terminate", "operator", f"{_ID}:terminate", TerminateInstance, _terminate, _instance,
+        lambda given: {"recursive": given.recursive},
+    ),
+    Operation(
+        "instances.restart", "operator", f"{_ID}:restart", RestartInstance, _restart, _instance,
+        lambda given: {"new_id": given.new_id},
+    ),
+    Operation("instances.rewind", "operator", f"{_ID}:rewind", OneInstance, _rewind, _instance),
+    Operation(
+        "instances.purge", "admin", f"{_ID}:purge", PurgeInstance, _purge, _instance,
+        lambda given: {"recursive": given.recursive},
+    ),
+    Operation(
+        "instances.purge_by", "admin", "instances:purge", Selection, _purge_by,
+        filter=lambda given: given.model_dump(mode="json", exclude={"engine", "reason"}),
+    ),
+    Operation(
+        "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal,
+        lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
+    ),
+    Operation(
+        "entities.clean", "operator", "entities:clean", CleanEntities, _clean,
+        filter=lambda given: {"empty": given.empty, "locks": given.locks},
+    ),
+    Operation("parked.list", "reader", "parked", ListWaiting, _parked),
+    Operation(
+        "parked.release", "operator", "parked:release", WaitingMessages, _release, lambda given: given.target
+    ),
+    Operation(
+        "parked.drop", "admin", "parked:drop", DropWaiting, _drop, lambda given: given.target,
+        lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+    Operation(
+        "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
+        lambda given: given.source, lambda given: {"route": given.route},
+    ),
+    Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate),
+    Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, lambda given: given.key),
+)  # fmt: skip
+BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -1,0 +1,46 @@
+"""The places on disk that belong to a configuration: its state directory, and the copies of the audit."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+from bridge.app.attachment import chosen
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.source import Loaded
+from bridge.ops.audit import Trail
+
+
+def state_directory(loaded: Loaded) -> Path:
+    """Directory of the control sockets, and of the audit of what is on no embedded engine."""
+    return loaded.resolve(("ops", "state_dir"), loaded.config.ops.state_dir)
+
+
+def trail(loaded: Loaded, engine: str | None = None) -> Trail:
+    """The copy for changes on an engine: beside an embedded one, else in the state directory.
+
+    engine: as `chosen` takes it; `""` for a change on none. An unknown one has the state directory's, too.
+    """
+    bounds = loaded.config.ops.audit
+    with suppress(LookupError):
+        config = loaded.config.engines[chosen(loaded, engine)]
+        if isinstance(config, EmbeddedEngineConfig):
+            return Trail(loaded.base / config.path, bounds.max_bytes, bounds.files)
+    return Trail(state_directory(loaded) / "audit", bounds.max_bytes, bounds.files, own=True)
+
+
+def trails(loaded: Loaded) -> list[Trail]:
+    """All copies of a configuration on this machine."""
+    found = [trail(loaded, name) for name in ("", *loaded.config.engines)]
+    return list({one.directory.resolve(): one for one in found}.values())
+
+
+def fingerprint(loaded: Loaded, engine: str) -> str:
+    """The identity of an engine: equal for two configurations that mean the same one."""
+    config = loaded.config.engines[engine]
+    if isinstance(config, EmbeddedEngineConfig):
+        where = f"embedded {(loaded.base / config.path).resolve()}"
+    else:
+        where = f"scheduler {config.endpoint} {config.task_hub}"
+    return hashlib.sha256(where.encode("utf-8", "surrogateescape")).hexdigest()[:32]

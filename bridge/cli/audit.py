@@ -1,0 +1,83 @@
+"""`bridge audit`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options, json_option
+from bridge.cli.output import plural, print_table
+from bridge.cli.parameters import SINCE
+
+
+@make(
+    "audit",
+    effect="reads",
+    examples="""
+        bridge audit --since 7d
+        bridge audit --actor ada --action instances.terminate
+        bridge audit --json | jq 'select(.result != "done")'
+        bridge audit --path hubs/default.db
+    """,
+    exits={0: "the lines were shown, however many", 1: "a file cannot be read"},
+)
+@click.option("--since", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option("--until", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option("--actor", metavar="NAME", help="Name or id of a user.")
+@click.option("--action", metavar="NAME", help="Like instances.terminate; instances is all of them.")
+@click.option(
+    "--path", type=click.Path(path_type=Path), metavar="FILE", help="Any engine's file, without a configuration."
+)
+@json_option
+@config_options
+def command(
+    since: datetime | None,
+    until: datetime | None,
+    actor: str | None,
+    action: str | None,
+    path: Path | None,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> None:
+    """Show who changed what: every change by a command or through a daemon's control channel, allowed or not.
+
+    The lines come from files of this machine: beside each embedded engine, and in `ops.state_dir`. Standard error says
+    which were read. With --json: a JSON object a line.
+    """
+    from bridge.app.audit import Wanted, files, lines
+    from bridge.app.composition import load_config
+    from bridge.app.engine_file import given
+    from bridge.app.state import trails as all_trails
+    from bridge.ops.audit import Trail
+
+    if path is not None and (config or overlay):
+        raise click.UsageError("--path names the file: give no configuration", click.get_current_context())
+    trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
+    found = lines(trails, Wanted(since, until, actor, action))
+    if as_json:
+        for line in found:
+            click.echo(json.dumps(line))
+    else:
+        print_table(
+            ("TIME", "ACTOR", "VIA", "ACTION", "TARGET", "FILTER", "RESULT", "REASON"), [_row(line) for line in found]
+        )
+    read = files(trails)
+    named = f": {', '.join(map(str, read))}" if read else ""
+    click.echo(f"read {plural(len(read), 'file')} of this machine{named}", err=True)
+
+
+def _row(line: dict[str, Any]) -> tuple[str, ...]:
+    filter_ = " ".join(f"{name}={_text(value)}" for name, value in (line.get("filter") or {}).items())
+    error = f" ({line['error']})" if line.get("error") else ""
+    cells = (line.get(name) for name in ("time", "actor", "via", "action", "target"))
+    return (*map(_text, cells), filter_, f"{_text(line.get('result'))}{error}", _text(line.get("reason")))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)

@@ -1,0 +1,159 @@
+"""An HTTP server whose connections are bounded: how many there are, and how long one may take to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import web
+
+ASK_SECONDS = 10.0
+"""Time from the first byte of a request, or from the connection, to the end of its headers."""
+IDLE_SECONDS = 75.0
+"""Time between two requests of a connection. Scrapers ask every 15 to 60 s."""
+MOST = 256
+"""Connections of one server. For a new one beyond that the longest idle one is closed."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Connections:
+    """Serves an application. ask, idle, most: see the constants."""
+
+    def __init__(
+        self, app: web.Application, *, ask: float = ASK_SECONDS, idle: float = IDLE_SECONDS, most: int = MOST
+    ) -> None:
+        app.middlewares.insert(0, self._mark)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=idle
+        )
+        self.ask = ask
+        self.idle = idle
+        self._most = most
+        self._open: dict[Any, _Connection] = {}
+        """By aiohttp's own protocol. The order is that of their last request."""
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on TCP; the port in use. Raises: OSError."""
+        await self._runner.setup()
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._accept,
+                host,
+                port,
+                backlog=128,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self.ask,
+            )
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def listen_on(self, sock: socket.socket) -> None:
+        """Listen on a bound Unix socket. Raises: OSError."""
+        await self._runner.setup()
+        self._server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock, backlog=128)
+
+    async def stop(self) -> None:
+        """Close every connection. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        assert self._runner.server is not None
+        return _Connection(self._runner.server(), self)
+
+    def joined(self, connection: _Connection) -> bool:
+        """Whether there is room, made where an idle one can go."""
+        if len(self._open) >= self._most:
+            idle = next((each for each in self._open.values() if not each.busy), None)
+            if idle is None:
+                return False
+            idle.abort()
+        self._open[connection.inner] = connection
+        return True
+
+    def left(self, connection: _Connection) -> None:
+        self._open.pop(connection.inner, None)
+
+    @web.middleware
+    async def _mark(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = self._open.pop(request.protocol, None)
+        if connection is None:  # closed meanwhile
+            return await handler(request)
+        self._open[request.protocol] = connection
+        connection.began()
+        try:
+            return await handler(request)
+        finally:
+            connection.ended()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: passes everything on to aiohttp's protocol, which has no deadline for headers."""
+
+    def __init__(self, inner: Any, all_: Connections) -> None:
+        self.inner = inner
+        self.busy = False
+        self._all = all_
+        self._asking = True
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._taken = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if not self._all.joined(self):
+            self._transport.abort()
+            return
+        self._taken = True
+        self.inner.connection_made(transport)
+        self._wait(self._all.ask)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait(None)
+        self._all.left(self)
+        if self._taken:
+            self.inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._taken:
+            return
+        if not self.busy and not self._asking:
+            self._asking = True
+            self._wait(self._all.ask)
+        self.inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return bool(self.inner.eof_received()) if self._taken else False
+
+    def pause_writing(self) -> None:
+        self.inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.inner.resume_writing()
+
+    def began(self) -> None:
+        self.busy, self._asking = True, False
+        self._wait(None)
+
+    def ended(self) -> None:
+        self.busy = False
+        self._wait(self._all.idle)
+
+    def abort(self) -> None:
+        self._all.left(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.abort)

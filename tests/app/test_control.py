@@ -1,0 +1,327 @@
+"""The control channel of a daemon, over its real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.app.attachment import attached
+from bridge.app.control import control, operate
+from bridge.app.operations import OPERATIONS, Operation, perform
+from bridge.app.state import trail
+from bridge.cli import exit_codes
+from bridge.config.source import Loaded
+from bridge.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
+from bridge.ops import control as served
+from bridge.ops.control import Control, near
+from tests.app.project import PATIENCE
+
+pytestmark = pytest.mark.usefixtures("host")
+CHANGING = [operation for operation in OPERATIONS if operation.changes]
+GIVEN: Mapping[str, Mapping[str, Any]] = {
+    "instances.start": {"orchestration": "greet", "input": "SECRET"},
+    "instances.raise": {"instance_id": "n", "event": "go", "data": "SECRET"},
+    "instances.suspend": {"instance_id": "n"},
+    "instances.resume": {"instance_id": "n"},
+    "instances.terminate": {"instance_id": "n", "output": "SECRET"},
+    "instances.restart": {"instance_id": "n"},
+    "instances.rewind": {"instance_id": "n"},
+    "instances.purge": {"instance_id": "n"},
+    "instances.purge_by": {"statuses": ["FAILED"], "created_to": "2001-01-01T00:00:00Z"},
+    "entities.signal": {"entity": "counter", "key": "k", "operation": "add", "input": 1},
+    "entities.clean": {},
+    "parked.release": {"instance_id": "n"},
+    "parked.drop": {"instance_id": "n"},
+    "sources.resume": {"source": "orders"},
+    "keys.rotate": {},
+    "keys.retire": {"key": "none"},
+}
+
+
+@asynccontextmanager
+async def serving(loaded: Loaded, admitted: frozenset[int] | None = None) -> AsyncIterator[Control]:
+    async with attached(loaded) as engine:
+        channel = control(loaded, {"default": engine}, admitted)
+        await channel.start()
+        try:
+            yield channel
+        finally:
+            await channel.stop()
+
+
+@asynccontextmanager
+async def client(channel: Control) -> AsyncIterator[aiohttp.ClientSession]:
+    with near(channel.path) as path:
+        async with aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(path)) as session:
+            yield session
+
+
+async def send(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> tuple[int, Any]:
+    body = dict(given)
+    path = operation.path
+    for name in list(body):
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(body.pop(name)), safe=""))
+    async with session.request(operation.method, f"/api/v1/{path}", json=body) as response:
+        return response.status, json.loads(await response.read())
+
+
+def kept(loaded: Loaded) -> list[dict[str, Any]]:
+    return list(trail(loaded).read())
+
+
+def test_every_changing_operation_is_tried_here() -> None:
+    assert set(GIVEN) == {operation.name for operation in CHANGING}
+    assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", CHANGING, ids=lambda operation: operation.name)
+async def test_each_leaves_one_line(
+    loaded: Loaded, operation: Operation[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(loaded) as channel, client(channel) as session:
+        before = len(kept(loaded))
+        status, _ = await send(session, operation, GIVEN[operation.name] | {"reason": "tried"})
+        [line] = kept(loaded)[before:]
+        assert (line["action"], line["reason"], line["via"], line["uid"]) == (
+            operation.name, "tried", "socket", os.getuid(),
+        )  # fmt: skip
+        assert line["result"] == ("done" if status == 200 else "failed")
+        assert "SECRET" not in json.dumps(line)
+        # Parameters that are wrong are a change that was tried, too
+        status, problem = await send(session, operation, GIVEN[operation.name] | {"nonsense": "SECRET"})
+        assert (status, problem["reason"]) == (422, "invalid_command")
+        assert "SECRET" not in json.dumps(problem)
+        [_, line] = kept(loaded)[before:]
+        assert (line["result"], line["error"]) == ("failed", "invalid_command")
+    assert len([each for each in caplog.records if each.name == "bridge.audit"]) == 2
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_another_user_is_refused_before_anything_is_read(loaded: Loaded, operation: Operation[Any]) -> None:
+    async with serving(loaded, frozenset((os.getuid() + 1,))) as channel, client(channel) as session:
+        before = len(kept(loaded))
+        status, problem = await send(session, operation, GIVEN.get(operation.name, {"instance_id": "n"}))
+        assert (status, problem["reason"]) == (403, "denied")
+        new = kept(loaded)[before:]
+        assert [(line["action"], line["result"]) for line in new] == (
+            [(operation.name, "denied")] if operation.changes else []
+        )
+
+
+async def test_the_socket_is_ours_alone_and_goes_with_the_daemon(loaded: Loaded) -> None:
+    before = os.umask(0)
+    try:
+        async with serving(loaded) as channel:
+            assert stat.S_IMODE(channel.path.lstat().st_mode) == 0o600
+            assert stat.S_IMODE(channel.path.parent.stat().st_mode) == 0o700
+        assert not channel.path.exists()
+    finally:
+        os.umask(before)
+
+
+async def test_what_a_killed_daemon_left_is_removed_and_passed_over(loaded: Loaded) -> None:
+    async with serving(loaded) as channel:
+        directory = channel.path.parent
+    left = directory / "1-dead.sock"
+    with socket.socket(socket.AF_UNIX) as dead, near(left) as path:
+        dead.bind(path)
+        dead.listen()
+    assert await operate(loaded, None, [("entities.clean", {})])
+    assert kept(loaded)[-1]["via"] == "cli"
+    async with serving(loaded):
+        assert not left.exists()
+        assert await operate(loaded, None, [("entities.clean", {})])
+        assert kept(loaded)[-1]["via"] == "socket"
+
+
+async def test_a_daemon_with_another_engine_is_not_asked(loaded: Loaded, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    from bridge.config.source import load
+
+    other.write_text(
+        f"engine: {{type: embedded, path: {tmp_path}/engine}}\nbrokers: {{local: {{type: local}}}}\n"
+        f"ops: {{state_dir: {loaded.base}/.bridge}}\n"
+    )
+    foreign = load([other], environ={})
+    channel = control(foreign, {})
+    await channel.start()
+    try:
+        assert await operate(loaded, None, [("entities.clean", {})])
+        assert kept(loaded)[-1]["via"] == "cli"
+    finally:
+        await channel.stop()
+
+
+async def test_a_daemon_that_does_not_answer_is_passed_over(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.2)
+    directory = loaded.base / ".bridge" / "control"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    frozen = directory / "2-frozen.sock"
+    with socket.socket(socket.AF_UNIX) as listener, near(frozen) as path:
+        listener.bind(path)
+        listener.listen()
+        assert await operate(loaded, None, [("entities.clean", {})])
+    assert kept(loaded)[-1]["via"] == "cli"
+    frozen.unlink()
+
+
+async def test_a_link_in_the_place_of_the_sockets_is_not_followed(loaded: Loaded, tmp_path: Path) -> None:
+    async with serving(loaded) as channel:
+        place = channel.path.parent
+        place.rename(tmp_path / "control")
+        place.symlink_to(tmp_path / "control")
+        try:
+            assert await operate(loaded, None, [("entities.clean", {})])
+            assert kept(loaded)[-1]["via"] == "cli"
+            with pytest.raises(OSError, match="is a link"):
+                await control(loaded, {}).start()
+        finally:
+            place.unlink()
+            (tmp_path / "control").rename(place)
+
+
+async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
+    calls = [
+        ("instances.terminate", {"instance_id": "none"}, InstanceNotFound),
+        ("instances.start", {"orchestration": "greet", "instance_id": "@no"}, InvalidCommand),
+        ("instances.start", {"orchestration": " "}, InvalidCommand),
+        ("parked.release", {"source": "orders", "key": "k"}, BridgeError),
+    ]
+
+    async def told() -> list[tuple[int, str]]:
+        found = []
+        for name, parameters, kind in calls:
+            with pytest.raises(kind) as caught:
+                await operate(loaded, None, [(name, parameters)])
+            found.append((exit_codes.of(caught.value), str(caught.value)))
+        return found
+
+    direct = await told()
+    async with serving(loaded):
+        assert await told() == direct
+    with pytest.raises(LookupError, match="nowhere"):
+        await operate(loaded, "nowhere", [("entities.clean", {})])
+
+
+async def test_values_arrive_as_they_were(loaded: Loaded) -> None:
+    value = {"big": 2**70, "text": "ü\u2028\ud800", "float": 1e300, "nested": [[[None, True]]]}
+    async with serving(loaded), attached(loaded) as engine:
+        [told] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
+        assert kept(loaded)[-1]["target"] == told["instance_id"]
+        from bridge.app.instances import Instances
+
+        one = await Instances(engine).wait(told["instance_id"], "completion", PATIENCE)
+        assert one is not None
+        assert one.input == value
+
+
+async def test_any_id_finds_its_place(loaded: Loaded) -> None:
+    async with serving(loaded) as channel, client(channel) as session:
+
+        async def lands(instance_id: str) -> None:
+            from bridge.app import control as ours
+            from bridge.app.operations import BY_NAME
+
+            operation = BY_NAME["instances.terminate"]
+            before = len(kept(loaded))
+            with pytest.raises((InstanceNotFound, InvalidCommand)):
+                await ours._ask(session, operation, {"instance_id": instance_id})
+            [line] = kept(loaded)[before:]
+            assert line["target"] == instance_id
+
+        for instance_id in (
+            "a:terminate",
+            "a%2Fb",
+            "%",
+            "..",
+            ".",
+            "a b",
+            "ü",
+            "a:b:c",
+            "?x=1",
+            "#",
+            "+",
+            "a/b",
+            "é\n",
+        ):
+            await lands(instance_id)
+
+        loop = asyncio.get_running_loop()
+
+        @settings(deadline=None, max_examples=60)
+        @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+        def any_id(instance_id: str) -> None:
+            asyncio.run_coroutine_threadsafe(lands(instance_id), loop).result(PATIENCE)
+
+        await asyncio.to_thread(any_id)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b"{", "application/json", 400),
+        (b'{"output": NaN}', "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b'{"instance_id": "other"}', "application/json", 422),
+        (b'{"output": "' + b"x" * 20_000_000 + b'"}', "application/json", 413),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+async def test_bodies_that_are_none(loaded: Loaded, body: bytes, kind: str, status: int) -> None:
+    async with serving(loaded) as channel, client(channel) as session:
+        url = "/api/v1/instances/n:terminate"
+        async with session.post(url, data=body, headers={"Content-Type": kind}) as response:
+            problem = json.loads(await response.read())
+        assert (response.status, response.content_type) == (status, "application/problem+json")
+        assert list(problem) == ["type", "title", "status", "detail", "reason"]
+        assert len(problem["detail"]) < 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "BODY_SECONDS", 0.1)
+    async with serving(loaded) as channel:
+        with near(channel.path) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"POST /api/v1/entities:clean HTTP/1.1\r\nHost: x\r\n")
+        writer.write(b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+
+async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(loaded) as channel:
+        at_work = asyncio.Event()
+
+        async def dies(operation: Operation[Any], *rest: Any) -> Any:
+            if not operation.changes:  # it says which engines it has
+                return await perform(operation, *rest)
+            at_work.set()
+            return await asyncio.Event().wait()
+
+        monkeypatch.setattr("bridge.app.control.perform", dies)
+        asked = asyncio.create_task(operate(loaded, None, [("entities.clean", {})]))
+        async with asyncio.timeout(PATIENCE):
+            await at_work.wait()
+        await channel.stop()
+        with pytest.raises(EngineTimeout, match="whether it acted is unknown"):
+            await asked

@@ -1,0 +1,153 @@
+"""Commands beside a daemon: it does what they ask, and one line in one place says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.ops.audit import Trail
+from tests.app.project import CONFIG, PATIENCE, write_project
+
+PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    config = write_project(tmp_path / "served")
+    config.write_text(CONFIG + PORT)
+    return config.parent
+
+
+@contextmanager
+def daemon(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """The process and its ready file; it must stop cleanly unless it was killed."""
+    ready = project / f"ready-{arguments[0]}"
+    ready.unlink(missing_ok=True)
+    with (project / f"{arguments[0]}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bridge", *arguments, "--ready-file", str(ready)],
+            cwd=project, stderr=log, stdout=log,
+        )  # fmt: skip
+        try:
+            ends = time.monotonic() + PATIENCE
+            while not ready.exists():
+                assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
+                assert time.monotonic() < ends
+                time.sleep(0.05)
+            yield process, json.loads(ready.read_text())
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bridge", *arguments]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+
+
+def logged(project: Path, name: str = "serve") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (project / f"{name}.log").read_text().splitlines()]
+    return [line for line in lines if line["logger"] == "bridge.audit"]
+
+
+def kept(project: Path, place: str = "engine") -> list[dict[str, Any]]:
+    return list(Trail(project / ".bridge" / place).read())
+
+
+def test_a_daemon_does_it_and_leaves_the_one_line(project: Path) -> None:
+    with daemon(project, "serve") as (process, ready):
+        place = Path(ready["control"])
+        assert (ready["pid"], place.parent) == (process.pid, project / ".bridge" / "control")
+        assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
+        assert bridge(project, "instances", "raise", "one", "go", "--data", '{"a": 1}').returncode == 0
+        assert bridge(project, "instances", "wait", "one").returncode == 0
+        told = bridge(project, "instances", "terminate", "none", "--reason", "typo")
+        assert (told.returncode, told.stderr) == (1, "error: terminate 'none': no such instance\n")
+        told = bridge(project, "instances", "start", "greet", "--id", "one")
+        assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+        told = bridge(project, "instances", "purge", "one", "--engine", "nowhere")
+        assert told.returncode == 2
+    assert not place.exists()
+    fields = [[line[name] for name in ("action", "target", "result", "via")] for line in logged(project)]
+    assert fields == [
+        ["instances.start", "one", "done", "socket"],
+        ["instances.raise", "one", "done", "socket"],
+        ["instances.terminate", "none", "failed", "socket"],
+        ["instances.start", "one", "failed", "socket"],
+    ]
+    assert [[line[name] for name in ("action", "target", "result", "via")] for line in kept(project)] == fields
+    assert kept(project)[2]["reason"] == "typo"
+    assert {line["uid"] for line in kept(project)} == {os.getuid()}
+
+
+def test_the_worker_takes_over_and_a_killed_daemon_is_no_obstacle(project: Path) -> None:
+    with daemon(project, "serve") as (process, ready):
+        with daemon(project, "worker"):
+            assert bridge(project, "entities", "clean").returncode == 0
+            assert len(logged(project) + logged(project, "worker")) == len(kept(project)) == 1
+        process.kill()
+        process.wait()
+    left = Path(ready["control"])
+    assert left.exists()
+    assert bridge(project, "entities", "clean").returncode == 3
+    assert kept(project)[-1]["error"] == "engine_unavailable"
+    with daemon(project, "serve"):
+        assert not left.exists()
+        assert bridge(project, "entities", "clean").returncode == 0
+    assert kept(project)[-1]["via"] == "socket"
+
+
+def test_a_place_that_cannot_be_used(project: Path) -> None:
+    (project / "file").touch()
+    (project / "bridge.yaml").write_text(CONFIG + "ops: {http: {port: 0}, state_dir: file}\n")
+    told = bridge(project, "serve")
+    assert (told.returncode, "ops.state_dir" in told.stderr, "Traceback" in told.stderr) == (3, True, False)
+    (project / "bridge.yaml").write_text(CONFIG.replace(".bridge/", "data/") + "ops: {http: {port: 0}}\n")
+    shutil.rmtree(project / ".bridge")
+    (project / ".bridge").touch()
+    with daemon(project, "serve") as (_, ready):
+        # Like a configuration directory that cannot be written
+        assert ready["control"] is None
+        assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
+    assert "no control channel" in (project / "serve.log").read_text()
+    assert [line["via"] for line in Trail(project / "data" / "engine").read()] == ["cli"]
+
+
+def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path) -> None:
+    with socket_of_nobody() as port:
+        engine = f'engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: 1s}}'
+        text = CONFIG.replace("engine: {type: embedded, path: .bridge/engine}", engine)
+        assert text != CONFIG
+        (project / "bridge.yaml").write_text(text + PORT)
+        told = bridge(project, "instances", "terminate", "one", "--reason", "try")
+    assert told.returncode == 3, told.stderr
+    [line] = kept(project, "audit")
+    assert (line["action"], line["target"], line["result"], line["error"], line["reason"]) == (
+        "instances.terminate", "one", "failed", "engine_unavailable", "try",
+    )  # fmt: skip
+    shown = bridge(project, "audit", "--json")
+    assert json.loads(shown.stdout) == line
+    assert shown.stderr.startswith("read 1 file of this machine: ")
+
+
+@contextmanager
+def socket_of_nobody() -> Iterator[int]:
+    """A port that refuses every connection, and that nobody else gets."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])

@@ -1,0 +1,52 @@
+"""Files that never end, or are too large, are refused within a bound."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.files import read_file
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_file(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(OSError, match="larger than"):
+        read_file(tmp_path / "file", 4)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/urandom")):
+        with pytest.raises(OSError, match="not a plain file"):
+            read_file(path, 100)
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path, 100)
+
+
+@pytest.mark.parametrize("end", ["/dev/zero", "pipe"])
+def test_a_schema_that_refers_to_what_never_ends(tmp_path: Path, end: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "schema.json").write_text(f'{{"$ref": "{Path(tmp_path / end).as_uri()}"}}')
+    with pytest.raises(SchemaProblem):
+        Schema(tmp_path / "schema.json")
+
+
+@pytest.mark.parametrize("end", ["/dev/zero", "pipe"])
+def test_check_ends_whatever_a_configuration_names(tmp_path: Path, end: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    config = tmp_path / "bridge.yaml"
+    config.write_text(
+        "engine: {type: embedded}\nbrokers: {local: {type: local}}\nregistries: {r: {url: 'http://127.0.0.1:1'}}\n"
+        f"targets: {{t: {{broker: local, topic: t, codec: avro, registry: r, schema: {end}}}}}\n"
+        f"sources: {{s: {{broker: local, topics: [s], codec: json, schema: {end}}}}}\n"
+    )
+    for path in (config, Path("/dev/zero")):
+        told = subprocess.run(
+            [sys.executable, "-m", "bridge", "check", "--no-import", "-c", str(path)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (told.returncode, "Traceback" in told.stderr) == (1, False)

@@ -1,0 +1,148 @@
+"""The copy of the audit: bounded, shared by processes, and readable after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import InstanceNotFound
+from bridge.ops.audit import FILE, Actor, Change, Denied, Trail, audited, audited_async, user
+
+ADA = Actor("ada", 1000, "cli")
+FIELDS = ["time", "actor", "uid", "via", "action", "target", "filter", "result", "error", "reason"]
+
+
+def change(**more: object) -> Change:
+    return Change(ADA, "instances.terminate", "order-1", **more)  # type: ignore[arg-type]  # whatever a test wants
+
+
+def lines(trail: Trail) -> list[dict[str, object]]:
+    return list(trail.read())
+
+
+def test_a_line_says_who_did_what_to_what_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # a log that is set to errors has these lines all the same
+    try:
+        trail = Trail(tmp_path / "audit", own=True)
+        with audited(trail, change(reason="fraud", filter={"recursive": True, "since": None})):
+            assert lines(trail) == []
+    finally:
+        logging.getLogger().setLevel(level)
+    [line] = lines(trail)
+    assert list(line) == FIELDS
+    assert [line[name] for name in FIELDS[1:]] == [
+        "ada", 1000, "cli", "instances.terminate", "order-1", {"recursive": True}, "done", None, "fraud",
+    ]  # fmt: skip
+    [record] = [each for each in caplog.records if each.name == "bridge.audit"]
+    assert {name: vars(record)[name] for name in FIELDS} == line
+
+
+@pytest.mark.parametrize(
+    ("error", "result", "word"),
+    [
+        (Denied("PAYLOAD"), "denied", "denied"),
+        (InstanceNotFound("PAYLOAD"), "failed", "instance_not_found"),
+        (KeyboardInterrupt("PAYLOAD"), "failed", "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "failed", "CancelledError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_failure_leaves_its_word_and_no_more(
+    tmp_path: Path, error: BaseException, result: str, word: str
+) -> None:
+    trail = Trail(tmp_path)
+    with pytest.raises(type(error)), audited(trail, change()):
+        raise error
+    with pytest.raises(type(error)):
+        async with audited_async(trail, change()):
+            raise error
+    assert [(line["result"], line["error"]) for line in lines(trail)] == [(result, word)] * 2
+    assert "PAYLOAD" not in (tmp_path / FILE).read_text()
+
+
+def test_a_copy_that_cannot_be_written_stops_nothing_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
+    with audited(Trail(tmp_path), change()):
+        pass
+    assert [each.levelname for each in caplog.records if each.name.endswith("audit")] == ["INFO", "WARNING"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_fields_have_a_bounded_length(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    huge = "x" * 1_000_000
+    given = {huge: huge, "ids": [huge] * 1000, "nested": {"a": [huge]}, "surrogate": "\ud800"}
+    with audited(trail, change(reason=huge, filter=given)):
+        pass
+    assert (tmp_path / FILE).stat().st_size < 200_000
+    [line] = lines(trail)
+    assert str(line["reason"]).endswith("(1000000 characters)")
+
+
+def test_full_files_are_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        trail = Trail(tmp_path / "audit", max_bytes=1000, max_files=3, own=True)
+        for number in range(100):
+            with audited(trail, Change(ADA, "publish", f"t-{number}")):
+                pass
+    finally:
+        os.umask(before)
+    assert [path.name for path in trail.files()] == [f"{FILE}.2", f"{FILE}.1", FILE]
+    assert all(path.stat().st_size <= 1000 for path in trail.files())
+    kept = [line["target"] for line in lines(trail)]
+    assert kept == [f"t-{number}" for number in range(100 - len(kept), 100)]
+    assert len(kept) >= 6
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "audit").iterdir()}
+    assert (modes, stat.S_IMODE((tmp_path / "audit").stat().st_mode)) == ({0o600}, 0o700)
+
+
+def test_one_file_alone(tmp_path: Path) -> None:
+    trail = Trail(tmp_path, max_bytes=500, max_files=1)
+    for number in range(10):
+        trail.append({"time": "2030-01-01T00:00:00Z", "target": number, "fill": "x" * 200})
+    assert [line["target"] for line in lines(trail)] == [8, 9] or [line["target"] for line in lines(trail)] == [9]
+    assert trail.files() == [tmp_path / FILE]
+
+
+def test_a_line_that_a_crash_has_cut_costs_no_other(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    trail.append({"target": "before"})
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"target": "cut')
+    trail.append({"target": "after"})
+    assert [line["target"] for line in lines(trail)] == ["before", "after"]
+
+
+def _write(directory: str, writer: int, count: int) -> None:
+    trail = Trail(Path(directory), max_bytes=20_000, max_files=1000)
+    for number in range(count):
+        trail.append({"target": f"{writer}-{number}", "fill": "x" * 100})
+
+
+def test_processes_share_it_without_loss(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(str(tmp_path), writer, 200)) for writer in range(3)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+        assert process.exitcode == 0
+    targets = [str(line["target"]) for line in lines(Trail(tmp_path, max_files=1000))]
+    assert sorted(targets) == sorted(f"{writer}-{number}" for writer in range(3) for number in range(200))
+    for writer in range(3):
+        assert [each for each in targets if each.startswith(f"{writer}-")] == [f"{writer}-{n}" for n in range(200)]
+
+
+def test_the_actor_is_the_user_of_the_process() -> None:
+    assert user().uid == os.getuid()
+    assert user(4_000_000_001).name == "uid 4000000001"
