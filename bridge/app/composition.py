@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.app.codecs import source_codec
+from bridge.app.codecs import body_limits, source_codec
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
-from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
@@ -140,7 +139,7 @@ def build_router(loaded: Loaded, source: str) -> Router:
 def build_decoder(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceDecoder:
     """The decoder of a source. registries: see `source_codec`. Raises: ConfigError with every problem."""
     config = loaded.config.sources[source]
-    limits = Limits(config.limits.max_payload, config.limits.max_depth)
+    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate)
     attributes = {}
     for name, text in config.attributes.items():

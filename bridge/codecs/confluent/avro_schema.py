@@ -18,6 +18,8 @@ from bridge.errors import DecodeError
 
 LOGICAL, DEFAULT, BRANCH, VALUE = "bridge.logical", "bridge.default", "bridge.branch", "value"
 """Attributes of a schema (its `Logical`, a field's default, the branch inside a record) and the one field's name."""
+TYPE = "@type"
+"""Member of JSON data that names the branch of a union. No field of a record can have this name."""
 RECORDS = ("record", "error")
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 _SAME_IN_PYTHON = ({"int", "long"}, {"float", "double"})
@@ -105,47 +107,3 @@ class _Rewriter:
             }
             for branch in branches
         ]
-
-
-def is_recursive(schema: Schema, named: Mapping[str, Any]) -> bool:
-    """Tell whether the schema refers to itself.
-
-    Raises: DecodeError for an array whose items take no bytes: a body of a few bytes could claim any number of them.
-    """
-    recursive = False
-    above: set[str] = set()
-    takes_bytes: dict[str, bool] = {}
-
-    def visit(part: Any) -> bool:
-        """Tell whether every value of the part takes bytes."""
-        nonlocal recursive
-        if isinstance(part, list):
-            for each in part:
-                visit(each)
-            return True  # the branch
-        definition = resolve(part, named)
-        kind = kind_of(definition)
-        if kind == "array":
-            if not visit(definition["items"]):
-                raise DecodeError("the schema has an array whose items take no bytes, which cannot be read safely")
-            return True
-        if kind == "map":
-            visit(definition["values"])
-            return True
-        if kind == "fixed":
-            return bool(definition["size"])
-        if kind not in RECORDS:
-            return kind != "null"
-        name = definition["name"]
-        if name in above:
-            recursive = True
-            return True
-        if name not in takes_bytes:
-            above.add(name)
-            sizes = [visit(field["type"]) for field in definition["fields"]]
-            above.remove(name)
-            takes_bytes[name] = any(sizes)
-        return takes_bytes[name]
-
-    visit(schema)
-    return recursive

@@ -67,7 +67,7 @@ class ProtobufSchema:
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
         """See `Compiled.decode`."""
-        return self._values.read(data, self._at(indexes), limits.max_depth)
+        return self._values.read(data, self._at(indexes), limits)
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
         """See `Compiled.encode`."""
