@@ -34,7 +34,7 @@ class Limits:
 
     max_payload: int = 1_048_576
     max_depth: int = 100
-    max_values: int = 100_000
+    max_values: int = 50_000
     max_decoded: int = 16_777_216
 
 

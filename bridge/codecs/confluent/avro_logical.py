@@ -113,9 +113,14 @@ def _timestamp(unit: str, local: bool) -> Logical:
     digits = _DIGITS[unit]
     name = f"local-timestamp-{unit}" if local else f"timestamp-{unit}"
 
+    end = "" if local else "Z"
+
     def read(value: int) -> str:
-        seconds, part = divmod(value, 10**digits)
-        return (_EPOCH + timedelta(seconds=seconds)).isoformat() + _fraction(part, digits) + ("" if local else "Z")
+        micros, nanos = divmod(value, 1000) if digits == 9 else (value * 10 ** (6 - digits), 0)
+        moment = _EPOCH + timedelta(microseconds=micros)
+        if not nanos:
+            return moment.isoformat() + end
+        return f"{moment.isoformat(timespec='microseconds')}{nanos:03}{end}"
 
     def write(value: Any) -> int:
         found = _MOMENT.fullmatch(value)

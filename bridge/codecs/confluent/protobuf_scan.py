@@ -160,7 +160,7 @@ class Scanner:
             budget.take(count)
             return
         while at < end:
-            budget.take(1)
+            budget.take(*field.cost)
             value, at = _varint(data, at, end)
             if field.fits is not None and not field.fits(value):
                 raise _Refused("is beyond its type")
@@ -182,8 +182,8 @@ class Scanner:
         fields = {field.number: _field(field) for field in kind.fields}
         if kind.is_extendable:
             fields |= {field.number: _field(field) for field in self._pool.FindAllExtensions(kind)}  # type: ignore[attr-defined]  # comes without types
-        names = sum(len(field.name) for field in shown)
-        plan = _Plan(fields, (len(shown) + 1, names + _ROOM * len(kind.fields)))
+        texts = sum(len(field.name) + (0 if field.is_repeated else _longest(field)) for field in shown)
+        plan = _Plan(fields, (len(shown) + 1, texts + _ROOM * len(kind.fields)))
         self._plans[kind] = plan
         return plan
 
@@ -196,10 +196,17 @@ def _field(field: FieldDescriptor) -> _Field:
         known = frozenset(field.enum_type.values_by_number) if field.enum_type.is_closed else None
         fits = _known(known) if known is not None else _FITS[FieldDescriptor.TYPE_INT32]
     packable = field.is_repeated and wire in (_VARINT, _FIXED64, _FIXED32)
-    longest = max((len(name) for name in field.enum_type.values_by_name), default=0) if field.enum_type else 0
-    cost = (1, longest) if field.is_repeated else (1, longest + len(field.name)) if field.has_presence else (0, longest)
+    if field.is_repeated:
+        cost = 1, _longest(field)
+    else:
+        cost = (1, len(field.name) + _longest(field)) if field.has_presence else (0, 0)
     text = field.type == FieldDescriptor.TYPE_STRING
     return _Field(field.name, wire, packable, fits, field.message_type, text, cost)
+
+
+def _longest(field: FieldDescriptor) -> int:
+    """Length of the longest name of an enum; 0 for other types."""
+    return max(map(len, field.enum_type.values_by_name), default=0) if field.enum_type is not None else 0
 
 
 def _known(numbers: frozenset[int]) -> Callable[[int], bool]:
