@@ -41,9 +41,7 @@ def parse(text: str, references: tuple[tuple[str, str], ...]) -> tuple[dict[str,
             fastavro.parse_schema(rewrite.schema(json.loads(reference)), named)
         fields = [{"name": VALUE, "type": rewrite.schema(json.loads(text))}]
         whole: Any = fastavro.parse_schema({"type": "record", "name": "bridge_whole", "fields": fields}, named)
-    except (
-        ValueError, TypeError, KeyError, AttributeError, RecursionError, fastavro.schema.SchemaParseException
-    ) as error:  # fmt: skip
+    except Exception as error:  # JSON of any form meets the library's code here
         raise DecodeError(f"the schema is no Avro schema: {type(error).__name__}") from error
     return whole, named
 
@@ -73,17 +71,22 @@ class _Rewriter:
         made = {key: schema[key] for key in ("type", "name", "namespace", "symbols", "size") if key in schema}
         if kind in RECORDS:
             made["fields"] = [self._field(field) for field in schema["fields"]]
+            _check_names([field["name"] for field in made["fields"]])
         elif kind == "array":
             made["items"] = self.schema(schema["items"])
         elif kind == "map":
             made["values"] = self.schema(schema["values"])
         elif kind in _PRIMITIVES or kind == "fixed":
+            if kind == "fixed" and (type(schema["size"]) is not int or schema["size"] < 0):
+                raise ValueError
             logical = logical_type(kind, schema)
             if logical is not None:
                 made[LOGICAL] = logical
             elif kind in _PRIMITIVES:
                 return kind
-        elif kind != "enum":
+        elif kind == "enum":
+            _check_names(schema["symbols"])
+        else:
             return kind  # the name of a type
         return made
 
@@ -107,3 +110,9 @@ class _Rewriter:
             }
             for branch in branches
         ]
+
+
+def _check_names(names: list[Any]) -> None:
+    """Raises: ValueError unless these are texts, each of them once."""
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError

@@ -12,6 +12,8 @@ from bridge.codecs.numbers import double, from_base64, single
 from bridge.errors import DecodeError
 
 _TAGGED = frozenset({TYPE, VALUE})
+_DEFAULTS = 10_000
+"""Members of one event that are written by default: records with defaults of records can double at every level."""
 
 _UNNAMED = frozenset({
     "null", "boolean", "int", "long", "float", "double", "bytes", "string", "array", "map"
@@ -22,10 +24,13 @@ _UNNAMED = frozenset({
 class Writer:
     """From JSON types to what fastavro writes, by the schema; checks everything on the way."""
 
-    def __init__(self, named: Mapping[str, Any], *, raw: bool = False) -> None:
-        """raw: values are defaults of a schema: without logical types, and bytes as the characters U+0000 to U+00FF."""
+    def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
+        """defaults: the count of them that may still be written, where values are themselves defaults of a schema:
+        without logical types, and bytes as the characters U+0000 to U+00FF.
+        """
         self._named = named
-        self._raw = raw
+        self._raw = defaults is not None
+        self._defaults = defaults or [_DEFAULTS]
 
     def native(self, schema: Schema, value: Any, path: str) -> Any:
         """Raises: DecodeError, naming the place and the type that is expected there."""
@@ -94,8 +99,11 @@ class Writer:
         return native
 
     def _default(self, field: Mapping[str, Any], path: str) -> Any:
+        self._defaults[0] -= 1
+        if self._defaults[0] < 0:
+            raise DecodeError(f"the schema's defaults are more than the {_DEFAULTS} that are written")
         try:
-            return Writer(self._named, raw=True).native(field["type"], field[DEFAULT], path)
+            return Writer(self._named, defaults=self._defaults).native(field["type"], field[DEFAULT], path)
         except DecodeError:
             raise _misfit(path, "there: the schema's default does not fit its type") from None
 
