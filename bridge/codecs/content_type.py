@@ -15,6 +15,8 @@ _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}", re.ASC
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:-]{1,40})\"?\s*(?:;|$)", re.IGNORECASE)
 # Only true text encodings: Python also knows codecs like "idna" that are none
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16", "utf-16le", "utf-16be"})
+_REMEMBERED = 256
+"""Longest text, in characters, whose meaning is remembered: senders choose these texts."""
 _TEXT = frozenset({"application/xml", "application/yaml", "application/x-www-form-urlencoded"})
 
 
@@ -28,9 +30,12 @@ class ContentType:
     cloudevents: Literal["no", "json", "batch", "unknown"]
 
 
-@lru_cache(maxsize=256)
 def parse_content_type(text: str) -> ContentType:
     """Raises: DecodeError when it is no media type."""
+    return _remembered(text) if len(text) <= _REMEMBERED else _parse(text)
+
+
+def _parse(text: str) -> ContentType:
     media = text.split(";", 1)[0].strip().lower()
     if not _MEDIA.fullmatch(media):
         raise DecodeError("the content type is not a media type like application/json")
@@ -48,6 +53,9 @@ def parse_content_type(text: str) -> ContentType:
     elif media.startswith("application/cloudevents"):
         cloudevents = "unknown"
     return ContentType(media, kind, found[1].lower() if found else "utf-8", cloudevents)
+
+
+_remembered = lru_cache(maxsize=256)(_parse)
 
 
 def content_type_of(message: Message) -> str | None:
