@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-upgrade check bench lock clean help
+.PHONY: demo test prove prove-kafka prove-servicebus prove-engine prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,9 @@ endif
 
 prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
 	$(BIN)/python -m tests.prove.dates run acceptance
+
+prove-schemas: .venv/dev ## a long fuzz of what a schema registry may answer
+	$(BIN)/python -m tests.prove.dates run schemas
 
 prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
 	$(BIN)/python -m tests.prove.dates run upgrade
