@@ -295,7 +295,7 @@ def test_any_answer_is_an_outage_or_a_refusal(found: tuple[bytes, bytes, bool, b
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=5_000)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=3_000)
 @given(FUZZ)
 def test_any_answer_for_long(found: tuple[bytes, bytes, bool, bytes]) -> None:
     asyncio.run(_tried(*found))

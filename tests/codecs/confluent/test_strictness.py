@@ -9,11 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.codecs.amqp_headers import decode_headers
+from bridge.codecs.confluent import wire
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits, parse_json, write_json
 from bridge.errors import DecodeError
+from bridge.message import Message
 from tests.codecs.confluent import avro_cases, samples
 from tests.codecs.confluent import test_protobuf_properties as protobuf_cases
 from tests.codecs.confluent.samples import F, proto_text
@@ -191,3 +194,15 @@ def test_changed_json_is_refused_or_stays_what_it_is(data: st.DataObject, value:
         return
     _same(parse_json(write_json(read), LIMITS), read)
     _same(json.loads(body.decode("utf-8-sig")), read)
+
+
+@pytest.mark.parametrize(("indexed", "value"), [(False, b"\0\0\0\0\x07x"), (True, b"\0\0\0\0\x07\0\0")])
+def test_the_header_of_a_schema_holds_nothing_else(indexed: bool, value: bytes) -> None:
+    with pytest.raises(DecodeError, match="goes on after the id"):
+        wire.read(Message(b"", headers=((wire.HEADER, value),)), indexed=indexed)
+
+
+def test_a_boolean_of_amqp_that_is_none_is_kept_as_it_came() -> None:
+    number = ("n", b"\x71\0\0\0\7")
+    kept = decode_headers((number, ("a", b"\x56\1"), ("b", b"\x56\2")))
+    assert kept == (("n", b"7"), ("a", b"true"), ("b", b"\x56\2"))
