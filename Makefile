@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,9 @@ prove-hostile: .venv/dev ## an attack by five senders beside an honest one; BRID
 
 prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
 	$(BIN)/python -m tests.prove.dates run acceptance
+
+prove-schemas: .venv/dev ## a long fuzz of what a schema registry may answer
+	$(BIN)/python -m tests.prove.dates run schemas
 
 prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
 	$(BIN)/python -m tests.prove.dates run upgrade

@@ -5,6 +5,8 @@
       MessageError                 the message will never succeed                    -> dead_letter
         UnreadableMessage          the broker's client library cannot parse it
         DecodeError                the body is not what the codec expects
+          TooManyValues            it decodes to more values than allowed
+          DecodedTooLarge          it decodes to more bytes than allowed
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
         ExpressionCost             an expression may cost too much for this message
@@ -104,6 +106,18 @@ class DecodeError(MessageError):
     """The body is not what the codec expects."""
 
     reason = "decode_error"
+
+
+class TooManyValues(DecodeError):
+    """The body decodes to more values than `limits.max_values` allows."""
+
+    reason = "too_many_values"
+
+
+class DecodedTooLarge(DecodeError):
+    """The body decodes to more bytes than `limits.max_decoded` allows."""
+
+    reason = "decoded_too_large"
 
 
 class SchemaError(MessageError):

@@ -13,6 +13,7 @@ from bridge.codecs.limits import Limits
 from bridge.codecs.stand_in import StandInCodec
 from bridge.config.brokers import TargetSchemaConfig
 from bridge.config.source import Loaded
+from bridge.config.sources import LimitsConfig
 from bridge.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
     return {name: Registry(name, config, partial(resolve, name)) for name, config in configs.items()}
 
 
+def body_limits(config: LimitsConfig) -> Limits:
+    """Bounds of the bodies of one source."""
+    return Limits(config.max_payload, config.max_depth, config.max_values, config.max_decoded)
+
+
 def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None) -> Codec:
     """What reads a source. registries: None for JSON in place of what would ask one."""
     config = loaded.config.sources[source]
-    limits = Limits(config.limits.max_payload, config.limits.max_depth)
+    limits = body_limits(config.limits)
     if config.codec not in SCHEMA_CODECS:
         return codecs.get(config.codec, limits)
     if registries is None:

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.app.codecs import source_codec
+from bridge.app.codecs import body_limits, source_codec
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
 from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
-from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.engines import EmbeddedEngineConfig
@@ -176,7 +175,7 @@ def build_decoder(
     Raises: ConfigError with every problem.
     """
     config = loaded.config.sources[source]
-    limits = Limits(config.limits.max_payload, config.limits.max_depth)
+    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():

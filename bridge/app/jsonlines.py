@@ -18,6 +18,7 @@ import binascii
 import json
 import re
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import groupby
@@ -27,13 +28,13 @@ from bridge.codecs.limits import Limits, parse_json
 from bridge.errors import DecodeError
 from bridge.message import EXACT_MS, Headers, Message, Position
 
-LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500)
+LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500, max_values=64 * 1024 * 1024)
 """For what is parsed here. The receiving source has its own limits; only what must be understood is held to these."""
 
 LINE_LIMIT = 256 * 1024 * 1024
 """Bytes of a line: base64 makes a body a third longer."""
 
-_INSIDE = Limits(LIMITS.max_payload, LIMITS.max_depth - 1)
+_INSIDE = replace(LIMITS, max_depth=LIMITS.max_depth - 1)
 _ORIGIN = ("partition", "offset")
 _TAKEN = ("topic", "key", "headers", "body")
 MEMBERS = frozenset(

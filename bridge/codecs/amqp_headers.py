@@ -41,6 +41,8 @@ def _decode(name: str, value: bytes) -> tuple[bytes | None] | None:
     code, rest = value[0], value[1:]
     if code in _CONSTANTS:
         return (_CONSTANTS[code],) if not rest else None
+    if code == _BOOLEAN and rest not in (b"\0", b"\1"):
+        return None
     if code in _NUMBERS:
         form, convert = _NUMBERS[code]
         return (convert(struct.unpack(form, rest)[0]).encode(),) if len(rest) == struct.calcsize(form) else None
@@ -59,10 +61,11 @@ def _decode(name: str, value: bytes) -> tuple[bytes | None] | None:
     return (content,)
 
 
+_BOOLEAN = 0x56
 _CONSTANTS: dict[int, bytes | None] = {0x40: None, 0x41: b"true", 0x42: b"false", 0x43: b"0", 0x44: b"0"}
 _NUMBERS: dict[int, tuple[str, Callable[[Any], str]]] = {
     0x50: (">B", str), 0x51: (">b", str), 0x52: (">B", str), 0x53: (">B", str), 0x54: (">b", str), 0x55: (">b", str),
-    0x56: (">?", lambda value: "true" if value else "false"), 0x60: (">H", str), 0x61: (">h", str),
+    _BOOLEAN: (">?", lambda value: "true" if value else "false"), 0x60: (">H", str), 0x61: (">h", str),
     0x70: (">I", str), 0x71: (">i", str), 0x72: (">f", lambda value: str(single_to_json(value))),
     0x80: (">Q", str), 0x81: (">q", str), 0x82: (">d", str), 0x83: (">q", amqptext.timestamp),
     0x98: (">16s", lambda value: str(UUID(bytes=value))),

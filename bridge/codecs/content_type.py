@@ -15,11 +15,9 @@ _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}", re.ASC
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:-]{1,40})\"?\s*(?:;|$)", re.IGNORECASE)
 # Only true text encodings: Python also knows codecs like "idna" that are none
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16", "utf-16le", "utf-16be"})
+_REMEMBERED = 256
+"""Longest text, in characters, whose meaning is remembered: senders choose these texts."""
 _TEXT = frozenset({"application/xml", "application/yaml", "application/x-www-form-urlencoded"})
-
-
-_LONGEST_CACHED = 256
-"""Characters of a content type that is kept. A sender chooses the text, and the cache lives as long as the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class ContentType:
 
 def parse_content_type(text: str) -> ContentType:
     """Raises: DecodeError when it is no media type."""
-    return (_parse_cached if len(text) <= _LONGEST_CACHED else _parse)(text)
+    return _remembered(text) if len(text) <= _REMEMBERED else _parse(text)
 
 
 def _parse(text: str) -> ContentType:
@@ -57,7 +55,7 @@ def _parse(text: str) -> ContentType:
     return ContentType(media, kind, found[1].lower() if found else "utf-8", cloudevents)
 
 
-_parse_cached = lru_cache(maxsize=256)(_parse)
+_remembered = lru_cache(maxsize=256)(_parse)
 
 
 def content_type_of(message: Message) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from bridge.errors import DecodeError
+from bridge.errors import DecodedTooLarge, DecodeError, TooManyValues
 
 _OPEN, _CLOSE = b"[{", b"]}"
 _NO_MARKS = bytes(byte for byte in range(256) if byte not in _OPEN + _CLOSE + b'"')
@@ -26,13 +26,49 @@ _LONG_NEGATIVE = b"-" + b"0" * 19
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a message body may be. max_payload: bytes. max_depth: nested arrays and objects (1 is a flat one)."""
+    """Bounds of a message body.
+
+    max_payload: bytes. max_depth: nested arrays and objects (1 is a flat one). max_values: members and items of the
+    payload, at any depth. max_decoded: bytes of names and texts in the payload, of a format that is not JSON.
+    """
 
     max_payload: int = 1_048_576
     max_depth: int = 100
+    max_values: int = 50_000
+    max_decoded: int = 16_777_216
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Budget:
+    """Values and bytes that one body may still decode to."""
+
+    __slots__ = ("limits", "size", "values")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.values = limits.max_values
+        self.size = limits.max_decoded
+
+    def take(self, values: int, size: int = 0) -> None:
+        """Account for values, and bytes of names and texts, before they are made.
+
+        Raises: TooManyValues, DecodedTooLarge.
+        """
+        self.values -= values
+        if self.values < 0:
+            raise too_many_values(self.limits)
+        self.size -= size
+        if self.size < 0:
+            raise DecodedTooLarge(
+                f"the payload has more than the {self.limits.max_decoded} bytes that limits.max_decoded allows"
+            )
+
+
+def too_many_values(limits: Limits) -> TooManyValues:
+    """The refusal."""
+    return TooManyValues(f"the body has more than the {limits.max_values} values that limits.max_values allows")
 
 
 def without_mark(body: bytes) -> bytes:
@@ -66,16 +102,33 @@ def check_depth(body: bytes, max_depth: int) -> None:
         raise DecodeError(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
 
 
+def check_values(body: bytes, limits: Limits) -> None:
+    """Count the values of a JSON text by its brackets and commas, without parsing it. Exact for well-formed JSON.
+
+    Raises: TooManyValues.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") < limits.max_values:
+        return
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # A quote stays where a string was, so that ["a"] is not taken for an empty array
+    bare = b'"'.join(body.translate(None, b" \t\r\n").split(b'"')[::2])
+    empty = bare.count(b"[]") + bare.count(b"{}")
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") - empty >= limits.max_values:
+        raise too_many_values(limits)
+
+
 def parse_json(body: bytes, limits: Limits) -> Any:
     """The value of a JSON text in UTF-8; a byte order mark before it is no part of it.
 
     Integers are exact up to the range of a double (308 digits); of a repeated key the last value wins.
 
     Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the
-        range of a double, and nesting beyond `max_depth`. The text never quotes the body.
+        range of a double, and nesting beyond `max_depth`; TooManyValues. The text never quotes the body.
     """
     body = without_mark(body)
     check_depth(body, limits.max_depth)
+    check_values(body, limits)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

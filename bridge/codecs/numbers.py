@@ -28,11 +28,14 @@ def single_to_json(value: float) -> float | str:
         return float_to_json(value)
     if value.is_integer() and abs(value) <= _COUNTED:
         return value
-    for digits in range(6, 9):
-        short = float(f"{value:.{digits}g}")
-        if _single(short) == value:
-            return short
-    return float(f"{value:.9g}")
+    short = float(f"{value:.6g}")
+    if _single(short) == value:
+        return short
+    long = float(f"{value:.8g}")
+    if _single(long) != value:
+        return float(f"{value:.9g}")
+    short = float(f"{value:.7g}")
+    return short if _single(short) == value else long
 
 
 def double(value: Any) -> float:

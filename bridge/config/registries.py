@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, model_validator
 
-from bridge.config.types import Duration, Model
+from bridge.config.types import Duration, Model, Size
 
 
 class RegistryTlsConfig(Model):
@@ -27,6 +27,7 @@ class RegistryConfig(Model):
     identity_pool: str | None = Field(None, description="Confluent Cloud, with a token: the identity pool.")
     tls: RegistryTlsConfig | None = Field(None, description="TLS; null: what the system trusts.")
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one request.")
+    max_schema: Size = Field(1048576, description="Largest schema with its references; a larger one is not used.")
     latest_for: Duration = Field(
         300.0, gt=0, description="How long a target without `schema` keeps the latest version before it looks again."
     )

@@ -88,6 +88,15 @@ class LimitsConfig(Model):
         description="Bytes of input and data in all commands of one message; a message that leads to more is "
         "dead-lettered.",
     )
+    max_values: Integer = Field(
+        50_000,
+        ge=1,
+        description="Most values in a payload, at any depth; more are dead-lettered as `too_many_values`.",
+    )
+    max_decoded: Size = Field(
+        16777216,
+        description="Largest decoded Avro or Protobuf payload; more is dead-lettered as `decoded_too_large`.",
+    )
     max_in_flight: Integer = Field(1000, ge=1, description="Records received and not settled.")
     max_in_flight_bytes: Size = Field(67108864, description="Bytes received and not settled.")
     concurrency: Integer = Field(64, ge=1, le=10_000, description="Commands executed at once.")

@@ -71,7 +71,9 @@ class Progress:
     def show(self) -> None:
         """Write the custom status."""
         self._changed = False
-        self._ctx.set_custom_status(_whole(self._head, self.status, self._failure, self._failed, *self._steps.values()))
+        # Texts of errors have any length, and are rarely the same again
+        make = _whole if self._failure or self._failed else _remembered
+        self._ctx.set_custom_status(make(self._head, self.status, self._failure, self._failed, *self._steps.values()))
 
     def shown(self, steps: Steps) -> Steps:
         """Run the steps, and show what has changed whenever they wait and when they are over."""
@@ -101,6 +103,8 @@ def _piece(step: str, state: StepState) -> str:
     return f'{json.dumps(step)}: "{state}"'
 
 
-@lru_cache(maxsize=1024)
 def _whole(head: str, status: SagaStatus, failure: str, failed: str, *steps: str) -> Prepared:
     return Prepared(f'{head}, "status": "{status}", "steps": {{{", ".join(steps)}}}{failure}{failed}}}')
+
+
+_remembered = lru_cache(maxsize=1024)(_whole)

@@ -15,6 +15,7 @@ from bridge.codecs.confluent.wire import write
 from bridge.message import Message
 from tests.pipeline.harness import Bench, bench, offsets_by_key
 from tests.registry import RegistryServer
+from tests.registry.hostile import HostileRegistry, answer
 
 START = '{"type": "record", "name": "Start", "fields": [{"name": "id", "type": "string"}]}'
 
@@ -76,3 +77,43 @@ async def test_a_drain_ends_the_wait_and_everything_comes_again(tmp_path: Path, 
     async with bench(tmp_path, source=registry(server), codec="avro") as two:
         await two.source.start()
         await two.settled(9)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        answer({"error_code": 42203, "message": "Invalid format"}, 422),
+        answer({"error_code": 40901, "message": "Incompatible"}, 409),
+        answer({"schema": '"n"', "references": [{"name": "n", "subject": "s", "version": 1}], "subject": "s", "id": 1}),
+        answer({"schema": '{"type": "fixed", "name": "F", "size": 1' + "0" * 400 + "}"}),
+        answer({"schema": "{" * 100_000}),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_costs_its_messages_alone(tmp_path: Path, refused: bytes) -> None:
+    good = answer({"schema": START, "id": 1})
+    hostile = HostileRegistry(lambda path: good if path.startswith("/schemas/ids/1") else refused)
+    config = (
+        f"    retry: {{initial: 20ms, max_delay: 50ms}}\nregistries: {{main: {{url: '{hostile.url}', timeout: 2s}}}}"
+    )
+    try:
+        async with bench(tmp_path, source=config, codec="avro") as one:
+            await one.publish(*(made(number, 9 if number == 4 else 1) for number in range(9)))
+            await one.source.start()
+            await one.settled(9)
+            assert one.source.ledger.dead_letters == {"decode_error": 1}
+            assert sum(len(numbers) for numbers in offsets_by_key(one.faults.taken).values()) == 8
+    finally:
+        hostile.close()
+
+
+async def test_a_body_beyond_its_bounds_is_dead_lettered_with_its_own_reason(tmp_path: Path) -> None:
+    async with bench(tmp_path, source="    limits: {max_values: 10}") as one:
+        headers = (("type", b"start"),)
+        await one.publish(
+            Message(b'{"id": "a"}', b"a", headers), Message(b'{"id": [0,0,0,0,0,0,0,0,0,0]}', b"a", headers)
+        )
+        await one.source.start()
+        await one.settled(2)
+        assert one.source.ledger.dead_letters == {"too_many_values": 1}
+        [dead] = await one.read("orders.dlq", 1)
+        assert dict(dead.headers)["bridge.reason"] == b"too_many_values"

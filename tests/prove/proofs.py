@@ -72,6 +72,7 @@ PROOFS: tuple[Proof, ...] = (
         "tests/acceptance", "tests/workflow",
     ),
     _slow("hostile", ("bridge",), "tests/hostile"),
+    _slow("schemas", ("bridge/codecs/confluent",), "tests/codecs", "tests/registry"),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
 )  # fmt: skip
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import fastavro
 
-from bridge.codecs.confluent.avro_schema import BRANCH, VALUE, is_recursive, parse, resolve
-from bridge.codecs.confluent.avro_values import Reader, Writer
+from bridge.codecs.confluent.avro_reader import Reader
+from bridge.codecs.confluent.avro_schema import BRANCH, VALUE, parse, resolve
+from bridge.codecs.confluent.avro_writer import Writer
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.confluent.sdk_internals import read_recursive
 from bridge.codecs.confluent.wire import read_zigzag
 from bridge.codecs.limits import Limits
 from bridge.errors import DecodeError
@@ -27,7 +27,6 @@ class AvroSchema:
         self._whole, self._named = parse(schema.text, schema.references)
         self._schema: Any = self._whole["fields"][0]["type"]
         try:
-            self._recursive = is_recursive(self._schema, self._named)
             self._reader = Reader(self._schema, self._named)
         except RecursionError:
             raise DecodeError("the schema nests deeper than Avro data can be read safely") from None
@@ -52,19 +51,7 @@ class AvroSchema:
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
         """See `Compiled.decode`."""
-        stream = BytesIO(data)
-        try:
-            if self._recursive:
-                value: Any = read_recursive(stream, self._whole, return_named_type=True)
-            else:
-                value = fastavro.schemaless_reader(stream, self._whole, None, return_named_type=True)
-        except RecursionError:
-            raise DecodeError("the body nests deeper than Avro data can be read safely") from None
-        except (EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, ArithmeticError) as error:
-            raise DecodeError(f"the body is not what its Avro schema says ({type(error).__name__})") from None
-        if stream.read(1):
-            raise DecodeError("the body goes on after the data that its Avro schema describes")
-        return self._reader.to_json(value[VALUE], limits.max_depth)
+        return self._reader.read(data, limits)
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
         """See `Compiled.encode`."""

@@ -16,6 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 _DAY = 86_400
+_DECIMALS = 4300
+"""Digits after the point that are read and written, as many as Python converts: a schema may claim any number."""
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- local timestamps have no zone
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -58,6 +60,8 @@ def _decimal(precision: Any, scale: Any, size: int | None) -> Logical | None:
         return None
 
     def read(value: bytes) -> str:
+        if scale > _DECIMALS:
+            raise ValueError
         number = int.from_bytes(value, signed=True)
         digits = str(abs(number)).rjust(scale + 1, "0")  # ValueError beyond the digits that Python converts
         whole = digits if scale == 0 else f"{digits[:-scale]}.{digits[-scale:]}"
@@ -66,6 +70,8 @@ def _decimal(precision: Any, scale: Any, size: int | None) -> Logical | None:
     def write(value: Any) -> bytes:
         if type(value) not in (str, int, float) or not _NUMBER.fullmatch(str(value)):
             raise TypeError
+        if scale > _DECIMALS:
+            raise ValueError
         sign, all_digits, exponent = Decimal(str(value)).as_tuple()
         assert isinstance(exponent, int)
         digits = "".join(map(str, all_digits)).lstrip("0")
@@ -107,9 +113,14 @@ def _timestamp(unit: str, local: bool) -> Logical:
     digits = _DIGITS[unit]
     name = f"local-timestamp-{unit}" if local else f"timestamp-{unit}"
 
+    end = "" if local else "Z"
+
     def read(value: int) -> str:
-        seconds, part = divmod(value, 10**digits)
-        return (_EPOCH + timedelta(seconds=seconds)).isoformat() + _fraction(part, digits) + ("" if local else "Z")
+        micros, nanos = divmod(value, 1000) if digits == 9 else (value * 10 ** (6 - digits), 0)
+        moment = _EPOCH + timedelta(microseconds=micros)
+        if not nanos:
+            return moment.isoformat() + end
+        return f"{moment.isoformat(timespec='microseconds')}{nanos:03}{end}"
 
     def write(value: Any) -> int:
         found = _MOMENT.fullmatch(value)

@@ -18,6 +18,8 @@ from bridge.errors import DecodeError
 
 LOGICAL, DEFAULT, BRANCH, VALUE = "bridge.logical", "bridge.default", "bridge.branch", "value"
 """Attributes of a schema (its `Logical`, a field's default, the branch inside a record) and the one field's name."""
+TYPE = "@type"
+"""Member of JSON data that names the branch of a union. No field of a record can have this name."""
 RECORDS = ("record", "error")
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 _SAME_IN_PYTHON = ({"int", "long"}, {"float", "double"})
@@ -39,9 +41,7 @@ def parse(text: str, references: tuple[tuple[str, str], ...]) -> tuple[dict[str,
             fastavro.parse_schema(rewrite.schema(json.loads(reference)), named)
         fields = [{"name": VALUE, "type": rewrite.schema(json.loads(text))}]
         whole: Any = fastavro.parse_schema({"type": "record", "name": "bridge_whole", "fields": fields}, named)
-    except (
-        ValueError, TypeError, KeyError, AttributeError, RecursionError, fastavro.schema.SchemaParseException
-    ) as error:  # fmt: skip
+    except Exception as error:  # JSON of any form meets the library's code here
         raise DecodeError(f"the schema is no Avro schema: {type(error).__name__}") from error
     return whole, named
 
@@ -71,17 +71,22 @@ class _Rewriter:
         made = {key: schema[key] for key in ("type", "name", "namespace", "symbols", "size") if key in schema}
         if kind in RECORDS:
             made["fields"] = [self._field(field) for field in schema["fields"]]
+            _check_names([field["name"] for field in made["fields"]])
         elif kind == "array":
             made["items"] = self.schema(schema["items"])
         elif kind == "map":
             made["values"] = self.schema(schema["values"])
         elif kind in _PRIMITIVES or kind == "fixed":
+            if kind == "fixed" and (type(schema["size"]) is not int or schema["size"] < 0):
+                raise ValueError
             logical = logical_type(kind, schema)
             if logical is not None:
                 made[LOGICAL] = logical
             elif kind in _PRIMITIVES:
                 return kind
-        elif kind != "enum":
+        elif kind == "enum":
+            _check_names(schema["symbols"])
+        else:
             return kind  # the name of a type
         return made
 
@@ -107,45 +112,7 @@ class _Rewriter:
         ]
 
 
-def is_recursive(schema: Schema, named: Mapping[str, Any]) -> bool:
-    """Tell whether the schema refers to itself.
-
-    Raises: DecodeError for an array whose items take no bytes: a body of a few bytes could claim any number of them.
-    """
-    recursive = False
-    above: set[str] = set()
-    takes_bytes: dict[str, bool] = {}
-
-    def visit(part: Any) -> bool:
-        """Tell whether every value of the part takes bytes."""
-        nonlocal recursive
-        if isinstance(part, list):
-            for each in part:
-                visit(each)
-            return True  # the branch
-        definition = resolve(part, named)
-        kind = kind_of(definition)
-        if kind == "array":
-            if not visit(definition["items"]):
-                raise DecodeError("the schema has an array whose items take no bytes, which cannot be read safely")
-            return True
-        if kind == "map":
-            visit(definition["values"])
-            return True
-        if kind == "fixed":
-            return bool(definition["size"])
-        if kind not in RECORDS:
-            return kind != "null"
-        name = definition["name"]
-        if name in above:
-            recursive = True
-            return True
-        if name not in takes_bytes:
-            above.add(name)
-            sizes = [visit(field["type"]) for field in definition["fields"]]
-            above.remove(name)
-            takes_bytes[name] = any(sizes)
-        return takes_bytes[name]
-
-    visit(schema)
-    return recursive
+def _check_names(names: list[Any]) -> None:
+    """Raises: ValueError unless these are texts, each of them once."""
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError

@@ -43,7 +43,7 @@ class RegistryCodec:
         for message in messages:
             if message.body is not None:
                 try:
-                    wanted.add(wire.read(message, indexed=False).schema)
+                    wanted.add(wire.read(message, indexed=self._format.indexed).schema)
                 except DecodeError:
                     continue  # told again, and judged, when it is decoded
         await self._schemas.fetch(wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,6 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
 
 from bridge.codecs.confluent.protobuf_values import Values
 from bridge.codecs.confluent.registry import RegisteredSchema
@@ -37,9 +35,9 @@ class ProtobufSchema:
             files = {name: _file(text, name) for name, text in schema.references}
             main = _file(schema.text, _MAIN)
             for each in (*files.values(), main):
-                _add(pool, each, files)
+                _add(pool, each, files, ())
             self._file = pool.FindFileByName(_MAIN)
-        except (TypeError, ValueError, KeyError, ProtobufError, binascii.Error) as error:
+        except Exception as error:  # descriptors of any form meet the library's code here
             raise DecodeError(
                 f"the schema is no Protobuf file descriptor ({type(error).__name__}); "
                 "the registry must answer `format=serialized`"
@@ -67,7 +65,7 @@ class ProtobufSchema:
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
         """See `Compiled.decode`."""
-        return self._values.read(data, self._at(indexes), limits.max_depth)
+        return self._values.read(data, self._at(indexes), limits)
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
         """See `Compiled.encode`."""
@@ -101,13 +99,17 @@ def _add(
     pool: DescriptorPool,
     file: descriptor_pb2.FileDescriptorProto,
     others: dict[str, descriptor_pb2.FileDescriptorProto],
+    above: tuple[str, ...],
 ) -> None:
-    """The file with all that it imports."""
+    """The file with all that it imports. above: files that wait for it. Raises: ValueError when it imports one."""
+    above = (*above, file.name)
     for name in file.dependency:
         try:
             pool.FindFileByName(name)
         except KeyError:
-            _add(pool, others[name] if name in others else _known(name), others)
+            if name in above:
+                raise ValueError("files that import each other") from None
+            _add(pool, others[name] if name in others else _known(name), others, above)
     pool.Add(file)
 
 

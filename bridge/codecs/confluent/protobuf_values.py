@@ -12,7 +12,9 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from google.protobuf import (  # type: ignore[import-untyped]  # comes without types
@@ -32,6 +34,8 @@ from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[impor
 from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
 from google.protobuf.message import Message as ProtobufMessage
 
+from bridge.codecs.confluent.protobuf_scan import Scanner
+from bridge.codecs.limits import Budget, Limits
 from bridge.codecs.numbers import double, float_to_json, single, single_to_json
 from bridge.errors import DecodeError
 
@@ -55,21 +59,37 @@ _TIMESTAMP = re.compile(
 _DURATION = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?s", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A message without any field set. unset: its members with their values, made anew. order: of all fields."""
+
+    unset: tuple[tuple[str, Callable[[], Any]], ...]
+    order: dict[str, int]
+
+
 class Values:
     """Conversion of the messages of one pool. Safe to share."""
 
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool
+        self._scanner = Scanner(pool)
+        self._shapes: dict[Descriptor, _Shape] = {}
         self._fields: dict[str, dict[str, FieldDescriptor]] = {}
 
-    def read(self, data: bytes, kind: Descriptor, depth: int) -> Any:
-        """JSON types. depth: levels that they may nest. Raises: DecodeError."""
+    def read(self, data: bytes, kind: Descriptor, limits: Limits) -> Any:
+        """JSON types. Raises: DecodeError."""
+        return self._parsed(data, kind, limits.max_depth, Budget(limits))
+
+    def _parsed(self, data: bytes, kind: Descriptor, depth: int, budget: Budget) -> Any:
+        self._scanner.scan(data, kind, budget)
         message = message_factory.GetMessageClass(kind)()
         try:
             message.ParseFromString(data)
         except ProtobufError:
             raise DecodeError(f"the body is no {kind.full_name} in Protobuf") from None
-        return self._message(message, depth)
+        if not message.IsInitialized():
+            raise DecodeError(f"the body is a {kind.full_name} without a field that its schema requires")
+        return self._message(message, depth, budget)
 
     def write(self, value: Any, kind: Descriptor) -> bytes:
         """The message of JSON types. Raises: DecodeError, naming the place in the data and never a value."""
@@ -97,51 +117,62 @@ class Values:
 
     # Reading
 
-    def _message(self, message: ProtobufMessage, depth: int) -> Any:
+    def _message(self, message: ProtobufMessage, depth: int, budget: Budget) -> Any:
         if depth <= 0:
             raise DecodeError("the body nests deeper than limits.max_depth allows")
         kind = message.DESCRIPTOR
         if kind.full_name == _ANY:
-            return self._any(message, depth)
+            return self._any(message, depth, budget)
         if kind.full_name in _WELL_KNOWN:
             try:
                 found = json_format.MessageToDict(message, preserving_proto_field_name=True)
-            except (TypeError, ValueError, json_format.Error):
+            except (TypeError, ValueError, AttributeError, LookupError, json_format.Error):
                 raise DecodeError(f"the body has a {kind.full_name} that has no JSON form") from None
             _check_depth(found, depth)
             return found
-        read: dict[str, Any] = {}
-        for field in kind.fields:
-            value = getattr(message, field.name)
-            if field.is_repeated:
-                read[field.name] = self._several(field, value, depth)
-            elif not field.has_presence or message.HasField(field.name):
-                read[field.name] = self._single(field, value, depth)
-        if kind.is_extendable:
-            for field, value in message.ListFields():
-                if field.is_extension:
-                    convert = self._several if field.is_repeated else self._single
-                    read[f"[{field.full_name}]"] = convert(field, value, depth)
-        return read
+        shape = self._shapes.get(kind) or self._shape(kind)
+        read: dict[str, Any] = {name: make() for name, make in shape.unset}
+        ordered = True
+        for field, value in message.ListFields():
+            name = f"[{field.full_name}]" if field.is_extension else field.name
+            ordered = ordered and name in read
+            convert = self._several if field.is_repeated else self._single
+            read[name] = convert(field, value, depth, budget)
+        if ordered:
+            return read
+        return {name: read[name] for name in sorted(read, key=lambda name: shape.order.get(name, len(shape.order)))}
 
-    def _any(self, message: ProtobufMessage, depth: int) -> Any:
+    def _shape(self, kind: Descriptor) -> _Shape:
+        unset: list[tuple[str, Callable[[], Any]]] = []
+        for field in kind.fields:
+            if field.is_repeated:
+                unset.append((field.name, dict if _is_map(field) else list))
+            elif not field.has_presence:
+                default = self._single(field, field.default_value, 0, None)
+                unset.append((field.name, partial(_same, default)))
+        shape = _Shape(tuple(unset), {field.name: at for at, field in enumerate(kind.fields)})
+        self._shapes[kind] = shape
+        return shape
+
+    def _any(self, message: ProtobufMessage, depth: int, budget: Budget) -> Any:
         if not message.type_url and not message.value:
             return {}
         kind = self._find(message.type_url)
         if kind is None:
             raise DecodeError(f"the body has a {_ANY} of a message that its schema does not have")
-        inner = self.read(message.value, kind, depth)
+        inner = self._parsed(message.value, kind, depth, budget)
         return {TYPE: message.type_url, **({VALUE: inner} if kind.full_name in _WELL_KNOWN else inner)}
 
-    def _several(self, field: FieldDescriptor, value: Any, depth: int) -> Any:
+    def _several(self, field: FieldDescriptor, value: Any, depth: int, budget: Budget) -> Any:
         if _is_map(field):
             member = field.message_type.fields_by_name[VALUE]
-            return {_key(key): self._single(member, value[key], depth - 1) for key in value}
-        return [self._single(field, each, depth - 1) for each in value]
+            return {_key(key): self._single(member, value[key], depth - 1, budget) for key in value}
+        return [self._single(field, each, depth - 1, budget) for each in value]
 
-    def _single(self, field: FieldDescriptor, value: Any, depth: int) -> Any:
+    def _single(self, field: FieldDescriptor, value: Any, depth: int, budget: Budget | None) -> Any:
         if field.message_type is not None:
-            return self._message(value, depth - 1)
+            assert budget is not None
+            return self._message(value, depth - 1, budget)
         if field.enum_type is not None:
             if field.enum_type.full_name == _NULL:
                 return None
@@ -345,6 +376,10 @@ def _check_depth(value: Any, depth: int) -> None:
             if isinstance(each, dict | list)
             for member in (each.values() if isinstance(each, dict) else each)
         ]
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _key(key: Any) -> str:

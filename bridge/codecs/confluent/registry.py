@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, SchemaRegistryError
 
-from bridge.codecs.confluent.sdk_internals import http_library
+from bridge.codecs.confluent.sdk_internals import bound_answers, http_library
 from bridge.codecs.confluent.wire import SchemaId
 from bridge.config.registries import RegistryConfig
 from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
@@ -30,6 +30,10 @@ _UNKNOWN = frozenset({40401, 40402, 40403})
 _NEW_SCHEMA_PAUSES = (0.2, 0.5)
 """Seconds between questions for an id that is not known: a follower hears of a new schema after its leader."""
 _REFERENCES_LIMIT = 100
+_AROUND = 65_536
+"""Bytes of an answer that are not the schema: ids, names, references."""
+_WHOLE = 4
+"""Timeouts of one request that a schema with all its references may take."""
 
 
 class UnknownSchema(DecodeError):
@@ -70,7 +74,9 @@ class Registry:
     async def schema(self, key: SchemaId, kind: str) -> RegisteredSchema:
         """The schema of an id. Raises: UnknownSchema, RegistryUnavailable."""
         what = f"schema {key}"
+        return await self._in_time(_WHOLE, what, self._schema(what, key, kind))
 
+    async def _schema(self, what: str, key: SchemaId, kind: str) -> RegisteredSchema:
         def get(client: AsyncSchemaRegistryClient) -> Awaitable[Schema]:
             if isinstance(key, UUID):
                 return client.get_schema_by_guid(str(key), fmt=_format(kind))
@@ -85,12 +91,12 @@ class Registry:
 
     async def latest(self, subject: str, kind: str) -> tuple[SchemaIds, RegisteredSchema]:
         """The newest schema of a subject. Raises: UnknownSchema, RegistryUnavailable."""
-        # The client would keep it for ever, and new versions would never be seen
-        await self._connected().clear_latest_caches()  # type: ignore[no-untyped-call]  # the client leaves it unannotated
-        found = await self._ask(
-            f"the latest schema of {subject}", lambda client: client.get_latest_version(subject, fmt=_format(kind))
-        )
-        return _ids(found.schema_id, found.guid), await self._whole(found.schema, kind)
+        what = f"the latest schema of {subject}"
+        return await self._in_time(_WHOLE, what, self._latest(what, subject, kind))
+
+    async def _latest(self, what: str, subject: str, kind: str) -> tuple[SchemaIds, RegisteredSchema]:
+        found = await self._ask(what, lambda client: client.get_latest_version(subject, fmt=_format(kind)))
+        return self._ids(found.schema_id, found.guid), await self._whole(found.schema, kind)
 
     async def find(self, subject: str, text: str, kind: str) -> SchemaIds:
         """The id of a schema that was registered before. Raises: UnknownSchema, SchemaError, RegistryUnavailable."""
@@ -98,7 +104,7 @@ class Registry:
         found = await self._ask(
             f"the schema of {subject}", lambda client: client.lookup_schema(subject, schema, normalize_schemas=True)
         )
-        return _ids(found.schema_id, found.guid)
+        return self._ids(found.schema_id, found.guid)
 
     async def register(self, subject: str, text: str, kind: str) -> SchemaIds:
         """The id of a schema, which is registered when it is new. Raises: SchemaError, RegistryUnavailable."""
@@ -107,7 +113,7 @@ class Registry:
             f"register a schema of {subject}",
             lambda client: client.register_schema_full_response(subject, schema, normalize_schemas=True),
         )
-        return _ids(found.schema_id, found.guid)
+        return self._ids(found.schema_id, found.guid)
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -115,33 +121,64 @@ class Registry:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _whole(self, schema: Schema | None, kind: str) -> RegisteredSchema:
-        if schema is None or schema.schema_str is None:
-            raise RegistryUnavailable(f"registry {self.name}: the answer holds no schema")
+    async def _whole(self, schema: Any, kind: str) -> RegisteredSchema:
         references: dict[str, str] = {}
-        await self._references(schema, kind, references)
-        return RegisteredSchema(schema.schema_str, schema.schema_type or "AVRO", tuple(references.items()))
+        await self._references(schema, kind, references, set())
+        text, written = self._text(schema), schema.schema_type or "AVRO"
+        if not isinstance(written, str):
+            raise self._no_registry()
+        if len(text) + sum(map(len, references.values())) > self._config.max_schema:
+            raise self._too_large()
+        return RegisteredSchema(text, written, tuple(references.items()))
 
-    async def _references(self, schema: Schema, kind: str, found: dict[str, str]) -> None:
-        for reference in schema.references or ():
+    async def _references(self, schema: Any, kind: str, found: dict[str, str], seen: set[str]) -> None:
+        """Add what a schema refers to, each after those it refers to itself. seen: names that were met so far."""
+        for reference in getattr(schema, "references", None) or ():
             name, subject, version = reference.name, reference.subject, reference.version
-            if name is None or subject is None or version is None or name in found:
+            if not (isinstance(name, str) and isinstance(subject, str) and isinstance(version, int)):
+                raise self._no_registry()
+            if name in seen:
                 continue
-            if len(found) >= _REFERENCES_LIMIT:
+            if len(seen) >= _REFERENCES_LIMIT:
                 raise DecodeError(f"registry {self.name}: the schema refers to more than {_REFERENCES_LIMIT} others")
+            seen.add(name)
             below = await self._ask(
                 f"version {version} of {subject}",
                 lambda client, subject=subject, version=version: client.get_version(  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
                     subject, version, fmt=_format(kind)
                 ),
             )
-            await self._references(below.schema, kind, found)
-            found[name] = below.schema.schema_str or ""
+            await self._references(below.schema, kind, found, seen)
+            found[name] = self._text(below.schema)
+
+    def _text(self, schema: Any) -> str:
+        text = getattr(schema, "schema_str", None)
+        if not isinstance(text, str):
+            raise RegistryUnavailable(f"registry {self.name}: the answer holds no schema")
+        return text
+
+    def _ids(self, number: Any, guid: Any) -> SchemaIds:
+        try:
+            if type(number) is int and 0 <= number < 2**32:
+                return SchemaIds(number, UUID(guid) if guid else None)
+        except (ValueError, TypeError, AttributeError):
+            pass
+        raise RegistryUnavailable(f"registry {self.name}: the answer holds no id of a schema")
+
+    def _no_registry(self) -> RegistryUnavailable:
+        return RegistryUnavailable(f"registry {self.name}: what answers is no schema registry, check `url`")
+
+    def _too_large(self) -> DecodeError:
+        return DecodeError(
+            f"registry {self.name}: the schema is larger than the {self._config.max_schema} bytes that its max_schema "
+            "allows"
+        )
 
     def _connected(self) -> AsyncSchemaRegistryClient:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             self._client, self._loop = AsyncSchemaRegistryClient(self._arguments()), loop
+            bound_answers(self._client, self._config.max_schema + _AROUND, self._too_large)
         return self._client
 
     def _arguments(self) -> dict[str, object]:
@@ -172,22 +209,34 @@ class Registry:
     def _file(self, field: str, value: str) -> str:
         return str(check_file(self._resolve(field, value), MAX_FILE))
 
+    async def _in_time(self, timeouts: int, what: str, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            async with asyncio.timeout(self._config.timeout * timeouts):
+                return await work
+        except TimeoutError as error:
+            raise RegistryUnavailable(f"registry {self.name}: no answer in time ({what})") from error
+
     async def _ask(self, what: str, question: Callable[[AsyncSchemaRegistryClient], Awaitable[_T]]) -> _T:
         try:
-            async with asyncio.timeout(self._config.timeout * 2):
-                return await question(self._connected())
+            return await self._in_time(2, what, self._answer(question))
         except SchemaRegistryError as error:
             raise self._refusal(what, error) from error
         except BridgeError:
             raise
-        except TimeoutError as error:
-            raise RegistryUnavailable(f"registry {self.name}: no answer in time ({what})") from error
-        except (_http.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # an answer of any form meets the client's code here
             raise RegistryUnavailable(f"registry {self.name}: {_explain(error)} ({what})") from error
 
+    async def _answer(self, question: Callable[[AsyncSchemaRegistryClient], Awaitable[_T]]) -> _T:
+        client = self._connected()
+        found = await question(client)
+        # The client would keep a thousand of any size, and the latest of a subject for ever
+        await client.clear_caches()  # type: ignore[no-untyped-call]  # the client leaves it unannotated
+        return found
+
     def _refusal(self, what: str, error: SchemaRegistryError) -> BridgeError:
-        status, code = error.http_status_code, error.error_code
-        if status == 404 and code in _UNKNOWN:
+        status = error.http_status_code
+        code: Any = error.error_code  # as it was answered
+        if status == 404 and isinstance(code, int) and code in _UNKNOWN:
             return UnknownSchema(f"registry {self.name} does not have {what}")
         if status in (401, 403):
             return RegistryUnavailable(f"registry {self.name} refused the credentials ({what}, HTTP {status})")
@@ -198,12 +247,6 @@ class Registry:
         return RegistryUnavailable(
             f"registry {self.name} answered {what} with HTTP {status}; check that `url` is a schema registry's"
         )
-
-
-def _ids(number: int | None, guid: str | None) -> SchemaIds:
-    if number is None:
-        raise ValueError("the answer holds no id")
-    return SchemaIds(number, UUID(guid) if guid else None)
 
 
 def _format(kind: str) -> str | None:

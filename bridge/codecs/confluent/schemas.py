@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.wire import SchemaId
-from bridge.errors import DecodeError
+from bridge.errors import DecodeError, MessageError, RegistryUnavailable
 
 CAPACITY = 2000
 """Schemas that are kept; a batch of messages has at most a few hundred."""
+BYTES = 64 * 1024 * 1024
+"""Bytes of schemas that are kept, as text."""
 _FORGET = 30.0
 """Seconds after which a schema that could not be used is asked for again: it may have been registered since."""
 
@@ -24,24 +26,24 @@ class Schemas:
     def __init__(self, registry: Registry, format: Format) -> None:  # noqa: A002 -- the noun
         self._registry = registry
         self._format = format
-        self._known: OrderedDict[SchemaId, Compiled] = OrderedDict()
-        self._unusable: OrderedDict[SchemaId, tuple[float, DecodeError]] = OrderedDict()
+        self._known: OrderedDict[SchemaId, tuple[Compiled, int]] = OrderedDict()
+        self._unusable: OrderedDict[SchemaId, tuple[float, str]] = OrderedDict()
 
     def get(self, key: SchemaId) -> Compiled:
         """A schema that `fetch` was asked for. Raises: DecodeError when it cannot be used."""
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
-            return found
+            return found[0]
         if key in self._unusable:
-            raise DecodeError(str(self._unusable[key][1]))
+            raise DecodeError(self._unusable[key][1])
         raise LookupError(f"schema {key} was not fetched")
 
     async def fetch(self, keys: Iterable[SchemaId]) -> None:
         """Have these schemas, or know that they cannot be used. Raises: RegistryUnavailable."""
         now = time.monotonic()
-        missing = set()
-        for key in keys:
+        missing, wanted = set(), set(keys)
+        for key in wanted:
             if key in self._known:
                 continue
             if key in self._unusable and now - self._unusable[key][0] < _FORGET:
@@ -49,19 +51,35 @@ class Schemas:
             missing.add(key)
         if missing:
             await asyncio.gather(*(self._load(key) for key in missing))
+            self._forget(wanted)
 
     async def _load(self, key: SchemaId) -> None:
         try:
             found = await self._registry.schema(key, self._format.kind)
             if found.kind != self._format.kind:
-                raise DecodeError(f"schema {key} of registry {self._registry.name} is {found.kind}")
-            self._known[key] = self._format.compile(found, None)
-        except DecodeError as error:
-            self._unusable[key] = time.monotonic(), error
+                raise DecodeError(f"schema {key} of registry {self._registry.name} is {found.kind[:40]}")
+            # Large ones take seconds
+            compiled = await asyncio.to_thread(self._format.compile, found, None)
+        except RegistryUnavailable:
+            raise
+        except Exception as error:  # a schema of any form meets the libraries' code here
+            self._unusable[key] = (
+                time.monotonic(),
+                str(error)
+                if isinstance(error, MessageError)
+                else (f"schema {key} of registry {self._registry.name} cannot be used ({type(error).__name__})"),
+            )
             self._unusable.move_to_end(key)
             while len(self._unusable) > CAPACITY:
                 self._unusable.popitem(last=False)
         else:
             self._unusable.pop(key, None)
-            while len(self._known) > CAPACITY:
-                self._known.popitem(last=False)
+            self._known[key] = compiled, len(found.text) + sum(len(text) for _, text in found.references)
+
+    def _forget(self, wanted: Set[SchemaId]) -> None:
+        """Keep within bounds, and keep the schemas that are wanted now."""
+        size = sum(each for _, each in self._known.values())
+        for key in [key for key in self._known if key not in wanted]:
+            if len(self._known) <= CAPACITY and size <= BYTES:
+                break
+            size -= self._known.pop(key)[1]

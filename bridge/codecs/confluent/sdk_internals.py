@@ -6,26 +6,9 @@ tests/codecs/confluent/test_sdk_internals.py fails when one of them has lost its
 from __future__ import annotations
 
 import importlib
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import Any
-
-import fastavro
-
-from bridge.errors import DecodeError
-
-
-def read_recursive(stream: Any, schema: Any, **options: Any) -> Any:
-    """Read Avro data of a recursive schema with fastavro's reader in Python.
-
-    Its compiled reader follows deeply nested data to the end of the stack, and the process with it. Without the reader
-    in Python recursive schemas are refused.
-
-    Raises: DecodeError, RecursionError, and what `fastavro.schemaless_reader` raises.
-    """
-    reader = getattr(_module("fastavro._read_py"), "schemaless_reader", None)
-    if reader is None:
-        raise DecodeError(f"the schema is recursive, which fastavro {fastavro.__version__} cannot read safely")
-    return reader(stream, schema, None, **options)
 
 
 def http_library() -> ModuleType:
@@ -36,8 +19,47 @@ def http_library() -> ModuleType:
     return _module("httpx2") or importlib.import_module("httpx")
 
 
+def bound_answers(client: Any, size: int, refusal: Callable[[], Exception]) -> None:
+    """Let a registry client read at most `size` bytes of an answer, and ask for answers that are not compressed.
+
+    The client itself reads an answer of any size, inflates it, and then parses it. Where its HTTP session is not found
+    its answers are not bounded.
+    """
+    session = getattr(getattr(client, "_rest_client", None), "session", None)
+    if session is None:
+        return
+
+    async def bound(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ValueError("compressed")
+        response.stream = _Bounded(response.stream, size, refusal)
+
+    session.headers["Accept-Encoding"] = "identity"
+    session.event_hooks = {"response": [bound]}
+
+
 def _module(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+class _Bounded(http_library().AsyncByteStream):  # type: ignore[misc]  # the library is found at run time
+    """The body of an answer, up to a size."""
+
+    def __init__(self, stream: Any, size: int, refusal: Callable[[], Exception]) -> None:
+        self._stream = stream
+        self._size = size
+        self._refusal = refusal
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._size
+        async for chunk in self._stream:
+            left -= len(chunk)
+            if left < 0:
+                raise self._refusal()
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -39,7 +39,10 @@ def read(message: Message, *, indexed: bool) -> Frame:
     for name, value in message.headers:
         if name == HEADER and value is not None:
             schema, at = _schema(value, f"the header {HEADER}")
-            return Frame(schema, _indexes(value, at)[0] if indexed else (), 0)
+            indexes, at = _indexes(value, at) if indexed else ((), at)
+            if at != len(value):
+                raise DecodeError(f"the header {HEADER} goes on after the id of a schema")
+            return Frame(schema, indexes, 0)
     schema, at = _schema(message.body, "the body")
     if not indexed:
         return Frame(schema, (), at)

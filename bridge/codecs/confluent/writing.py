@@ -85,7 +85,7 @@ class Writing:
                 except UnknownSchema as error:
                     raise SchemaError(f"{error}; register one, or give the target a `schema`") from None
                 if self._chosen is None or self._chosen.ids != ids:
-                    self._chosen = Choice(ids, self._format.compile(schema, self._message))
+                    self._chosen = Choice(ids, await asyncio.to_thread(self._format.compile, schema, self._message))
                 self._until = time.monotonic() + self._latest_for
                 return
             self._chosen = Choice(await self._ids(self._own.text), self._compiled)

@@ -1,207 +1,36 @@
-"""Values of Avro as JSON types, and back. Pure.
-
-Bytes are base64, decimals text (they are exact), points in time RFC 3339 in UTC, dates and times of day ISO 8601,
-numbers that are not finite `NaN`, `Infinity` and `-Infinity`, as protobuf writes them in JSON. A record in a union of
-several carries its full name as the member `@type`, unless the union is the whole schema.
-"""
+"""JSON types as values that fastavro writes; the forms are those of `avro_reader`. Pure."""
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge.codecs.confluent.avro_logical import Logical
-from bridge.codecs.confluent.avro_schema import BRANCH, DEFAULT, LOGICAL, RECORDS, VALUE, Schema, kind_of, resolve
-from bridge.codecs.numbers import double, float_to_json, from_base64, single, single_to_json
+from bridge.codecs.confluent.avro_schema import BRANCH, DEFAULT, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
+from bridge.codecs.numbers import double, from_base64, single
 from bridge.errors import DecodeError
 
-TYPE = "@type"
-"""Member that names the branch of a union. No field of a record can have this name."""
 _TAGGED = frozenset({TYPE, VALUE})
+_DEFAULTS = 10_000
+"""Members of one event that are written by default: records with defaults of records can double at every level."""
 
-Convert = Callable[[Any, int], Any]
-"""From what fastavro read, and the levels that it may still nest, to JSON."""
-
-
-class _Unreadable(Exception):
-    """A value without a JSON form, and where it is."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.path = ""
-
-
-class Reader:
-    """From what fastavro read of one schema to JSON types. Compiled once, safe to share."""
-
-    def __init__(self, schema: Schema, named: Mapping[str, Any]) -> None:
-        self._named = named
-        self._records: dict[str, Convert] = {}
-        self._convert = self._union(schema, tagged=False) if isinstance(schema, list) else self._compile(schema)
-
-    def to_json(self, value: Any, max_depth: int) -> Any:
-        """JSON types; containers are changed in place.
-
-        Raises: DecodeError when it nests deeper than `max_depth`, or for a value without a JSON form, naming its place.
-        """
-        if self._convert is None:
-            return value
-        try:
-            return self._convert(value, max_depth)
-        except _Unreadable as error:
-            raise DecodeError(f"the body cannot be read: data{error.path} {error.what}") from None
-        except RecursionError:
-            raise DecodeError("the body nests deeper than Avro data can be read safely") from None
-
-    def _compile(self, schema: Schema) -> Convert | None:
-        """None where the values are JSON as they come."""
-        if isinstance(schema, list):
-            return self._union(schema, tagged=True)
-        definition = resolve(schema, self._named)
-        if isinstance(definition, dict) and LOGICAL in definition:
-            return _logical(definition[LOGICAL])
-        match kind_of(definition):
-            case "record" | "error":
-                return self._record(definition)
-            case "array":
-                return _array(self._compile(definition["items"]))
-            case "map":
-                return _map(self._compile(definition["values"]))
-            case kind:
-                return _SCALARS_TO_JSON.get(kind)
-
-    def _record(self, definition: Mapping[str, Any]) -> Convert:
-        name = definition["name"]
-        if name in self._records:
-            # A recursive schema is compiled only when all of it is known
-            return lambda value, room: self._records[name](value, room)
-        if BRANCH in definition:
-            inner = self._compile(definition["fields"][0]["type"])
-            return lambda value, room: value[VALUE] if inner is None else inner(value[VALUE], room)
-        fields: list[tuple[str, Convert]] = []
-
-        def convert(value: Any, room: int) -> Any:
-            if room <= 0:
-                raise _too_deep()
-            for field, inner in fields:
-                try:
-                    value[field] = inner(value[field], room - 1)
-                except _Unreadable as error:
-                    error.path = f".{field}{error.path}"
-                    raise
-            return value
-
-        self._records[name] = convert
-        for field in definition["fields"]:
-            inner = self._compile(field["type"])
-            if inner is not None:
-                fields.append((field["name"], inner))
-        return convert
-
-    def _union(self, branches: list[Schema], tagged: bool) -> Convert:
-        by_name: dict[str, tuple[Convert | None, bool]] = {}
-        by_type: dict[type, Convert | None] = {}
-        definitions = [(branch, resolve(branch, self._named)) for branch in branches]
-        records = sum(kind_of(each) in RECORDS and BRANCH not in each for _, each in definitions)
-        for branch, definition in definitions:
-            kind = kind_of(definition)
-            if kind in _PYTHON:
-                by_type[_PYTHON[kind]] = self._compile(branch)
-            else:
-                named = tagged and records > 1 and kind in RECORDS and BRANCH not in definition
-                by_name[definition["name"]] = self._compile(branch), named
-        tag_maps = dict in by_type
-
-        def convert(value: Any, room: int) -> Any:
-            if type(value) is tuple:
-                name, value = value
-                inner, named = by_name[name]
-                if inner is not None:
-                    value = inner(value, room)
-                return {TYPE: name, **value} if named else value
-            inner = by_type[type(value)]
-            if inner is not None:
-                value = inner(value, room)
-            if tag_maps and type(value) is dict and TYPE in value:
-                return {TYPE: "map", VALUE: value}
-            return value
-
-        return convert
-
-
-def _too_deep() -> DecodeError:
-    return DecodeError("the body nests deeper than limits.max_depth allows")
-
-
-def _logical(logical: Logical) -> Convert:
-    def convert(value: Any, room: int) -> Any:
-        try:
-            return logical.read(value)
-        except (ValueError, OverflowError):
-            raise _Unreadable(f"is a {logical.name} that {logical.beyond}") from None
-
-    return convert
-
-
-def _array(inner: Convert | None) -> Convert:
-    def convert(value: Any, room: int) -> Any:
-        if room <= 0:
-            raise _too_deep()
-        if inner is not None:
-            at = 0
-            try:
-                for at, each in enumerate(value):
-                    value[at] = inner(each, room - 1)
-            except _Unreadable as error:
-                error.path = f"[{at}]{error.path}"
-                raise
-        return value
-
-    return convert
-
-
-def _map(inner: Convert | None) -> Convert:
-    def convert(value: Any, room: int) -> Any:
-        if room <= 0:
-            raise _too_deep()
-        if inner is not None:
-            try:
-                for key, each in value.items():
-                    value[key] = inner(each, room - 1)
-            except _Unreadable as error:
-                error.path = f".*{error.path}"  # the key is the sender's
-                raise
-        return value
-
-    return convert
-
-
-def _base64(value: bytes, room: int) -> str:
-    return base64.b64encode(value).decode()
-
-
-_SCALARS_TO_JSON: dict[str, Convert] = {
-    "bytes": _base64,
-    "fixed": _base64,
-    "float": lambda value, room: single_to_json(value),
-    "double": lambda value, room: float_to_json(value),
-}
-_PYTHON: dict[str, type] = {
-    "null": type(None), "boolean": bool, "int": int, "long": int, "float": float, "double": float,
-    "bytes": bytes, "string": str, "array": list, "map": dict,
-}  # fmt: skip
-"""Types of values that fastavro reads without a name of their branch."""
+_UNNAMED = frozenset({
+    "null", "boolean", "int", "long", "float", "double", "bytes", "string", "array", "map"
+})  # fmt: skip
+"""Types whose branch in a union is known by the type and not by a name."""
 
 
 class Writer:
     """From JSON types to what fastavro writes, by the schema; checks everything on the way."""
 
-    def __init__(self, named: Mapping[str, Any], *, raw: bool = False) -> None:
-        """raw: values are defaults of a schema: without logical types, and bytes as the characters U+0000 to U+00FF."""
+    def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
+        """defaults: the count of them that may still be written, where values are themselves defaults of a schema:
+        without logical types, and bytes as the characters U+0000 to U+00FF.
+        """
         self._named = named
-        self._raw = raw
+        self._raw = defaults is not None
+        self._defaults = defaults or [_DEFAULTS]
 
     def native(self, schema: Schema, value: Any, path: str) -> Any:
         """Raises: DecodeError, naming the place and the type that is expected there."""
@@ -270,8 +99,11 @@ class Writer:
         return native
 
     def _default(self, field: Mapping[str, Any], path: str) -> Any:
+        self._defaults[0] -= 1
+        if self._defaults[0] < 0:
+            raise DecodeError(f"the schema's defaults are more than the {_DEFAULTS} that are written")
         try:
-            return Writer(self._named, raw=True).native(field["type"], field[DEFAULT], path)
+            return Writer(self._named, defaults=self._defaults).native(field["type"], field[DEFAULT], path)
         except DecodeError:
             raise _misfit(path, "there: the schema's default does not fit its type") from None
 
@@ -297,7 +129,7 @@ class Writer:
         """Named, so that fastavro does not choose another branch."""
         definition = resolve(branch, self._named)
         kind = kind_of(definition)
-        return (kind if kind in _PYTHON else definition["name"], self.native(branch, value, path))
+        return (kind if kind in _UNNAMED else definition["name"], self.native(branch, value, path))
 
     def _rank(self, branch: Schema, value: Any) -> int:
         """How early a branch is tried: by the type of the value and never by the look of a text."""
