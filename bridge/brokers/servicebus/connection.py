@@ -51,6 +51,7 @@ class Connection:
         self.config = config
         self.access = access
         self.seats = Seats(config.most_connections)
+        self._known = False
         self._client: ServiceBusClient | None = None
 
     @property
@@ -58,11 +59,17 @@ class Connection:
         """One for all receivers and senders; each of them connects by itself."""
         if self._client is None:
             self._client = self.access.client()
-            if not transport.install(self._client):
+            self._known = transport.install(self._client)
+            if not self._known:
                 _log.warning(
                     "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
                 )
         return self._client
+
+    @property
+    def exact(self) -> bool:
+        """The client sends encoded values as they are."""
+        return self.client is not None and self._known
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""

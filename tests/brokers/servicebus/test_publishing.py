@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.brokers.servicebus import ServiceBusBroker, encoding, transport
+from bridge.brokers.servicebus.messages import outgoing
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
@@ -87,6 +88,21 @@ async def test_a_sender_that_was_cut_off_is_replaced(server: ServiceBusServer, b
     server.faults.add("send", "detach", condition="com.microsoft:server-busy")
     await broker.publish("orders", numbered(1, 2))
     assert sorted(numbers(await take(await broker.subscribe(ORDERS, Assignments()), 3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("body", [b"x", None])
+@pytest.mark.parametrize("native", [False, True])
+async def test_too_many_properties_are_no_outage(
+    server: ServiceBusServer, broker: ServiceBusBroker, body: bytes | None, native: bool
+) -> None:
+    headers = (("a", b"x" * 32_760), ("b", b"x" * 32_760), ("c", b"x" * 99), ("null", None))
+    message = Message(body, headers=headers)
+    if native:
+        amqp = transport.Transport.to_outgoing_amqp_message(outgoing(message).raw_amqp_message)
+        message = replace(message, native=encoding.encode(amqp))
+    server.faults.add("send", "reject", entity="orders", condition="amqp:internal-error")
+    with pytest.raises(PublishFailed, match="64 KiB together"):
+        await broker.publish("orders", [message])
 
 
 async def test_a_send_has_a_deadline(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
