@@ -51,7 +51,6 @@ class Connection:
         self.config = config
         self.access = access
         self.seats = Seats(config.most_connections)
-        self._known = False
         self._client: ServiceBusClient | None = None
 
     @property
@@ -59,8 +58,7 @@ class Connection:
         """One for all receivers and senders; each of them connects by itself."""
         if self._client is None:
             self._client = self.access.client()
-            self._known = transport.install(self._client)
-            if not self._known:
+            if not transport.install(self._client):
                 _log.warning(
                     "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
                 )
@@ -69,7 +67,7 @@ class Connection:
     @property
     def exact(self) -> bool:
         """The client sends encoded values as they are."""
-        return self.client is not None and self._known
+        return transport.exact(self.client)
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""

@@ -175,7 +175,12 @@ def install(client: ServiceBusClient) -> bool:
     if getattr(client, "_amqp_transport", None) is not PyamqpTransportAsync:
         return False
     client._amqp_transport = Transport
-    return decoding.extend() and encoding.extend()
+    return decoding.extend() and exact(client)
+
+
+def exact(client: ServiceBusClient) -> bool:
+    """Tell whether a client sends encoded values as they are."""
+    return getattr(client, "_amqp_transport", None) is Transport and encoding.extend()
 
 
 def fault(raw: ServiceBusReceivedMessage) -> decoding.Fault | None:
