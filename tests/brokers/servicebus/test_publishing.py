@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, encoding, transport
 from bridge.brokers.servicebus.messages import outgoing
-from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
@@ -23,24 +20,11 @@ SUBSCRIPTION = SubscribeOptions(("events/Subscriptions/bridge",), dead_letter=No
 ORDERS = SubscribeOptions(("orders",), dead_letter=None)
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (QueueConfig("orders", lock_duration=30), QueueConfig("once", duplicate_detection=60))
-    topics = (TopicConfig("events", (SubscriptionConfig("bridge"),)),)
-    async with ServiceBusServer(ServerConfig(queues, topics)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    config = ServiceBusBrokerConfig.model_validate(
-        {"type": "servicebus", "connection_string": server.connection_string, "publish_timeout": "5s"}
-    )
-    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
-    await broker.start()
-    yield broker
-    await broker.stop()
+SERVER = ServerConfig(
+    (QueueConfig("orders", lock_duration=30), QueueConfig("once", duplicate_detection=60)),
+    (TopicConfig("events", (SubscriptionConfig("bridge"),)),),
+)
+BROKER = {"publish_timeout": "5s"}
 
 
 async def test_batches_are_as_large_as_the_entity_takes(server: ServiceBusServer, broker: ServiceBusBroker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
-from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -29,26 +28,13 @@ from tests.servicebus.server.management.body import Answer, Body
 OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(prefetch=20))
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=30, max_delivery_count=10),
         QueueConfig("by-session", lock_duration=10, requires_session=True),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    config = ServiceBusBrokerConfig.model_validate(
-        {"type": "servicebus", "connection_string": server.connection_string, "request_timeout": "3s"}
-    )
-    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
-    await broker.start()
-    yield broker
-    await broker.stop()
+)
+BROKER = {"request_timeout": "3s"}
 
 
 async def drain_all(

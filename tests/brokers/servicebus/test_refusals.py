@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,16 +39,13 @@ IMPATIENT = "    retry: {max_delay: 500ms}"
 NAMESPACE = "127.0.0.1"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=5, max_delivery_count=DELIVERIES),
         QueueConfig("by-session", lock_duration=5, max_delivery_count=DELIVERIES, requires_session=True),
         QueueConfig("letters"),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
+)
 
 
 class Settling:
