@@ -60,8 +60,11 @@ _STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
 _SMALL = 0x53
 """Constructor of the short form of descriptors."""
 
-_LISTED = (0xC0, 0xC1)
-"""Constructors of most sections."""
+_BINARY = {0xA0: 2, 0xB0: 5}
+"""Constructors of binary, and where its content begins."""
+
+_NARROW, _WIDE = frozenset((0xA0, 0xC0, 0xC1)), frozenset((0xB0, 0xD0, 0xD1))
+"""Constructors of most sections, with their sizes in one byte and in four."""
 
 _CUT = "a value that ends after the message"
 
@@ -140,6 +143,8 @@ def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, boo
     elif code == APPLICATION_PROPERTIES:
         found["application_properties"], trouble = _mapping(value)
         return trouble, True
+    elif code == DATA and value[0] in _BINARY:
+        found.setdefault("data", []).append(value[_BINARY[value[0]] :].tobytes())
     elif code != FOOTER:  # which is for signatures: nothing here looks at it
         return _body(code, value, found), True
     return "", True
@@ -263,12 +268,15 @@ def sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         else:
             begin = _skip(buffer, at + 1)
             code = _long(buffer[at + 1 : begin])
-        if begin + 1 < length and buffer[begin] in _LISTED:
+        kind = buffer[begin] if begin + 4 < length else None
+        if kind in _NARROW:
             end = begin + 2 + buffer[begin + 1]
-            if end > length:
-                raise Malformed(_CUT)
+        elif kind in _WIDE:
+            end = begin + 5 + int.from_bytes(buffer[begin + 1 : begin + 5])
         else:
             end = _skip(buffer, begin)
+        if end > length:
+            raise Malformed(_CUT)
         if code is None or not HEADER <= code <= FOOTER:
             raise Malformed("a section of an unknown kind")
         yield code, buffer[begin:end]
