@@ -46,6 +46,8 @@ class Message:
     timestamp_ms: the same time in milliseconds, where the broker counts those and seconds as a float are not exact.
     unreadable: set when the message cannot be parsed. `body` then holds the raw bytes of the damaged part, or None
     where they cannot be had; key and headers hold what could be read.
+    native: for copies, of a message that was read without being consumed: the broker's own encoded form, where the
+    fields above do not tell all of it. Only a broker of the same kind reads it; the fields above go before it.
     """
 
     body: bytes | None
@@ -59,6 +61,7 @@ class Message:
     time_to_live: float | None = None
     unreadable: Unreadable | None = None
     timestamp_ms: int | None = None
+    native: bytes | None = None
 
     @property
     def milliseconds(self) -> int | None:

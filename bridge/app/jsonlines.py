@@ -5,6 +5,7 @@
 | `topic`, `partition`, `offset` | where the message lay; a line with an offset may be published to another topic |
 | `timestamp` | RFC 3339, or milliseconds since 1970 of a time outside of the years 1 to 9999; null when there is none |
 | `message_id`, `partition_key` | only where the broker has them (Service Bus) |
+| `amqp_base64` | only on Service Bus, where the other members do not tell all of the message: its encoded form |
 | `key` | text or null; `key_base64` instead for bytes that are not UTF-8 |
 | `headers` | by name: text, null, `{"base64": ...}`, or a list of these for a repeated name |
 | `header_order` | the names in order, only where the members of `headers` do not tell it |
@@ -38,7 +39,17 @@ _INSIDE = replace(LIMITS, max_depth=LIMITS.max_depth - 1)
 _ORIGIN = ("partition", "offset")
 _TAKEN = ("topic", "key", "headers", "body")
 MEMBERS = frozenset(
-    {*_TAKEN, *_ORIGIN, "key_base64", "header_order", "body_base64", "timestamp", "message_id", "partition_key"}
+    {
+        *_TAKEN,
+        *_ORIGIN,
+        "key_base64",
+        "header_order",
+        "body_base64",
+        "timestamp",
+        "message_id",
+        "partition_key",
+        "amqp_base64",
+    }
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -63,6 +74,8 @@ def line_of(position: Position, message: Message, *, ascii_only: bool = False) -
         told["message_id"] = message.message_id
     if message.partition_key is not None:
         told["partition_key"] = message.partition_key
+    if message.native is not None:
+        told["amqp_base64"] = b64encode(message.native).decode()
     told |= _named("key", message.key)
     told["headers"] = _headers_of(message.headers)
     names = [name for name, _ in message.headers]
@@ -124,6 +137,7 @@ def message_of(value: dict[str, Any], line: bytes) -> Message:
         _text(value, "message_id"),
         partition_key=_text(value, "partition_key"),
         timestamp_ms=milliseconds,
+        native=_bytes(value["amqp_base64"], "amqp_base64") if "amqp_base64" in value else None,
     )
 
 

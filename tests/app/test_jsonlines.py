@@ -203,8 +203,8 @@ def test_of_a_repeated_member_the_last_counts() -> None:
 class Copier:
     """Puts messages on a topic, and copies them to another as `topic read --json | publish --jsonl` does."""
 
-    def __init__(self, path: Path, broker: str) -> None:
-        self.runner = asyncio.Runner()
+    def __init__(self, path: Path, broker: str, runner: asyncio.Runner | None = None) -> None:
+        self.runner = runner or asyncio.Runner()
         path.write_text(f"engine: {{type: embedded}}\nbrokers: {{it: {broker}}}\n")
         self.broker: Broker = build_broker(load_config([path]), "it")
         self.runner.run(self.broker.start())
@@ -218,6 +218,10 @@ class Copier:
         """What lies on the topic, and on its copy, in the order of their keys and positions."""
         one, other = next(self.topics), next(self.topics)
         self.runner.run(self.broker.publish(one, messages))
+        return self.copy(one, other)
+
+    def copy(self, one: str, other: str) -> tuple[list[Message], list[Message]]:
+        """Copy a topic; returns what lies on both."""
         first = self.runner.run(self._read(one))
         text = "".join(f"{line_of(position, message)}\n" for position, message in first)
         self.runner.run(self.broker.publish(other, parsed(text)))

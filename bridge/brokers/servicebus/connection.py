@@ -64,6 +64,11 @@ class Connection:
                 )
         return self._client
 
+    @property
+    def exact(self) -> bool:
+        """The client sends encoded values as they are."""
+        return transport.exact(self.client)
+
     async def stop(self) -> None:
         """Close the client. Idempotent."""
         client, self._client = self._client, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from dataclasses import replace
 
 import orjson
@@ -20,6 +22,8 @@ LIMIT = 4096
 
 _OURS = "\nbridge: "
 
+REMEMBERED = 10_000
+"""Dead letters of a subscription that are not written again when their messages come again."""
 
 SHORT = 256
 """Bytes of a description for a message that is near the service's limit of properties."""
@@ -68,16 +72,42 @@ def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
 
 
 class DeadLetterQueue:
-    """Another queue for the dead letters of a subscription; `{topic}` in its name stands for the origin's."""
+    """Another queue for the dead letters of a subscription; `{topic}` in its name stands for the origin's.
+
+    A dead letter is written once by a process, however often its message comes again because it cannot be settled.
+    """
 
     def __init__(self, senders: Senders, template: str) -> None:
         self._senders = senders
         self._template = template
+        self._written: OrderedDict[str, None] = OrderedDict()
+        """Identities of the last dead letters."""
 
     async def write(self, message: Message, position: Position, cause: Cause) -> None:
         """Return when the dead letter is taken. One that is too large goes without its payload.
 
         Raises: BrokerUnavailable; whatever else stops it must stop the source, not lose the message.
         """
+        identity = _identity(message, position)
+        if identity in self._written:
+            return
         queue = self._template.replace("{topic}", position.topic.partition("/")[0])
-        await dead_letter.write(lambda letter: self._senders.publish(queue, [letter]), queue, message, position, cause)
+        # Without a number from the service the position is of this process alone
+        message_id = identity if position.offset >= 0 else None
+
+        async def send(letter: Message) -> None:
+            await self._senders.publish(queue, [replace(letter, message_id=message_id)])
+
+        await dead_letter.write(send, queue, message, position, cause)
+        self._written[identity] = None
+        if len(self._written) > REMEMBERED:
+            self._written.popitem(last=False)
+
+
+def _identity(message: Message, position: Position) -> str:
+    """Message id of the dead letter: the same at each delivery of the message, and of no other.
+
+    The time of arrival tells messages apart that had the same number in queues that were deleted and created again.
+    """
+    facts = f"{position} {message.timestamp} {message.message_id}"
+    return f"bridge-dead-letter-{hashlib.sha256(facts.encode()).hexdigest()}"

@@ -60,8 +60,11 @@ _STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
 _SMALL = 0x53
 """Constructor of the short form of descriptors."""
 
-_LISTED = (0xC0, 0xC1)
-"""Constructors of most sections."""
+_BINARY = {0xA0: 2, 0xB0: 5}
+"""Constructors of binary, and where its content begins."""
+
+_NARROW, _WIDE = frozenset((0xA0, 0xC0, 0xC1)), frozenset((0xB0, 0xD0, 0xD1))
+"""Constructors of most sections, with their sizes in one byte and in four."""
 
 _CUT = "a value that ends after the message"
 
@@ -85,9 +88,11 @@ class Received(Message):
     fault: Fault | None
     size: int
     """Encoded bytes."""
+    encoded: bytes | None = None
+    """The message as it came, kept of those that were peeked at."""
 
 
-class _Malformed(ValueError):
+class Malformed(ValueError):
     """The encoding itself is broken."""
 
 
@@ -101,14 +106,14 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> R
     troubles: list[str] = []
     key_known = True
     try:
-        for code, value in _sections(buffer):
+        for code, value in sections(buffer):
             if named and code == DELIVERY_ANNOTATIONS:
                 continue
             trouble, key = _take(code, value, found)
             key_known = key_known and key
             if trouble:
                 troubles.append(f"the {_NAMES[code]}: {trouble}")
-    except _Malformed as error:
+    except Malformed as error:
         troubles.append(str(error))
         key_known = key_known and "properties" in found
     message = Received(**found)
@@ -138,6 +143,8 @@ def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, boo
     elif code == APPLICATION_PROPERTIES:
         found["application_properties"], trouble = _mapping(value)
         return trouble, True
+    elif code == DATA and value[0] in _BINARY:
+        found.setdefault("data", []).append(value[_BINARY[value[0]] :].tobytes())
     elif code != FOOTER:  # which is for signatures: nothing here looks at it
         return _body(code, value, found), True
     return "", True
@@ -147,7 +154,7 @@ def _body(code: int, value: memoryview, found: dict[str, Any]) -> str:
     if len(value) > _STRUCTURED and code != DATA and value[0] not in _STRINGS:
         return f"a value of {len(value)} bytes that is neither binary nor a string; {_STRUCTURED} are decoded at most"
     try:
-        content = _value(value)
+        content = value_of(value)
     except Exception as error:
         return _explain(error)
     if code == VALUE:
@@ -173,7 +180,7 @@ def _annotations(value: memoryview) -> tuple[dict[Any, Any], str]:
 
 def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
     try:
-        whole = _value(value)
+        whole = value_of(value)
         if isinstance(whole, dict):
             return whole, ""
         return {}, f"broken: a {type(whole).__name__} and no map"
@@ -181,10 +188,10 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
         trouble = _explain(error)
     found: dict[Any, Any] = {}
     try:
-        parts = _elements(value)
+        parts = elements(value)
         for name, content in zip(parts, parts, strict=True):
             try:
-                found[_value(name)] = _value(content)
+                found[value_of(name)] = value_of(content)
             except Exception:  # noqa: S112 -- `trouble` has it
                 continue
     except ValueError:
@@ -195,7 +202,7 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
 def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
     """The fields of a list, None where there is none, and what is wrong with which; -1 stands for all."""
     try:
-        whole = _value(value)
+        whole = value_of(value)
         if isinstance(whole, list) and len(whole) <= count:
             whole.extend([None] * (count - len(whole)))
             return whole, {}
@@ -205,11 +212,11 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
     fields: list[Any] = [None] * count
     wrong: dict[int, str] = {}
     try:
-        for number, content in enumerate(_elements(value)):
+        for number, content in enumerate(elements(value)):
             if number == count:
                 return fields, {-1: f"more than {count} fields"}
             try:
-                fields[number] = _value(content)
+                fields[number] = value_of(content)
             except Exception as error:
                 wrong[number] = f"field {number + 1}: {_explain(error)}"
     except ValueError:
@@ -217,20 +224,20 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
     return fields, wrong or {-1: trouble}
 
 
-def _value(buffer: memoryview) -> Any:
+def value_of(buffer: memoryview) -> Any:
     """The one value that the buffer holds. Raises whatever the SDK's decoders raise."""
     decoder = _decode._DECODE_BY_CONSTRUCTOR[buffer[0]]
     if decoder is None:
-        raise _Malformed(f"there is no AMQP type 0x{buffer[0]:02x}")
+        raise Malformed(f"there is no AMQP type 0x{buffer[0]:02x}")
     rest, value = decoder(buffer[1:])
     if rest:
-        raise _Malformed("a size and a count that contradict each other")
+        raise Malformed("a size and a count that contradict each other")
     return value
 
 
 def _explain(error: Exception) -> str:
     """A sentence without anything of the message's content."""
-    if isinstance(error, _Malformed):
+    if isinstance(error, Malformed):
         return str(error)
     text = str(error)
     if "nesting" in text:
@@ -249,45 +256,48 @@ def _explain(error: Exception) -> str:
 # -- the structure, without the values
 
 
-def _sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Code and encoded value of every section. Raises: _Malformed."""
+def sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Code and encoded value of every section. Raises: Malformed."""
     at, length = 0, len(buffer)
     while at < length:
         if buffer[at] != 0:
-            raise _Malformed("a section without a descriptor")
+            raise Malformed("a section without a descriptor")
         code: int | None
         if at + 2 < length and buffer[at + 1] == _SMALL:
             begin, code = at + 3, buffer[at + 2]
         else:
             begin = _skip(buffer, at + 1)
             code = _long(buffer[at + 1 : begin])
-        if begin + 1 < length and buffer[begin] in _LISTED:
+        kind = buffer[begin] if begin + 4 < length else None
+        if kind in _NARROW:
             end = begin + 2 + buffer[begin + 1]
-            if end > length:
-                raise _Malformed(_CUT)
+        elif kind in _WIDE:
+            end = begin + 5 + int.from_bytes(buffer[begin + 1 : begin + 5])
         else:
             end = _skip(buffer, begin)
+        if end > length:
+            raise Malformed(_CUT)
         if code is None or not HEADER <= code <= FOOTER:
-            raise _Malformed("a section of an unknown kind")
+            raise Malformed("a section of an unknown kind")
         yield code, buffer[begin:end]
         at = end
 
 
 def _long(buffer: memoryview) -> int | None:
     try:
-        code = _value(buffer)
+        code = value_of(buffer)
     except Exception:
         return None
     return _SYMBOLS.get(code) if isinstance(code, bytes) else code if isinstance(code, int) else None
 
 
-def _elements(buffer: memoryview) -> Iterator[memoryview]:
+def elements(buffer: memoryview) -> Iterator[memoryview]:
     """The encoded elements of a list or map. Raises: ValueError where the structure is broken."""
     code = buffer[0]
     if code == 0x45:
         return
     if code not in (0xC0, 0xC1, 0xD0, 0xD1):
-        raise _Malformed("neither a list nor a map")
+        raise Malformed("neither a list nor a map")
     at = 3 if code < 0xD0 else 9
     while at < len(buffer):
         end = _skip(buffer, at)
@@ -318,12 +328,12 @@ def _skip(buffer: memoryview, at: int) -> int:
             elif kind in _LONG:
                 at += 4 + int.from_bytes(buffer[at : at + 4])
             else:
-                raise _Malformed(f"there is no AMQP type 0x{code:02x}")
+                raise Malformed(f"there is no AMQP type 0x{code:02x}")
             if at > length:
-                raise _Malformed(_CUT)
+                raise Malformed(_CUT)
             pending -= 1
     except IndexError:
-        raise _Malformed(_CUT) from None
+        raise Malformed(_CUT) from None
     return at
 
 
@@ -334,7 +344,7 @@ def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[m
     def decoder(buffer: memoryview, _depth: int = 0) -> tuple[memoryview, Any]:
         raw = buffer[:width].tobytes()
         if len(raw) < width:
-            raise _Malformed(_CUT)
+            raise Malformed(_CUT)
         return buffer[width:], convert(raw)
 
     return decoder

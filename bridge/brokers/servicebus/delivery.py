@@ -49,7 +49,6 @@ class ServiceBusDelivery:
         "_owner",
         "_refusal",
         "_refusals",
-        "_written",
         "failures",
         "lost",
         "message",
@@ -57,6 +56,7 @@ class ServiceBusDelivery:
         "partition",
         "position",
         "raw",
+        "renewed_before",
         "settled_before",
         "size",
         "unsure",
@@ -86,11 +86,11 @@ class ServiceBusDelivery:
         """Times that settling it met a fault which may be this message's."""
         self.settled_before = 0
         """How many others had been settled when it met the first of them."""
+        self.renewed_before: int | None = None
+        """How many locks had been renewed when the service first refused to renew this one."""
         self._refusals = 0
         self._refusal: SettlementRefused | None = None
         """The last of them."""
-        self._written = False
-        """Its dead letter is on another queue."""
 
     @property
     def attempt(self) -> int:
@@ -103,16 +103,14 @@ class ServiceBusDelivery:
 
     async def dead_letter(self, cause: Cause) -> None:
         """See `Delivery.dead_letter`. In one step in the entity's own sub-queue. On another queue a crash between the
-        two steps writes the dead letter again.
+        two steps writes the dead letter again, with the same message id.
         """
         if self._open():
             queue = self._owner.dead_letter_queue
             if queue is None:
                 await self._settle(Verb.DEAD_LETTER, dead_letters.describe(self.message, self.position, cause))
             else:
-                if not self._written:
-                    await queue.write(self.message, self.position, cause)
-                    self._written = True
+                await queue.write(self.message, self.position, cause)
                 await self._settle(Verb.COMPLETE)
 
     async def abandon(self) -> None:

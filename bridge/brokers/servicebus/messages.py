@@ -49,7 +49,7 @@ def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Messag
     """
     fault = transport.fault(raw)
     try:
-        message = _received(raw.raw_amqp_message)
+        message = read(raw.raw_amqp_message)
     except Exception as error:
         detail = f"the AMQP message holds what has no place in a message of the bridge ({type(error).__name__})"
         message = Message(None, None, (), unreadable=Unreadable("amqp_value", detail, key is not None))
@@ -59,7 +59,7 @@ def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Messag
     return message if key is None else replace(message, key=key)
 
 
-def _received(amqp: AmqpAnnotatedMessage) -> Message:
+def read(amqp: AmqpAnnotatedMessage) -> Message:
     """Read from the AMQP message once: every property of the SDK's own looks through all of them again."""
     headers: list[tuple[str, bytes | None]] = []
     application = amqp.application_properties
@@ -96,6 +96,17 @@ def _received(amqp: AmqpAnnotatedMessage) -> Message:
         content_type,
         None if partition_key is None else _text(partition_key),
     )
+
+
+def header(name: str | bytes, value: Any) -> tuple[str, bytes | None]:
+    """The header that an application property becomes."""
+    text = _text(name)
+    return text, None if value is None else _bytes(native.header(text, value))
+
+
+def field(name: str, value: Any) -> bytes:
+    """The value of the header that a field of the properties section becomes."""
+    return _text(value).encode() if name == "content_type" else _bytes(value)
 
 
 def _body(amqp: AmqpAnnotatedMessage) -> bytes | None:

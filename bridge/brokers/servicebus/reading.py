@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from bridge.brokers.reading import ReadOptions
-from bridge.brokers.servicebus import messages
+from bridge.brokers.servicebus import copies
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.errors import BrokerError
@@ -35,7 +35,7 @@ async def read(connection: Connection, options: ReadOptions) -> AsyncIterator[tu
                 number = raw.sequence_number or 0
                 following = number + 1
                 if not skipping:
-                    yield Position(connection.access.namespace, options.topic, 0, number), messages.received(raw)
+                    yield Position(connection.access.namespace, options.topic, 0, number), copies.read(raw)
             if found:
                 continue
             if not options.follow:

@@ -12,9 +12,9 @@ from azure.servicebus.aio import ServiceBusReceiver
 from bridge.brokers.servicebus import seam
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
-from bridge.brokers.servicebus.faults import busy, refused
+from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
 from bridge.brokers.servicebus.locks import MessageLocks
-from bridge.errors import LockLost
+from bridge.errors import BrokerError, LockLost
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
@@ -35,13 +35,23 @@ class Renewals:
         self._owner = owner
         self._locks = locks
         self._batch = BATCH
+        self._renewed = 0
+        """Locks renewed so far."""
+        self._refused: list[tuple[ServiceBusDelivery, BrokerError, bool]] = []
+        """Locks that were refused one by one, and whether the condition says that it is for good."""
 
     async def renew(self, link: ServiceBusReceiver) -> None:
         """All that is due now, as long as the connection holds."""
         now = time.monotonic()
         due = self._locks.due(now, self._batch)
         while due:
-            await self._renew(link, due)
+            # One that was refused would have the others refused with it
+            alone = [delivery for delivery in due if delivery.renewed_before is not None]
+            if together := [delivery for delivery in due if delivery.renewed_before is None]:
+                await self._renew(link, together)
+            for delivery in alone:
+                await self._renew(link, [delivery])
+            self._judge()
             self._locks.renewed(time.monotonic() - now)
             if self._owner.broken is not None:
                 return
@@ -50,6 +60,9 @@ class Renewals:
 
     async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
         """All at once; by halves when some are lost, until it is known which, and when so many are refused."""
+        if self._owner.broken is not None:
+            self._later(deliveries)
+            return
         limit = self._owner.connection.config.request_timeout
         try:
             async with asyncio.timeout(limit):
@@ -77,14 +90,45 @@ class Renewals:
                     await self._renew(link, deliveries[:half])
                     await self._renew(link, deliveries[half:])
                     return
+                if refused(error) and not isinstance(found, Refused):
+                    if deliveries[0].renewed_before is None:
+                        deliveries[0].renewed_before = self._renewed
+                    self._refused.append((deliveries[0], found, refuses_message(error)))
+                    return
                 self._owner.broken = found
-            again = time.monotonic() + AGAIN_SECONDS
-            for delivery in deliveries:
-                self._locks.again(delivery, again)
+            self._later(deliveries)
         else:
             self._owner.renewals += len(deliveries)
+            self._renewed += len(deliveries)
             if len(deliveries) == self._batch:
                 self._batch = min(BATCH, self._batch + 1)
             now, wall = time.monotonic(), time.time()
             for delivery, end in zip(deliveries, ends, strict=True):
+                delivery.renewed_before = None
                 self._locks.add(delivery, self._owner.clock.usable(end - wall), now)
+
+    def _later(self, deliveries: list[ServiceBusDelivery]) -> None:
+        again = time.monotonic() + AGAIN_SECONDS
+        for delivery in deliveries:
+            self._locks.again(delivery, again)
+
+    def _judge(self) -> None:
+        """Tell refusals of single locks from an outage: by their condition, or by others that were renewed since."""
+        refused, self._refused = self._refused, []
+        for delivery, found, for_good in refused:
+            if for_good or self._renewed > (delivery.renewed_before or 0):
+                self._batch = BATCH  # it was not their number
+                self._leave(delivery, found)
+            else:
+                self._owner.broken = found
+                self._later([delivery])
+
+    def _leave(self, delivery: ServiceBusDelivery, found: BrokerError) -> None:
+        """Ask again, less than ten times, until the lock has passed; then the message comes again."""
+        remaining = delivery.remaining(time.time())
+        if remaining > 0:
+            _log.debug("%s: %s", delivery.position, found)
+            self._locks.again(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
+            return
+        _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
+        self._owner.lose(delivery, LockLost(f"the lock of {delivery.position} has passed: {found}"))

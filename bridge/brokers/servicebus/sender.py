@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
+from azure.servicebus._pyamqp.types import VALUE
 from azure.servicebus.aio import ServiceBusSender
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
+from bridge.brokers.servicebus.copies import outgoing
 from bridge.brokers.servicebus.faults import is_answer
-from bridge.brokers.servicebus.messages import outgoing, runs
+from bridge.brokers.servicebus.messages import runs
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
 
@@ -35,6 +37,8 @@ class Senders:
         PublishFailed.
         """
         prefix = self._connection.config.cloudevents_prefix
+        if any(message.native is not None for message in messages) and not self._connection.exact:
+            raise PublishFailed("this azure-servicebus cannot send encoded values; leave out amqp_base64")
         parts = [[outgoing(message, prefix) for message in run] for run in runs(messages)]
         line = self._lines.setdefault(entity.lower(), _Line())
         limit = self._connection.config.publish_timeout
@@ -138,9 +142,14 @@ class _Line:
 
 def _crowded(message: ServiceBusMessage) -> bool:
     """Whether the message has more application properties than the service documents."""
-    properties: dict[Any, Any] = message.application_properties or {}
-    sizes = [
-        len(name) + len(value.encode() if isinstance(value, str) else value or b"")
-        for name, value in properties.items()
-    ]
+    amqp: Any = message.raw_amqp_message
+    properties: dict[Any, Any] = getattr(amqp, "encoded", amqp).application_properties or {}
+    sizes = [len(name) + _size(value) for name, value in properties.items()]
     return sum(sizes) > PROPERTIES_LIMIT or any(size > PROPERTY_LIMIT for size in sizes)
+
+
+def _size(value: Any) -> int:
+    """Bytes of a property; those of a number or a null do not count."""
+    if isinstance(value, dict):
+        value = value[VALUE]  # encoded
+    return len(value.encode() if isinstance(value, str) else value) if isinstance(value, str | bytes | bytearray) else 0

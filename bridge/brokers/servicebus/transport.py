@@ -1,5 +1,5 @@
-"""The SDK's transport with three of its habits changed: how transfers become messages, when credit is given, and how
-peeked messages are decoded.
+"""The SDK's transport with four of its habits changed: how transfers become messages, when credit is given, how peeked
+messages are decoded, and how copies of them are sent.
 
 As `seam` this touches private parts of the SDK, whose minor version is pinned; tests/brokers/servicebus/test_seam.py
 and test_unreadable.py fail when a touch has lost its grip. Without them the SDK's own ways remain.
@@ -13,11 +13,12 @@ from typing import Any
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus._pyamqp.aio import ReceiveClientAsync
 from azure.servicebus._pyamqp.error import AMQPConnectionError
+from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.aio._transport._pyamqp_transport_async import PyamqpTransportAsync
 from azure.servicebus.exceptions import ServiceBusConnectionError
 
-from bridge.brokers.servicebus import decoding
+from bridge.brokers.servicebus import decoding, encoding
 
 MORE, ABORTED, PAYLOAD = 5, 9, 11
 """Fields of a transfer frame; 1 and 2 are its delivery id and tag."""
@@ -155,10 +156,18 @@ class Transport(PyamqpTransportAsync):
         """Messages that were peeked at, also where some cannot be decoded."""
         if not message.value:
             return []
-        return [
-            message_type(decoding.decode(each[b"message"]), lock_token=each.get(b"lock-token"), **given)
-            for each in message.value[b"messages"]
-        ]
+        found = []
+        for each in message.value[b"messages"]:
+            decoded = decoding.decode(each[b"message"])
+            decoded.encoded = bytes(each[b"message"])
+            found.append(message_type(decoded, lock_token=each.get(b"lock-token"), **given))
+        return found
+
+    @staticmethod
+    def to_outgoing_amqp_message(annotated_message: Any) -> Any:
+        """The message itself, where it was encoded beforehand."""
+        encoded = getattr(annotated_message, "encoded", None)
+        return PyamqpTransport.to_outgoing_amqp_message(annotated_message) if encoded is None else encoded
 
 
 def install(client: ServiceBusClient) -> bool:
@@ -166,7 +175,12 @@ def install(client: ServiceBusClient) -> bool:
     if getattr(client, "_amqp_transport", None) is not PyamqpTransportAsync:
         return False
     client._amqp_transport = Transport
-    return decoding.extend()
+    return decoding.extend() and exact(client)
+
+
+def exact(client: ServiceBusClient) -> bool:
+    """Tell whether a client sends encoded values as they are."""
+    return getattr(client, "_amqp_transport", None) is Transport and encoding.extend()
 
 
 def fault(raw: ServiceBusReceivedMessage) -> decoding.Fault | None:

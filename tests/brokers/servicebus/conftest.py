@@ -4,8 +4,25 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from bridge.brokers.servicebus import ServiceBusBroker
 from tests.brokers.servicebus.harness import REAL, ServiceBusHarness, contract_queues
 from tests.servicebus.server import ServerConfig, ServiceBusServer
+
+
+@pytest.fixture
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServer]:
+    """A server as the module's `SERVER` says, which must not crash."""
+    async with ServiceBusServer(request.module.SERVER) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@pytest.fixture
+async def broker(request: pytest.FixtureRequest, server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
+    """A broker on `server`, with the settings of the module's `BROKER` where it has some."""
+    harness = ServiceBusHarness(server.connection_string, server)
+    yield await harness.broker(**getattr(request.module, "BROKER", {}))
+    await harness.stop()
 
 
 @pytest.fixture

@@ -46,6 +46,11 @@ def array(constructor: bytes, elements: list[bytes]) -> bytes:
     return b"\xf0" + struct.pack(">I", len(data)) + data
 
 
+def number(code: int, raw: bytes) -> bytes:
+    """A number of these bytes; a float or double is finite, since lists with others make a message unreadable."""
+    return bytes((code, raw[0] & 0xBF if code in (0x72, 0x82) else raw[0])) + raw[1:]
+
+
 SCALARS: tuple[Callable[[Random], bytes], ...] = (
     lambda r: char(r.choice("Aä漢😀")),
     lambda r: decimal(Decimal(r.randrange(10**6)).scaleb(-2), 4),
@@ -54,8 +59,8 @@ SCALARS: tuple[Callable[[Random], bytes], ...] = (
     lambda r: r.choice((NULL, b"\x41", b"\x42", b"\x43", b"\x44", b"\x45", b"\x56\x01")),
     lambda r: bytes((r.choice((0x50, 0x51, 0x52, 0x53, 0x54, 0x55)), r.randrange(256))),
     lambda r: bytes((r.choice((0x60, 0x61)),)) + r.randbytes(2),
-    lambda r: bytes((r.choice((0x70, 0x71, 0x72)),)) + r.randbytes(4),
-    lambda r: bytes((r.choice((0x80, 0x81, 0x82, 0x83)),)) + r.randbytes(8),
+    lambda r: number(r.choice((0x70, 0x71, 0x72)), r.randbytes(4)),
+    lambda r: number(r.choice((0x80, 0x81, 0x82, 0x83)), r.randbytes(8)),
     lambda r: encoder.guid(uuid.UUID(int=r.getrandbits(128))),
     lambda r: encoder.binary(r.randbytes(r.choice((0, 3, 300)))),
     lambda r: string("ü" * r.choice((0, 3, 300))),

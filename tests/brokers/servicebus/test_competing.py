@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    async with ServiceBusServer(ServerConfig((QueueConfig("orders", lock_duration=30),))) as server:
-        yield server
-    assert server.counters.crashes == []
+SERVER = ServerConfig((QueueConfig("orders", lock_duration=30),))
 
 
 async def test_they_share_and_take_nothing_twice(tmp_path: Path, server: ServiceBusServer) -> None:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import EngineUnavailable
 from tests.brokers.servicebus.bench import bus_bench
-from tests.brokers.servicebus.trouble import ENTITIES, ended, publish, troubled
+from tests.brokers.servicebus.trouble import ENTITIES, ended, publish
 from tests.servicebus.server import ServiceBusServer
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    async with troubled() as server:
-        yield server
 
 
 @ENTITIES

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker
-from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.brokers.servicebus import ServiceBusBroker, encoding, transport
+from bridge.brokers.servicebus.messages import outgoing
 from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
@@ -22,24 +20,11 @@ SUBSCRIPTION = SubscribeOptions(("events/Subscriptions/bridge",), dead_letter=No
 ORDERS = SubscribeOptions(("orders",), dead_letter=None)
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (QueueConfig("orders", lock_duration=30), QueueConfig("once", duplicate_detection=60))
-    topics = (TopicConfig("events", (SubscriptionConfig("bridge"),)),)
-    async with ServiceBusServer(ServerConfig(queues, topics)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    config = ServiceBusBrokerConfig.model_validate(
-        {"type": "servicebus", "connection_string": server.connection_string, "publish_timeout": "5s"}
-    )
-    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
-    await broker.start()
-    yield broker
-    await broker.stop()
+SERVER = ServerConfig(
+    (QueueConfig("orders", lock_duration=30), QueueConfig("once", duplicate_detection=60)),
+    (TopicConfig("events", (SubscriptionConfig("bridge"),)),),
+)
+BROKER = {"publish_timeout": "5s"}
 
 
 async def test_batches_are_as_large_as_the_entity_takes(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
@@ -87,6 +72,21 @@ async def test_a_sender_that_was_cut_off_is_replaced(server: ServiceBusServer, b
     server.faults.add("send", "detach", condition="com.microsoft:server-busy")
     await broker.publish("orders", numbered(1, 2))
     assert sorted(numbers(await take(await broker.subscribe(ORDERS, Assignments()), 3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("body", [b"x", None])
+@pytest.mark.parametrize("native", [False, True])
+async def test_too_many_properties_are_no_outage(
+    server: ServiceBusServer, broker: ServiceBusBroker, body: bytes | None, native: bool
+) -> None:
+    headers = (("a", b"x" * 32_760), ("b", b"x" * 32_760), ("c", b"x" * 99), ("null", None))
+    message = Message(body, headers=headers)
+    if native:
+        amqp = transport.Transport.to_outgoing_amqp_message(outgoing(message).raw_amqp_message)
+        message = replace(message, native=encoding.encode(amqp))
+    server.faults.add("send", "reject", entity="orders", condition="amqp:internal-error")
+    with pytest.raises(PublishFailed, match="64 KiB together"):
+        await broker.publish("orders", [message])
 
 
 async def test_a_send_has_a_deadline(server: ServiceBusServer, broker: ServiceBusBroker) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
-from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -28,26 +28,13 @@ from tests.servicebus.server.management.body import Answer, Body
 OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(prefetch=20))
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=30, max_delivery_count=10),
         QueueConfig("by-session", lock_duration=10, requires_session=True),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    config = ServiceBusBrokerConfig.model_validate(
-        {"type": "servicebus", "connection_string": server.connection_string, "request_timeout": "3s"}
-    )
-    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
-    await broker.start()
-    yield broker
-    await broker.stop()
+)
+BROKER = {"request_timeout": "3s"}
 
 
 async def drain_all(
@@ -294,6 +281,43 @@ async def test_a_service_that_renews_few_locks_at_once(
         await delivery.complete()
     assert server.counters.expired_locks["orders"] == 0
     assert subscription.reconnects == 0
+
+
+@pytest.mark.parametrize("condition", ["amqp:not-allowed", "amqp:internal-error"])
+async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    server.queue("orders").config = replace(server.queue("orders").config, lock_duration=3)
+    requests = Counter[str]()
+
+    def renew_lock(queue: Queue, body: Body) -> Answer:
+        found = [queue.locked.get(token) for token in body.tokens()]
+        ours = any(each is not None and each.sequence_number == 4 and not each.delivery_count for each in found)
+        requests["refused" if ours else "renewed"] += 1
+        if ours:
+            raise refusal(condition, "never")
+        return management.renew_lock(queue, body)
+
+    monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
+    subscription = await broker.subscribe(OPTIONS, Assignments())
+    await broker.publish("orders", numbered(12))
+    taken: list[ServiceBusDelivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < 12:
+            taken += await subscription.receive(12)
+        again = list(await subscription.receive(1))
+        while server.counters.renewed_locks["orders"] < 60:
+            await asyncio.sleep(0.05)
+    [refused] = [each for each in taken if each.lost]
+    assert numbers([refused]) == numbers(again) == [3]
+    with pytest.raises(LockLost):
+        await refused.complete()
+    for delivery in [*again, *(each for each in taken if each is not refused)]:
+        await delivery.complete()
+    assert not server.queue("orders").contents().unsettled
+    assert server.counters.expired_locks["orders"] == 1
+    assert subscription.reconnects == 0
+    assert requests["refused"] < 20
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.faults import Refused
 from bridge.errors import BrokerUnavailable
-from bridge.message import Message
+from bridge.message import Message, Position
+from bridge.provenance import Cause
 from tests.brokers.consumer import Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.brokers.servicebus.harness import ServiceBusHarness
@@ -36,16 +39,13 @@ IMPATIENT = "    retry: {max_delay: 500ms}"
 NAMESPACE = "127.0.0.1"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=5, max_delivery_count=DELIVERIES),
         QueueConfig("by-session", lock_duration=5, max_delivery_count=DELIVERIES, requires_session=True),
         QueueConfig("letters"),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
+)
 
 
 class Settling:
@@ -327,6 +327,41 @@ async def test_a_dead_letter_is_written_once_though_its_message_is_settled_late(
         await bench.publish(fat(b"{no json"))
         await bench.settled(1)
         assert server.counters.accepted["letters"] == 1
+
+
+@ENTITIES
+async def test_a_dead_letter_is_written_once_though_its_message_is_never_settled(
+    tmp_path: Path, server: ServiceBusServer, settling: Settling, entity: str
+) -> None:
+    settling.refuses = refuse("complete")
+    async with bus_bench(tmp_path, server.connection_string, entity, source="    dead_letter: letters") as bench:
+        await bench.source.start()
+        await bench.publish(fat(b"{no json"), *healthy(5), topic=queue_of(entity))
+        await bench.until(lambda: server.counters.dead_letters, "the service ends it")
+        await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
+        assert outcomes(bench) == {"executed": 5}
+        assert bench.source.ledger.abandoned == Counter(settlement_refused=DELIVERIES)
+        assert server.counters.accepted["letters"] == 1
+        [dead] = server.counters.dead_letters
+        assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
+
+
+async def test_duplicate_detection_knows_a_dead_letter_of_another_process(harness: ServiceBusHarness) -> None:
+    """Of another message on the same place, in a queue that was made anew, the dead letter is another one."""
+    assert harness.server is not None
+    harness.server.namespace.create((QueueConfig("once", duplicate_detection=60),))
+    position, cause = Position(NAMESPACE, "orders", 0, 7), Cause("no_route", "no rule matched", "NoRoute", "orders")
+    message = Message(b"x", b"k", timestamp=1.5, message_id="m-1")
+    for _ in range(2):
+        broker = await harness.broker()
+        assert broker._senders is not None
+        queue = DeadLetterQueue(broker._senders, "once")
+        await queue.write(message, position, cause)
+        await queue.write(message, position, cause)
+        await queue.write(replace(message, timestamp=2.5), position, cause)
+        await queue.write(message, replace(position, offset=-1), cause)
+    assert harness.server.counters.duplicates["once"] == 2
+    assert harness.server.counters.accepted["once"] == 4
 
 
 # -- an entity that is refused

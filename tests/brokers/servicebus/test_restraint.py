@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,14 @@ LOCK = 2.0
 KILOBYTES_200 = 200_000
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=30),
         QueueConfig("one", lock_duration=LOCK, requires_session=True),
         QueueConfig("two", lock_duration=LOCK, requires_session=True),
         QueueConfig("results"),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    broker = make(server)
-    await broker.start()
-    yield broker
-    await broker.stop()
+)
 
 
 def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:

@@ -20,12 +20,14 @@ from bridge.brokers.servicebus import (
     ServiceBusWishes,
     attaching,
     decoding,
+    encoding,
     native,
     seam,
     transport,
 )
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.errors import PublishFailed
 from bridge.message import Message
 from tests.brokers.consumer import PATIENCE, Assignments
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -194,6 +196,20 @@ async def test_it_goes_without(
                 await delivery.complete()
                 done += 1
     assert not server.queue(queue).contents().unsettled
+    await broker.stop()
+
+
+async def test_without_the_transport_an_encoded_form_is_refused(
+    server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding._encode, "_ENCODE_MAP", {})
+    assert not encoding.extend()
+    settings = {"type": "servicebus", "connection_string": server.connection_string}
+    broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
+    await broker.start()
+    with pytest.raises(PublishFailed, match="cannot send encoded values"):
+        await broker.publish("orders", [Message(b"x", native=b"")])
+    assert server.queue("orders").contents().active == 0
     await broker.stop()
 
 

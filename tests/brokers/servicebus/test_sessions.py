@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,10 @@ from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer,
 FOUR = "queue: by-session\n    sessions: {concurrent: 4}"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (QueueConfig("by-session", lock_duration=10, requires_session=True), QueueConfig("plain"))
-    topics = (TopicConfig("events", (SubscriptionConfig("bridge", requires_session=True),)),)
-    async with ServiceBusServer(ServerConfig(queues, topics)) as server:
-        yield server
-    assert server.counters.crashes == []
+SERVER = ServerConfig(
+    (QueueConfig("by-session", lock_duration=10, requires_session=True), QueueConfig("plain")),
+    (TopicConfig("events", (SubscriptionConfig("bridge", requires_session=True),)),),
+)
 
 
 async def test_order_per_session_and_sessions_side_by_side(tmp_path: Path, server: ServiceBusServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,12 @@ LOCK = 5.0
 ENTITIES = pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"])
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("orders", lock_duration=LOCK, max_delivery_count=3),
         QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=3, requires_session=True),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
+)
 
 
 @ENTITIES

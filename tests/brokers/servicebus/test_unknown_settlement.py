@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,8 @@ from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    # What a broken link has received and nobody settles stays locked for that long
-    async with ServiceBusServer(ServerConfig((QueueConfig("orders", lock_duration=8, max_delivery_count=10),))) as made:
-        yield made
-    assert made.counters.crashes == []
+# What a broken link has received and nobody settles stays locked for that long
+SERVER = ServerConfig((QueueConfig("orders", lock_duration=8, max_delivery_count=10),))
 
 
 @pytest.mark.parametrize("action", ["detach", "drop", "close", "swallow"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from bridge.brokers.base import Delivery, SubscribeOptions
 from bridge.brokers.reading import ReadOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
 from bridge.brokers.servicebus.wishes import Sessions
-from bridge.config.servicebus import ServiceBusBrokerConfig
 from tests.brokers.consumer import CAUSE, PATIENCE, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -31,26 +30,13 @@ ENTITIES = pytest.mark.parametrize(
 DROPS = ("drop", "detach", "close", "lose_locks")
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (
+SERVER = ServerConfig(
+    (
         QueueConfig("plain", lock_duration=5, max_delivery_count=100),
         QueueConfig("by-session", lock_duration=5, max_delivery_count=100, requires_session=True),
     )
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
-
-
-@pytest.fixture
-async def broker(server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    config = ServiceBusBrokerConfig.model_validate(
-        {"type": "servicebus", "connection_string": server.connection_string, "request_timeout": "3s"}
-    )
-    broker = ServiceBusBroker("bus", config, lambda field, value: Path(value))
-    await broker.start()
-    yield broker
-    await broker.stop()
+)
+BROKER = {"request_timeout": "3s"}
 
 
 def queue_of(bench: Bench) -> str:

@@ -21,12 +21,7 @@ from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 ONE = "    sessions: {concurrent: 1, idle: 100ms}\n    dead_letter: letters\n    quarantine: {poll: 50ms}"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ServiceBusServer]:
-    queues = (QueueConfig("orders", lock_duration=5, requires_session=True), QueueConfig("letters"))
-    async with ServiceBusServer(ServerConfig(queues)) as server:
-        yield server
-    assert server.counters.crashes == []
+SERVER = ServerConfig((QueueConfig("orders", lock_duration=5, requires_session=True), QueueConfig("letters")))
 
 
 @asynccontextmanager

@@ -1,0 +1,133 @@
+"""Copies of messages that were peeked at: what a message of the bridge has no place for is kept in its encoded form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
+from azure.servicebus.amqp import AmqpAnnotatedMessage
+
+from bridge.brokers.servicebus import decoding, encoding, messages
+from bridge.brokers.servicebus.encoding import FIELDS, Parts, Raw
+from bridge.brokers.servicebus.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
+from bridge.errors import PublishFailed
+from bridge.message import Message
+
+_PARTITION_KEY = b"x-opt-partition-key"
+_MESSAGE_ID = FIELDS.index("message_id")
+_SHOWN = {"content_type": CONTENT_TYPE} | {field: PREFIX + name for name, field in PROPERTIES.items()}
+"""Fields that travel as headers, with the names of these."""
+
+Header = tuple[str, bytes | None]
+
+
+def read(raw: ServiceBusReceivedMessage) -> Message:
+    """A message that was peeked at, with its encoded form where publishing it would lose some of that."""
+    message = messages.received(raw)
+    payload = getattr(raw._message, "encoded", None)
+    if payload is None or message.unreadable is not None or not encoding.extend():
+        return message
+    try:
+        own = encoding.parse(payload)
+    except ValueError:
+        return message  # its annotations are broken, at which nothing else looks
+    try:
+        plain = _plain(messages.outgoing(replace(message, content_type=None)))
+    except PublishFailed:
+        plain = None
+    return message if plain == own else replace(message, native=encoding.encode(encoding.outgoing(own)))
+
+
+def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
+    """See `messages.outgoing`. Of a copy, parts that the message still tells as it was read keep their encoded form.
+
+    Raises: PublishFailed.
+    """
+    if message.native is None:
+        return messages.outgoing(message, cloudevents_prefix)
+    try:
+        own = encoding.parse(message.native)
+        decoded = decoding.decode(message.native)
+        if decoded.fault is not None:
+            raise ValueError(decoded.fault.detail)
+        source = messages.read(AmqpAnnotatedMessage(message=decoded))
+    except Exception as error:
+        raise PublishFailed("the encoded form of the message is no AMQP message (amqp_base64)") from error
+    same_body = source.body == message.body
+    fields, application, headers = _unchanged(own, source, message)
+    rest = replace(message, native=None, headers=headers, body=b"" if same_body else message.body)
+    sent = messages.outgoing(rest, cloudevents_prefix)
+    plain = _plain(sent)
+    if source.message_id is None and message.message_id is None:
+        plain.fields[_MESSAGE_ID] = None  # the SDK has made one up
+    if source.partition_key != message.partition_key:
+        own.annotations.pop(_PARTITION_KEY, None)
+    parts = Parts(
+        ttl=own.ttl if message.time_to_live is None else plain.ttl,
+        annotations=plain.annotations | own.annotations,
+        fields=[mine or other for mine, other in zip(fields, plain.fields, strict=True)],
+        application=application | {name: value for name, value in plain.application.items() if name not in application},
+        body=own.body if same_body else plain.body,
+        footer=own.footer,
+    )
+    amqp: Any = sent.raw_amqp_message
+    amqp.encoded = encoding.outgoing(parts)
+    return sent
+
+
+def _plain(sent: ServiceBusMessage) -> Parts:
+    """The parts of a message as the SDK sends it."""
+    amqp = PyamqpTransport.to_outgoing_amqp_message(sent.raw_amqp_message)
+    return encoding.parse(encoding.encode(amqp))
+
+
+def _unchanged(
+    own: Parts, source: Message, message: Message
+) -> tuple[list[Raw | None], dict[Any, Raw], tuple[Header, ...]]:
+    """Fields and application properties that the message still tells, and its headers that none of them is.
+
+    source: the message as it was read. What it did not show is kept.
+    """
+    shown, left = Counter(source.headers), Counter(message.headers)
+
+    def stays(header: Header) -> bool:
+        if not shown[header]:
+            return header[0] != TOMBSTONE or source.body == message.body
+        shown[header] -= 1
+        left[header] -= 1
+        if left[header] < 0:
+            del left[header]  # it was changed or taken out
+            return False
+        return True
+
+    application = {
+        name: value
+        for name, value in own.application.items()
+        if stays(messages.header(name, decoding.value_of(memoryview(value))))
+    }
+    fields = list(own.fields)
+    for number, value in enumerate(own.fields):
+        name = FIELDS[number]
+        if value is None:
+            continue
+        if name == "message_id":
+            kept = source.message_id == message.message_id
+        elif name == "group_id":
+            kept = source.key == message.key
+        elif name in _SHOWN:
+            kept = stays((_SHOWN[name], messages.field(name, decoding.value_of(memoryview(value)))))
+        else:
+            kept = True
+        if not kept:
+            fields[number] = None
+    # What is shown and no part is told by a part, as the cause of a dead letter is by its description
+    left -= +shown
+    found = []
+    for header in message.headers:
+        if left[header] > 0:
+            left[header] -= 1
+            found.append(header)
+    return fields, application, tuple(found)

@@ -1,0 +1,161 @@
+"""Messages in their encoded parts, and back: values keep their AMQP types, since nothing decodes them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from azure.servicebus._pyamqp import _encode
+from azure.servicebus._pyamqp.message import Header, Message, Properties
+from azure.servicebus._pyamqp.types import TYPE, VALUE
+
+from bridge.brokers.servicebus import decoding
+from bridge.brokers.servicebus.decoding import Malformed
+
+NULL = b"\x40"
+FIELDS: tuple[str, ...] = Properties._fields
+"""Names of the fields of the properties section, in order."""
+
+_EXPIRY, _TTL = FIELDS.index("absolute_expiry_time"), Header._fields.index("ttl")
+_OF_THE_SERVICE = frozenset(
+    {
+        b"x-opt-sequence-number",
+        b"x-opt-enqueue-sequence-number",
+        b"x-opt-enqueued-time",
+        b"x-opt-locked-until",
+        b"x-opt-message-state",
+        b"x-opt-deadletter-source",
+        decoding.LOCK_TOKEN,
+    }
+)
+"""Annotations that the service sets anew on every message."""
+
+
+class Raw(bytes):
+    """One encoded value."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts of a message that its sender determines, encoded.
+
+    annotations, application, footer: values by decoded names. fields: of the properties section. body: codes of
+    sections, each with its value; of a data section the content. The time of expiry is left out: it follows from
+    `ttl`, and the service reckons it from the time of arrival.
+    """
+
+    ttl: Raw | None = None
+    annotations: dict[Any, Raw] = field(default_factory=dict)
+    fields: list[Raw | None] = field(default_factory=lambda: [None] * len(FIELDS))
+    application: dict[Any, Raw] = field(default_factory=dict)
+    body: list[tuple[int, bytes]] = field(default_factory=list)
+    footer: dict[Any, Raw] = field(default_factory=dict)
+
+
+def parse(payload: bytes) -> Parts:
+    """Take a message apart. Raises: ValueError for what is no message."""
+    parts = Parts()
+    for code, value in decoding.sections(memoryview(payload)):
+        match code:
+            case decoding.HEADER:
+                parts.ttl = _fields(value, len(Header._fields))[_TTL]
+            case decoding.ANNOTATIONS:
+                named = _named(value)
+                parts.annotations = {name: content for name, content in named.items() if name not in _OF_THE_SERVICE}
+            case decoding.PROPERTIES:
+                parts.fields = _fields(value, len(FIELDS))
+                parts.fields[_EXPIRY] = None
+            case decoding.APPLICATION_PROPERTIES:
+                parts.application = _named(value)
+            case decoding.DATA:
+                content = decoding.value_of(value)
+                if not isinstance(content, bytes):
+                    raise Malformed("a data section that is not binary")
+                parts.body.append((code, bytes(content)))
+            case decoding.SEQUENCE | decoding.VALUE:
+                parts.body.append((code, Raw(value)))
+            case decoding.FOOTER:
+                parts.footer = _named(value)
+    return parts
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of an outgoing message."""
+    return bytes(_encode.encode_payload(bytearray(), message))
+
+
+def outgoing(parts: Parts) -> Message:
+    """A message that the SDK encodes to these parts, once `extend` has been called."""
+
+    def of(code: int) -> list[Any]:
+        return [content for kind, content in parts.body if kind == code]
+
+    header: Any = None if parts.ttl is None else _Described(Header, {_TTL: parts.ttl})
+    fields: Any = _Described(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
+    return Message(
+        header=header,
+        message_annotations=_values(parts.annotations),
+        properties=fields,
+        application_properties=_values(parts.application),
+        data=of(decoding.DATA) or None,
+        sequence=of(decoding.SEQUENCE) or None,
+        value=next(iter(of(decoding.VALUE)), None),
+        footer=_values(parts.footer),
+    )
+
+
+def extend() -> bool:
+    """Teach the SDK's encoder to write encoded values as they are; False where its table is not the known one."""
+    table: Any = getattr(_encode, "_ENCODE_MAP", None)
+    if not isinstance(table, dict) or not callable(table.get(None)):
+        return False
+    if not hasattr(table[None], "extended"):
+        table[None] = _raw_too(table[None])
+        table[None].extended = True
+    return True
+
+
+def _raw_too(original: Callable[..., None]) -> Callable[..., None]:
+    def encoder(output: bytearray, value: Any, **given: Any) -> None:
+        if isinstance(value, Raw):
+            output.extend(value)
+        else:
+            original(output, value, **given)
+
+    return encoder
+
+
+class _Described(tuple[Any, ...]):
+    """A section that is a list of encoded fields, in the form that the SDK describes sections in."""
+
+    _code: int
+    _definition: tuple[Any, ...]
+
+    def __new__(cls, kind: Any, fields: dict[int, Raw | None]) -> _Described:
+        section = super().__new__(cls, (fields.get(number) for number in range(len(kind._fields))))
+        section._code = kind._code
+        section._definition = tuple(each._replace(type=None, multiple=False) for each in kind._definition)
+        return section
+
+
+def _values(named: dict[Any, Raw]) -> Any:
+    return {name: {TYPE: None, VALUE: value} for name, value in named.items()} or None
+
+
+def _fields(value: memoryview, count: int) -> list[Raw | None]:
+    found = [None if each == NULL else Raw(each) for each in decoding.elements(value)]
+    if len(found) > count:
+        raise Malformed(f"more than {count} fields")
+    return found + [None] * (count - len(found))
+
+
+def _named(value: memoryview) -> dict[Any, Raw]:
+    parts: Iterable[memoryview] = decoding.elements(value)
+    found: dict[Any, Raw] = {}
+    for name, content in zip(parts, parts, strict=True):
+        key = decoding.value_of(name)
+        if not isinstance(key, bytes | int):
+            raise Malformed("a map of a section with a name that is no text")
+        found[key if isinstance(key, int) else bytes(key)] = Raw(content)
+    return found
