@@ -70,9 +70,9 @@ class Limits:
         if self.payload_bytes is not None:
             self._check_size(what, payload, self.payload_bytes)
 
-    def check_event(self, data: str) -> None:
-        """Raises: BeyondBound for an event's data."""
-        self._check_size("an event's data", data, self.event_bytes)
+    def check_event(self, data: str, what: str = "an event's data") -> None:
+        """Raises: BeyondBound for an event's data, or for a reason, which becomes an event, too."""
+        self._check_size(what, data, self.event_bytes)
 
     def _check_size(self, what: str, payload: str, bound: int) -> None:
         if len(payload) * 4 > bound and (size := _size(payload)) > bound:
@@ -83,16 +83,17 @@ class Limits:
         for action in response.actions:
             if action.HasField("sendEvent"):
                 self.check_event(action.sendEvent.data.value)
+            elif action.HasField("sendEntityMessage"):
+                message = action.sendEntityMessage
+                for target in (message.entityOperationSignaled, message.entityOperationCalled):
+                    self.check_id("an entity's id", target.targetInstanceId.value)
+                for each in message.entityLockRequested.lockSet:
+                    self.check_id("an entity's id", each)
         if self.payload_bytes is None:
             return
         for action in response.actions:
             for what, payload in _payloads(action):
                 self.check_payload(what, payload)
-            message = action.sendEntityMessage
-            for target in (message.entityOperationSignaled, message.entityOperationCalled):
-                self.check_id("an entity's id", target.targetInstanceId.value)
-            for each in message.entityLockRequested.lockSet:
-                self.check_id("an entity's id", each)
 
 
 SCHEDULERS = Limits(
