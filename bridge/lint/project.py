@@ -93,7 +93,9 @@ class Project:
         for decorator in orchestrator.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             found = self._callee(module, ast.Call(called, [], []))
-            for node in [] if found is None else nodes(found[1])[1:]:
+            if found is None:
+                continue
+            for node in nodes(found[1])[1:]:
                 if isinstance(node, ast.FunctionDef) and not any(
                     isinstance(inner, ast.FunctionDef) for inner in nodes(node)[1:]
                 ):
