@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
@@ -337,11 +338,25 @@ class ContainedWorker(TaskHubGrpcWorker):
     running: RunningRecord | None = None
     """Told which work items run, where this process's death is the engine's too."""
 
+    drain_mark: str | None = None
+    """Begins the tokens with which a worker that stops gives back what it holds; None: it gives nothing back. For
+    engines that refuse its answers from then on, and would take it for dead."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data_converter: DataConverter = ContainedConverter(self._data_converter)
         self._load: Load | None = Load()
         """Of the one pool of the SDK's worker; None where a subclass has pools of its own."""
+        self._held: dict[str, _Answers] = {}
+        """Work items that this worker has and has not done, by token, where they are given back."""
+        self._is_draining = False
+        manager = self._async_worker_manager
+        for submit, cancel in (
+            ("submit_orchestration", self._cancel_orchestrator),
+            ("submit_activity", self._cancel_activity),
+            ("submit_entity_batch", self._cancel_entity_batch),
+        ):
+            setattr(manager, submit, functools.partial(self._arrived, getattr(manager, submit), cancel))
 
     def add_orchestrator(self, fn: Any) -> str:
         name: str = super().add_orchestrator(contained_orchestrator(fn, self._data_converter))
@@ -354,12 +369,41 @@ class ContainedWorker(TaskHubGrpcWorker):
     def start(self) -> None:
         if self.running is not None:
             self.running.resume()
+        self._is_draining = False
         super().start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
 
     def stop(self) -> None:
         if self.running is not None:
             self.running.drain()
+        if self.drain_mark is not None:
+            self._is_draining = True
+            for answers in list(self._held.values()):
+                answers.give_back()
         super().stop()  # type: ignore[no-untyped-call]  # as above
+
+    def _arrived(
+        self,
+        submit: Callable[..., None],
+        give_back: _Cancel,
+        execute: Any,
+        cancel: Any,
+        request: Any,
+        stub: Any,
+        token: str,
+    ) -> None:
+        """Take a work item from the stream; it is held until `_let_go`."""
+        if self.drain_mark is not None:
+            self._held[token] = answers = _Answers(stub, give_back, request, f"{self.drain_mark}{token}")
+            if self._is_draining:
+                answers.give_back()
+        submit(execute, cancel, request, stub, token)
+
+    def _answers(self, stub: Any, token: str) -> _Answers:
+        return self._held.get(token) or _Answers(stub)
+
+    def _let_go(self, token: str) -> None:
+        if self._held:
+            self._held.pop(token, None)
 
     def _begin(self, token: str) -> None:
         """This thread begins with a work item."""
@@ -395,7 +439,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = _Answers(stub)
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return
         self._begin(completionToken)
         try:
             super()._execute_orchestrator(req, answers, completionToken)
@@ -409,6 +456,7 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {req.instanceId}")
         finally:
             self._end()
+            self._let_go(completionToken)
             _end_turn()
 
     def _execute_activity(
@@ -417,7 +465,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = _Answers(stub)
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return
         instance_id = req.orchestrationInstance.instanceId
         self._begin(completionToken)
         try:
@@ -432,6 +483,7 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteActivityTask", response, f"activity {req.name} of {instance_id}")
         finally:
             self._end()
+            self._let_go(completionToken)
 
     def _execute_entity_batch(
         self,
@@ -440,6 +492,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, so that one fails alone."""
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return pb.EntityBatchResult(completionToken=completionToken)
         infos: list[pb.OperationInfo] = []
         if isinstance(req, pb.EntityRequest):
             req, infos = helpers.convert_to_entity_batch_request(req)
@@ -474,9 +530,11 @@ class ContainedWorker(TaskHubGrpcWorker):
                 if collected.result.HasField("entityState"):
                     whole.entityState.CopyFrom(collected.result.entityState)
         try:
-            stub.CompleteEntityTask(whole)
+            answers.CompleteEntityTask(whole)
         except Exception as error:
             self._logger.error("Failed to deliver the results of entity %s: %s", req.instanceId, type_name(error))
+        finally:
+            self._let_go(completionToken)
         return whole
 
 
@@ -488,17 +546,34 @@ def _tell(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
 
-class _Answers:
-    """A stub that knows whether the work item was answered."""
+_Cancel = Callable[[Any, Any, str], None]
+"""Method of the SDK that gives a work item back."""
 
-    def __init__(self, stub: Any) -> None:
+
+class _Answers:
+    """A stub that knows whether the work item was answered. cancel: of the SDK, with the work item's request and token;
+    None where it is not given back.
+    """
+
+    def __init__(self, stub: Any, cancel: _Cancel | None = None, request: Any = None, token: str = "") -> None:
         self._stub = stub
+        self._cancel = cancel
+        self._request = request
+        self._token = token
         self._is_answered = False
+        self.is_given_back = False
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._stub, name)
+        call = _unheard if self.is_given_back else getattr(self._stub, name)
         self._is_answered = True
         return call
+
+    def give_back(self) -> None:
+        """Leave the work item to another worker; an answer that this one comes to is not sent."""
+        self.is_given_back = True
+        if self._cancel is not None:
+            with suppress(Exception):  # the engine may be gone: then it has nothing to take back
+                self._cancel(self._request, self._stub, self._token)
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Answer for an executor that raised, unless it has answered."""
@@ -509,6 +584,10 @@ class _Answers:
             getattr(self._stub, method)(response)
         except Exception as refused:
             logger.error("%s: its failure could not be delivered: %s", what, type_name(refused))
+
+
+def _unheard(response: Any) -> None:
+    """An answer to a work item that was given back."""
 
 
 class _Collected:
