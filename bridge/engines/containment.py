@@ -384,7 +384,7 @@ class ContainedWorker(TaskHubGrpcWorker):
     def _arrived(
         self,
         submit: Callable[..., None],
-        give_back: _Cancel,
+        give_back: Callable[[Any, Any, str], None],
         execute: Any,
         cancel: Any,
         request: Any,
@@ -393,13 +393,15 @@ class ContainedWorker(TaskHubGrpcWorker):
     ) -> None:
         """Take a work item from the stream; it is held until `_let_go`."""
         if self.drain_mark is not None:
-            self._held[token] = answers = _Answers(stub, give_back, request, f"{self.drain_mark}{token}")
+            mark = f"{self.drain_mark}{token}"
+            self._held[token] = answers = _Answers.held(stub, functools.partial(give_back, request, stub, mark))
             if self._is_draining:
                 answers.give_back()
         submit(execute, cancel, request, stub, token)
 
     def _answers(self, stub: Any, token: str) -> _Answers:
-        return self._held.get(token) or _Answers(stub)
+        found = self._held.get(token) if self._held else None
+        return _Answers(stub) if found is None else found
 
     def _let_go(self, token: str) -> None:
         if self._held:
@@ -546,22 +548,22 @@ def _tell(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
 
-_Cancel = Callable[[Any, Any, str], None]
-"""Method of the SDK that gives a work item back."""
-
-
 class _Answers:
-    """A stub that knows whether the work item was answered. cancel: of the SDK, with the work item's request and token;
-    None where it is not given back.
-    """
+    """A stub that knows whether the work item was answered."""
 
-    def __init__(self, stub: Any, cancel: _Cancel | None = None, request: Any = None, token: str = "") -> None:
+    is_given_back = False
+    _is_answered = False
+    _cancel: Callable[[], None] | None = None
+
+    def __init__(self, stub: Any) -> None:
         self._stub = stub
-        self._cancel = cancel
-        self._request = request
-        self._token = token
-        self._is_answered = False
-        self.is_given_back = False
+
+    @classmethod
+    def held(cls, stub: Any, cancel: Callable[[], None]) -> _Answers:
+        """A stub of a work item that can be given back: cancel does it."""
+        answers = cls(stub)
+        answers._cancel = cancel
+        return answers
 
     def __getattr__(self, name: str) -> Any:
         call = _unheard if self.is_given_back else getattr(self._stub, name)
@@ -573,7 +575,7 @@ class _Answers:
         self.is_given_back = True
         if self._cancel is not None:
             with suppress(Exception):  # the engine may be gone: then it has nothing to take back
-                self._cancel(self._request, self._stub, self._token)
+                self._cancel()
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Answer for an executor that raised, unless it has answered."""

@@ -81,9 +81,10 @@ class Limits:
     def check_turn(self, response: pb.OrchestratorResponse) -> None:
         """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
         for action in response.actions:
-            if action.HasField("sendEvent"):
+            kind = action.WhichOneof("orchestratorActionType")
+            if kind == "sendEvent":
                 self.check_event(action.sendEvent.data.value)
-            elif action.HasField("sendEntityMessage"):
+            elif kind == "sendEntityMessage":
                 message = action.sendEntityMessage
                 for target in (message.entityOperationSignaled, message.entityOperationCalled):
                     self.check_id("an entity's id", target.targetInstanceId.value)
