@@ -294,27 +294,22 @@ def close_quietly(generator: Any) -> None:
 
 
 class Load:
-    """Work of one pool of threads: how much runs, and when an item last began or ended. Used from any thread."""
+    """Work of one pool of threads: when each busy thread began with its item. Used from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.running = 0
-        self.changed = time.monotonic()
+        self._began: dict[int, float] = {}
 
     def begin(self) -> None:
-        with self._lock:
-            self.running += 1
-            self.changed = time.monotonic()
+        """This thread begins with an item."""
+        self._began[threading.get_ident()] = time.monotonic()
 
     def end(self) -> None:
-        with self._lock:
-            self.running -= 1
-            self.changed = time.monotonic()
+        self._began.pop(threading.get_ident(), None)
 
     def is_stuck(self, threads: int, waiting: int, after: float) -> bool:
         """Every thread has been busy with the same items for `after` seconds, and others wait."""
-        with self._lock:
-            return waiting > 0 and self.running >= threads and time.monotonic() - self.changed >= after
+        began = list(self._began.values())
+        return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
 
 
 class RunningRecord(Protocol):
@@ -404,8 +399,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         return _Answers(stub) if found is None else found
 
     def _let_go(self, token: str) -> None:
-        if self._held:
-            self._held.pop(token, None)
+        self._held.pop(token, None)
 
     def _begin(self, token: str) -> None:
         """This thread begins with a work item."""
@@ -458,8 +452,10 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {req.instanceId}")
         finally:
             self._end()
-            self._let_go(completionToken)
-            _end_turn()
+            if self._held:
+                self._let_go(completionToken)
+            if _turn.begun:
+                _end_turn()
 
     def _execute_activity(
         self,
@@ -471,11 +467,11 @@ class ContainedWorker(TaskHubGrpcWorker):
         if answers.is_given_back:
             self._let_go(completionToken)
             return
-        instance_id = req.orchestrationInstance.instanceId
         self._begin(completionToken)
         try:
             super()._execute_activity(req, answers, completionToken)
         except BaseException as error:
+            instance_id = req.orchestrationInstance.instanceId
             response = pb.ActivityResponse(
                 instanceId=instance_id,
                 taskId=req.taskId,
@@ -485,7 +481,8 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteActivityTask", response, f"activity {req.name} of {instance_id}")
         finally:
             self._end()
-            self._let_go(completionToken)
+            if self._held:
+                self._let_go(completionToken)
 
     def _execute_entity_batch(
         self,
@@ -564,6 +561,15 @@ class _Answers:
         answers = cls(stub)
         answers._cancel = cancel
         return answers
+
+    # The two that every work item needs are written down: they cost less so.
+    def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        return None if self.is_given_back else self._stub.CompleteOrchestratorTask(response)
+
+    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        return None if self.is_given_back else self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
         call = _unheard if self.is_given_back else getattr(self._stub, name)
