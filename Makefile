@@ -42,13 +42,16 @@ else
 	$(BIN)/python -m tests.prove.dates run servicebus
 endif
 
-prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go; DURABLETASK_PYTHON=... and DURABLETASK_JS=... add the suites of these checkouts
+prove-engine: .venv/dev ## the embedded engine with the SDKs of other languages; needs Node.js, Java with Maven, and Go; DURABLETASK_PYTHON=..., DURABLETASK_JS=... and DURABLETASK_JAVA=... add the suites of these checkouts
 	$(BIN)/python -m tests.prove.dates run engine
 ifdef DURABLETASK_PYTHON
 	$(BIN)/python -m tests.engines.suites python "$(DURABLETASK_PYTHON)"
 endif
 ifdef DURABLETASK_JS
 	$(BIN)/python -m tests.engines.suites javascript "$(DURABLETASK_JS)"
+endif
+ifdef DURABLETASK_JAVA
+	$(BIN)/python -m tests.engines.suites java "$(DURABLETASK_JAVA)"
 endif
 
 prove-hostile: .venv/dev ## an attack by five senders beside an honest one; BRIDGE_SOAK_SECONDS=120 for longer ones

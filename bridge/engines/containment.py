@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
@@ -293,27 +294,22 @@ def close_quietly(generator: Any) -> None:
 
 
 class Load:
-    """Work of one pool of threads: how much runs, and when an item last began or ended. Used from any thread."""
+    """Work of one pool of threads: when each busy thread began with its item. Used from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.running = 0
-        self.changed = time.monotonic()
+        self._began: dict[int, float] = {}
 
     def begin(self) -> None:
-        with self._lock:
-            self.running += 1
-            self.changed = time.monotonic()
+        """This thread begins with an item."""
+        self._began[threading.get_ident()] = time.monotonic()
 
     def end(self) -> None:
-        with self._lock:
-            self.running -= 1
-            self.changed = time.monotonic()
+        self._began.pop(threading.get_ident(), None)
 
     def is_stuck(self, threads: int, waiting: int, after: float) -> bool:
         """Every thread has been busy with the same items for `after` seconds, and others wait."""
-        with self._lock:
-            return waiting > 0 and self.running >= threads and time.monotonic() - self.changed >= after
+        began = list(self._began.values())
+        return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
 
 
 class RunningRecord(Protocol):
@@ -337,11 +333,25 @@ class ContainedWorker(TaskHubGrpcWorker):
     running: RunningRecord | None = None
     """Told which work items run, where this process's death is the engine's too."""
 
+    drain_mark: str | None = None
+    """Begins the tokens with which a worker that stops gives back what it holds; None: it gives nothing back. For
+    engines that refuse its answers from then on, and would take it for dead."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data_converter: DataConverter = ContainedConverter(self._data_converter)
         self._load: Load | None = Load()
         """Of the one pool of the SDK's worker; None where a subclass has pools of its own."""
+        self._held: dict[str, _Answers] = {}
+        """Work items that this worker has and has not done, by token, where they are given back."""
+        self._is_draining = False
+        manager = self._async_worker_manager
+        for submit, cancel in (
+            ("submit_orchestration", self._cancel_orchestrator),
+            ("submit_activity", self._cancel_activity),
+            ("submit_entity_batch", self._cancel_entity_batch),
+        ):
+            setattr(manager, submit, functools.partial(self._arrived, getattr(manager, submit), cancel))
 
     def add_orchestrator(self, fn: Any) -> str:
         name: str = super().add_orchestrator(contained_orchestrator(fn, self._data_converter))
@@ -354,12 +364,42 @@ class ContainedWorker(TaskHubGrpcWorker):
     def start(self) -> None:
         if self.running is not None:
             self.running.resume()
+        self._is_draining = False
         super().start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
 
     def stop(self) -> None:
         if self.running is not None:
             self.running.drain()
+        if self.drain_mark is not None:
+            self._is_draining = True
+            for answers in list(self._held.values()):
+                answers.give_back()
         super().stop()  # type: ignore[no-untyped-call]  # as above
+
+    def _arrived(
+        self,
+        submit: Callable[..., None],
+        give_back: Callable[[Any, Any, str], None],
+        execute: Any,
+        cancel: Any,
+        request: Any,
+        stub: Any,
+        token: str,
+    ) -> None:
+        """Take a work item from the stream; it is held until `_let_go`."""
+        if self.drain_mark is not None:
+            mark = f"{self.drain_mark}{token}"
+            self._held[token] = answers = _Answers.held(stub, functools.partial(give_back, request, stub, mark))
+            if self._is_draining:
+                answers.give_back()
+        submit(execute, cancel, request, stub, token)
+
+    def _answers(self, stub: Any, token: str) -> _Answers:
+        found = self._held.get(token) if self._held else None
+        return _Answers(stub) if found is None else found
+
+    def _let_go(self, token: str) -> None:
+        self._held.pop(token, None)
 
     def _begin(self, token: str) -> None:
         """This thread begins with a work item."""
@@ -395,7 +435,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = _Answers(stub)
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return
         self._begin(completionToken)
         try:
             super()._execute_orchestrator(req, answers, completionToken)
@@ -409,7 +452,10 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {req.instanceId}")
         finally:
             self._end()
-            _end_turn()
+            if self._held:
+                self._let_go(completionToken)
+            if _turn.begun:
+                _end_turn()
 
     def _execute_activity(
         self,
@@ -417,12 +463,15 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = _Answers(stub)
-        instance_id = req.orchestrationInstance.instanceId
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return
         self._begin(completionToken)
         try:
             super()._execute_activity(req, answers, completionToken)
         except BaseException as error:
+            instance_id = req.orchestrationInstance.instanceId
             response = pb.ActivityResponse(
                 instanceId=instance_id,
                 taskId=req.taskId,
@@ -432,6 +481,8 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.instead(error, "CompleteActivityTask", response, f"activity {req.name} of {instance_id}")
         finally:
             self._end()
+            if self._held:
+                self._let_go(completionToken)
 
     def _execute_entity_batch(
         self,
@@ -440,6 +491,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, so that one fails alone."""
+        answers = self._answers(stub, completionToken)
+        if answers.is_given_back:
+            self._let_go(completionToken)
+            return pb.EntityBatchResult(completionToken=completionToken)
         infos: list[pb.OperationInfo] = []
         if isinstance(req, pb.EntityRequest):
             req, infos = helpers.convert_to_entity_batch_request(req)
@@ -474,9 +529,11 @@ class ContainedWorker(TaskHubGrpcWorker):
                 if collected.result.HasField("entityState"):
                     whole.entityState.CopyFrom(collected.result.entityState)
         try:
-            stub.CompleteEntityTask(whole)
+            answers.CompleteEntityTask(whole)
         except Exception as error:
             self._logger.error("Failed to deliver the results of entity %s: %s", req.instanceId, type_name(error))
+        finally:
+            self._let_go(completionToken)
         return whole
 
 
@@ -491,14 +548,40 @@ def _tell(error: BaseException, what: str) -> None:
 class _Answers:
     """A stub that knows whether the work item was answered."""
 
+    is_given_back = False
+    _is_answered = False
+    _cancel: Callable[[], None] | None = None
+
     def __init__(self, stub: Any) -> None:
         self._stub = stub
-        self._is_answered = False
+
+    @classmethod
+    def held(cls, stub: Any, cancel: Callable[[], None]) -> _Answers:
+        """A stub of a work item that can be given back: cancel does it."""
+        answers = cls(stub)
+        answers._cancel = cancel
+        return answers
+
+    # The two that every work item needs are written down: they cost less so.
+    def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        return None if self.is_given_back else self._stub.CompleteOrchestratorTask(response)
+
+    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        return None if self.is_given_back else self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._stub, name)
+        call = _unheard if self.is_given_back else getattr(self._stub, name)
         self._is_answered = True
         return call
+
+    def give_back(self) -> None:
+        """Leave the work item to another worker; an answer that this one comes to is not sent."""
+        self.is_given_back = True
+        if self._cancel is not None:
+            with suppress(Exception):  # the engine may be gone: then it has nothing to take back
+                self._cancel()
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Answer for an executor that raised, unless it has answered."""
@@ -509,6 +592,10 @@ class _Answers:
             getattr(self._stub, method)(response)
         except Exception as refused:
             logger.error("%s: its failure could not be delivered: %s", what, type_name(refused))
+
+
+def _unheard(response: Any) -> None:
+    """An answer to a work item that was given back."""
 
 
 class _Collected:

@@ -103,21 +103,24 @@ def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) 
     """Whether a list has an element for sure."""
     if depth > 4:
         return False
-    if isinstance(node, ast.List | ast.Tuple):
+    if isinstance(node, ast.Dict):
+        return any(key is not None for key in node.keys)
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
         return any(
             not isinstance(element, ast.Starred) or _never_empty(element.value, function, kept, depth + 1)
             for element in node.elts
         )
-    if isinstance(node, ast.ListComp | ast.GeneratorExp):
+    if isinstance(node, ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp):
         return all(not one.ifs and _never_empty(one.iter, function, kept, depth + 1) for one in node.generators)
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id == "range":
             known = [one.value for one in node.args if isinstance(one, ast.Constant)]
             limits = [one for one in known if isinstance(one, int)]
             return len(limits) == len(node.args) in (1, 2) and len(range(*limits)) > 0
-        if isinstance(node.func, ast.Name) and node.func.id in ("list", "tuple", "sorted", "enumerate", "reversed"):
+        if isinstance(node.func, ast.Name) and node.func.id == "enumerate":
             return bool(node.args) and _never_empty(node.args[0], function, kept, depth + 1)
-        return False
+        inner = _wrapped(node)
+        return inner is not None and _never_empty(inner, function, kept, depth + 1)
     if isinstance(node, ast.IfExp):
         return _never_empty(node.body, function, kept, depth + 1) and _never_empty(
             node.orelse, function, kept, depth + 1
@@ -198,8 +201,14 @@ def _guarded(name: str, call: ast.expr, function: Function, parents: dict[ast.AS
                 for earlier in block[: block.index(node)]:
                     if isinstance(earlier, ast.If) and _truth(earlier.test, name) is False and _leaves(earlier.body):
                         return True
+                    if isinstance(earlier, ast.Assert) and _truth(earlier.test, name):
+                        return True
         node = parent
     return False
+
+
+def _is_written_empty(node: ast.expr) -> bool:
+    return (isinstance(node, ast.List | ast.Tuple) and not node.elts) or (isinstance(node, ast.Dict) and not node.keys)
 
 
 def _leaves(body: list[ast.stmt]) -> bool:
@@ -225,7 +234,7 @@ def _truth(test: ast.expr, name: str, empty: Collection[str] = ()) -> bool | Non
         return _truth(test.args[0], name)
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and _truth(test.left, name):
         right = test.comparators[0]
-        zero = isinstance(right, ast.Constant) and right.value == 0
+        zero = (isinstance(right, ast.Constant) and right.value == 0) or _is_written_empty(right)
         one = isinstance(right, ast.Constant) and right.value == 1
         if (isinstance(test.ops[0], ast.Gt | ast.NotEq) and zero) or (isinstance(test.ops[0], ast.GtE) and one):
             return True

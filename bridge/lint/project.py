@@ -64,6 +64,9 @@ class Project:
         first = [one.arg for one in (*orchestrator.args.posonlyargs, *orchestrator.args.args)]
         reach.functions[0].contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
         seen = {id(orchestrator): reach.functions[0]}
+        for wrapper in self._wrappers(module, orchestrator):
+            seen[id(wrapper[1])] = Reached(*wrapper, orchestrator.name, False, 1)
+            reach.functions.append(seen[id(wrapper[1])])
         for reached in reach.functions:  # grows while it is walked
             contexts = self.context_names(reached)
             for call, in_loop in calls(reached.function):
@@ -84,6 +87,19 @@ class Project:
                     seen[id(method[1])] = Reached(*method, orchestrator.name, False, 1)
                     reach.functions.append(seen[id(method[1])])
         return reach
+
+    def _wrappers(self, module: Module, orchestrator: Function) -> Iterator[tuple[Module, Function]]:
+        """Functions that decorators of the project put around an orchestrator: the innermost ones in them."""
+        for decorator in orchestrator.decorator_list:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            found = self._callee(module, ast.Call(called, [], []))
+            if found is None:
+                continue
+            for node in nodes(found[1])[1:]:
+                if isinstance(node, ast.FunctionDef) and not any(
+                    isinstance(inner, ast.FunctionDef) for inner in nodes(node)[1:]
+                ):
+                    yield found[0], node
 
     def _run_by(self, reached: Reached, call: ast.Call) -> Iterator[tuple[Module, Function]]:
         """The function that a call runs, or those of a table that it may run."""

@@ -70,9 +70,9 @@ class Limits:
         if self.payload_bytes is not None:
             self._check_size(what, payload, self.payload_bytes)
 
-    def check_event(self, data: str) -> None:
-        """Raises: BeyondBound for an event's data."""
-        self._check_size("an event's data", data, self.event_bytes)
+    def check_event(self, data: str, what: str = "an event's data") -> None:
+        """Raises: BeyondBound for an event's data, or for a reason, which becomes an event, too."""
+        self._check_size(what, data, self.event_bytes)
 
     def _check_size(self, what: str, payload: str, bound: int) -> None:
         if len(payload) * 4 > bound and (size := _size(payload)) > bound:
@@ -81,18 +81,20 @@ class Limits:
     def check_turn(self, response: pb.OrchestratorResponse) -> None:
         """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
         for action in response.actions:
-            if action.HasField("sendEvent"):
+            kind = action.WhichOneof("orchestratorActionType")
+            if kind == "sendEvent":
                 self.check_event(action.sendEvent.data.value)
+            elif kind == "sendEntityMessage":
+                message = action.sendEntityMessage
+                for target in (message.entityOperationSignaled, message.entityOperationCalled):
+                    self.check_id("an entity's id", target.targetInstanceId.value)
+                for each in message.entityLockRequested.lockSet:
+                    self.check_id("an entity's id", each)
         if self.payload_bytes is None:
             return
         for action in response.actions:
             for what, payload in _payloads(action):
                 self.check_payload(what, payload)
-            message = action.sendEntityMessage
-            for target in (message.entityOperationSignaled, message.entityOperationCalled):
-                self.check_id("an entity's id", target.targetInstanceId.value)
-            for each in message.entityLockRequested.lockSet:
-                self.check_id("an entity's id", each)
 
 
 SCHEDULERS = Limits(

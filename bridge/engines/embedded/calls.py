@@ -16,7 +16,7 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import Deferred, TaskHub
-from bridge.engines.embedded.identity import check_id, new_id
+from bridge.engines.embedded.identity import check_execution, check_id, new_id
 from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
 from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition, unread_full
 from bridge.engines.embedded.reply import Reply
@@ -83,6 +83,7 @@ class Calls:
         replaceable = _replaceable(request)
         instance_id = check_id(request.instanceId, hub.limits) if request.instanceId else new_id()
         self._bounded_payload("an orchestration's input", request.input.value)
+        check_execution(request.executionId.value)
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
@@ -118,6 +119,13 @@ class Calls:
         except BeyondBound as error:
             raise invalid(f"The call {error}") from error
 
+    def _bounded_event(self, what: str, data: str) -> None:
+        """Raises: Rejection for an event's data, or a reason, beyond the bound of events."""
+        try:
+            self._hub.limits.check_event(data, what)
+        except BeyondBound as error:
+            raise invalid(f"The call {error}") from error
+
     def get(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
         instance = self._hub.find(request.instanceId)
         if instance is None:
@@ -143,10 +151,7 @@ class Calls:
         if not request.name:
             raise invalid("The event's name is empty")
         _bounded("an event's name", request.name)
-        try:
-            hub.limits.check_event(request.input.value)
-        except BeyondBound as error:
-            raise invalid(f"The call {error}") from error
+        self._bounded_event("an event's data", request.input.value)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -206,6 +211,7 @@ class Calls:
 
     def suspend(self, request: pb.SuspendRequest) -> pb.SuspendResponse:
         hub = self._hub
+        self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -218,6 +224,7 @@ class Calls:
 
     def resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
         hub = self._hub
+        self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)
@@ -253,6 +260,7 @@ class Calls:
 
     def rewind(self, request: pb.RewindInstanceRequest) -> pb.RewindInstanceResponse:
         hub = self._hub
+        self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
             raise missing(request.instanceId)

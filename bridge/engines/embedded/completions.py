@@ -274,6 +274,15 @@ class Completions:
         if self.give_back(lease):
             hub.after.append(lambda: hub.dispatcher.rest(lease))
 
+    def drained(self, token: str) -> None:
+        """A worker that stops gives work back, which goes to others at once."""
+        lease = self._hub.dispatcher.leases.take(token)
+        if lease is not None:
+            self._hub.dispatcher.retire(lease.stream)
+            self.lost(lease)
+        elif self._hub.losses is not None:
+            self._hub.losses.answered(token)
+
     def lost(self, lease: Lease) -> None:
         """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""
         if self._taken_back(lease):

@@ -16,7 +16,7 @@ from bridge.clock import SYSTEM, Clock
 from bridge.engines.embedded.bounds import SCHEDULERS
 from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
-from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.engines.embedded.dispatch import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.lock import FileLock
 from bridge.engines.embedded.losses import Losses
@@ -306,6 +306,10 @@ class Database:
         return pb.CompleteTaskResponse()
 
     def _abandon(self, request: Any, response: Any) -> Any:
+        if request.completionToken.startswith(DRAINING):
+            token = request.completionToken.removeprefix(DRAINING)
+            self.writer.submit(self._completions.drained, token, kind=Kind.RETURN)
+            return response
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
             self._give_back(self._completions.abandon, lease)
@@ -314,8 +318,9 @@ class Database:
         return response
 
     def _forgive(self, token: str) -> None:
-        """A worker that answers late is not lost, only its connection was."""
-        if self.hub.losses is not None and token in self.hub.losses.revoked:
+        """A worker that answers late, or gives work back late, is not lost, only its connection was."""
+        # The writer looks whether it was taken for lost: it may be about to.
+        if self.hub.losses is not None and token:
             self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
 
 

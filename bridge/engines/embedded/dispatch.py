@@ -25,6 +25,9 @@ KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
 DEFAULT_CREDITS = 100
 """Work items of one kind that a stream holds at once, where it names no number."""
 
+DRAINING = "draining:"
+"""Begins the token of work that a worker gives back because it stops: it takes nothing more, and is not lost."""
+
 Identity = tuple[int, int | str]
 """Kind of a work item, and what tells it from others of its kind."""
 
@@ -253,6 +256,12 @@ class Dispatcher:
     def connect(self, stream: Stream) -> None:
         if stream not in self.streams:
             self.streams.append(stream)
+
+    def retire(self, stream: Stream) -> None:
+        """The worker stops: it gets nothing more, and may finish what it holds."""
+        stream.is_drained = True
+        if stream in self.streams:
+            self.streams.remove(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""

@@ -19,6 +19,7 @@ from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database, DatabaseOptions
+from bridge.engines.embedded.dispatch import DRAINING
 from bridge.engines.embedded.retention import PERIOD_SECONDS, RetentionPolicy
 from bridge.engines.embedded.server import Guard, Server
 from bridge.engines.embedded.service import SidecarService
@@ -234,13 +235,10 @@ class EmbeddedEngine:
             return register(worker_, workflows, witness, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
-        return register(
-            Witnessed(
-                host_address=self._address.target,
-                channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
-                **options,
-            ),
-            workflows,
-            witness,
-            stuck_after,
+        attached = Witnessed(
+            host_address=self._address.target,
+            channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
+            **options,
         )
+        attached.drain_mark = DRAINING
+        return register(attached, workflows, witness, stuck_after)

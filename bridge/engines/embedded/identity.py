@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from bridge.engines.embedded.bounds import BeyondBound, Limits
+from bridge.engines.embedded.bounds import MAX_NAME, BeyondBound, Limits
 from bridge.engines.embedded.rejection import invalid
 
 _source = random.Random()  # noqa: S311 -- ids must differ, not be unguessable; seeded by the system at start
@@ -28,3 +28,11 @@ def check_id(instance_id: str, limits: Limits) -> str:
     if "\0" in instance_id:
         raise invalid("The instance id has a NUL character")
     return instance_id
+
+
+def check_execution(execution: str) -> None:
+    """Raises: Rejection when no execution may have this id. An empty one stands for a new id."""
+    if len(execution) > MAX_NAME:
+        raise invalid(f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed")
+    if any(letter < " " for letter in execution):
+        raise invalid("The execution id has a control character")

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from bridge.engines.embedded.dispatch import Leases, identity
+from bridge.engines.embedded.dispatch import ACTIVITY, Leases
 
 _HEADER = 64
 _SLOT = 4608
@@ -63,38 +63,47 @@ class RunningItems:
 
     def drain(self) -> None:
         """From now on the end of the process is nobody's fault."""
-        self._write(0, _DRAINING)
+        self._mark(_DRAINING)
 
     def resume(self) -> None:
         """A worker starts."""
-        self._write(0, _RUNNING)
+        self._mark(_RUNNING)
 
     def begin(self, token: str) -> None:
         """This thread begins with the work item of a lease."""
         lease = self._leases.get(token)
-        if lease is None:
+        record = self._map
+        if record is None:
+            record = self._opened()
+        if lease is None or record is None:
             return
-        slot = getattr(self._own, "slot", None)
-        if slot is None:
-            with self._lock:
-                slot = self._own.slot = self._slots
-                self._slots += 1
-        kind, subject = identity(lease.kind, lease.subject)
-        entry = f"{kind}{'!' if lease.is_alone else ':'}{subject}".encode()
-        # The length last: what is half written does not count
-        self._write(_HEADER + slot * _SLOT + 2, entry)
-        self._write(_HEADER + slot * _SLOT, len(entry).to_bytes(2, "little"))
+        at = getattr(self._own, "at", None)
+        if at is None:
+            at = self._new_slot()
+        subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
+        entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
+        if at:
+            # The length last: what is half written does not count
+            record[at + 2 : at + 2 + len(entry)] = entry
+            record[at : at + 2] = len(entry).to_bytes(2, "little")
 
     def end(self) -> None:
         """This thread has done what it began."""
-        slot = getattr(self._own, "slot", None)
-        if slot is not None:
-            self._write(_HEADER + slot * _SLOT, b"\0\0")
+        at, record = getattr(self._own, "at", None), self._map
+        if at and record is not None:
+            record[at : at + 2] = b"\0\0"
 
-    def _write(self, at: int, data: bytes) -> None:
+    def _new_slot(self) -> int:
+        """Place of this thread's slot in the record; 0 where there is no room for one more."""
+        with self._lock:
+            slot, self._slots = self._slots, self._slots + 1
+        self._own.at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
+        return int(self._own.at)
+
+    def _mark(self, mark: bytes) -> None:
         record = self._map or self._opened()
-        if record is not None and at + len(data) <= len(record):
-            record[at : at + len(data)] = data
+        if record is not None:
+            record[: len(mark)] = mark
 
     def _opened(self) -> mmap.mmap | None:
         """The record; None where it cannot be written: then losses are not counted, and work goes on."""

@@ -32,6 +32,10 @@ _BLOBS: dict[str, Any] = {
     "SELECT i.id, b.event FROM inbox b JOIN instances i USING (key)": pb.HistoryEvent,
     "SELECT i.id, t.request FROM tasks t JOIN instances i USING (key)": pb.ActivityRequest,
     "SELECT entity, event FROM operations": pb.HistoryEvent,
+    "SELECT i.id, t.event FROM timers t JOIN instances i USING (key) WHERE t.event IS NOT NULL": pb.HistoryEvent,
+    "SELECT entity, event FROM timers WHERE entity IS NOT NULL AND event IS NOT NULL": pb.HistoryEvent,
+    "SELECT id, failure FROM instances WHERE failure IS NOT NULL": pb.TaskFailureDetails,
+    "SELECT id, trace FROM instances WHERE trace IS NOT NULL": pb.OrchestrationTraceContext,
 }
 
 

@@ -123,8 +123,8 @@ class WorkItems:
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
         whole = not stream.streams_history or instance.history_bytes < STREAMED_FROM
         item = pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=whole))
-        past = instance.history_bytes if whole else 0
-        if past + sum(event.ByteSize() for event in request.newEvents) < self._max_message // 2:
+        known = request.orchestrationTraceContext.ByteSize() + (instance.history_bytes if whole else 0)
+        if known + sum(event.ByteSize() for event in request.newEvents) < self._max_message // 2:
             return item
         size = item.ByteSize() + ENVELOPE
         if size <= self._max_message:

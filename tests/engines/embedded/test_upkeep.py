@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.schema import PAGE_BYTES
 from bridge.engines.embedded.upkeep import check, compact, export
 from bridge.errors import EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
-from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state
+from tests.engines.embedded.hands import Hands, activity, call, complete, signal, start, state, timer
 
 
 def filled(restartable: Restartable) -> None:
@@ -42,6 +43,23 @@ def test_damage_is_named(restartable: Restartable) -> None:
         connection.execute("INSERT INTO history VALUES (999999, 0, x'00')")
     problems = check(restartable.path)
     assert problems == ["history: 1 rows belong to nothing", "open: a stored ActivityRequest cannot be read"]
+
+
+def test_damage_of_failures_traces_and_timers_is_named(restartable: Restartable) -> None:
+    hands = Hands(restartable.now)
+    start(restartable.now, "work", "i")
+    hands.turn(hands.take(), timer(1, now() + 3_600_000_000))
+    signal(restartable.now, "@c@x", "go", scheduledTime=timestamp(now() + 3_600_000_000))
+    restartable.now.stop()
+    with sqlite3.connect(restartable.path) as connection:
+        connection.execute("UPDATE instances SET failure = x'ff', trace = x'ff'")
+        connection.execute("UPDATE timers SET event = x'ff'")
+    assert sorted(check(restartable.path)) == [
+        "@c@x: a stored HistoryEvent cannot be read",
+        "i: a stored HistoryEvent cannot be read",
+        "i: a stored OrchestrationTraceContext cannot be read",
+        "i: a stored TaskFailureDetails cannot be read",
+    ]
 
 
 def test_compacting_needs_the_file_to_itself_and_makes_it_smaller(restartable: Restartable) -> None:

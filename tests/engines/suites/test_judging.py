@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.engines.suites import javascript_sdk, judging
+from tests.engines.suites import java_sdk, javascript_sdk, judging
 from tests.engines.suites.__main__ import SUITES, main
 from tests.engines.suites.judging import Expected, differences
 
@@ -94,7 +94,22 @@ def test_reports_of_jest_are_read(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("suite", ["python", "javascript"])
+def test_reports_of_surefire_are_read() -> None:
+    report = """<testsuite name="com.microsoft.durabletask.Tests">
+        <testcase name="good" classname="com.microsoft.durabletask.Tests"><system-out>...</system-out></testcase>
+        <testcase name="bad" classname="com.microsoft.durabletask.Tests"><failure>at ...</failure></testcase>
+        <testcase name="broken" classname="com.microsoft.durabletask.Tests"><error message="no"/></testcase>
+        <testcase name="off" classname="com.microsoft.durabletask.Tests"><skipped message="@Disabled"/></testcase>
+    </testsuite>"""
+    assert java_sdk.outcomes(report) == {
+        "Tests::good": "passed",
+        "Tests::bad": "failed",
+        "Tests::broken": "failed",
+        "Tests::off": "skipped",
+    }
+
+
+@pytest.mark.parametrize("suite", ["python", "javascript", "java"])
 def test_a_folder_without_the_sdk_is_refused(suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([suite, str(tmp_path)]) == 2
     assert f"is no checkout of the {suite} SDK" in capsys.readouterr().err

@@ -83,3 +83,29 @@ def either_list(ctx: task.OrchestrationContext, v):
     one, other = ctx.call_activity(pay), ctx.create_timer(timedelta(hours=1))
     work = [one, other] if v else [other]
     return (yield task.when_any(work))
+
+
+def asserted_lines(ctx: task.OrchestrationContext, lines: list):
+    assert lines, "the schema of the message asks for a line"
+    yield task.when_all([ctx.call_activity(pay, input=line) for line in lines])
+
+
+def compared_with_an_empty_list(ctx: task.OrchestrationContext, lines: list):
+    if lines == []:
+        return
+    yield task.when_all([ctx.call_activity(pay, input=line) for line in lines])
+
+
+def other_than_an_empty_list(ctx: task.OrchestrationContext, lines: list):
+    if lines != []:
+        yield task.when_any([ctx.call_activity(pay, input=line) for line in lines])
+
+
+def values_of_a_dictionary_that_is_made_of_constants(ctx: task.OrchestrationContext, _):
+    tasks = {name: ctx.call_activity(pay, input=name) for name in ("a", "b")}
+    yield task.when_all(list(tasks.values()))
+
+
+def values_of_a_written_dictionary(ctx: task.OrchestrationContext, _):
+    tasks = {"a": ctx.call_activity(pay, input="a"), "b": ctx.call_activity(pay, input="b")}
+    yield task.when_any(list(tasks.values()))

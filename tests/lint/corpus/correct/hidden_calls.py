@@ -1,10 +1,14 @@
 """Properties, calls of instances and tables that a replay repeats."""
 
+import functools
 import time
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
 from durabletask import task
+
+
+LOADED_AT = []
 
 
 class Price:
@@ -119,3 +123,20 @@ def timestamp_with_a_zone(ctx: task.OrchestrationContext, v):
 
 def gmtime(ctx: task.OrchestrationContext, v):
     yield ctx.call_activity(pay, input=time.strftime("%Y", time.gmtime(v)))
+
+
+def noted(function):
+    LOADED_AT.append(time.time())
+
+    @functools.wraps(function)
+    def run(ctx, value):
+        if not ctx.is_replaying:
+            print("begins")
+        return function(ctx, value)
+
+    return run
+
+
+@noted
+def decorated(ctx: task.OrchestrationContext, v):
+    yield ctx.create_timer(timedelta(hours=1))

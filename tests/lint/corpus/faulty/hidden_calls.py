@@ -1,5 +1,6 @@
 """Clocks behind properties, calls of instances, and tables of functions."""
 
+import functools
 import random
 import time
 import uuid
@@ -141,3 +142,35 @@ def calls_a_lambda_from_a_table(ctx: task.OrchestrationContext, v):
 
 def by_getattr(ctx: task.OrchestrationContext, v):
     yield ctx.create_timer(time.time())  # finds: clock
+
+
+def timed(function):
+    @functools.wraps(function)
+    def run(ctx, value):
+        began = time.time()  # finds: clock
+        print(began)
+        return function(ctx, value)
+
+    return run
+
+
+def limited(times):
+    def decorate(function):
+        @functools.wraps(function)
+        def run(ctx, value):
+            time.sleep(times)  # finds: sleep
+            return function(ctx, value)
+
+        return run
+
+    return decorate
+
+
+@timed
+def decorated(ctx: task.OrchestrationContext, v):
+    yield ctx.call_activity("charge", input=v)
+
+
+@limited(3)
+def decorated_with_a_value(ctx: task.OrchestrationContext, v):
+    yield ctx.call_activity("charge", input=v)

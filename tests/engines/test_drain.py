@@ -1,0 +1,69 @@
+"""A worker in another process that is stopped in good order: nothing that it holds counts as lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask import task
+
+from bridge.config.engines import EmbeddedEngineConfig
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import stop_worker
+from tests.engines.ways import PATIENCE, until
+
+
+async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    began: list[str] = []
+    released = threading.Event()
+
+    def hold(ctx: task.ActivityContext, name: str) -> str:
+        began.append(name)
+        assert released.wait(PATIENCE)
+        return name
+
+    def one(ctx: task.OrchestrationContext, name: str) -> Any:
+        return (yield ctx.call_activity(hold, input=name))
+
+    workflows = Workflows(orchestrators={"one": one}, activities={"hold": hold})
+    config = EmbeddedEngineConfig(type="embedded", worker={"threads": 1})
+    host = EmbeddedEngine("host", config, tmp_path / "engine", host=True)
+    await host.start()
+    engine = EmbeddedEngine("attached", config, tmp_path / "engine", host=False)
+    await engine.start()
+    try:
+        worker = engine.worker(workflows)
+        worker.start()
+        names = ["a", "b", "c"]
+        for name in names:
+            await engine.client.schedule_new_orchestration("one", input=name, instance_id=name)
+        assert host._database is not None
+        hub = host._database.hub
+        await until(lambda: bool(began) and len(hub.dispatcher.leases) == len(names))
+        stopping = asyncio.create_task(stop_worker(worker, PATIENCE))
+        await until(lambda: not hub.dispatcher.streams and not len(hub.dispatcher.leases))
+        assert not await stop_worker(worker, 0.0)  # it waits for what runs
+        released.set()
+        assert await stopping
+        assert len(began) == 1
+        other = engine.worker(workflows)
+        other.start()
+        for name in names:
+            ended = await engine.client.wait_for_orchestration_completion(name, timeout=PATIENCE)
+            assert ended is not None
+            assert ended.get_output() == name
+        await stop_worker(other, PATIENCE)
+        assert hub.losses is not None
+        assert not hub.losses._counts
+    finally:
+        released.set()
+        await engine.stop()
+        await host.stop()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
