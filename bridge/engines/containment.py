@@ -396,7 +396,7 @@ class ContainedWorker(TaskHubGrpcWorker):
 
     def _answers(self, stub: Any, token: str) -> _Answers:
         found = self._held.get(token) if self._held else None
-        return _Answers(stub) if found is None else found
+        return _Answers(stub) if found is None else found.through(stub)
 
     def _let_go(self, token: str) -> None:
         self._held.pop(token, None)
@@ -575,6 +575,11 @@ class _Answers:
         call = _unheard if self.is_given_back else getattr(self._stub, name)
         self._is_answered = True
         return call
+
+    def through(self, stub: Any) -> _Answers:
+        """Answer through this stub from now on: layers around the worker see answers in stubs of their own."""
+        self._stub = stub
+        return self
 
     def give_back(self) -> None:
         """Leave the work item to another worker; an answer that this one comes to is not sent."""
