@@ -115,11 +115,11 @@ class SourceView:
     def critical(self) -> Histogram:
         return self._ledger.critical
 
-    def partitions(self) -> Iterator[tuple[str, int, int, int]]:
-        """Topic, number, gap and lag of each assigned partition."""
+    def partitions(self) -> Iterator[tuple[str, int, int, int | None]]:
+        """Topic, number, gap and lag of each assigned partition; lag None while it is not known."""
         lag = self._source.subscription.lag() if self._source.subscription else {}
         for partition in self._source.assignment:
-            behind = lag.get((partition.topic, partition.number), 0)
+            behind = lag.get((partition.topic, partition.number))
             yield partition.topic, partition.number, partition.gap, behind
 
     @property
@@ -165,7 +165,7 @@ class SourceView:
             holds |= subscription.stopped()
         if isinstance(subscription, StallingSubscription) and not holds:
             holds |= subscription.stalled(self._stuck_after)
-        behind = sum(lag for _, _, _, lag in self.partitions())
+        behind = sum(lag or 0 for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None

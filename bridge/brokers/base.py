@@ -185,7 +185,10 @@ class Subscription(Protocol):
         ...
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """Per assigned (topic, partition): records behind the end that are not completed, as last known."""
+        """Per assigned (topic, partition): records behind the end that are not completed, as last known.
+
+        Partitions whose end is not known yet are left out.
+        """
         ...
 
 

@@ -95,8 +95,8 @@ class SourceStats(Protocol):
         """How many commits there were, and the seconds they took together."""
         ...
 
-    def partitions(self) -> Iterable[tuple[str, int, int, int]]:
-        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag."""
+    def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
+        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag if known."""
         ...
 
 
@@ -335,7 +335,9 @@ _GAUGES: tuple[_Counter, ...] = (
         "bridge_lag",
         "Records behind the end that are not completed.",
         ("topic", "partition"),
-        lambda source: [((topic, str(number)), lag) for topic, number, _, lag in source.partitions()],
+        lambda source: [
+            ((topic, str(number)), lag) for topic, number, _, lag in source.partitions() if lag is not None
+        ],
     ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...] = (

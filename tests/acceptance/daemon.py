@@ -107,9 +107,9 @@ class Serve:
         return int(sum(self.metrics("bridge_outcomes_total").values()))
 
     def lag(self) -> int:
-        """Records behind; -1 while no partition is assigned, when nobody can tell."""
+        """Records behind; -1 while no partition is assigned, or the end of one is not known."""
         found = self.metrics("bridge_lag")
-        return int(sum(found.values())) if found else -1
+        return int(sum(found.values())) if found and found.keys() == self.metrics("bridge_gap").keys() else -1
 
 
 @contextlib.contextmanager

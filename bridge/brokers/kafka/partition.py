@@ -101,6 +101,8 @@ class KafkaPartition(Epoch):
         self.log.seek(offset)
         self._tracker = OffsetTracker()
 
-    def lag(self) -> int:
-        """Records up to the end of the log that are not done, as far as is known."""
-        return max((self.log.end or 0) - self.log.position, 0) + self._tracker.outstanding
+    def lag(self) -> int | None:
+        """Records up to the end of the log, as last known, that are not done; None while the end is not known."""
+        if self.log.end is None:
+            return None
+        return max(self.log.end - self.log.position, 0) + self._tracker.outstanding

@@ -290,9 +290,8 @@ class KafkaSubscription:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See `Subscription.lag`."""
-        return {
-            (partition.topic, partition.number): partition.lag() for partition in self._assignment.partitions.values()
-        }
+        found = ((each, each.lag()) for each in self._assignment.partitions.values())
+        return {(each.topic, each.number): lag for each, lag in found if lag is not None}
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""

@@ -24,7 +24,7 @@ class LocalPartition(Epoch):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
-        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
+        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id", "is_end_known",
         "new_topic_partitions", "next_fetch", "share", "skipped", "stopped", "treatment",
     )  # fmt: skip
 
@@ -53,6 +53,8 @@ class LocalPartition(Epoch):
         self.dead_letter_topic = dead_letter_topic
         self.new_topic_partitions = new_topic_partitions
         self.next_fetch = self.end = committed.next
+        self.is_end_known = False
+        """The end of the log was looked up; before, `end` is a guess."""
         self.buffered = 0
         self.buffered_bytes = 0
         self.share = 0

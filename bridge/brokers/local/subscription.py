@@ -99,7 +99,8 @@ class LocalSubscription:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See `Subscription.lag`."""
-        return {(each.topic, each.number): each.lag for each in self._ownership.partitions.values()}
+        known = (each for each in self._ownership.partitions.values() if each.is_end_known)
+        return {(each.topic, each.number): each.lag for each in known}
 
     def stopped(self) -> dict[str, str]:
         """See `StoppableSubscription.stopped`."""
@@ -170,7 +171,7 @@ class LocalSubscription:
         keys = [partition.id for partition in partitions]
         ends, batches = await self._reader.query(lambda log: log.fetch(keys, wishes))
         for partition in partitions:
-            partition.end = ends[partition.id]
+            partition.end, partition.is_end_known = ends[partition.id], True
             batch = batches.get(partition.id)
             if batch is not None:
                 partition.add(batch)
