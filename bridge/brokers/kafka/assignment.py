@@ -61,8 +61,8 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         """Why partitions that the group gave us cannot be read yet."""
         self.rebalances = 0
         self.gaps: Counter[str] = Counter()
-        self.inflation = Inflation(connection.config.max_batch)
         """Offsets without a record for us that were passed, by kind; see `PartitionLog`."""
+        self.inflation = Inflation(connection.config.max_batch)
         self.restless = Restlessness()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:

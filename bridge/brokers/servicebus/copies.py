@@ -10,7 +10,7 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-from bridge.brokers.servicebus import decoding, encoding, messages
+from bridge.brokers.servicebus import decoding, encoding, messages, transport
 from bridge.brokers.servicebus.encoding import FIELDS, Parts, Raw
 from bridge.brokers.servicebus.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
 from bridge.errors import PublishFailed
@@ -27,7 +27,7 @@ Header = tuple[str, bytes | None]
 def read(raw: ServiceBusReceivedMessage) -> Message:
     """A message that was peeked at, with its encoded form where publishing it would lose some of that."""
     message = messages.received(raw)
-    payload = getattr(raw._message, "encoded", None)
+    payload = transport.encoded(raw)
     if payload is None or message.unreadable is not None or not encoding.extend():
         return message
     try:

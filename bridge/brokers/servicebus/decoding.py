@@ -69,6 +69,7 @@ _NARROW, _WIDE = frozenset((0xA0, 0xC0, 0xC1)), frozenset((0xB0, 0xD0, 0xD1))
 _CUT = "a value that ends after the message"
 
 _EMPTY_CODES = range(0x40, 0x46)
+_COMPOUND = (list, dict)
 _GROUP_ID = 10
 
 
@@ -89,7 +90,7 @@ class Received(Message):
     size: int
     """Encoded bytes."""
     encoded: bytes | None = None
-    """The message as it came, kept of those that were peeked at."""
+    """The message as it came, kept of those that were peeked at and of those that hold a list or map."""
 
 
 class Malformed(ValueError):
@@ -119,10 +120,20 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> R
     message = Received(**found)
     message.size = len(buffer)
     message.fault = None
+    if _structured(found):
+        message.encoded = buffer.tobytes()
     if troubles:
         detail = f"the AMQP message cannot be decoded; {'; '.join(troubles)}"
         message.fault = Fault("amqp_value", detail, key_known, buffer.tobytes())
     return message
+
+
+def _structured(found: dict[str, Any]) -> bool:
+    """Whether there is a list or map, which JSON may not be able to tell; annotations are told to nobody."""
+    if "sequence" in found or isinstance(found.get("value"), _COMPOUND):
+        return True
+    values = (*found.get("application_properties", {}).values(), *found.get("properties", ()))
+    return any(isinstance(each, _COMPOUND) for each in values)
 
 
 def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, bool]:

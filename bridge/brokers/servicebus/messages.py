@@ -52,7 +52,9 @@ def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Messag
         message = read(raw.raw_amqp_message)
     except Exception as error:
         detail = f"the AMQP message holds what has no place in a message of the bridge ({type(error).__name__})"
-        message = Message(None, None, (), unreadable=Unreadable("amqp_value", detail, key is not None))
+        message = Message(
+            transport.encoded(raw), None, (), unreadable=Unreadable("amqp_value", detail, key is not None)
+        )
     if fault is not None:
         unreadable = Unreadable(fault.word, fault.detail, fault.key_known or key is not None)
         message = replace(message, body=fault.raw, unreadable=unreadable)

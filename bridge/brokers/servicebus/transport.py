@@ -189,6 +189,12 @@ def fault(raw: ServiceBusReceivedMessage) -> decoding.Fault | None:
     return found
 
 
+def encoded(raw: ServiceBusReceivedMessage) -> bytes | None:
+    """The message as it came, where it was kept."""
+    found: bytes | None = getattr(getattr(raw, "_message", None), "encoded", None)
+    return found
+
+
 def size(raw: ServiceBusReceivedMessage) -> int:
     """Encoded bytes of a message; 0 when that is not known."""
     return int(getattr(getattr(raw, "_message", None), "size", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,6 +189,32 @@ async def test_what_is_handed_out(server: ServiceBusServer, broker: ServiceBusBr
     assert delivery.position.offset == number
     await delivery.dead_letter(CAUSE)
     assert [each.sequence_number for each in server.counters.dead_letters] == [number]
+
+
+@pytest.mark.parametrize("place", ["property", "field", "value", "sequence"])
+async def test_what_json_would_change_keeps_its_bytes(
+    server: ServiceBusServer, broker: ServiceBusBroker, place: str
+) -> None:
+    """The client reads such a message, and no header or body could tell it: its dead letter must not be empty."""
+    odd = encoder.sequence([b"\x82" + struct.pack(">d", float("nan"))])
+    message = poison.healthy("k", 7, random.Random(3), False)
+    match place:
+        case "property":
+            message.application_properties = encoder.described(0x74, encoder.mapping([(encoder.string("p"), odd)]))
+        case "field":
+            message.properties = encoder.described(0x73, encoder.sequence([encoder.string("k-7"), encoder.NULL, odd]))
+        case "value":
+            message.body = encoder.described(0x77, odd)
+        case _:
+            message.body = encoder.described(0x76, odd)
+    poison.store(server, "plain", message)
+    [(_, shown)] = [each async for each in broker.read(ReadOptions("plain"))]
+    _, [delivery] = await take(broker, "plain", 1)
+    for found in (shown, delivery.message):
+        assert found.unreadable is not None
+        assert found.body is not None
+        assert odd in found.body
+    await delivery.complete()
 
 
 async def test_the_key_comes_from_the_session_where_it_cannot_be_read(
