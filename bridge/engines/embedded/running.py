@@ -22,6 +22,12 @@ _SLOTS = 512
 _RUNNING, _DRAINING = b"R", b"D"
 
 
+class _Own(threading.local):
+    """Place of a thread's slot; None before its first item, 0 where there is no room."""
+
+    at: int | None = None
+
+
 class RunningItems:
     """One slot per thread. `begin` and `end` may be called from any thread; none of them raises."""
 
@@ -31,7 +37,7 @@ class RunningItems:
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         self._slots = 0
-        self._own = threading.local()
+        self._own = _Own()
         self._is_closed = False
 
     def read(self) -> list[str]:
@@ -77,7 +83,7 @@ class RunningItems:
             record = self._opened()
         if lease is None or record is None:
             return
-        at = getattr(self._own, "at", None)
+        at = self._own.at
         if at is None:
             at = self._new_slot()
         subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
@@ -89,7 +95,7 @@ class RunningItems:
 
     def end(self) -> None:
         """This thread has done what it began."""
-        at, record = getattr(self._own, "at", None), self._map
+        at, record = self._own.at, self._map
         if at and record is not None:
             record[at : at + 2] = b"\0\0"
 
@@ -97,8 +103,8 @@ class RunningItems:
         """Place of this thread's slot in the record; 0 where there is no room for one more."""
         with self._lock:
             slot, self._slots = self._slots, self._slots + 1
-        self._own.at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
-        return int(self._own.at)
+        self._own.at = at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
+        return at
 
     def _mark(self, mark: bytes) -> None:
         record = self._map or self._opened()

@@ -59,6 +59,17 @@ class TurnRequest:
         return request
 
 
+@dataclass(slots=True)
+class ActivityItem:
+    """The work item of an activity in this process: the request is the engine's own, not a copy."""
+
+    activityRequest: pb.ActivityRequest  # noqa: N815 -- named as in the protocol
+    completionToken: str  # noqa: N815
+
+    def WhichOneof(self, name: str) -> str:  # noqa: N802 -- as a WorkItem has it
+        return "activityRequest"
+
+
 class WorkItems:
     """Builds the work items of a hub, with their leases."""
 
@@ -148,6 +159,8 @@ class WorkItems:
         instance_id = request.orchestrationInstance.instanceId
         lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
         lease.task_id = task.task_id
+        if stream.shares:
+            return lease, ActivityItem(request, lease.token)
         return lease, pb.WorkItem(activityRequest=request, completionToken=lease.token)
 
     def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:
