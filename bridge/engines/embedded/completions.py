@@ -14,7 +14,7 @@ from bridge.engines.embedded.clock import due, timestamp
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.due import due_at
 from bridge.engines.embedded.entity import Entity
-from bridge.engines.embedded.failures import bound, bound_turn
+from bridge.engines.embedded.failures import WITH_FAILURES, bound, bound_turn
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
@@ -42,9 +42,11 @@ class Completions:
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
-        bound_turn(response)
+        kinds = {action.WhichOneof("orchestratorActionType") for action in response.actions}
+        if not kinds.isdisjoint(WITH_FAILURES):
+            bound_turn(response)
         try:
-            hub.limits.check_turn(response)
+            hub.limits.check_turn(response, kinds)
             outcome = apply(instance, instance.turn, response, hub.now)
         except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
@@ -59,7 +61,10 @@ class Completions:
         instance.taken = 0
         if taken:
             hub.tx.remove("inbox", taken)
-        settle(instance, reported, acted=bool(response.actions))
+        unread = instance.unread_bytes
+        settle(instance, reported, acted=bool(kinds))
+        if instance.unread_bytes != unread:
+            hub.instances.measure(instance)
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value
         if response.HasField("orchestrationTraceContext"):
@@ -71,7 +76,8 @@ class Completions:
             adopt(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome, lease.stream)
-        hub.settle_deferred(instance)
+        if hub.deferred:
+            hub.settle_deferred(instance)
         hub.wake(instance)
 
     def _record(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
@@ -163,13 +169,14 @@ class Completions:
         instance.trace = None
         hub.tx.clear(instance, "timers")
         hub.drop_history(instance)
-        hub.tx.change_generation(instance)
+        hub.change_generation(instance)
         kept = [event for _, event in instance.inbox if _outlives_generation(event)]
         hub.tx.remove("inbox", [seq for seq, _ in instance.inbox])
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
         settle(instance, None, acted=True)
+        hub.instances.measure(instance)
         hub.entities.release_locks(instance)
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
@@ -189,7 +196,9 @@ class Completions:
             return
         if failed:
             event = events.task_failed(hub.now, task.task_id, response.failureDetails)
-        elif (failure := self._too_large("an activity's output", response.result.value)) is not None:
+        elif hub.limits.payload_bytes is not None and (
+            (failure := self._too_large("an activity's output", response.result.value)) is not None
+        ):
             event = events.task_failed(hub.now, task.task_id, failure)
         else:
             result = response.result if response.HasField("result") else None

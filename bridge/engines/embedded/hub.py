@@ -335,6 +335,11 @@ class TaskHub:
         self._moved[instance.key] = instance
         self.tx.change(instance)
 
+    def change_generation(self, instance: Instance) -> None:
+        """The instance's execution, version or start event changed."""
+        self.tx.change_generation(instance)
+        self.instances.measure(instance)
+
     def deliver(self, instance: Instance, event: pb.HistoryEvent) -> None:
         """Put the event in the instance's inbox. The instance must not be finished."""
         seq = self.next_seq()
@@ -608,10 +613,11 @@ class TaskHub:
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
         told: list[tuple[Reply, Any]] = []
-        finished = [instance.id for instance in self._moved.values() if instance.finished]
+        finished: list[str] = []
         for instance in self._moved.values():
             told += self.waiters.notify(instance)
             if instance.finished:
+                finished.append(instance.id)
                 self.instances.remove(instance)
         started = [instance.id for instance in self.started.values() if not instance.finished]
         self.forget()

@@ -71,7 +71,9 @@ class Session(_OrchestrationExecutor):
     @property
     def unread(self) -> tuple[int, int]:
         """Number and bytes of events that came and that no wait has taken."""
-        held = self._context._received_events if self._context is not None else {}
+        held = self._context._received_events if self._context is not None else None
+        if not held:
+            return 0, 0
         sizes = [len(data or "") + len(name) for name, events in held.items() for _, data in events]
         return len(sizes), sum(sizes)
 
