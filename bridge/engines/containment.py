@@ -406,7 +406,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         """Look at the failure of an activity before it goes out."""
 
     def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
-        found = self._held.get(token) if self._held else None
+        found = self._held.get(token)
         return _Answers(stub, self, request) if found is None else found
 
     def _let_go(self, token: str) -> None:
@@ -446,7 +446,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = self._answers(req, stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return
@@ -474,7 +474,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = self._answers(req, stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return
@@ -502,7 +502,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, so that one fails alone."""
-        answers = self._answers(req, stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return pb.EntityBatchResult(completionToken=completionToken)

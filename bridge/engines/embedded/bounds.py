@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -78,13 +78,8 @@ class Limits:
         if len(payload) * 4 > bound and (size := _size(payload)) > bound:
             raise BeyondBound(f"has {what} of {size} bytes; at most {bound} are allowed{self.setting}")
 
-    def check_turn(self, response: pb.OrchestratorResponse, kinds: Collection[str | None]) -> None:
-        """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check.
-
-        kinds: of its actions.
-        """
-        if self.payload_bytes is None and "sendEvent" not in kinds and "sendEntityMessage" not in kinds:
-            return
+    def check_turn(self, response: pb.OrchestratorResponse) -> None:
+        """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
         for action in response.actions:
             kind = action.WhichOneof("orchestratorActionType")
             if kind == "sendEvent":

@@ -14,7 +14,7 @@ from bridge.engines.embedded.clock import due, timestamp
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.due import due_at
 from bridge.engines.embedded.entity import Entity
-from bridge.engines.embedded.failures import WITH_FAILURES, bound, bound_turn
+from bridge.engines.embedded.failures import bound, bound_turn
 from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 NAME_LIMIT = 100
 """Characters of an unknown name that a failure repeats."""
+
+PLAIN = frozenset({"scheduleTask", "createTimer", "createSubOrchestration"})
+"""Actions that hold no failure, no event and no id of an entity; their payloads have a bound only where one is set."""
 
 
 class Completions:
@@ -43,10 +46,12 @@ class Completions:
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
         kinds = {action.WhichOneof("orchestratorActionType") for action in response.actions}
-        if not kinds.isdisjoint(WITH_FAILURES):
+        is_plain = kinds <= PLAIN
+        if not is_plain:
             bound_turn(response)
         try:
-            hub.limits.check_turn(response, kinds)
+            if not is_plain or hub.limits.payload_bytes is not None:
+                hub.limits.check_turn(response)
             outcome = apply(instance, instance.turn, response, hub.now)
         except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
@@ -61,9 +66,8 @@ class Completions:
         instance.taken = 0
         if taken:
             hub.tx.remove("inbox", taken)
-        unread = instance.unread_bytes
-        settle(instance, reported, acted=bool(kinds))
-        if instance.unread_bytes != unread:
+        if instance.unread_events or instance.inbox or (reported is not None and reported[0]):
+            settle(instance, reported, acted=bool(kinds))
             hub.instances.measure(instance)
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value

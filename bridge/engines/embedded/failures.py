@@ -131,10 +131,6 @@ def bound_events(events: Iterable[pb.HistoryEvent]) -> None:
         bound_event(event)
 
 
-WITH_FAILURES = frozenset({"completeOrchestration", "rewindOrchestration"})
-"""Actions of an orchestrator that may hold failures."""
-
-
 def bound_turn(response: pb.OrchestratorResponse) -> None:
     """Cut all failures of an orchestrator's answer in place."""
     for action in response.actions:

@@ -47,7 +47,7 @@ class Statement:
         for position, row in enumerate(rows):
             for column in columns:
                 value = row[column]
-                if (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
+                if value is not None and (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
                     self._run(connection, rows[start:position])
                     connection.execute(self._by_size[1], row)
                     start = position + 1

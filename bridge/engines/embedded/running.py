@@ -33,7 +33,7 @@ class RunningItems:
 
     def __init__(self, path: Path, leases: Leases) -> None:
         self._path = path
-        self._leases = leases
+        self._lease = leases.get
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         self._slots = 0
@@ -77,7 +77,7 @@ class RunningItems:
 
     def begin(self, token: str) -> None:
         """This thread begins with the work item of a lease."""
-        lease = self._leases.get(token)
+        lease = self._lease(token)
         record = self._map
         if record is None:
             record = self._opened()
@@ -89,15 +89,22 @@ class RunningItems:
         subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
         entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
         if at:
+            size = len(entry)
             # The length last: what is half written does not count
-            record[at + 2 : at + 2 + len(entry)] = entry
-            record[at : at + 2] = len(entry).to_bytes(2, "little")
+            record[at + 2 : at + 2 + size] = entry
+            if size < 256:
+                record[at] = size
+            else:
+                record[at : at + 2] = size.to_bytes(2, "little")
 
     def end(self) -> None:
         """This thread has done what it began."""
         at, record = self._own.at, self._map
         if at and record is not None:
-            record[at : at + 2] = b"\0\0"
+            if record[at + 1]:
+                record[at : at + 2] = b"\0\0"
+            else:
+                record[at] = 0
 
     def _new_slot(self) -> int:
         """Place of this thread's slot in the record; 0 where there is no room for one more."""

@@ -50,8 +50,6 @@ def settle(instance: Instance, reported: tuple[int, int] | None, acted: bool) ->
     """
     if reported is None and not acted:
         return
-    if not instance.unread_events and not instance.inbox and (reported is None or not reported[0]):
-        return
     events, size = _raised(event for _, event in instance.inbox)
     held, held_size = reported or (0, 0)
     instance.unread_events, instance.unread_bytes = held + events, held_size + size
