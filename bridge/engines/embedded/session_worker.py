@@ -89,7 +89,8 @@ class SessionWorker(TaskHubGrpcWorker):
             # Before the answer goes out: the next turn may come at once, in another thread
             self.sessions.keep(request.instanceId, session)
             keep_open()
-        trace = request.orchestrationTraceContext
+        # Left out it stays as it is.
+        trace = None
         if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
             trace = pb.OrchestrationTraceContext()
             trace.spanStartTime.FromNanoseconds(time.time_ns())
