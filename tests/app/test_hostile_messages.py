@@ -166,4 +166,4 @@ async def test_no_message_stalls_the_loop(tmp_path: Path, monkeypatch: pytest.Mo
             assert await health > len(HOSTILE)
         assert not [each for each in found if each[0] > BOUND]
         reasons = {reason for source in it.daemon.sources for reason in source.ledger.dead_letters}
-        assert reasons == {"expression_cost", "commands_too_large", "engine_rejected"}
+        assert reasons == {"expression_cost", "commands_too_large", "engine_rejected", "too_many_values"}

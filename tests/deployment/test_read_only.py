@@ -57,7 +57,7 @@ def test_it_runs_on_a_read_only_root(tmp_path: Path, bootstrap: str, monkeypatch
     project, state, temporary = tmp_path / "app", tmp_path / "state", tmp_path / "tmp"
     state.mkdir()
     temporary.mkdir()
-    shutil.copytree(ROOT / "config", project / "config")
+    shutil.copytree(ROOT / "config", project / "config", ignore=shutil.ignore_patterns(".bridge"))
     shutil.copytree(ROOT / "workflows", project / "workflows", ignore=shutil.ignore_patterns("__pycache__"))
     rename_topics(project / "config", unique("shop"))
     overlay = project / "config" / "overlays" / "compose.yaml"
