@@ -13,7 +13,7 @@ from durabletask.worker import TaskHubGrpcWorker, _ActivityExecutor
 from bridge.engines.containment import keep_open
 from bridge.engines.embedded.instance import text
 from bridge.engines.embedded.session import Session, Sessions
-from bridge.engines.embedded.workitem import TurnRequest
+from bridge.engines.embedded.workitem import TurnRequest, TurnResponse
 
 MAX_SESSIONS = 1000
 MAX_SESSION_BYTES = 64 * 1024 * 1024
@@ -69,7 +69,7 @@ class SessionWorker(TaskHubGrpcWorker):
                 "The answer of activity %s#%d of %s could not be delivered: %s", name, number, instance_id, error
             )
 
-    def _turn(self, request: TurnRequest, token: Any) -> pb.OrchestratorResponse | None:
+    def _turn(self, request: TurnRequest, token: Any) -> TurnResponse | None:
         """The answer to a turn; None when the SDK has to say what becomes of it."""
         session = self.sessions.take(request)
         if session is None:
@@ -94,10 +94,4 @@ class SessionWorker(TaskHubGrpcWorker):
         if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
             trace = pb.OrchestrationTraceContext()
             trace.spanStartTime.FromNanoseconds(time.time_ns())
-        return pb.OrchestratorResponse(
-            instanceId=request.instanceId,
-            actions=result.actions,
-            customStatus=text(result.encoded_custom_status),
-            completionToken=token,
-            orchestrationTraceContext=trace,
-        )
+        return TurnResponse(request.instanceId, result.actions, token, text(result.encoded_custom_status), trace)
