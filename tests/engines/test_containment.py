@@ -402,9 +402,10 @@ async def test_a_thread_that_is_ended_from_outside_is_replaced_and_its_work_done
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(OwnBase))
                 == 1
             )
-        states = [await finished(engine, "fan", None) for _ in range(4)]
-        assert [state.get_output() for state in states] == [[n * n for n in range(8)]] * 4
-        await until(lambda: not any(thread.is_alive() for thread in first))
+        # A thread ends with the first job that it gets, and those that replace others may be faster
+        while any(thread.is_alive() for thread in first):
+            state = await finished(engine, "fan", None)
+            assert state.get_output() == [n * n for n in range(8)]
         assert worker.stuck() == []
         assert len(threads()) == 4
         assert await stop_worker(worker, PATIENCE)
