@@ -297,18 +297,19 @@ class Load:
     """Work of one pool of threads: when each busy thread began with its item. Used from any thread."""
 
     def __init__(self) -> None:
-        self._began: dict[int, float] = {}
+        self.began: dict[int, float] = {}
+        """By thread."""
 
     def begin(self) -> None:
         """This thread begins with an item."""
-        self._began[threading.get_ident()] = time.monotonic()
+        self.began[threading.get_ident()] = time.monotonic()
 
     def end(self) -> None:
-        self._began.pop(threading.get_ident(), None)
+        self.began.pop(threading.get_ident(), None)
 
     def is_stuck(self, threads: int, waiting: int, after: float) -> bool:
         """Every thread has been busy with the same items for `after` seconds, and others wait."""
-        began = list(self._began.values())
+        began = list(self.began.values())
         return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
 
 
@@ -342,6 +343,9 @@ class ContainedWorker(TaskHubGrpcWorker):
         self._data_converter: DataConverter = ContainedConverter(self._data_converter)
         self._load: Load | None = Load()
         """Of the one pool of the SDK's worker; None where a subclass has pools of its own."""
+        self._begin: Callable[[str], None] = self._begun
+        """Called when a thread begins with a work item. An attribute, as `_end`, for subclasses that need less."""
+        self._end: Callable[[], None] = self._ended
         self._held: dict[str, _Answers] = {}
         """Work items that this worker has and has not done, by token, where they are given back."""
         self._is_draining = False
@@ -389,26 +393,33 @@ class ContainedWorker(TaskHubGrpcWorker):
         """Take a work item from the stream; it is held until `_let_go`."""
         if self.drain_mark is not None:
             mark = f"{self.drain_mark}{token}"
-            self._held[token] = answers = _Answers.held(stub, functools.partial(give_back, request, stub, mark))
+            self._held[token] = answers = _Answers(stub, self, request)
+            answers.cancel = functools.partial(give_back, request, stub, mark)
             if self._is_draining:
                 answers.give_back()
         submit(execute, cancel, request, stub, token)
 
-    def _answers(self, stub: Any, token: str) -> _Answers:
-        found = self._held.get(token) if self._held else None
-        return _Answers(stub) if found is None else found.through(stub)
+    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+        """Look at the answer of a turn before it goes out."""
+
+    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+        """Look at the failure of an activity before it goes out."""
+
+    def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
+        found = self._held.get(token)
+        return _Answers(stub, self, request) if found is None else found
 
     def _let_go(self, token: str) -> None:
         self._held.pop(token, None)
 
-    def _begin(self, token: str) -> None:
+    def _begun(self, token: str) -> None:
         """This thread begins with a work item."""
         if self._load is not None:
             self._load.begin()
         if self.running is not None:
             self.running.begin(token)
 
-    def _end(self) -> None:
+    def _ended(self) -> None:
         if self.running is not None:
             self.running.end()
         if self._load is not None:
@@ -435,7 +446,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = self._answers(stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return
@@ -463,7 +474,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        answers = self._answers(stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return
@@ -491,7 +502,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, so that one fails alone."""
-        answers = self._answers(stub, completionToken)
+        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._let_go(completionToken)
             return pb.EntityBatchResult(completionToken=completionToken)
@@ -546,47 +557,47 @@ def _tell(error: BaseException, what: str) -> None:
 
 
 class _Answers:
-    """A stub that knows whether the work item was answered."""
+    """A stub that shows answers to its worker before they go out, and knows whether the work item was answered.
+
+    cancel: gives the work item back, where that is possible.
+    """
 
     is_given_back = False
     _is_answered = False
-    _cancel: Callable[[], None] | None = None
+    cancel: Callable[[], None] | None = None
 
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, stub: Any, worker: ContainedWorker, request: Any) -> None:
         self._stub = stub
-
-    @classmethod
-    def held(cls, stub: Any, cancel: Callable[[], None]) -> _Answers:
-        """A stub of a work item that can be given back: cancel does it."""
-        answers = cls(stub)
-        answers._cancel = cancel
-        return answers
+        self._worker = worker
+        self._request = request
 
     # The two that every work item needs are written down: they cost less so.
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
-        return None if self.is_given_back else self._stub.CompleteOrchestratorTask(response)
+        if self.is_given_back:
+            return None
+        self._worker.look_at_turn(self._request, response)
+        return self._stub.CompleteOrchestratorTask(response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
-        return None if self.is_given_back else self._stub.CompleteActivityTask(response)
+        if self.is_given_back:
+            return None
+        if response.HasField("failureDetails"):
+            self._worker.look_at_activity(response)
+        return self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
         call = _unheard if self.is_given_back else getattr(self._stub, name)
         self._is_answered = True
         return call
 
-    def through(self, stub: Any) -> _Answers:
-        """Answer through this stub from now on: layers around the worker see answers in stubs of their own."""
-        self._stub = stub
-        return self
-
     def give_back(self) -> None:
         """Leave the work item to another worker; an answer that this one comes to is not sent."""
         self.is_given_back = True
-        if self._cancel is not None:
+        if self.cancel is not None:
             with suppress(Exception):  # the engine may be gone: then it has nothing to take back
-                self._cancel()
+                self.cancel()
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Answer for an executor that raised, unless it has answered."""
@@ -594,7 +605,7 @@ class _Answers:
         if self._is_answered:
             return
         try:
-            getattr(self._stub, method)(response)
+            getattr(self, method)(response)
         except Exception as refused:
             logger.error("%s: its failure could not be delivered: %s", what, type_name(refused))
 

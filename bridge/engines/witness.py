@@ -148,56 +148,11 @@ class Witnessed(ContainedWorker):
     known: Workflows | None = None
     """Names that the workers of this process register, and external ones; None where nobody knows them all."""
 
-    def _execute_orchestrator(
-        self,
-        req: Any,
-        stub: Any,
-        completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> None:
+    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         if self.witness is not None:
-            stub = _Stub(stub, self.witness, req, self.known)
-        super()._execute_orchestrator(req, stub, completionToken)
+            self.witness.look(request, response, self.known)
 
-    def _execute_activity(
-        self,
-        req: Any,
-        stub: Any,
-        completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> None:
-        super()._execute_activity(req, _ActivityStub(stub), completionToken)
-
-
-class _ActivityStub:
-    """A stub that marks final failures, for orchestrators of SDKs that heed the mark."""
-
-    __slots__ = ("_stub",)
-
-    def __init__(self, stub: Any) -> None:
-        self._stub = stub
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stub, name)
-
-    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+        """Mark final failures, for orchestrators of SDKs that heed the mark."""
         if is_final_failure(response.failureDetails.errorType):
             response.failureDetails.isNonRetriable = True
-        return self._stub.CompleteActivityTask(response)
-
-
-class _Stub:
-    """A stub that shows completions to the witness."""
-
-    __slots__ = ("_known", "_request", "_stub", "_witness")
-
-    def __init__(self, stub: Any, witness: Witness, request: Any, known: Workflows | None) -> None:
-        self._known = known
-        self._stub = stub
-        self._witness = witness
-        self._request = request
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stub, name)
-
-    def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
-        self._witness.look(self._request, response, self._known)
-        return self._stub.CompleteOrchestratorTask(response)

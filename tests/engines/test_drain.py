@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from durabletask import task
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import Workflows
+from bridge.engines.witness import Witness
 from bridge.engines.worker import stop_worker
+from bridge.errors import UnknownTarget
 from tests.engines.ways import PATIENCE, until
 
 
@@ -67,3 +70,33 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
         await engine.stop()
         await host.stop()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_what_a_worker_that_can_give_work_back_answers_is_seen_by_its_witness(tmp_path: Path) -> None:
+    def fails(ctx: task.ActivityContext, _: Any) -> None:
+        raise UnknownTarget("no such target")
+
+    def one(ctx: task.OrchestrationContext, _: Any) -> Any:
+        try:
+            yield ctx.call_activity("fails")
+        except task.TaskFailedError:
+            yield task.when_any([ctx.call_activity("missing"), ctx.create_timer(timedelta(milliseconds=1))])
+        return "done"
+
+    witness = Witness()
+    config = EmbeddedEngineConfig(type="embedded")
+    host = EmbeddedEngine("host", config, tmp_path / "engine", host=True)
+    await host.start()
+    engine = EmbeddedEngine("attached", config, tmp_path / "engine", host=False)
+    await engine.start()
+    try:
+        worker = engine.worker(Workflows(orchestrators={"one": one}, activities={"fails": fails}), None, witness)
+        worker.start()
+        await engine.client.schedule_new_orchestration("one", instance_id="i")
+        ended = await engine.client.wait_for_orchestration_completion("i", timeout=PATIENCE)
+        assert ended is not None
+        assert witness.unknown == {"target": 1, "activity": 1}
+        assert await stop_worker(worker, PATIENCE)
+    finally:
+        await engine.stop()
+        await host.stop()

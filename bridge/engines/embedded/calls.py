@@ -13,7 +13,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from bridge.answers import answered_by
 from bridge.correlation import ANSWERED, may_replace, started_by, telling
 from bridge.engines.embedded import event as events
-from bridge.engines.embedded.bounds import BeyondBound, check_name, check_tags
+from bridge.engines.embedded.bounds import MAX_NAME, BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import Deferred, TaskHub
 from bridge.engines.embedded.identity import check_execution, check_id, new_id
@@ -79,11 +79,13 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid("The orchestration's name is empty")
-        _bounded("an orchestration's name", request.name, request.version.value, request.tags)
+        if len(request.name) > MAX_NAME or request.HasField("version") or request.tags:
+            _bounded("an orchestration's name", request.name, request.version.value, request.tags)
         replaceable = _replaceable(request)
         instance_id = check_id(request.instanceId, hub.limits) if request.instanceId else new_id()
         self._bounded_payload("an orchestration's input", request.input.value)
-        check_execution(request.executionId.value)
+        if request.HasField("executionId"):
+            check_execution(request.executionId.value)
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
@@ -161,11 +163,13 @@ class Calls:
             self._unanswered(instance, request)
         data = request.input if request.HasField("input") else None
         event = events.event_raised(hub.now, request.name, data)
-        if hub.unread.refuses(instance, event):
+        size = event.ByteSize()
+        if hub.unread.refuses(instance, size):
             hub.events_refused += 1
             raise unread_full(instance.unread_events, instance.unread_bytes)
         hub.deliver(instance, event)
-        note(instance, event)
+        note(instance, size)
+        hub.instances.measure(instance)
         if self._certain_raise and instance.token is not None:
             hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
             return DEFERRED

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 NAME_LIMIT = 100
 """Characters of an unknown name that a failure repeats."""
 
+PLAIN = frozenset({"scheduleTask", "createTimer", "createSubOrchestration"})
+"""Actions that hold no failure, no event and no id of an entity; their payloads have a bound only where one is set."""
+
 
 class Completions:
     """Each method runs in the writer's thread with a lease that its caller has taken."""
@@ -42,9 +45,13 @@ class Completions:
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
-        bound_turn(response)
+        kinds = {action.WhichOneof("orchestratorActionType") for action in response.actions}
+        is_plain = kinds <= PLAIN
+        if not is_plain:
+            bound_turn(response)
         try:
-            hub.limits.check_turn(response)
+            if not is_plain or hub.limits.payload_bytes is not None:
+                hub.limits.check_turn(response)
             outcome = apply(instance, instance.turn, response, hub.now)
         except (BadResponse, BeyondBound) as error:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
@@ -59,7 +66,9 @@ class Completions:
         instance.taken = 0
         if taken:
             hub.tx.remove("inbox", taken)
-        settle(instance, reported, acted=bool(response.actions))
+        if instance.unread_events or instance.inbox or (reported is not None and reported[0]):
+            settle(instance, reported, acted=bool(kinds))
+            hub.instances.measure(instance)
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value
         if response.HasField("orchestrationTraceContext"):
@@ -71,7 +80,8 @@ class Completions:
             adopt(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome, lease.stream)
-        hub.settle_deferred(instance)
+        if hub.deferred:
+            hub.settle_deferred(instance)
         hub.wake(instance)
 
     def _record(self, instance: Instance, outcome: Outcome, caller: Stream) -> None:
@@ -163,13 +173,14 @@ class Completions:
         instance.trace = None
         hub.tx.clear(instance, "timers")
         hub.drop_history(instance)
-        hub.tx.change_generation(instance)
+        hub.change_generation(instance)
         kept = [event for _, event in instance.inbox if _outlives_generation(event)]
         hub.tx.remove("inbox", [seq for seq, _ in instance.inbox])
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
         settle(instance, None, acted=True)
+        hub.instances.measure(instance)
         hub.entities.release_locks(instance)
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
@@ -189,7 +200,9 @@ class Completions:
             return
         if failed:
             event = events.task_failed(hub.now, task.task_id, response.failureDetails)
-        elif (failure := self._too_large("an activity's output", response.result.value)) is not None:
+        elif hub.limits.payload_bytes is not None and (
+            (failure := self._too_large("an activity's output", response.result.value)) is not None
+        ):
             event = events.task_failed(hub.now, task.task_id, failure)
         else:
             result = response.result if response.HasField("result") else None

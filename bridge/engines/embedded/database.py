@@ -206,9 +206,8 @@ class Database:
             self._check_size(method, request)
             self.writer.submit(operation, request, reply=reply)
             return DEFERRED
-        completed = self._completed.get(method)
-        if completed is not None:
-            return self._complete(*completed, request)
+        if method in self._completed:
+            return self.complete(method, request)
         immediate = self._immediate.get(method)
         if immediate is not None:
             return immediate(request)
@@ -268,10 +267,14 @@ class Database:
         if size > self.options.max_request:
             raise invalid(f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken")
 
-    def _complete(
-        self, kind: int, name: Kind, operation: Callable[[Lease, Any], None], request: Any
-    ) -> pb.CompleteTaskResponse:
-        """Ends the lease now, records the result in a coming transaction. What it leads to waits for the commit."""
+    def complete(self, method: str, request: Any) -> pb.CompleteTaskResponse:
+        """Take a worker's answer: end its lease now, record the result in a coming transaction.
+
+        What it leads to waits for the commit. Raises: Rejection.
+        """
+        if not self._open:
+            raise unavailable("The engine is not running")
+        kind, name, operation = self._completed[method]
         leases = self.hub.dispatcher.leases
         token = request.completionToken
         if kind == ORCHESTRATION and request.isPartial:

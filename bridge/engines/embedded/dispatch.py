@@ -128,17 +128,17 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str | None], deque[tuple[int, Hashable]]] = {}
-        self._members: set[Hashable] = set()
+        self.members: set[Hashable] = set()
         self._order = 0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     def add(self, name: str, version: str | None, item: Hashable) -> None:
         """Queue the item, unless it is queued already."""
-        if item in self._members:
+        if item in self.members:
             return
-        self._members.add(item)
+        self.members.add(item)
         self._order += 1
         group = self._groups.get((name, version))
         if group is None:
@@ -158,12 +158,12 @@ class ReadyQueue:
         item = group.popleft()[1]
         if not group:
             del self._groups[best]
-        self._members.discard(item)
+        self.members.discard(item)
         return (*best, item)
 
     def clear(self) -> None:
         self._groups.clear()
-        self._members.clear()
+        self.members.clear()
 
 
 def _accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
@@ -178,6 +178,8 @@ class Leases:
 
     def __init__(self) -> None:
         self._by_token: dict[str, Lease] = {}
+        self.get: Callable[[str], Lease | None] = self._by_token.get
+        """Find the lease, which goes on."""
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -188,10 +190,6 @@ class Leases:
     def take(self, token: str) -> Lease | None:
         """End the lease; None when it has ended already. Of several callers one gets it."""
         return self._by_token.pop(token, None)
-
-    def get(self, token: str) -> Lease | None:
-        """The lease, which goes on."""
-        return self._by_token.get(token)
 
     def open(self) -> list[Lease]:
         return list(self._by_token.values())
@@ -330,7 +328,8 @@ class Dispatcher:
             self._hand_out_alone()
         for kind in KINDS:
             queue = self.ready[kind]
-            while len(queue) and self._round(kind, queue):
+            waiting = queue.members
+            while waiting and self._round(kind, queue):
                 pass
         if self._waiting and self._quiet is None:
             self._hand_out_alone()

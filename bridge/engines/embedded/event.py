@@ -23,7 +23,7 @@ def execution_started(
     parent: pb.ParentInstanceInfo | None = None,
 ) -> pb.HistoryEvent:
     # Field by field, which takes a third of the time that nested constructors take.
-    event = _event(now)
+    event = new_event(now)
     event.eventId = 0
     started = event.executionStarted
     started.name = name
@@ -44,8 +44,9 @@ def execution_started(
     return event
 
 
-def _event(now: int) -> pb.HistoryEvent:
-    event = pb.HistoryEvent(eventId=-1)
+def new_event(now: int, event_id: int = -1) -> pb.HistoryEvent:
+    """An event of no kind yet."""
+    event = pb.HistoryEvent(eventId=event_id)
     moment = event.timestamp
     moment.seconds, rest = divmod(now, 1_000_000)
     moment.nanos = rest * 1000
@@ -53,7 +54,7 @@ def _event(now: int) -> pb.HistoryEvent:
 
 
 def orchestrator_started(now: int) -> pb.HistoryEvent:
-    event = _event(now)
+    event = new_event(now)
     event.orchestratorStarted.SetInParent()
     return event
 
@@ -113,7 +114,7 @@ def timer_fired(now: int, timer_id: int, fire_at: Timestamp) -> pb.HistoryEvent:
 
 
 def task_completed(now: int, task_id: int, result: StringValue | None) -> pb.HistoryEvent:
-    event = _event(now)
+    event = new_event(now)
     event.taskCompleted.taskScheduledId = task_id
     if result is not None:
         event.taskCompleted.result.CopyFrom(result)

@@ -19,7 +19,7 @@ from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.bounds import Limits
 from bridge.engines.embedded.clock import due, timestamp
-from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease, Stream
+from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease
 from bridge.engines.embedded.due import due_at, origin_of
 from bridge.engines.embedded.entities import Entities
 from bridge.engines.embedded.failures import bound_event
@@ -79,14 +79,14 @@ class TaskHub:
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances, max_cached_bytes)
         self.waiters = Waiters()
-        self.dispatcher = Dispatcher(self._build, lease_seconds, self._not_built)
+        self.work = WorkItems(self, max_message)
+        self.dispatcher = Dispatcher(self.work.build, lease_seconds, self._not_built)
         self.in_hand: dict[int | str, Lease] = {}
         """Turns and batches in flight, by key of the instance or id of the entity. Outlives their place in memory."""
         self._let_out: dict[int | str, Lease] = {}
         self.deferred: dict[int, tuple[Deferred, ...]] = {}
         """Raises that are answered when the turn in flight has ended, by key of the instance."""
         self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
-        self.work = WorkItems(self, max_message)
         self.clock = clock
         self.now = clock.now()
         """Time of the transaction at hand, microseconds. It goes back when the wall clock is set back."""
@@ -334,6 +334,11 @@ class TaskHub:
         instance.updated_at = self.now
         self._moved[instance.key] = instance
         self.tx.change(instance)
+
+    def change_generation(self, instance: Instance) -> None:
+        """The instance's execution, version or start event changed."""
+        self.tx.change_generation(instance)
+        self.instances.measure(instance)
 
     def deliver(self, instance: Instance, event: pb.HistoryEvent) -> None:
         """Put the event in the instance's inbox. The instance must not be finished."""
@@ -598,7 +603,7 @@ class TaskHub:
         for consequence in self.after:
             consequence()
         for instance in self._woken.values():
-            if instance.deliverable and instance.token is None:
+            if instance.token is None and instance.deliverable:
                 ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
         for task in self._new_tasks:
             if len(ready[ACTIVITY]) >= MAX_REQUESTS:
@@ -608,10 +613,11 @@ class TaskHub:
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
         told: list[tuple[Reply, Any]] = []
-        finished = [instance.id for instance in self._moved.values() if instance.finished]
+        finished: list[str] = []
         for instance in self._moved.values():
             told += self.waiters.notify(instance)
             if instance.finished:
+                finished.append(instance.id)
                 self.instances.remove(instance)
         started = [instance.id for instance in self.started.values() if not instance.finished]
         self.forget()
@@ -641,11 +647,6 @@ class TaskHub:
         self.started.clear()
         self._new_tasks.clear()
         self.entities.forget()
-
-    def _build(
-        self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
-    ) -> tuple[Lease, Any] | None:
-        return self.work.build(kind, name, version, subject, stream)
 
     def _not_built(self, kind: int, subject: Any, error: Exception) -> None:
         self.failed.append((Operation(Kind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error))

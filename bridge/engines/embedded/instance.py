@@ -119,8 +119,7 @@ class InstanceCache:
     """The working set, bounded: idle instances are let go, the least recently used first.
 
     Limits: number of instances, and bytes of their histories, inputs and unread events. Instances with a turn in
-    flight, and those that the transaction at hand has changed, stay. What was looked up since the last `trim` may have
-    changed beside its history, and is measured then.
+    flight, and those that the transaction at hand has changed, stay.
     """
 
     def __init__(self, max_instances: int, max_bytes: int) -> None:
@@ -131,7 +130,6 @@ class InstanceCache:
         self.history_bytes = 0
         self._others: dict[int, int] = {}
         """Bytes beside the history, by key."""
-        self._touched: set[int] = set()
         self._other_bytes = 0
 
     @property
@@ -153,14 +151,13 @@ class InstanceCache:
         instance = self._instances.get(key)
         if instance is not None:
             self._instances.move_to_end(key)
-            self._touched.add(key)
         return instance
 
     def add(self, instance: Instance) -> None:
         self._instances[instance.key] = instance
         self._keys[instance.id] = instance.key
-        self._touched.add(instance.key)
         self.history_bytes += instance.history_bytes
+        self.measure(instance)
 
     def remove(self, instance: Instance) -> None:
         if self._instances.pop(instance.key, None) is not None:
@@ -173,7 +170,6 @@ class InstanceCache:
         self._instances.clear()
         self._keys.clear()
         self._others.clear()
-        self._touched.clear()
         self.history_bytes = self._other_bytes = 0
 
     def grow(self, instance: Instance, size: int) -> None:
@@ -182,15 +178,16 @@ class InstanceCache:
         if instance.key in self._instances:
             self.history_bytes += size
 
+    def measure(self, instance: Instance) -> None:
+        """The instance's start event or unread events have changed."""
+        key = instance.key
+        if key in self._instances:
+            size = instance.start.ByteSize() + instance.unread_bytes
+            self._other_bytes += size - self._others.get(key, 0)
+            self._others[key] = size
+
     def trim(self) -> None:
         """Let go of what exceeds the limits. Only between transactions."""
-        for key in self._touched:
-            found = self._instances.get(key)
-            if found is not None:
-                size = found.start.ByteSize() + found.unread_bytes
-                self._other_bytes += size - self._others.get(key, 0)
-                self._others[key] = size
-        self._touched.clear()
         surplus = len(self._instances) - self._max_instances
         if surplus <= 0 and self.bytes <= self._max_bytes:
             return

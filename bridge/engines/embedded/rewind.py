@@ -210,7 +210,7 @@ def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
     instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
     hub.tx.clear(instance, "history", "timers")
     hub.drop_history(instance)
-    hub.tx.change_generation(instance)
+    hub.change_generation(instance)
     hub.tx.flush()
     if parts.kept:
         instance.history = None  # a tree of instances need not be in memory at once
@@ -287,7 +287,7 @@ def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, 
     elif child.status == FAILED or not child.finished:
         link = child.start.executionStarted.parentInstance.orchestrationInstance
         link.executionId.value = with_pauses(parent.execution, pauses)
-        hub.tx.change_generation(child)
+        hub.change_generation(child)
 
 
 def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:

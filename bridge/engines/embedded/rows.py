@@ -32,17 +32,22 @@ def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 class Statement:
-    """A statement over a list of rows: `head (row), (row) ... tail`."""
+    """A statement over a list of rows: `head (row), (row) ... tail`.
 
-    def __init__(self, head: str, columns: int, tail: str = "") -> None:
+    large: numbers of the columns whose values may be large; all, where none are given.
+    """
+
+    def __init__(self, head: str, columns: int, tail: str = "", large: Sequence[int] = ()) -> None:
         row = "(" + ",".join("?" * columns) + ")"
         self._by_size = {size: f"{head} {','.join([row] * size)} {tail}" for size in _SIZES}
+        self._large = tuple(large) or tuple(range(columns))
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        start = 0
+        start, columns = 0, self._large
         for position, row in enumerate(rows):
-            for value in row:
-                if (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
+            for column in columns:
+                value = row[column]
+                if value is not None and (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
                     self._run(connection, rows[start:position])
                     connection.execute(self._by_size[1], row)
                     start = position + 1

@@ -22,16 +22,22 @@ _SLOTS = 512
 _RUNNING, _DRAINING = b"R", b"D"
 
 
+class _Own(threading.local):
+    """Place of a thread's slot; None before its first item, 0 where there is no room."""
+
+    at: int | None = None
+
+
 class RunningItems:
     """One slot per thread. `begin` and `end` may be called from any thread; none of them raises."""
 
     def __init__(self, path: Path, leases: Leases) -> None:
         self._path = path
-        self._leases = leases
+        self._lease = leases.get
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         self._slots = 0
-        self._own = threading.local()
+        self._own = _Own()
         self._is_closed = False
 
     def read(self) -> list[str]:
@@ -71,34 +77,41 @@ class RunningItems:
 
     def begin(self, token: str) -> None:
         """This thread begins with the work item of a lease."""
-        lease = self._leases.get(token)
+        lease = self._lease(token)
         record = self._map
         if record is None:
             record = self._opened()
         if lease is None or record is None:
             return
-        at = getattr(self._own, "at", None)
+        at = self._own.at
         if at is None:
             at = self._new_slot()
         subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
         entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
         if at:
+            size = len(entry)
             # The length last: what is half written does not count
-            record[at + 2 : at + 2 + len(entry)] = entry
-            record[at : at + 2] = len(entry).to_bytes(2, "little")
+            record[at + 2 : at + 2 + size] = entry
+            if size < 256:
+                record[at] = size
+            else:
+                record[at : at + 2] = size.to_bytes(2, "little")
 
     def end(self) -> None:
         """This thread has done what it began."""
-        at, record = getattr(self._own, "at", None), self._map
+        at, record = self._own.at, self._map
         if at and record is not None:
-            record[at : at + 2] = b"\0\0"
+            if record[at + 1]:
+                record[at : at + 2] = b"\0\0"
+            else:
+                record[at] = 0
 
     def _new_slot(self) -> int:
         """Place of this thread's slot in the record; 0 where there is no room for one more."""
         with self._lock:
             slot, self._slots = self._slots, self._slots + 1
-        self._own.at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
-        return int(self._own.at)
+        self._own.at = at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
+        return at
 
     def _mark(self, mark: bytes) -> None:
         record = self._map or self._opened()

@@ -49,7 +49,9 @@ class Session(_OrchestrationExecutor):
         else:
             result = self._go_on(self._context, request)
         self._begin, self._turn = len(request.pastEvents), request.newEvents
-        self.size = request.historyBytes + sum(event.ByteSize() for event in request.newEvents)
+        self.size = request.historyBytes
+        for event in request.newEvents:
+            self.size += event.ByteSize()
         return result
 
     def _go_on(self, context: Any, request: TurnRequest) -> ExecutionResults:
@@ -71,7 +73,9 @@ class Session(_OrchestrationExecutor):
     @property
     def unread(self) -> tuple[int, int]:
         """Number and bytes of events that came and that no wait has taken."""
-        held = self._context._received_events if self._context is not None else {}
+        held = self._context._received_events if self._context is not None else None
+        if not held:
+            return 0, 0
         sizes = [len(data or "") + len(name) for name, events in held.items() for _, data in events]
         return len(sizes), sum(sizes)
 
@@ -119,7 +123,9 @@ class Sessions:
     def take(self, request: TurnRequest) -> Session | None:
         """The session that this turn follows; it is the caller's then."""
         with self._lock:
-            found = self._remove(request.instanceId)
+            found = self._kept.pop(request.instanceId, None)
+            if found is not None:
+                self.bytes -= found.size
         if found is None or found.follows(request):
             return found
         found.close()
@@ -127,16 +133,20 @@ class Sessions:
 
     def keep(self, instance_id: str, session: Session) -> None:
         """Until its next turn, or until there is no room."""
-        gone: list[Session | None] = []
+        gone: list[Session] = []
         with self._lock:
-            gone.append(self._remove(instance_id))
+            former = self._kept.pop(instance_id, None)
+            if former is not None:
+                self.bytes -= former.size
+                gone.append(former)
             self._kept[instance_id] = session
             self.bytes += session.size
             while len(self._kept) > self.most or self.bytes > self._most_bytes:
-                gone.append(self._remove(next(iter(self._kept))))
+                _, oldest = self._kept.popitem(last=False)
+                self.bytes -= oldest.size
+                gone.append(oldest)
         for each in gone:
-            if each is not None:
-                each.close()
+            each.close()
 
     def clear(self) -> None:
         with self._lock:
@@ -145,9 +155,3 @@ class Sessions:
             self.bytes = 0
         for each in gone.values():
             each.close()
-
-    def _remove(self, instance_id: str) -> Session | None:
-        found = self._kept.pop(instance_id, None)
-        if found is not None:
-            self.bytes -= found.size
-        return found

@@ -1,18 +1,19 @@
-"""A worker of the SDK that runs turns in sessions."""
+"""A worker of the SDK that runs turns in sessions, and activities without spans where nobody takes them."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.tracing import OTEL_AVAILABLE
-from durabletask.worker import TaskHubGrpcWorker
+from durabletask.worker import TaskHubGrpcWorker, _ActivityExecutor
 
 from bridge.engines.containment import keep_open
 from bridge.engines.embedded.instance import text
 from bridge.engines.embedded.session import Session, Sessions
-from bridge.engines.embedded.workitem import TurnRequest
+from bridge.engines.embedded.workitem import TurnRequest, TurnResponse
 
 MAX_SESSIONS = 1000
 MAX_SESSION_BYTES = 64 * 1024 * 1024
@@ -21,7 +22,7 @@ MAX_SESSION_BYTES = 64 * 1024 * 1024
 class SessionWorker(TaskHubGrpcWorker):
     """Turns that share the engine's history run in sessions; all others, and those that fail, as the SDK runs them.
 
-    Where OpenTelemetry is installed the SDK runs them all: it makes a span of every orchestration.
+    Where OpenTelemetry is installed the SDK runs them all, and all activities: it makes a span of each.
     """
 
     def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:
@@ -42,7 +43,33 @@ class SessionWorker(TaskHubGrpcWorker):
         else:
             stub.CompleteOrchestratorTask(response)
 
-    def _turn(self, request: TurnRequest, token: Any) -> pb.OrchestratorResponse | None:
+    def _execute_activity(
+        self,
+        req: Any,
+        stub: Any,
+        completionToken: Any,  # noqa: N803 -- the SDK's name
+    ) -> None:
+        if OTEL_AVAILABLE or self._payload_store is not None:
+            super()._execute_activity(req, stub, completionToken)
+            return
+        instance_id, name, number = req.orchestrationInstance.instanceId, req.name, req.taskId
+        response = pb.ActivityResponse(instanceId=instance_id, taskId=number, completionToken=completionToken)
+        try:
+            executor = _ActivityExecutor(self._registry, self._logger, self._data_converter)
+            result = executor.execute(instance_id, name, number, req.input.value)
+            if result is not None:
+                response.result.value = result
+        except Exception as error:
+            details = helpers.new_failure_details(error, self._exception_properties_provider, self._logger)
+            response.failureDetails.CopyFrom(details)
+        try:
+            stub.CompleteActivityTask(response)
+        except Exception as error:
+            self._logger.exception(
+                "The answer of activity %s#%d of %s could not be delivered: %s", name, number, instance_id, error
+            )
+
+    def _turn(self, request: TurnRequest, token: Any) -> TurnResponse | None:
         """The answer to a turn; None when the SDK has to say what becomes of it."""
         session = self.sessions.take(request)
         if session is None:
@@ -62,14 +89,9 @@ class SessionWorker(TaskHubGrpcWorker):
             # Before the answer goes out: the next turn may come at once, in another thread
             self.sessions.keep(request.instanceId, session)
             keep_open()
-        trace = request.orchestrationTraceContext
+        # Left out it stays as it is.
+        trace = None
         if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
             trace = pb.OrchestrationTraceContext()
             trace.spanStartTime.FromNanoseconds(time.time_ns())
-        return pb.OrchestratorResponse(
-            instanceId=request.instanceId,
-            actions=result.actions,
-            customStatus=text(result.encoded_custom_status),
-            completionToken=token,
-            orchestrationTraceContext=trace,
-        )
+        return TurnResponse(request.instanceId, result.actions, token, text(result.encoded_custom_status), trace)

@@ -13,24 +13,30 @@ from bridge.engines.embedded.instance import FAILED, Instance
 from bridge.engines.embedded.rows import KeyStatement, Statement
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, Task, Timer
 
-_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19)
+_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19, large=(14, 15, 16, 17, 18))
 _UPDATE_INSTANCE = Statement(
     "WITH v(k, st, su, up, fi, tu, ch, ou, cu, fa, tr) AS (VALUES",
     11,
     ") UPDATE instances SET status=st, suspended=su, updated_at=up, finished_at=fi, turn_at=tu, chunks=ch, output=ou,"
     " custom_status=cu, failure=fa, trace=tr FROM v WHERE key=k",
+    large=(7, 8, 9, 10),
 )
 _UPDATE_GENERATION = Statement(
     "WITH v(k, ex, ve, sa) AS (VALUES",
     4,
     ") UPDATE instances SET execution=ex, version=ve, start=sa FROM v WHERE key=k",
+    large=(3,),
 )
-_INSERT_HISTORY = Statement("INSERT INTO history (key, chunk, events) VALUES", 3)
-_INSERT_INBOX = Statement("INSERT INTO inbox (seq, key, event) VALUES", 3)
-_INSERT_TASK = Statement("INSERT INTO tasks (seq, key, execution, task_id, name, version, request) VALUES", 7)
-_INSERT_TIMER = Statement("INSERT INTO timers (seq, fire_at, kind, key, entity, event) VALUES", 6)
-_UPSERT_ENTITY = Statement("INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5)
-_INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3)
+_INSERT_HISTORY = Statement("INSERT INTO history (key, chunk, events) VALUES", 3, large=(2,))
+_INSERT_INBOX = Statement("INSERT INTO inbox (seq, key, event) VALUES", 3, large=(2,))
+_INSERT_TASK = Statement(
+    "INSERT INTO tasks (seq, key, execution, task_id, name, version, request) VALUES", 7, large=(6,)
+)
+_INSERT_TIMER = Statement("INSERT INTO timers (seq, fire_at, kind, key, entity, event) VALUES", 6, large=(5,))
+_UPSERT_ENTITY = Statement(
+    "INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5, large=(1, 2)
+)
+_INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3, large=(2,))
 _DELETE_BY_KEY = {
     table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
     for table in ("instances", "history", "inbox", "tasks", "timers")

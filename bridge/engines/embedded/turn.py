@@ -9,6 +9,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.bounds import MAX_NAME, check_custom_status, check_name, check_tags
 from bridge.engines.embedded.clock import timestamp
+from bridge.engines.embedded.event import new_event
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
 from bridge.engines.embedded.wire import StringValue, Timestamp
 
@@ -133,17 +134,21 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
     request = pb.ActivityRequest(name=task.name, taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
     request.orchestrationInstance.executionId.value = instance.execution
-    event = pb.HistoryEvent(eventId=task_id, timestamp=timestamp(now))
-    event.taskScheduled.name = task.name
-    for target in (request, event.taskScheduled):
-        if task.HasField("version"):
-            target.version.CopyFrom(task.version)
-        if task.HasField("input"):
-            target.input.CopyFrom(task.input)
-        if task.HasField("parentTraceContext"):
-            target.parentTraceContext.CopyFrom(task.parentTraceContext)
-        if task.tags:
-            target.tags.update(task.tags)
+    event = new_event(now, task_id)
+    scheduled = event.taskScheduled
+    scheduled.name = task.name
+    if task.HasField("input"):
+        request.input.CopyFrom(task.input)
+        scheduled.input.CopyFrom(task.input)
+    if task.HasField("version"):
+        request.version.CopyFrom(task.version)
+        scheduled.version.CopyFrom(task.version)
+    if task.HasField("parentTraceContext"):
+        request.parentTraceContext.CopyFrom(task.parentTraceContext)
+        scheduled.parentTraceContext.CopyFrom(task.parentTraceContext)
+    if task.tags:
+        request.tags.update(task.tags)
+        scheduled.tags.update(task.tags)
     outcome.activities.append(request)
     outcome.history.append(event)
 

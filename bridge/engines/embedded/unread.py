@@ -29,9 +29,8 @@ class UnreadLimits:
     bytes: int = 16 * 1024 * 1024
     message_bytes: int = 4 * 1024 * 1024
 
-    def refuses(self, instance: Instance, event: pb.HistoryEvent) -> bool:
-        """Whether an event is one too many."""
-        size = event.ByteSize()
+    def refuses(self, instance: Instance, size: int) -> bool:
+        """Whether an event of this size is one too many."""
         if instance.unread_events >= self.events or instance.unread_bytes + size > self.bytes:
             return True
         if instance.shared:
@@ -39,10 +38,10 @@ class UnreadLimits:
         return bool(instance.history_bytes + instance.unread_bytes + size + ENVELOPE > self.message_bytes * 7 // 8)
 
 
-def note(instance: Instance, event: pb.HistoryEvent) -> None:
-    """An event was raised."""
+def note(instance: Instance, size: int) -> None:
+    """An event of this size was raised."""
     instance.unread_events += 1
-    instance.unread_bytes += event.ByteSize()
+    instance.unread_bytes += size
 
 
 def settle(instance: Instance, reported: tuple[int, int] | None, acted: bool) -> None:

@@ -48,10 +48,13 @@ class Waiters:
         waiting = self._by_id.get(instance.id)
         if not waiting:
             return []
-        told = [waiter for waiter in waiting if waiter.satisfied_by(instance)]
-        if not told:
+        if instance.finished:
+            told, rest = waiting, []
+        elif instance.status == PENDING:
             return []
-        rest = [waiter for waiter in waiting if not waiter.satisfied_by(instance)]
+        else:
+            told = [waiter for waiter in waiting if waiter.for_start]
+            rest = [waiter for waiter in waiting if not waiter.for_start]
         if rest:
             self._by_id[instance.id] = rest
         else:

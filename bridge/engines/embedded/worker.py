@@ -9,8 +9,10 @@ its executor of turns, for sessions.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
@@ -25,7 +27,7 @@ from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.session_worker import SessionWorker
-from bridge.engines.embedded.workitem import TurnRequest
+from bridge.engines.embedded.workitem import ActivityItem, TurnRequest
 from bridge.engines.witness import Witnessed
 from bridge.kinds import Kind
 
@@ -87,6 +89,7 @@ class Pool:
 
     def _run(self) -> None:
         jobs = iter(self._queue.get, None)
+        run, busy, thread = self._stub.run, self._load.began, threading.get_ident()
         at_hand: list[_Job] = []
         try:
             while True:
@@ -94,11 +97,12 @@ class Pool:
                 if not at_hand:
                     return
                 execute, request, token = at_hand[0]
-                self._load.begin()
+                # As `Load.begin` and `end` do it.
+                busy[thread] = time.monotonic()
                 try:
-                    self._stub.run(execute, request, token)
+                    run(execute, request, token)
                 finally:
-                    self._load.end()
+                    busy.pop(thread, None)
                 at_hand.clear()
         except BaseException as error:
             # Jobs raise nothing: it was raised in this thread from outside.
@@ -136,13 +140,13 @@ class DirectStub:
         return self._database.call(method, request, _NO_REPLY)
 
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
-        return self._call("CompleteOrchestratorTask", response)
+        return self._database.complete("CompleteOrchestratorTask", response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
-        return self._call("CompleteActivityTask", response)
+        return self._database.complete("CompleteActivityTask", response)
 
     def CompleteEntityTask(self, result: pb.EntityBatchResult) -> Any:  # noqa: N802 -- the protocol's name
-        return self._call("CompleteEntityTask", result)
+        return self._database.complete("CompleteEntityTask", result)
 
     def AbandonTaskOrchestratorWorkItem(self, request: Any) -> Any:  # noqa: N802 -- the protocol's name
         return self._call("AbandonTaskOrchestratorWorkItem", request)
@@ -173,7 +177,10 @@ class DirectWorker(Witnessed, SessionWorker):
         super().__init__(host_address="in-process", **options)
         self._database = database
         self.running = database.running
+        # Its pools know their load.
         self._load = None
+        if self.running is not None:
+            self._begin, self._end = self.running.begin, self.running.end
         self._sizes = (turn_threads, activity_threads, entity_threads)
         self._stream: Stream | None = None
         self._pools: list[Pool] = []
@@ -201,7 +208,7 @@ class DirectWorker(Witnessed, SessionWorker):
             request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
         # Large payloads are put back into the events in place, so that such a worker needs copies.
         self._stream = Stream(request, self._take, shares=self._payload_store is None)
-        self._stream.knows = self._knows if self.known is not None else None
+        self._stream.knows = functools.lru_cache(4096)(self._knows) if self.known is not None else None
         # Streams of this process share its fate.
         self._stream.process = self._database
         if self.running is not None:
@@ -232,10 +239,13 @@ class DirectWorker(Witnessed, SessionWorker):
             self._database.disconnect(self._stream)
         self.sessions.clear()
 
-    def _take(self, item: TurnRequest | pb.WorkItem) -> None:
+    def _take(self, item: TurnRequest | ActivityItem | pb.WorkItem) -> None:
         token = item.completionToken
         if isinstance(item, TurnRequest):
             self._pools[0].submit((self._execute_orchestrator, item, token))
+            return
+        if isinstance(item, ActivityItem):
+            self._pools[1].submit((self._execute_activity, item.activityRequest, token))
             return
         kind = item.WhichOneof("request")
         if kind == "activityRequest":

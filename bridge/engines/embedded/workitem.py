@@ -14,7 +14,7 @@ from bridge.engines.embedded.instance import Instance, text
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
 from bridge.engines.embedded.store import Task
 from bridge.engines.embedded.unread import ENVELOPE
-from bridge.engines.embedded.wire import Duration
+from bridge.engines.embedded.wire import Duration, StringValue
 
 if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
@@ -57,6 +57,34 @@ class TurnRequest:
         if self.HasField("orchestrationTraceContext"):
             request.orchestrationTraceContext.CopyFrom(self.orchestrationTraceContext)
         return request
+
+
+@dataclass(slots=True)
+class TurnResponse:
+    """An OrchestratorResponse in this process: the actions are the worker's own messages, not copies."""
+
+    instanceId: str  # noqa: N815 -- named as in the protocol
+    actions: list[pb.OrchestratorAction]
+    completionToken: str  # noqa: N815
+    customStatus: StringValue | None  # noqa: N815
+    orchestrationTraceContext: pb.OrchestrationTraceContext | None  # noqa: N815
+
+    isPartial = False  # noqa: N815
+    requiresHistory = False  # noqa: N815
+
+    def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
+        return getattr(self, name) is not None
+
+
+@dataclass(slots=True)
+class ActivityItem:
+    """The work item of an activity in this process: the request is the engine's own, not a copy."""
+
+    activityRequest: pb.ActivityRequest  # noqa: N815 -- named as in the protocol
+    completionToken: str  # noqa: N815
+
+    def WhichOneof(self, name: str) -> str:  # noqa: N802 -- as a WorkItem has it
+        return "activityRequest"
 
 
 class WorkItems:
@@ -148,6 +176,8 @@ class WorkItems:
         instance_id = request.orchestrationInstance.instanceId
         lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
         lease.task_id = task.task_id
+        if stream.shares:
+            return lease, ActivityItem(request, lease.token)
         return lease, pb.WorkItem(activityRequest=request, completionToken=lease.token)
 
     def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:

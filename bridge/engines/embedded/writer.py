@@ -205,7 +205,7 @@ class Writer:
         answers: list[tuple[Reply, Any]] = []
         try:
             if len(operations) > 1:
-                starts = [each.args[0] for each in operations if each.args]
+                starts = [each.args[0] for each in operations if each.reply is not None and each.args]
                 hub.look_ahead([each.instanceId for each in starts if isinstance(each, pb.CreateInstanceRequest)])
             for operation in operations:
                 try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.entity import OVERHEAD, Entity, EntityCache
+from bridge.engines.embedded.instance import text
 
 from .conftest import Restartable
 from .hands import Hands, call, raise_event, signal, start, state
@@ -99,3 +100,25 @@ def test_bytes_are_those_of_the_entities_in_the_cache(steps: list[tuple[str, str
         assert entity.queue_bytes == sum(event.ByteSize() for _, event in entity.queue)
         entity.remove({seq for seq, _ in entity.queue})
         assert entity.size - OVERHEAD == (0 if entity.state is None else entity.state.__sizeof__())
+
+
+def test_bytes_of_instances_are_those_of_their_histories_inputs_and_unread_events(small: Database) -> None:
+    def measured() -> int:
+        return sum(each.history_bytes + each.start.ByteSize() + each.unread_bytes for each in small.hub.instances)
+
+    start(small, "orchestrator", "i", "first")
+    raise_event(small, "i", "e", "x")
+    hands = Hands(small)
+    for number in range(3):
+        item = hands.take()
+        anew = pb.OrchestratorAction(
+            completeOrchestration=pb.CompleteOrchestrationAction(
+                orchestrationStatus=pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW, result=text("again" * number)
+            )
+        )
+        hands.turn(item, *([anew] if number else []))
+        state(small, "i")
+        if not number:
+            raise_event(small, "i", "e", "x" * 1000)
+        assert small.hub.instances.bytes == measured() > 0
+    hands.leave()
