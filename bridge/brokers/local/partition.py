@@ -24,8 +24,8 @@ class LocalPartition(Epoch):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
-        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id", "is_end_known",
-        "new_topic_partitions", "next_fetch", "share", "skipped", "stopped", "treatment",
+        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
+        "is_end_known", "new_topic_partitions", "next_fetch", "share", "skipped", "stopped", "treatment",
     )  # fmt: skip
 
     def __init__(
