@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import EngineUnavailable
+from tests.brokers.servicebus import trouble
 from tests.brokers.servicebus.bench import bus_bench
 from tests.brokers.servicebus.trouble import ENTITIES, LOCK, ended, publish
 from tests.servicebus.server import ServiceBusServer
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
+SERVER = trouble.SERVER
 
 
 @ENTITIES
