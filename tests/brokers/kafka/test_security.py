@@ -123,7 +123,7 @@ async def test_an_untrusted_certificate_is_told_in_seconds(node: Node, tmp_path:
 
 async def test_a_provider_that_fails_is_told(node: Node) -> None:
     sasl = {"mechanism": "OAUTHBEARER", "token": "tests.brokers.kafka.tokens:failing"}
-    with pytest.raises(BrokerUnavailable, match="no token was given: LookupError$"):
+    with pytest.raises(BrokerUnavailable, match=r"no token was given: LookupError$"):
         await _at(node, "OAUTH").broker(sasl=sasl)
 
 
