@@ -63,7 +63,7 @@ def overlay(directory: Path) -> dict[str, Any]:
             {"name": "payment-result", "from": again, "raise_event": paid},
             {"name": "payment-authorised", "from": again},
         ],
-        "ops": {"http": {"port": 0}},
+        "ops": {"http": {"port": 0}, "state_dir": str(directory / "state")},
     }
 
 

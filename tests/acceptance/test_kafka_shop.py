@@ -91,7 +91,7 @@ def ids(messages: Sequence[Message]) -> set[str]:
 @pytest.mark.timeout(180)
 def test_orders_become_results(tmp_path: Path, bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP", bootstrap)
-    shutil.copytree(ROOT / "config", tmp_path / "config")
+    shutil.copytree(ROOT / "config", tmp_path / "config", ignore=shutil.ignore_patterns(".bridge"))
     shutil.copytree(ROOT / "workflows", tmp_path / "workflows", ignore=shutil.ignore_patterns("__pycache__"))
     prefix = unique("shop")
     rename_topics(tmp_path / "config", prefix)

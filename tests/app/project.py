@@ -22,13 +22,15 @@ PATIENCE = 30.0
 FLOWS = '''
 """Workflows that do little, each in its own way."""
 
+import os
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 from bridge.workflow import Entity, wait_for_message
 from durabletask import entities, task
 
-REPAIRED = Path(__file__).with_name("repaired")
+REPAIRED = Path(tempfile.gettempdir()) / f"bridge-tests-repaired-{os.getpid()}"
 
 
 def say(ctx: task.ActivityContext, name: str) -> str:

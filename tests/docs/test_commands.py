@@ -18,7 +18,7 @@ def _directory(document: str, directory: Path) -> Path:
         return directory
     if document == "docs/sagas.md":
         for name in ("config", "workflows"):
-            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".bridge"))
         return directory
     create("shop", directory)
     return directory / "shop"
