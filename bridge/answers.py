@@ -66,7 +66,7 @@ class CorrelationId:
         return reply_event(self.plain)
 
     def signed_by(self, key: Key) -> bool:
-        """Whether the key made its signature."""
+        """True when the key made its signature."""
         return hmac.compare_digest(self.mac.encode(), _mac(key, self.plain, self.until).encode())
 
 
@@ -110,7 +110,7 @@ class Keyring:
         return next((key for key in self.keys if key.id == key_id), None)
 
     def verifies(self, given: CorrelationId) -> bool:
-        """Whether one of the keys made the signature."""
+        """True when one of the keys made the signature."""
         key = None if given.key_id is None else self.find(given.key_id)
         return key is not None and given.signed_by(key)
 

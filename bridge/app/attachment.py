@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -12,7 +12,6 @@ from bridge.app.composition import build_engine
 from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
 from bridge.origin import unwrap
 
 T = TypeVar("T")
@@ -41,14 +40,6 @@ def chosen(loaded: Loaded, name: str | None) -> str:
         name = next(iter(engines)) if len(engines) == 1 else "default"
     require("engine", name, engines)
     return name
-
-
-async def asked(call: Awaitable[T], what: str) -> T:
-    """The result of a call of the SDK's client. Raises: EngineError."""
-    try:
-        return await call
-    except Exception as error:
-        raise translate(error, what=what) from error
 
 
 def payload(serialized: str | None) -> Any:

@@ -11,11 +11,12 @@ from durabletask.client import CleanEntityStorageResult, EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
-from bridge.app.attachment import asked, payload, stamp
+from bridge.app.attachment import payload, stamp
 from bridge.commands import SignalEntity
 from bridge.config.types import OWN_NAMES
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
+from bridge.engines.errors import asked
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
 from bridge.origin import Origin

@@ -12,10 +12,10 @@ from durabletask.client import OrchestrationQuery, OrchestrationState, Orchestra
 from durabletask.history import HistoryEvent
 from durabletask.task import FailureDetails
 
-from bridge.app.attachment import asked, payload, stamp
+from bridge.app.attachment import payload, stamp
 from bridge.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.engines.base import Engine
-from bridge.engines.errors import details_of, translate
+from bridge.engines.errors import asked, details_of, translate
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.recording import Recording, record
 from bridge.errors import AlreadyTaken, EngineRejected, InstanceNotFound

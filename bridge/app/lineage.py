@@ -17,9 +17,10 @@ from typing import Any, Literal
 from durabletask import history
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
-from bridge.app.attachment import asked, stamp
+from bridge.app.attachment import stamp
 from bridge.app.undelivered import Undelivered, every
 from bridge.engines.base import Engine
+from bridge.engines.errors import asked
 from bridge.errors import InstanceNotFound
 from bridge.origin import Origin, UnknownEnvelope, unwrap
 from bridge.tracecontext import trace_context

@@ -13,8 +13,9 @@ from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
-from bridge.app.attachment import asked, stamp
+from bridge.app.attachment import stamp
 from bridge.engines.base import Engine
+from bridge.engines.errors import asked
 from bridge.engines.parking.look import look
 from bridge.engines.parking.wards import held_key
 from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 import structlog
 from durabletask.client import EntityQuery
 
-from bridge.app.attachment import asked, chosen
+from bridge.app.attachment import chosen
 from bridge.app.parking import keeper
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
+from bridge.engines.errors import asked
 from bridge.errors import BridgeError, EngineError
 from bridge.ops.health import PartReading
 from bridge.parking.names import QUARANTINE, ward_source

@@ -9,9 +9,10 @@ from typing import Literal
 
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
-from bridge.app.attachment import asked, payload, stamp
+from bridge.app.attachment import payload, stamp
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.engines.base import Engine
+from bridge.engines.errors import asked
 from bridge.parking.names import LETTER_IDS
 
 _PAGE = 1000

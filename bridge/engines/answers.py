@@ -32,7 +32,7 @@ from bridge.answers import (
 )
 from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
+from bridge.engines.errors import asked
 from bridge.engines.inquiry import Inquiry
 from bridge.engines.parking.look import look
 from bridge.errors import (
@@ -94,20 +94,15 @@ class AnswerKeys:
         """The keys; read again after some seconds, and as long as there are none. Raises: EngineError."""
         if fresh or not self._ring.keys or time.monotonic() - self._read_at > _FRESH:
             began = time.monotonic()
-            try:
-                found = await look(self._engine.client, _ENTITY)
-            except Exception as error:
-                raise translate(error, what="read the keys of answers") from error
+            found = await asked(look(self._engine.client, _ENTITY), "read the keys of answers")
             self._ring = Keyring.from_json(json.loads((found and found.get_state()) or "null"))
             self._read_at = began
         return self._ring
 
     async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
         """Send the entity an operation; return the keys when a worker has processed it. Raises: EngineError."""
-        try:
-            await self._engine.client.signal_entity(_ENTITY, operation, input=value)
-        except Exception as error:
-            raise translate(error, what=f"{operation} the keys of answers") from error
+        call = self._engine.client.signal_entity(_ENTITY, operation, input=value)
+        await asked(call, f"{operation} the keys of answers")
         for _ in range(int(_PATIENCE / _LOOK)):
             if done(ring := await self.ring(fresh=True)):
                 return ring
@@ -145,15 +140,12 @@ class AnswerKeys:
 
     async def _was_used(self) -> bool:
         """True when the task hub has instances from before this process: earlier versions may still use it."""
-        client = self._engine.client
-        try:
-            if (await client.list_instance_ids(completed_time_to=self._started, page_size=1)).items:
-                return True
-            open_ = [OrchestrationStatus[status] for status in ("PENDING", "RUNNING", "SUSPENDED")]
-            query = OrchestrationQuery(created_time_to=self._started, runtime_status=open_)
-            return bool(await client.get_all_orchestration_states(query))
-        except Exception as error:
-            raise translate(error, what="look for instances of earlier versions") from error
+        client, what = self._engine.client, "look for instances of earlier versions"
+        if (await asked(client.list_instance_ids(completed_time_to=self._started, page_size=1), what)).items:
+            return True
+        open_ = [OrchestrationStatus[status] for status in ("PENDING", "RUNNING", "SUSPENDED")]
+        query = OrchestrationQuery(created_time_to=self._started, runtime_status=open_)
+        return bool(await asked(client.get_all_orchestration_states(query), what))
 
 
 def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -22,6 +23,7 @@ from bridge.errors import (
 )
 
 Code = grpc.StatusCode
+T = TypeVar("T")
 
 STATUS: dict[Any, type[EngineError]] = {
     Code.OK: EngineError,
@@ -137,3 +139,11 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request is larger than the engine takes{told}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{told}")
+
+
+async def asked(call: Awaitable[T], what: str) -> T:
+    """Result of a call of the SDK's client. what: the call, for the error. Raises: EngineError."""
+    try:
+        return await call
+    except Exception as error:
+        raise translate(error, what=what) from error

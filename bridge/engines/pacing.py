@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
+from bridge.engines.errors import asked
 from bridge.engines.parking.look import look
 from bridge.errors import EngineUnavailable
 from bridge.pace import Paces
@@ -65,7 +65,7 @@ class EnginePaces:
         Raises: EngineError; EngineUnavailable when no worker has processed the operations within five seconds.
         """
         for _ in range(_LOOKS):
-            found = await self._asked(look(self._engine.client, self._entity), "read the dead-letter pace")
+            found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
             if found is None:
                 return Paces()
             if not found.backlog_queue_size:
@@ -76,21 +76,12 @@ class EnginePaces:
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         """Return when the engine has durably taken the operation. Raises: EngineError."""
         call = self._engine.client.signal_entity(self._entity, operation, input=value)
-        await self._asked(call, f"dead-letter pace: {operation}")
-
-    async def _asked(self, call: Awaitable[T], what: str) -> T:
-        try:
-            return await call
-        except Exception as error:
-            raise translate(error, what=what) from error
+        await asked(call, f"dead-letter pace: {operation}")
 
 
 async def limited_sources(engine: Engine) -> dict[str, Paces]:
     """Paces of every source of an engine that has a limited route, by source. Raises: EngineError."""
     query = EntityQuery(instance_id_starts_with=f"@{DEAD_LETTER_PACE}@", include_state=True)
-    try:
-        found = await engine.client.get_all_entities(query)
-    except Exception as error:
-        raise translate(error, what="list the dead-letter paces") from error
+    found = await asked(engine.client.get_all_entities(query), "list the dead-letter paces")
     read = {each.id.key: Paces(json.loads(each.get_state() or "null")) for each in found}
     return {source: paces for source, paces in read.items() if len(paces)}

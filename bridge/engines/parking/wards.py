@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
+from bridge.engines.errors import asked
 from bridge.engines.parking.letters import send
 from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
@@ -109,7 +109,7 @@ class EngineWards:
         """
         prefix = f"@{QUARANTINE}@{ward_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
-        found = await self._asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
+        found = await asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
         return [held for each in found if (held := held_key(each)) is not None]
 
     async def settled(self) -> Sequence[HeldKey]:
@@ -131,7 +131,7 @@ class EngineWards:
         """Whether this key is held, or may be. Raises: EngineError."""
         entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
         call = look(self._engine.client, entity, include_state=False)
-        return await self._asked(call, "look for a quarantined key") is not None
+        return await asked(call, "look for a quarantined key") is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
         """Return when the operation is durably taken. Raises: EngineError; WaitingFull for one message too many."""
@@ -139,13 +139,7 @@ class EngineWards:
             self._totals.admit(value["item"]["size"])
         entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
         call = self._engine.client.signal_entity(entity, operation, input=value)
-        await self._asked(call, f"quarantine: {operation}")
-
-    async def _asked(self, call: Awaitable[T], what: str) -> T:
-        try:
-            return await call
-        except Exception as error:
-            raise translate(error, what=what) from error
+        await asked(call, f"quarantine: {operation}")
 
 
 def held_key(entity: EntityMetadata) -> HeldKey | None:
