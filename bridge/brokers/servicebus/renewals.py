@@ -35,6 +35,10 @@ class Renewals:
         self._owner = owner
         self._locks = locks
         self._batch = BATCH
+        self._full = 0
+        """Full batches renewed since the batch last changed."""
+        self._grow_after = 1
+        """Full batches until the batch grows: twice as many with each refusal, half with each growth."""
         self._renewed = 0
         """Locks renewed so far."""
         self._refused: list[tuple[ServiceBusDelivery, BrokerError, bool]] = []
@@ -85,7 +89,8 @@ class Renewals:
                 _log.debug("%s", found)
             else:
                 # It may be their number that the service does not take, or not in time
-                self._batch = max(1, half)
+                self._batch, self._full = max(1, half), 0
+                self._grow_after = min(BATCH, 2 * self._grow_after)
                 if refused(error) and half:
                     await self._renew(link, deliveries[:half])
                     await self._renew(link, deliveries[half:])
@@ -100,12 +105,20 @@ class Renewals:
         else:
             self._owner.renewals += len(deliveries)
             self._renewed += len(deliveries)
-            if len(deliveries) == self._batch:
-                self._batch = min(BATCH, self._batch + 1)
+            self._grow(len(deliveries))
             now, wall = time.monotonic(), time.time()
             for delivery, end in zip(deliveries, ends, strict=True):
                 delivery.renewed_before = None
                 self._locks.add(delivery, self._owner.clock.usable(end - wall), now)
+
+    def _grow(self, renewed: int) -> None:
+        """Try one lock more at once, rarely where that was refused each time: every refusal costs two requests."""
+        if renewed < self._batch:
+            return
+        self._full += 1
+        if self._full >= self._grow_after:
+            self._batch, self._full = min(BATCH, self._batch + 1), 0
+            self._grow_after = max(1, self._grow_after // 2)
 
     def _later(self, deliveries: list[ServiceBusDelivery]) -> None:
         again = time.monotonic() + AGAIN_SECONDS
@@ -117,7 +130,7 @@ class Renewals:
         refused, self._refused = self._refused, []
         for delivery, found, for_good in refused:
             if for_good or self._renewed > (delivery.renewed_before or 0):
-                self._batch = BATCH  # it was not their number
+                self._batch, self._grow_after = BATCH, 1  # it was not their number
                 self._leave(delivery, found)
             else:
                 self._owner.broken = found
