@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from bridge.lint.project import Project, Reach, files
 from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
-from bridge.lint.tree import calls_in
+from bridge.lint.tree import calls_in, nodes
 from bridge.lint.waits import callbacks, waits
 
 
@@ -34,6 +36,18 @@ class Examined:
     others: int = 0
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Syntax trees are large and hold no cycles: walking them all again and again is a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def lint(paths: Sequence[Path]) -> list[Finding]:
     """Every finding in the files at and below the paths, by file and place. None of their code runs.
 
@@ -42,6 +56,7 @@ def lint(paths: Sequence[Path]) -> list[Finding]:
     return examine(paths).findings
 
 
+@_collector_paused()
 def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
     """Look at the files at and below the paths, and at helpers that their orchestrators call, wherever they are.
 
@@ -82,6 +97,7 @@ def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
     return Examined(sorted(kept), counts[True], counts[False])
 
 
+@_collector_paused()
 def unknown(paths: Sequence[Path], known: Known) -> list[Finding]:
     """Constant names in the files at and below the paths that `known` lacks; suppressions count."""
     project = Project()
@@ -137,7 +153,7 @@ def _kept(project: Project, modules: Sequence[Module], findings: set[Finding]) -
 
 def _unreached(module: Module, reached: set[Function]) -> set[int]:
     """Lines of functions of which nobody can say that nothing is found: what calls them is not among the files."""
-    functions = [each for each in ast.walk(module.tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [each for each in nodes(module.tree) if isinstance(each, Function)]
     known = {line for each in functions if each in reached for line in _lines(each)}
     return {line for each in functions for line in _lines(each)} - known
 

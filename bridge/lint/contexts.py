@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bridge.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
 from bridge.lint.module import Function, Module, named
-from bridge.lint.tree import nodes
+from bridge.lint.tree import children, nodes, walk
 
 if TYPE_CHECKING:
     from bridge.lint.project import Project
@@ -136,11 +136,12 @@ def hide_activities(project: Project, module: Module) -> None:
     for outer in nodes(module.tree):
         if not isinstance(outer, Function):
             continue
-        # By ast.walk: the nodes that other rules look up are kept, and have to be those without the bodies
-        inner = [node for node in ast.walk(outer) if isinstance(node, Function) and node is not outer]
+        # Not by nodes(): other rules look up those without the bodies
+        inside = walk(outer)
+        inner = [node for node in inside if isinstance(node, Function) and node is not outer]
         if not inner:
             continue
-        calls = [node for node in ast.walk(outer) if isinstance(node, ast.Call)]
+        calls = [node for node in inside if isinstance(node, ast.Call)]
         run = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         given = {
             call.args[0].id
@@ -166,7 +167,7 @@ def is_generator(function: Function) -> bool:
         if isinstance(node, ast.Yield | ast.YieldFrom):
             return True
         if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
-            stack += ast.iter_child_nodes(node)
+            stack += children(node)
     return False
 
 

@@ -206,6 +206,10 @@ class Module:
         return None
 
     @cached_property
+    def mentions_replaying(self) -> bool:
+        return "is_replaying" in self.text
+
+    @cached_property
     def suppressions(self) -> dict[int, Suppression]:
         if MARK not in self.text:
             return {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridge.lint.contexts import context_names, hide_activities
 from bridge.lint.module import Function, Module, constants, local_names, named
-from bridge.lint.tree import nodes
+from bridge.lint.tree import children, nodes
 
 TAKERS = ("get", "pop", "setdefault")
 """Methods that take a member out of a table."""
@@ -333,7 +333,7 @@ def calls(function: Function) -> list[tuple[ast.Call, bool]]:
             found.append((node, in_loop))
             found += [(ast.Call(function, [], []), True) for function in _fed(node)]
         inside = in_loop or isinstance(node, ast.For | ast.While | ast.comprehension)
-        stack += [(child, inside) for child in ast.iter_child_nodes(node)]
+        stack += [(child, inside) for child in children(node)]
     return found
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bridge.lint.module import Function, Module
-from bridge.lint.tree import calls_in, nodes
+from bridge.lint.tree import calls_in, children, nodes
 
 
 def lost_waits(module: Module, function: Function, events: Counter[str], *, repeated: bool) -> Iterator[ast.Call]:
@@ -58,7 +58,7 @@ def _own(function: Function, in_loop: bool) -> Iterator[tuple[ast.AST, bool]]:
         if isinstance(node, Function | ast.Lambda | ast.ClassDef):
             continue
         deeper = inside or isinstance(node, ast.For | ast.While)
-        stack += [(child, deeper) for child in reversed(list(ast.iter_child_nodes(node)))]
+        stack += [(child, deeper) for child in reversed(children(node))]
 
 
 def _is_when_any(module: Module, node: ast.Call) -> bool:

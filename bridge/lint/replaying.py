@@ -10,7 +10,7 @@ from bridge.lint.finding import Finding
 from bridge.lint.module import Function, changed, local_names
 from bridge.lint.place import found
 from bridge.lint.project import Project, Reached
-from bridge.lint.tree import nodes
+from bridge.lint.tree import children, nodes
 from bridge.lint.tree import parents as parents_in
 
 RULE = "replaying"
@@ -24,8 +24,8 @@ WORKFLOW_ACTIONS = frozenset({"continue_as_new", "publish", "request", "wait_for
 
 def replaying(project: Project, reached: Reached) -> Iterator[Finding]:
     """Findings in one function that an orchestrator runs."""
-    if "is_replaying" not in reached.module.text and not any(
-        "is_replaying" in module.text for module in project.modules.values() if module is not None
+    if not reached.module.mentions_replaying and not any(
+        module.mentions_replaying for module in project.modules.values() if module is not None
     ):
         return
     look = _Look(project, reached)
@@ -166,7 +166,7 @@ def _own(root: ast.AST) -> Iterator[ast.AST]:
         node = stack.pop()
         yield node
         if not isinstance(node, Function | ast.Lambda):
-            stack += ast.iter_child_nodes(node)
+            stack += children(node)
 
 
 def _answers(function: Function) -> bool:
