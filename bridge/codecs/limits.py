@@ -107,7 +107,7 @@ def check_values(body: bytes, limits: Limits) -> None:
 
     Raises: TooManyValues.
     """
-    if body.count(b",") + body.count(b"[") + body.count(b"{") < limits.max_values:
+    if len(body) < limits.max_values or body.count(b",") + body.count(b"[") + body.count(b"{") < limits.max_values:
         return
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")

@@ -78,7 +78,7 @@ class Fetcher:
         self._topics: frozenset[str] = frozenset()
         self._asked: set[PartitionLog] = set()
         """Partitions that a request is under way for."""
-        self._resting: set[PartitionLog] = set()
+        self._resting: dict[PartitionLog, asyncio.TimerHandle] = {}
         """Partitions that are not asked for until some time after an error."""
         self._slots: dict[tuple[int, int], bool] = {}
         """Requests under way by node and slot; True where all of its partitions are at the end of their log."""
@@ -139,7 +139,7 @@ class Fetcher:
         short waits in the second while the first is taken.
         """
         nodes: dict[int, list[tuple[TopicPartition, PartitionLog]]] = {}
-        lost: list[PartitionLog] = []
+        lost: dict[TopicPartition, PartitionLog] = {}
         for tp, log in self._logs.items():
             if log in self._asked or log in self._resting:
                 continue
@@ -148,12 +148,11 @@ class Fetcher:
             elif log.wants:
                 node = self._client.cluster.leader_for_partition(tp)
                 if node is None or node == -1:
-                    lost.append(log)
+                    lost[tp] = log
                 else:
                     nodes.setdefault(node, []).append((tp, log))
         if lost:
-            self._client.force_metadata_update()
-            self._rest(lost, _METADATA_SECONDS)
+            self._find_leaders(lost)
         for node, logs in nodes.items():
             waiting = not any(log.behind for _, log in logs)
             if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):
@@ -184,13 +183,29 @@ class Fetcher:
 
         task.add_done_callback(done)
 
+    def _find_leaders(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
+        """Ask for partitions as soon as their leaders are known, or again after a while."""
+        client = self._client
+        self._rest(logs.values(), _METADATA_SECONDS)
+
+        def updated(update: asyncio.Future[Any]) -> None:
+            if update.cancelled() or update.exception() is not None:
+                return
+            for tp, log in logs.items():
+                if client.cluster.leader_for_partition(tp) not in (None, -1):
+                    self._rested(log)
+
+        client.force_metadata_update().add_done_callback(updated)
+
     def _rest(self, logs: Iterable[PartitionLog], seconds: float) -> None:
         for log in logs:
-            self._resting.add(log)
-            asyncio.get_running_loop().call_later(seconds, self._rested, log)
+            if (before := self._resting.pop(log, None)) is not None:
+                before.cancel()
+            self._resting[log] = asyncio.get_running_loop().call_later(seconds, self._rested, log)
 
     def _rested(self, log: PartitionLog) -> None:
-        self._resting.discard(log)
+        if (timer := self._resting.pop(log, None)) is not None:
+            timer.cancel()
         self._kick.set()
 
     async def _fetch(self, node: int, slot: int, logs: list[tuple[TopicPartition, PartitionLog]]) -> None:

@@ -224,7 +224,8 @@ class PartitionLog:
                 if message.unreadable is not None and self._treatment(message.unreadable) == "stop_partition":
                     self._stop_at(first, last, message.unreadable)
                     return found
-                self._pass(first)
+                if first > self.position:
+                    self._pass(first)
                 self.position = last + 1
                 found.append(entry)
                 room.left -= message.size

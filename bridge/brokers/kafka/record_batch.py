@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -137,17 +137,19 @@ class Batch:
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
 
     def _healthy(self, first: int, limit: int) -> Iterator[Found]:
-        assert self.last is not None
+        last = self.last
+        assert last is not None
         # Of an old compressed set only the last offset is known before it is decompressed
         expected = self.base if self.raw[_PREFIX.size - 1] == 2 else 0
         try:
-            for offset, timestamp, key, value, headers in self._parsed(limit):
-                if not expected <= offset <= self.last:
+            for record in self._parsed(limit):
+                offset = record.offset
+                if not expected <= offset <= last:
                     self.fault = Fault("record", "the offset of a record lies outside of its batch")
                     return
                 expected = offset + 1
                 if offset >= first:
-                    yield offset, offset, _message(value, key, headers, timestamp)
+                    yield offset, offset, _message(record.value, record.key, tuple(record.headers), record.timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
         except UnicodeDecodeError:
@@ -159,20 +161,18 @@ class Batch:
                 f"the records cannot be parsed ({type(error).__name__})",
             )
 
-    def _parsed(self, limit: int) -> Iterator[tuple[int, int | None, bytes | None, bytes | None, Headers]]:
+    def _parsed(self, limit: int) -> Iterable[Any]:
+        """aiokafka's records: offset, timestamp, key, value, headers."""
         magic = self.raw[_PREFIX.size - 1]
         if magic < 2:
             codec = _legacy_codec(self.raw)
             if codec:
                 # The parser itself has no bound
                 self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), limit))
-            batch: Any = LegacyRecordBatch(self.raw, magic)
-        else:
-            plain = _inflated(self.raw, limit)
-            self.inflated = len(plain) if plain is not self.raw else 0
-            batch = DefaultRecordBatch(plain)
-        for each in batch:
-            yield each.offset, each.timestamp, each.key, each.value, tuple(each.headers)
+            return cast(Iterable[Any], LegacyRecordBatch(self.raw, magic))
+        plain = _inflated(self.raw, limit)
+        self.inflated = len(plain) if plain is not self.raw else 0
+        return cast(Iterable[Any], DefaultRecordBatch(plain))
 
 
 def split(
@@ -430,7 +430,7 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
     if len(raw) < _HEADER.size:
         return Batch(position, None, raw, fault=Fault("length", "the batch is shorter than its header"))
     header = _HEADER.unpack_from(raw)
-    if calc_crc32c(raw[_ATTRIBUTES_AT:]) != header[4]:
+    if calc_crc32c(memoryview(raw)[_ATTRIBUTES_AT:]) != header[4]:
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
     last = base + header[6]
     # Neither the base offset nor the leader epoch is covered by the checksum
