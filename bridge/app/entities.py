@@ -13,12 +13,12 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.app.attachment import payload, stamp
 from bridge.commands import SignalEntity
-from bridge.config.types import OWN_NAMES
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
+from bridge.kinds import OWN_NAMES
 from bridge.origin import Origin
 from bridge.routing.identifier import check_entity, check_name
 from bridge.workflow.entity import bare_state

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from bridge.config.tls import ServerTlsConfig
-from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size, is_loopback
+from bridge.config.types import Address, Duration, Integer, Model, Size, is_loopback
+from bridge.kinds import OWN_NAMES
 
 
 class WorkerConfig(Model):

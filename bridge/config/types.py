@@ -183,9 +183,6 @@ Rate = Annotated[
 ]
 """Times a second, written with a unit of time."""
 
-OWN_NAMES = "bridge."
-"""What the names of the bridge's own orchestrations, activities and entities begin with."""
-
 Address = Annotated[str, AfterValidator(check_address)]
 """`host:port` to listen on."""
 

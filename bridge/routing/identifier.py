@@ -11,8 +11,9 @@ import math
 import re
 from datetime import UTC, datetime
 
-from bridge.config.types import OWN_NAMES, parse_duration
+from bridge.config.types import parse_duration
 from bridge.errors import InvalidCommand
+from bridge.kinds import OWN_NAMES
 
 LONGEST = 256
 """Characters of an instance id, entity id or name."""

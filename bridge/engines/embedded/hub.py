@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.clock import SYSTEM, Clock
-from bridge.engines.base import RunListener
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.attempts import pauses_of, with_pauses
 from bridge.engines.embedded.bounds import Limits
@@ -38,6 +37,9 @@ from bridge.engines.embedded.waiters import Waiters
 from bridge.engines.embedded.wire import StringValue, Timestamp
 from bridge.engines.embedded.workitem import WorkItems
 from bridge.parking.names import PARKING
+
+if TYPE_CHECKING:
+    from bridge.engines.base import RunListener  # imports the configuration, which a server of hubs never loads
 
 logger = logging.getLogger(__name__)
 
