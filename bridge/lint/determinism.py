@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from bridge.lint.finding import Finding
 from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, ZONE, forbidden_call, forbidden_function, forbidden_name
-from bridge.lint.module import Module, local_names
+from bridge.lint.module import Module, is_named, local_names, text_of
 from bridge.lint.place import found
 from bridge.lint.project import Project, Reached
 from bridge.lint.tree import calls_in, nodes
@@ -45,7 +45,7 @@ def _call(
     yield from _passed(module, node, local, reached)
     yield from _zones(module, node, reached)
     yield from _factories(module, node, local, reached)
-    name = module.resolve(node.func) or _by_getattr(module, node.func)
+    name = module.resolve(node.func) or _method_called(module, node)
     base, _, rest = (name or "").partition(".")
     if base in aliases:
         name, local = f"{aliases[base]}.{rest}" if rest else aliases[base], local - {base}
@@ -68,6 +68,15 @@ def _call(
     if forbidden is not None:
         rule, remedy = forbidden
         yield found(reached, node, rule, f"{name}() in an orchestrator", remedy)
+
+
+def _method_called(module: Module, node: ast.Call) -> str | None:
+    """`time.time` for `methodcaller("time")(time)`."""
+    made = node.func
+    if not isinstance(made, ast.Call) or not node.args or module.resolve(made.func) != "operator.methodcaller":
+        return None
+    base, name = module.resolve(node.args[0]), text_of(made.args[0]) if made.args else None
+    return None if base is None or name is None else f"{base}.{name}"
 
 
 def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
@@ -124,28 +133,10 @@ def _is_context_time(node: ast.expr, reached: Reached) -> bool:
         values = [
             each.value
             for each in nodes(reached.function)
-            if isinstance(each, ast.Assign) and any(_is_named(target, node.id) for target in each.targets)
+            if isinstance(each, ast.Assign) and any(is_named(target, node.id) for target in each.targets)
         ]
         return bool(values) and all(isinstance(one, ast.Attribute) and _is_context_time(one, reached) for one in values)
     return isinstance(node, ast.Attribute) and node.attr == "current_utc_datetime"
-
-
-def _is_named(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
-
-
-def _by_getattr(module: Module, called: ast.expr) -> str | None:
-    """`time.time` for `getattr(time, "time")`."""
-    if (
-        isinstance(called, ast.Call)
-        and _is_named(called.func, "getattr")
-        and len(called.args) >= 2
-        and isinstance(called.args[1], ast.Constant)
-        and isinstance(called.args[1].value, str)
-    ):
-        base = module.resolve(called.args[0])
-        return None if base is None else f"{base}.{called.args[1].value}"
-    return None
 
 
 def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:

@@ -107,8 +107,9 @@ class Module:
         for node in statements:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
                 value = self.applied(node.value) or node.value
-                name = self.resolve(value) if isinstance(value, ast.Name | ast.Attribute) else None
-                if name is not None and name.partition(".")[0] in self._known:
+                name = self.resolve(value)
+                dynamic = not isinstance(value, ast.Name | ast.Attribute)
+                if name is not None and (name.partition(".")[0] in self._known or (dynamic and "." in name)):
                     found[node.targets[0].id] = f"{self.name}.{name}" if name in self.functions else name
         return found
 
@@ -188,13 +189,47 @@ class Module:
         Builtins and the module's own names are given as they are written.
         """
         parts: list[str] = []
-        while isinstance(node, ast.Attribute):
-            parts.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name):
-            return None
+        while not isinstance(node, ast.Name):
+            if isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            elif (member := self._member(node)) is not None:
+                node, name = member
+                parts.append(name)
+            else:
+                imported = self._imported(node)
+                return None if imported is None else ".".join([imported, *reversed(parts)])
         parts.append(self.names.get(node.id) or self._starred(node.id, parts) or node.id)
         return ".".join(reversed(parts))
+
+    def _member(self, node: ast.AST) -> tuple[ast.expr, str] | None:
+        """Value and attribute of `getattr(x, "a")`, `x.__dict__["a"]`, `vars(x)["a"]` and `attrgetter("a")(x)`."""
+        if isinstance(node, ast.Subscript):
+            holder, name = node.value, text_of(node.slice)
+            if isinstance(holder, ast.Attribute) and holder.attr == "__dict__":
+                base = holder.value
+            elif isinstance(holder, ast.Call) and is_named(holder.func, "vars") and len(holder.args) == 1:
+                base = holder.args[0]
+            else:
+                return None
+        elif isinstance(node, ast.Call) and is_named(node.func, "getattr") and len(node.args) > 1:
+            base, name = node.args[0], text_of(node.args[1])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Call) and node.args and node.func.args:
+            if self.resolve(node.func.func) != "operator.attrgetter":
+                return None
+            base, name = node.args[0], text_of(node.func.args[0])
+        else:
+            return None
+        return None if name is None else (base, name)
+
+    def _imported(self, node: ast.AST) -> str | None:
+        """The module of `__import__("a")` or `importlib.import_module("a.b")`."""
+        if not isinstance(node, ast.Call) or not node.args:
+            return None
+        name = text_of(node.args[0])
+        if name is not None and is_named(node.func, "__import__"):
+            return name.partition(".")[0]
+        return name if self.resolve(node.func) == "importlib.import_module" else None
 
     def _starred(self, name: str, parts: list[str]) -> str | None:
         """What a name of nobody else's may stand for, where everything of a module is imported."""
@@ -455,6 +490,15 @@ def _absolute(node: ast.ImportFrom, module: Module) -> str:
     parts = module.name.split(".")
     kept = parts[: len(parts) - node.level + (1 if module.package else 0)]
     return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def text_of(node: ast.expr) -> str | None:
+    """The value of a string literal."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def is_named(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _is_self(node: object) -> bool:
