@@ -45,6 +45,7 @@ def inventory() -> Sections:
             "exit codes": users.codes(),
             "log actions": sorted(texts["log actions"]),
             "log fields": sorted(texts["log fields"]),
+            "loggers": users.loggers(),
             "metrics": users.metrics(),
             "paths": users.paths(),
             "printed": users.printed(),

@@ -77,11 +77,11 @@ def test_every_error_of_the_bridge_has_a_name_of_its_own_on_the_wire() -> None:
 def test_a_class_travels_under_its_name_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "WIRE_NAMES", {})
 
-    @errors.wire_name("bridge.errors.OldName")
+    @errors.wire_name("bridge.before.OldName")
     class NewName(Exception):
         """A class that was renamed and moved."""
 
     assert type(NewName("x")).__name__ == "OldName"
-    assert new_failure_details(NewName("x")).errorType == "bridge.errors.OldName"
+    assert new_failure_details(NewName("x")).errorType == "bridge.before.OldName"
     with pytest.raises(AssertionError):
-        errors.wire_name("bridge.errors.OldName")(ValueError)
+        errors.wire_name("bridge.before.OldName")(ValueError)

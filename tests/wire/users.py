@@ -148,6 +148,16 @@ def environment() -> list[str]:
     return sorted({each for room in ("bridge", "demo", "benchmarks") for each in source.environment(room)})
 
 
+def loggers() -> list[str]:
+    """Names of loggers, which log lines have; many are the names of their modules."""
+    found = source.first_arguments("get_logger", "getLogger")
+    for path in (source.ROOT / "bridge").rglob("*.py"):
+        if "getLogger(__name__)" in path.read_text():
+            module = path.relative_to(source.ROOT).with_suffix("").as_posix().replace("/", ".")
+            found.add(module.removesuffix(".__init__"))
+    return sorted(found)
+
+
 def python() -> list[str]:
     """Public names for workflows and tests, with their parameters, members and defaults that callers see."""
     found: list[str] = []
