@@ -46,9 +46,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
+
+E = TypeVar("E", bound=type[BaseException])
+
+WIRE_NAMES: dict[str, type[BaseException]] = {}
+"""Exception classes by the name under which they travel."""
 
 
+def wire_name(name: str) -> Callable[[E], E]:
+    """Fix the name under which failures of an exception class are stored and sent, so that the class can be renamed.
+
+    name: module and class as in the first release. The SDK writes the whole name into the failures of histories; dead
+    letters have the last part in `bridge.error`.
+    """
+    module, _, last = name.rpartition(".")
+
+    def named(kind: E) -> E:
+        assert name not in WIRE_NAMES, name
+        kind.__module__, kind.__qualname__, kind.__name__ = module, last, last
+        WIRE_NAMES[name] = kind
+        return kind
+
+    return named
+
+
+@wire_name("bridge.errors.BridgeError")
 class BridgeError(Exception):
     """Root of the tree. `reason` is a stable snake_case word for dead letters, metrics and logs."""
 
@@ -80,6 +103,7 @@ Locate = Callable[[tuple[str | int, ...], str], Problem]
 """Makes a Problem of a path in the configuration (`("routes", 2, "when")`) and what is wrong there."""
 
 
+@wire_name("bridge.errors.ConfigError")
 class ConfigError(BridgeError):
     """The configuration cannot be used."""
 
@@ -90,190 +114,222 @@ class ConfigError(BridgeError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+@wire_name("bridge.errors.MessageError")
 class MessageError(BridgeError):
     """The message can never succeed."""
 
     reason = "message_error"
 
 
+@wire_name("bridge.errors.UnreadableMessage")
 class UnreadableMessage(MessageError):
     """The broker's client library cannot parse the message: a damaged record batch, a header name that is not text."""
 
     reason = "unreadable"
 
 
+@wire_name("bridge.errors.DecodeError")
 class DecodeError(MessageError):
     """The body is not what the codec expects."""
 
     reason = "decode_error"
 
 
+@wire_name("bridge.errors.TooManyValues")
 class TooManyValues(DecodeError):
     """The body decodes to more values than `limits.max_values` allows."""
 
     reason = "too_many_values"
 
 
+@wire_name("bridge.errors.DecodedTooLarge")
 class DecodedTooLarge(DecodeError):
     """The body decodes to more bytes than `limits.max_decoded` allows."""
 
     reason = "decoded_too_large"
 
 
+@wire_name("bridge.errors.SchemaError")
 class SchemaError(MessageError):
     """The payload breaks its schema."""
 
     reason = "schema_error"
 
 
+@wire_name("bridge.errors.ExpressionError")
 class ExpressionError(MessageError):
     """An expression failed for this message."""
 
     reason = "expression_error"
 
 
+@wire_name("bridge.errors.ExpressionCost")
 class ExpressionCost(MessageError):
     """The expressions of a rule or a source may cost more for this message than its source allows."""
 
     reason = "expression_cost"
 
 
+@wire_name("bridge.errors.CommandsTooLarge")
 class CommandsTooLarge(MessageError):
     """The commands that a message leads to hold more bytes than its source allows; none was executed."""
 
     reason = "commands_too_large"
 
 
+@wire_name("bridge.errors.NoRoute")
 class NoRoute(MessageError):
     """No rule matched the message."""
 
     reason = "no_route"
 
 
+@wire_name("bridge.errors.InvalidCommand")
 class InvalidCommand(MessageError):
     """A rule produced a command that no engine may be given."""
 
     reason = "invalid_command"
 
 
+@wire_name("bridge.errors.UnexpectedReply")
 class UnexpectedReply(MessageError):
     """The message answers no request: its correlation id is missing its signature, or was not made here."""
 
     reason = "unexpected_reply"
 
 
+@wire_name("bridge.errors.RegistryUnavailable")
 class RegistryUnavailable(BridgeError):
     """A schema registry does not answer, or not as one."""
 
     reason = "registry_unavailable"
 
 
+@wire_name("bridge.errors.EngineError")
 class EngineError(BridgeError):
     """The engine did not do what it was asked to."""
 
     reason = "engine_error"
 
 
+@wire_name("bridge.errors.AlreadyTaken")
 class AlreadyTaken(EngineError):
     """The engine has had this very command of this very message before."""
 
     reason = "already_taken"
 
 
+@wire_name("bridge.errors.InstanceAlreadyExists")
 class InstanceAlreadyExists(EngineError):
     """An instance with this id is kept by the engine, and another message started it."""
 
     reason = "instance_already_exists"
 
 
+@wire_name("bridge.errors.InstanceNotFound")
 class InstanceNotFound(EngineError):
     """No instance with this id is known to the engine."""
 
     reason = "instance_not_found"
 
 
+@wire_name("bridge.errors.InstanceFinished")
 class InstanceFinished(EngineError):
     """The instance is completed, failed or terminated."""
 
     reason = "instance_finished"
 
 
+@wire_name("bridge.errors.InstanceParked")
 class InstanceParked(EngineError):
     """Earlier messages for this instance are parked; this one goes behind them."""
 
     reason = "instance_parked"
 
 
+@wire_name("bridge.errors.EngineRejected")
 class EngineRejected(EngineError):
     """The engine refused this very request; repeating it cannot help."""
 
     reason = "engine_rejected"
 
 
+@wire_name("bridge.errors.UnreadEventsFull")
 class UnreadEventsFull(EngineRejected):
     """The instance has as many unread events as it may have; this one is refused."""
 
     reason = "unread_events_full"
 
 
+@wire_name("bridge.errors.WaitingFull")
 class WaitingFull(EngineRejected):
     """As many messages wait on the engine as may wait; this one is refused."""
 
     reason = "waiting_full"
 
 
+@wire_name("bridge.errors.EngineOutage")
 class EngineOutage(EngineError):
     """Nothing is wrong with the message; the engine cannot take it now."""
 
     reason = "engine_outage"
 
 
+@wire_name("bridge.errors.EngineUnavailable")
 class EngineUnavailable(EngineOutage):
     """The engine does not answer."""
 
     reason = "engine_unavailable"
 
 
+@wire_name("bridge.errors.EngineTimeout")
 class EngineTimeout(EngineOutage):
     """The engine did not answer in time; whether it acted is unknown."""
 
     reason = "engine_timeout"
 
 
+@wire_name("bridge.errors.EngineDenied")
 class EngineDenied(EngineOutage):
     """The engine refused our credentials."""
 
     reason = "engine_denied"
 
 
+@wire_name("bridge.errors.EngineMisconfigured")
 class EngineMisconfigured(EngineOutage):
     """The task hub is missing or the engine does not know the call."""
 
     reason = "engine_misconfigured"
 
 
+@wire_name("bridge.errors.BrokerError")
 class BrokerError(BridgeError):
     """The broker did not do what it was asked to."""
 
     reason = "broker_error"
 
 
+@wire_name("bridge.errors.BrokerUnavailable")
 class BrokerUnavailable(BrokerError):
     """The broker does not answer or has no room."""
 
     reason = "broker_unavailable"
 
 
+@wire_name("bridge.errors.PublishFailed")
 class PublishFailed(BrokerError):
     """The broker refused or did not confirm a published message."""
 
     reason = "publish_failed"
 
 
+@wire_name("bridge.errors.TargetRefused")
 class TargetRefused(PublishFailed):
     """The topic or queue takes no message at all: it does not exist, is disabled, or access to it is denied."""
 
 
+@wire_name("bridge.errors.UnknownTarget")
 class UnknownTarget(PublishFailed):
     """A workflow publishes to a target that the configuration does not have. No retry can help."""
 
@@ -300,24 +356,28 @@ def is_final_failure(error_type: str) -> bool:
     return error_type.rpartition(".")[2] in FINAL_FAILURES
 
 
+@wire_name("bridge.errors.LockLost")
 class LockLost(BrokerError):
     """The right to settle this delivery has passed; it will be redelivered."""
 
     reason = "lock_lost"
 
 
+@wire_name("bridge.errors.PartitionRevoked")
 class PartitionRevoked(BrokerError):
     """The partition belongs to another consumer now."""
 
     reason = "partition_revoked"
 
 
+@wire_name("bridge.errors.SettlementRefused")
 class SettlementRefused(BrokerError):
     """The broker refuses to settle this delivery, for good; the broker's own delivery limit ends its redeliveries."""
 
     reason = "settlement_refused"
 
 
+@wire_name("bridge.errors.ClockSkew")
 class ClockSkew(BrokerError):
     """The local clock and the broker's differ too much to trust locks."""
 

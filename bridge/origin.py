@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.envelope import Envelope
+from bridge.errors import wire_name
 from bridge.tracecontext import TraceContext, trace_context
 
 KEY = "bridge:message"
@@ -89,6 +90,7 @@ class Parcel:
     inbox: Mapping[str, Any] | None = None
 
 
+@wire_name("bridge.origin.UnknownEnvelope")
 class UnknownEnvelope(ValueError):
     """The envelope is of another version; `check` raises it for a damaged one too."""
 

@@ -14,7 +14,7 @@ from bridge.app.parking import keeper
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
-from bridge.errors import BridgeError, EngineError
+from bridge.errors import BridgeError, EngineError, wire_name
 from bridge.ops.health import PartReading
 from bridge.parking.names import QUARANTINE, ward_source
 
@@ -26,6 +26,7 @@ _LATER = 60.0
 """The same otherwise: a process with an earlier configuration may still hold keys."""
 
 
+@wire_name("bridge.app.stranded.NotTakenUp")
 class NotTakenUp(BridgeError):
     """Who releases these keys would wait for nothing."""
 

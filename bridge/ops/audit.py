@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bridge import private
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, wire_name
 
 FILE = "audit.jsonl"
 MAX_BYTES = 4 * 1024 * 1024
@@ -36,6 +36,7 @@ _log.setLevel(logging.INFO)  # Whatever the level of the log: these lines are no
 _own = logging.getLogger("bridge.ops.audit")
 
 
+@wire_name("bridge.ops.audit.Denied")
 class Denied(BridgeError):
     """The caller may not do this."""
 

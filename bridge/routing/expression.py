@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
-from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem
+from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem, wire_name
 from bridge.routing import failure, traversal
 from bridge.routing.comparison import Answer, comparison
 from bridge.routing.cost import FREE, affordable, estimate, free_weight, reading_cost
@@ -169,6 +169,7 @@ class Expression:
         raise _Placed(f"{self.where}: {what}, in `{self._shown}`") from None
 
 
+@wire_name("bridge.routing.expression._Placed")
 class _Placed(ExpressionError):
     """An error that says already which expression failed."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from durabletask import task
 
+from bridge.errors import wire_name
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.step import Action
@@ -49,6 +50,7 @@ class Call:
         return StepFailed(self.name, "timeout" if timer is not None and timer.is_complete else "cancelled")
 
 
+@wire_name("bridge.workflow.call.AttemptFailed")
 class AttemptFailed(Exception):
     """An attempt did not work, and another may. detail: why, for people."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from durabletask.task import CancellableTask, OrchestrationContext, Task, when_any
 
+from bridge.errors import wire_name
 from bridge.origin import Key, Origin, inside_of, key_of, origin_of, wrap
 from bridge.seen import Seen
 from bridge.workflow.converter import DataConverter
@@ -29,6 +30,7 @@ _ATTRIBUTE = "_bridge_inbox"
 _CONVERTER = DataConverter()
 
 
+@wire_name("bridge.workflow.inbox.MessageTimedOut")
 class MessageTimedOut(TimeoutError):
     """No message came in time."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from bridge.errors import wire_name
+
 
 class StepState(StrEnum):
     """Where a step is; shown in the custom status."""
@@ -63,6 +65,7 @@ class SagaOutcome:
     failed_compensations: list[FailedCompensation] = field(default_factory=list)
 
 
+@wire_name("bridge.workflow.outcome.SagaAborted")
 class SagaAborted(Exception):
     """Raise it in a saga's body when a business rule says no. reason: a stable word. detail: for people."""
 
@@ -72,6 +75,7 @@ class SagaAborted(Exception):
         self.detail = detail
 
 
+@wire_name("bridge.workflow.outcome.StepFailed")
 class StepFailed(SagaAborted):
     """A step did not do its work.
 

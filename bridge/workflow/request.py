@@ -9,6 +9,7 @@ from typing import Any
 from durabletask import task
 
 from bridge.answers import ANSWER, CORRELATION_ID, reply_event
+from bridge.errors import wire_name
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event, send
 
@@ -16,6 +17,7 @@ REPLY_TO = "reply-to"
 """Header that names where the answer goes."""
 
 
+@wire_name("bridge.workflow.request.RequestTimedOut")
 class RequestTimedOut(Exception):
     """No answer came in time. Whether the receiver acted is unknown."""
 

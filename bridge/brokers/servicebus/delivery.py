@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
-from bridge.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
+from bridge.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused, wire_name
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
@@ -34,6 +34,7 @@ class Verb(Enum):
     DEAD_LETTER = "dead_letter"
 
 
+@wire_name("bridge.brokers.servicebus.delivery.DoubtfulRefusal")
 class DoubtfulRefusal(SettlementRefused):
     """The service has refused one settlement as if that might pass. others: it has settled others meanwhile."""
 

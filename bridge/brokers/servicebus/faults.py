@@ -20,6 +20,7 @@ from bridge.errors import (
     PublishFailed,
     SettlementRefused,
     TargetRefused,
+    wire_name,
 )
 
 
@@ -210,6 +211,7 @@ def busy(error: BaseException) -> bool:
     return isinstance(error, exceptions.ServiceBusServerBusyError)
 
 
+@wire_name("bridge.brokers.servicebus.faults.Refused")
 class Refused(BrokerUnavailable):
     """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
 

@@ -16,7 +16,7 @@ from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, S
 from bridge.codecs.confluent.sdk_internals import bound_answers, http_library
 from bridge.codecs.confluent.wire import SchemaId
 from bridge.config.registries import RegistryConfig
-from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError
+from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError, wire_name
 from bridge.files import check_file
 from bridge.tls import MAX_FILE
 
@@ -36,6 +36,7 @@ _WHOLE = 4
 """Timeouts of one request that a schema with all its references may take."""
 
 
+@wire_name("bridge.codecs.confluent.registry.UnknownSchema")
 class UnknownSchema(DecodeError):
     """The registry answers, and does not have it."""
 

@@ -1,0 +1,94 @@
+"""Language of code and documents: no room and no word gets worse, until each number is 0."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.language import counting
+from tests.language.counting import Found, breaks_rule, by_file, ceiling, count, docstrings_of
+from tests.language.retired import IDENTIFIERS, PROSE
+
+
+def exceeded(found: Found, committed: dict[str, dict[str, int]]) -> list[str]:
+    """Lines for people, one for each number that is above its ceiling."""
+    lines = []
+    for kind, name, places in found.rules():
+        most = committed[kind].get(name, 0)
+        if len(places) > most:
+            where = ", ".join(f"{file} ({number})" for file, number in by_file(places)[:10])
+            successor = {"identifiers": IDENTIFIERS.get(name), "prose": PROSE.get(name, (None, None))[1]}.get(kind)
+            remedy = "open with a noun phrase or an imperative verb" if successor is None else f"write {successor}"
+            lines.append(f"{kind}, {name}: {len(places)}, at most {most}; {remedy}. {where}")
+    return lines
+
+
+def test_no_count_is_above_its_ceiling() -> None:
+    """`python -m tests.language NAME` lists the places, `--lower` writes lower ceilings; a number never rises."""
+    assert exceeded(count(), ceiling()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "opener"),
+    [
+        ("What this does.", "What"),
+        ("Whether it is.", "Whether"),
+        ("`It` is.", "It"),
+        ("\n    Those that wait.", "Those"),
+        ("Their names.", "Their"),
+        ("Nobody reads it.", "Nobody"),
+        ("Number of items.", None),
+        ("Return what is there.", None),
+        ("Items of a lane.", None),
+        ("", None),
+    ],
+)
+def test_openers(text: str, opener: str | None) -> None:
+    assert breaks_rule(text) == opener
+
+
+def test_docstrings_of_constants_and_attributes_count() -> None:
+    tree = ast.parse(
+        '"""M."""\nA = 1\n"""C."""\n"free"\ndef f():\n    """F."""\n    x: int = 1\n    """X."""\n    "free"\n'
+    )
+    assert [each.value for each in docstrings_of(tree)] == ["M.", "C.", "F.", "X."]
+
+
+def test_retired_words_are_found_where_they_stand() -> None:
+    found = Found()
+    text = (
+        '"""A ward."""\nfrom a.lot import Lot as x\n'
+        'def f(told): return told.mark_of(Ward=1)  # it was told so\n"Fix by hand."\n'
+    )
+    counting._module(found, "bridge", "bridge/salvage.py", text)
+    identifiers = {name: len(places) for name, places in found.identifiers.items() if places}
+    assert identifiers == {"lot": 1, "Lot": 1, "told": 2, "mark_of": 1, "Ward": 1, "salvage": 1}
+    assert {name: places for name, places in found.prose.items() if places} == {
+        "ward": [("bridge/salvage.py", 1, "ward")],
+        "told": [("bridge/salvage.py", 3, "told")],
+        "by hand": [("bridge/salvage.py", 4, "by hand")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("a lot of text", None), ("this lot waits", None), ("the lot waits", "lot"), ("Who waits?", None),
+        ("It ends. Who waits is lost.", "who"), ("those who wait", None), ("toward", None), ("it is mended", "mend"),
+    ],
+)  # fmt: skip
+def test_words_of_prose(text: str, word: str | None) -> None:
+    assert [name for name, (pattern, _) in PROSE.items() if pattern.search(text)] == ([] if word is None else [word])
+
+
+def test_a_ceiling_only_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Found()
+    found.docstrings["bridge"] = [("a.py", 1, "What")] * 3
+    found.docstrings["tests"] = [("b.py", 1, "What")] * 3
+    monkeypatch.setattr(
+        counting, "ceiling", lambda: {"docstrings": {"bridge": 2, "tests": 5}, "identifiers": {}, "prose": {}}
+    )
+    assert counting.lowered(found)["docstrings"] == {"bridge": 2, "tests": 3}
+    lines = exceeded(found, counting.ceiling())
+    assert [line.partition(";")[0] for line in lines] == ["docstrings, bridge: 3, at most 2"]

@@ -1,0 +1,312 @@
+"""Forms of what the product stores and sends, made by the product itself from samples with all members set."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.wrappers_pb2 import StringValue
+
+from bridge.answers import Key, Keyring, parse, reply_event
+from bridge.brokers.kafka import progress
+from bridge.brokers.local import headers as local_headers
+from bridge.brokers.local.database import open_database
+from bridge.brokers.servicebus import dead_letters
+from bridge.codecs.cloudevents.binary import encode_binary
+from bridge.codecs.cloudevents.structured import encode_structured
+from bridge.commands import ParkFor, RaiseEvent
+from bridge.config.source import load
+from bridge.engines.embedded.schema import connect, prepare
+from bridge.engines.parking import letters
+from bridge.engines.recording import Recording
+from bridge.envelope import Event
+from bridge.errors import EngineError, Problem
+from bridge.message import Message, Position, Unreadable
+from bridge.ops.audit import Actor, Change, Trail
+from bridge.ops.health import Check, Readiness
+from bridge.origin import Origin, wrap
+from bridge.pace import Paces
+from bridge.parking import key as ordering_key
+from bridge.parking import lot, names, ward
+from bridge.parking.letter import Letter
+from bridge.parking.parked import Parked
+from bridge.provenance import Cause, dead_letter
+from bridge.routing.expression import Compiler
+from bridge.routing.saga import SagaCompiler, start_input
+from bridge.seen import digest
+from bridge.settlement import RetryPolicy
+from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
+from bridge.workflow.cancelling import acknowledge_cancel
+from bridge.workflow.entity import bare_state
+from bridge.workflow.outcome import StepState
+from bridge.workflow.progress import Progress
+from bridge.workflow.publishing import new_event
+from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
+from tests.app.test_check_sagas import SOUND
+from tests.parking.sample import COMMANDS
+
+NOW = 1_700_000_000.0
+POSITION = Position("cluster", "orders", 3, 1 << 33)
+ORIGIN = Origin("shop/1", "paid", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x=1")
+MESSAGE = Message(
+    b"\xff", b"k", (("type", b"start"), ("raw", b"\xfe"), ("null", None)), 12.5, "m", "application/json",
+    unreadable=Unreadable("crc", "the checksum is wrong", True, 9),
+)  # fmt: skip
+LETTER = Letter(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
+CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "tell", ("start", "count"), 4, "0123", "m-2", True, 3)
+
+
+def copied(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def shape(value: Any, path: str = "") -> Iterator[str]:
+    """Paths of the members of a JSON value, with their types."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from shape(each, f"{path}.{name}")
+        if not value:
+            yield f"{path}: object"
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from shape(each, f"{path}[]")
+        if not value:
+            yield f"{path}: list"
+    else:
+        yield f"{path}: {type(value).__name__}"
+
+
+# -- states of entities
+
+
+def early_state() -> Any:
+    """State of the entity of an instance: one message waits and fails, one was delivered."""
+    kept = lot.Lot(lot.Bounds(), RetryPolicy())
+    first, second = (
+        Parked(
+            RaiseEvent("order-1", "paid", number, ParkFor(60.0)), Origin(f"m-{number}", "paid"), LETTER, NOW, NOW + 60
+        )
+        for number in (1, 2)
+    )
+    kept.park(first.to_json(), 10, lambda command, origin: None, NOW)
+    kept.park(second.to_json(), 10, _away, NOW)
+    return copied(kept.to_json()) | {"target": "order-1"}
+
+
+def _away(command: Any, origin: Any) -> None:
+    raise EngineError("it does not say why")
+
+
+def quarantine_state() -> Any:
+    kept = ward.Ward(ward.WardBounds())
+    item = {
+        "mark": "m",
+        "letter": LETTER.to_json(),
+        "since": NOW,
+        "attempts": 1,
+        "failed": 0.5,
+        "route": "r",
+        "size": 5,
+    }
+    cause = {"reason": "bug", "detail": "d", "error": "E", "route": "r"}
+    kept.hold({"source": "orders", "key": "Yms=", "item": item, "cause": cause, "until": NOW})
+    kept.claim("daemon", NOW)
+    return copied(kept.to_json())
+
+
+def _states() -> Iterator[tuple[str, Any]]:
+    paces = Paces()
+    paces.limit("r", 0.0)
+    paces.claim("r", "daemon", NOW)
+    yield "early messages", early_state()
+    yield "quarantine", quarantine_state()
+    yield "dead-letter paces", paces.to_json()
+    yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
+
+
+# -- what is sent through an engine
+
+
+class _Orchestrator(SimpleNamespace):
+    """Context of an orchestrator that notes its custom status."""
+
+    instance_id = "order-1"
+    is_replaying = False
+    current_utc_datetime = datetime.fromtimestamp(NOW, UTC).replace(tzinfo=None)
+    status: Any = None
+    _parent_trace_context = pb.TraceContext(traceParent=ORIGIN.traceparent, traceState=StringValue(value="x=1"))
+
+    def new_uuid(self) -> str:
+        return "00000000-0000-0000-0000-000000000001"
+
+    def set_custom_status(self, status: Any) -> None:
+        self.status = status
+
+
+def _custom_status() -> Any:
+    ctx: Any = _Orchestrator()
+    shown = Progress(ctx, "order", ["a", "b"])
+    shown.enter("a", StepState.RUNNING)
+    shown.commit()
+    shown.fail(StepFailed("a", "failed", "d"), ["a"])
+    shown.failed_compensations([FailedCompensation("a", "e")])
+    shown.show()
+    return json.loads(DataConverter().serialize(ctx.status) or "")
+
+
+def _acknowledged() -> Any:
+    ctx: Any = _Orchestrator()
+    acknowledge_cancel(ctx)
+    return ctx.status
+
+
+def publish_request() -> Any:
+    ctx: Any = _Orchestrator()
+    correlation_id = new_correlation_id(ctx)
+    headers = request_headers({"a": "b"}, "answers", correlation_id)
+    event = new_event(ctx, "stock", {}, "reserve", "s", "k", headers)
+    return expects_answer(event, correlation_id, ctx.current_utc_datetime)
+
+
+def saga_definition() -> Any:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "bridge.yaml"
+        path.write_text(SOUND.replace("timeout: 1m\n", "timeout: 1m\n            detail: reply.why\n", 1))
+        config = load([path]).config
+
+    def locate(at: Any, what: str) -> Problem:
+        return Problem("", 0, 0, "", what)
+
+    return SagaCompiler("order", config, locate).compile(Compiler(locate, config.vars))
+
+
+def _dead_letter_input() -> Any:
+    sent: list[Any] = []
+    ctx: Any = SimpleNamespace(
+        entity_id=SimpleNamespace(key="k"), schedule_new_orchestration=lambda *given: sent.append(given)
+    )
+    letters.send(ctx, [lot.Undelivered({"mark": "m", "since": NOW}, lot.EXPIRED, "d", "E", 2)])
+    return list(sent[0])
+
+
+def _sent() -> Iterator[tuple[str, Any]]:
+    for command in COMMANDS:
+        # The command's word tells the forms apart
+        form = Parked(command, ORIGIN, LETTER, 5.0, 65.0).to_json()
+        yield f"waiting command {form['verb']}", form
+    yield "message envelope", wrap({}, ORIGIN, {"seen": "", "remember": 1})
+    yield "saga input", start_input(saga_definition(), {})
+    yield "saga status", _custom_status()
+    yield "cancel acknowledged", _acknowledged()
+    yield "publish request", publish_request()
+    yield "dead letter orchestration, input and id", _dead_letter_input()
+    converter = DataConverter()
+    for name, value in (
+        ("saga outcome", SagaOutcome("completed", {}, "r", "s", "d", ["a"], ["a"], [FailedCompensation("a", "e")])),
+        ("step input", StepInput("k", {})),
+        ("compensation input", CompensationInput("k", {}, {}, True)),
+    ):
+        yield name, json.loads(converter.serialize(value) or "")
+    yield "recorded history", Recording("i", "o", ()).to_json()
+
+
+# -- what brokers, logs and sockets carry
+
+
+def _event() -> Event:
+    more = {"recordname": "r", "partitionkey": "p"}
+    return Event("1", "shop", "paid", {}, "s", "2026-01-01T00:00:00Z", more, {"a": "b"}, "k")
+
+
+def headers() -> list[str]:
+    """Headers of dead letters and of published events, with the values of a sample."""
+    told = dead_letter(MESSAGE, POSITION, CAUSE)
+    found = [f"dead letter {name}: {value!r}" for name, value in told.headers]
+    for kind, encode in (("binary", encode_binary), ("structured", encode_structured)):
+        message = encode(_event())
+        found += [f"cloudevent {kind} {name}: {value!r}" for name, value in message.headers]
+        found.append(f"cloudevent {kind} body {message.body!r}")
+    found += [f"publish request {name}" for name in publish_request()["headers"]]
+    for reason, description in dead_letters.describe(MESSAGE, POSITION, CAUSE)[:1]:
+        found.append(f"service bus {dead_letters.REASON} {reason}; {dead_letters.DESCRIPTION} {description!r}")
+    return sorted(found)
+
+
+def _told() -> Iterator[tuple[str, Any]]:
+    change = Change(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
+    yield "audit line", change.line()
+    yield "readiness", Readiness("running", (Check("source", "orders", "held", "d"),)).as_dict()
+
+
+def members() -> list[str]:
+    """JSON members of all forms."""
+    return sorted(
+        {f"{name} {path}" for forms in (_states(), _sent(), _told()) for name, form in forms for path in shape(form)}
+    )
+
+
+def values() -> list[str]:
+    """Names and texts that the product makes of a sample: keys of entities, ids, digests, signatures."""
+    correlation = "00000000-0000-0000-0000-000000000001@order-1"
+    signed = Key("AAAA", b"1" * 32, 2.0).sign(correlation, 1_700_000_000_000)
+    parsed = parse(signed)
+    found = {
+        "entity of an instance": names.target_id("a@b~c"),
+        "entity of an instance, hashed": names.target_id("i" * 300),
+        "entity of an ordering key": names.ward_key("orders", b"bk"),
+        "orchestration of a dead letter": names.letter_id("k", "m", 1.5),
+        "mark of a command": lot.mark(ORIGIN),
+        "mark of a delivery": ward.mark_of(POSITION),
+        "digest of a message": digest(ORIGIN.key),
+        "position": str(POSITION),
+        "ordering key, bytes": repr(ordering_key.encode(b"k")),
+        "ordering key, text": repr(ordering_key.encode("k")),
+        "ordering key, partition": repr(ordering_key.encode(("orders", 1))),
+        "ordering key, none": repr(ordering_key.encode(("c/t/0@1",))),
+        "event of an answer": reply_event(correlation),
+        "signed correlation id": signed,
+        "signed correlation id, event": "" if parsed is None else parsed.event,
+        "metadata of a Kafka commit": progress.encode(10, [11, 13]),
+        "headers of the local broker": repr(local_headers.encode(MESSAGE.headers)),
+        "id of a dead letter on Service Bus": dead_letters._identity(MESSAGE, POSITION),
+        "message envelope": json.dumps(wrap({"a": 1}, ORIGIN)),
+        "state of an entity": json.dumps(bare_state({"bridge:entity": {"v": 1, "seen": "", "state": {"a": 1}}})),
+        "reasons of messages that waited": ", ".join(lot.REASONS),
+    }
+    return sorted(f"{name}: {value}" for name, value in found.items())
+
+
+def tables() -> dict[str, list[str]]:
+    """Schemas of fresh files, as SQLite has them."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        engine = connect(directory / "engine.db")
+        prepare(engine, directory / "engine.db")
+        return {"engine": _schema(engine), "local broker": _schema(open_database(directory))}
+
+
+def _schema(connection: sqlite3.Connection) -> list[str]:
+    with connection:
+        rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        numbers = [
+            f"PRAGMA {name} = {connection.execute(f'PRAGMA {name}').fetchone()[0]}"
+            for name in ("application_id", "user_version", "page_size", "journal_mode")
+        ]
+    connection.close()
+    return sorted([*(" ".join(row[0].split()) for row in rows), *numbers])
+
+
+def files() -> list[str]:
+    """Files of a fresh audit trail and a fresh local broker."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        Trail(directory).append({})
+        open_database(directory).close()
+        return sorted(each.name for each in directory.iterdir())

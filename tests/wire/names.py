@@ -1,0 +1,229 @@
+"""Names on the wire that the product registers, sends and compares."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import grpc
+from durabletask.entities import EntityInstanceId
+from durabletask.internal.helpers import get_qualified_name
+
+import bridge
+from bridge import errors
+from bridge.answers import Key, Keyring
+from bridge.app import parking
+from bridge.app.composition import build_broker, build_engine
+from bridge.app.own_workflows import OwnWorkflows
+from bridge.cli import exit_codes
+from bridge.commands import Command
+from bridge.config.source import load as load_config
+from bridge.engines import errors as engine_errors
+from bridge.engines.answers import AnswerKeys
+from bridge.engines.embedded import event, rejection
+from bridge.engines.registry import Workflows
+from bridge.engines.registry import load as load_workflows
+from bridge.pace import Paces
+from bridge.pipeline.publishing import Publishing
+from tests.wire import forms, source
+
+CONFIG = """\
+engine: {type: embedded, path: state}
+brokers: {local: {type: local, path: log}}
+sources: {orders: {broker: local, topics: [orders], no_match: dead_letter}}
+routes: [{name: start, from: orders, schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}}]
+"""
+
+
+def modules() -> list[Any]:
+    """Every module of the product."""
+    return [
+        importlib.import_module(each.name)
+        for each in pkgutil.walk_packages(bridge.__path__, "bridge.")
+        if not each.name.endswith("__main__")
+    ]
+
+
+def registered() -> dict[str, Callable[..., Any]]:
+    """Functions that the workers of a daemon register, by kind and name."""
+
+    async def groups(directory: Path) -> tuple[Workflows, ...]:
+        path = directory / "bridge.yaml"
+        path.write_text(CONFIG)
+        loaded, loop = load_config([path]), asyncio.get_running_loop()
+        engine = build_engine(loaded, "default", host=True)
+        own = OwnWorkflows(
+            loaded,
+            {"default": engine},
+            {"local": build_broker(loaded, "local")},
+            Publishing({}, loop),
+            lambda: datetime.fromtimestamp(forms.NOW + 1000.0, UTC),  # when all that waits has expired
+            loop,
+            {"default": AnswerKeys(engine, loop)},
+            {"default": parking.totals(loaded, "default")},
+        )
+        return own.groups(Workflows(), "default")
+
+    with tempfile.TemporaryDirectory() as directory:
+        return by_name(asyncio.run(groups(Path(directory))))
+
+
+def by_name(found: Iterable[Workflows]) -> dict[str, Callable[..., Any]]:
+    return {
+        f"{kind} {name}": function
+        for workflows in found
+        for kind, functions in (
+            ("orchestration", workflows.orchestrators),
+            ("activity", workflows.activities),
+            ("entity", workflows.entities),
+        )
+        for name, function in functions.items()
+    }
+
+
+def samples() -> list[str]:
+    """Names that the sample workflows are registered under."""
+    return sorted(by_name([load_workflows(["workflows"], source.ROOT)]))
+
+
+class _Context:
+    """Context of one operation of an entity, which notes what the operation does."""
+
+    def __init__(self, name: str, operation: str, state: Any) -> None:
+        self.entity_id = EntityInstanceId(name, "key")
+        self.operation = operation
+        self.state = state
+        self.sent: list[Any] = []
+
+    def get_state(self, *_: Any) -> Any:
+        return self.state
+
+    def set_state(self, state: Any) -> None:
+        self.state = state
+
+    def signal_entity(self, *sent: Any) -> None:
+        self.sent.append(sent)
+
+    def schedule_new_orchestration(self, *sent: Any) -> None:
+        self.sent.append(sent)
+
+
+def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -> list[str]:
+    """Operations of the entities: those of the words to which an entity reacts otherwise than to an unknown one."""
+    keys = Keyring((Key("AAAA", b"1" * 32, 2.0), Key("BBBB", b"2" * 32, 1.0)))
+    paces = Paces()
+    paces.limit("r", 0.0)
+    paces.wrote("r", 0.0)
+    samples: dict[str, list[tuple[Any, Any]]] = {
+        "bridge.answers": [(keys.to_json(), "BBBB")],
+        "bridge.dead_letter_pace": [
+            (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
+        ],
+        "bridge.parking": [(forms.early_state(), None)],
+        "bridge.quarantine": [(forms.quarantine_state(), None)],
+    }
+    entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}
+    found = []
+    for name, function in sorted(entities.items()):
+        unknown = [_reaction(function, name, "?", *each) for each in samples[name]]
+        found += [
+            f"{name} {word}"
+            for word in sorted(words)
+            if [_reaction(function, name, word, *each) for each in samples[name]] != unknown
+        ]
+    return found
+
+
+def _reaction(function: Callable[..., Any], name: str, operation: str, state: Any, value: Any) -> Any:
+    context = _Context(name, operation, forms.copied(state))
+    try:
+        function(context, forms.copied(value))
+    except Exception as error:
+        return type(error)
+    return context.state, context.sent
+
+
+def exceptions() -> list[str]:
+    """Names of exceptions in dead letters and failures, with the word and the exit code of each."""
+    modules()
+    found = []
+    for kind in {*subclasses(errors.BridgeError), *errors.WIRE_NAMES.values()}:
+        reason = f" {kind.reason}" if issubclass(kind, errors.BridgeError) else ""
+        exits = ""
+        if issubclass(kind, errors.BridgeError):
+            exits = f" exit {exit_codes.of(kind([]) if kind is errors.ConfigError else kind.__new__(kind))}"
+        found.append(f"{get_qualified_name(kind)} = {kind.__name__}{reason}{exits}")
+    return sorted(found)
+
+
+def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    """A class of the product and all that are derived from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("bridge."):  # others are of tests
+            yield from subclasses(each)
+
+
+def failures() -> list[str]:
+    """Types of failures that the engine writes, and those that no retry can help."""
+    made = source.first_arguments(event.failure.__name__)
+    return sorted({f"made {each}" for each in made} | {f"final {each}" for each in errors.FINAL_FAILURES})
+
+
+def words() -> list[str]:
+    """Choices: values of enumerations and of literal types, without the names that Python has for them."""
+    found = set()
+    for module in modules():
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, StrEnum) and value.__module__.startswith("bridge."):
+                found.add(" | ".join(sorted(value)))
+            elif get_origin(value) is Literal:
+                found.add(" | ".join(sorted(map(str, get_args(value)))))
+    return sorted(found)
+
+
+def commands() -> list[str]:
+    """Commands of rules, as metrics and `bridge route --json` call them."""
+    return sorted(kind.__name__ for kind in get_args(Command))
+
+
+def statuses() -> list[str]:
+    """gRPC statuses that the engine answers with, and the error that a client of the bridge makes of each."""
+    answered = source.attributes_of("StatusCode")
+    translated = {
+        f"{code.name} is {kind.__name__}" for code, kind in engine_errors.STATUS.items() if code in grpc.StatusCode
+    }
+    told = {f"{each.code.name}: {each.details}" for each in (rejection.unread_full(1, 2),)}
+    for text in told:
+        translated.add(f"{text} is {type(engine_errors.translate(_Refused(text), what='x')).__name__}")
+    return sorted({f"answered {each}" for each in answered} | translated)
+
+
+class _Refused(grpc.RpcError):
+    def __init__(self, told: str) -> None:
+        name, _, self._details = told.partition(": ")
+        self._code = grpc.StatusCode[name]
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+
+def patterns() -> list[str]:
+    """Regular expressions, with which the product reads names, headers and what peers answer."""
+    found = {
+        value.pattern if isinstance(value.pattern, str) else repr(value.pattern)
+        for module in modules()
+        for value in vars(module).values()
+        if hasattr(value, "fullmatch") and hasattr(value, "pattern")
+    }
+    return sorted(each.replace("\n", " ") for each in found)
