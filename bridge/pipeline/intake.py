@@ -25,6 +25,7 @@ class Intake:
     """Decodes what a source received and lines it up.
 
     revoked: whether a partition is another member's by now. crowded: whether too many wait in a lane whose head fails.
+    joined: called with a held lane and the item that was added to it.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Intake:
         *,
         revoked: Callable[[Partition], bool],
         crowded: Callable[[Lane], bool],
+        joined: Callable[[Lane, Item], None],
     ) -> None:
         self._settings = settings
         self._decode = decode
@@ -47,6 +49,7 @@ class Intake:
         self._domain = domain
         self._revoked = revoked
         self._crowded = crowded
+        self._joined = joined
 
     async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
         """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds.
@@ -92,6 +95,8 @@ class Intake:
             lane = self._lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self._lanes.hurry(lane)
+            elif lane.state is LaneState.HELD:
+                self._joined(lane, item)
         return partitions
 
     async def _pause(self, partitions: set[Partition], gone: set[Partition]) -> float:
