@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from bridge import provenance
 from bridge.brokers.base import Delivery, Partition
 from bridge.envelope import Envelope
+from bridge.errors import kept
 from bridge.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
@@ -75,7 +76,7 @@ class Intake:
                     key = self._routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
-                error = failure
+                error = kept(failure)
             if time.monotonic() - since > SLICE:
                 since = await self._pause(partitions, gone)
             partition = delivery.partition

@@ -17,6 +17,7 @@ from bridge.errors import (
     PartitionRevoked,
     RegistryUnavailable,
     SettlementRefused,
+    kept,
 )
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
@@ -335,7 +336,7 @@ class SourcePipeline:
         try:
             item.envelope = self._decode(message, item.delivery.position)
         except Exception as failure:
-            item.error = failure
+            item.error = kept(failure)
         return True
 
     def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
