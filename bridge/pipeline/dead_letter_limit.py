@@ -32,6 +32,9 @@ SHARE = 10
 
 Of 500 messages one has to succeed then; a rule that fails for all messages of a source has no successes."""
 
+AT_ONCE = 8
+"""Freed messages that workers have at once: each may be large, and the others of the source need workers too."""
+
 _RETRY_SECONDS = 1.0
 
 
@@ -77,6 +80,7 @@ class DeadLetterLimit:
         self._credit: dict[str, int] = {}
         self._successes: dict[str, int] = {}
         self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
+        self._freed: set[Item] = set()
         self._eased: list[str] = []
         self._wake = asyncio.Event()
 
@@ -176,6 +180,7 @@ class DeadLetterLimit:
 
     def wait(self, route: str, item: Item, free: Callable[[], None]) -> None:
         """Call `free` when the item may try again. `forget` the item when it goes before."""
+        self._freed.discard(item)
         self._waiting.setdefault(route, {})[item] = free
         item.waits_for = self
         self._wake.set()
@@ -185,6 +190,13 @@ class DeadLetterLimit:
         for waiting in self._waiting.values():
             waiting.pop(item, None)
         item.waits_for = None
+        self.tried(item)
+
+    def tried(self, item: Item) -> None:
+        """An item that was freed had its try, or is gone: the next one may follow."""
+        if item in self._freed:
+            self._freed.discard(item)
+            self._wake.set()
 
     async def run(self) -> None:
         """Claim dead letters as they fall due and free the items that wait for them, for ever."""
@@ -251,9 +263,10 @@ class DeadLetterLimit:
 
     def _free(self, route: str, count: int) -> None:
         waiting = self._waiting[route]
-        for item in list(islice(waiting, count)):
+        for item in list(islice(waiting, min(count, AT_ONCE - len(self._freed)))):
             free = waiting.pop(item)
             item.waits_for = None
+            self._freed.add(item)
             free()
 
     async def _send(self, operation: str, route: str) -> None:

@@ -27,7 +27,7 @@ from bridge.pipeline.gate import Gate
 from bridge.pipeline.intake import Decode, Intake
 from bridge.pipeline.item import Item
 from bridge.pipeline.keeping import Keeping, leaves, letters
-from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
@@ -246,6 +246,7 @@ class SourcePipeline:
                 raise
             finally:
                 self._running.discard(item)
+                self.dead_letter_limit.tried(item)
                 self._finished.set()
             if time.monotonic() - self._slice > SLICE:
                 await asyncio.sleep(0)
@@ -391,10 +392,16 @@ class SourcePipeline:
             self._let_go(lane, item, over)
             return
         self.lanes.hold(lane)
-        self.dead_letter_limit.wait(route, item, lambda: self.lanes.free(lane))
+        self.dead_letter_limit.wait(route, item, lambda: self._freed(lane, item))
         for each in lane.items:
             self.unloading.stand(each)
         self._measure()
+
+    def _freed(self, lane: Lane, item: Item) -> None:
+        """The item may try again, at once unless held messages of its key have come before it."""
+        self.lanes.free(lane)
+        if lane.items[0] is not item or lane.state is not LaneState.READY:
+            self.dead_letter_limit.tried(item)
 
     def _joined(self, lane: Lane, item: Item) -> None:
         """An item has come to a lane that is held."""
@@ -423,6 +430,7 @@ class SourcePipeline:
         if item.waits_for is not None:
             item.waits_for.forget(item)
         self.unloading.leave(item)
+        self.dead_letter_limit.tried(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
         if self._domain is not None:

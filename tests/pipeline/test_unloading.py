@@ -11,6 +11,7 @@ import pytest
 from bridge.commands import Command
 from bridge.errors import EngineRejected, EngineUnavailable
 from bridge.message import Message
+from bridge.pipeline.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
 
 from .harness import START, Bench, bench, message, offsets_by_key
@@ -172,3 +173,27 @@ async def test_a_drain_gives_them_back(tmp_path: Path) -> None:
         await again.source.start()
         await again.settled(100 - written)
         assert again.source.ledger.outcomes["ignored"] == 100 - written
+
+
+async def test_what_is_freed_leaves_workers_to_the_others(tmp_path: Path) -> None:
+    """Thousands may be freed at once, and writing each may take long."""
+    async with bench(tmp_path, TWO, source=SMALL) as it:
+        it.faults.before = refuse_others
+        await it.publish(*(message("other", number, f"k{number}") for number in range(150)))
+        await limited(it)
+        await it.until(lambda: it.source.unloading.count > 100, "unloaded")
+        slow = asyncio.Event()
+
+        async def wait(command: Command) -> None:
+            if command.instance_id.startswith("other"):  # type: ignore[union-attr]  # schedules only
+                await slow.wait()
+                raise EngineRejected("too large")
+
+        it.faults.before = wait
+        await resumed(it)
+        await it.until(lambda: it.source.at_work == AT_ONCE, "as many as may be")
+        await it.publish(*(message("start", f"g-{number}", f"g{number}") for number in range(5)))
+        await it.until(lambda: it.source.ledger.outcomes["executed"] == 5, "others go on")
+        assert it.source.at_work == AT_ONCE
+        slow.set()
+        await it.settled(155)
