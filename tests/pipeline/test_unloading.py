@@ -181,7 +181,8 @@ async def test_what_is_freed_leaves_workers_to_the_others(tmp_path: Path) -> Non
         it.faults.before = refuse_others
         await it.publish(*(message("other", number, f"k{number}") for number in range(150)))
         await limited(it)
-        await it.until(lambda: it.source.unloading.count > 100, "unloaded")
+        await it.until(lambda: it.source.ledger.in_flight == 147, "all are read")
+        await it.until(lambda: it.source.at_work == 0, "and wait")
         slow = asyncio.Event()
 
         async def wait(command: Command) -> None:
