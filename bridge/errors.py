@@ -382,3 +382,20 @@ class ClockSkew(BrokerError):
     """The local clock and the broker's differ too much to trust locks."""
 
     reason = "clock_skew"
+
+
+def frameless(error: BaseException) -> None:
+    """Forget the tracebacks of an error and of those that led to it: their frames keep payloads alive."""
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is not None and each.__traceback__ is not None:
+            each.__traceback__ = None
+            left += (each.__cause__, each.__context__)
+
+
+def kept(error: Exception) -> Exception:
+    """The error, to be kept for later: without its frames, which only an unforeseen one is logged with."""
+    if isinstance(error, BridgeError):
+        frameless(error)
+    return error

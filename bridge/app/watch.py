@@ -83,6 +83,10 @@ class SourceView:
         return self._ledger.in_flight_bytes
 
     @property
+    def unloaded(self) -> int:
+        return self._source.unloading.count
+
+    @property
     def queued(self) -> int:
         return self._ledger.in_flight - self._source.at_work
 

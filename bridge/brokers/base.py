@@ -193,6 +193,36 @@ class Subscription(Protocol):
 
 
 @runtime_checkable
+class UnloadableDelivery(Protocol):
+    """A delivery whose message need not stay in memory, since its log hands it out again."""
+
+    def unload(self) -> None:
+        """Forget body and headers of the message; `load` it before it is settled."""
+        ...
+
+    def load(self, message: Message) -> None:
+        """Take the message back."""
+        ...
+
+
+@runtime_checkable
+class RereadableSubscription(Protocol):
+    """A subscription to a log. Its deliveries are `UnloadableDelivery`s."""
+
+    async def reread(
+        self, partition: Partition, offsets: Sequence[int], size: int
+    ) -> Sequence[tuple[int, Message | None]]:
+        """Messages that were handed out before, without a change of any position.
+
+        offsets: ascending. size: bytes after which no further message is read; the first one always is, and the others
+        are left out. None stands for a message that the log has no more, or that cannot be read any more.
+
+        Raises: BrokerUnavailable.
+        """
+        ...
+
+
+@runtime_checkable
 class StoppableSubscription(Protocol):
     """A subscription whose partitions may stop."""
 

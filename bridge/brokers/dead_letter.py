@@ -78,7 +78,7 @@ async def write(
         try:
             await send(letter)
         except PublishFailed as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # its traceback leads to this frame, which holds the message
             if isinstance(error, TargetRefused):
                 break
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from bridge.brokers.base import Partition
@@ -26,7 +27,7 @@ class RecordPartition(Partition, Protocol):
 class RecordDelivery:
     """Implements `bridge.brokers.base.Delivery` but for `dead_letter`. Settles once: a second call does nothing."""
 
-    __slots__ = ("_offset", "_settled", "message", "partition")
+    __slots__ = ("_loaded", "_offset", "_settled", "message", "partition")
 
     attempt = 1
     """A log does not count deliveries."""
@@ -39,6 +40,17 @@ class RecordDelivery:
         self.partition = partition
         self._offset = offset
         self._settled = False
+        self._loaded = True
+
+    def unload(self) -> None:
+        """See `UnloadableDelivery.unload`."""
+        self._loaded = False
+        self.message = replace(self.message, body=None, headers=(), native=None)
+
+    def load(self, message: Message) -> None:
+        """See `UnloadableDelivery.load`."""
+        self._loaded = True
+        self.message = message
 
     @property
     def position(self) -> Position:
@@ -53,10 +65,14 @@ class RecordDelivery:
             self.partition.complete(self._offset)
 
     async def abandon(self) -> None:
-        """See `Delivery.abandon`. Redelivered here while the partition stays, else by its next owner."""
+        """See `Delivery.abandon`. Redelivered here while the partition stays, else by its next owner.
+
+        An unloaded one comes from the log again, after the next start or assignment.
+        """
         if not self._settled:
             self._settled = True
-            self.partition.give_back(self._offset, self.message)
+            if self._loaded:
+                self.partition.give_back(self._offset, self.message)
 
     def _open(self) -> bool:
         """Whether it may still be settled. Raises: PartitionRevoked."""

@@ -59,6 +59,8 @@ class SourceStats(Protocol):
     @property
     def in_flight_bytes(self) -> int: ...
     @property
+    def unloaded(self) -> int: ...
+    @property
     def queued(self) -> int: ...
     @property
     def locks_lost(self) -> int: ...
@@ -304,6 +306,12 @@ _GAUGES: tuple[_Counter, ...] = (
         "Bytes of deliveries received and not settled.",
         (),
         _single(lambda source: source.in_flight_bytes),
+    ),
+    (
+        "bridge_unloaded",
+        "Deliveries in flight that wait for the dead-letter limit without body and headers in memory.",
+        (),
+        _single(lambda source: source.unloaded),
     ),
     ("bridge_queued", "Deliveries that wait for their turn.", (), _single(lambda source: source.queued)),
     (

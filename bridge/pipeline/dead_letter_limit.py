@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -21,10 +22,18 @@ REFRESH_SECONDS = 5.0
 """Age after which the shared paces are read anew: before a dead letter, and all the time while a route is limited."""
 
 CREDIT = 4
-"""Dead letters that one success of a limited route pays for, at most as many as the limit in advance.
+"""Dead letters that one success of a limited route pays for, at most as many as the limit where fewer wait.
 
 Bad messages among good ones must not fill the source's bounds and stop it; a rule that fails for nearly all messages
 has no successes."""
+
+SHARE = 10
+"""Part of the waiting messages, as a divisor, that one success of any route pays for once they would stop the others.
+
+Of 500 messages one has to succeed then; a rule that fails for all messages of a source has no successes."""
+
+AT_ONCE = 8
+"""Freed messages that workers have at once: each may be large, and the others of the source need workers too."""
 
 _RETRY_SECONDS = 1.0
 
@@ -71,6 +80,7 @@ class DeadLetterLimit:
         self._credit: dict[str, int] = {}
         self._successes: dict[str, int] = {}
         self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
+        self._freed: set[Item] = set()
         self._eased: list[str] = []
         self._wake = asyncio.Event()
 
@@ -145,21 +155,32 @@ class DeadLetterLimit:
             self._wake.set()
             await self._send("wrote", route)
 
-    def succeeded(self, routes: Iterable[str]) -> None:
-        """A message that these routes took did not end as a dead letter. Call it only while `active`."""
-        for route in {*routes, NO_ROUTE}:
-            if route not in self._paces:
-                continue
-            count = self._successes.get(route, 0) + 1
-            self._successes[route] = count % SUCCESSES
-            if count == SUCCESSES:
-                self._eased.append(route)
-            self._credit[route] = min(self._credit.get(route, 0) + CREDIT, self.limit)
-            if count == SUCCESSES or self._waiting.get(route):
-                self._wake.set()
+    def succeeded(self, routes: Iterable[str], *, stops_others: bool = False) -> None:
+        """A message that these routes took did not end as a dead letter. Call it only while `active`.
+
+        stops_others: messages that wait would soon stop the other ones; the success pays for all limited routes then.
+        """
+        own = {*routes, NO_ROUTE}
+        for route in self._paces:
+            waiting = len(self._waiting.get(route, ()))
+            pays = 0
+            if route in own:
+                pays = CREDIT
+                count = self._successes.get(route, 0) + 1
+                self._successes[route] = count % SUCCESSES
+                if count == SUCCESSES:
+                    self._eased.append(route)
+                    self._wake.set()
+            if stops_others:
+                pays = max(CREDIT, waiting // SHARE)
+            if pays:
+                self._credit[route] = min(self._credit.get(route, 0) + pays, max(self.limit, waiting))
+                if waiting:
+                    self._wake.set()
 
     def wait(self, route: str, item: Item, free: Callable[[], None]) -> None:
         """Call `free` when the item may try again. `forget` the item when it goes before."""
+        self._freed.discard(item)
         self._waiting.setdefault(route, {})[item] = free
         item.waits_for = self
         self._wake.set()
@@ -169,6 +190,13 @@ class DeadLetterLimit:
         for waiting in self._waiting.values():
             waiting.pop(item, None)
         item.waits_for = None
+        self.tried(item)
+
+    def tried(self, item: Item) -> None:
+        """An item that was freed had its try, or is gone: the next one may follow."""
+        if item in self._freed:
+            self._freed.discard(item)
+            self._wake.set()
 
     async def run(self) -> None:
         """Claim dead letters as they fall due and free the items that wait for them, for ever."""
@@ -235,9 +263,10 @@ class DeadLetterLimit:
 
     def _free(self, route: str, count: int) -> None:
         waiting = self._waiting[route]
-        for item in list(waiting)[:count]:
+        for item in list(islice(waiting, min(count, AT_ONCE - len(self._freed)))):
             free = waiting.pop(item)
             item.waits_for = None
+            self._freed.add(item)
             free()
 
     async def _send(self, operation: str, route: str) -> None:

@@ -19,6 +19,7 @@ from bridge.errors import (
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceParked,
+    frameless,
 )
 from bridge.origin import Origin
 from bridge.parking.letter import Letter
@@ -195,6 +196,8 @@ class Execution:
         if not isinstance(error, BridgeError):
             self._ledger.bugs += 1
             log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
+        # An error that its own traceback leads to, as that of the item does, would live until the collector runs
+        frameless(error)
         item.error_class = type(error).__name__
         attempt = item.waited + 1 if isinstance(error, InstanceParked) else item.attempt
         return decide(error, command, attempt, elapsed, self._policy)

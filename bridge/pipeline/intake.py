@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from bridge import provenance
 from bridge.brokers.base import Delivery, Partition
 from bridge.envelope import Envelope
+from bridge.errors import kept
 from bridge.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
@@ -25,6 +26,7 @@ class Intake:
     """Decodes what a source received and lines it up.
 
     revoked: whether a partition is another member's by now. crowded: whether too many wait in a lane whose head fails.
+    joined: called with a held lane and the item that was added to it.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Intake:
         *,
         revoked: Callable[[Partition], bool],
         crowded: Callable[[Lane], bool],
+        joined: Callable[[Lane, Item], None],
     ) -> None:
         self._settings = settings
         self._decode = decode
@@ -47,6 +50,7 @@ class Intake:
         self._domain = domain
         self._revoked = revoked
         self._crowded = crowded
+        self._joined = joined
 
     async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
         """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds.
@@ -72,7 +76,7 @@ class Intake:
                     key = self._routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when its turn comes; whatever it is, intake goes on
-                error = failure
+                error = kept(failure)
             if time.monotonic() - since > SLICE:
                 since = await self._pause(partitions, gone)
             partition = delivery.partition
@@ -92,6 +96,8 @@ class Intake:
             lane = self._lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self._lanes.hurry(lane)
+            elif lane.state is LaneState.HELD:
+                self._joined(lane, item)
         return partitions
 
     async def _pause(self, partitions: set[Partition], gone: set[Partition]) -> float:

@@ -14,7 +14,7 @@ from bridge.brokers.base import Broker, Partition
 from bridge.commands import Step
 from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.envelope import Envelope
-from bridge.errors import EngineError, EngineOutage, EngineRejected
+from bridge.errors import EngineError, EngineOutage, EngineRejected, kept
 from bridge.message import Message, Position
 from bridge.pace import NO_ROUTE
 from bridge.parking.held import HeldMessage
@@ -244,7 +244,7 @@ class Keeping:
             try:
                 envelope = self._decode(held.letter.message, held.letter.position)
             except Exception as failure:
-                error = failure  # judged when its turn comes
+                error = kept(failure)  # judged when its turn comes
             item = Item(HeldDelivery(self.quarantine, key, held), envelope, error, now)
             item.executed = list(held.letter.executed)
             if held.attempts > 1:

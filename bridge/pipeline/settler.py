@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
+from bridge.brokers.base import Partition
 from bridge.commands import Step
 from bridge.pace import NO_ROUTE
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
@@ -23,13 +25,21 @@ class Settler:
     """Settles items of one source."""
 
     def __init__(
-        self, source: str, config_version: str, trusted_replay: bool, ledger: Ledger, limit: DeadLetterLimit
+        self,
+        source: str,
+        config_version: str,
+        trusted_replay: bool,
+        ledger: Ledger,
+        limit: DeadLetterLimit,
+        stops_others: Callable[[Partition], bool],
     ) -> None:
+        """stops_others: whether messages that wait for the limit would soon stop other ones of their partition."""
         self._source = source
         self._config_version = config_version
         self._trusted_replay = trusted_replay
         self._ledger = ledger
         self._limit = limit
+        self._stops_others = stops_others
 
     async def settle(self, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         """Settle an item.
@@ -40,7 +50,8 @@ class Settler:
         if isinstance(end, Complete):
             await item.delivery.complete()
             if self._limit.active and end.outcome in _SUCCESSES:
-                self._limit.succeeded(step.route for step in (item.decision.steps if item.decision else ()))
+                routes = {step.route for step in (item.decision.steps if item.decision else ())}
+                self._limit.succeeded(routes, stops_others=self._stops_others(item.delivery.partition))
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
         route = step.route if step else NO_ROUTE

@@ -10,7 +10,15 @@ import structlog
 
 from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.commands import Step
-from bridge.errors import BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked, SettlementRefused
+from bridge.errors import (
+    BrokerUnavailable,
+    ClockSkew,
+    LockLost,
+    PartitionRevoked,
+    RegistryUnavailable,
+    SettlementRefused,
+    kept,
+)
 from bridge.pipeline.admission import NotYet, RouteLimit
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
@@ -19,13 +27,14 @@ from bridge.pipeline.gate import Gate
 from bridge.pipeline.intake import Decode, Intake
 from bridge.pipeline.item import Item
 from bridge.pipeline.keeping import Keeping, leaves, letters
-from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import Wards
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
+from bridge.pipeline.unloading import Unloading
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
 log = structlog.get_logger("bridge.source")
@@ -64,12 +73,14 @@ class SourcePipeline:
         self.ledger = Ledger()
         self.lanes = Lanes()
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
+        self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
         self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self._broker = broker
+        self._decode = decode
         self._prepare = prepare
         self._engines = engines
         self.limits = limits or {}
@@ -90,7 +101,12 @@ class SourcePipeline:
             wards,
         )
         self._settler = Settler(
-            settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.dead_letter_limit
+            settings.name,
+            settings.config_version,
+            settings.trusted_replay,
+            self.ledger,
+            self.dead_letter_limit,
+            self._stops_others,
         )
         self._revoking: set[Partition] = set()
         self._running: set[Item] = set()
@@ -102,7 +118,15 @@ class SourcePipeline:
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
         self._intake = Intake(
-            settings, decode, routes, self.lanes, self.ledger, domain, revoked=self._revoked, crowded=self._crowded
+            settings,
+            decode,
+            routes,
+            self.lanes,
+            self.ledger,
+            domain,
+            revoked=self._revoked,
+            crowded=self._crowded,
+            joined=self._joined,
         )
 
     async def start(self) -> None:
@@ -110,6 +134,7 @@ class SourcePipeline:
         self._outages.watch(self._engines)
         self.keeping.start()
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
+        self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{self.settings.name}:worker:{number}")
             for number in range(self.settings.concurrency)
@@ -181,7 +206,7 @@ class SourcePipeline:
         failures = 0
         while True:
             await self.gate.wait()
-            room = min(_BATCH, max(1, self.settings.max_in_flight - self.ledger.in_flight))
+            room = min(_BATCH, max(1, self.settings.max_in_flight - self.unloading.in_memory))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:
@@ -221,12 +246,16 @@ class SourcePipeline:
                 raise
             finally:
                 self._running.discard(item)
+                self.dead_letter_limit.tried(item)
                 self._finished.set()
             if time.monotonic() - self._slice > SLICE:
                 await asyncio.sleep(0)
                 self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: Item) -> None:
+        if item.waits_for is self.dead_letter_limit:
+            self.lanes.hold(lane)  # the lane was freed with all others, at the end of an outage
+            return
         # What is on its way again leaves to that delivery what it leads to
         if item.delivery.lost:
             self._lost(lane, item)
@@ -240,6 +269,8 @@ class SourcePipeline:
                 return
             self.lanes.hold(lane)
             self._domain.wait(item, lambda: self.lanes.free(lane))
+            return
+        if not await self._loaded(lane, item):
             return
         step: Step | None = item.failed_step
         settlement: Settlement | NotYet
@@ -281,6 +312,33 @@ class SourcePipeline:
                 if item.failed_at is None:
                     item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
+
+    async def _loaded(self, lane: Lane, item: Item) -> bool:
+        """Bring back an item that stood still, decoded. False when the item waits, or is let go."""
+        try:
+            if self.unloading.unloaded(item):
+                await self.unloading.load(item)
+            self.unloading.leave(item)
+            if item.envelope is not None or item.error is not None:
+                return True
+            message = item.delivery.message
+            if self._prepare is not None and message.unreadable is None:
+                await self._prepare([message])
+        except (BrokerUnavailable, RegistryUnavailable) as away:
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
+            else:
+                self.lanes.hold(lane)
+                self._outages.broker_away(away)
+            return False
+        if (over := self._over(item)) is not None:
+            self._let_go(lane, item, over)
+            return False
+        try:
+            item.envelope = self._decode(message, item.delivery.position)
+        except Exception as failure:
+            item.error = kept(failure)
+        return True
 
     def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
         """A limit of the route keeps the item."""
@@ -334,7 +392,25 @@ class SourcePipeline:
             self._let_go(lane, item, over)
             return
         self.lanes.hold(lane)
-        self.dead_letter_limit.wait(route, item, lambda: self.lanes.free(lane))
+        self.dead_letter_limit.wait(route, item, lambda: self._freed(lane, item))
+        for each in lane.items:
+            self.unloading.stand(each)
+        self._measure()
+
+    def _freed(self, lane: Lane, item: Item) -> None:
+        """The item may try again, at once unless held messages of its key have come before it."""
+        self.lanes.free(lane)
+        if lane.items[0] is not item or lane.state is not LaneState.READY:
+            self.dead_letter_limit.tried(item)
+
+    def _joined(self, lane: Lane, item: Item) -> None:
+        """An item has come to a lane that is held."""
+        if lane.items[0].waits_for is self.dead_letter_limit:
+            self.unloading.stand(item)
+
+    def _stops_others(self, partition: Partition) -> bool:
+        """Whether messages that wait for the dead-letter limit would soon stop the other ones."""
+        return self.unloading.crowded or (self.unloading.standing and 2 * partition.gap >= self.settings.max_gap)
 
     def _over(self, item: Item) -> str | None:
         """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
@@ -353,6 +429,8 @@ class SourcePipeline:
     def _abandon(self, item: Item, reason: str) -> None:
         if item.waits_for is not None:
             item.waits_for.forget(item)
+        self.unloading.leave(item)
+        self.dead_letter_limit.tried(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
         if self._domain is not None:
@@ -371,7 +449,7 @@ class SourcePipeline:
         return partition.revoked or partition in self._revoking
 
     def _measure(self) -> None:
-        self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes)
+        self.gate.measure(self.unloading.in_memory, self.unloading.bytes_in_memory)
 
     async def _end_of(self, items: Sequence[Item]) -> None:
         while any(item in self._running for item in items):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from bridge import provenance
-from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.base import RereadableSubscription, SubscribeOptions, UnloadableDelivery
 from bridge.errors import LockLost, PartitionRevoked
 from bridge.message import Message
 from tests.brokers.consumer import (
@@ -75,6 +75,32 @@ class BrokerContract:
         await broker.publish("orders", [Message(body, b"k"), Message(b"small", b"k"), Message(body[::-1], b"k")])
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 3)
         assert [delivery.message.body for delivery in deliveries] == [body, b"small", body[::-1]]
+
+    async def test_a_log_hands_out_again_what_was_handed_out(self, harness: Harness) -> None:
+        broker = await harness.broker()
+        sent = [Message(b"%d" % n * 300, b"k%d" % (n % 7), (("n", b"%d" % n),)) for n in range(40)]
+        await broker.publish("orders", sent)
+        subscription = await broker.subscribe(ORDERS, Assignments())
+        deliveries = await take(subscription, 40)
+        assert isinstance(subscription, RereadableSubscription) == harness.features.commits
+        if not isinstance(subscription, RereadableSubscription):
+            return
+        for partition in {delivery.partition for delivery in deliveries}:
+            known = {each.position.offset: each.message for each in deliveries if each.partition is partition}
+            for wanted in (sorted(known), sorted(known)[::2], [*sorted(known)[1:2], 99_999]):
+                found = await subscription.reread(partition, wanted, 1 << 20)
+                assert found == [(offset, known.get(offset)) for offset in wanted]
+            assert len(await subscription.reread(partition, sorted(known), 0)) == 1
+        await nothing_more(subscription)
+        for delivery in deliveries:
+            assert isinstance(delivery, UnloadableDelivery)
+            message = delivery.message
+            delivery.unload()
+            assert (delivery.message.body, delivery.message.headers, delivery.message.key) == (None, (), message.key)
+            delivery.load(message)
+            await delivery.dead_letter(CAUSE)
+        letters = await take(await broker.subscribe(DEAD, Assignments()), 40)
+        assert sorted(each.message.body or b"" for each in letters) == sorted(each.body or b"" for each in sent)
 
     async def test_order_is_kept_per_key(self, harness: Harness) -> None:
         broker = await harness.broker()

@@ -27,6 +27,7 @@ class Stats:
     bugs: int = 0
     in_flight: int = 0
     in_flight_bytes: int = 0
+    unloaded: int = 0
     queued: int = 0
     locks_lost: int = 0
     quarantined_keys: int = 0
@@ -87,6 +88,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
         bugs=2,
         in_flight=3,
         in_flight_bytes=4096,
+        unloaded=3,
         queued=2,
         locks_lost=1,
         rebalances=2,
@@ -123,6 +125,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_commit_seconds_total") == 0.5
     assert value("bridge_in_flight") == 3
     assert value("bridge_in_flight_bytes") == 4096
+    assert value("bridge_unloaded") == 3
     assert value("bridge_queued") == 2
     assert (value("bridge_held"), value("bridge_paused")) == (1, 0)
     assert value("bridge_gap", topic="orders", partition="0") == 5

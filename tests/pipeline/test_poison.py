@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
@@ -139,7 +141,7 @@ async def test_bad_messages_among_good_ones_do_not_fill_the_source(tmp_path: Pat
         await it.publish(*mixed)
         await it.source.start()
         await it.until(lambda: it.source.ledger.outcomes["executed"] == 125, "every good message")
-        assert it.source.ledger.dead_letters["no_route"] > 300
+        await it.until(lambda: it.source.ledger.dead_letters["no_route"] > 300, "they paid for the bad ones")
 
 
 class NoDeadLetters:
@@ -211,3 +213,32 @@ async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after
         it.faults.before = None
         await it.settled(2000)
         assert not it.source.gate.paused
+
+
+async def test_errors_of_messages_keep_no_payloads(tmp_path: Path) -> None:
+    """An error that its own traceback leads to lives until the cyclic collector runs, which a daemon rarely lets."""
+
+    async def refuse(command: Command) -> None:
+        if command.instance_id.endswith("bad"):  # type: ignore[union-attr]  # schedules only
+            raise EngineRejected("too large")
+
+    async with bench(tmp_path, source="    limits: {dead_letter_limit: 1000}") as it:
+        it.faults.before = refuse
+        await it.source.start()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            for number in range(30):
+                bodies = [b"{", b"[" * 500, b"{}", b'{"id": "bad"}', b'{"id": "%d"}' % number]
+                await it.publish(*(Message(body, b"k%d" % number, (("type", b"start"),)) for body in bodies))
+            await it.settled(150)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            frames = [each for each in gc.garbage if isinstance(each, FrameType)]
+            assert {each.f_code.co_qualname for each in frames if "/bridge/" in each.f_code.co_filename} == set()
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.unfreeze()
+            gc.enable()

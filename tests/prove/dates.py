@@ -6,10 +6,15 @@ records those before it.
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
 from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.prove import table
@@ -20,9 +25,13 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def recorded(names: Iterable[str], code: dict[str, dict[str, str]]) -> None:
-    """Date the results of these proofs. code: digests by proof, taken before they ran."""
-    results = table.load()
+FIGURES = "BRIDGE_PROOF_FIGURES"
+"""Environment variable with the file to which a proof writes the figures of its table, as JSON."""
+
+
+def recorded(names: Iterable[str], code: dict[str, dict[str, str]], figures: dict[str, Any] | None = None) -> None:
+    """Date the results of these proofs. code: digests by proof, taken before they ran. figures: by the proof's name."""
+    results = table.load() | (figures or {})
     dated = results.get("proofs", {}) | {name: {"date": today().isoformat(), "code": code[name]} for name in names}
     table.save(results | {"proofs": {proof.name: dated[proof.name] for proof in PROOFS if proof.name in dated}})
 
@@ -40,13 +49,17 @@ def missing_kafka() -> str | None:
 def run(proofs: Iterable[Proof]) -> int:
     for proof in proofs:
         code = digests(proof.covers)
-        done = subprocess.run([sys.executable, "-m", "pytest", *proof.tests], cwd=ROOT, check=False)
-        if done.returncode:
-            return done.returncode
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "figures.json"
+            command = [sys.executable, "-m", "pytest", *proof.tests]
+            done = subprocess.run(command, cwd=ROOT, env=os.environ | {FIGURES: str(file)}, check=False)
+            if done.returncode:
+                return done.returncode
+            figures = {proof.name: json.loads(file.read_text())} if file.exists() else {}
         if proof.kafka and (why := missing_kafka()) is not None:
             print(f"{proof.name}: not recorded, since it ran without a real Kafka broker ({why})")
             continue
-        recorded([proof.name], {proof.name: code})
+        recorded([proof.name], {proof.name: code}, figures)
     return 0
 
 

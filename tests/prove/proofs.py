@@ -71,7 +71,7 @@ PROOFS: tuple[Proof, ...] = (
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/parking", "bridge/workflow"),
         "tests/acceptance", "tests/workflow",
     ),
-    _slow("hostile", ("bridge",), "tests/hostile"),
+    _slow("hostile", ("bridge",), "tests/hostile", kafka=True),
     _slow("schemas", ("bridge/codecs/confluent",), "tests/codecs", "tests/registry"),
     _slow("upgrade", ("bridge",), "tests/upgrade"),
 )  # fmt: skip

@@ -16,6 +16,10 @@ _HEAD = (
     "| Promise | Broker | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
     "| By hand: lost | doubled | out of order |"
 )
+_ATTACKS = (
+    "| Broker | Attack | Honest messages | Lost | Executed twice | p99, own topic | p99, shared topic "
+    "| Last one after the attack | Memory above idle | Slowest `/healthz` |"
+)
 _BROKERS = {"kafka": "Kafka", "servicebus": "Service Bus, test server"}
 BEGIN, END = "<!-- begin: {} -->\n", "<!-- end: {} -->\n"
 
@@ -52,7 +56,8 @@ def save(results: dict[str, Any]) -> None:
 
 def rewritten(text: str, results: dict[str, Any]) -> str:
     """The document with its tables written anew."""
-    for name, rows in (("kills", rendered(results)), ("proofs", rendered_dates(results))):
+    tables = {"kills": rendered(results), "proofs": rendered_dates(results), "hostile": rendered_attacks(results)}
+    for name, rows in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -80,4 +85,19 @@ def rendered_dates(results: dict[str, Any]) -> str:
         dates.setdefault(f"prove-{name}" if "/" not in name else "prove", []).append(result["date"])
     rows = ["| Proof | Last run |", "|---|---|"]
     rows += [f"| `make {command}` | {min(found)} |" for command, found in dates.items()]
+    return "\n".join(rows) + "\n"
+
+
+def rendered_attacks(results: dict[str, Any]) -> str:
+    """Figures of the attack on each broker."""
+    rows = [
+        _ATTACKS,
+        "|---" * 10 + "|",
+    ]
+    for name, found in results.get("hostile", {}).items():
+        rows.append(
+            f"| {name} | 2 x {found['seconds']:g} s | {found['sent']} | {found['lost']} | {found['doubled']} "
+            f"| {found['own p99']:.2f} s | {found['shared p99']:.2f} s | {found['catch up']:.1f} s "
+            f"| {found['above idle MiB']} MiB | {found['healthz']:.2f} s |"
+        )
     return "\n".join(rows) + "\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.prove.kills import KILLS
 from tests.prove.score import Score, score
-from tests.prove.table import DOCUMENT, ROOT, load, record, rendered, rewritten
+from tests.prove.table import DOCUMENT, ROOT, load, record, rendered, rendered_attacks, rewritten
 
 NUMBERS = {"sent", "lost", "doubled", "out_of_order"}
 
@@ -48,6 +48,15 @@ def test_a_row() -> None:
     scores = {kill.name: {"bridge": Score(10), "by hand": Score(10, 1, 2, 3)} for kill in KILLS}
     results = json.loads(json.dumps(record("Kafka", scores)))
     assert rendered(results).splitlines()[2].endswith("| 10 | 0 | 0 | 0 | 1 | 2 | 3 |")
+
+
+def test_a_row_of_an_attack() -> None:
+    figures = {
+        "seconds": 60.0, "sent": 2400, "lost": 0, "doubled": 0, "own p99": 0.2, "shared p99": 1.25, "catch up": 0.4,
+        "above idle MiB": 300, "healthz": 0.31,
+    }  # fmt: skip
+    row = rendered_attacks({"hostile": {"local": figures}}).splitlines()[2]
+    assert row == "| local | 2 x 60 s | 2400 | 0 | 0 | 0.20 s | 1.25 s | 0.4 s | 300 MiB | 0.31 s |"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +20,11 @@ from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.partition_log import Answer, PartitionLog
+from bridge.brokers.kafka.inflation import Room
+from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
 from bridge.brokers.kafka.record_batch import Batch, begins_whole, claimed_next, hides_batch, next_base, whole
 from bridge.errors import BridgeError
+from bridge.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,9 @@ _SLACK = 1 << 20
 
 _FRESH = 2
 """New connections at once for rereads of damaged batches."""
+
+_REREADS = 5
+"""Fetches of a record that was handed out before, after which it counts as gone."""
 
 _REPLACE_AFTER = 10
 """Failures in a row after which the client is replaced."""
@@ -290,6 +296,38 @@ class Fetcher:
         if self._failures % _REPLACE_AFTER == 0:
             await self._replace()
 
+    # -- records that were handed out before
+
+    async def reread(self, tp: TopicPartition, offsets: Sequence[int], size: int) -> list[tuple[int, Message | None]]:
+        """See `RereadableSubscription.reread`. Raises: KafkaError, OSError, TimeoutError."""
+        found: list[tuple[int, Message | None]] = []
+        left = deque(offsets)
+        while left and (size > 0 or not found):
+            records, end = await self._records_at(tp, left[0])
+            while left and left[0] < end and (size > 0 or not found):
+                message = records.get(left[0])
+                found.append((left.popleft(), message))
+                size -= message.size if message is not None else 0
+        return found
+
+    async def _records_at(self, tp: TopicPartition, offset: int) -> tuple[dict[int, Message], int]:
+        """Records from this offset on, and the offset after them. Without the first where it cannot be read."""
+        limit = self._connection.config.max_batch
+        log = PartitionLog(
+            tp.topic, tp.partition, offset, limit=limit, low_water=1, treatment=lambda unreadable: "dead_letter"
+        )
+        for _ in range(_REREADS):
+            code, answer = await self._ask(tp, log.fetch_offset, self._client, log.extra)
+            if code == _OUT_OF_RANGE:
+                break
+            if code:
+                raise for_code(code)(str(tp))
+            log.accept(log.fetch_offset, answer)
+            records = {first: message for first, _, message in log.take(LOW_WATER, Room())}
+            if log.position > offset:
+                return records, log.position
+        return {}, offset + 1
+
     # -- clients
 
     async def _open(self) -> Any:
@@ -399,18 +437,24 @@ class Fetcher:
 
     async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
         """The answer to a fetch of one partition, None when the broker refuses. Raises: KafkaError, OSError."""
+        code, answer = await self._ask(tp, offset, client, extra)
+        return None if code else answer
+
+    async def _ask(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> tuple[int, Answer]:
+        """Error code of the broker and answer to a fetch of one partition. Raises: KafkaError, OSError."""
+        if client is None:
+            raise LeaderNotAvailableError("the subscription is closed")
         node = client.cluster.leader_for_partition(tp)
         if node is None or node == -1:
             client.force_metadata_update()
             raise LeaderNotAvailableError(str(tp))
         response = await client.send(node, self._request({tp: offset}, 0, {tp: extra}))
         for _, code, answer in _answers(response, self._committed_only):
-            if not code:
-                return answer
             if code in _MOVED:
                 client.force_metadata_update()
                 raise for_code(code)(str(tp))
-        return None
+            return code, answer
+        raise LeaderNotAvailableError(str(tp))
 
 
 class _Grown(Exception):

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from bridge.brokers.base import Listener, SubscribeOptions
+from bridge.brokers.base import Listener, Partition, SubscribeOptions
 from bridge.brokers.kafka.assignment import Assignment
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
@@ -24,6 +24,7 @@ from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.stalls import Stalls
 from bridge.brokers.kafka.wishes import KafkaWishes
 from bridge.errors import BrokerUnavailable, PartitionRevoked
+from bridge.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ REOPEN_AFTER = 3
 
 
 class KafkaSubscription:
-    """Implements `bridge.brokers.base.Subscription` and `ObservedSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `RereadableSubscription`."""
 
     def __init__(
         self,
@@ -192,6 +193,16 @@ class KafkaSubscription:
 
     def _wake(self) -> None:
         self._changed.set()
+
+    async def reread(
+        self, partition: Partition, offsets: Sequence[int], size: int
+    ) -> Sequence[tuple[int, Message | None]]:
+        """See `RereadableSubscription.reread`."""
+        try:
+            return await self._fetcher.reread(TopicPartition(partition.topic, partition.number), offsets, size)
+        except (KafkaError, OSError, TimeoutError) as error:
+            found = self._connection.translate(error, f"read {partition.topic}/{partition.number} again")
+            raise BrokerUnavailable(str(found)) from error
 
     async def flush(self) -> None:
         """See `Subscription.flush`."""

@@ -219,6 +219,18 @@ class Log:
             self.connection.execute("COMMIT")
         return ends, batches
 
+    def at(self, partition: int, offsets: Sequence[int], size: int) -> list[tuple[int, Message | None]]:
+        """Records at these offsets, the first ones up to `size` bytes, yet at least one; None where there is none."""
+        found: list[tuple[int, Message | None]] = []
+        for offset in offsets:
+            if found and size <= 0:
+                break
+            batch = self._read(Fetch(partition, offset, 1, size))
+            [(there, message)] = batch.messages() if batch.rows else [(-1, None)]
+            found.append((offset, message if there == offset else None))
+            size -= len(batch.data)
+        return found
+
     def _read(self, wish: Fetch) -> Batch:
         base = wish.partition << _OFFSET_BITS
         end = (wish.partition + 1) << _OFFSET_BITS

@@ -8,12 +8,14 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from bridge.brokers.base import Partition
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.reader import Reader
 from bridge.brokers.local.waker import Wake
 from bridge.errors import BrokerUnavailable
+from bridge.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ BUFFER_BYTES = 32 * 1024 * 1024
 
 
 class LocalSubscription:
-    """Implements `bridge.brokers.base.Subscription`."""
+    """Implements `bridge.brokers.base.Subscription` and `RereadableSubscription`."""
 
     def __init__(
         self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
@@ -92,6 +94,13 @@ class LocalSubscription:
                 if len(taken) >= limit:
                     break
         return taken
+
+    async def reread(
+        self, partition: Partition, offsets: Sequence[int], size: int
+    ) -> Sequence[tuple[int, Message | None]]:
+        """See `RereadableSubscription.reread`."""
+        topic, number = partition.topic, partition.number
+        return await self._reader.query(lambda log: log.at(log.partitions(topic)[number], offsets, size))
 
     async def flush(self) -> None:
         """See `Subscription.flush`."""

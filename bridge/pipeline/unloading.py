@@ -1,0 +1,160 @@
+"""Messages that stand still behind the dead-letter limit: how many stay in memory, and how the others come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from bridge.brokers.base import Partition, RereadableSubscription, Subscription, UnloadableDelivery
+from bridge.message import Message, Unreadable
+from bridge.pipeline.item import Item
+from bridge.pipeline.ledger import Ledger
+
+_SHARE = 4
+"""Standing messages stay in memory up to the source's bounds divided by this number."""
+
+UNLOADED = 10
+"""Most messages of a source without their bodies, in multiples of `max_in_flight`."""
+
+_READ_BYTES = 4 * 1024 * 1024
+_READ_RECORDS = 64
+"""Bounds of one read: messages that follow come back with it, since they are wanted next."""
+
+
+class Unloading:
+    """Standing messages of one source. Not thread-safe: one event loop.
+
+    A message stands while the dead-letter limit keeps it, or another one before it in its lane. Standing messages would
+    fill the bounds of the source and stop all its routes. Beyond a share of the bounds they are unloaded: body and
+    headers are forgotten, and read from the log again before the message moves. Brokers that are no logs cannot do
+    that.
+    """
+
+    def __init__(self, ledger: Ledger, max_records: int, max_bytes: int) -> None:
+        self._ledger = ledger
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._subscription: RereadableSubscription | None = None
+        self._standing: dict[Item, int] = {}
+        self._standing_bytes = 0
+        self._unloaded: dict[Partition, dict[int, Item]] = defaultdict(dict)
+        self._reading = asyncio.Lock()
+        self.count = 0
+        """Messages without their bodies."""
+        self._saved = 0
+
+    def use(self, subscription: Subscription) -> None:
+        """Read again through this subscription, where it can."""
+        if isinstance(subscription, RereadableSubscription):
+            self._subscription = subscription
+
+    @property
+    def in_memory(self) -> int:
+        """Messages in flight that have their bodies."""
+        return self._ledger.in_flight - self.count
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of all messages in flight, without the bodies and headers of those that are unloaded."""
+        return self._ledger.in_flight_bytes - self._saved
+
+    @property
+    def standing(self) -> bool:
+        """Messages stand still."""
+        return bool(self._standing or self.count)
+
+    @property
+    def crowded(self) -> bool:
+        """Half of the room is taken: soon nothing more could be received behind the messages that stand still."""
+        return (
+            2 * self.count >= UNLOADED * self._max_records
+            or 2 * len(self._standing) >= self._max_records
+            or 2 * self._standing_bytes >= self._max_bytes
+        )
+
+    def stand(self, item: Item) -> None:
+        """The item stands still: keep its message in memory while there is room, else unload it.
+
+        The decoded form goes in both cases: it may be many times larger, as may be what an error's traceback holds.
+        """
+        if item in self._standing or self.unloaded(item):
+            return
+        if item.pending is None:
+            item.envelope = item.error = item.decision = item.failed_step = None
+        records, size = len(self._standing) + 1, self._standing_bytes + item.size
+        full = records * _SHARE > self._max_records or size * _SHARE > self._max_bytes
+        delivery = item.delivery
+        if (
+            full
+            and self._subscription is not None
+            and self.count < UNLOADED * self._max_records
+            and isinstance(delivery, UnloadableDelivery)
+            and delivery.message.unreadable is None
+            and item.pending is None
+        ):
+            delivery.unload()
+            self._unloaded[delivery.partition][delivery.position.offset] = item
+            self.count += 1
+            self._saved += item.size - delivery.message.size
+        else:
+            self._keep(item)
+
+    def _keep(self, item: Item) -> None:
+        self._standing[item] = item.size
+        self._standing_bytes += item.size
+
+    def leave(self, item: Item) -> None:
+        """The item moves, or is gone."""
+        self._standing_bytes -= self._standing.pop(item, 0)
+        if self.count and self.unloaded(item):
+            self._forget(item)
+
+    def unloaded(self, item: Item) -> bool:
+        """Whether the item has to be loaded before it moves."""
+        if not self.count:
+            return False
+        known = self._unloaded.get(item.delivery.partition)
+        return known is not None and known.get(item.delivery.position.offset) is item
+
+    async def load(self, item: Item) -> None:
+        """Read the message of an unloaded item again; messages behind it come back while there is room.
+
+        What the log has no more becomes an unreadable message. Raises: BrokerUnavailable.
+        """
+        async with self._reading:
+            if not self.unloaded(item):
+                return  # came back with another one, or is gone
+            assert self._subscription is not None
+            partition, first = item.delivery.partition, item.delivery.position.offset
+            waiting = self._unloaded[partition]
+            wanted = sorted(offset for offset in waiting if offset >= first)[:_READ_RECORDS]
+            # Half as much again as messages that come may take
+            room = min(_READ_BYTES, 3 * self._max_bytes // (2 * _SHARE) - self._standing_bytes)
+            records = max(1, 3 * self._max_records // (2 * _SHARE) - len(self._standing))
+            for offset, message in await self._subscription.reread(partition, wanted[:records], room):
+                found = waiting.get(offset)
+                if found is None:
+                    continue  # given back meanwhile
+                self._forget(found)
+                _load(found, message)
+                if found is not item:
+                    self._keep(found)
+
+    def _forget(self, item: Item) -> None:
+        partition = item.delivery.partition
+        known = self._unloaded[partition]
+        del known[item.delivery.position.offset]
+        if not known:
+            del self._unloaded[partition]
+        self.count -= 1
+        self._saved -= item.size - item.delivery.message.size
+
+
+def _load(item: Item, message: Message | None) -> None:
+    delivery = item.delivery
+    assert isinstance(delivery, UnloadableDelivery)
+    if message is None:
+        key = delivery.message.key
+        detail = "the log no longer has it, or it cannot be read any more"
+        message = Message(None, key, unreadable=Unreadable("deleted", detail, key_known=True))
+    delivery.load(message)

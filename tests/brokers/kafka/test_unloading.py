@@ -1,0 +1,70 @@
+"""Messages that leave memory behind the dead-letter limit, and come back from Kafka: whole, in order, to any owner."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bridge.commands import Command
+from bridge.errors import EngineRejected
+from bridge.message import Message
+from tests.brokers.consumer import PATIENCE
+from tests.brokers.kafka.bench import kafka_bench
+from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.pipeline.harness import Bench, message, offsets_by_key
+
+SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
+
+
+def free(bench: Bench) -> None:
+    """Write dead letters without a limit from now on."""
+    limit = bench.source.dead_letter_limit
+    limit._paces.resume(None)
+    limit.limit = 100_000
+    limit._wake.set()
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_others_go_on_and_nothing_is_lost(tmp_path: Path, harness: KafkaHarness, compression: str) -> None:
+    topic = unique("unloaded")
+    async with kafka_bench(tmp_path, harness, topic, source=SMALL) as bench:
+        sent = [Message(b"%d" % n * 500, b"k%d" % (n % 60), (("type", b"x"), ("n", b"%d" % n))) for n in range(150)]
+        publisher = await harness.broker(compression=compression)
+        await publisher.publish(topic, sent)
+        await bench.source.start()
+        await bench.until(lambda: bench.source.unloading.count > 100, "unloaded")
+        await bench.publish(*(message("start", f"g-{n}", f"g{n}") for n in range(20)), topic=topic)
+        await bench.until(lambda: bench.source.ledger.outcomes["executed"] == 20, "good ones go on")
+        assert bench.source.unloading.in_memory <= 20
+        free(bench)
+        await bench.settled(170)
+        letters = await bench.read(f"{topic}.dlq", 150)
+        assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in letters) == sorted(
+            (each.body, each.key, dict(each.headers)["n"]) for each in sent
+        )
+
+
+async def test_the_next_owner_gets_them_in_order(tmp_path: Path, harness: KafkaHarness) -> None:
+    topic = unique("owner")
+    async with (
+        kafka_bench(tmp_path / "one", harness, topic, source=SMALL) as one,
+        kafka_bench(tmp_path / "two", harness, topic) as two,
+    ):
+
+        async def refuse(command: Command) -> None:
+            raise EngineRejected("too large")
+
+        one.faults.before = refuse
+        await one.publish(
+            *(message("start", f"{key}-{n}", str(key)) for n in range(8) for key in range(20)), topic=topic
+        )
+        await one.source.start()
+        await one.until(lambda: one.source.unloading.count > 100, "unloaded")
+        async with asyncio.timeout(PATIENCE):
+            await two.source.start()
+        await one.source.drain(5)
+        written = one.source.ledger.dead_letters["engine_rejected"]
+        await two.until(lambda: len(two.faults.taken) == 160 - written, "all but the dead letters")
+        assert all(numbers == sorted(numbers) for numbers in offsets_by_key(two.faults.taken).values())
