@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -26,6 +27,7 @@ from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import Wards
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
+from bridge.pipeline.shares import Shares
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
 log = structlog.get_logger("bridge.source")
@@ -36,6 +38,20 @@ _CHANCES = 3
 _ENDS = (Complete, DeadLetter)
 UNKNOWN_SETTLEMENT = "settlement_unknown"
 """Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
+
+
+class Turns(Protocol):
+    """What decides when an item that has the head of its lane may go: an ordering domain, or the share of its value."""
+
+    def may_go(self, item: Item) -> bool: ...
+
+    def wait(self, item: Item, wake: Callable[[], None]) -> None:
+        """Call `wake` when the item may go."""
+        ...
+
+    def leave(self, item: Item) -> None:
+        """The item is done with."""
+        ...
 
 
 class SourcePipeline:
@@ -64,7 +80,8 @@ class SourcePipeline:
         self.ledger = Ledger()
         self.lanes = Lanes()
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
-        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap)
+        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
+        self.shares = None if settings.per is None else Shares(settings.per)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
         self.assignment: set[Partition] = set()
@@ -74,6 +91,7 @@ class SourcePipeline:
         self._engines = engines
         self.limits = limits or {}
         self._domain = domain
+        self._turns: tuple[Turns, ...] = tuple(turns for turns in (domain, self.shares) if turns is not None)
         letter = letters(settings, broker.name)
         self.keeping = Keeping(
             settings,
@@ -88,6 +106,7 @@ class SourcePipeline:
             self.dead_letter_limit,
             self.assignment,
             wards,
+            self._measure,
         )
         self._settler = Settler(
             settings.name, settings.config_version, settings.trusted_replay, self.ledger, self.dead_letter_limit
@@ -102,7 +121,15 @@ class SourcePipeline:
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
         self._intake = Intake(
-            settings, decode, routes, self.lanes, self.ledger, domain, revoked=self._revoked, crowded=self._crowded
+            settings,
+            decode,
+            routes,
+            self.lanes,
+            self.ledger,
+            domain,
+            self.shares,
+            revoked=self._revoked,
+            crowded=self._crowded,
         )
 
     async def start(self) -> None:
@@ -181,7 +208,8 @@ class SourcePipeline:
         failures = 0
         while True:
             await self.gate.wait()
-            room = min(_BATCH, max(1, self.settings.max_in_flight - self.ledger.in_flight))
+            at_work = self.ledger.in_flight - (0 if self.shares is None else self.shares.records)
+            room = min(_BATCH, max(1, self.settings.max_in_flight - at_work))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:
@@ -234,13 +262,14 @@ class SourcePipeline:
         if item.delivery.partition.revoked:
             self._let_go(lane, item, "revoked")
             return
-        if self._domain is not None and not self._domain.may_go(item):
-            if (over := self._over(item)) is not None:
-                self._let_go(lane, item, over)
+        for turns in self._turns:
+            if not turns.may_go(item):
+                if (over := self._over(item)) is not None:
+                    self._let_go(lane, item, over)
+                    return
+                self.lanes.hold(lane)
+                turns.wait(item, lambda: self.lanes.free(lane))
                 return
-            self.lanes.hold(lane)
-            self._domain.wait(item, lambda: self.lanes.free(lane))
-            return
         step: Step | None = item.failed_step
         settlement: Settlement | NotYet
         if item.pending is not None:
@@ -289,7 +318,7 @@ class SourcePipeline:
             return
         item.failed_at = None  # the time in a queue is not the message's
         self.lanes.hold(lane)
-        not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
+        not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
@@ -311,8 +340,8 @@ class SourcePipeline:
         else:
             self._outages.broker_took()
             self.lanes.settled(lane)
-            if self._domain is not None:
-                self._domain.leave(item)
+            for turns in self._turns:
+                turns.leave(item)
             self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -355,8 +384,8 @@ class SourcePipeline:
             item.waits_for.forget(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
-        if self._domain is not None:
-            self._domain.leave(item)
+        for turns in self._turns:
+            turns.leave(item)
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
@@ -371,7 +400,8 @@ class SourcePipeline:
         return partition.revoked or partition in self._revoking
 
     def _measure(self) -> None:
-        self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes)
+        waiting = (0, 0) if self.shares is None else (self.shares.records, self.shares.size)
+        self.gate.measure(self.ledger.in_flight, self.ledger.in_flight_bytes, waiting)
 
     async def _end_of(self, items: Sequence[Item]) -> None:
         while any(item in self._running for item in items):
