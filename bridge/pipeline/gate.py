@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
@@ -12,6 +13,8 @@ from bridge.pipeline.shares import PerValue
 log = structlog.get_logger("bridge.gate")
 
 _LOW_WATER = 0.75
+_QUIET = 60.0
+"""Seconds between two warnings of what a sender can bring about again and again."""
 
 
 class _Level:
@@ -46,6 +49,7 @@ class Gate:
         self._open.set()
         self._at_work = _Level(max_records, max_bytes)
         self._waiting = None if per is None else _Level(per.max_waiting, per.max_waiting_bytes)
+        self._warn_at = float("-inf")
         self.full = False
         self.holds: dict[str, str] = {}
         self.paused: set[Partition] = set()
@@ -67,8 +71,9 @@ class Gate:
         """Take note of what is in flight: records and bytes. waiting: of these, what waits for others of its value."""
         full = self._at_work.measure(records - waiting[0], size - waiting[1])
         if self._waiting is not None:
-            was = self._waiting.full
-            if self._waiting.measure(*waiting) and not was:
+            was, now = self._waiting.full, time.monotonic()
+            if self._waiting.measure(*waiting) and not was and now >= self._warn_at:
+                self._warn_at = now + _QUIET
                 log.warning(
                     f"the source is read no further: {waiting[0]} records of {waiting[1]} bytes wait for others of "
                     "their value (limits.per.max_waiting, max_waiting_bytes)",

@@ -59,7 +59,8 @@ class Rule:
         config = self.config
         if config.map is not None:
             scope = self._mapped(scope)
-        return self._step(self.build(scope), scope)
+        command = self.build(scope)
+        return Step(config.name, command, config.engine) if self.per is None else self._of_value(command, scope)
 
     def steps(self, scope: RouteScope) -> Iterator[Step]:
         """The commands of any rule, one by one. `for_each` sees what `map` returned. Raises: as `step`."""
@@ -75,16 +76,19 @@ class Rule:
             scope = self._mapped(scope)
         for index, item in enumerate(self._items(self.for_each, scope)):
             inner = scope.for_item(item, index)
-            yield self._step(build(inner), inner)
+            command = build(inner)
+            if self.per is None:
+                yield Step(config.name, command, config.engine)
+            else:
+                yield self._of_value(command, inner)
 
-    def _step(self, command: Command, scope: RouteScope) -> Step:
-        config = self.config
-        if self.per is None:
-            return Step(config.name, command, config.engine)
+    def _of_value(self, command: Command, scope: RouteScope) -> Step:
+        """The step of a command that limits count by its value."""
+        assert self.per is not None
         value = value_of(self.per, scope)
         if value and self.tagged and isinstance(command, ScheduleOrchestration | StartOrRaise):
             command = replace(command, tags={**command.tags, TAG: value})
-        return Step(config.name, command, config.engine, value)
+        return Step(self.config.name, command, self.config.engine, value)
 
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)

@@ -241,6 +241,30 @@ async def test_an_outage_and_a_drain_lose_no_count(tmp_path: Path) -> None:
         assert all(share.idle(0.0) for share in (shares.values.shared, shares.values.of(digest("greedy"), 0.0)))
 
 
+async def test_what_is_revoked_while_it_waits_leaves_no_count(tmp_path: Path) -> None:
+    """Also where that lets go others of the same value, which are revoked with it, and not those that stay."""
+    source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 2}}'
+    held = Held("greedy")
+    async with bench(tmp_path, START, source) as it:
+        it.faults.before = held
+        await it.publish(*(order("greedy", number) for number in range(60)))
+        await it.source.start()
+        await it.until(lambda: it.source.ledger.in_flight == 60 and held.at_work["greedy"] == 2, "they wait")
+        shares = it.source.shares
+        assert shares is not None
+        gone, stays = sorted(it.source.assignment, key=lambda partition: partition.number)
+        revoking = asyncio.create_task(it.source.revoked([gone]))
+        await it.until(lambda: it.source.ledger.abandoned["revoked"], "what waits is given back")
+        share = shares.values.of(digest("greedy"), 0.0)
+        assert share.records <= 2
+        assert shares.records + share.records == it.source.ledger.in_flight
+        held.open.set()
+        await revoking
+        await it.until(lambda: not it.source.ledger.in_flight, "all that stays is done")
+        assert (share.records, shares.records, shares.size) == (0, 0, 0)
+        assert stays.gap == 0
+
+
 # -- what a route lets run
 
 
