@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
 
 _SHARE = 10
-"""One value has at most this part of a source's bounds, unless the configuration gives a figure."""
+"""One value has at most this part of a source's bounds, unless the configuration gives a figure; and at most half of
+the commands that are executed at once, so that slow ones of one value leave some for others."""
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -291,7 +292,7 @@ def _shares(limits: LimitsConfig) -> PerValue | None:
     if per is None:
         return None
     return PerValue(
-        per.max_in_flight or max(1, limits.max_in_flight // _SHARE),
+        per.max_in_flight or max(1, min(limits.max_in_flight // _SHARE, limits.concurrency // 2)),
         per.max_in_flight_bytes or max(1, limits.max_in_flight_bytes // _SHARE),
         per.max_waiting,
         per.max_waiting_bytes,

@@ -77,7 +77,9 @@ class SourcePerConfig(Model):
         "message cannot be decoded."
     )
     max_in_flight: Integer | None = Field(
-        None, ge=1, description="Records of one value at work; null: a tenth of `max_in_flight`."
+        None,
+        ge=1,
+        description="Records of one value at work; null: a tenth of `max_in_flight`, at most half of `concurrency`.",
     )
     max_in_flight_bytes: Size | None = Field(
         None, description="Bytes of one value at work; null: a tenth of `max_in_flight_bytes`."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
 
 import structlog
 
@@ -40,20 +39,6 @@ UNKNOWN_SETTLEMENT = "settlement_unknown"
 """Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
 
 
-class Turns(Protocol):
-    """What decides when an item that has the head of its lane may go: an ordering domain, or the share of its value."""
-
-    def may_go(self, item: Item) -> bool: ...
-
-    def wait(self, item: Item, wake: Callable[[], None]) -> None:
-        """Call `wake` when the item may go."""
-        ...
-
-    def leave(self, item: Item) -> None:
-        """The item is done with."""
-        ...
-
-
 class SourcePipeline:
     """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
 
@@ -78,10 +63,10 @@ class SourcePipeline:
         """
         self.settings = settings
         self.ledger = Ledger()
-        self.lanes = Lanes()
+        self.shares = None if settings.per is None else Shares(settings.per)
+        self.lanes = Lanes(None if self.shares is None else self._waits)
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
-        self.shares = None if settings.per is None else Shares(settings.per)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
         self.assignment: set[Partition] = set()
@@ -91,7 +76,6 @@ class SourcePipeline:
         self._engines = engines
         self.limits = limits or {}
         self._domain = domain
-        self._turns: tuple[Turns, ...] = tuple(turns for turns in (domain, self.shares) if turns is not None)
         letter = letters(settings, broker.name)
         self.keeping = Keeping(
             settings,
@@ -262,14 +246,13 @@ class SourcePipeline:
         if item.delivery.partition.revoked:
             self._let_go(lane, item, "revoked")
             return
-        for turns in self._turns:
-            if not turns.may_go(item):
-                if (over := self._over(item)) is not None:
-                    self._let_go(lane, item, over)
-                    return
-                self.lanes.hold(lane)
-                turns.wait(item, lambda: self.lanes.free(lane))
+        if self._domain is not None and not self._domain.may_go(item):
+            if (over := self._over(item)) is not None:
+                self._let_go(lane, item, over)
                 return
+            self.lanes.hold(lane)
+            self._domain.wait(item, lambda: self.lanes.free(lane))
+            return
         step: Step | None = item.failed_step
         settlement: Settlement | NotYet
         if item.pending is not None:
@@ -340,8 +323,7 @@ class SourcePipeline:
         else:
             self._outages.broker_took()
             self.lanes.settled(lane)
-            for turns in self._turns:
-                turns.leave(item)
+            self._leave(item)
             self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -384,8 +366,23 @@ class SourcePipeline:
             item.waits_for.forget(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
-        for turns in self._turns:
-            turns.leave(item)
+        self._leave(item)
+
+    def _leave(self, item: Item) -> None:
+        """The next of its key and of its value may go."""
+        if self._domain is not None:
+            self._domain.leave(item)
+        if self.shares is not None:
+            self.shares.leave(item)
+
+    def _waits(self, lane: Lane) -> bool:
+        """True when the head of a lane waits for others of its value, which let it go."""
+        assert self.shares is not None
+        item = lane.items[0]
+        if self.shares.may_go(item):
+            return False
+        self.shares.wait(item, lambda: self.lanes.free(lane))
+        return True
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""

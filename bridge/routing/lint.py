@@ -231,6 +231,13 @@ def _held_by_one_value(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                 "others; use `ordering: key`"
             )
             found.append((("sources", name, "limits", "per"), what))
+        at_work = None if source.limits.per is None else source.limits.per.max_in_flight
+        if at_work is not None and at_work >= source.limits.concurrency:
+            what = (
+                f"one value may have all {source.limits.concurrency} commands that are executed at once "
+                "(limits.concurrency), and hold the others while they are slow"
+            )
+            found.append((("sources", name, "limits", "per", "max_in_flight"), what))
     for position, route in enumerate(config.routes):
         if route.limits is None or route.limits.per is None:
             continue

@@ -91,6 +91,27 @@ async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(
         assert it.source.ledger.outcomes["executed"] == 10_000 + 9 * 13
 
 
+async def test_workers_are_shared_too(tmp_path: Path) -> None:
+    """Also where one value may have all of them: what waits of it stands in nobody's way once it is let go."""
+    source = """
+    limits:
+      concurrency: 4
+      per: {value: "{{ payload.tenant }}", max_in_flight: 8}
+"""
+    held = Held("greedy")
+    async with bench(tmp_path, START, source) as it:
+        it.faults.before = held
+        await it.publish(*(order("greedy", number) for number in range(2000)))
+        await it.publish(*(order(tenant, 0) for tenant in HONEST))
+        await it.source.start()
+        await it.until(lambda: it.source.ledger.in_flight == 2009 and held.at_work["greedy"] == 4, "all are read")
+        held.open.set()
+        await it.settled(2009)
+        tenants = [tenant_of(command) for command in it.faults.taken]
+        last = max(tenants.index(tenant) for tenant in HONEST)
+        assert last < 8 + len(HONEST) + 4, "what had its place, the others, and what went in the meantime"
+
+
 async def test_without_it_one_tenant_takes_the_whole_source(tmp_path: Path) -> None:
     """Which shows that the test above tests something."""
     held = Held("greedy")

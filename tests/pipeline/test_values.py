@@ -173,7 +173,7 @@ class Reader:
     """A source as far as lanes, shares and ordering domain go: its workers, and what they did."""
 
     def __init__(self, domain: OrderingDomain, done: list[tuple[int, Item]], number: int) -> None:
-        self.lanes = Lanes()
+        self.lanes = Lanes(self._waits)
         self.shares = Shares(PerValue(2, 1000, 1000, 1000, 2))
         self.domain = domain
         self.done = done
@@ -205,23 +205,28 @@ class Reader:
         while True:
             lane: Lane = await self.lanes.take()
             one = lane.items[0]
-            for order in (self.domain, self.shares):
-                if not order.may_go(one):
-                    self.lanes.hold(lane)
-                    order.wait(one, lambda lane=lane: self.lanes.free(lane))  # type: ignore[misc]  # as above
-                    break
-            else:
-                share = one.share
-                assert share is not None
-                self.at_work[share] += 1
-                assert self.at_work[share] <= 2
-                position += 1
-                for _ in range(turns[position % len(turns)]):
-                    await asyncio.sleep(0)
-                self.at_work[share] -= 1
-                self.done.append((self.number, one))
-                self.lanes.settled(lane)
-                self._leave(one)
+            if not self.domain.may_go(one):
+                self.lanes.hold(lane)
+                self.domain.wait(one, lambda lane=lane: self.lanes.free(lane))  # type: ignore[misc]  # as above
+                continue
+            share = one.share
+            assert share is not None
+            self.at_work[share] += 1
+            assert self.at_work[share] <= 2
+            position += 1
+            for _ in range(turns[position % len(turns)]):
+                await asyncio.sleep(0)
+            self.at_work[share] -= 1
+            self.done.append((self.number, one))
+            self.lanes.settled(lane)
+            self._leave(one)
+
+    def _waits(self, lane: Lane) -> bool:
+        one = lane.items[0]
+        if self.shares.may_go(one):
+            return False
+        self.shares.wait(one, lambda: self.lanes.free(lane))
+        return True
 
 
 @settings(deadline=None)

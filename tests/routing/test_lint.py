@@ -97,6 +97,9 @@ def test_limits_per_value_beside_which_one_value_holds_the_others() -> None:
     ((path, what),) = found(route(), source={"ordering": "partition", "limits": {"per": per}})
     assert path == "sources.orders.limits.per"
     assert "ordering: key" in what
+    ((path, what),) = found(route(), source={"limits": {"concurrency": 8, "per": {**per, "max_in_flight": 8}}})
+    assert path == "sources.orders.limits.per.max_in_flight"
+    assert "all 8 commands" in what
     later = {"orchestration": "o", "instance_id": "o-{{ payload.id }}", "delay": "1h"}
     found_here = found(
         route("a", limits={"per": {**per, "running": 3}}, schedule=later), source={"limits": {"per": per}}
