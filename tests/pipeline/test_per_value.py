@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from durabletask.client import OrchestrationQuery
 
-from bridge.app.admission import build_admission, listen
+from bridge.app.admission import build_admission, count, listen
 from bridge.app.composition import build_router, load_config
+from bridge.app.watch import SourceView
 from bridge.commands import Command, RaiseEvent, ScheduleOrchestration
+from bridge.engines.tags import instances
 from bridge.errors import ConfigError, EngineUnavailable
 from bridge.message import Message
+from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
 
 from .harness import CONFIG, START, Bench, bench, message
@@ -375,6 +379,50 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
         [start] = [command for command in it.faults.taken if command.instance_id == "order-honest-0-0"]  # type: ignore[union-attr]  # schedules only
         assert isinstance(start, ScheduleOrchestration)
         assert start.tags == {TAG: digest("honest-0")}
+
+
+async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
+    async with bench(tmp_path, CAPPED) as it:
+        for number in range(5):
+            tags = {TAG: f"v{number}"} if number else None
+            await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}", tags=tags)
+        await it.engine.client.schedule_new_orchestration("other", instance_id="unlike-1")
+        query = OrchestrationQuery(instance_id_prefix="order-", max_instance_count=2)
+        found = {name: tags.get(TAG) async for name, _, tags in instances(it.engine.client, query)}
+        assert found == {"order-0": None, **{f"order-{number}": f"v{number}" for number in range(1, 5)}}
+        await finish_all(it, *found)
+        assert await count(it.engine, "order-", values=True)() == {}
+
+
+async def finish_all(it: Bench, *names: str) -> None:
+    for name in names:
+        await it.engine.client.terminate_orchestration(name)
+
+
+async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in logs nor in metrics, reasons or tags, whether it waits or makes the template fail."""
+    marker = "S3CRET-TENANT"
+    source = """
+    limits: {per: {value: "{{ payload.tenant + payload.suffix }}", max_in_flight: 1, max_waiting: 3}}
+"""
+    routes = CAPPED.replace("payload.tenant", "payload.tenant + payload.suffix")
+    async with bench(tmp_path, routes, source) as it:
+        await it.publish(*(message("start", n, f"k{n}", tenant=marker, suffix="!") for n in range(12)))
+        await it.publish(*(message("start", n, f"k{n}", tenant=marker) for n in range(12, 18)))
+        await go(it)
+        await it.until(lambda: it.source.gate.full and it.source.limits["start"].waiting, "its own bounds hold it")
+        view = SourceView(it.source, stuck_after=60.0)
+        metrics = Metrics(
+            lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
+        ).render()
+        reading = view.reading()
+        assert reading.limited
+        assert b"bridge_value_waiting" in metrics
+        shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
+    printed = capsys.readouterr()
+    shown += [printed.out, printed.err]
+    assert "read no further" in printed.out + printed.err
+    assert not [text for text in shown if marker in text]
 
 
 async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path: Path) -> None:
