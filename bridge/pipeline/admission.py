@@ -37,6 +37,10 @@ class Rate:
         self._next = due + self._interval
         return due
 
+    def give_back(self) -> None:
+        """A token that was taken is not used."""
+        self._next -= self._interval
+
     def idle(self, now: float) -> bool:
         """See `Account.idle`: the bucket is full."""
         return self._next <= now - self._kept
@@ -76,8 +80,8 @@ class RouteLimit:
         """Commands that had to wait for a rate so far."""
         self._rate = rate
         self._each_rate = each_rate
-        self._spread: set[Item] = set()
-        """Items that wait for a token."""
+        self._spread: dict[Item, Rate] = {}
+        """Items that wait for a token, and the rate that they took it from."""
         self._waiting: dict[Item, RunningValue | None] = {}
         """Items with a start that waits, and the value that they are counted for."""
         self._queues: dict[RunningValue | None, dict[Item, tuple[str, Callable[[], None]]]] = {}
@@ -105,16 +109,17 @@ class RouteLimit:
         """None when the command may go now; it has its room and its token then. value: of `Step.value`."""
         if item in self._waiting:
             return NotYet(self, None)
-        if self._spread:
-            self._spread.discard(item)
+        rate = self._spread.pop(item, None) if self._spread else None
         # The rate of a value comes first: who waits for it takes neither room nor tokens from others
         if self._each_rate is not None:
             now = time.monotonic()
             if item.value_due_at is None:
-                item.value_due_at = self._each_rate.of(value, now).take(now)
+                rate = self._each_rate.of(value, now)
+                item.value_due_at = rate.take(now)
                 self.delayed += item.value_due_at > now
             if item.value_due_at > now:
-                return self._wait(item, item.value_due_at - now)
+                assert rate is not None
+                return self._wait(item, rate, item.value_due_at - now)
         if isinstance(command, _STARTS) and not self._reserve(item, command.instance_id, value):
             return NotYet(self, None)
         if self._rate is not None:
@@ -123,7 +128,7 @@ class RouteLimit:
                 item.due_at = self._rate.take(now)
                 self.delayed += item.due_at > now
             if item.due_at > now:
-                return self._wait(item, item.due_at - now)
+                return self._wait(item, self._rate, item.due_at - now)
         return None
 
     def queue(self, item: Item, command: Command, value: str, wake: Callable[[], None]) -> None:
@@ -143,7 +148,8 @@ class RouteLimit:
         """The item is gone."""
         if item in self._waiting:
             self._take(item)
-        self._spread.discard(item)
+        if (rate := self._spread.pop(item, None)) is not None:
+            rate.give_back()
         item.waits_for = None
 
     @staticmethod
@@ -169,8 +175,8 @@ class RouteLimit:
         if self._spread:
             yield f"{len(self._spread)} commands wait for the rate"
 
-    def _wait(self, item: Item, delay: float) -> NotYet:
-        self._spread.add(item)
+    def _wait(self, item: Item, rate: Rate, delay: float) -> NotYet:
+        self._spread[item] = rate
         item.waits_for = self
         return NotYet(self, delay)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.commands import ScheduleOrchestration
+from bridge.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.item import Item
@@ -112,6 +112,22 @@ def test_a_rate_is_idle_when_its_bucket_is_full() -> None:
     rate.take(0.0)
     assert not rate.idle(0.05)
     assert rate.idle(0.11)
+
+
+def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
+    """A partition that is taken away and comes back again and again must not use up the rate of its senders."""
+    for each in (None, Values(10, lambda: Rate(1 / 3600))):
+        limit = RouteLimit("tell", rate=None if each else Rate(1 / 3600), each_rate=each)
+        command = RaiseEvent("order-1", "told")
+        assert limit.check(item(), command, "a") is None
+        for _ in range(3):
+            waiting = [item() for _ in range(50)]
+            delays = [not_yet.delay for one in waiting if (not_yet := limit.check(one, command, "a")) is not None]
+            assert [round((delay or 0) / 3600) for delay in delays] == list(range(1, 51))
+            assert limit.reason == "50 commands wait for the rate"
+            for one in waiting:
+                limit.forget(one)
+            assert limit.reason is None
 
 
 # -- shares
