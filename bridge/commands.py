@@ -167,11 +167,15 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 
 @record(frozen=True, slots=True)
 class Step:
-    """One command of a decision, with the route it came from and the engine it goes to."""
+    """One command of a decision, with the route it came from and the engine it goes to.
+
+    value: digest of the value that the route's `limits.per` counts it by; empty without one.
+    """
 
     route: str
     command: Command
     engine: str = "default"
+    value: str = ""
 
 
 @record(frozen=True, slots=True)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
+from bridge.config.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.engines.tags import instances
 from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
 from bridge.pipeline.population import Count, Population
+from bridge.pipeline.values import Values
+from bridge.routing.per import SHARED, TAG
 from bridge.routing.template import constant_prefix
 
 _RUNNING = [OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING, OrchestrationStatus.SUSPENDED]
@@ -29,16 +34,49 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
     for route in loaded.config.routes:
         if route.limits is None:
             continue
-        population = None
-        verb = route.schedule or route.start_or_raise
-        if route.limits.running is not None and verb is not None:
-            prefix = constant_prefix(verb.instance_id)
-            population = populations.setdefault(
-                (route.engine, prefix), Population(route.engine, prefix, count(engines[route.engine], prefix))
-            )
+        population, key = None, _counted(route)
+        if key is not None:
+            population = populations.get(key)
+            if population is None:
+                most = _most_values(loaded, key)
+                asked = count(engines[route.engine], key[1], values=most is not None)
+                population = populations[key] = Population(*key, asked, most)
         rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
-        limits[route.name] = RouteLimit(route.name, route.limits.running, population, rate)
+        per = route.limits.per
+        each_rate = None
+        if per is not None and per.rate is not None:
+            each_rate = Values(per.max_values, partial(Rate, per.rate, per.burst))
+        limits[route.name] = RouteLimit(
+            route.name,
+            route.limits.running,
+            population,
+            rate,
+            each_running=None if per is None else per.running,
+            each_rate=each_rate,
+        )
     return Admission(limits, tuple(populations.values())) if limits else NO_LIMITS
+
+
+def _counted(route: RouteConfig) -> tuple[str, str] | None:
+    """Engine and prefix of the running orchestrations that limit a route; None where it has no such limit."""
+    verb = route.schedule or route.start_or_raise
+    if verb is None or route.limits is None:
+        return None
+    per = route.limits.per
+    if route.limits.running is None and (per is None or per.running is None):
+        return None
+    return route.engine, constant_prefix(verb.instance_id)
+
+
+def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
+    """Values that are counted apart among orchestrations which several routes may start; None where none are."""
+    wanted = [
+        route.limits.per.max_values
+        for route in loaded.config.routes
+        if route.limits is not None and route.limits.per is not None and route.limits.per.running is not None
+        if _counted(route) == key
+    ]
+    return max(wanted, default=None)
 
 
 def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
@@ -69,20 +107,26 @@ def _told(populations: Sequence[Population], finished: Sequence[str], started: S
         population.started(started)
 
 
-def count(engine: Engine, prefix: str) -> Count:
-    """Asks the engine for the ids of the instances with a prefix that have not finished."""
+def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
+    """Asks the engine for the ids of the instances with a prefix that have not finished. values: with their values."""
 
     async def asked() -> Collection[str]:
         query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
         try:
-            states = await engine.client.get_all_orchestration_states(query)
+            if values:
+                found = [each async for each in instances(engine.client, query)]
+            else:
+                found = [
+                    (state.instance_id, state.runtime_status, {})
+                    for state in await engine.client.get_all_orchestration_states(query)
+                ]
         except Exception as error:
             raise translate(error, what=f"count the running instances {prefix!r}") from error
         # An engine may know less of filters than it is asked for
-        return [
-            state.instance_id
-            for state in states
-            if state.instance_id.startswith(prefix) and state.runtime_status in _RUNNING
-        ]
+        return {
+            instance_id: tags.get(TAG, SHARED)
+            for instance_id, status, tags in found
+            if instance_id.startswith(prefix) and status in _RUNNING
+        }
 
     return asked

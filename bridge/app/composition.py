@@ -19,7 +19,7 @@ from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerCo
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
-from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable, SourceConfig
+from bridge.config.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
 from bridge.config.tls import ServerTlsConfig
 from bridge.engines import factory
 from bridge.engines.base import Engine
@@ -33,6 +33,7 @@ from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
 from bridge.pipeline.quarantine import QuarantineSettings, Wards
 from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.shares import PerValue
 from bridge.pipeline.source import SourcePipeline
 from bridge.routing import Router
 from bridge.routing.expression import SOURCE, Compiler
@@ -43,6 +44,10 @@ from bridge.tls import TlsFiles
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
+
+_SHARE = 10
+"""One value has at most this part of a source's bounds, unless the configuration gives a figure; and at most half of
+the commands that are executed at once, so that slow ones of one value leave some for others."""
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -281,6 +286,20 @@ def _local_topics(config: SourceConfig) -> tuple[str, ...]:
     return (entity if config.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
 
 
+def _shares(limits: LimitsConfig) -> PerValue | None:
+    """Bounds of a source per value."""
+    per = limits.per
+    if per is None:
+        return None
+    return PerValue(
+        per.max_in_flight or max(1, min(limits.max_in_flight // _SHARE, limits.concurrency // 2)),
+        per.max_in_flight_bytes or max(1, limits.max_in_flight_bytes // _SHARE),
+        per.max_waiting,
+        per.max_waiting_bytes,
+        per.max_values,
+    )
+
+
 def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
     """What a target makes of a message before its broker gets it."""
     wishes = config.servicebus
@@ -359,6 +378,7 @@ def build_source(
         max_gap=config.limits.max_gap,
         dead_letter_limit=config.limits.dead_letter_limit,
         trusted_replay=config.trusted == "replay",
+        per=_shares(config.limits),
         quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )

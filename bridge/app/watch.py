@@ -20,6 +20,7 @@ from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.shares import Shares
 from bridge.pipeline.source import SourcePipeline
 from bridge.workflow.repeats import REPEATS
 
@@ -110,6 +111,10 @@ class SourceView:
     def quarantined_keys(self) -> int:
         quarantine = self._source.keeping.quarantine
         return 0 if quarantine is None else len(quarantine)
+
+    @property
+    def shares(self) -> Shares | None:
+        return self._source.shares
 
     @property
     def processing(self) -> Histogram:

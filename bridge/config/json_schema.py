@@ -35,6 +35,9 @@ def schema() -> dict[str, Any]:
     route["required"] = ["name"]
     route["oneOf"] = [{"required": [verb]} for verb in VERBS]
     definitions["SourceConfig"]["properties"]["sessions"]["anyOf"].insert(0, {"type": "boolean"})
+    for limits, per in (("LimitsConfig", "SourcePerConfig"), ("RouteLimitsConfig", "RoutePerConfig")):
+        value = {name: it for name, it in definitions[per]["properties"]["value"].items() if name != "description"}
+        definitions[limits]["properties"]["per"]["anyOf"].insert(0, value)
     modules = definitions["WorkflowsConfig"]["properties"]["modules"]
     properties["workflows"]["anyOf"] = [{"$ref": properties["workflows"].pop("$ref")}, modules]
     properties["engine"] = {

@@ -152,12 +152,13 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "registries": (registries.RegistryConfig, registries.RegistryTlsConfig),
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
-        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.QuarantineConfig,
+        sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
+        sources.QuarantineConfig,
         sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
-        routes.RouteConfig, routes.RouteLimitsConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
+        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
@@ -179,6 +180,7 @@ _HEADINGS = {
     engines.ParkingConfig: "parking", engines.AnswersConfig: "answers", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
+    sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",
     model.AuditConfig: "audit",
 }  # fmt: skip

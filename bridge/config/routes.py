@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
 from bridge.config.missing import MissingConfig
-from bridge.config.types import Duration, Expression, Integer, Model, Name, Rate, Template
+from bridge.config.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template
 
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
@@ -241,6 +241,30 @@ class IgnoreVerb(Model):
     reason: str | None = Field(None, description="Why, for the reader.")
 
 
+class RoutePerConfig(Model):
+    """Limits of a route for each value of a template. Messages beyond them wait while those of other values go on."""
+
+    value: PerValue = Field(
+        description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
+    )
+    running: Integer | None = Field(
+        None, ge=1, description="Orchestrations of one value that may run at once, counted as `running` of the route."
+    )
+    rate: Rate | None = Field(None, description="Commands of one value a second, minute, hour or day, like `5/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands of one value that may go at once after a pause.")
+    max_values: Integer = Field(
+        1000, ge=1, le=100_000, description="Values with limits of their own; all further ones share those of one."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> RoutePerConfig:
+        if self.running is None and self.rate is None:
+            raise ValueError("there is no limit for a value here; give `running`, `rate` or both")
+        if self.rate is None and "burst" in self.model_fields_set:
+            raise ValueError("burst goes with a rate")
+        return self
+
+
 class RouteLimitsConfig(Model):
     """What keeps the route from flooding its engine. At a limit its messages wait; nothing is dropped."""
 
@@ -251,11 +275,28 @@ class RouteLimitsConfig(Model):
     )
     rate: Rate | None = Field(None, description="Commands a second, minute, hour or day, like `50/s`.")
     burst: Integer = Field(1, ge=1, description="Commands that may go at once after a pause, within the rate.")
+    per: RoutePerConfig | None = Field(
+        None,
+        description="Limits for each value of a template, as for each tenant; with a template here, `running`, `rate` "
+        "and `burst` beside it are limits for each value.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_value(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("per"), str):
+            return given
+        limits = {name: given[name] for name in ("running", "rate", "burst") if name in given}
+        rest = {name: value for name, value in given.items() if name not in limits}
+        return rest | {"per": {"value": given["per"], **limits}}
 
     @model_validator(mode="after")
     def _something(self) -> RouteLimitsConfig:
         if not self.model_fields_set:
             raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
+        each = None if self.per is None else self.per.running
+        if self.running is not None and each is not None and each > self.running:
+            raise ValueError("per.running is above running: one value could take all of the route")
         if self.rate is None and "burst" in self.model_fields_set:
             raise ValueError("burst goes with a rate")
         return self
@@ -295,7 +336,9 @@ class RouteConfig(Model):
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
     engine: Name = Field("default", description="Name of the engine, from `engines`.")
-    limits: RouteLimitsConfig | None = Field(None, description="Running orchestrations and rate.")
+    limits: RouteLimitsConfig | None = Field(
+        None, description="Running orchestrations and rate, of all messages and per value."
+    )
     schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
     raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
     start_or_raise: StartOrRaiseVerb | None = Field(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bridge.config.servicebus import ServiceBusSourceConfig, Sessions
 from bridge.config.types import (
@@ -16,6 +16,7 @@ from bridge.config.types import (
     Model,
     Name,
     Number,
+    PerValue,
     Size,
     Template,
     Topic,
@@ -68,6 +69,36 @@ class RetryConfig(Model):
     bug_attempts: Integer = Field(3, ge=1, description="Attempts when the failure is an unexpected exception.")
 
 
+class SourcePerConfig(Model):
+    """Bounds of a source for each value of a template. Messages beyond them wait while those of other values go on."""
+
+    value: PerValue = Field(
+        description="Text that tells senders apart, like `{{ event.source }}`; empty where the expression fails or the "
+        "message cannot be decoded."
+    )
+    max_in_flight: Integer | None = Field(
+        None,
+        ge=1,
+        description="Records of one value at work; null: a tenth of `max_in_flight`, at most half of `concurrency`.",
+    )
+    max_in_flight_bytes: Size | None = Field(
+        None, description="Bytes of one value at work; null: a tenth of `max_in_flight_bytes`."
+    )
+    max_waiting: Integer = Field(
+        10_000,
+        ge=1,
+        description="Records, of all values, that wait for others of their value; the source reads no further then.",
+    )
+    max_waiting_bytes: Size = Field(67108864, description="Bytes of the records that wait; the same.")
+    max_values: Integer = Field(
+        1000, ge=1, le=100_000, description="Values with bounds of their own; all further ones share those of one."
+    )
+
+
+def _per(value: Any) -> Any:
+    return {"value": value} if isinstance(value, str) else value
+
+
 class LimitsConfig(Model):
     """Bounds of memory and time. The partition pauses at a limit of what is in flight; nothing is dropped."""
 
@@ -105,6 +136,18 @@ class LimitsConfig(Model):
     dead_letter_limit: Integer = Field(
         100, ge=1, description="Dead letters a minute and route; beyond it the route writes one per pause."
     )
+    per: Annotated[SourcePerConfig | None, BeforeValidator(_per)] = Field(
+        None,
+        description="Bounds for each value of a template, as for each tenant; a template is short for its `value`.",
+    )
+
+    @model_validator(mode="after")
+    def _below_the_whole(self) -> LimitsConfig:
+        for name in ("max_in_flight", "max_in_flight_bytes"):
+            share, whole = getattr(self.per, name, None), getattr(self, name)
+            if share is not None and share > whole:
+                raise ValueError(f"per.{name} is above {name}: one value could take all of the source")
+        return self
 
 
 class QuarantineConfig(Model):

@@ -209,3 +209,13 @@ Expression = Annotated[str, StringConstraints(min_length=1), Field(json_schema_e
 
 Template = Annotated[str, Field(json_schema_extra={"x-language": "cel-template"})]
 """Literal text with CEL expressions in `{{ }}`."""
+
+
+def _check_per(value: str) -> str:
+    if "{{" not in value:
+        raise ValueError("every message would have the same value; write a template with {{ }} in it")
+    return value
+
+
+PerValue = Annotated[Template, AfterValidator(_check_per)]
+"""Template that tells senders apart: limits count for each text that it gives."""

@@ -73,6 +73,8 @@ class SourceStats(Protocol):
     @property
     def quarantined_keys(self) -> int: ...
     @property
+    def shares(self) -> ShareStats | None: ...
+    @property
     def processing(self) -> HistogramLike: ...
     @property
     def critical(self) -> HistogramLike: ...
@@ -100,6 +102,27 @@ class SourceStats(Protocol):
     def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
         """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag if known."""
         ...
+
+
+class ShareStats(Protocol):
+    """Bounds per value of a source. records, size: what waits for others of its value, in records and bytes.
+    values: those with bounds of their own, and how often one had to share.
+    """
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def values(self) -> ValueTable: ...
+
+
+class ValueTable(Protocol):
+    """Number of values with bounds of their own. overflows: times that a value had to share."""
+
+    def __len__(self) -> int: ...
+    @property
+    def overflows(self) -> int: ...
 
 
 class EngineUsage(Protocol):
@@ -152,7 +175,8 @@ class PublishStats(Protocol):
 
 class LimitStats(Protocol):
     """A route's limits. running: the cap, None for none. population: what runs, counted. waiting: starts in the queue.
-    delayed: commands that had to wait for the rate so far.
+    delayed: commands that had to wait for a rate so far. values: with limits of their own, and times that one had to
+    share; None where the route does not tell values apart.
     """
 
     @property
@@ -165,6 +189,8 @@ class LimitStats(Protocol):
     def waiting(self) -> int: ...
     @property
     def delayed(self) -> int: ...
+    @property
+    def values(self) -> tuple[int, int] | None: ...
 
 
 class ParkingStats(Protocol):
@@ -242,6 +268,11 @@ def _single(read: Callable[[SourceStats], float]) -> Callable[[SourceStats], _Ro
     return lambda source: (((), read(source)),)
 
 
+def _of_shares(read: Callable[[ShareStats], float]) -> Callable[[SourceStats], _Rows]:
+    """A figure of the sources with bounds per value."""
+    return lambda source: () if source.shares is None else (((), read(source.shares)),)
+
+
 def _by_word(read: Callable[[SourceStats], Mapping[str, int]]) -> Callable[[SourceStats], _Rows]:
     return lambda source: [((word,), count) for word, count in read(source).items()]
 
@@ -283,6 +314,12 @@ _COUNTERS: tuple[_Counter, ...] = (
         ("kind",),
         _by_word(lambda source: source.gaps),
     ),
+    (
+        "bridge_value_overflows",
+        "Deliveries whose value had no bounds of its own left (limits.per.max_values).",
+        (),
+        _of_shares(lambda shares: shares.values.overflows),
+    ),
     ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
     ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),
     ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
@@ -314,6 +351,24 @@ _GAUGES: tuple[_Counter, ...] = (
         _single(lambda source: source.unloaded),
     ),
     ("bridge_queued", "Deliveries that wait for their turn.", (), _single(lambda source: source.queued)),
+    (
+        "bridge_value_waiting",
+        "Deliveries that wait for others of their value (limits.per).",
+        (),
+        _of_shares(lambda shares: shares.records),
+    ),
+    (
+        "bridge_value_waiting_bytes",
+        "Bytes of deliveries that wait for others of their value.",
+        (),
+        _of_shares(lambda shares: shares.size),
+    ),
+    (
+        "bridge_values",
+        "Values with bounds of their own (limits.per).",
+        (),
+        _of_shares(lambda shares: len(shares.values)),
+    ),
     (
         "bridge_quarantined_keys",
         "Keys in quarantine, as this process knows them.",
@@ -422,13 +477,25 @@ class _BridgeCollector(Collector):
         cap = GaugeMetricFamily("bridge_route_running_limit", "Orchestrations that may run.", labels=("route",))
         waiting = GaugeMetricFamily("bridge_route_waiting", "Starts that wait for others to finish.", labels=("route",))
         delayed = CounterMetricFamily("bridge_route_delayed", "Commands that waited for the rate.", labels=("route",))
+        values = GaugeMetricFamily(
+            "bridge_route_values", "Values with limits of their own (limits.per).", labels=("route",)
+        )
+        overflows = CounterMetricFamily(
+            "bridge_route_value_overflows",
+            "Commands whose value had no limits of its own left (limits.per.max_values).",
+            labels=("route",),
+        )
         for limit in self._limits:
-            if limit.running is not None and limit.population is not None:
+            if limit.population is not None:
                 running.add_metric((limit.route,), len(limit.population))
-                cap.add_metric((limit.route,), limit.running)
                 waiting.add_metric((limit.route,), limit.waiting)
+            if limit.running is not None:
+                cap.add_metric((limit.route,), limit.running)
             delayed.add_metric((limit.route,), limit.delayed)
-        yield from (running, cap, waiting, delayed)
+            if limit.values is not None:
+                values.add_metric((limit.route,), limit.values[0])
+                overflows.add_metric((limit.route,), limit.values[1])
+        yield from (running, cap, waiting, delayed, values, overflows)
 
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))

@@ -64,6 +64,10 @@ class Routes(Protocol):
         """Raises: MessageError."""
         ...
 
+    def value(self, envelope: Envelope) -> str:
+        """Digest of the value that the source's `limits.per` counts the message by; empty without one."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -155,7 +159,7 @@ class Execution:
         if engine.breaker.error is not None:
             return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
         limit = self._limits.get(step.route)
-        if limit is not None and (not_yet := limit.check(item, step.command)) is not None:
+        if limit is not None and (not_yet := limit.check(item, step.command, step.value)) is not None:
             return not_yet
         engine.breaker.begin()
         try:
@@ -182,7 +186,7 @@ class Execution:
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
-        item.due_at = item.room = None
+        item.due_at = item.value_due_at = item.room = None
         engine.breaker.succeed()
         return None
 

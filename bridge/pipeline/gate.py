@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
 from bridge.brokers.base import Partition
+from bridge.pipeline.shares import PerValue
 
 log = structlog.get_logger("bridge.gate")
 
 _LOW_WATER = 0.75
+_QUIET = 60.0
+"""Seconds between two warnings of what a sender can bring about again and again."""
+
+
+class _Level:
+    """Records and bytes against their bounds: full from the high mark (the bound) down to the low mark."""
+
+    __slots__ = ("_max_bytes", "_max_records", "full")
+
+    def __init__(self, max_records: int, max_bytes: int) -> None:
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self.full = False
+
+    def measure(self, records: int, size: int) -> bool:
+        if self.full:
+            self.full = records > self._max_records * _LOW_WATER or size > self._max_bytes * _LOW_WATER
+        else:
+            self.full = records >= self._max_records or size >= self._max_bytes
+        return self.full
 
 
 class Gate:
@@ -20,20 +42,18 @@ class Gate:
     Fullness closes it too: at the high mark (the limit) until the low mark (three quarters of it).
     """
 
-    def __init__(self, max_records: int, max_bytes: int, max_gap: int) -> None:
-        self._max_records = max_records
-        self._max_bytes = max_bytes
+    def __init__(self, max_records: int, max_bytes: int, max_gap: int, per: PerValue | None = None) -> None:
+        """per: bounds of what waits for others of its value."""
         self._max_gap = max_gap
         self._open = asyncio.Event()
         self._open.set()
-        self._full = False
+        self._at_work = _Level(max_records, max_bytes)
+        self._waiting = None if per is None else _Level(per.max_waiting, per.max_waiting_bytes)
+        self._warn_at = float("-inf")
+        self.full = False
         self.holds: dict[str, str] = {}
         self.paused: set[Partition] = set()
         """Partitions at their gap limit: fetched no further until what blocks their prefix is settled."""
-
-    @property
-    def full(self) -> bool:
-        return self._full
 
     async def wait(self) -> None:
         """Return when intake may go on."""
@@ -47,14 +67,21 @@ class Gate:
         self.holds.pop(cause, None)
         self._update()
 
-    def measure(self, records: int, size: int) -> None:
-        """Tell what is in flight: records and bytes."""
-        if self._full:
-            full = records > self._max_records * _LOW_WATER or size > self._max_bytes * _LOW_WATER
-        else:
-            full = records >= self._max_records or size >= self._max_bytes
-        if full is not self._full:
-            self._full = full
+    def measure(self, records: int, size: int, waiting: tuple[int, int] = (0, 0)) -> None:
+        """Take note of what is in flight: records and bytes. waiting: of these, what waits for others of its value."""
+        full = self._at_work.measure(records - waiting[0], size - waiting[1])
+        if self._waiting is not None:
+            was, now = self._waiting.full, time.monotonic()
+            if self._waiting.measure(*waiting) and not was and now >= self._warn_at:
+                self._warn_at = now + _QUIET
+                log.warning(
+                    f"the source is read no further: {waiting[0]} records of {waiting[1]} bytes wait for others of "
+                    "their value (limits.per.max_waiting, max_waiting_bytes)",
+                    action="pause",
+                )
+            full = full or self._waiting.full
+        if full is not self.full:
+            self.full = full
             self._update()
 
     def fetched(self, partition: Partition) -> None:
@@ -80,7 +107,7 @@ class Gate:
         self.paused.discard(partition)
 
     def _update(self) -> None:
-        if self._full or self.holds:
+        if self.full or self.holds:
             self._open.clear()
         else:
             self._open.set()

@@ -17,6 +17,8 @@ from bridge.pipeline.item import Item
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.shares import Shares
+from bridge.routing.per import SHARED
 
 Decode = Callable[[Message, Position], Envelope]
 """Raises: MessageError."""
@@ -37,6 +39,7 @@ class Intake:
         lanes: Lanes,
         ledger: Ledger,
         domain: OrderingDomain | None,
+        shares: Shares | None,
         *,
         revoked: Callable[[Partition], bool],
         crowded: Callable[[Lane], bool],
@@ -48,6 +51,7 @@ class Intake:
         self._lanes = lanes
         self._ledger = ledger
         self._domain = domain
+        self._shares = shares
         self._revoked = revoked
         self._crowded = crowded
         self._joined = joined
@@ -79,6 +83,11 @@ class Intake:
                 error = kept(failure)
             if time.monotonic() - since > SLICE:
                 since = await self._pause(partitions, gone)
+            value = SHARED
+            if self._shares is not None and envelope is not None:
+                value = self._routes.value(envelope)
+                if time.monotonic() - since > SLICE:
+                    since = await self._pause(partitions, gone)
             partition = delivery.partition
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
@@ -93,6 +102,8 @@ class Intake:
             if self._domain is not None and key is not None:
                 key = domain_key(key)
                 self._domain.join(key, item)
+            if self._shares is not None:
+                self._shares.join(value, item)
             lane = self._lanes.push(key, item)
             if lane.state is LaneState.WAITING and self._crowded(lane):
                 self._lanes.hurry(lane)

@@ -13,6 +13,7 @@ from bridge.settlement import Complete, DeadLetter
 if TYPE_CHECKING:
     from bridge.pipeline.admission import RouteLimit
     from bridge.pipeline.dead_letter_limit import DeadLetterLimit
+    from bridge.pipeline.shares import Share
 
 
 class Item:
@@ -22,9 +23,11 @@ class Item:
     error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has taken. duplicates, effects, parked: steps counted so far.
     pending: how it ends, decided but not yet taken by the broker.
-    due_at: monotonic time of the token that the next step has taken from its route's rate. room: gives back the place
-    that the next step has among the running orchestrations. waits_for: the limit in whose queue it is.
+    due_at: monotonic time of the token that the next step has taken from its route's rate. value_due_at: the same
+    of the rate of its value. room: gives back the place that the next step has among the running orchestrations.
+    waits_for: the limit in whose queue it is.
     domain_key: its key in the ordering domain that its source shares, while it has a place there.
+    share: what its value has at work, where the source has `limits.per`.
     """
 
     __slots__ = (
@@ -46,7 +49,9 @@ class Item:
         "pending",
         "received_at",
         "room",
+        "share",
         "size",
+        "value_due_at",
         "waited",
         "waits_for",
     )
@@ -72,6 +77,8 @@ class Item:
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
         self.domain_key: Hashable | None = None
+        self.share: Share | None = None
         self.due_at: float | None = None
+        self.value_due_at: float | None = None
         self.room: Callable[[], None] | None = None
         self.waits_for: RouteLimit | DeadLetterLimit | None = None

@@ -85,7 +85,9 @@ class Keeping:
         limit: DeadLetterLimit,
         assignment: Collection[Partition],
         wards: tuple[str, Wards] | None,
+        measure: Callable[[], None],
     ) -> None:
+        """measure: called when there is more in flight."""
         self._settings = settings
         self._broker = broker
         self._execution = execution
@@ -97,6 +99,7 @@ class Keeping:
         self._gate = gate
         self._limit = limit
         self._assignment = assignment
+        self._measure = measure
         self._engine = "" if wards is None else wards[0]
         self._loading: asyncio.Task[None] | None = None
         self.quarantine: Quarantine | None = None
@@ -259,7 +262,7 @@ class Keeping:
             return False
         for item in items:
             self._ledger.receive(item)
-        self._gate.measure(self._ledger.in_flight, self._ledger.in_flight_bytes)
+        self._measure()
         return True
 
 

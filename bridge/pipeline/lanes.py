@@ -39,7 +39,9 @@ class Lane:
 class Lanes:
     """All lanes of one source. Not thread-safe: one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Callable[[Lane], bool] | None = None) -> None:
+        """waits: True when the head of a lane may not go before `free` is called for the lane, which it sees to."""
+        self._waits = waits
         self._keyed: dict[Hashable, Lane] = {}
         self._unkeyed: set[Lane] = set()
         self._held: set[Lane] = set()
@@ -56,7 +58,9 @@ class Lanes:
 
     @property
     def held(self) -> int:
-        """Lanes that wait to be told: for the end of an outage, for room among the running orchestrations."""
+        """Lanes that wait to be told: for the end of an outage, for room among the running orchestrations, for others
+        of their value.
+        """
         return len(self._held)
 
     def push(self, key: Hashable | None, item: Item) -> Lane:
@@ -127,7 +131,7 @@ class Lanes:
         self._offer(lane)
 
     def hold(self, lane: Lane) -> None:
-        """The head of a RUNNING lane goes again when `release` or `free` is called."""
+        """The head of a lane goes again when `release` or `free` is called."""
         lane.state = LaneState.HELD
         self._held.add(lane)
 
@@ -169,6 +173,9 @@ class Lanes:
 
     def _offer(self, lane: Lane) -> None:
         lane.timer = None
+        if self._waits is not None and self._waits(lane):
+            self.hold(lane)
+            return
         lane.state = LaneState.READY
         self._ready.append(lane)
         self._wake()

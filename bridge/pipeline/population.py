@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
 
 import structlog
 
 from bridge.errors import BridgeError
+from bridge.pipeline.values import Values
 
 log = structlog.get_logger("bridge.admission")
 
@@ -21,7 +22,23 @@ _SHARE = 5.0
 that the last count took, so that counting takes at most a sixth of the time."""
 
 Count = Callable[[], Awaitable[Collection[str]]]
-"""Asks the engine for the ids of the running instances with the prefix. Raises: BridgeError."""
+"""Asks the engine for the ids of the running instances with the prefix; a mapping has their values too, as far as they
+are known. Raises: BridgeError."""
+
+
+class RunningValue:
+    """How many instances of one value run, and how many starts wait."""
+
+    __slots__ = ("running", "used_at", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting = 0
+        self.used_at = 0.0
+
+    def idle(self, now: float) -> bool:
+        """See `Account.idle`."""
+        return not self.running and not self.waiting
 
 
 class Population:
@@ -30,14 +47,17 @@ class Population:
     Before the first count nothing is known, and nobody may enter.
     """
 
-    def __init__(self, engine: str, prefix: str, count: Count) -> None:
+    def __init__(self, engine: str, prefix: str, count: Count, max_values: int | None = None) -> None:
+        """max_values: values with a count of their own; None where none are counted."""
         self.engine = engine
         self.prefix = prefix
         self.known = False
         self.told = False
         """Whether the engine tells what starts and finishes."""
+        self.values = None if max_values is None else Values(max_values, RunningValue)
         self._count = count
         self._entered: dict[str, float] = {}
+        self._value_of: dict[str, RunningValue] = {}
         self._sure: set[str] = set()
         """Those of which the engine has said that they run; others are about to be started."""
         self._finished_meanwhile: set[str] | None = None
@@ -66,13 +86,15 @@ class Population:
             await asyncio.gather(self.task, return_exceptions=True)
             self.task = None
 
-    def enter(self, instance_id: str) -> None:
-        """The instance is about to be started."""
+    def enter(self, instance_id: str, value: RunningValue | None = None) -> None:
+        """The instance is about to be started. value: the count of its value."""
         self._entered[instance_id] = time.monotonic()
+        if value is not None:
+            self._count_for(instance_id, value)
 
     def withdraw(self, instance_id: str) -> None:
         """The instance that was about to be started was not; it may run all the same."""
-        if instance_id not in self._sure and self._entered.pop(instance_id, None) is not None:
+        if instance_id not in self._sure and self._forget(instance_id):
             self._tell()
 
     def started(self, instance_ids: Iterable[str]) -> None:
@@ -90,7 +112,7 @@ class Population:
         if self._finished_meanwhile is not None:
             self._finished_meanwhile.update(left)
         self._sure.difference_update(left)
-        if [instance_id for instance_id in left if self._entered.pop(instance_id, None) is not None]:
+        if [instance_id for instance_id in left if self._forget(instance_id)]:
             self._tell()
 
     def want(self) -> None:
@@ -127,7 +149,8 @@ class Population:
     async def _recount(self, began: float) -> None:
         self._finished_meanwhile = set()
         try:
-            found = set(await self._count()) - self._finished_meanwhile
+            answer = await self._count()
+            found = set(answer) - self._finished_meanwhile
         finally:
             self._finished_meanwhile = None
         # What entered since may not have been seen by the engine yet
@@ -135,7 +158,24 @@ class Population:
         counted = without_children(found)
         self._sure = self._sure.intersection(since).union(counted)
         self._entered = dict.fromkeys(counted, began) | since
+        if self.values is not None:
+            for instance_id in self._value_of.keys() - self._entered.keys():
+                self._value_of.pop(instance_id).running -= 1
+            if isinstance(answer, Mapping):
+                for instance_id in counted:
+                    if instance_id not in self._value_of and (value := answer[instance_id]):
+                        self._count_for(instance_id, self.values.of(value, began))
         self.known = True
+
+    def _count_for(self, instance_id: str, value: RunningValue) -> None:
+        if instance_id not in self._value_of:
+            self._value_of[instance_id] = value
+            value.running += 1
+
+    def _forget(self, instance_id: str) -> bool:
+        if instance_id in self._value_of:
+            self._value_of.pop(instance_id).running -= 1
+        return self._entered.pop(instance_id, None) is not None
 
     def _tell(self) -> None:
         for listener in self._listeners:

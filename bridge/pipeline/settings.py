@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.pipeline.quarantine import QuarantineSettings
+from bridge.pipeline.shares import PerValue
 from bridge.settlement import RetryPolicy
 
 
@@ -25,4 +26,5 @@ class SourceSettings:
     dead_letter_limit: int = 100
     trusted_replay: bool = False
     quarantine: QuarantineSettings | None = None
+    per: PerValue | None = None
     config_version: str = ""

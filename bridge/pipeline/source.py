@@ -34,6 +34,7 @@ from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import Wards
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
+from bridge.pipeline.shares import Shares
 from bridge.pipeline.unloading import Unloading
 from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
@@ -71,10 +72,11 @@ class SourcePipeline:
         """
         self.settings = settings
         self.ledger = Ledger()
-        self.lanes = Lanes()
+        self.shares = None if settings.per is None else Shares(settings.per)
+        self.lanes = Lanes(None if self.shares is None else self._waits)
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
-        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap)
+        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
         self.assignment: set[Partition] = set()
@@ -99,6 +101,7 @@ class SourcePipeline:
             self.dead_letter_limit,
             self.assignment,
             wards,
+            self._measure,
         )
         self._settler = Settler(
             settings.name,
@@ -124,6 +127,7 @@ class SourcePipeline:
             self.lanes,
             self.ledger,
             domain,
+            self.shares,
             revoked=self._revoked,
             crowded=self._crowded,
             joined=self._joined,
@@ -206,7 +210,8 @@ class SourcePipeline:
         failures = 0
         while True:
             await self.gate.wait()
-            room = min(_BATCH, max(1, self.settings.max_in_flight - self.unloading.in_memory))
+            at_work = self.unloading.in_memory - (0 if self.shares is None else self.shares.records)
+            room = min(_BATCH, max(1, self.settings.max_in_flight - at_work))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:
@@ -347,7 +352,7 @@ class SourcePipeline:
             return
         item.failed_at = None  # the time in a queue is not the message's
         self.lanes.hold(lane)
-        not_yet.limit.queue(item, step.command, lambda: self.lanes.free(lane))
+        not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
         RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
@@ -369,8 +374,7 @@ class SourcePipeline:
         else:
             self._outages.broker_took()
             self.lanes.settled(lane)
-            if self._domain is not None:
-                self._domain.leave(item)
+            self._leave(item)
             self.last_progress = self.ledger.settled_at
             if self.gate.paused:
                 self.gate.settled(item.delivery.partition)
@@ -394,7 +398,7 @@ class SourcePipeline:
         self.lanes.hold(lane)
         self.dead_letter_limit.wait(route, item, lambda: self._freed(lane, item))
         for each in lane.items:
-            self.unloading.stand(each)
+            self._stand(each)
         self._measure()
 
     def _freed(self, lane: Lane, item: Item) -> None:
@@ -406,11 +410,19 @@ class SourcePipeline:
     def _joined(self, lane: Lane, item: Item) -> None:
         """An item has come to a lane that is held."""
         if lane.items[0].waits_for is self.dead_letter_limit:
+            self._stand(item)
+
+    def _stand(self, item: Item) -> None:
+        # What waits for others of its value is bounded already
+        if self.shares is None or self.shares.may_go(item):
             self.unloading.stand(item)
 
     def _stops_others(self, partition: Partition) -> bool:
         """Whether messages that wait for the dead-letter limit would soon stop the other ones."""
-        return self.unloading.crowded or (self.unloading.standing and 2 * partition.gap >= self.settings.max_gap)
+        if self.unloading.crowded:
+            return True
+        others = 2 * partition.gap >= self.settings.max_gap or (self.shares is not None and self.shares.crowded)
+        return self.unloading.standing and others
 
     def _over(self, item: Item) -> str | None:
         """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
@@ -433,8 +445,23 @@ class SourcePipeline:
         self.dead_letter_limit.tried(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)
+        self._leave(item)
+
+    def _leave(self, item: Item) -> None:
+        """The next of its key and of its value may go."""
         if self._domain is not None:
             self._domain.leave(item)
+        if self.shares is not None:
+            self.shares.leave(item)
+
+    def _waits(self, lane: Lane) -> bool:
+        """True when the head of a lane waits for others of its value, which let it go."""
+        assert self.shares is not None
+        item = lane.items[0]
+        if self.shares.may_go(item):
+            return False
+        self.shares.wait(item, lambda: self.lanes.free(lane))
+        return True
 
     def _crowded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
@@ -449,7 +476,8 @@ class SourcePipeline:
         return partition.revoked or partition in self._revoking
 
     def _measure(self) -> None:
-        self.gate.measure(self.unloading.in_memory, self.unloading.bytes_in_memory)
+        waiting = (0, 0) if self.shares is None else (self.shares.records, self.shares.size)
+        self.gate.measure(self.unloading.in_memory, self.unloading.bytes_in_memory, waiting)
 
     async def _end_of(self, items: Sequence[Item]) -> None:
         while any(item in self._running for item in items):

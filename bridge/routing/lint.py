@@ -42,6 +42,7 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
             *_short_retention(config),
             *_waiting_starts(config),
             *_multiplied(config),
+            *_held_by_one_value(config),
         )
     ]
 
@@ -183,14 +184,16 @@ def _waiting_starts(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
         "what waits for its time to start counts as running, once it is scheduled: `delay` and `start_at` may "
         "fill the cap with what does not run yet"
     )
-    return [
-        (("routes", position, "limits", "running"), what)
-        for position, route in enumerate(config.routes)
-        if route.limits is not None
-        and route.limits.running is not None
-        and route.schedule is not None
-        and (route.schedule.delay is not None or route.schedule.start_at is not None)
-    ]
+    found: list[tuple[ConfigPath, str]] = []
+    for position, route in enumerate(config.routes):
+        limits, verb = route.limits, route.schedule
+        if limits is None or verb is None or (verb.delay is None and verb.start_at is None):
+            continue
+        if limits.running is not None:
+            found.append((("routes", position, "limits", "running"), what))
+        if limits.per is not None and limits.per.running is not None:
+            found.append((("routes", position, "limits", "per", "running"), what))
+    return found
 
 
 def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
@@ -215,6 +218,36 @@ def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                     f"`{name}: item`"
                 )
                 found.append((("routes", position, route.verb, name), what))
+    return found
+
+
+def _held_by_one_value(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    """Limits per value beside which one value can hold all others."""
+    found: list[tuple[ConfigPath, str]] = []
+    for name, source in config.sources.items():
+        if source.limits.per is not None and source.ordering == "partition":
+            what = (
+                "with `ordering: partition` each message waits for all before it, so a value at its bound holds the "
+                "others; use `ordering: key`"
+            )
+            found.append((("sources", name, "limits", "per"), what))
+        at_work = None if source.limits.per is None else source.limits.per.max_in_flight
+        if at_work is not None and at_work >= source.limits.concurrency:
+            what = (
+                f"one value may have all {source.limits.concurrency} commands that are executed at once "
+                "(limits.concurrency), and hold the others while they are slow"
+            )
+            found.append((("sources", name, "limits", "per", "max_in_flight"), what))
+    for position, route in enumerate(config.routes):
+        if route.limits is None or route.limits.per is None:
+            continue
+        without = [name for name in route.from_ if name in config.sources and config.sources[name].limits.per is None]
+        if without:
+            what = (
+                f"messages that wait for these limits are in flight, and those of one value may fill source "
+                f"{without[0]} and hold the others; give the source `limits.per` too"
+            )
+            found.append((("routes", position, "limits", "per"), what))
     return found
 
 

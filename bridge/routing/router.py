@@ -13,6 +13,7 @@ from bridge.errors import ConfigError, Locate, NoRoute
 from bridge.routing import explain
 from bridge.routing.expression import Compiler, Expression
 from bridge.routing.index import Index, reader
+from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
 from bridge.routing.scope import RouteScope
@@ -41,14 +42,18 @@ class Router:
         ordering: str | Template,
         limits: LimitsConfig,
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
+        per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration."""
+        """compiled: the expressions of the rules, each with its place in the configuration. per: the value of the
+        source's `limits.per`.
+        """
         self.source = source
         self.rules = tuple(rules)
         self.compiled = compiled
         self._variables = variables
         self._ignores = ignores
         self._ordering = ordering
+        self._per = per
         self._allowed = limits.expression_cost * 1e9
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
@@ -95,19 +100,23 @@ class Router:
         source = config.sources[source_name]
         ordering: str | Template | None = source.ordering
         if source.ordering not in ("key", "partition", "none"):
-            path = ("sources", source_name, "ordering")
+            path: ConfigPath = ("sources", source_name, "ordering")
             if "{{" in source.ordering:
                 ordering = compile_template(source.ordering, path, f"source {source_name}, ordering", compiler)
             else:
                 compiler.report(
                     path, f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
                 )
+        per = None
+        if source.limits.per is not None:
+            path = ("sources", source_name, "limits", "per", "value")
+            per = compile_template(source.limits.per.value, path, f"source {source_name}, limits.per", compiler)
         if compiler.problems:
             raise ConfigError(compiler.problems)
         assert ordering is not None  # a template that did not compile is a problem
         compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # these see no message
         ignores = source.no_match == "ignore"
-        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled)
+        return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled, per)
 
     def route(self, envelope: Envelope) -> Decision:
         """What the rules say about a message. First match wins; `continue` lets later rules match too.
@@ -173,6 +182,12 @@ class Router:
         if isinstance(ordering, Template):
             return ordering.render(RouteScope(envelope, envelope.data, self._variables, self._allowed))
         return None
+
+    def value(self, envelope: Envelope) -> str:
+        """Digest of the value that the source's `limits.per` counts the message by; empty without one."""
+        if self._per is None:
+            return SHARED
+        return value_of(self._per, RouteScope(envelope, envelope.data, self._variables, self._allowed))
 
     def explain(self, envelope: Envelope) -> explain.Explanation:
         """How the rules come to their decision, rule by rule. Raises nothing that `route` may raise: it is told."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.commands import Step
+from bridge.commands import Command, ScheduleOrchestration, StartOrRaise, Step
 from bridge.config.routes import RouteConfig
 from bridge.envelope import Envelope
 from bridge.errors import BridgeError, ExpressionError, InvalidCommand
 from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression
+from bridge.routing.per import TAG, value_of
 from bridge.routing.scope import RouteScope
-from bridge.routing.template import constant_prefix
+from bridge.routing.template import Template, compile_template, constant_prefix
 from bridge.routing.verb import Build, VerbCompiler
 
 ITEM_LIMIT = 1000
@@ -21,7 +22,10 @@ ITEM_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A route of one source. build is None for `ignore`; function is None while `map` is not resolved."""
+    """A route of one source. build is None for `ignore`; function is None while `map` is not resolved.
+
+    per: the value of `limits.per`. tagged: instances carry their value, where a count of those that run finds it.
+    """
 
     config: RouteConfig
     when: Expression | None
@@ -29,6 +33,8 @@ class Rule:
     build: Build | None
     function: Callable[[Envelope], Any] | None
     validate: Callable[[Any], None] | None
+    per: Template | None = None
+    tagged: bool = False
 
     def holds(self, scope: RouteScope) -> bool:
         """Whether `when` is true; `match` was looked at before. Raises: ExpressionError unless `on_error: no_match`."""
@@ -53,7 +59,8 @@ class Rule:
         config = self.config
         if config.map is not None:
             scope = self._mapped(scope)
-        return Step(config.name, self.build(scope), config.engine)
+        command = self.build(scope)
+        return Step(config.name, command, config.engine) if self.per is None else self._of_value(command, scope)
 
     def steps(self, scope: RouteScope) -> Iterator[Step]:
         """The commands of any rule, one by one. `for_each` sees what `map` returned. Raises: as `step`."""
@@ -68,7 +75,20 @@ class Rule:
         if config.map is not None:
             scope = self._mapped(scope)
         for index, item in enumerate(self._items(self.for_each, scope)):
-            yield Step(config.name, build(scope.for_item(item, index)), config.engine)
+            inner = scope.for_item(item, index)
+            command = build(inner)
+            if self.per is None:
+                yield Step(config.name, command, config.engine)
+            else:
+                yield self._of_value(command, inner)
+
+    def _of_value(self, command: Command, scope: RouteScope) -> Step:
+        """The step of a command that limits count by its value."""
+        assert self.per is not None
+        value = value_of(self.per, scope)
+        if value and self.tagged and isinstance(command, ScheduleOrchestration | StartOrRaise):
+            command = replace(command, tags={**command.tags, TAG: value})
+        return Step(self.config.name, command, self.config.engine, value)
 
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)
@@ -111,9 +131,19 @@ def compile_rule(
     )
     names = ROUTE if config.for_each is None else ITEM
     build = VerbCompiler(compiler, config, path, names, sagas).compile()
-    if config.limits is not None and config.limits.running is not None:
-        _check_cap(config, (*path, "limits", "running"), compiler)
-    return Rule(config, when, for_each, build, function, validate)
+    per, tagged = None, False
+    if config.limits is not None:
+        if config.limits.running is not None:
+            _check_cap(config, (*path, "limits", "running"), compiler)
+        if config.limits.per is not None:
+            place_of = (*path, "limits", "per")
+            per = compile_template(
+                config.limits.per.value, (*place_of, "value"), f"{place}, limits.per", compiler, names
+            )
+            tagged = config.limits.per.running is not None
+            if tagged:
+                _check_cap(config, (*place_of, "running"), compiler)
+    return Rule(config, when, for_each, build, function, validate, per, tagged)
 
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:

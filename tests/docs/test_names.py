@@ -135,7 +135,7 @@ def test_configuration_keys(document: str) -> None:
         if found is None or found[1] not in _PREFIXES:
             continue
         path: tuple[str | int, ...] = _PREFIXES[found[1]]
-        if code in ("limits.running", "limits.rate", "limits.burst"):
+        if code.removeprefix("limits.").removeprefix("per.") in ("running", "rate", "burst"):
             path = ("routes", 0, "limits")
         for part in found[2].split(".")[1:]:
             assert part in shape.keys_at(path), f"{document}: {code}"

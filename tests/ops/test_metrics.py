@@ -9,8 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.engines.base import EngineUsage
+from bridge.message import Message
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.item import Item
+from bridge.pipeline.shares import PerValue, Shares
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Stats:
     queued: int = 0
     locks_lost: int = 0
     quarantined_keys: int = 0
+    shares: Shares | None = None
     dead_letter_pauses: Mapping[str, float] = field(default_factory=dict)
     rebalances: int = 0
     skipped: int = 0
@@ -65,6 +69,7 @@ class Limit:
     population: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
+    values: tuple[int, int] | None = None
 
 
 def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -174,6 +179,32 @@ def test_two_bridges_in_one_process_do_not_meet() -> None:
     assert b'version="2"' not in first.render()
     assert b'version="2"' in second.render()
     assert b"python_info" not in first.render()
+
+
+def test_values_are_counted_and_never_named() -> None:
+    shares = Shares(PerValue(1, 1, 100, 100, 1))
+    limits = [Limit(values=(8, 9)), Limit("free")]
+    metrics = Metrics(lambda: [Stats(shares=shares), Stats("free")], list, limits=limits, version="1", config="c")
+    for value in ("acme", "umbrella"):
+        for _ in range(2):
+            message = Message(b"12345")
+            shares.join(value, Item(Delivery(message), None, None, 0.0))  # type: ignore[arg-type]  # as much as is read
+    text = metrics.render()
+    found = samples(text)
+    orders, start = frozenset({("source", "orders")}), frozenset({("route", "start")})
+    assert found["bridge_values", orders] == 1
+    assert found["bridge_value_waiting", orders] == 2
+    assert found["bridge_value_waiting_bytes", orders] == 2 * Message(b"12345").size
+    assert found["bridge_value_overflows_total", orders] == 2
+    assert (found["bridge_route_values", start], found["bridge_route_value_overflows_total", start]) == (8, 9)
+    assert ("bridge_values", frozenset({("source", "free")})) not in found
+    assert ("bridge_route_values", frozenset({("route", "free")})) not in found
+    assert b"acme" not in text
+
+
+@dataclass
+class Delivery:
+    message: Message
 
 
 def test_odd_names_stay_inside_their_quotes() -> None:

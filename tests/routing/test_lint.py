@@ -87,6 +87,26 @@ def test_retention(kept: str | None, topic: str | None, warned: bool) -> None:
     assert [path for path, _ in told] == (["routes.0.schedule"] if warned else [])
 
 
+def test_limits_per_value_beside_which_one_value_holds_the_others() -> None:
+    per = {"value": "{{ event.source }}"}
+    capped = route("a", limits={"per": {**per, "running": 3}})
+    ((path, what),) = found(capped)
+    assert path == "routes.0.limits.per"
+    assert "may fill source orders" in what
+    assert not found(capped, source={"limits": {"per": per}})
+    ((path, what),) = found(route(), source={"ordering": "partition", "limits": {"per": per}})
+    assert path == "sources.orders.limits.per"
+    assert "ordering: key" in what
+    ((path, what),) = found(route(), source={"limits": {"concurrency": 8, "per": {**per, "max_in_flight": 8}}})
+    assert path == "sources.orders.limits.per.max_in_flight"
+    assert "all 8 commands" in what
+    later = {"orchestration": "o", "instance_id": "o-{{ payload.id }}", "delay": "1h"}
+    found_here = found(
+        route("a", limits={"per": {**per, "running": 3}}, schedule=later), source={"limits": {"per": per}}
+    )
+    assert [path for path, _ in found_here] == ["routes.0.limits.per.running"]
+
+
 def test_references() -> None:
     made: BridgeConfig = config(
         route("a"),

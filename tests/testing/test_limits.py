@@ -38,6 +38,11 @@ routes:
     match: {type: many}
     limits: {running: 2}
     schedule: {orchestration: deaf, instance_id: "many-{{ payload.id }}"}
+  - name: tenants
+    match: {type: tenants}
+    limits: {per: {value: "{{ payload.tenant }}", running: 1}}
+    schedule: {orchestration: deaf, instance_id: "tenants-{{ payload.id }}"}
+  - {name: free, match: {type: free}, raise_event: {instance_id: "tenants-{{ payload.id }}", name: go}}
   - {name: go, match: {type: go}, raise_event: {instance_id: "many-{{ payload.id }}", name: go}}
 """
 
@@ -71,3 +76,16 @@ def test_a_start_at_the_cap_waits_and_the_test_does_not(tmp_path: Path) -> None:
         assert bridge.status("many-0") == "COMPLETED"
         assert bridge.status("many-2") == "RUNNING"
         assert bridge.outcomes("orders") == {"executed": 4}
+
+
+def test_what_waits_for_others_of_its_tenant_waits_for_the_test(tmp_path: Path) -> None:
+    with LocalBridge(write(tmp_path)) as bridge:
+        for number, tenant in enumerate(["a", "a", "a", "b", None]):
+            bridge.publish("orders", {"id": number, "tenant": tenant}, type="tenants", key=str(number))
+        bridge.settle()
+        assert bridge.outcomes("orders") == {"executed": 3}
+        bridge.publish("orders", {"id": 0}, type="free", key="free")
+        bridge.settle()
+        assert bridge.status("tenants-0") == "COMPLETED"
+        assert bridge.status("tenants-1") == "RUNNING"
+        assert bridge.outcomes("orders") == {"executed": 5}

@@ -1,0 +1,113 @@
+"""What each value of a source's `limits.per` may have at work, so that one sender leaves room for the others.
+
+A delivery beyond the bound keeps its place in its lane, so that order per key holds, and waits there until earlier
+deliveries of its value have left. Nothing waits for what came later, so that no circle of waits can arise, neither here
+nor together with lanes and ordering domains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.pipeline.item import Item
+from bridge.pipeline.values import Values
+
+
+@dataclass(frozen=True, slots=True)
+class PerValue:
+    """Bounds of a source per value. SourcePerConfig tells what each means."""
+
+    max_in_flight: int
+    max_in_flight_bytes: int
+    max_waiting: int
+    max_waiting_bytes: int
+    max_values: int
+
+
+class Share:
+    """Deliveries of one value: how many may be worked on, and those that wait, oldest first."""
+
+    __slots__ = ("records", "size", "used_at", "waiting")
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.size = 0
+        self.waiting: dict[Item, Callable[[], None] | None] = {}
+        self.used_at = 0.0
+
+    def idle(self, now: float) -> bool:
+        """See `Account.idle`."""
+        return not self.records and not self.waiting
+
+
+class Shares:
+    """The shares of one source. Not thread-safe: one event loop.
+
+    A delivery joins when it is received, may go when its share has room, and leaves when it is settled or let go.
+    records, size: of all that waits.
+    """
+
+    def __init__(self, bounds: PerValue) -> None:
+        self.bounds = bounds
+        self.values = Values(bounds.max_values, Share)
+        self.records = 0
+        self.size = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Half of what may wait, waits: soon the source is read no further."""
+        return 2 * self.records >= self.bounds.max_waiting or 2 * self.size >= self.bounds.max_waiting_bytes
+
+    def join(self, value: str, item: Item) -> None:
+        """Count the item for its value."""
+        share = item.share = self.values.of(value, time.monotonic())
+        if not share.waiting and self._fits(share, item):
+            share.records += 1
+            share.size += item.size
+        else:
+            share.waiting[item] = None
+            self.records += 1
+            self.size += item.size
+
+    def may_go(self, item: Item) -> bool:
+        """True when the item has its place among those at work."""
+        return item.share is None or item not in item.share.waiting
+
+    def wait(self, item: Item, wake: Callable[[], None]) -> None:
+        """Call `wake` when the item may go."""
+        assert item.share is not None
+        item.share.waiting[item] = wake
+
+    def leave(self, item: Item) -> None:
+        """The item is done with; the next of its value may go."""
+        share = item.share
+        if share is None:
+            return
+        item.share = None
+        if item in share.waiting:
+            del share.waiting[item]
+            self.records -= 1
+            self.size -= item.size
+        else:
+            share.records -= 1
+            share.size -= item.size
+        while share.waiting:
+            following, wake = next(iter(share.waiting.items()))
+            if not self._fits(share, following):
+                break
+            del share.waiting[following]
+            self.records -= 1
+            self.size -= following.size
+            share.records += 1
+            share.size += following.size
+            if wake is not None:
+                wake()
+
+    def _fits(self, share: Share, item: Item) -> bool:
+        """A single delivery has room however large it is."""
+        bounds = self.bounds
+        return not share.records or (
+            share.records < bounds.max_in_flight and share.size + item.size <= bounds.max_in_flight_bytes
+        )
