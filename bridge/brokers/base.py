@@ -148,6 +148,18 @@ class UnreadablePolicy:
         return self.key_known if unreadable.key_known else self.key_unknown
 
 
+def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = "") -> str:
+    """Sentence for a person about a partition that `stop_partition` has stopped.
+
+    first, last: offsets that the message stands for. move: another remedy, where the broker has one.
+    """
+    which = f"offset {first}" if first == last else f"offsets {first} to {last}"
+    return (
+        f"{which} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; set "
+        f"`on_unreadable: dead_letter` or `skip` on the source{move and f', or {move},'} and restart"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SubscribeOptions:
     """One source's wishes.

@@ -22,7 +22,15 @@ from aiokafka.protocol.fetch import FetchRequest
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import Batch, begins_whole, claimed_next, hides_batch, next_base, whole
+from bridge.brokers.kafka.record_batch import (
+    Batch,
+    begins_whole,
+    claimed_next,
+    hides_batch,
+    next_base,
+    was_early,
+    whole,
+)
 from bridge.errors import BridgeError
 from bridge.message import Message
 
@@ -462,8 +470,8 @@ class _Grown(Exception):
 
 
 def _same(batch: Batch, answer: Answer | None) -> Answer | None:
-    """The answer from the batch on, where it has the same bytes; for an incomplete batch, no more of it."""
-    if answer is None:
+    """The answer from the batch on, where it shows the same damage; for an incomplete batch, no more of it."""
+    if answer is None or was_early(batch, answer.end):
         return None
     if not whole(batch.raw):
         return answer if answer.data.startswith(batch.raw) and not begins_whole(answer.data) else None

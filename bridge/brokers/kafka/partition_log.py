@@ -11,8 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.brokers.base import stop_reason
 from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.record_batch import Batch, Found, base_at, begins_whole, split
+from bridge.brokers.kafka.record_batch import Batch, Found, Verdict, base_at, begins_whole, is_cut, split, verdict_on
 from bridge.config.sources import OnUnreadable
 from bridge.message import Unreadable
 
@@ -23,6 +24,14 @@ LOW_WATER = 512
 
 _FAR = 4 << 20
 """Bytes that are asked for beyond the usual number, at most about twice as many, to see what lies around a batch."""
+
+_SILENCES = 5
+"""Answers without the records that lie there after which the partition is in trouble: a broker may throttle."""
+
+_REMEDY = (
+    "restore the partition from a replica, or move the group past the damage with kafka-consumer-groups "
+    "--reset-offsets and restart"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,27 @@ class PartitionLog:
         """A batch is known to begin there."""
         self._settled = False
         """What lies around a doubtful batch is being looked at, or cannot be seen."""
+        self._unfollowed: Batch | None = None
+        """A batch that the next answer is to show from its last offset on."""
+        self._resume = start
+        """Where that batch was fetched from."""
+        self._verdict: Verdict | None = None
+        self._telling: int | None = None
+        """The lowest offset before what is expected next from which something doubtful was seen."""
+        self._deepest = False
+        """No fetch from a lower offset tells more."""
+        self._useless = -1
+        """Answers from this offset and lower ones do not reach what is expected next."""
+        self._under = self._above = -1
+        """Offsets between which the segment of what is expected next may begin, while that is looked for."""
+        self._landmark = b""
+        """A doubtful batch that such answers have to show."""
         self._passed = b""
         """A damaged batch that was passed; a broker sends it again where its header tells later offsets."""
         self._unsent = False
         """The last answer was empty, though records lie at the broker."""
+        self._silences = 0
+        """Answers without records from what is expected next, though records lie there."""
         self._size = 0
         """Bytes of the batch that was fetched last."""
 
@@ -131,25 +157,50 @@ class PartitionLog:
             return
         self.end = answer.end
         self._readable_end = answer.readable_end
-        self.trouble = ""
+        unsent = not answer.data and offset < answer.readable_end
+        if not (unsent or self._silences):
+            self.trouble = ""
+        if self._unfollowed is not None:
+            self._look_behind(self._unfollowed, answer)
+            return
         data = answer.data
         if self._passed and (at := data.find(self._passed)) >= 0:
             data = data[at + len(self._passed) :]
             if not begins_whole(data):
                 data = b""  # cut by the size of the answer
         first = base_at(data, 0)
-        unsent = not answer.data and offset < answer.readable_end
         if max(answer.start, 0) < offset < self._next and (unsent or (first is not None and first > self._next)):
             # What lies before was not seen
-            self.fetch_offset = max(answer.start, 0, self._next - 2 * (self._next - offset))
+            self._above = offset
+            lower = max(answer.start, 0, self._useless + 1, self._next - 2 * (self._next - offset))
+            if self._under >= 0:
+                self.fetch_offset = (self._under + offset) // 2
+                return
+            self._deepest |= lower >= offset
+            self.fetch_offset = self._next if self._deepest else lower
             return
         if unsent and self._unsent and self._next == offset:
             # A broker passes over a batch whose offsets are too low
+            self._silences += 1
+            if self._silences == _SILENCES:
+                self.trouble = (
+                    f"offset {offset} cannot be read: the log ends at {answer.readable_end}, and the broker sends "
+                    "nothing from this offset on, as it does where the length of a batch is damaged on its disk. The "
+                    f"source goes on trying; {_REMEDY}"
+                )
             self.fetch_offset = max(answer.start, 0, offset - 1)
             self.extra = self._size
             self._settled = True
             return
         self._unsent = unsent
+        if offset < self._next and not self._deepest and self._landmark not in data:
+            self._look_elsewhere(offset, data)
+            return
+        if self._useless >= 0 and offset < self._next and self._landmark and not self._deepest:
+            self._deepest = offset == self._useless + 1
+            if not self._deepest:
+                self._telling, self.fetch_offset = offset, (offset + self._useless) // 2
+                return
         batches = split(
             data,
             self._next,
@@ -159,15 +210,24 @@ class PartitionLog:
             asked=offset,
             readable_end=answer.readable_end,
             settled=self._settled,
+            deepest=self._deepest,
+            verdict=self._verdict,
         )
         if answer.data and not batches:
-            if self.extra < _FAR:
-                self.extra = 2 * (self.extra + len(answer.data))
-            else:
-                self.look_ahead(offset)
+            self._look_elsewhere(offset, answer.data)
         for batch in batches:
             if batch.doubtful:
-                self._look_around(batch, answer)
+                ends = batch.unfollowed and batch.last is not None and batch.last < self._next
+                if ends and offset + 1 < self._above:
+                    # The next segment, if it begins in between, tells more
+                    self._under = offset
+                    self.fetch_offset = (offset + self._above + 1) // 2
+                elif batch.unfollowed and self._settled:
+                    assert batch.last is not None
+                    self._unfollowed, self._resume = batch, offset
+                    self.fetch_offset = batch.last
+                else:
+                    self._look_around(batch, answer)
                 return
             self._batches.append(batch)
             self._count += batch.count
@@ -184,19 +244,57 @@ class PartitionLog:
         self._next = self.fetch_offset = offset
         self._boundary = boundary
         self._settled = False
-        self.extra = 0
+        self._unfollowed = self._verdict = self._telling = None
+        self._deepest = False
+        self._useless = self._under = self._above = -1
+        self._landmark = b""
+        if self._silences:
+            self.trouble = ""
+        self.extra = self._silences = 0
 
     def _look_around(self, batch: Batch, answer: Answer) -> None:
         """Fetch a doubtful batch once more, with what lies before it and behind it."""
         distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
-        self.fetch_offset = min(self._next, max(self._next - distance, answer.start, 0))
+        if self.fetch_offset < self._next:
+            self._telling = self.fetch_offset
+        lower = min(self._next, max(self._next - distance, answer.start, self._useless + 1, 0))
+        self._deepest |= self._settled and lower >= self.fetch_offset
+        self.fetch_offset = lower
+        if batch.base <= self._next:
+            self._landmark = batch.raw
         self.extra = max(self.extra, self._size + 2 * len(batch.raw))
         self._settled = True
+
+    def _look_elsewhere(self, offset: int, data: bytes) -> None:
+        """Go on after an answer that does not reach what was seen from a later offset.
+
+        It was cut, or a segment of the log ends there. Then the lowest offset of the next segment is looked for.
+        """
+        if self._deepest:
+            self.look_ahead(offset)
+        elif self.extra < _FAR and (is_cut(data) or len(data) >= 2 * self._low_water + self.extra - 1):
+            self.extra = 2 * (self.extra + len(data))
+        else:
+            self._useless = offset
+            telling = self._next if self._telling is None else self._telling
+            self.fetch_offset = (offset + telling + 1) // 2
+            self._deepest = self.fetch_offset == telling
+
+    def _look_behind(self, batch: Batch, answer: Answer) -> None:
+        """Judge a batch by an answer from its last offset on, and fetch it again."""
+        self._unfollowed = None
+        self.fetch_offset = self._resume
+        self._verdict = verdict_on(batch, answer.data)
+        if self._verdict is None or (not self._verdict.agrees and self.extra < _FAR):
+            # What follows in the same segment shows with the batch itself
+            self._verdict = None
+            self.extra = 2 * (self.extra + len(answer.data))
 
     def look_ahead(self, offset: int) -> bool:
         """Fetch from what is expected next again; False when that was asked for. offset: see `accept`."""
         if offset != self.fetch_offset or offset == self._next:
             return False
+        self._unfollowed = None
         self.fetch_offset = self._next
         return True
 
@@ -286,18 +384,13 @@ class PartitionLog:
             self._forget()
             self.stopped = (
                 f"offset {self.position} cannot be read, and neither can what follows: {fault.detail}, and where the "
-                "next batch begins is unknown; restore the partition from a replica, or move the group past the damage "
-                "with kafka-consumer-groups --reset-offsets and restart"
+                f"next batch begins is unknown; {_REMEDY}"
             )
 
     def _stop_at(self, first: int, last: int, unreadable: Unreadable) -> None:
         self._forget()
-        which = f"offset {first}" if first == last else f"offsets {first} to {last}"
-        self.stopped = (
-            f"{which} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; set "
-            "`on_unreadable: dead_letter` or `skip` on the source, or move the group to "
-            f"offset {last + 1} with kafka-consumer-groups --reset-offsets, and restart"
-        )
+        move = f"move the group to offset {last + 1} with kafka-consumer-groups --reset-offsets"
+        self.stopped = stop_reason(first, last, unreadable, move=move)
 
     def _pass(self, offset: int, kind: str = "compacted") -> None:
         """Move the position up to `offset` over offsets without records."""

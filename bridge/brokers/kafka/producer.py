@@ -96,11 +96,12 @@ class Producer:
 
     async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> None:
         pending = []
+        # Before any is sent: the client takes no record without key and value
+        if any(message.body is None and message.key is None for message in messages):
+            raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
         try:
             for message in messages:
-                if message.body is None and message.key is None:
-                    raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
-                pending.append(
+                pending.append(  # noqa: PERF401 # an error leaves those before it in the list
                     await producer.send(
                         topic,
                         message.body,

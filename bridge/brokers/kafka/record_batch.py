@@ -52,11 +52,12 @@ Kind = Literal["records", "control", "aborted"]
 class Fault:
     """Damage of a batch, as seen once. Rereading decides if it stays.
 
-    word, detail: see `bridge.message.Unreadable`.
+    word, detail: see `bridge.message.Unreadable`. beyond: the only sign is that the log ends before the last offset.
     """
 
     word: str
     detail: str
+    beyond: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +80,8 @@ class Batch:
     """Bytes that it takes decompressed, while it is being handed out."""
     doubtful: bool = False
     """Its offsets are to be compared with those of the batches around it before they are believed."""
+    unfollowed: bool = False
+    """The answer ends with it, so nothing behind it confirms its offsets; see `Verdict`."""
     ambiguous: bool = False
     """The offsets of this batch or those of the next one are wrong, and nothing tells which."""
     placed: bool = True
@@ -175,6 +178,14 @@ class Batch:
         return cast(Iterable[Any], DefaultRecordBatch(plain))
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look behind a batch has shown. agrees: nothing contradicts its offsets."""
+
+    raw: bytes
+    agrees: bool
+
+
 def split(
     data: bytes,
     position: int,
@@ -185,6 +196,8 @@ def split(
     asked: int | None = None,
     readable_end: int | None = None,
     settled: bool = False,
+    deepest: bool = False,
+    verdict: Verdict | None = None,
 ) -> list[Batch]:
     """Batches from `position` on in the answer to a fetch. The last may be damaged or doubtful: nothing after it is
     looked at.
@@ -193,7 +206,9 @@ def split(
     end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
     to read uncommitted ones too.
     asked: offset of the fetch, less than the position where the batch before it is to be seen; the result is empty
-    where that one tells nothing. readable_end: see `partition_log.Answer`. settled: call no batch doubtful.
+    where that one tells nothing. readable_end: see `partition_log.Answer`. settled: call no batch doubtful, except an
+    unfollowed one. deepest: no fetch shows what lies in front of the first batch. verdict: of a fetch from the last
+    offset of an unfollowed batch.
     An incomplete batch at the end is left out, as brokers cut there, unless it is the first.
 
     No checksum covers a base offset. One is believed when it continues the batch before, or when the batch that lies
@@ -230,12 +245,14 @@ def split(
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
             # A broker passes over a batch whose offsets are too low; only from the one before it is seen
             batch.doubtful |= at == 0 and not before and batch.base > position
+            if base_at(data, at + size) is None:
+                _judge(batch, verdict)
             assert batch.last is not None
-            hidden = before and floor is None and start > 0 and batch.last < position
+            hidden = before and floor is None and start > 0 and batch.last < position and not deepest
             if batch.ambiguous and batch.last + 1 == position:
                 # Where the group stands agrees with it
                 batch.doubtful = batch.ambiguous = False
-            elif settled and not found and not hidden:
+            elif settled and not found and not hidden and not batch.unfollowed:
                 batch.doubtful = False
                 if batch.ambiguous:
                     batch.fault = Fault(
@@ -312,6 +329,30 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
             batch.doubtful = batch.ambiguous = True
         elif room_before:
             batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {follows}")
+
+
+def _judge(batch: Batch, verdict: Verdict | None) -> None:
+    """Doubt a batch at the end of an answer, where nothing behind it confirms its offsets, until there is a verdict.
+
+    The answer was cut there, or a segment of the log ends: an answer never goes beyond one.
+    """
+    if verdict is None or verdict.raw != batch.raw:
+        batch.doubtful = batch.unfollowed = True
+    elif not verdict.agrees:
+        batch.doubtful = batch.ambiguous = True
+
+
+def verdict_on(batch: Batch, data: bytes) -> Verdict | None:
+    """Compare a batch with the answer to a fetch from its last offset, where it has to be. None: more has to be seen.
+
+    A batch that stands elsewhere has another one in its place, in the next segment or behind it in the same one.
+    """
+    assert batch.last is not None
+    at = data.find(batch.raw)
+    if at < 0:
+        return Verdict(batch.raw, agrees=False)
+    follows = base_at(data, at + len(batch.raw))
+    return Verdict(batch.raw, agrees=True) if follows is None or follows > batch.last else None
 
 
 def base_at(data: bytes, at: int) -> int | None:
@@ -393,9 +434,23 @@ def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
     return bool(position < base < end and length >= _MINIMUM and 0 <= magic <= 2)
 
 
+def was_early(batch: Batch, end: int) -> bool:
+    """The log holds the offsets of the batch by now: a broker tells the end first, and then reads what may be more."""
+    claimed = claimed_next(batch.raw)
+    return batch.fault is not None and batch.fault.beyond and claimed is not None and claimed <= end
+
+
 def whole(raw: bytes) -> bool:
     """The bytes are as many as their own length field says."""
     return _size(raw, 0) == len(raw)
+
+
+def is_cut(data: bytes) -> bool:
+    """An answer ends within a batch."""
+    at = 0
+    while (size := _size(data, at)) is not None:
+        at += size
+    return at < len(data)
 
 
 def begins_whole(data: bytes) -> bool:
@@ -436,7 +491,8 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
     # Neither the base offset nor the leader epoch is covered by the checksum
     if header[6] < 0 or base < 0 or last >= end >= 0:
         detail = f"the batch says that it holds offsets {base} to {last}, and the log ends at {end}"
-        return Batch(position, None, raw, fault=Fault("offsets", detail))
+        beyond = header[6] >= 0 and base >= 0
+        return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=beyond))
     return Batch(base, last, raw, count=max(1, header[12]))
 
 
@@ -450,7 +506,7 @@ def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Bat
     # The checksum does not cover the offset
     if offset >= end:
         detail = f"the message says that it has offset {offset}, and the log ends at {end}"
-        return Batch(position, None, raw, fault=Fault("offsets", detail))
+        return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=True))
     # The offset of compressed messages is the one of the last of them
     return Batch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)
 

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from bridge.brokers.base import stop_reason
 from bridge.brokers.epoch import Epoch
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
@@ -138,10 +139,7 @@ class LocalPartition(Epoch):
     def _stop(self, offset: int, unreadable: Unreadable) -> None:
         self._batches.clear()
         self.buffered = self.buffered_bytes = self._row = self._at = 0
-        self.stopped = (
-            f"offset {offset} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; "
-            "set `on_unreadable: dead_letter` or `skip` on the source and restart"
-        )
+        self.stopped = stop_reason(offset, offset, unreadable)
         _log.error("%s/%d: %s", self.topic, self.number, self.stopped)
 
     def complete(self, offset: int) -> None:

@@ -56,9 +56,12 @@ async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaH
             await broker.publish(topic, [Message(bytes(range(256)) * 40, b"k")])
         await broker.publish(topic, numbered(2))
     with pytest.raises(PublishFailed, match="a tombstone needs a key"):
-        await broker.publish(topic, [Message(None)])
-    deliveries = await take(await broker.subscribe(SubscribeOptions((topic,), topic), Assignments()), 6)
-    assert numbers(deliveries) == [0, 1] * 3
+        await broker.publish(topic, [*numbered(1, 7), Message(None)])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    assert numbers(await take(subscription, 6)) == [0, 1] * 3
+    # Nothing of a call that is refused was sent
+    await broker.publish(topic, numbered(1, 2))
+    assert numbers(await take(subscription, 1)) == [2]
 
 
 async def test_a_dead_producer_is_replaced(harness: KafkaHarness) -> None:

@@ -105,3 +105,22 @@ async def test_a_log_that_grows_behind_a_damaged_batch_loses_nothing(harness: By
     found = [entry(each) for each in await take(subscription, 301)]
     await publishing
     assert found == [(0, 3, None), *((4 + number, 4 + number, b"%d" % number) for number in range(300))]
+
+
+async def test_a_batch_written_while_the_answer_is_made_is_healthy(harness: Bytes) -> None:
+    """A broker tells the end of the log first and reads then, so an answer may hold more than the end that it tells."""
+    await harness.create_topic("orders", 1)
+    partition = harness.server.state.partition("orders", 0)
+    assert partition is not None
+    partition.append(batch([record(0, b"first")]))
+
+    def transform(data: bytes) -> bytes:
+        if data and partition.end == 1:
+            partition.append(batch([record(at, b"next%d" % at) for at in range(3)]))
+            return data + partition._batches[-1].data
+        return data
+
+    partition.transform = transform
+    subscription = await (await harness.broker()).subscribe(options(), Assignments())
+    expected = [(0, 0, b"first"), *((at + 1, at + 1, b"next%d" % at) for at in range(3))]
+    assert [entry(each) for each in await take(subscription, len(expected))] == expected

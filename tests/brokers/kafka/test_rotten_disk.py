@@ -7,14 +7,18 @@ import random
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks._sidecar import sidecar
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
 from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import Log, acceptable
+from tests.kafka.disk import overwrite, segment
 from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.node import Node
 from tests.kafka.produce import produce
@@ -68,6 +72,108 @@ async def test_rot_costs_its_batch_alone(node: Node, seed: int) -> None:
                 await delivery.complete()
     assert dict(found) == expected
     await harness.stop()
+
+
+FIELDS = {
+    "base offset": (0, 8), "length": (8, 12), "magic": (16, 17), "checksum": (17, 21), "attributes": (21, 23),
+    "last offset": (23, 27), "times": (27, 43), "count": (57, 61), "records": (61, None),
+}  # fmt: skip
+"""Bytes of a batch."""
+
+
+@dataclass
+class Rotten:
+    """A partition with one rotten batch, at offsets `first` to `last`; none where `field` is empty."""
+
+    log: Log
+    field: str
+    first: int = -1
+    last: int = -1
+
+    def rot(self, node: Node, topic: str, number: int, rng: random.Random) -> None:
+        """Change one bit of a batch in the middle, on the disk of a node that does not run."""
+        path = segment(node, topic, number)
+        data, places, at = path.read_bytes(), [], 0
+        while at < len(data):
+            base, length = struct.unpack_from(">qi", data, at)
+            places.append((at, base, length + 12, struct.unpack_from(">i", data, at + 23)[0]))
+            at += length + 12
+        at, self.first, size, delta = rng.choice(places[len(places) // 3 : 2 * len(places) // 3])
+        self.last = self.first + delta
+        begin, end = FIELDS[self.field]
+        where = at + rng.randrange(begin, end or size)
+        overwrite(node, topic, number, bytes([data[where] ^ 1 << rng.randrange(8)]), at=where)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_rot_while_the_node_is_down(node: Node, tmp_path: Path, seed: int) -> None:
+    """The node ends in an orderly way, so that it takes its log for whole when it starts again."""
+    rng = random.Random(seed)
+    topic = unique("rot")
+    parts = [Rotten(Log(), field) for field in (*FIELDS, "", "")]
+    harness = KafkaHarness(node.bootstrap)
+    await harness.create_topic(topic, len(parts), index_interval_bytes="500")
+    for number, part in enumerate(parts):
+        for count in range(30):
+            part.log.add(acceptable(rng, f"p{number}.{count}", rng.randrange(1, 6)))
+        await produce(node.bootstrap, topic, number, *part.log.batches)
+    node.stop()
+    assert (node.directory / "log" / ".kafka_cleanshutdown").exists()
+    for number, part in enumerate(parts):
+        if part.field:
+            part.rot(node, topic, number, rng)
+    node.start()
+    with sidecar() as engine:
+        damaged = DamagedTopic(tmp_path / "daemon", harness, topic, [part.log for part in parts], POLICIES[0], engine)
+        with damaged.serve() as daemon:
+            stopped: dict[int, str] = {}
+            end = asyncio.get_running_loop().time() + PATIENCE * 2
+            while True:
+                positions = await damaged.positions()
+                shown = daemon.get("/readyz")[1]
+                stopped = {
+                    number: detail
+                    for number in range(len(parts))
+                    if (detail := shown.partition(f"{topic}/{number}: ")[2])
+                }
+                if all(number in stopped or positions[number] == part.log.end for number, part in enumerate(parts)):
+                    break
+                late = [
+                    (number, part.field, part.first, part.last, positions[number], part.log.end)
+                    for number, part in enumerate(parts)
+                    if number not in stopped and positions[number] != part.log.end
+                ]
+                assert asyncio.get_running_loop().time() < end, (late, daemon.metrics("bridge_lag"), shown)
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)  # what was read in front of a stop is committed
+            positions = await damaged.positions()
+            executed, dead = await damaged.executed(), await damaged.dead_letters()
+        for number, part in enumerate(parts):
+            _judge(
+                part, number, stopped.get(number, ""), positions[number],
+                {offset for partition, offset in executed if partition == number},
+                sorted((first, last) for partition, first, last in dead if partition == number),
+            )  # fmt: skip
+        assert set(dead.values()) <= {1}
+    await harness.stop()
+
+
+def _judge(
+    part: Rotten, number: int, stopped: str, position: int, executed: set[int], dead: list[tuple[int, int]]
+) -> None:
+    why = (number, part.field, part.first, part.last, stopped, position, dead)
+    limit = position if stopped else part.log.end
+    outside = [entry for entry in part.log.entries if not part.first <= entry[0] <= part.last and entry[0] < limit]
+    assert executed == {first for first, _, value in outside if value is not None}, why
+    unreadable = [(first, last) for first, last, value in outside if value is None]
+    if stopped:
+        # Only what no checksum covers stops a partition, at the damage, or the broker itself
+        assert part.field in ("base offset", "length", "magic"), why
+        assert position == part.first, why
+        assert stopped.startswith((f"offset {part.first} ", f"offsets {part.first} to ", "the broker answers")), why
+    elif part.field:
+        unreadable.append((part.first, part.last))
+    assert dead == sorted(unreadable), why
 
 
 def _rot(directory: Path, rng: random.Random) -> set[tuple[int, int]]:

@@ -37,6 +37,7 @@ class Rotten:
         self.bases = [int.from_bytes(data[:8]) for data in self.log.batches]
         # A base offset that moves within a gap of a compacted log looks like any other: its records keep their order
         which = rng.randrange(len(self.bases) - (gaps and kind == "base"))
+        self.segment = rng.choice((1, 2, 3, 5, 40))
         self.first = self.bases[which]
         data = bytearray(self.log.batches[which])
         self.last = self.first + struct.unpack_from(">i", data, 23)[0]
@@ -48,6 +49,8 @@ class Rotten:
         else:
             near = max(0, self.first + rng.choice((-1, 1)) * rng.randrange(1, 8))
             told = rng.choice((near, near, self.first ^ 1 << rng.randrange(63)))
+            if told < self.first and which % self.segment == 0:
+                told = 2 * self.first - told  # no fetch shows the first batch of a segment with lower offsets
             struct.pack_into(">q", data, 0, told)
         self.sound = bytes(data) == self.log.batches[which]
         self.log.batches[which] = bytes(data)
@@ -63,6 +66,7 @@ async def place(harness: Bytes, partitions: list[Rotten], topic: str) -> None:
     for number, each in enumerate(partitions):
         partition = harness.server.state.partition(topic, number)
         assert partition is not None
+        partition.segment = each.segment
         for data, base, end in zip(each.log.batches, each.bases, [*each.bases[1:], each.log.end], strict=True):
             partition.end = base
             partition.place(data, end - base, base=data[:8])

@@ -42,9 +42,7 @@ class Bytes(KafkaHarness):
         for number, log in enumerate(logs):
             partition = self.server.state.partition(topic, number)
             assert partition is not None
-            ends = [int.from_bytes(data[:8]) for data in log.batches[1:]] + [log.end]
-            for data, end in zip(log.batches, ends, strict=True):
-                partition.place(data, end - partition.end)
+            partition.fill(log.batches, log.end)
 
     async def broker(self, **config: object) -> KafkaBroker:
         return await super().broker(max_batch="1MiB", **config)
@@ -271,6 +269,25 @@ async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: By
     assert "offset 2 cannot be read, and neither can what follows" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert harness.committed("g", 0) == 2
+
+
+async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harness: Bytes) -> None:
+    """A broker answers with nothing where it cannot find its way past a damaged length."""
+    log = Log()
+    for name in "ab":
+        log.add(healthy(random.Random(name), name, 2))
+    await harness.fill(log)
+    partition = harness.server.state.partition("orders", 0)
+    assert partition is not None
+    partition.transform = lambda data: b""
+    subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
+    await _until(lambda: subscription.stopped())
+    assert (
+        "offset 0 cannot be read: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
+    )
+    partition.transform = bytes
+    assert [entry(each) for each in await take(subscription, 4)] == log.entries
+    assert subscription.stopped() == {}
 
 
 @pytest.mark.parametrize("reads", [1, 2])

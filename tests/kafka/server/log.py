@@ -6,7 +6,7 @@ import asyncio
 import bisect
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aiokafka.record import MemoryRecords
@@ -24,6 +24,9 @@ _KEPT_SEQUENCES = 5
 
 INDEX_INTERVAL = 7
 """Batches from one entry of the index to the next."""
+
+SEGMENT = 40
+"""Batches in a segment, the unit in which a log is stored: no answer goes beyond one."""
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Partition:
         """What a read makes of the bytes: a way for them to differ from one read to the next."""
         self.refusal: Callable[[], int] = int
         """Error code that a fetch is answered with, 0 for none."""
+        self.segment = SEGMENT
         self._batches: list[Batch] = []
         self._producers: dict[int, Producer] = {}
         self._open: dict[int, int] = {}
@@ -117,6 +121,12 @@ class Partition:
         self.end += size
         self.wake()
 
+    def fill(self, batches: Sequence[bytes], end: int) -> None:
+        """Put batches at the end that tell their own offsets. end: offset after the last one."""
+        following = [int.from_bytes(data[:8]) for data in batches[1:]] + [end]
+        for data, after in zip(batches, following, strict=True):
+            self.place(data, after - self.end)
+
     def finish(self, producer_id: int, epoch: int, *, commit: bool) -> None:
         """End a transaction by a control record."""
         if producer_id not in self._open:
@@ -134,20 +144,25 @@ class Partition:
     def read(self, offset: int, limit: int, end: int) -> bytes:
         """Bytes from the batch that holds `offset` by its own header, at least the whole of it, and `limit` at most.
 
-        As Kafka does it: the search begins at an entry of a sparse index that was written with the batches, and the
-        last batch may be cut.
+        As Kafka does it: the segment is found by the offset it was begun with, the search in it begins at an entry of a
+        sparse index that was written with the batches, and the last batch may be cut. The next segment is read where
+        this one has nothing.
         """
-        at = bisect.bisect_right(self._batches, offset, key=lambda batch: batch.first) - 1
-        at -= max(at, 0) % INDEX_INTERVAL
+        at = max(bisect.bisect_right(self._batches, offset, key=lambda batch: batch.first) - 1, 0)
+        begin = at - at % self.segment
+        at -= (at - begin) % INDEX_INTERVAL
         found: list[bytes] = []
         size = 0
-        for batch in self._batches[max(at, 0) :]:
-            if not found and _told_last(batch) < offset:
-                continue
-            if batch.first >= end or (found and size >= limit):
+        for start in range(begin, len(self._batches), self.segment):
+            for batch in self._batches[max(at, start) : start + self.segment]:
+                if not found and _told_last(batch) < offset:
+                    continue
+                if batch.first >= end or (found and size >= limit):
+                    break
+                found.append(batch.data)
+                size += len(batch.data)
+            if found:
                 break
-            found.append(batch.data)
-            size += len(batch.data)
         return self.transform(b"".join(found)[: max(limit, len(found[0]))] if found else b"")
 
     def truncate(self, offset: int) -> None:

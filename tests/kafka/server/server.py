@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tests.kafka.server import cluster_requests, data_requests, errors, group_requests
 from tests.kafka.server.state import State
@@ -128,6 +128,16 @@ class ThreadedServer:
 
     async def _make(self) -> Server:
         return Server()
+
+    def fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:
+        """Put batches as they are into the partitions of a topic. logs: batches, and the offset after the last one."""
+        self._run(self._fill(topic, logs))
+
+    async def _fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:
+        for number, (batches, end) in enumerate(logs):
+            partition = self._server.state.partition(topic, number)
+            assert partition is not None
+            partition.fill(batches, end)
 
     def stop(self) -> None:
         self._run(self._server.stop())

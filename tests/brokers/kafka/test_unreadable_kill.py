@@ -1,0 +1,163 @@
+"""kill -9 of bridge daemons, and others that join, on topics that mix healthy records with every kind of damage.
+
+No healthy record is lost, started twice or overtaken, and each damaged one ends as its source says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks._sidecar import sidecar
+from tests.acceptance.daemon import Serve
+from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic, Policy
+from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kafka.batches import acceptable, mixed
+from tests.kafka.disk import place
+from tests.kafka.distribution import KafkaMissing, classpath, java
+from tests.kafka.node import Node
+from tests.kafka.produce import produce
+from tests.kafka.server import ThreadedServer
+
+PARTITIONS = 3
+PATIENCE = 90.0
+
+by_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+
+
+@asynccontextmanager
+async def damaged(
+    directory: Path, bootstrap: str, rng: random.Random, policy: Policy, batches: int
+) -> AsyncIterator[DamagedTopic]:
+    """A topic that has its partitions, and nothing in them yet."""
+    harness = KafkaHarness(bootstrap)
+    topic = unique("damaged")
+    await harness.create_topic(topic, PARTITIONS)
+    logs = [mixed(rng, f"p{number}", batches) for number in range(PARTITIONS)]
+    with sidecar() as engine:
+        yield DamagedTopic(directory / "daemons", harness, topic, logs, policy, engine)
+    await harness.stop()
+
+
+async def add(topic: DamagedTopic, rng: random.Random, batches: int) -> None:
+    """More records, as a producer sends them; a header's name is damaged here and there."""
+    for _ in range(batches):
+        number = rng.randrange(PARTITIONS)
+        log = topic.logs[number]
+        log.add(acceptable(rng, f"p{number}.{log.end}", rng.randrange(1, 6)))
+        await produce(topic.harness.bootstrap, topic.topic, number, log.batches[-1])
+
+
+async def done(topic: DamagedTopic) -> bool:
+    return await topic.positions() == topic.ends()
+
+
+async def until_done(topic: DamagedTopic, *daemons: Serve) -> None:
+    """The group stands where it has to, and the daemons show where it cannot go on."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (await done(topic) and topic.stops_are_shown(*daemons)):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        shown = [daemon.get("/readyz")[1] for daemon in daemons]
+        raise AssertionError(f"{await topic.positions()} of {topic.ends()}, {shown}") from None
+
+
+async def killed(topic: DamagedTopic, rng: random.Random, kills: int) -> None:
+    """Two daemons share the topic; one or the other is killed in the middle of its work, and another one joins."""
+    interrupted = 0
+    with ExitStack() as stack:
+
+        def join() -> Serve:
+            return stack.enter_context(topic.serve())
+
+        first = join()
+        second = asyncio.create_task(asyncio.to_thread(join))
+        for _ in range(kills):
+            before, enough = first.settled(), rng.randrange(1, 40)
+            while first.settled() < before + enough and not await done(topic):
+                await asyncio.sleep(0.01)
+            await add(topic, rng, 4)
+            topic.kill(first)
+            interrupted += not await done(topic)
+            first = await second
+            second = asyncio.create_task(asyncio.to_thread(join))
+        await add(topic, rng, 4)
+        daemons = (first, await second)
+        await until_done(topic, *daemons)
+    # A partition that stops soon leaves nothing to interrupt
+    assert interrupted or stops(topic)
+    await topic.check()
+
+
+def stops(topic: DamagedTopic) -> bool:
+    return any(topic.stop_of(number) is not None for number in range(PARTITIONS))
+
+
+async def run(topic: DamagedTopic, rng: random.Random, kills: int) -> None:
+    await killed(topic, rng, kills)
+    if stops(topic):
+        topic.resume()
+        with topic.serve() as daemon:
+            await until_done(topic, daemon)
+        await topic.check()
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadedServer]:
+    server = ThreadedServer()
+    yield server
+    server.stop()
+
+
+async def on_server(
+    directory: Path, server: ThreadedServer, policy: Policy, seed: int, batches: int, kills: int
+) -> None:
+    rng = random.Random(f"{policy.name}{seed}")
+    async with damaged(directory, server.bootstrap, rng, policy, batches) as topic:
+        server.fill(topic.topic, [(log.batches, log.end) for log in topic.logs])
+        await run(topic, rng, kills)
+
+
+@pytest.mark.parametrize("policy", [POLICIES[0], POLICIES[3]], ids=lambda policy: policy.name)
+async def test_daemons_killed_on_damaged_partitions(tmp_path: Path, server: ThreadedServer, policy: Policy) -> None:
+    await on_server(tmp_path, server, policy, 0, 40, 1)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(2))
+@by_policy
+async def test_daemons_killed_on_damaged_partitions_at_length(
+    tmp_path: Path, server: ThreadedServer, policy: Policy, seed: int
+) -> None:
+    await on_server(tmp_path, server, policy, 100 + seed, 150, 5)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    try:
+        java()
+        classpath()
+    except KafkaMissing as missing:
+        pytest.skip(f"{missing}: damage on a disk needs a real broker")
+    node = Node(tmp_path / "node")
+    node.start()
+    yield node
+    node.kill()
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+@by_policy
+async def test_daemons_killed_on_a_node_with_damage_on_its_disk(tmp_path: Path, node: Node, policy: Policy) -> None:
+    rng = random.Random(f"node{policy.name}")
+    async with damaged(tmp_path, node.bootstrap, rng, policy, 120) as topic:
+        for number, log in enumerate(topic.logs):
+            await place([node], topic.topic, number, log)
+        await run(topic, rng, 4)

@@ -1,0 +1,49 @@
+"""Any bytes in the log of a real node.
+
+A broker takes whole batches only. So it gets one placeholder of the same size, with as many records as the log has
+offsets, and its file is then overwritten. The index has no entry within the first batch of a segment, so the broker
+finds its way by the headers on its disk, as it does after rot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.kafka.batches import Log, batch, record
+from tests.kafka.node import Node
+from tests.kafka.produce import produce
+
+
+async def place(nodes: Iterable[Node], topic: str, partition: int, log: Log) -> None:
+    """Make the log the content of an empty partition on each node that has a replica."""
+    nodes = list(nodes)
+    data = b"".join(log.batches)
+    await produce(nodes[0].bootstrap, topic, partition, _placeholder(log.end, len(data)))
+    for node in nodes:
+        overwrite(node, topic, partition, data)
+
+
+def overwrite(node: Node, topic: str, partition: int, data: bytes, *, at: int = 0) -> None:
+    """Change bytes on the disk of a node, which may be running."""
+    with segment(node, topic, partition).open("r+b") as stream:
+        stream.seek(at)
+        stream.write(data)
+
+
+def segment(node: Node, topic: str, partition: int) -> Path:
+    """File of the first segment of a partition."""
+    return node.directory / "log" / f"{topic}-{partition}" / f"{0:020}.log"
+
+
+def _placeholder(count: int, size: int) -> bytes:
+    """A batch of `size` bytes with `count` records."""
+    rest = [record(at, None) for at in range(1, count)]
+    missing = size - len(batch([record(0, b""), *rest]))
+    # A length in front of a field may take a byte more: the key makes up for the size that is passed over then
+    for key in (None, b"1"):
+        for shorter in range(8):
+            found = batch([record(0, bytes(max(missing - shorter, 0)), key), *rest])
+            if len(found) == size:
+                return found
+    raise ValueError(f"no batch of {count} records has {size} bytes")
