@@ -47,8 +47,8 @@ async def connect(receiver: ServiceBusReceiver) -> None:
     given._open = partial(_stay_closed, given)
 
 
-async def _stay_closed(receiver: Any, timeout: float | None = None) -> None:
-    """Stand in for the method with which the SDK connects a receiver again by itself. Raises: ServiceBusConnectionError."""
+async def _stay_closed(receiver: Any, *_: object) -> None:
+    """Stand in for what the SDK does to connect a receiver again by itself. Raises: ServiceBusConnectionError."""
     if not receiver._running:
         raise ServiceBusConnectionError(message="The connection was closed meanwhile.")
 
