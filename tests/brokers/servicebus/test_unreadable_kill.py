@@ -169,6 +169,14 @@ async def test_a_daemon_killed_once(tmp_path: Path) -> None:
     ["on_unreadable: dead_letter", "on_unreadable: dead_letter, dead_letter: letters", "on_unreadable: skip"],
     ids=["dead_letter", "dead_letter-queue", "skip"],
 )
-@pytest.mark.parametrize("options", [(), ("--drop-locks",)], ids=["locks-outlive", "locks-end"])
-async def test_two_daemons_killed_in_turn(tmp_path: Path, queue: str, policy: str, options: tuple[str, ...]) -> None:
-    await killed(tmp_path, queue, policy, daemons=2, kills=6, keys=8, each=40, options=options)
+async def test_two_daemons_killed_in_turn(tmp_path: Path, queue: str, policy: str) -> None:
+    await killed(tmp_path, queue, policy, daemons=2, kills=6, keys=8, each=40)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("queue", ["plain", "by-session"])
+async def test_two_daemons_killed_in_turn_where_locks_end_with_their_connection(tmp_path: Path, queue: str) -> None:
+    await killed(
+        tmp_path, queue, "on_unreadable: dead_letter", daemons=2, kills=6, keys=8, each=40, options=("--drop-locks",)
+    )
