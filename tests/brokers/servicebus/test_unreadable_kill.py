@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -96,7 +97,7 @@ async def killed(
     daemons: int,
     kills: int,
     keys: int,
-    each: int,
+    count: int,
     options: tuple[str, ...] = (),
 ) -> None:
     """One daemon on an engine of its own, or several in turn on an engine beside them."""
@@ -104,7 +105,7 @@ async def killed(
     source = ", ".join(filter(None, (SESSIONS if queue == "by-session" else "", policy)))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(ServerProcess(QUEUES, options=options))
-        stream = Stream(server, queue, keys, each, kills)
+        stream = Stream(server, queue, keys, count, kills)
         engine = "{type: embedded, path: engine}"
         if daemons > 1:
             beside = Engine(directory)
@@ -123,19 +124,23 @@ async def killed(
         piece = len(stream.sent) // kills
         for turn in range(kills):
             before = settled()
+            # What comes at once is in hand when the kill comes
+            for each in running:
+                each.signal(signal.SIGSTOP)
             stream.store(piece)
-            enough = before + r.randrange(1, piece // 2)
+            for each in running:
+                each.signal(signal.SIGCONT)
+            enough = before + r.randrange(1, piece // 4)
             running[turn % daemons].wait(lambda enough=enough: settled() >= enough, "some of it is settled")
             running[turn % daemons].kill()
             running[turn % daemons] = stack.enter_context(Serve(directory))
         stream.store(len(stream.sent))
         sent = stream.sent
-        running[0].wait(lambda: sum(server.contents(queue)[each] for each in ("active", "locked")) == 0, "all settled")
+        running[0].wait(lambda: settled() == len(sent), "all settled")
         wanted = {f"told-{key}": numbers for key, numbers in sent.good.items()}
         check(directory, wanted, ordered=queue == "by-session")
         counters = server.counters()
         assert counters["crashes"] == []
-        assert settled() == len(sent)
         letters = Counter(letter["message_id"] for letter in counters["dead_letters"])
         if policy == "on_unreadable: dead_letter":
             assert letters == Counter(sent.bad)
@@ -158,7 +163,7 @@ def check(directory: Path, wanted: dict[str, list[int]], *, ordered: bool) -> No
 
 
 async def test_a_daemon_killed_once(tmp_path: Path) -> None:
-    await killed(tmp_path, "by-session", "on_unreadable: dead_letter", daemons=1, kills=1, keys=4, each=15)
+    await killed(tmp_path, "by-session", "on_unreadable: dead_letter", daemons=1, kills=1, keys=6, count=40)
 
 
 @pytest.mark.prove
@@ -170,7 +175,7 @@ async def test_a_daemon_killed_once(tmp_path: Path) -> None:
     ids=["dead_letter", "dead_letter-queue", "skip"],
 )
 async def test_two_daemons_killed_in_turn(tmp_path: Path, queue: str, policy: str) -> None:
-    await killed(tmp_path, queue, policy, daemons=2, kills=6, keys=8, each=40)
+    await killed(tmp_path, queue, policy, daemons=2, kills=6, keys=8, count=100)
 
 
 @pytest.mark.prove
@@ -178,5 +183,5 @@ async def test_two_daemons_killed_in_turn(tmp_path: Path, queue: str, policy: st
 @pytest.mark.parametrize("queue", ["plain", "by-session"])
 async def test_two_daemons_killed_in_turn_where_locks_end_with_their_connection(tmp_path: Path, queue: str) -> None:
     await killed(
-        tmp_path, queue, "on_unreadable: dead_letter", daemons=2, kills=6, keys=8, each=40, options=("--drop-locks",)
+        tmp_path, queue, "on_unreadable: dead_letter", daemons=2, kills=6, keys=8, count=100, options=("--drop-locks",)
     )
