@@ -111,6 +111,12 @@ def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[P
         yield locate(("sources", name), "`topic` and `subscription` go together")
     if source.get("sub_queue") is not None and source.get("sessions"):
         yield locate(("sources", name, "sessions"), "sub-queues have no sessions")
+    if source.get("sub_queue") is not None and source.get("dead_letter") is None:
+        what = (
+            "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered again without end; "
+            "name a queue with `dead_letter`"
+        )
+        yield replace(locate(("sources", name, "sub_queue"), what), severity="warning")
     if source.get("on_unreadable") == "stop_partition":
         yield locate(
             ("sources", name, "on_unreadable"), "Service Bus has no partitions to stop; use dead_letter or skip"

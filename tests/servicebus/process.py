@@ -75,7 +75,7 @@ class ServerProcess:
         """Put a message into a queue as it is. Returns its sequence number."""
         sections = {
             name: base64.b64encode(getattr(message, name)).decode()
-            for name in ("properties", "application_properties", "body")
+            for name in ("properties", "application_properties", "body", "footer")
         }
         found = self.call("store", path=path, message_id=message.message_id, session_id=message.session_id, **sections)
         return int(found)

@@ -37,6 +37,29 @@ def _client(server: ServiceBusServer | ServerProcess) -> ServiceBusClient:
 
 
 @pytest.mark.parametrize("ends", [False, True])
+async def test_a_lock_ends_with_its_link_or_outlives_it(serve: Serve, ends: bool) -> None:
+    server = await serve(ServerConfig(QUEUES, locks_end_with_link=ends))
+    async with _client(server) as client:
+        await send(client, "orders", ["1"])
+        async with client.get_queue_receiver("orders") as receiver:
+            await take(receiver, 1)
+            server.faults.detach("amqp:link:detach-forced", entity="orders")
+        contents = server.queue("orders").contents()
+        assert (contents.locked, contents.active) == ((0, 1) if ends else (1, 0))
+
+
+async def test_a_connection_is_cut_in_the_middle_of_a_frame(serve: Serve) -> None:
+    server = await serve(ServerConfig(QUEUES))
+    async with _client(server) as client:
+        await send(client, "orders", ["1", "2"])
+        server.faults.add("delivered", "cut", entity="orders", skip=1)
+        async with client.get_queue_receiver("orders", prefetch_count=2) as receiver:
+            with pytest.raises(ServiceBusError):
+                await take(receiver, 2)
+    assert server.counters.deliveries["orders"] == 2
+
+
+@pytest.mark.parametrize("ends", [False, True])
 async def test_a_lock_ends_with_its_connection_or_outlives_it(serve: Serve, ends: bool) -> None:
     server = await serve(ServerConfig(QUEUES, locks_end_with_connection=ends))
     async with ServiceBusClient.from_connection_string(server.connection_string) as client:

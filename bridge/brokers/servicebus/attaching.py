@@ -11,6 +11,7 @@ import logging
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from azure.servicebus import NEXT_AVAILABLE_SESSION
@@ -18,6 +19,7 @@ from azure.servicebus._pyamqp.constants import LinkState
 from azure.servicebus._pyamqp.error import AMQPException
 from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSession
 from azure.servicebus.aio._async_utils import create_authentication
+from azure.servicebus.exceptions import ServiceBusConnectionError
 
 from bridge.brokers.servicebus.transport import Transport
 
@@ -41,6 +43,14 @@ async def connect(receiver: ServiceBusReceiver) -> None:
         await given._handler.open_async()
         while not await given._handler.auth_complete_async():
             pass  # each round reads one frame
+    # Else each settlement that finds its connection broken makes another one, as many at once as are under way
+    given._open = partial(_stay_closed, given)
+
+
+async def _stay_closed(receiver: Any, *_: object) -> None:
+    """Stand in for what the SDK does to connect a receiver again by itself. Raises: ServiceBusConnectionError."""
+    if not receiver._running:
+        raise ServiceBusConnectionError(message="The connection was closed meanwhile.")
 
 
 async def attach(receiver: ServiceBusReceiver) -> None:

@@ -375,7 +375,7 @@ class Receiver:
                 raise self.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
-        # Again each time: when a settlement finds its connection broken, the SDK makes another by itself
+        # Again each time: an SDK that is not the one that is known may make another connection by itself
         seam.patience(link, IDLE_READ)
         loop = asyncio.get_running_loop()
         # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing

@@ -6,7 +6,7 @@ import json
 import random
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 from tests.servicebus.server import ServiceBusServer
@@ -102,11 +102,16 @@ UNREADABLE: dict[str, Callable[[Random], bytes]] = {
 }
 
 PLACES = ("property", "field", "body")
+NO_MORE: Mapping[str, object] = {}
 
 
-def healthy(key: str, number: int, r: Random, session: bool) -> Message:
-    """For the rules of `bus_bench`: starts order-KEY-NUMBER. Properties of any type; sometimes harmless rot."""
-    message = _message(key, number, session, [(string("odd"), readable(r)), (readable_key(r), readable(r))])
+def healthy(key: str, number: int, r: Random, session: bool, payload: Mapping[str, object] = NO_MORE) -> Message:
+    """For the rules of `bus_bench`: starts order-KEY-NUMBER. Properties of any type; sometimes harmless rot.
+
+    payload: more members of the body.
+    """
+    more = [(string("odd"), readable(r)), (readable_key(r), readable(r))]
+    message = _message(key, number, session, more, payload)
     if r.random() < 0.2:
         rotten = UNREADABLE[r.choice(sorted(UNREADABLE))](r)
         if r.random() < 0.5:
@@ -140,13 +145,15 @@ def unreadable(key: str, number: int, r: Random, session: bool, kind: str | None
     return message
 
 
-def _message(key: str, number: int, session: bool, more: list[tuple[bytes, bytes]]) -> Message:
+def _message(
+    key: str, number: int, session: bool, more: list[tuple[bytes, bytes]], payload: Mapping[str, object] = NO_MORE
+) -> Message:
     fields = [string(f"{key}-{number}"), *[NULL] * 12]
     if session:
         fields[10] = string(key)
     raw = described(PROPERTIES, sequence(fields))
     raw += described(APPLICATION_PROPERTIES, mapping([(string("type"), string("start")), *more]))
-    raw += described(DATA, encoder.binary(json.dumps({"id": f"{key}-{number}"}).encode()))
+    raw += described(DATA, encoder.binary(json.dumps({"id": f"{key}-{number}", **payload}).encode()))
     return Message(raw)
 
 

@@ -70,6 +70,27 @@ async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBus
         assert bench.source.ledger.locks_lost == 0
 
 
+@pytest.mark.parametrize("how", ["drop", "close"])
+async def test_a_broken_connection_is_replaced_by_one(tmp_path: Path, server: ServiceBusServer, how: str) -> None:
+    """However many settlements were under way on it."""
+    async with bus_bench(tmp_path, server.connection_string) as bench:
+        await bench.publish(*(message("start", number) for number in range(100)))
+        gate = asyncio.Event()
+
+        async def before(command: object) -> None:
+            await gate.wait()
+
+        bench.faults.before = before
+        await bench.source.start()
+        await bench.until(lambda: bench.source.ledger.received == 100, "all received")
+        made = server.counters.connections
+        server.faults.add("settle", how, entity="orders", skip=3)
+        gate.set()
+        await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
+        assert server.counters.connections - made == 1
+        assert outcomes(bench)["executed"] >= 90  # of the rest only the answer was lost
+
+
 async def test_sessions_one_after_the_other_over_one_connection(
     server: ServiceBusServer, broker: ServiceBusBroker
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ ENTITIES = pytest.mark.parametrize(
     "entity", ["queue: plain", "queue: by-session\n    sessions: {concurrent: 4}"], ids=["plain", "sessions"]
 )
 DROPS = ("drop", "detach", "close", "lose_locks")
+CUTS = ("delivered", "echoed", "attached")
+"""Steps after whose frame a connection is cut, in its middle."""
 
 
 SERVER = ServerConfig(
@@ -44,19 +46,23 @@ def queue_of(bench: Bench) -> str:
     return bench.source.settings.subscribe.topics[0]
 
 
-def trouble(server: ServiceBusServer, bench: Bench, r: random.Random, every: int) -> None:
-    """A fault at every so many commands, while they are at work."""
+def trouble(
+    server: ServiceBusServer, bench: Bench, r: random.Random, every: int, most: int | None, kinds: Sequence[str]
+) -> None:
+    """A fault at every so many commands, while they are at work. most: faults in all; None: any number."""
     count = 0
 
     async def before(command: object) -> None:
         nonlocal count
         count += 1
-        if count % every == 0:
-            match r.choice(DROPS):
+        if count % every == 0 and (most is None or count <= most * every):
+            match r.choice(kinds):
                 case "drop":
                     server.faults.drop()
                 case "close":
                     server.faults.close()
+                case "cut":
+                    server.faults.add(r.choice(CUTS), "cut", entity=queue_of(bench))
                 case "detach":
                     server.faults.detach("amqp:link:detach-forced", entity=queue_of(bench))
                 case _:
@@ -65,11 +71,20 @@ def trouble(server: ServiceBusServer, bench: Bench, r: random.Random, every: int
     bench.faults.before = before
 
 
-async def mixed(server: ServiceBusServer, bench: Bench, seed: int, count: int, keys: int, every: int) -> None:
-    """Healthy and unreadable messages of several keys, with faults on the way."""
+async def mixed(
+    server: ServiceBusServer,
+    bench: Bench,
+    seed: int,
+    count: int,
+    keys: int,
+    every: int,
+    most: int | None = None,
+    kinds: Sequence[str] = DROPS,
+) -> None:
+    """Healthy and unreadable messages of several keys, with faults on the way. every, most, kinds: see `trouble`."""
     r = random.Random(seed)
     queue = queue_of(bench)
-    session = queue == "by-session"
+    session = server.queue(queue).sessions is not None
     good: dict[str, list[int]] = {}
     bad: set[str] = set()
     numbers: Counter[str] = Counter()
@@ -83,7 +98,7 @@ async def mixed(server: ServiceBusServer, bench: Bench, seed: int, count: int, k
         else:
             poison.store(server, queue, poison.healthy(key, number, r, session))
             good.setdefault(key, []).append(number)
-    trouble(server, bench, r, every)
+    trouble(server, bench, r, every, most, kinds)
     await bench.source.start()
     contents = server.queue(queue).contents
     await bench.until(lambda: not contents().unsettled and not bench.source.ledger.in_flight, f"all done, seed {seed}")

@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clock-skew", type=float, default=0.0, help="seconds that the server's clock is ahead")
     parser.add_argument("--websockets", action="store_true", help="speak AMQP over WebSocket")
     parser.add_argument("--drop-locks", action="store_true", help="end the locks of a connection with it")
+    parser.add_argument("--drop-locks-of-links", action="store_true", help="end the locks of a link with it")
     parser.add_argument("--max-renewed-locks", type=int, help="refuse more lock tokens in one request")
     parser.add_argument("--property-limits", action="store_true", help="refuse properties above 32 and 64 KiB")
     parser.add_argument("--stay", action="store_true", help="do not end with standard input")
@@ -58,6 +59,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             clock_skew=arguments.clock_skew,
             websockets=arguments.websockets,
             locks_end_with_connection=arguments.drop_locks,
+            locks_end_with_link=arguments.drop_locks_of_links,
             max_renewed_locks=arguments.max_renewed_locks,
             property_limits=PropertyLimits() if arguments.property_limits else None,
         )

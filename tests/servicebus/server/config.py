@@ -64,8 +64,9 @@ class ServerConfig:
     be heard in this time; None: not. round_trip: added to what the network takes. clock_skew: seconds that the server's
     clock is ahead. max_message_size: bytes. websockets: the port speaks AMQP over WebSocket, as the service's 443 does.
 
-    The next three are options because the service's behaviour is unknown or contradicts its documentation.
+    The next four are options because the service's behaviour is unknown or contradicts its documentation.
     locks_end_with_connection: an unsettled message is given back, counted, when the connection it came on ends.
+    locks_end_with_link: when the link ends that it came on, whichever side ends it.
     max_renewed_locks: in one request. property_limits: on the properties of a message; None: none.
     """
 
@@ -82,6 +83,7 @@ class ServerConfig:
     max_message_size: int = 262_144
     websockets: bool = False
     locks_end_with_connection: bool = False
+    locks_end_with_link: bool = False
     max_renewed_locks: int | None = None
     property_limits: PropertyLimits | None = None
     session_wait: float = field(default=65.0)

@@ -80,9 +80,7 @@ class Connection(asyncio.Protocol):
             session.end()
         self.sessions.clear()
         for token, queue in self.locks.items():
-            message = queue.locked.get(token)
-            if message is not None:
-                queue.expire_lock(message)
+            queue.end_lock(token)
 
     def data_received(self, data: bytes) -> None:
         self._incoming.put(data, self.state.faults.round_trip / 2)
@@ -126,6 +124,16 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._transport.abort()
 
+    def cut(self) -> None:
+        """As if the network broke in the middle of the last frame that was written."""
+        if self._output:
+            last = self._output[-1]
+            self._output[-1] = last[: len(last) // 2]
+        self._flush()
+        self._outgoing.hurry()
+        self.closed = True
+        self._transport.close()
+
     def close(self, condition: str | None = None, description: str | None = None) -> None:
         """Say so, then hang up."""
         if self.closed:
@@ -160,6 +168,8 @@ class Connection(asyncio.Protocol):
             return False
         if fault.action is Action.DROP:
             self.drop()
+        elif fault.action is Action.CUT:
+            self.cut()
         elif fault.action is Action.CLOSE:
             self.close(fault.condition, fault.description)
         elif fault.action is Action.DETACH and link is not None:

@@ -17,7 +17,7 @@ from tests.servicebus.server.server import ServiceBusServer
 
 _OF_FAULTS = ("add", "busy", "clear", "close", "detach", "drop", "freeze", "lose_locks", "mute", "skew", "slow", "thaw")
 _OF_THE_SERVER = ("start", "stop", "clear")
-_SECTIONS = {"properties", "application_properties", "body"}
+_SECTIONS = {"properties", "application_properties", "body", "footer"}
 
 
 class Control:
@@ -27,7 +27,7 @@ class Control:
     with a `path`; `create` with a `document` in the emulator's form, more entities; `key`, one
     more access key, with a `name`, a `key`, its `rights` and perhaps an `entity`; `hits`, how often each fault that was
     added struck; `store`, a message as it is, at a `path`, with its `message_id`, its `session_id` and perhaps its
-    `properties`, `application_properties` and `body`, whole sections in base 64.
+    `properties`, `application_properties`, `body` and `footer`, whole sections in base 64.
     """
 
     def __init__(self, server: ServiceBusServer) -> None:

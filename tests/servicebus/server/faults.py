@@ -41,12 +41,14 @@ class Step(StrEnum):
 
 
 class Action(StrEnum):
-    """DROP: the connection is gone. CLOSE: it is closed with the condition. DETACH: the link is detached with it.
-    REJECT: the step is refused with it. SWALLOW: the step is not done, or after the act: never answered.
-    FREEZE: nothing is read or written on the connection for `seconds`. LOSE: the message's lock is lost first.
+    """DROP: the connection is gone. CUT: it is gone in the middle of the last frame that was written. CLOSE: it is
+    closed with the condition. DETACH: the link is detached with it. REJECT: the step is refused with it. SWALLOW: the
+    step is not done, or after the act: never answered. FREEZE: nothing is read or written on the connection for
+    `seconds`. LOSE: the message's lock is lost first.
     """
 
     DROP = "drop"
+    CUT = "cut"
     CLOSE = "close"
     DETACH = "detach"
     REJECT = "reject"

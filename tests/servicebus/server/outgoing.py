@@ -97,7 +97,9 @@ class OutgoingLink(Link):
         super().forget()
         unsettled = self.session.unsettled
         for number in [number for number, (link, _) in unsettled.items() if link is self]:
-            del unsettled[number]  # with its link a delivery is gone; its lock is not
+            _, token = unsettled.pop(number)  # with its link a delivery is gone; its lock may last
+            if self.state.config.locks_end_with_link and self.queue is not None and self.queue.sessions is None:
+                self.queue.end_lock(token)
         if self._patience is not None:
             self._patience.cancel()
         if self.queue is not None:

@@ -277,6 +277,11 @@ class Queue:
             self.expire_lock(message)
         return self.locked.get(token)
 
+    def end_lock(self, token: uuid.UUID) -> None:
+        """End this lock, if it lasts."""
+        if (message := self.locked.get(token)) is not None:
+            self.expire_lock(message)
+
     def expire_lock(self, message: Message) -> None:
         if message.token is not None and self.locked.pop(message.token, None) is not None:
             self.counters.expired_locks[self.key] += 1

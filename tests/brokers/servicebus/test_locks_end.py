@@ -1,0 +1,61 @@
+"""Locks that end with their connection or link: nothing is lost, done twice, or overtaken in its session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.servicebus.bench import bus_bench
+from tests.brokers.servicebus.test_unreadable import DROPS, mixed
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
+
+FAULTS = 8
+"""Fewer than deliveries: each fault costs a message one of them at most."""
+
+DELIVERIES = 10
+"""The service's default."""
+
+SERVER = ServerConfig(
+    (
+        QueueConfig("plain", lock_duration=5, max_delivery_count=DELIVERIES),
+        QueueConfig("by-session", lock_duration=5, max_delivery_count=DELIVERIES, requires_session=True),
+        QueueConfig("letters"),
+    ),
+    (TopicConfig("events", (SubscriptionConfig("bridge", lock_duration=5, max_delivery_count=DELIVERIES),)),),
+)
+ENTITIES = pytest.mark.parametrize(
+    "entity",
+    ["queue: plain", "topic: events\n    subscription: bridge", "queue: by-session\n    sessions: {concurrent: 4}"],
+    ids=["queue", "subscription", "sessions"],
+)
+KINDS = (*DROPS, "cut")
+LIMITS = "    limits: {dead_letter_limit: 1000}"
+
+
+@pytest.fixture(params=["link", "connection, few renewed"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServer]:
+    """A server on which locks end with what is named; perhaps it renews three locks in one request at most."""
+    ends, _, few = request.param.partition(", ")
+    option = {f"locks_end_with_{ends}": True, "max_renewed_locks": 3 if few else None}
+    async with ServiceBusServer(replace(SERVER, **option)) as server:
+        yield server
+    assert server.counters.crashes == []
+
+
+@ENTITIES
+async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
+    """Commands that are repeated make faults more frequent, so that their number is bounded."""
+    async with bus_bench(tmp_path, server.connection_string, entity) as bench:
+        await mixed(server, bench, 1, count=60, keys=5, every=20, most=FAULTS // 2, kinds=KINDS)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+@ENTITIES
+@pytest.mark.parametrize("seed", range(200, 205))
+async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str, seed: int) -> None:
+    async with bus_bench(tmp_path, server.connection_string, entity, source=LIMITS) as bench:
+        await mixed(server, bench, seed, count=300, keys=12, every=40, most=FAULTS, kinds=KINDS)
