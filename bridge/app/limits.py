@@ -8,8 +8,11 @@ from bridge.app.parking import engine_of
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
-from bridge.errors import InstanceNotFound, InvalidCommand
+from bridge.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.pace import Paces
+
+_PATIENCE = 30.0
+"""Time for a worker to process what was sent: the engine notices a frozen one and gives its work to another."""
 
 
 async def paces_of_sources(loaded: Loaded) -> dict[str, Paces]:
@@ -37,9 +40,19 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     if engine.name != engine_name(loaded, source):
         raise InvalidCommand(f"the limits of {source} are on the engine {engine_name(loaded, source)}")
     store = EnginePaces(engine, source)
-    limited = [each for each in await store.load() if route in (None, each)]
+    paces, pending = await store.latest()
+    if pending and not _chosen(paces, route):
+        paces = await store.load(_PATIENCE)
+    limited = _chosen(paces, route)
     if not limited:
         raise InstanceNotFound(f"{source}: no dead letters are limited{f' for route {route}' if route else ''}")
     await store.send("resume", {"route": route})
-    await store.load()
+    try:
+        await store.load(_PATIENCE)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{source}: the engine keeps the resume, and {error}") from error
     return limited
+
+
+def _chosen(paces: Paces, route: str | None) -> list[str]:
+    return [each for each in paces if route in (None, each)]
