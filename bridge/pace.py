@@ -68,7 +68,7 @@ class Paces:
 
     @property
     def resumes(self) -> Mapping[str, int]:
-        """How often a person has ended the limit of each route: a daemon that was away sees by it that it missed one."""
+        """How often a person has ended the limit of each route: a daemon sees by it that it has missed one."""
         return self._resumes
 
     def to_json(self) -> dict[str, Any] | None:

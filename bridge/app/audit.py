@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.ops.audit import Trail
+from bridge.ops.trail import Trail
 
 
 @dataclass(frozen=True, slots=True)

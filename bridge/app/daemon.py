@@ -50,6 +50,7 @@ from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
+from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.admission import NO_LIMITS
@@ -413,6 +414,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     try:
         for trail in trails(loaded):
             trail.narrow()
+            settle(trail)
         await channel.start()
     except OSError as error:
         what = f"no control channel at {channel.path.parent}: {error.strerror}"

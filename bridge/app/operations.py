@@ -23,7 +23,8 @@ from bridge.config.source import Loaded
 from bridge.config.types import Model
 from bridge.engines.base import Engine
 from bridge.errors import InvalidCommand
-from bridge.ops.audit import Actor, Change, Trail, audited_async
+from bridge.ops.audit import Actor, Change, audited_async
+from bridge.ops.trail import Trail
 from bridge.origin import Origin, UnknownEnvelope, check
 
 _NEW = "(new)"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bridge.ops.audit import Trail
+from bridge.ops.trail import Trail
 from tests.app.project import CONFIG, PATIENCE, write_project
 
 PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
