@@ -145,6 +145,29 @@ def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path)
     assert shown.stderr.startswith("read 1 file of this machine: ")
 
 
+def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> None:
+    text = CONFIG.replace("path: .bridge/engine", "path: .bridge/engine, timeout: 1s")
+    (project / "bridge.yaml").write_text(text + PORT)
+    with daemon(project, "serve") as (process, _):
+        process.send_signal(signal.SIGSTOP)
+        told = bridge(project, "instances", "terminate", "one")
+        assert told.returncode == 3
+        assert "is it frozen?" in told.stderr
+        assert "Traceback" not in told.stderr
+        process.send_signal(signal.SIGCONT)
+    assert [line["result"] for line in kept(project)] == ["failed"]
+
+
+def test_a_directory_with_a_long_path(tmp_path: Path) -> None:
+    config = write_project(tmp_path / ("deep-" * 30) / ("er-" * 40))
+    config.write_text(CONFIG + PORT)
+    project = config.parent
+    with daemon(project, "serve") as (_, ready):
+        assert len(ready["control"]) > 300
+        assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
+    assert [line["via"] for line in kept(project)] == ["socket"]
+
+
 @contextmanager
 def socket_of_nobody() -> Iterator[int]:
     """A port that refuses every connection, and that nobody else gets."""
