@@ -59,7 +59,7 @@ def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[i
     # A character of a payload takes up to six bytes in JSON for two in UTF-8
     largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
-    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted)
+    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:

@@ -161,7 +161,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
-    "ops": (model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.LogConfig, model.AuditConfig),
+    "ops": (
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
+    ),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -179,8 +181,8 @@ _HEADINGS = {
     engines.ParkingConfig: "parking", engines.AnswersConfig: "answers", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
-    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",
-    model.AuditConfig: "audit",
+    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.ControlConfig: "control",
+    model.LogConfig: "log", model.AuditConfig: "audit",
 }  # fmt: skip
 
 

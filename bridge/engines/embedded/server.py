@@ -25,7 +25,7 @@ from bridge.tls import TlsFiles, TlsProblem
 GRACE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 20
 """How long a connection may take to say that it speaks HTTP/2, and TLS."""
-IDLE_SECONDS = 600
+IDLE_SECONDS = 75
 """After this time without a call a connection is closed; clients open another one unnoticed."""
 PING_SECONDS = 3
 """How often a silent peer is asked whether it still lives. The client library answers, whatever its process does."""
