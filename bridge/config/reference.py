@@ -141,8 +141,8 @@ ops:
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
-        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
-        engines.AnswersConfig,
+        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
+        engines.ParkingConfig, engines.AnswersConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -181,7 +181,8 @@ _HEADINGS = {
     engines.ParkingConfig: "parking", engines.AnswersConfig: "answers", sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
-    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.ControlConfig: "control",
+    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
+    model.ControlConfig: "control",
     model.LogConfig: "log", model.AuditConfig: "audit",
 }  # fmt: skip
 
