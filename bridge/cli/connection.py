@@ -77,11 +77,17 @@ def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:
     return asyncio.run(states_of_all(_loaded(options)))
 
 
-def engine_of_source(options: dict[str, Any], source: str) -> str:
-    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured."""
+def engine_of_source(options: dict[str, Any], action: str, source: str, reason: str | None) -> str:
+    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured.
+
+    action, reason: of the audit line that is left then.
+    """
+    from bridge.app.audit import refused
     from bridge.app.limits import engine_name
 
-    return engine_name(_loaded(options), source)
+    loaded = _loaded(options)
+    with refused(loaded, action, source, reason):
+        return engine_name(loaded, source)
 
 
 def _loaded(options: dict[str, Any]) -> Loaded:
