@@ -6,7 +6,7 @@ limit a route gets one dead letter per pause. Each doubles the pause; messages t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ SUCCESSES = 20
 """Messages of the route that must succeed, without a dead letter among them, before the pause is halved."""
 CLAIM_SECONDS = 60.0
 """A daemon that has claimed the next dead letter of a route and not written it loses the claim after this time."""
+
+MOST_RESUMES = 1000
+"""Routes whose ended limits are counted, the last ones."""
 
 NO_ROUTE = ""
 """Stands for messages that cannot be decoded, or that no route takes."""
@@ -49,6 +52,7 @@ class Paces:
             route: Pace(each["pause"], each["due"], each.get("by"), each.get("until", 0.0))
             for route, each in (state or {}).get("routes", {}).items()
         }
+        self._resumes: dict[str, int] = dict((state or {}).get("resumes", {}))
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -62,12 +66,18 @@ class Paces:
     def __getitem__(self, route: str) -> Pace:
         return self._routes[route]
 
+    @property
+    def resumes(self) -> Mapping[str, int]:
+        """How often a person has ended the limit of each route: a daemon sees by it that it has missed one."""
+        return self._resumes
+
     def to_json(self) -> dict[str, Any] | None:
-        """State to keep; None when no route is limited."""
-        if not self._routes:
+        """State to keep; None when no route ever was limited."""
+        if not self._routes and not self._resumes:
             return None
         return {
             "v": 1,
+            **({"resumes": self._resumes} if self._resumes else {}),
             "routes": {
                 route: {
                     "pause": pace.pause,
@@ -78,8 +88,14 @@ class Paces:
             },
         }
 
-    def limit(self, route: str, now: float) -> None:
-        """The route has exceeded its limit."""
+    def limit(self, route: str, now: float, resumes: int | None = None) -> None:
+        """The route has exceeded its limit.
+
+        resumes: as the daemon knows them that says so. It counted before a person ended the limit when it knows fewer,
+        and nothing happens.
+        """
+        if resumes is not None and resumes < self._resumes.get(route, 0):
+            return
         self._routes.setdefault(route, Pace(SHORTEST, now + SHORTEST))
 
     def claim(self, route: str, by: str, now: float) -> bool:
@@ -110,7 +126,8 @@ class Paces:
 
     def resume(self, route: str | None) -> None:
         """A person has ended the limit of this route, or of all with None."""
-        if route is None:
-            self._routes.clear()
-        else:
-            self._routes.pop(route, None)
+        for ended in tuple(self._routes) if route is None else (route,):
+            if self._routes.pop(ended, None) is not None:
+                self._resumes[ended] = self._resumes.pop(ended, 0) + 1
+        while len(self._resumes) > MOST_RESUMES:
+            del self._resumes[next(iter(self._resumes))]

@@ -1,4 +1,4 @@
-"""Certificates of a port of ours: files that are read again when they change."""
+"""Certificates: of ports of ours, whose files are read again when they change, and for engines that we call."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ class Material:
     key: bytes
     client_ca: bytes | None
     context: ssl.SSLContext
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMaterial:
+    """PEM for connections that we open. ca: authorities that are trusted; None: those of the system."""
+
+    ca: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+
+def load_client(ca: Path | None, certificate: Path | None, key: Path | None) -> ClientMaterial:
+    """Read and check the files. key: None when it is in the certificate's file. Raises: TlsProblem."""
+    context = ssl.create_default_context()
+    if certificate is not None:
+        _load_chain(context, certificate, key)
+    if ca is not None:
+        _load_authorities(context, ca)
+    chain = None if certificate is None else _contents(certificate)
+    return ClientMaterial(
+        None if ca is None else _contents(ca), chain, chain if key is None or chain is None else _contents(key)
+    )
 
 
 class TlsFiles:
@@ -91,17 +113,9 @@ class TlsFiles:
         key = certificate if self._key is None else _contents(self._key)
         authorities = None if self._client_ca is None else _contents(self._client_ca)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self._certificate, self._key, password=_no_password)
-        except (OSError, ValueError) as error:
-            raise TlsProblem(
-                f"{self._certificate}: no certificate with its key, without a password, as PEM ({_cause(error)})"
-            ) from None
+        _load_chain(context, self._certificate, self._key)
         if self._client_ca is not None:
-            try:
-                context.load_verify_locations(self._client_ca)
-            except (OSError, ValueError) as error:
-                raise TlsProblem(f"{self._client_ca}: no certificates as PEM ({_cause(error)})") from None
+            _load_authorities(context, self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return Material(certificate, key, authorities, context)
 
@@ -117,6 +131,25 @@ def serve_current(files: TlsFiles) -> ssl.SSLContext:
 
     context.sni_callback = choose
     return context
+
+
+def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    for file in filter(None, (certificate, key)):
+        _contents(file)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise TlsProblem(
+            f"{certificate}: no certificate with its key, without a password, as PEM ({_cause(error)})"
+        ) from None
+
+
+def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
+    _contents(file)
+    try:
+        context.load_verify_locations(file)
+    except (OSError, ValueError) as error:
+        raise TlsProblem(f"{file}: no certificates as PEM ({_cause(error)})") from None
 
 
 def _contents(file: Path) -> bytes:

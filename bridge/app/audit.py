@@ -1,16 +1,20 @@
-"""The kept audit lines of a configuration, or of the directory of an engine's file."""
+"""The kept audit lines of a configuration, or of the directory of an engine's file; lines of refused commands."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bridge.app import state
+from bridge.config.source import Loaded
 from bridge.errors import BridgeError
-from bridge.ops.audit import Trail
+from bridge.ops.audit import Change, record, user
+from bridge.ops.trail import Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,18 @@ class Wanted:
             and (self.actor is None or self.actor in (line.get("actor"), str(line.get("uid"))))
             and (self.action is None or action == self.action or action.startswith(f"{self.action}."))
         )
+
+
+@contextmanager
+def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Iterator[None]:
+    """Leave the line of a change that ends before it is known what it is made on: with an error of the body."""
+    try:
+        yield
+    except (BridgeError, LookupError) as error:
+        word = error.reason if isinstance(error, BridgeError) else type(error).__name__
+        change = Change(user(), action, target, reason=reason, result="failed", error=word)
+        record(state.trail(loaded, ""), change)
+        raise
 
 
 def files(trails: Sequence[Trail]) -> list[Path]:

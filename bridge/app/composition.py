@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.app.codecs import body_limits, source_codec
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
@@ -16,11 +16,10 @@ from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
-from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
-from bridge.config.tls import ServerTlsConfig
+from bridge.config.types import Model
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
@@ -101,12 +100,15 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     Raises: ConfigError.
     """
     config = loaded.config.engines[name]
-    if isinstance(config, EmbeddedEngineConfig) and config.tls is not None:
+    if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
         return factory.create(name, config, loaded.base, host=host)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+_Tls = TypeVar("_Tls", bound=Model)
 
 
 def build_tls(loaded: Loaded) -> TlsFiles | None:
@@ -118,7 +120,7 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
     return TlsFiles(Path(tls.certificate), key, client_ca)
 
 
-def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: ServerTlsConfig) -> ServerTlsConfig:
+def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
     """The same with absolute paths: files lie beside the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
     return tls.model_copy(update=files)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,12 +29,15 @@ from bridge.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
 
+log = logging.getLogger("bridge.control")
+
 _LONGEST_PATH = 4000
 """Below what a server takes. The longest id, of 256 characters, needs 3,072."""
 FIND_SECONDS = 5.0
-"""Time for a daemon to say which engines it has; one that takes longer is passed over."""
-WAIT_SECONDS = 600.0
-"""Time for an operation. Each has deadlines of its own, which are shorter."""
+"""Time for a daemon to say which engines it has; one that takes longer is passed over. While an operation runs it is
+asked as often, so that one that is frozen at work is noticed."""
+WAIT_SECONDS = 6 * 3600.0
+"""Time for an operation. Calls to an engine have deadlines of their own; the erasure of a large engine makes many."""
 
 
 def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[int] | None = None) -> Control:
@@ -55,7 +59,7 @@ def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[i
     # A character of a payload takes up to six bytes in JSON for two in UTF-8
     largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
-    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted)
+    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -63,10 +67,10 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
 
     calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
     """
+    daemon = await _find(loaded, engine)
+    if daemon is not None:
+        return [await _watched(daemon, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(_daemon(loaded, engine))
-        if session is not None:
-            return [await _ask(session, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
         opened: list[Engine] = []
 
         async def direct() -> Engine:
@@ -80,29 +84,52 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
         ]
 
 
-@asynccontextmanager
-async def _daemon(loaded: Loaded, engine: str | None) -> AsyncIterator[aiohttp.ClientSession | None]:
-    """A session with a daemon that has the very engine; None when there is none."""
+async def _find(loaded: Loaded, engine: str | None) -> Path | None:
+    """The socket of a daemon that has the very engine, the newest that answers; None when there is none."""
     try:
         name = chosen(loaded, engine)
     except LookupError:
-        yield None
-        return
+        return None
     wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
-    for path in _sockets(state.state_directory(loaded) / DIRECTORY):
-        with near(path) as short:
-            async with aiohttp.ClientSession(
-                "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
-            ) as session:
-                try:
-                    async with asyncio.timeout(FIND_SECONDS):
-                        known = await _ask(session, BY_NAME["engines.list"], {})
-                except (OSError, BridgeError):
-                    continue
-                if any(wanted.items() <= one.items() for one in known):
-                    yield session
-                    return
-    yield None
+    sockets = _sockets(state.state_directory(loaded) / DIRECTORY)
+    answers = [asyncio.create_task(_engines(path)) for path in sockets]
+    try:
+        for path, answer in zip(sockets, answers, strict=True):
+            if any(wanted.items() <= one.items() for one in await answer or ()):
+                return path
+    finally:
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+    return None
+
+
+async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
+    """The engines of the daemon behind a socket; None when it does not say."""
+    try:
+        async with asyncio.timeout(FIND_SECONDS):
+            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+    except TimeoutError:
+        log.warning("the daemon behind %s does not answer; is it frozen? It is passed over", path.name)
+        return None
+    except (OSError, BridgeError):
+        return None
+    return known
+
+
+async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    """The answer of a daemon, waited for as long as it lives. Raises: as `operate`."""
+    answer = asyncio.create_task(_ask(path, operation, given))
+    try:
+        while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
+            if await _engines(path) is None and not answer.done():
+                raise EngineTimeout(
+                    f"{operation.name}: the daemon does not answer any more; whether it acts is unknown"
+                )
+        return answer.result()
+    finally:
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
 
 
 def _sockets(directory: Path) -> list[Path]:
@@ -119,7 +146,15 @@ def _sockets(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-async def _ask(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    with near(path) as short:
+        async with aiohttp.ClientSession(
+            "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
+        ) as session:
+            return await _ask_over(session, operation, given)
+
+
+async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
     parameters = operation.parse(given).model_dump()
     path = PREFIX + operation.path
     for name in list(parameters):

@@ -50,6 +50,7 @@ from bridge.engines.witness import Incompatible, UnknownName, Witness
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
+from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.admission import NO_LIMITS
@@ -162,6 +163,7 @@ class Daemon:
             stranded=self.stranded.readings,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
+            refused=self._refused,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -170,6 +172,7 @@ class Daemon:
             # Beside the intake that has the default port, which nobody chose
             http = http.model_copy(update={"port": 0})
         self.web = Web(http, self.watch.health, self.watch.metrics, build_tls(loaded))
+        self.channel: Control | None = None
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
@@ -268,6 +271,10 @@ class Daemon:
         await _closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)
+
+    def _refused(self) -> dict[str, Mapping[str, int]]:
+        """Connections refused by each port, by cause."""
+        return {"ops": self.web.refused} | ({} if self.channel is None else {"control": self.channel.refused})
 
     def _stuck(self, engine: str) -> list[str]:
         """Describe the pools of threads of an engine's workers that cannot work."""
@@ -378,7 +385,7 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     failure: Exception | None = None
     channel: Control | None = None
     try:
-        channel = await _channel(daemon)
+        daemon.channel = channel = await _channel(daemon)
         if ready_file is not None:
             path = None if channel is None else str(channel.path)
             write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
@@ -413,6 +420,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     try:
         for trail in trails(loaded):
             trail.narrow()
+            settle(trail)
         await channel.start()
     except OSError as error:
         what = f"no control channel at {channel.path.parent}: {error.strerror}"

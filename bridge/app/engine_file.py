@@ -17,6 +17,7 @@ from bridge.engines.embedded.address import FILE
 from bridge.errors import EngineMisconfigured
 from bridge.ops import audit
 from bridge.ops.audit import Change
+from bridge.ops.trail import Trail
 
 TargetRefused = backups.TargetRefused
 backup = backups.backup
@@ -49,7 +50,7 @@ def given(path: Path) -> Path:
 
 def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | None) -> AbstractContextManager[Change]:
     """Do a change to an engine's file, whose line is kept beside it."""
-    place = audit.Trail(file.parent) if file.parent.is_dir() else None
+    place = Trail(file.parent) if file.parent.is_dir() else None
     return audit.audited(place, Change(audit.user(), action, str(file), filter_, reason))
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from bridge.app import state
 from bridge.app.attachment import attached, payload
 from bridge.app.entities import Entities
 from bridge.app.instances import Filter, Instance, Instances
@@ -19,7 +17,6 @@ from bridge.config.sources import DEAD_LETTER_TOPIC
 from bridge.engines.base import Engine
 from bridge.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
 from bridge.message import Message
-from bridge.ops.audit import Change, audited_async, user
 from bridge.parking.names import PREFIX
 from bridge.routing.expression import Compiler, Expression
 from bridge.routing.scope import Scope
@@ -81,7 +78,7 @@ class Erasure:
         self._condition = condition
         self._dry_run = dry_run
 
-    async def run(self, progress: Progress) -> AsyncIterator[Finding]:
+    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[Finding]:
         """Erase what is found, one finding at a time. progress: instances looked at, and all. Raises: EngineError."""
         async for finding in self._of_instances(progress):
             yield finding
@@ -173,36 +170,11 @@ def _bodies(message: Message) -> Iterator[Any]:
         yield body.get("data")
 
 
-async def erase(
-    loaded: Loaded,
-    engine: str | None,
-    where: str,
-    *,
-    dry_run: bool,
-    reason: str | None = None,
-    progress: Progress | None = None,
-) -> list[Finding]:
-    """Erase what the condition finds; a dry run leaves no audit line.
-
-    The line has the digest of the condition, which may name a person. Raises: ConfigError, LookupError, EngineError.
-    """
+async def look(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
+    """What an erasure would find. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
-
-    async def run() -> list[Finding]:
-        async with attached(loaded, engine) as running:
-            erasure = Erasure(running, condition, dry_run=dry_run)
-            return [each async for each in erasure.run(progress or _no_progress)]
-
-    if dry_run:
-        return await run()
-    digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()
-    change = Change(user(), "erase", "*", {"where_sha256": digest}, reason)
-    async with audited_async(state.trail(loaded, engine), change):
-        return await run()
-
-
-def _no_progress(done: int, all_: int) -> None:
-    """Progress that nobody looks at."""
+    async with attached(loaded, engine) as running:
+        return [each async for each in Erasure(running, condition, dry_run=True).run(progress)]
 
 
 def elsewhere(loaded: Loaded) -> list[str]:

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from bridge.app.attachment import attached
 from bridge.app.names import require
 from bridge.app.parking import engine_of
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
-from bridge.errors import InstanceNotFound, InvalidCommand
+from bridge.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.pace import Paces
 
+_PATIENCE = 30.0
+"""Time for a worker to process what was sent: the engine notices a frozen one and gives its work to another."""
 
-async def paces_of_sources(loaded: Loaded) -> dict[str, Paces]:
-    """Paces of every configured source. Raises: EngineError."""
-    sources = {source: engine_of(loaded, source) for source in loaded.config.sources}
-    found: dict[str, dict[str, Paces]] = {}
-    for name in set(sources.values()):
+
+async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
+    """State of the sources whose limits are on an engine, a line for each limited route. Raises: EngineError.
+
+    Lines have source, route (None where no route takes the messages), state (`free` or `probing`), pause (seconds
+    between two dead letters) and next (seconds until the next one).
+    """
+    now = time.time()
+    limited = await limited_sources(engine)
+    lines: list[dict[str, Any]] = []
+    for source in loaded.config.sources:
+        if engine_of(loaded, source) != engine.name:
+            continue
+        paces = limited.get(source, Paces())
+        if not len(paces):
+            lines.append({"source": source, "route": None, "state": "free", "pause": None, "next": None})
+        for route in paces:
+            wait = max(0.0, round(paces[route].due - now, 1))
+            pause = paces[route].pause
+            lines.append({"source": source, "route": route or None, "state": "probing", "pause": pause, "next": wait})
+    return lines
+
+
+async def states_of_all(loaded: Loaded) -> list[dict[str, Any]]:
+    """The same of every configured source, in the configuration's order. Raises: EngineError."""
+    order = list(loaded.config.sources)
+    lines: list[dict[str, Any]] = []
+    for name in dict.fromkeys(engine_of(loaded, source) for source in order):
         async with attached(loaded, name) as engine:
-            found[name] = await limited_sources(engine)
-    return {source: found[engine].get(source, Paces()) for source, engine in sources.items()}
+            lines += await states(loaded, engine)
+    return sorted(lines, key=lambda line: order.index(line["source"]))
 
 
 def engine_name(loaded: Loaded, source: str) -> str:
@@ -37,9 +65,19 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     if engine.name != engine_name(loaded, source):
         raise InvalidCommand(f"the limits of {source} are on the engine {engine_name(loaded, source)}")
     store = EnginePaces(engine, source)
-    limited = [each for each in await store.load() if route in (None, each)]
+    paces, pending = await store.latest()
+    if pending and not _chosen(paces, route):
+        paces = await store.load(_PATIENCE)
+    limited = _chosen(paces, route)
     if not limited:
         raise InstanceNotFound(f"{source}: no dead letters are limited{f' for route {route}' if route else ''}")
     await store.send("resume", {"route": route})
-    await store.load()
+    try:
+        await store.load(_PATIENCE)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{source}: the engine keeps the resume, and {error}") from error
     return limited
+
+
+def _chosen(paces: Paces, route: str | None) -> list[str]:
+    return [each for each in paces if route in (None, each)]

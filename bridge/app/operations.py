@@ -6,24 +6,29 @@ something. A new operation is one more line in `OPERATIONS`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import uuid4
 
-from pydantic import AwareDatetime, Field, ValidationError
+from durabletask.client import OrchestrationStatus
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
 from bridge.app import limits, state
 from bridge.app.entities import Entities
+from bridge.app.erase import Erasure, condition_of
 from bridge.app.instances import Filter, Instances, Start
 from bridge.app.keys import Keys
 from bridge.app.parked import ParkedMessages, Which
 from bridge.app.stranded import refuse_release
+from bridge.app.timeline import as_json as history_as_json
 from bridge.config.source import Loaded
 from bridge.config.types import Model
 from bridge.engines.base import Engine
-from bridge.errors import InvalidCommand
-from bridge.ops.audit import Actor, Change, Trail, audited_async
+from bridge.errors import ConfigError, InvalidCommand
+from bridge.ops.audit import Actor, Change, audited_async
+from bridge.ops.trail import Trail
 from bridge.origin import Origin, UnknownEnvelope, check
 
 _NEW = "(new)"
@@ -126,6 +131,10 @@ class Message(Parameters):
         return None if self.bare else Origin(self.message_id or str(uuid4()), what)
 
 
+def _apart(value: Any) -> Any:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
 class OneInstance(Parameters):
     instance_id: str
 
@@ -213,9 +222,40 @@ class OneKey(Parameters):
     key: str
 
 
+class Erase(Parameters):
+    where: str
+
+
 class ListWaiting(Parameters):
     prefix: str | None = None
     source: str | None = None
+
+
+class ListInstances(Parameters):
+    """Instances to list. statuses: with commas between them in a query. limit: 0 is all. payloads: with them."""
+
+    statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
+    prefix: str | None = None
+    created_from: AwareDatetime | None = None
+    created_to: AwareDatetime | None = None
+    completed_from: AwareDatetime | None = None
+    completed_to: AwareDatetime | None = None
+    limit: int = Field(100, ge=0)
+    payloads: bool = False
+
+
+class ListEntities(Parameters):
+    entity: str | None = None
+    key_prefix: str | None = None
+    modified_from: AwareDatetime | None = None
+    modified_to: AwareDatetime | None = None
+    state: bool = False
+    transient: bool = False
+
+
+class OneEntity(Parameters):
+    entity: str
+    key: str
 
 
 async def _start(scene: Scene, given: StartInstance) -> Any:
@@ -329,6 +369,51 @@ async def _show(scene: Scene, given: OneInstance) -> Any:
     return asdict(await Instances(await scene.engine()).show(given.instance_id))
 
 
+async def _instances(scene: Scene, given: ListInstances) -> Any:
+    if unknown := sorted(set(given.statuses) - set(OrchestrationStatus.__members__)):
+        raise InvalidCommand(
+            f"`statuses`: {unknown[0][:100]!r} is none of {', '.join(OrchestrationStatus.__members__)}"
+        )
+    filter_ = Filter(
+        given.statuses, given.prefix, given.created_from, given.created_to, given.completed_from, given.completed_to
+    )
+    found = await Instances(await scene.engine()).list(filter_, payloads=given.payloads)
+    return {"all": len(found), "instances": [asdict(one) for one in (found[: given.limit] if given.limit else found)]}
+
+
+async def _history(scene: Scene, given: OneInstance) -> Any:
+    return history_as_json(await Instances(await scene.engine()).history(given.instance_id))
+
+
+async def _entities(scene: Scene, given: ListEntities) -> Any:
+    found = await Entities(await scene.engine()).list(
+        given.entity, given.key_prefix, given.modified_from, given.modified_to,
+        state=given.state, transient=given.transient,
+    )  # fmt: skip
+    return [asdict(one) for one in found]
+
+
+async def _entity(scene: Scene, given: OneEntity) -> Any:
+    return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
+
+
+async def _sources(scene: Scene, given: Parameters) -> Any:
+    return await limits.states(scene.loaded, await scene.engine())
+
+
+async def _keys(scene: Scene, given: Parameters) -> Any:
+    return [asdict(one) for one in await Keys(await scene.engine()).list()]
+
+
+async def _erase(scene: Scene, given: Erase) -> Any:
+    try:
+        condition = condition_of(given.where)
+    except ConfigError as error:
+        raise InvalidCommand(f"`where`: {'; '.join(problem.what for problem in error.problems)}") from None
+    erasure = Erasure(await scene.engine(), condition, dry_run=False)
+    return [asdict(one) async for one in erasure.run()]
+
+
 async def _parked(scene: Scene, given: ListWaiting) -> Any:
     return [asdict(one) for one in await ParkedMessages(await scene.engine()).list(Which(given.prefix, given.source))]
 
@@ -355,7 +440,9 @@ def _instance(given: OneInstance) -> str:
 _ID = "instances/{instance_id}"
 OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("engines.list", "reader", "engines", Parameters, _engines),
+    Operation("instances.list", "reader", "instances", ListInstances, _instances),
     Operation("instances.show", "reader", _ID, OneInstance, _show),
+    Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history),
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start,
         lambda given: given.instance_id or _NEW, lambda given: {"orchestration": given.orchestration},
@@ -383,6 +470,8 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "instances.purge_by", "admin", "instances:purge", Selection, _purge_by,
         filter=lambda given: given.model_dump(mode="json", exclude={"engine", "reason"}),
     ),
+    Operation("entities.list", "reader", "entities", ListEntities, _entities),
+    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _entity),
     Operation(
         "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal,
         lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
@@ -399,11 +488,18 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "parked.drop", "admin", "parked:drop", DropWaiting, _drop, lambda given: given.target,
         lambda given: {"ids": given.ids, "forget": given.forget},
     ),
+    Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},
     ),
+    Operation("keys.list", "reader", "keys", Parameters, _keys),
     Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate),
     Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, lambda given: given.key),
+    Operation(
+        "erase", "admin", "payloads:erase", Erase, _erase,
+        # The condition may name a person
+        filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
+    ),
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.attachment import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
-from bridge.ops.audit import Trail
+from bridge.ops.trail import Trail
 
 
 def state_directory(loaded: Loaded) -> Path:

@@ -216,6 +216,7 @@ class Watch:
         stranded: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -237,6 +238,7 @@ class Watch:
             late_letters,
             SYSTEM.counted,
             answers,
+            refused,
             version=__version__,
             config=config_version,
         )

@@ -54,7 +54,7 @@ def command(
     from bridge.app.composition import load_config
     from bridge.app.engine_file import given
     from bridge.app.state import trails as all_trails
-    from bridge.ops.audit import Trail
+    from bridge.ops.trail import Trail
 
     if path is not None and (config or overlay):
         raise click.UsageError("--path names the file: give no configuration", click.get_current_context())

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from bridge.app.instances import Instances
     from bridge.app.parked import ParkedMessages
     from bridge.config.source import Loaded
-    from bridge.pace import Paces
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -71,18 +70,24 @@ def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awa
     return _run(options, ParkedMessages, operation)
 
 
-def source_paces(options: dict[str, Any]) -> dict[str, Paces]:
-    """Paces of the dead letters of every configured source. options: of `config_options`."""
-    from bridge.app.limits import paces_of_sources
+def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """State of every configured source, as `bridge.app.limits.states` has it. options: of `config_options`."""
+    from bridge.app.limits import states_of_all
 
-    return asyncio.run(paces_of_sources(_loaded(options)))
+    return asyncio.run(states_of_all(_loaded(options)))
 
 
-def engine_of_source(options: dict[str, Any], source: str) -> str:
-    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured."""
+def engine_of_source(options: dict[str, Any], action: str, source: str, reason: str | None) -> str:
+    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured.
+
+    action, reason: of the audit line that is left then.
+    """
+    from bridge.app.audit import refused
     from bridge.app.limits import engine_name
 
-    return engine_name(_loaded(options), source)
+    loaded = _loaded(options)
+    with refused(loaded, action, source, reason):
+        return engine_name(loaded, source)
 
 
 def _loaded(options: dict[str, Any]) -> Loaded:

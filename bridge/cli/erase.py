@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import engine_options
+from bridge.cli.connection import engine_options, operate
 from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
-    from bridge.app.erase import Finding
+    from bridge.app.erase import Finding, Progress
 
 
 @make(
@@ -55,7 +55,7 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | N
             raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first", context)
         if not click.confirm("Erase everything that the condition finds, for good?", err=True):
             return 1
-    found, topics = asyncio.run(_erase(engine, where, dry_run, reason, None if as_json else _progress))
+    found, topics = _erase(engine, where, dry_run, reason, _progress)
     left = [each for each in found if each.state in ("runs", "left")]
     if as_json:
         print_json({"findings": [asdict(each) for each in found], "topics": topics})
@@ -69,14 +69,19 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | N
     return 1 if left else 0
 
 
-async def _erase(
-    options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Any
+def _erase(
+    options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
     from bridge.app.composition import load_config
-    from bridge.app.erase import elsewhere, erase
+    from bridge.app.erase import Finding, condition_of, elsewhere, look
 
     loaded = load_config(options["config"], options["overlay"])
-    found = await erase(loaded, options["engine"], where, dry_run=dry_run, reason=reason, progress=progress)
+    if dry_run:
+        found = asyncio.run(look(loaded, options["engine"], where, progress))
+    else:
+        condition_of(where)
+        [erased] = operate(options, ("erase", {"where": where, "reason": reason}))
+        found = [Finding(**each) for each in erased]
     return found, elsewhere(loaded)
 
 

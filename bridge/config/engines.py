@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-from bridge.config.tls import ServerTlsConfig
+from bridge.config.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.types import Address, Duration, Integer, Model, Size, is_loopback
 from bridge.kinds import OWN_NAMES
 
@@ -160,9 +160,18 @@ class SchedulerEngineConfig(EngineBase):
     )
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
     token: SecretStr | None = Field(None, description="Bearer token for a sidecar that asks for one.")
+    tls: ClientTlsConfig | None = Field(
+        None, description="TLS to an https endpoint; null: what the system trusts, and no certificate of ours."
+    )
     retention: Duration | None = Field(
         None, description="The scheduler's retention policy, for `bridge check` to compare."
     )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> SchedulerEngineConfig:
+        if self.tls is not None and self.endpoint.startswith(("http://", "grpc://")):
+            raise ValueError(f"`tls` is for an https endpoint, and `{self.endpoint}` is none")
+        return self
 
 
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]

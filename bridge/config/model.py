@@ -16,7 +16,27 @@ from bridge.config.tls import ServerTlsConfig
 from bridge.config.types import Duration, Integer, Model, Name, Size
 
 
-class HttpConfig(Model):
+class ConnectionsConfig(Model):
+    """Bounds of connections."""
+
+    max_connections: Integer = Field(
+        256, ge=1, description="Connections at once. For one more the one that was idle longest is closed."
+    )
+    header_timeout: Duration = Field(
+        10.0, gt=0, description="Time from the connection, or a request's first byte, to the end of its headers."
+    )
+    idle_timeout: Duration = Field(75.0, gt=0, description="Time between two requests of a connection.")
+
+
+class ControlConfig(ConnectionsConfig):
+    """The control socket."""
+
+    max_connections: Integer = Field(
+        64, ge=1, description="Connections at once. For one more the one that was idle longest is closed."
+    )
+
+
+class HttpConfig(ConnectionsConfig):
     """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
 
     host: str = Field("127.0.0.1", min_length=1, pattern=r"^[^\s/@]*$", description="Address to listen on.")
@@ -50,6 +70,7 @@ class OpsConfig(Model):
     """How the daemon is run and watched."""
 
     http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
+    control: ControlConfig = Field(ControlConfig(), description="The control socket.")
     log: LogConfig = Field(LogConfig(), description="Logging.")
     secrets_dir: str | None = Field(
         None, min_length=1, description="Directory below which `${file:NAME}` reads; null: such references are refused."

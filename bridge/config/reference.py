@@ -141,8 +141,8 @@ ops:
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
-        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, engines.WorkerConfig, engines.ParkingConfig,
-        engines.AnswersConfig,
+        engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
+        engines.ParkingConfig, engines.AnswersConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -162,7 +162,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
         routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
     ),
-    "ops": (model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.LogConfig, model.AuditConfig),
+    "ops": (
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
+    ),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -181,8 +183,9 @@ _HEADINGS = {
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
-    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", model.LogConfig: "log",
-    model.AuditConfig: "audit",
+    model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
+    model.ControlConfig: "control",
+    model.LogConfig: "log", model.AuditConfig: "audit",
 }  # fmt: skip
 
 

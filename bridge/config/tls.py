@@ -1,8 +1,8 @@
-"""TLS of ports that the bridge serves."""
+"""TLS of ports that the bridge serves, and to engines that it calls."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bridge.config.types import Model
 
@@ -19,3 +19,19 @@ class ServerTlsConfig(Model):
         min_length=1,
         description="File of authorities, PEM, of which each client needs a certificate; null: none is asked for.",
     )
+
+
+class ClientTlsConfig(Model):
+    """TLS to an engine. The files are read at the start."""
+
+    ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
+    certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
+    key: str | None = Field(
+        None, min_length=1, description="File of its key, PEM, without a password; null: in `certificate` too."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ClientTlsConfig:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("`key` is of a `certificate`, which is missing")
+        return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from bridge.parking.names import DEAD_LETTER_PACE
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.05
-_LOOKS = 100
+_PATIENCE = 5.0
 
 
 def pace_entity() -> Callable[[EntityContext, Any], None]:
@@ -43,7 +44,7 @@ def apply(paces: Paces, operation: str, value: dict[str, Any]) -> None:
     elif route is None:
         return
     elif operation == "limit":
-        paces.limit(route, now)
+        paces.limit(route, now, value.get("resumes"))
     elif operation == "claim":
         paces.claim(route, value["by"], now)
     elif operation == "wrote":
@@ -59,19 +60,26 @@ class EnginePaces:
         self._engine = engine
         self._entity = EntityInstanceId(DEAD_LETTER_PACE, source)
 
-    async def load(self) -> Paces:
+    async def load(self, patience: float = _PATIENCE) -> Paces:
         """Paces as they are after all operations sent so far.
 
-        Raises: EngineError; EngineUnavailable when no worker has processed the operations within five seconds.
+        Raises: EngineError; EngineUnavailable when no worker has processed the operations within `patience` seconds.
         """
-        for _ in range(_LOOKS):
-            found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
-            if found is None:
-                return Paces()
-            if not found.backlog_queue_size:
-                return Paces(json.loads(found.get_state() or "null"))
+        end = time.monotonic() + patience
+        while True:
+            paces, pending = await self.latest()
+            if not pending:
+                return paces
+            if time.monotonic() > end:
+                raise EngineUnavailable("no worker has processed the dead-letter pace; is one running?")
             await asyncio.sleep(_LOOK_SECONDS)
-        raise EngineUnavailable("no worker has processed the dead-letter pace; is one running?")
+
+    async def latest(self) -> tuple[Paces, bool]:
+        """Paces as they are now, and whether operations wait to be processed. Raises: EngineError."""
+        found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
+        if found is None:
+            return Paces(), False
+        return Paces(json.loads(found.get_state() or "null")), bool(found.backlog_queue_size)
 
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         """Return when the engine has durably taken the operation. Raises: EngineError."""

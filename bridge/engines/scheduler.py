@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
-from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import DTSAsyncDefaultClientInterceptorImpl
+from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import (
+    DTSAsyncDefaultClientInterceptorImpl,
+    DTSDefaultClientInterceptorImpl,
+)
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
@@ -25,6 +34,7 @@ from bridge.engines.remote import channel_options, probe
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
+from bridge.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
@@ -63,6 +73,11 @@ class SchedulerEngine:
         self._host_address, self._secure = parse_endpoint(config.endpoint)
         self._credentials: credentials.Credentials | None = None
         self._client: AsyncTaskHubGrpcClient | None = None
+        self._certificates: Any = None
+        """Credentials of channels, where the SDK's own do not do."""
+        self._channel: Any = None
+        self._channels: list[Any] = []
+        """The client's channel and those of workers, which the SDK does not close."""
 
     @property
     def description(self) -> str:
@@ -78,10 +93,11 @@ class SchedulerEngine:
     async def start(self) -> None:
         """Does not connect: an engine that is away is noticed by the probe and by the first call.
 
-        Raises: EngineMisconfigured when the chosen credential cannot be made.
+        Raises: EngineMisconfigured when the chosen credential cannot be made, or a certificate cannot be used.
         """
         if self._client is not None:
             return
+        self._certificates = self._load_certificates()
         try:
             self._credentials = credentials.create(self._config, self._secure)
         except ValueError as error:
@@ -91,15 +107,38 @@ class SchedulerEngine:
         if self._config.token is not None:
             interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
         streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
+        interceptors += [ParentInterceptor(), *map(OnStreams, streams)]
+        options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True)
+        channel = None
+        if self._certificates is not None:
+            # Interceptors of a channel that is handed to the SDK are not its affair
+            all_ = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
+            channel = grpc.aio.secure_channel(
+                self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
+            )
+            self._channel = channel
         self._client = AsyncDurableTaskSchedulerClient(
             host_address=self._host_address,
             taskhub=self._config.task_hub,
             token_credential=credential,
+            channel=channel,
             secure_channel=self._secure,
-            interceptors=[*interceptors, ParentInterceptor(), *map(OnStreams, streams)],
-            channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True),
+            interceptors=interceptors,
+            channel_options=options,
             logger=quiet_logger(f"{self.name}.client"),
         )
+
+    def _load_certificates(self) -> Any:
+        """Credentials of a channel with the configured certificates; None without. Raises: EngineMisconfigured."""
+        tls = self._config.tls
+        if tls is None:
+            return None
+        files = (None if file is None else Path(file) for file in (tls.ca, tls.certificate, tls.key))
+        try:
+            found = load_client(*files)
+        except TlsProblem as problem:
+            raise EngineMisconfigured(f"engine {self.name!r}: {problem}") from None
+        return grpc.ssl_channel_credentials(found.ca, found.key, found.certificate)
 
     def _authorization(self) -> list[tuple[str, str]]:
         assert self._config.token is not None
@@ -109,6 +148,12 @@ class SchedulerEngine:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            channel.close()
         held, self._credentials = self._credentials, None
         if held is not None:
             await held.close()
@@ -131,14 +176,27 @@ class SchedulerEngine:
     ) -> ContainedWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
+        credential = None if self._credentials is None else self._credentials.synchronous
+        interceptors = [DefaultClientInterceptorImpl(self._authorization())] if self._config.token else []
+        options = channel_options(None, RECONNECT_SECONDS, proxy=True)
+        channel = None
+        if self._certificates is not None:
+            hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
+            channel = grpc.intercept_channel(
+                grpc.secure_channel(self._host_address, self._certificates, options=options.to_grpc_options()),
+                *interceptors,
+                DTSDefaultClientInterceptorImpl(credential, hub, worker_id=worker_id),
+            )
+            self._channels.append(channel)
         return register(
             _Worker(
                 host_address=self._host_address,
                 taskhub=self._config.task_hub,
-                token_credential=None if self._credentials is None else self._credentials.synchronous,
+                token_credential=credential,
+                channel=channel,
                 secure_channel=self._secure,
-                interceptors=[DefaultClientInterceptorImpl(self._authorization())] if self._config.token else None,
-                channel_options=channel_options(None, RECONNECT_SECONDS, proxy=True),
+                interceptors=interceptors,
+                channel_options=options,
                 concurrency_options=concurrency(self._config.worker, workflows),
                 data_converter=data_converter,
                 logger=quiet_logger(f"{self.name}.worker"),

@@ -6,30 +6,23 @@ Every command and every operation of the API that changes something runs inside 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
 import pwd
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
-from bridge import private
 from bridge.errors import BridgeError, wire_name
+from bridge.ops.trail import Note, Trail
 
-FILE = "audit.jsonl"
-MAX_BYTES = 4 * 1024 * 1024
-"""Size of a file of the copy; a full one is put aside."""
-MAX_FILES = 8
-"""Files of the copy, the one that is written among them; the oldest is removed for a new one."""
-
-_LOCK = "audit.lock"
 _LONGEST = 1000
 _MOST = 100
+_WIDEST = 32 * 1024
+"""Bytes of a filter; one that is wider is left out."""
 
 _log = logging.getLogger("bridge.audit")
 _log.setLevel(logging.INFO)  # Whatever the level of the log: these lines are not a matter of taste
@@ -77,117 +70,77 @@ class Change:
             **actor,
             "action": self.action,
             "target": _short(self.target),
-            "filter": _short({name: value for name, value in self.filter.items() if value not in (None, (), [])}),
+            "filter": self._filter(),
             "result": self.result,
             "error": self.error,
             "reason": _short(self.reason),
         }
 
-
-class Trail:
-    """The copy in one directory, which processes share. own: the directory is for nothing else."""
-
-    def __init__(
-        self, directory: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES, *, own: bool = False
-    ) -> None:
-        self.directory = directory
-        self._make = private.directory if own else private.missing_directory
-        self._max_bytes = max_bytes
-        self._max_files = max_files
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line and bring it to disk. Raises: OSError."""
-        self._make(self.directory)
-        text = json.dumps(line, default=str).encode() + b"\n"
-        lock = private.opened(self.directory / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            try:
-                size = os.fstat(file).st_size
-                if size and size + len(text) > self._max_bytes:
-                    self._put_aside()
-                    os.close(file)
-                    file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-                elif size and os.pread(file, 1, size - 1) != b"\n":
-                    text = b"\n" + text  # the line before was cut by a crash
-                os.write(file, text)
-                os.fsync(file)
-            finally:
-                os.close(file)
-        finally:
-            os.close(lock)
-
-    def narrow(self) -> None:
-        """Make what is there this user's alone. Raises: OSError."""
-        if self.directory.is_dir():
-            self._make(self.directory)
-            private.narrow([*self.files(), self.directory / _LOCK])
-
-    def files(self) -> list[Path]:
-        """The files of the copy that are there, the oldest first."""
-        return [path for path in reversed([self._numbered(n) for n in range(self._max_files)]) if path.is_file()]
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """The lines, the oldest first; damaged ones are left out. Raises: OSError."""
-        with suppress(FileNotFoundError), (self.directory / _LOCK).open("rb") as lock:
-            # So that no file changes its name before it is opened
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            opened = [path.open("rb") for path in self.files()]
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            for file in opened:
-                with file:
-                    for text in file:
-                        with suppress(ValueError):
-                            line = json.loads(text)
-                            if isinstance(line, dict):
-                                yield line
-
-    def _numbered(self, number: int) -> Path:
-        return self.directory / (f"{FILE}.{number}" if number else FILE)
-
-    def _put_aside(self) -> None:
-        for number in range(self._max_files - 1, 0, -1):
-            with suppress(FileNotFoundError):
-                self._numbered(number - 1).replace(self._numbered(number))
-        if self._max_files == 1:
-            self._numbered(0).unlink()
+    def _filter(self) -> Any:
+        found = _short({name: value for name, value in self.filter.items() if value not in (None, (), [])})
+        size = len(json.dumps(found, default=str))
+        return found if size <= _WIDEST else {"…": f"{size} bytes"}
 
 
 @contextmanager
 def audited(trail: Trail | None, change: Change) -> Iterator[Change]:
     """Do a change and leave its line, however it ends. trail: None where there is no place for a copy."""
+    note = _noted(trail, change)
     try:
         yield change
     except BaseException as error:
         _failed(change, error)
         raise
     finally:
-        record(trail, change)
+        record(trail, change, note)
 
 
 @asynccontextmanager
 async def audited_async(trail: Trail, change: Change) -> AsyncIterator[Change]:
     """The same on an event loop, which does not wait for the disk."""
+    note = await asyncio.to_thread(_noted, trail, change)
     try:
         yield change
     except BaseException as error:
         _failed(change, error)
         raise
     finally:
-        await asyncio.shield(asyncio.to_thread(record, trail, change))
+        await asyncio.shield(asyncio.to_thread(record, trail, change, note))
 
 
-def record(trail: Trail | None, change: Change) -> None:
+def record(trail: Trail | None, change: Change, note: Note | None = None) -> None:
     """Write the line: to the log, and to the copy, whose failure is logged and stops nothing."""
     line = change.line()
     _log.info("%s %s", change.action, change.result, extra=line)
     if trail is None:
         return
     try:
-        trail.append(line)
+        trail.append(line, note)
     except OSError as error:
-        _own.warning("the audit line of %s cannot be kept in %s: %s", change.action, trail.directory, error.strerror)
+        # A command has no log of its own: what it tells is all that is left
+        whole = "" if _log.hasHandlers() else f"; it is {json.dumps(line, default=str)}"
+        _own.warning(
+            "the audit line of %s cannot be kept in %s: %s%s", change.action, trail.directory, error.strerror, whole
+        )
+
+
+def settle(trail: Trail) -> None:
+    """Write the lines of changes whose process was killed. Failures are logged."""
+    try:
+        trail.settle(lambda line: _log.info("%s %s", line.get("action"), line.get("result"), extra=dict(line)))
+    except OSError as error:
+        _own.warning("audit lines of killed processes cannot be kept in %s: %s", trail.directory, error.strerror)
+
+
+def _noted(trail: Trail | None, change: Change) -> Note | None:
+    """Note the change before it is made; None where that fails, as the line at its end will tell."""
+    if trail is None:
+        return None
+    settle(trail)
+    try:
+        return trail.begin(change.line())
+    except OSError:
+        return None
 
 
 def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor:

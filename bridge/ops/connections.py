@@ -36,19 +36,17 @@ class Connections:
         self._open: dict[Any, _Connection] = {}
         """By aiohttp's own protocol. The order is that of their last request."""
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self.refused = {"full": 0, "replaced": 0, "late": 0}
+        """Connections refused: since all were busy, or closed for a newer one, or since no headers came in time."""
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen on TCP; the port in use. Raises: OSError."""
         await self._runner.setup()
+        self._tls = tls
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._accept,
-                host,
-                port,
-                backlog=128,
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else self.ask,
-            )
+            # TLS begins on the accepted connection: one that never ends its handshake counts from its first moment
+            self._server = await asyncio.get_running_loop().create_server(self._accept, host, port, backlog=128)
         except BaseException:
             await self._runner.cleanup()
             raise
@@ -68,14 +66,16 @@ class Connections:
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner.server is not None
-        return _Connection(self._runner.server(), self)
+        return _Connection(self._runner.server(), self, self._tls)
 
     def joined(self, connection: _Connection) -> bool:
         """Whether there is room, made where an idle one can go."""
         if len(self._open) >= self._most:
             idle = next((each for each in self._open.values() if not each.busy), None)
             if idle is None:
+                self.refused["full"] += 1
                 return False
+            self.refused["replaced"] += 1
             idle.abort()
         self._open[connection.inner] = connection
         return True
@@ -99,10 +99,14 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection: passes everything on to aiohttp's protocol, which has no deadline for headers."""
 
-    def __init__(self, inner: Any, all_: Connections) -> None:
+    def __init__(self, inner: Any, all_: Connections, tls: ssl.SSLContext | None = None) -> None:
         self.inner = inner
         self.busy = False
         self._all = all_
+        self._tls = tls
+        self._handshake: asyncio.Task[None] | None = None
+        self._early = b""
+        """Bytes that came with the end of the handshake."""
         self._asking = True
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -113,18 +117,45 @@ class _Connection(asyncio.Protocol):
         if not self._all.joined(self):
             self._transport.abort()
             return
+        self._wait(self._all.ask)
+        if self._tls is None:
+            self._begin(self._transport)
+        else:
+            self._transport.pause_reading()
+            self._handshake = asyncio.ensure_future(self._begin_tls(self._transport, self._tls))
+
+    async def _begin_tls(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        try:
+            wrapped = await asyncio.get_running_loop().start_tls(
+                transport, self, tls, server_side=True, ssl_handshake_timeout=self._all.ask
+            )
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError is one; peers that speak no TLS are no news
+            self.abort()
+            return
+        if wrapped is None or self._transport is None:
+            self.abort()
+            return
+        self._transport = wrapped
+        self._begin(wrapped)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
         self._taken = True
         self.inner.connection_made(transport)
-        self._wait(self._all.ask)
+        early, self._early = self._early, b""
+        if early:
+            self.inner.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
         self._all.left(self)
+        if self._handshake is not None:
+            self._handshake.cancel()
         if self._taken:
             self.inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if not self._taken:
+            self._early += data
             return
         if not self.busy and not self._asking:
             self._asking = True
@@ -148,6 +179,10 @@ class _Connection(asyncio.Protocol):
         self.busy = False
         self._wait(self._all.idle)
 
+    def _late(self) -> None:
+        self._all.refused["late"] += self._asking
+        self.abort()
+
     def abort(self) -> None:
         self._all.left(self)
         if self._transport is not None:
@@ -156,4 +191,4 @@ class _Connection(asyncio.Protocol):
     def _wait(self, seconds: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.abort)
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._late)

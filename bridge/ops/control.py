@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from bridge import private
+from bridge.config.model import ControlConfig
 from bridge.errors import (
     BridgeError,
     BrokerUnavailable,
@@ -35,7 +36,6 @@ DIRECTORY = "control"
 PREFIX = "/api/v1/"
 BODY_SECONDS = 30.0
 """Time for the body of a request."""
-CONNECTIONS = 64
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
@@ -67,7 +67,12 @@ class Control:
     """Serves routes on a socket in `directory`. admitted: user ids; root and this process's user when None."""
 
     def __init__(
-        self, directory: Path, routes: Sequence[Route], max_body: int, admitted: frozenset[int] | None = None
+        self,
+        directory: Path,
+        routes: Sequence[Route],
+        max_body: int,
+        admitted: frozenset[int] | None = None,
+        bounds: ControlConfig | None = None,
     ) -> None:
         self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
@@ -76,7 +81,16 @@ class Control:
             # aiohttp's own pattern takes no braces, which ids may have
             path = route.path.replace("}", ":[^/]+}")
             self._app.router.add_route(route.method, PREFIX + path, self._handler(route))
-        self._connections: Connections | None = None
+        bounds = bounds or ControlConfig()
+        self._connections = Connections(
+            self._app, ask=bounds.header_timeout, idle=bounds.idle_timeout, most=bounds.max_connections
+        )
+        self._running = False
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Connections refused, by cause."""
+        return self._connections.refused
 
     async def start(self) -> None:
         """Listen. Sockets that killed processes left are removed. Raises: OSError."""
@@ -90,19 +104,18 @@ class Control:
             with near(self.path) as path:
                 listener.bind(path)
             private.narrow([self.path])
-            connections = Connections(self._app, most=CONNECTIONS)
-            await connections.listen_on(listener)
+            await self._connections.listen_on(listener)
         except BaseException:
             listener.close()
             self.path.unlink(missing_ok=True)
             raise
-        self._connections = connections
+        self._running = True
 
     async def stop(self) -> None:
         """Close every connection and remove the socket. Idempotent."""
-        connections, self._connections = self._connections, None
-        if connections is not None:
-            await connections.stop()
+        if self._running:
+            self._running = False
+            await self._connections.stop()
             self.path.unlink(missing_ok=True)
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -229,6 +229,7 @@ class Metrics:
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         *,
         version: str,
         config: str,
@@ -236,7 +237,8 @@ class Metrics:
         """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
         that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
         of messages that had waited, by source and reason. clock_jumps: steps of the wall clock, by direction.
-        answers: to requests, by engine and result. version: of the bridge. config: its configuration's.
+        answers: to requests, by engine and result. refused: connections, by port and cause. version: of the bridge.
+        config: its configuration's.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
@@ -250,6 +252,7 @@ class Metrics:
                 late_letters,
                 clock_jumps,
                 answers,
+                refused,
                 version,
                 config,
             )
@@ -421,6 +424,7 @@ class _BridgeCollector(Collector):
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
+        refused: Callable[[], Mapping[str, Mapping[str, int]]],
         version: str,
         config: str,
     ) -> None:
@@ -431,6 +435,7 @@ class _BridgeCollector(Collector):
         self._late_letters = late_letters
         self._clock_jumps = clock_jumps
         self._answers = answers
+        self._refused = refused
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -460,11 +465,10 @@ class _BridgeCollector(Collector):
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
         yield from self._collect_parking()
-        answers = CounterMetricFamily("bridge_answers", "Answers to requests, by result.", labels=("engine", "result"))
-        for name, results in self._answers().items():
-            for result, count in results.items():
-                answers.add_metric((name, result), count)
-        yield answers
+        yield _by_two(("engine", "result"), "bridge_answers", "Answers to requests, by result.", self._answers())
+        yield _by_two(
+            ("port", "cause"), "bridge_connections_refused", "Connections refused, by cause.", self._refused()
+        )
         yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
@@ -595,3 +599,11 @@ def _buckets(histogram: HistogramLike) -> list[tuple[str, float]]:
         running += count
         buckets.append((bound, running))
     return buckets
+
+
+def _by_two(labels: tuple[str, str], name: str, text: str, counts: Mapping[str, Mapping[str, int]]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for first, each in counts.items():
+        for second, count in each.items():
+            family.add_metric((first, second), count)
+    return family

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 from aiohttp import web
@@ -65,6 +65,11 @@ class Web:
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://{_bracketed({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{self._port}"  # noqa: S104 - turned into loopback
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Connections refused since the start, by cause."""
+        return {} if self._connections is None else self._connections.refused
+
     async def start(self) -> None:
         """Listen. Raises: ConfigError when the address cannot be bound, or its certificate cannot be used."""
         try:
@@ -75,7 +80,10 @@ class Web:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
-        connections = Connections(app)
+        settings = self._settings
+        connections = Connections(
+            app, ask=settings.header_timeout, idle=settings.idle_timeout, most=settings.max_connections
+        )
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:

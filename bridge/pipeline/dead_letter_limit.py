@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
@@ -82,6 +83,9 @@ class DeadLetterLimit:
         self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
         self._freed: set[Item] = set()
         self._eased: list[str] = []
+        self._unsent: set[str] = set()
+        self._reading = asyncio.Lock()
+        """Held while paces are read or limited, so that what is read never is older than what is known."""
         self._wake = asyncio.Event()
 
     @property
@@ -116,11 +120,11 @@ class DeadLetterLimit:
         """
         if not self._loaded:
             raise DeadLetterLimited(route)
-        written = self._written.setdefault(route, {})
-        if message in written:
+        if message in self._written.get(route, ()):
             return False
-        if self._store is not None and time.monotonic() - self._read_at > REFRESH_SECONDS:
+        if self._refresh_in() <= 0:
             await self._refresh()
+        written = self._written.setdefault(route, {})  # after the refresh, which may have begun another
         paced = False
         now = time.monotonic()
         while written and now - next(iter(written.values())) >= self._window:
@@ -133,9 +137,11 @@ class DeadLetterLimit:
             paced = True
         elif route in self._paces:
             raise DeadLetterLimited(route)
-        elif len(written) >= self.limit:
-            self._paces.limit(route, time.time())
-            await self._send("limit", route)
+        elif len(written) < self.limit:
+            pass
+        elif not await self._limit(route):
+            written = self._written.setdefault(route, {})
+        else:
             log.error(
                 "too many dead letters; the source probes with growing pauses",
                 action="dead_letter_limit",
@@ -202,14 +208,14 @@ class DeadLetterLimit:
         """Claim dead letters as they fall due and free the items that wait for them, for ever."""
         while True:
             self._wake.clear()
-            if not self._loaded or (self._paces and time.monotonic() - self._read_at > REFRESH_SECONDS):
+            if not self._loaded or (self._paces and self._refresh_in() <= 0):
                 await self._refresh()
             eased, self._eased = self._eased, []
             for route in eased:
                 await self._ease(route)
             delays = [await self._probe(route) for route in list(self._waiting) if self._waiting[route]]
             if self._paces or not self._loaded:
-                delays.append(REFRESH_SECONDS if self._loaded else _RETRY_SECONDS)
+                delays.append(max(0.0, min(REFRESH_SECONDS, self._refresh_in())) if self._loaded else _RETRY_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(delays) if delays else None):
                     await self._wake.wait()
@@ -269,25 +275,55 @@ class DeadLetterLimit:
             self._freed.add(item)
             free()
 
-    async def _send(self, operation: str, route: str) -> None:
-        """Tell the other daemons. While the engine is away this process alone goes by it."""
+    async def _limit(self, route: str) -> bool:
+        """Limit the route. False when a person has ended its limit at this moment."""
+        async with self._reading:
+            if len(self._written.get(route, ())) < self.limit:
+                return False
+            if route in self._paces:
+                return True
+            self._paces.limit(route, time.time())
+            if not await self._send("limit", route, resumes=self._paces.resumes.get(route, 0)):
+                self._unsent.add(route)
+        return True
+
+    async def _send(self, operation: str, route: str, **more: int) -> bool:
+        """Tell the other daemons. False while the engine is away: this process alone goes by it."""
         if self._store is None:
-            return
+            return True
         try:
-            await self._store.send(operation, {"route": route, "now": time.time()})
+            await self._store.send(operation, {"route": route, "now": time.time(), **more})
         except EngineError as error:
             log.info("the dead-letter pace is not shared", action=operation, source=self._source, detail=str(error))
+            return False
+        return True
+
+    def _refresh_in(self) -> float:
+        """Seconds until the shared paces are read anew."""
+        return math.inf if self._store is None else self._read_at + REFRESH_SECONDS - time.monotonic()
 
     async def _refresh(self) -> None:
         assert self._store is not None
+        asked_at = time.monotonic()
+        async with self._reading:
+            if self._read_at > asked_at:
+                return
+            for route in tuple(self._unsent):
+                if await self._send("limit", route, resumes=self._paces.resumes.get(route, 0)):
+                    self._unsent.discard(route)
+            if not self._unsent:
+                await self._load(self._store)
+            self._read_at = time.monotonic()
+
+    async def _load(self, store: PaceStore) -> None:
         try:
-            paces = await self._store.load()
+            paces = await store.load()
         except EngineError as error:
             log.info("the dead-letter pace cannot be read", action="load", source=self._source, detail=str(error))
-        else:
-            self._loaded = True
-            known, self._paces = self._paces, paces
-            for route in known:
-                if route not in paces:
-                    self._released(route)
-        self._read_at = time.monotonic()
+            return
+        known, self._paces = self._paces, paces
+        if self._loaded:
+            missed = [route for route, count in paces.resumes.items() if count != known.resumes.get(route, 0)]
+            for route in {*(route for route in known if route not in paces), *missed}:
+                self._released(route)
+        self._loaded = True

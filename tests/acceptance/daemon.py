@@ -49,7 +49,8 @@ class Serve:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, cwd=self._directory, stdout=log, stderr=log, **self._popen)
         self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
-        self.url = json.loads(self._ready.read_bytes())["http"]
+        told = json.loads(self._ready.read_bytes())
+        self.url = told["http"] if "http" in told else f"http://{told['address']}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

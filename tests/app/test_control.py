@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
+import re
 import socket
 import stat
 from collections.abc import AsyncIterator, Mapping
@@ -48,6 +51,7 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.resume": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
+    "erase": {"where": "payload == 'SECRET'"},
 }
 
 
@@ -239,7 +243,7 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
             operation = BY_NAME["instances.terminate"]
             before = len(kept(loaded))
             with pytest.raises((InstanceNotFound, InvalidCommand)):
-                await ours._ask(session, operation, {"instance_id": instance_id})
+                await ours._ask_over(session, operation, {"instance_id": instance_id})
             [line] = kept(loaded)[before:]
             assert line["target"] == instance_id
 
@@ -325,3 +329,139 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
         await channel.stop()
         with pytest.raises(EngineTimeout, match="whether it acted is unknown"):
             await asked
+
+
+async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.3)
+    frozen = asyncio.Event()
+
+    async def freezes(operation: Operation[Any], *rest: Any) -> Any:
+        if frozen.is_set() or operation.changes:
+            frozen.set()
+            return await asyncio.Event().wait()
+        return await perform(operation, *rest)
+
+    async with serving(loaded):
+        monkeypatch.setattr("bridge.app.control.perform", freezes)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(EngineTimeout, match="does not answer any more"):
+                await operate(loaded, None, [("entities.clean", {})])
+
+
+async def test_a_daemon_that_works_long_is_waited_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.1)
+    looks = 0
+
+    async def slow(operation: Operation[Any], *rest: Any) -> Any:
+        nonlocal looks
+        looks += not operation.changes
+        while operation.changes and looks < 4:
+            await asyncio.sleep(0.01)
+        return await perform(operation, *rest)
+
+    async with serving(loaded):
+        monkeypatch.setattr("bridge.app.control.perform", slow)
+        assert await operate(loaded, None, [("entities.clean", {})])
+    assert kept(loaded)[-1]["via"] == "socket"
+
+
+async def test_several_daemons_that_do_not_answer_cost_the_time_of_one(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.5)
+    directory = loaded.base / ".bridge" / "control"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for number in range(8):
+            frozen = directory / f"{number}-frozen.sock"
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            with near(frozen) as path:
+                listener.bind(path)
+            listener.listen()
+            stack.callback(frozen.unlink)
+        began = asyncio.get_running_loop().time()
+        assert await operate(loaded, None, [("entities.clean", {})])
+        assert asyncio.get_running_loop().time() - began < 3.0
+    assert "7-frozen.sock does not answer; is it frozen?" in caplog.text
+
+
+def _ask_as(uid: int, place: Path) -> str:
+    """The answer that another user gets, or the word of the error; in a process of its own."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.chdir(place.parent)  # its parents are closed to strangers, which is not what is tried here
+            if uid != os.geteuid():
+                os.setuid(uid)
+            connection = http.client.HTTPConnection("localhost")
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(place.name)
+            connection.request("POST", "/api/v1/entities:clean", b"{}", {"Content-Type": "application/json"})
+            os.write(write, str(connection.getresponse().status).encode())
+        except OSError as error:
+            os.write(write, type(error).__name__.encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    told = os.read(read, 1000).decode()
+    os.close(read)
+    os.waitpid(child, 0)
+    return told
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["as it is made", "opened by mistake"])
+async def test_a_process_of_another_user_gets_nothing(loaded: Loaded, opened: bool) -> None:
+    """With rights to the files, and without them. A test that is not root's cannot become another user."""
+    root = os.geteuid() == 0
+    stranger = 65534 if root else os.geteuid()
+    async with serving(loaded, None if root else frozenset((0,))) as channel:
+        if opened:
+            channel.path.parent.chmod(0o755)
+            channel.path.chmod(0o666)
+        told = await asyncio.to_thread(_ask_as, stranger, channel.path)
+    if opened or not root:
+        assert told == "403"
+        assert (kept(loaded)[-1]["uid"], kept(loaded)[-1]["result"]) == (stranger, "denied")
+    else:
+        assert told == "PermissionError"
+
+
+READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
+    "engines": ({}, lambda found: found[0]["name"] == "default"),
+    "instances": (
+        {"prefix": "read-", "statuses": "RUNNING,COMPLETED", "limit": "1", "payloads": "true"},
+        lambda found: found["all"] == 2 and [one["input"] for one in found["instances"]] == [{"n": 1}],
+    ),
+    "instances/read-0": ({}, lambda found: found["instance_id"] == "read-0"),
+    "instances/read-0/history": ({}, lambda found: any("ExecutionStarted" in json.dumps(event) for event in found)),
+    "entities": ({"entity": "counter", "state": "1"}, lambda found: "read" in {one["key"] for one in found}),
+    "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
+    "parked": ({}, lambda found: found == []),
+    "sources": ({}, lambda found: {"free"} == {one["state"] for one in found}),
+    "keys": ({}, lambda found: isinstance(found, list)),
+}
+
+
+async def test_every_look_has_its_place(loaded: Loaded) -> None:
+    assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
+        operation.path for operation in OPERATIONS if not operation.changes
+    }
+    calls = [
+        ("instances.start", {"orchestration": "waits", "instance_id": f"read-{n}", "input": {"n": n}}) for n in (0, 1)
+    ]
+    signal = {"entity": "counter", "key": "read", "operation": "add", "input": 1}
+    async with serving(loaded) as channel, client(channel) as session:
+        await operate(loaded, None, [*calls, ("entities.signal", signal)])
+        for place, (query, fits) in READS.items():
+            async with asyncio.timeout(PATIENCE):
+                while True:  # the worker takes its time
+                    async with session.get(f"/api/v1/{place}", params=query) as response:
+                        found = json.loads(await response.read())
+                    if response.status == 200 and fits(found):
+                        break
+                    await asyncio.sleep(0.05)
+        async with session.get("/api/v1/instances", params={"statuses": "SLEEPING"}) as response:
+            assert response.status == 422
+        async with session.post("/api/v1/payloads:erase", json={"where": "nobody.knows("}) as response:
+            assert response.status == 422

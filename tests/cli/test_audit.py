@@ -15,7 +15,7 @@ import pytest
 
 from bridge.cli import root
 from bridge.cli.command import Command
-from bridge.ops.audit import Trail
+from bridge.ops.trail import Trail
 from tests.app.project import PATIENCE
 from tests.cli.conftest import Bridge
 

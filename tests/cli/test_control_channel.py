@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bridge.ops.audit import Trail
+from bridge.ops.trail import Trail
 from tests.app.project import CONFIG, PATIENCE, write_project
 
 PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
@@ -143,6 +143,29 @@ def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path)
     shown = bridge(project, "audit", "--json")
     assert json.loads(shown.stdout) == line
     assert shown.stderr.startswith("read 1 file of this machine: ")
+
+
+def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> None:
+    text = CONFIG.replace("path: .bridge/engine", "path: .bridge/engine, timeout: 1s")
+    (project / "bridge.yaml").write_text(text + PORT)
+    with daemon(project, "serve") as (process, _):
+        process.send_signal(signal.SIGSTOP)
+        told = bridge(project, "instances", "terminate", "one")
+        assert told.returncode == 3
+        assert "is it frozen?" in told.stderr
+        assert "Traceback" not in told.stderr
+        process.send_signal(signal.SIGCONT)
+    assert [line["result"] for line in kept(project)] == ["failed"]
+
+
+def test_a_directory_with_a_long_path(tmp_path: Path) -> None:
+    config = write_project(tmp_path / ("deep-" * 30) / ("er-" * 40))
+    config.write_text(CONFIG + PORT)
+    project = config.parent
+    with daemon(project, "serve") as (_, ready):
+        assert len(ready["control"]) > 300
+        assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
+    assert [line["via"] for line in kept(project)] == ["socket"]
 
 
 @contextmanager

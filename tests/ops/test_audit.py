@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import io
 import logging
 import multiprocessing
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from bridge.errors import InstanceNotFound
-from bridge.ops.audit import FILE, Actor, Change, Denied, Trail, audited, audited_async, user
+from bridge.ops.audit import Actor, Change, Denied, audited, audited_async, settle, user
+from bridge.ops.logging import configure
+from bridge.ops.trail import FILE, Trail
 
 ADA = Actor("ada", 1000, "cli")
-FIELDS = ["time", "actor", "uid", "via", "action", "target", "filter", "result", "error", "reason"]
+FIELDS = ["time", "actor", "uid", "via", "action", "target", "filter", "result", "error", "reason", "id"]
 
 
 def change(**more: object) -> Change:
@@ -37,11 +45,11 @@ def test_a_line_says_who_did_what_to_what_and_why(tmp_path: Path, caplog: pytest
         logging.getLogger().setLevel(level)
     [line] = lines(trail)
     assert list(line) == FIELDS
-    assert [line[name] for name in FIELDS[1:]] == [
+    assert [line[name] for name in FIELDS[1:-1]] == [
         "ada", 1000, "cli", "instances.terminate", "order-1", {"recursive": True}, "done", None, "fraud",
     ]  # fmt: skip
     [record] = [each for each in caplog.records if each.name == "bridge.audit"]
-    assert {name: vars(record)[name] for name in FIELDS} == line
+    assert {name: vars(record)[name] for name in FIELDS[:-1]} | {"id": line["id"]} == line
 
 
 @pytest.mark.parametrize(
@@ -102,8 +110,9 @@ def test_full_files_are_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
     kept = [line["target"] for line in lines(trail)]
     assert kept == [f"t-{number}" for number in range(100 - len(kept), 100)]
     assert len(kept) >= 6
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "audit").iterdir()}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "audit").iterdir() if path.is_file()}
     assert (modes, stat.S_IMODE((tmp_path / "audit").stat().st_mode)) == ({0o600}, 0o700)
+    assert [*(tmp_path / "audit" / "audit.pending").iterdir()] == []
 
 
 def test_one_file_alone(tmp_path: Path) -> None:
@@ -146,3 +155,122 @@ def test_processes_share_it_without_loss(tmp_path: Path) -> None:
 def test_the_actor_is_the_user_of_the_process() -> None:
     assert user().uid == os.getuid()
     assert user(4_000_000_001).name == "uid 4000000001"
+
+
+def test_a_filter_of_many_ids_is_bounded(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    with audited(trail, change(filter={"ids": ["\U0001f600" * 900] * 1000})):
+        pass
+    [line] = lines(trail)
+    assert (tmp_path / FILE).stat().st_size < 64 * 1024
+    assert "bytes" in str(line["filter"])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bridge.ops.audit import Actor, Change, audited
+from bridge.ops.trail import Trail
+
+with audited(Trail(Path(sys.argv[1])), Change(Actor("ada", 1000, "cli"), "publish", "orders", reason="why")):
+    print("begun", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_change_whose_process_was_killed_leaves_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trail = Trail(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    with audited(trail, change()):
+        pass
+    assert [line["action"] for line in lines(trail)] == ["instances.terminate"], "what is under way has no line yet"
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    wanted = ("publish", "unknown", "killed", "why")
+    for _ in range(2):
+        line = lines(trail)[-1]
+        assert (line["action"], line["result"], line["error"], line["reason"]) == wanted
+        assert len(lines(trail)) == 2
+        settle(trail)
+    assert [vars(each)["action"] for each in caplog.records if each.name == "bridge.audit"][1:] == ["publish"]
+    assert (tmp_path / FILE).read_text().count("killed") == 1
+
+
+def test_a_process_that_was_killed_after_its_line_leaves_no_second_one(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    note = trail.begin({"target": "one"})
+    trail.append({"target": "one", "id": note.id})  # as it is when the kill came before the removal of the note
+    os.close(note.descriptor)
+    settle(trail)
+    assert [line["target"] for line in lines(trail)] == ["one"]
+    assert not note.path.exists()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from bridge.ops.audit import Actor, Change, audited
+from bridge.ops.logging import configure
+from bridge.ops.trail import FILE, Trail
+
+directory = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, ((directory / FILE).stat().st_size + 50, resource.RLIM_INFINITY))
+with audited(Trail(directory), Change(Actor("ada", 1000, "cli"), "publish", "second")):
+    print("changed")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+with audited(Trail(directory), Change(Actor("ada", 1000, "cli"), "publish", "third")):
+    pass
+"""
+
+
+def test_a_disk_that_becomes_full_leaves_no_part_of_a_line_and_the_command_tells_it(tmp_path: Path) -> None:
+    Trail(tmp_path).append({"target": "first", "result": "done", "fill": "x" * 10_000})
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "changed\n"
+    assert '"target": "second"' in done.stderr
+    found = [(line["target"], line["result"]) for line in lines(Trail(tmp_path))]
+    assert found == [("first", "done"), ("second", "done"), ("third", "done")], "it is kept once there is room"
+    assert len((tmp_path / FILE).read_text().splitlines()) == 3
+    assert [*(tmp_path / "audit.pending").iterdir()] == []
+
+
+def test_a_process_that_is_frozen_with_the_lock_holds_up_nobody_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bridge.ops.trail.LOCK_SECONDS", 0.1)
+    trail = Trail(tmp_path)
+    trail.append({"time": "", "target": "before"})
+    with (tmp_path / "audit.lock").open("rb") as frozen:
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        with audited(trail, change()):
+            pass
+        with pytest.raises(TimeoutError, match="frozen"):
+            lines(trail)
+    assert "is it frozen?" in caplog.text
+    assert [line["target"] for line in lines(trail)] == ["before"]
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_nothing_that_a_person_writes_begins_a_line_of_its_own(tmp_path: Path, form: str) -> None:
+    stream = io.StringIO()
+    evil = "x\r\n2030-01-01 [info     ] instances.purge done\x1b[2J\x85\u2028\u202e"
+    configure("info", form, stream)  # type: ignore[arg-type]  # one of the two
+    try:
+        given = Change(ADA, "instances.terminate", evil, {evil: [evil]}, evil)
+        with audited(Trail(tmp_path), given):
+            pass
+    finally:
+        logging.getLogger().handlers[:] = [
+            each for each in logging.getLogger().handlers if getattr(each, "stream", None) is not stream
+        ]
+        structlog.reset_defaults()
+    for text in (stream.getvalue(), (tmp_path / FILE).read_text()):
+        assert len(text.splitlines()) == 1
+        assert text.rstrip("\n").isprintable()
+    [line] = lines(Trail(tmp_path))
+    assert line["reason"] == evil

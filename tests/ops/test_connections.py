@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from bridge.config.model import HttpConfig
-from bridge.ops import connections
+from bridge.config.model import ControlConfig, HttpConfig
 from bridge.ops.connections import Connections
+from bridge.ops.control import Control, near
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
+from bridge.tls import TlsFiles
+from tests.kafka.certificates import Authority
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 Open = Callable[[], Any]
@@ -138,14 +142,119 @@ async def test_busy_connections_are_not_closed_for_a_new_one() -> None:
             await answered(reader)
 
 
-async def test_the_ops_port_has_these_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections.Connections.__init__, "__kwdefaults__", {"ask": 0.1, "idle": 60.0, "most": 4})
-    port = Web(HttpConfig(port=0), lambda: Readiness("running", ()), lambda: b"")
+async def test_what_is_refused_is_counted() -> None:
+    gate, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow(_: web.Request) -> web.Response:
+        begun.release()
+        await gate.wait()
+        return web.Response(text="here")
+
+    app = web.Application()
+    app.router.add_get("/", slow)
+    server = Connections(app, ask=0.3, idle=60, most=1)
+    port = await server.listen("127.0.0.1", 0)
+    try:
+        late, _ = await asyncio.open_connection("127.0.0.1", port)
+        await ended(late)
+        assert server.refused == {"full": 0, "replaced": 0, "late": 1}
+        idle, _ = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await ended(idle)
+        writer.write(ASK)
+        await begun.acquire()
+        full, _ = await asyncio.open_connection("127.0.0.1", port)
+        await ended(full)
+        assert server.refused == {"full": 1, "replaced": 1, "late": 1}
+        gate.set()
+        await answered(reader)
+    finally:
+        gate.set()
+        await server.stop()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+@asynccontextmanager
+async def secure(authority: Authority, **bounds: Any) -> AsyncIterator[tuple[Web, ssl.SSLContext]]:
+    files = TlsFiles(authority.issue("ops"))
+    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness("running", ()), lambda: b"", files)
+    await port.start()
+    try:
+        yield port, ssl.create_default_context(cafile=str(authority.file))
+    finally:
+        await port.stop()
+
+
+async def test_handshakes_that_do_not_end_make_room_for_one_that_does(authority: Authority) -> None:
+    async with secure(authority, max_connections=3, header_timeout="60s") as (port, context):
+        hogs = [await asyncio.open_connection("127.0.0.1", port.port) for _ in range(3)]
+        reader, writer = await asyncio.open_connection("localhost", port.port, ssl=context)
+        await ended(hogs[0][0])
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        assert port.refused["replaced"] == 1
+        for _, hog in hogs:
+            hog.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "part", "no TLS"]
+)
+async def test_handshakes_that_do_not_end_are_not_waited_for(authority: Authority, sent: bytes) -> None:
+    async with secure(authority, header_timeout="200ms") as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        writer.write(sent)
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 20)  # an alert, or nothing, and the end
+        writer.close()
+
+
+async def test_headers_after_a_handshake_have_no_time_of_their_own(authority: Authority) -> None:
+    async with secure(authority, header_timeout="500ms") as (port, context):
+        reader, writer = await asyncio.open_connection("localhost", port.port, ssl=context)
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert port.refused["late"] == 1
+        writer.close()
+
+
+async def test_a_request_that_comes_with_the_handshake_is_answered(authority: Authority) -> None:
+    async with secure(authority) as (port, context):
+        for _ in range(50):
+            reader, writer = await asyncio.open_connection("localhost", port.port, ssl=context)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+
+async def test_the_ops_port_has_these_bounds() -> None:
+    port = Web(HttpConfig(port=0, header_timeout="100ms"), lambda: Readiness("running", ()), lambda: b"")
     await port.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
         await ended(reader)
         writer.close()
+        assert port.refused["late"] == 1
     finally:
         await port.stop()
+
+
+async def test_the_control_socket_has_these_bounds(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", [], 1024, bounds=ControlConfig(header_timeout="300ms", max_connections=2))
+    await control.start()
+    try:
+        with near(control.path) as path:
+            hogs = [await asyncio.open_unix_connection(path) for _ in range(3)]
+        for reader, writer in hogs:
+            await ended(reader)
+            writer.close()
+        assert control.refused == {"full": 0, "replaced": 1, "late": 2}
+    finally:
+        await control.stop()

@@ -174,6 +174,14 @@ def test_dropped_repeats() -> None:
     assert found["bridge_repeats_dropped_total", frozenset({("by", "entity")})] == 0
 
 
+def test_refused_connections() -> None:
+    refused = {"ops": {"full": 2, "late": 1}, "control": {"full": 0}}
+    found = samples(Metrics(list, list, refused=lambda: refused, version="", config="").render())
+    name = "bridge_connections_refused_total"
+    assert found[name, frozenset({("port", "ops"), ("cause", "full")})] == 2
+    assert found[name, frozenset({("port", "control"), ("cause", "full")})] == 0
+
+
 def test_two_bridges_in_one_process_do_not_meet() -> None:
     first, second = (Metrics(list, list, version=version, config="") for version in ("1", "2"))
     assert b'version="2"' not in first.render()

@@ -29,7 +29,7 @@ class Store:
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         self._check()
         self.sent.append((operation, value))
-        arguments = [value[name] for name in ("route", "by", "now") if name in value]
+        arguments = [value[name] for name in ("route", "by", "now", "resumes") if name in value]
         getattr(self.paces, operation)(*arguments)
 
     def _check(self) -> None:
@@ -175,3 +175,58 @@ async def test_an_engine_that_is_away_neither_opens_nor_ends_the_limit() -> None
     assert not await allowed(limit, "a", 1)
     assert limit.active
     running.cancel()
+
+
+async def slept(monkeypatch: pytest.MonkeyPatch, daemon: DeadLetterLimit) -> None:
+    """The daemon was frozen: what it knows is old."""
+    monkeypatch.setattr(daemon, "_read_at", daemon._read_at - 30.0)
+
+
+async def test_a_daemon_that_was_frozen_does_not_undo_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    frozen = DeadLetterLimit("orders", 2, store)
+    await frozen._refresh()
+    assert [await allowed(frozen, "a", number) for number in range(3)] == [True, True, False]
+    store.paces.resume(None)
+    await slept(monkeypatch, frozen)
+    assert [await allowed(frozen, "a", number) for number in range(3, 6)] == [True, True, False]
+
+
+async def test_a_daemon_that_was_frozen_before_its_limit_counts_anew_after_a_resume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    daemons = [DeadLetterLimit("orders", 2, store) for _ in range(2)]
+    for each in daemons:
+        await each._refresh()
+    frozen, other = daemons
+    assert await allowed(frozen, "a", 0)
+    assert [await allowed(other, "a", number) for number in range(3)] == [True, True, False]
+    store.paces.resume("a")
+    await slept(monkeypatch, frozen)
+    assert [await allowed(frozen, "a", number) for number in range(1, 4)] == [True, True, False]
+
+
+async def test_a_limit_that_was_counted_before_a_resume_is_refused() -> None:
+    store = Store()
+    frozen = DeadLetterLimit("orders", 2, store)
+    await frozen._refresh()
+    assert [await allowed(frozen, "a", number) for number in range(2)] == [True, True]
+    store.paces.limit("a", time.time())
+    store.paces.resume("a")
+    assert not await allowed(frozen, "a", 2)
+    assert len(store.paces) == 0
+    await frozen._refresh()
+    assert await allowed(frozen, "a", 2)
+
+
+async def test_a_limit_that_was_reached_while_the_engine_was_away_is_told_when_it_is_back() -> None:
+    store = Store()
+    limit = DeadLetterLimit("orders", 2, store)
+    await limit._refresh()
+    store.away = True
+    assert [await allowed(limit, "a", number) for number in range(3)] == [True, True, False]
+    store.away = False
+    await limit._refresh()
+    assert not await allowed(limit, "a", 3)
+    assert "a" in store.paces

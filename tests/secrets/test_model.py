@@ -42,6 +42,7 @@ PLAIN = {
     "KafkaTlsConfig.key": "names a file",
     "RegistryTlsConfig.key": "names a file",
     "ServerTlsConfig.key": "names a file",
+    "ClientTlsConfig.key": "names a file",
     "ServiceBusBrokerConfig.credential": "names a kind of identity",
     "SchedulerEngineConfig.credential": "names a kind of identity",
     "ServiceBusTargetConfig.key": "says what becomes of a message's key",

@@ -39,6 +39,8 @@ class Membership:
         """Become visible to the others."""
         for directory in (self._group.parent, self._group, self._members):
             private.directory(directory)
+        # Those of partitions that this member does not own yet, too
+        private.narrow(self._group.glob("*.owner"))
         made = self._group / f"{self.member.id}.new"
         self._presence = FileLock.acquire(made)
         made.write_bytes(orjson.dumps(self.member.topics))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import copying, file_options, named
+from bridge.cli.engine.file import copying, file_options, to_change
 from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import print_json
 
@@ -38,7 +38,7 @@ def command(path: Path | None, target: Path, force: bool, as_json: bool, reason:
     The engine may run meanwhile. FILE appears when it is whole, readable for its owner alone; it holds payloads as they
     are. The engine's directory cannot take it under a name that ends with .db.
     """
-    file = named(path, options)
+    file = to_change(path, options, "engine.backup", reason)
     from bridge.app.engine_file import TargetRefused, audited, backup
 
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import file_options, named
+from bridge.cli.engine.file import file_options, to_change
 from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import print_json
 
@@ -31,7 +31,7 @@ def command(path: Path | None, as_json: bool, reason: str | None, **options: Any
     Removed instances leave room that new ones fill; this gives it back. The engine must be stopped, and the disk must
     have room for a copy of the file.
     """
-    file = named(path, options)
+    file = to_change(path, options, "engine.compact", reason)
     from bridge.app.engine_file import audited, compact
 
     with audited("engine.compact", file, {}, reason):

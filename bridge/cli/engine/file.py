@@ -26,10 +26,29 @@ def file_options(function: F) -> F:
 def named(path: Path | None, options: dict[str, Any]) -> Path:
     """The file that the options name. Raises: ConfigError, LookupError, EngineMisconfigured."""
     from bridge.app.composition import load_config
-    from bridge.app.engine_file import configured, given
+    from bridge.app.engine_file import configured
 
     if path is None:
         return configured(load_config(options["config"], options["overlay"]), options["engine"])
+    return _given(path, options)
+
+
+def to_change(path: Path | None, options: dict[str, Any], action: str, reason: str | None) -> Path:
+    """The same for a command that changes it: an engine without a file leaves an audit line."""
+    from bridge.app.audit import refused
+    from bridge.app.composition import load_config
+    from bridge.app.engine_file import configured
+
+    if path is None:
+        loaded = load_config(options["config"], options["overlay"])
+        with refused(loaded, action, options["engine"] or "default", reason):
+            return configured(loaded, options["engine"])
+    return _given(path, options)
+
+
+def _given(path: Path, options: dict[str, Any]) -> Path:
+    from bridge.app.engine_file import given
+
     if any(options.values()):
         raise click.UsageError(
             "--path names the file: give no engine and no configuration", click.get_current_context()

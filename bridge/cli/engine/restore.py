@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import copying, file_options, named
+from bridge.cli.engine.file import copying, file_options, to_change
 from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import clean, print_json
 
@@ -38,7 +38,7 @@ def command(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     of before is kept beside, under a name with the time. Set the positions of the sources back to the time of the
     backup: messages that were settled since are not in it.
     """
-    file = named(path, options)
+    file = to_change(path, options, "engine.restore", reason)
     from bridge.app.engine_file import audited, restore
 
     with (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, source_paces
+from bridge.cli.connection import EXITS, source_states
 from bridge.cli.options import config_options, json_option
 from bridge.cli.output import print_json, print_table
 
@@ -30,22 +29,7 @@ def command(as_json: bool, **options: Any) -> None:
     With --json each line has source, route (null where no route takes the messages), state (`free` or `probing`),
     pause (seconds between two dead letters, null when free) and next (seconds until the next one).
     """
-    now = time.time()
-    lines: list[dict[str, Any]] = []
-    for source, paces in source_paces(options).items():
-        if not len(paces):
-            lines.append({"source": source, "route": None, "state": "free", "pause": None, "next": None})
-        for route in paces:
-            pace = paces[route]
-            lines.append(
-                {
-                    "source": source,
-                    "route": route or None,
-                    "state": "probing",
-                    "pause": pace.pause,
-                    "next": max(0.0, round(pace.due - now, 1)),
-                }
-            )
+    lines = source_states(options)
     if as_json:
         print_json(lines)
         return

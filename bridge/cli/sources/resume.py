@@ -32,7 +32,8 @@ def command(source: str, route: str | None, reason: str | None, **options: Any) 
     the sender first: as many dead letters as before are written at once, and then the limit holds again.
     """
     given = {"source": source, "route": route, "reason": reason}
-    [result] = operate({**options, "engine": engine_of_source(options, source)}, ("sources.resume", given))
+    engine = engine_of_source(options, "sources.resume", source, reason)
+    [result] = operate({**options, "engine": engine}, ("sources.resume", given))
     for each in result["routes"]:
         subject = f"route {each}" if each else "messages that no route takes"
         say(f"{source}: dead letters of {subject} are free again")

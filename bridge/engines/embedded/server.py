@@ -25,10 +25,12 @@ from bridge.tls import TlsFiles, TlsProblem
 GRACE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 20
 """How long a connection may take to say that it speaks HTTP/2, and TLS."""
-IDLE_SECONDS = 600
+IDLE_SECONDS = 75
 """After this time without a call a connection is closed; clients open another one unnoticed."""
-KEEPALIVE_SECONDS = 60
-"""How often a silent peer is asked whether it still lives."""
+PING_SECONDS = 3
+"""How often a silent peer is asked whether it still lives. The client library answers, whatever its process does."""
+PONG_SECONDS = 5
+"""Time for its answer. Then its connection ends, and the work of a worker that is frozen or cut off goes to another."""
 MAX_STREAMS = 1024
 """Calls under way on one connection."""
 
@@ -68,8 +70,6 @@ class Guard:
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", HANDSHAKE_SECONDS * 1000),
             # What unpacks to more than the limit would be held before it is refused
             ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
@@ -130,12 +130,18 @@ class Server:
     async def _serve(self, begun: Future[None]) -> None:
         guard = self._guard
         bounds = [("grpc.max_receive_message_length", -1)] if guard is None else guard.options()
+        pings = [
+            ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", PONG_SECONDS * 1000),
+            ("grpc.http2.ping_timeout_ms", PONG_SECONDS * 1000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
         interceptors: list[Any] = [_DeepAnswers()]
         if guard is not None and guard.token is not None:
             interceptors.insert(0, _TokenCheck(guard.token))
         server = grpc.aio.server(
             interceptors=interceptors,
-            options=(*bounds, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
+            options=(*bounds, *pings, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
         )
         add_TaskHubSidecarServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()

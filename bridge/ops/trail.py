@@ -1,0 +1,237 @@
+"""The copy of the audit on disk: bounded, shared by processes, and complete whatever kills one of them.
+
+A change is noted before it begins, in a file of its own that its process keeps locked, and the note is removed when the
+line is written. A note without its process becomes a line with the result `unknown`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge import private
+
+FILE = "audit.jsonl"
+MAX_BYTES = 4 * 1024 * 1024
+"""Size of a file of the copy; a full one is put aside."""
+MAX_FILES = 8
+"""Files of the copy, the one that is written among them; the oldest is removed for a new one."""
+LOCK_SECONDS = 5.0
+"""Time for the lock of the copy: a process that was frozen with it must not hold up the others."""
+UNKNOWN = {"result": "unknown", "error": "killed"}
+"""Fields of a change whose process was killed before it could say how the change ended."""
+
+_LOCK = "audit.lock"
+_NOTES = "audit.pending"
+_TAIL = 1024 * 1024
+"""Bytes at the end of the copy in which a line is looked for whose note was left."""
+_ROOM = 4096
+"""Least size of a note, so that its line finds room in it when the disk has become full."""
+_LONGEST_NOTE = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Note:
+    """A change that has begun. descriptor: holds the lock that says that its process lives."""
+
+    id: str
+    path: Path
+    descriptor: int
+
+
+class Trail:
+    """The copy in one directory. own: the directory is for nothing else."""
+
+    def __init__(
+        self, directory: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES, *, own: bool = False
+    ) -> None:
+        self.directory = directory
+        self._make = private.directory if own else private.missing_directory
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+
+    def begin(self, line: Mapping[str, Any]) -> Note:
+        """Note a change before it is made; `append` with the note ends it. Raises: OSError."""
+        with self._locked():
+            private.directory(self.directory / _NOTES)
+            id_ = secrets.token_hex(8)
+            path = self.directory / _NOTES / id_
+            descriptor = private.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _write(descriptor, _text({**line, **UNKNOWN, "id": id_}).ljust(_ROOM))
+            except BaseException:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
+        return Note(id_, path, descriptor)
+
+    def append(self, line: Mapping[str, Any], note: Note | None = None) -> None:
+        """Add a line and bring it to disk. note: of its beginning, which keeps a line that has no room until `settle`.
+
+        Raises: OSError.
+        """
+        if note is None:
+            with self._locked():
+                self._add(_text(line))
+            return
+        text = _text({**line, "id": note.id})
+        try:
+            with self._locked():
+                self._add(text)
+                note.path.unlink(missing_ok=True)
+        except OSError:
+            with suppress(OSError):
+                if len(text) <= os.fstat(note.descriptor).st_size:
+                    os.pwrite(note.descriptor, text, 0)
+                    os.ftruncate(note.descriptor, len(text))
+            raise
+        finally:
+            os.close(note.descriptor)
+
+    def settle(self, told: Callable[[Mapping[str, Any]], None]) -> None:
+        """Add the lines of changes whose process was killed. told: is given each. Raises: OSError."""
+        if not (self.directory / _NOTES).is_dir():
+            return
+        with self._locked():
+            for path, line in self._left():
+                if line is not None:
+                    self._add(_text(line))
+                    told(line)
+                path.unlink(missing_ok=True)
+
+    def narrow(self) -> None:
+        """Make what is there this user's alone. Raises: OSError."""
+        if self.directory.is_dir():
+            self._make(self.directory)
+            private.narrow([*self.files(), self.directory / _LOCK, self.directory / _NOTES])
+
+    def files(self) -> list[Path]:
+        """The files of the copy that are there, the oldest first."""
+        return [path for path in reversed([self._numbered(n) for n in range(self._max_files)]) if path.is_file()]
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The lines, the oldest first; damaged ones are left out. Raises: OSError."""
+        with suppress(FileNotFoundError), (self.directory / _LOCK).open("rb") as lock:
+            # So that no file changes its name before it is opened
+            _lock(lock.fileno(), fcntl.LOCK_SH)
+            opened = [path.open("rb") for path in self.files()]
+            left = [line for _, line in self._left() if line is not None]
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            for file in opened:
+                with file:
+                    for text in file:
+                        if (line := _parsed(text)) is not None:
+                            yield line
+            yield from left
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._make(self.directory)
+        lock = private.opened(self.directory / _LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            _lock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _add(self, text: bytes) -> None:
+        file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            size = os.fstat(file).st_size
+            if size and size + len(text) > self._max_bytes:
+                self._put_aside()
+                os.close(file)
+                file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+                size = 0
+            elif size and os.pread(file, 1, size - 1) != b"\n":
+                text = b"\n" + text  # the line before was cut by a crash
+            try:
+                _write(file, text)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file, size)
+                raise
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _left(self) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+        """Notes whose process has ended, with their lines; None for a line that is in the copy already."""
+        for path in sorted((self.directory / _NOTES).glob("*")):
+            try:
+                descriptor = private.opened(path, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                line = _parsed(os.read(descriptor, _LONGEST_NOTE))
+            except OSError:
+                continue
+            finally:
+                os.close(descriptor)
+            yield path, line if line is not None and not self._has(path.name) else None
+
+    def _has(self, id_: str) -> bool:
+        """Whether the line of a note is among the last ones."""
+        wanted = f'"id": "{id_}"'.encode()
+        for path in reversed(self.files()[-2:]):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _TAIL))
+                if wanted in file.read():
+                    return True
+        return False
+
+    def _numbered(self, number: int) -> Path:
+        return self.directory / (f"{FILE}.{number}" if number else FILE)
+
+    def _put_aside(self) -> None:
+        for number in range(self._max_files - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                self._numbered(number - 1).replace(self._numbered(number))
+        if self._max_files == 1:
+            self._numbered(0).unlink()
+
+
+def _text(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, default=str).encode() + b"\n"
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        line = json.loads(text)
+        if isinstance(line, dict):
+            return line
+    return None
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    """Write all of it: a disk that becomes full takes a part without an error."""
+    left = memoryview(text)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    """Raises: TimeoutError when another process holds the lock for LOCK_SECONDS."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"another process has held {_LOCK} for {LOCK_SECONDS:g} s; is it frozen?"
+                ) from None
+            time.sleep(0.01)
+        else:
+            return
