@@ -21,7 +21,9 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def _sorted_keys(found: dict[Any, Any]) -> list[Any]:
-    return sorted(found, key=lambda key: (key.__class__.__name__, key))
+    keys = sorted(found, key=lambda key: (key.__class__.__name__, key))
+    found.clear()  # a copy, to which the library never releases a reference: let go of the values at least
+    return keys
 
 
 def functions() -> list[cel.FunctionDecl]:
