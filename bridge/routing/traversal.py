@@ -10,6 +10,7 @@ from typing import Any
 
 from cel_expr_python import cel
 
+from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.syntax import Token, tokens
 
 _MACROS = ("map", "filter")
@@ -22,6 +23,8 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 def _sorted_keys(found: dict[Any, Any]) -> list[Any]:
     keys = sorted(found, key=lambda key: (key.__class__.__name__, key))
+    if LOSES_NULLS:
+        recount(found)
     found.clear()  # a copy, to which the library never releases a reference: let go of the values at least
     return keys
 
