@@ -525,20 +525,19 @@ class _Damaged(Exception):
 def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
     """Look at the number of a record's headers before they are made. Raises: _Damaged."""
     at, remaining = _HEADER.size, iter(records)
-    while at < len(data):
-        size = data[at]
-        if size < 0x80:
-            at += 1 + (size >> 1)  # an odd one is negative, which the parser refuses
-        else:
-            size, begin = _varint(data, at, len(data))
+    while True:
+        if at < len(data):
+            size, begin = data[at] >> 1, at + 1
+            if data[at] >= 0x80:
+                size, begin = _varint(data, at, len(data))
             at = begin + size
             if size > _CROWDED:
                 _check_headers(data, begin, min(at, len(data)))
         try:
-            yield next(remaining)
+            record = next(remaining)
         except StopIteration:
             return
-    yield from remaining  # none, unless the batch is damaged
+        yield record
 
 
 def _check_headers(data: bytes, at: int, end: int) -> None:
