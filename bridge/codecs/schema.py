@@ -20,6 +20,14 @@ _SHOWN = 3
 _PATH_LIMIT = 120
 _TEXT_LIMIT = 200
 _BACKTRACK_LIMIT = 100_000
+_TOLD = 500
+"""Most values of a payload whose faults are named: the library gathers all of them, at all branches of the schema."""
+
+_SHALLOW = 4
+"""Levels of a payload up to which its faults are named where a schema refers to definitions."""
+
+_STEPS = 100_000_000
+"""What the texts of a payload may cost a pattern that looks around or refers back, each the square of its length."""
 _MASK = "the value"
 
 
@@ -40,6 +48,7 @@ class Schema:
         self.path = path
         schema = _load(path)
         self._names = set(_keys(schema))
+        self._looks_around = _looks_around(schema)
         if not isinstance(schema, dict | bool):
             raise SchemaProblem(f"{path} holds no JSON Schema: it must be an object, true or false")
         refused: list[str] = []
@@ -51,6 +60,7 @@ class Schema:
                 refused.append(str(problem))
                 raise
             self._names |= set(_keys(found))
+            self._looks_around |= _looks_around(found)
             return found
 
         try:
@@ -74,11 +84,15 @@ class Schema:
     def validate(self, data: Any) -> None:
         """Raises: SchemaError naming up to three places and what is wrong there, never what the sender chose.
 
-        At most 1 KB.
+        At most 1 KB. It names no place in a payload with many values, or one that a schema may look at in many ways.
         """
+        if self._looks_around and not _affordable(data):
+            raise SchemaError(f"the payload holds a text that is too long for the patterns of {self.path.name}")
         try:
             if self._validator.is_valid(data):
                 return
+            if not _tellable(data, self._names):
+                raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
             told = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
@@ -129,6 +143,61 @@ def _keys(schema: Any) -> Iterator[str]:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
+
+
+def _tellable(data: Any, names: Container[str]) -> bool:
+    """Naming its faults costs little. Where definitions may refer to themselves it doubles with each level."""
+    deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _TOLD
+    left, level = _TOLD, [data]
+    for _ in range(deepest):
+        level = [
+            member
+            for part in level
+            if isinstance(part, dict | list)
+            for member in (part.values() if isinstance(part, dict) else part)
+        ]
+        left -= len(level)
+        if not level or left < 0:
+            break
+    return not level and left >= 0
+
+
+def _affordable(data: Any) -> bool:
+    """Its texts, keys among them, are short enough for patterns that look around."""
+    cost, waiting = 0, [data]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            cost += len(part) * len(part)
+        elif isinstance(part, dict):
+            waiting += part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return cost <= _STEPS
+
+
+def _looks_around(schema: Any) -> bool:
+    """True when a pattern of the schema needs more than one pass over a text."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            found = part.get("pattern"), *(part.get("patternProperties") or ())
+            if any(isinstance(text, str) and not _is_linear(text) for text in found):
+                return True
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return False
+
+
+def _is_linear(pattern: str) -> bool:
+    try:
+        jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=jsonschema_rs.RegexOptions())
+    except jsonschema_rs.ValidationError:
+        return False
+    return True
 
 
 def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:

@@ -16,7 +16,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
 from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem, wire_name
-from bridge.routing import failure, traversal
+from bridge.routing import failure, traversal, zones
 from bridge.routing.comparison import Answer, comparison
 from bridge.routing.cost import FREE, affordable, estimate, free_weight, reading_cost
 from bridge.routing.nulls import LOSES_NULLS, recount
@@ -333,9 +333,9 @@ class Compiler:
             self.report(path, what)
             return None
         projection = self._projections.of(environment, found)
-        if (ordered := traversal.in_order(source)) != source:
+        if (rewritten := traversal.in_order(zones.checked(source))) != source:
             try:
-                program = environment.compile(ordered)
+                program = environment.compile(rewritten)
             except RuntimeError:
                 self.report(path, f"is nested too deep\n  {source}")
                 return None

@@ -26,6 +26,9 @@ Validate = Callable[[Any], None]
 """Checks a payload against the schema of a route. Raises: SchemaError."""
 
 _IGNORED = Decision((), ())
+_AT_ONCE = 100
+"""Most rules that are tried without a pause: what costs little is not counted, and adds up."""
+
 _GROWTH = 4
 """How much larger than its body a payload may become as JSON (`1E9` is `1000000000.0`)."""
 
@@ -57,8 +60,8 @@ class Router:
         self._allowed = limits.expression_cost * 1e9
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
-        self.portioned = any(rule.for_each is not None for rule in rules)
-        """True when a message may lead to many commands, so that routing it may take long."""
+        self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
+        """True when a message may meet many rules or lead to many commands, so that routing it may take long."""
         self._index = Index([rule.config.match for rule in rules])
 
     @classmethod

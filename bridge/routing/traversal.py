@@ -10,6 +10,7 @@ from typing import Any
 
 from cel_expr_python import cel
 
+from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.syntax import Token, tokens
 
 _MACROS = ("map", "filter")
@@ -21,7 +22,11 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def _sorted_keys(found: dict[Any, Any]) -> list[Any]:
-    return sorted(found, key=lambda key: (key.__class__.__name__, key))
+    keys = sorted(found, key=lambda key: (key.__class__.__name__, key))
+    if LOSES_NULLS:
+        recount(found)
+    found.clear()  # a copy, to which the library never releases a reference: let go of the values at least
+    return keys
 
 
 def functions() -> list[cel.FunctionDecl]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,55 @@ def test_names_that_the_sender_chose_are_not_told(tmp_path: Path) -> None:
     with pytest.raises(SchemaError) as caught:
         schema.validate({"lines": {"DE89370400440532013000": {"price": "12"}}})
     assert str(caught.value) == 'the payload breaks order.json: payload.lines.*.price is not of type "number"'
+
+
+NESTED = {
+    "$defs": {
+        "node": {
+            "oneOf": [
+                {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}}},
+                {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}}, "required": ["z"]},
+            ]
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+
+
+def chain(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("schema", "payload"),
+    [
+        ({"items": {"anyOf": [{"type": "string"}, {"type": "number", "minimum": 5}]}}, [1] * 49_999),
+        ({"oneOf": [{"items": {"type": "string"}}, {"items": {"type": "boolean"}}]}, [1] * 49_999),
+        ({"items": {"enum": [{"k": number} for number in range(1_000)]}}, [{"k": "z"}] * 24_000),
+        ({"items": {"enum": [{"k": number} for number in range(1_000)]}}, [{"k": "z"}] * 240),
+        (NESTED, chain(95)),
+        (NESTED, chain(14)),
+        (NESTED, chain(4)),
+        ({"properties": {"a": {"pattern": "(?=.*x)y"}}}, {"a": "a" * 1_000_000}),
+        ({"properties": {"a": {"pattern": "(?=.*x)y"}}}, {"a": "a" * 10_000}),
+        ({"items": {"pattern": "(?=.*[0-9]).{8,}"}}, ["a" * 9_000] * 100),
+        ({"patternProperties": {"(?=.*[0-9]).{8,}": False}, "required": ["b"]}, {"a" * 900_000: 1}),
+        ({"pattern": "(a|b)*\\1(?<=c)d"}, "ab" * 400_000),
+    ],
+)
+def test_no_payload_costs_a_schema_much(tmp_path: Path, schema: Any, payload: Any) -> None:
+    compiled = Schema(write(tmp_path, schema))
+    since = time.thread_time()
+    with pytest.raises(SchemaError, match=r"the payload .*order\.json"):
+        compiled.validate(payload)
+    assert time.thread_time() - since < 0.25
+
+
+@pytest.mark.parametrize("pattern", ["^(?!.*--)[a-z-]+$", "^(a)\\1$|^[a-z]+$"])
+def test_ordinary_texts_pass_a_pattern_that_looks_around(tmp_path: Path, pattern: str) -> None:
+    schema = Schema(write(tmp_path, {"items": {"properties": {"sku": {"pattern": pattern}}}}))
+    schema.validate([{"sku": "abc"}] * 20_000)
+    schema.validate([{"sku": "a" * 5_000}])

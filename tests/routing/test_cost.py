@@ -338,3 +338,19 @@ def test_portions_lead_to_the_same_decision() -> None:
 def test_the_limits_are_documented_settings() -> None:
     limits = config(route()).sources["orders"].limits
     assert (limits.expression_cost * 1e9, limits.max_command_bytes) == (EXPRESSION_COST, 16 * MIB)
+
+
+def test_many_rules_are_tried_in_portions() -> None:
+    """Each costs too little to be counted, and all together stop the loop."""
+    when = "payload.a.map(x, x + 'q').size() > 100"
+    rules = [route(f"r{number}", when=when, on_error="no_match") for number in range(1_000)]
+    several = router(*rules, route("last", ignore={}))
+    assert several.portioned
+    assert not router(*rules[:100]).portioned
+    routing = several.routing(envelope({"a": list(range(20))}))
+    longest, since = 0.0, time.thread_time()
+    with suppress(StopIteration):
+        while True:
+            next(routing)
+            longest, since = max(longest, time.thread_time() - since), time.thread_time()
+    assert longest < 0.1

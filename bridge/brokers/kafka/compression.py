@@ -18,6 +18,9 @@ _XERIAL_HEADER = 16
 _NO_ROOM = "failed to write whole buffer"
 """Text of cramjam's error when the output buffer is too small."""
 
+_MEMBERS = 1_000
+"""Most members of gzip data; each costs time, though it may hold nothing."""
+
 _FIRST_GUESS = 1 << 16
 
 
@@ -59,6 +62,8 @@ def _gzip(data: bytes, limit: int) -> bytes:
         if not member.eof:
             raise _corrupt("gzip")
         parts.append(part)
+        if len(parts) > _MEMBERS:
+            raise CodecError("codec", f"the gzip data of the batch has more than {_MEMBERS} members")
         data = member.unused_data.lstrip(b"\0")  # padding, which gzip allows
     return b"".join(parts)
 

@@ -40,6 +40,15 @@ _MINIMUM = 14
 _LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
 """Bytes whose checksum is taken to find a batch within a damaged one, and what looking at one is counted as."""
 
+MAX_HEADERS = 1_000
+"""Most headers of a record. Each takes two bytes of a batch and 100 of memory."""
+
+MAX_RECORDS = 500_000
+"""Most records of a batch: a reader that goes on within one reads all before its position again."""
+
+_CROWDED = 2 * MAX_HEADERS
+"""Bytes of a record that cannot have too many headers."""
+
 _CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 
 Found = tuple[int, int, Message]
@@ -155,6 +164,8 @@ class Batch:
                     yield offset, offset, _message(record.value, record.key, tuple(record.headers), record.timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
+        except _Damaged as damage:
+            self.fault = Fault("record", damage.detail)
         except UnicodeDecodeError:
             self.fault = Fault("header_name", "the name of a header is not UTF-8")
         except Exception as error:
@@ -173,9 +184,13 @@ class Batch:
                 # The parser itself has no bound
                 self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), limit))
             return cast(Iterable[Any], LegacyRecordBatch(self.raw, magic))
+        count = _HEADER.unpack_from(self.raw)[12]
+        if count > MAX_RECORDS:
+            raise CodecError("inflated_size", f"the batch holds more than {MAX_RECORDS} records")
         plain = _inflated(self.raw, limit)
         self.inflated = len(plain) if plain is not self.raw else 0
-        return cast(Iterable[Any], DefaultRecordBatch(plain))
+        records = DefaultRecordBatch(plain)
+        return cast(Iterable[Any], records) if len(plain) <= _CROWDED else _sparing(plain, records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +578,40 @@ class _Damaged(Exception):
         self.detail = detail
 
 
+def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
+    """Look at the number of a record's headers before they are made. Raises: _Damaged."""
+    at, remaining = _HEADER.size, iter(records)
+    while True:
+        if at < len(data):
+            size, begin = data[at] >> 1, at + 1
+            if data[at] >= 0x80:
+                size, begin = _varint(data, at, len(data))
+            at = begin + size
+            if size > _CROWDED:
+                _check_headers(data, begin, min(at, len(data)))
+        try:
+            record = next(remaining)
+        except StopIteration:
+            return
+        yield record
+
+
+def _check_headers(data: bytes, at: int, end: int) -> None:
+    """Raises: _Damaged."""
+    _, at = _varint(data, at + 1, end)
+    _, at = _varint(data, at, end)
+    for _ in range(2):
+        size, at = _varint(data, at, end)
+        at += max(size, 0)
+    count, _ = _varint(data, at, end)
+    if count > MAX_HEADERS:
+        raise _too_many_headers()
+
+
+def _too_many_headers() -> _Damaged:
+    return _Damaged("headers", f"the record has more than {MAX_HEADERS} headers")
+
+
 def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
     """Records of a batch of magic 2 from offset `first` on, the damaged ones as unreadable messages.
 
@@ -632,6 +681,8 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
         count, at = _varint(data, at, end)
         if count < 0:
             raise _Damaged("record", "the number of headers is negative")
+        if count > MAX_HEADERS:
+            raise _too_many_headers()
         for _ in range(count):
             name, at = _bytes(data, at, end)
             value, at = _bytes(data, at, end)

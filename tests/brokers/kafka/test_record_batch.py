@@ -292,3 +292,49 @@ def _peak() -> int:
     if not status.exists():
         return 0
     return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+
+def _crowded(delta: int, headers: int) -> bytes:
+    """A record with headers that have no name and no value: two bytes each."""
+    body = b"\0" + varint(0) + varint(delta) + field_of(b"k") + field_of(b"{}") + varint(headers) + b"\0\1" * headers
+    return varint(len(body)) + body
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+@pytest.mark.parametrize("headers", [1_001, 400_000])
+def test_a_record_with_too_many_headers_costs_itself(codec: int, headers: int) -> None:
+    records = [record(0, b"a"), _crowded(1, 1_000), _crowded(2, headers), record(3, b"x" * 5_000)]
+    data = batch(records, attributes=codec, compress=CODECS[codec])
+    given = reader()
+    given.accept(0, Answer(data, 4, 4, None))
+    before = _peak()
+    found = given.take(9)
+    suspect = given.suspect
+    assert suspect is not None
+    assert _peak() - before < 8 << 20
+    given.confirm(suspect, None)
+    found += given.take(9)
+    assert [first for first, *_ in found] == [0, 1, 2, 3]
+    damaged = found[2][2]
+    assert damaged.unreadable is not None
+    assert (damaged.unreadable.fault, damaged.unreadable.key_known, damaged.key) == ("headers", True, b"k")
+    assert len(found[1][2].headers) == 1_000
+    assert found[3][2].body == b"x" * 5_000
+
+
+def test_a_batch_with_too_many_records_is_refused_before_it_is_parsed() -> None:
+    data = batch([record(0, None)], count=500_001, last=500_000)
+    given = reader()
+    given.accept(0, Answer(data, 500_001, 500_001, None))
+    assert given.take(9) == []
+    assert given.suspect is not None
+    assert given.suspect.fault is not None
+    assert given.suspect.fault.word == "inflated_size"
+
+
+def test_gzip_data_of_very_many_members_is_refused() -> None:
+    empty = CODECS[1](b"")
+    assert decompress(1, empty * 1_000, LIMIT) == b""
+    with pytest.raises(CodecError, match="1000 members") as caught:
+        decompress(1, empty * 50_000, LIMIT)
+    assert caught.value.fault == "codec"
