@@ -10,7 +10,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import FINISHED, SUSPENDED, text
-from bridge.engines.embedded.reading import read_events
+from bridge.engines.embedded.payloads import STATE, Payloads
 from bridge.engines.embedded.rejection import invalid, missing
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
 
@@ -35,8 +35,9 @@ FRAME_BYTES = 8
 class Queries:
     """One method per question; each runs in the reader's thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
         self._connection = connection
+        self._payloads = payloads
 
     def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
         query = request.query
@@ -60,7 +61,7 @@ class Queries:
         states: list[pb.OrchestrationState] = []
         size, last, more = 0, 0, False
         for row in rows:
-            instance = instance_of(row)
+            instance = instance_of(row, self._payloads)
             state = instance.state(query.fetchInputsAndOutputs)
             size += state.ByteSize() + FRAME_BYTES
             if states and (len(states) >= limit or size > MAX_PAGE_BYTES):
@@ -137,7 +138,7 @@ class Queries:
                 lastModifiedTime=timestamp(modified_at),
                 backlogQueueSize=backlog,
                 lockedBy=text(owner),
-                serializedState=text(state) if query.includeState else None,
+                serializedState=text(self._payloads.text(state, STATE, entity_id)) if query.includeState else None,
             )
             size += metadata.ByteSize() + FRAME_BYTES
             if found and (len(found) >= limit or size > MAX_PAGE_BYTES):
@@ -157,8 +158,9 @@ class Queries:
     def _chunks(self, key: int) -> Iterator[pb.HistoryChunk]:
         piece = pb.HistoryChunk()
         size = 0
-        for (blob,) in self._connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
-            for event in read_events(blob):
+        rows = self._connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (key,))
+        for chunk, stored in rows:
+            for event in self._payloads.events(stored, (key, chunk)):
                 length = event.ByteSize()
                 if size and size + length > CHUNK_BYTES:
                     yield piece
