@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
+from bridge.config.encryption import EncryptionConfig
 from bridge.config.tls import ServerTlsConfig
 from bridge.config.types import OWN_NAMES, Address, Duration, Integer, Model, Size, is_loopback
 
@@ -75,6 +76,9 @@ class EmbeddedEngineConfig(EngineBase):
     type: Literal["embedded"] = Field(description="The kind of engine.")
     path: str = Field(
         ".bridge/engine", description="Directory of the engine's file and socket, relative to the config file."
+    )
+    encryption: EncryptionConfig | None = Field(
+        None, description="Encryption of payloads in the engine's file and its backups; null: none."
     )
     retention: Duration | None = Field(604800.0, description="How long finished instances are kept; null: for ever.")
     retention_count: Integer | None = Field(None, ge=0, description="How many finished instances are kept at most.")

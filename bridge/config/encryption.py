@@ -1,0 +1,38 @@
+"""Encryption of payloads at rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from bridge.config.types import Model
+
+
+class EncryptionKeyConfig(Model):
+    """A key of 32 random bytes, as base64: `openssl rand -base64 32`."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
+        description="Its name in files, messages and logs."
+    )
+    file: str = Field(min_length=1, description="File that holds it, in one line.")
+
+
+class EncryptionConfig(Model):
+    """Encryption of payloads at rest, AES-256-GCM. The first key encrypts, all of them decrypt."""
+
+    keys: tuple[EncryptionKeyConfig, ...] = Field((), description="The keys, the one that encrypts first.")
+    provider: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+        None, description="`module:function` of your own that returns the keys, instead of `keys`."
+    )
+    active: bool = Field(True, description="false: new payloads are written in plain, and the keys only decrypt.")
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> EncryptionConfig:
+        if bool(self.keys) == (self.provider is not None):
+            raise ValueError("name `keys` or a `provider`")
+        ids = [key.id for key in self.keys]
+        for id_ in ids:
+            if ids.count(id_) > 1:
+                raise ValueError(f"two keys have the id {id_!r}")
+        return self
