@@ -87,7 +87,7 @@ def module_base(loaded: Loaded) -> Path:
 
 def own_packages(loaded: Loaded) -> frozenset[str]:
     """Top-level packages of the configuration's own code: workflow modules, functions of `map:`, providers of keys."""
-    encryptions = (getattr(engine, "encryption", None) for engine in loaded.config.engines.values())
+    encryptions = (engine.encryption for engine in loaded.config.engines.values())
     providers = (each.provider for each in encryptions if each is not None)
     maps = (route.map for route in loaded.config.routes)
     references = [*loaded.config.workflows.modules, *filter(None, (*maps, *providers))]
@@ -110,7 +110,7 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 
 def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
     """The keys of an engine's encryption; None where it has none. Raises: EngineMisconfigured."""
-    config = getattr(loaded.config.engines[name], "encryption", None)
+    config = loaded.config.engines[name].encryption
     if config is not None:
         keys = [
             key.model_copy(

@@ -68,6 +68,11 @@ class EngineBase(Model):
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
     parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
     answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
+    encryption: EncryptionConfig | None = Field(
+        None,
+        description="Encryption of payloads at rest: of all that the file of an embedded engine holds, and of messages "
+        "that wait on a scheduler; null: none.",
+    )
 
 
 class EmbeddedEngineConfig(EngineBase):
@@ -76,9 +81,6 @@ class EmbeddedEngineConfig(EngineBase):
     type: Literal["embedded"] = Field(description="The kind of engine.")
     path: str = Field(
         ".bridge/engine", description="Directory of the engine's file and socket, relative to the config file."
-    )
-    encryption: EncryptionConfig | None = Field(
-        None, description="Encryption of payloads in the engine's file and its backups; null: none."
     )
     retention: Duration | None = Field(604800.0, description="How long finished instances are kept; null: for ever.")
     retention_count: Integer | None = Field(None, ge=0, description="How many finished instances are kept at most.")

@@ -16,7 +16,7 @@ def create(
     """The engine, not started.
 
     base: directory of the configuration file; relative paths resolve there. host: whether this process may host an
-        embedded engine; it does nothing for a remote one. keys: of its encryption, read when it starts.
+        embedded engine; a remote one reads its keys at the start then. keys: of its encryption.
     Raises: ValueError when the endpoint is not one.
     """
     if isinstance(config, EmbeddedEngineConfig):
@@ -24,4 +24,4 @@ def create(
     # Imported when asked for: the Azure libraries take a quarter of a second, which every command would pay
     from bridge.engines.scheduler import SchedulerEngine
 
-    return SchedulerEngine(name, config)
+    return SchedulerEngine(name, config, keys, intake=host)

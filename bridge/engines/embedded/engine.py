@@ -32,6 +32,7 @@ from bridge.engines.remote import channel_options, probe
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
+from bridge.parking.sealed import MessageSealer
 from bridge.tls import TlsFiles
 
 RECONNECT_SECONDS = 1.0
@@ -46,6 +47,8 @@ class EmbeddedEngine:
 
     durable = True
     announces = True
+    messages = MessageSealer()
+    """Leaves messages as they are: the file that keeps them is encrypted as a whole."""
     certain = True
 
     def __init__(
