@@ -112,10 +112,11 @@ def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
     """The keys of an engine's encryption; None where it has none. Raises: EngineMisconfigured."""
     config = loaded.config.engines[name].encryption
     if config is not None:
+        path: tuple[str | int, ...] = ("engines", name, "encryption", "keys")
         keys = [
-            key.model_copy(
-                update={"file": str(loaded.resolve(("engines", name, "encryption", "keys", at, "file"), key.file))}
-            )
+            key
+            if key.file is None
+            else key.model_copy(update={"file": str(loaded.resolve((*path, at, "file"), key.file))})
             for at, key in enumerate(config.keys)
         ]
         config = config.model_copy(update={"keys": tuple(keys)})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from bridge.config.types import Model
+
+_ADDRESS = r"^https://[A-Za-z0-9.-]+/secrets/[A-Za-z0-9-]+/[A-Za-z0-9]+$"
 
 
 class EncryptionKeyConfig(Model):
@@ -15,7 +17,18 @@ class EncryptionKeyConfig(Model):
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
         description="Its name in files, messages and logs."
     )
-    file: str = Field(min_length=1, description="File that holds it, in one line.")
+    file: str | None = Field(None, min_length=1, description="File that holds it, in one line.")
+    vault: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
+        None,
+        description="Secret of an Azure Key Vault that holds it, instead of a file, with its version: "
+        "`https://NAME.vault.azure.net/secrets/NAME/VERSION`; needs the extra `keyvault`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_place(self) -> EncryptionKeyConfig:
+        if (self.file is None) == (self.vault is None):
+            raise ValueError("name a `file` or a `vault`")
+        return self
 
 
 class EncryptionConfig(Model):
@@ -25,6 +38,10 @@ class EncryptionConfig(Model):
     provider: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
         None, description="`module:function` of your own that returns the keys, instead of `keys`."
     )
+    credential: Literal["default", "managed_identity", "workload_identity", "environment", "cli"] = Field(
+        "default", description="Identity for keys in a Key Vault."
+    )
+    client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
     active: bool = Field(True, description="false: new payloads are written in plain, and the keys only decrypt.")
 
     @model_validator(mode="after")

@@ -1,11 +1,11 @@
-"""Keys for payloads at rest, from the files and functions that a configuration names."""
+"""Keys for payloads at rest, from the files, vaults and functions that a configuration names."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.config.encryption import EncryptionConfig, EncryptionKeyConfig
@@ -33,22 +33,49 @@ def load(config: EncryptionConfig | None, engine: str, modules: Path) -> Keyring
     if config is None:
         return None
     try:
-        keys = _provided(config.provider, modules) if config.provider is not None else [*map(_read, config.keys)]
+        keys = _provided(config.provider, modules) if config.provider is not None else _configured(config)
         return Keyring(keys, active=config.active)
     except KeyProblem as problem:
         raise EngineMisconfigured(f"engine {engine!r}: encryption: {problem}") from None
 
 
-def _read(config: EncryptionKeyConfig) -> Key:
+def _configured(config: EncryptionConfig) -> list[Key]:
+    """Raises: KeyProblem, EngineUnavailable."""
+    stored = [key for key in config.keys if key.vault is not None]
+    values = _from_vault(config, stored) if stored else {}
+    return [
+        _parsed(key.id, _from_file(key) if key.file is not None else values[key.id], key.file or key.vault or "")
+        for key in config.keys
+    ]
+
+
+def _from_file(key: EncryptionKeyConfig) -> bytes:
     """Raises: KeyProblem."""
+    assert key.file is not None
     try:
-        text = read_file(Path(config.file), MAX_FILE)
+        return read_file(Path(key.file), MAX_FILE)
     except OSError as error:
-        raise KeyProblem(f"key {config.id!r}: {config.file}: {error.strerror}") from None
-    return parse(config.id, text, config.file)
+        raise KeyProblem(f"key {key.id!r}: {key.file}: {error.strerror}") from None
 
 
-def parse(id_: str, text: bytes, place: str) -> Key:
+def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
+    """Raises: KeyProblem, EngineUnavailable."""
+    try:
+        # Imported when it is needed: an extra, and a quarter of a second of Azure libraries
+        from bridge.engines import vault
+    except ModuleNotFoundError as error:
+        raise KeyProblem(
+            f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[keyvault]'"
+        ) from None
+    try:
+        return vault.read(config, keys)
+    except vault.VaultRefused as error:
+        raise KeyProblem(str(error)) from None
+    except ValueError as error:
+        raise KeyProblem(f"credential {config.credential}: {error}") from None
+
+
+def _parsed(id_: str, text: bytes, place: str) -> Key:
     """The key in base64. place: where it was found. Raises: KeyProblem."""
     try:
         return Key(id_, base64.b64decode(text.strip(), validate=True))
