@@ -77,14 +77,15 @@ class KeyProvider(Protocol):
 class Keyring:
     """Keys that decrypt, of which the first encrypts. Used from any thread.
 
-    active: False to write new values in plain.
+    active: False to write new values in plain. accepts_plain: False to refuse stored values that are not encrypted.
     """
 
-    def __init__(self, keys: Sequence[Key], *, active: bool = True) -> None:
+    def __init__(self, keys: Sequence[Key], *, active: bool = True, accepts_plain: bool = True) -> None:
         """Raises: KeyProblem."""
         if not keys:
             raise KeyProblem("there is no key")
         self.active = active
+        self.accepts_plain = accepts_plain
         self.current = keys[0]
         self.ids: dict[bytes, str] = {}
         """Ids of the keys by fingerprint."""

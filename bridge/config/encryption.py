@@ -44,10 +44,18 @@ class EncryptionConfig(Model):
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
     active: bool = Field(True, description="false: new payloads are written in plain, and the keys only decrypt.")
 
+    accept_plain: bool = Field(
+        True,
+        description="false: stored payloads that are not encrypted cannot be read. Set it when `bridge engine reencrypt` "
+        "has left none, so that nobody can put plain ones into the file.",
+    )
+
     @model_validator(mode="after")
     def _check_keys(self) -> EncryptionConfig:
         if bool(self.keys) == (self.provider is not None):
             raise ValueError("name `keys` or a `provider`")
+        if not self.active and not self.accept_plain:
+            raise ValueError("`active: false` writes payloads in plain, which `accept_plain: false` could not read")
         ids = [key.id for key in self.keys]
         for id_ in ids:
             if ids.count(id_) > 1:

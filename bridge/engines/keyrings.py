@@ -34,7 +34,7 @@ def load(config: EncryptionConfig | None, engine: str, modules: Path) -> Keyring
         return None
     try:
         keys = _provided(config.provider, modules) if config.provider is not None else _configured(config)
-        return Keyring(keys, active=config.active)
+        return Keyring(keys, active=config.active, accepts_plain=config.accept_plain)
     except KeyProblem as problem:
         raise EngineMisconfigured(f"engine {engine!r}: encryption: {problem}") from None
 

@@ -54,6 +54,9 @@ class MessageSealer:
         """The item as it was. Raises: EngineError, EngineMisconfigured when it cannot be decrypted."""
         letter = item["letter"]
         if "sealed" not in letter:
+            keyring = self.load()
+            if keyring is not None and not keyring.accepts_plain:
+                raise EngineMisconfigured("a message that waits is not encrypted, and `accept_plain` is false")
             return dict(item)
         secret = self._opened(letter["sealed"], letter["of"])
         found = dict(item)

@@ -231,6 +231,7 @@ def test_keys_that_cannot_be_used(project: Path, encryption: str, what: str) -> 
         ("{keys: [{id: 'a b', file: a}]}", "id"),
         ("{keys: [{id: a}]}", "file"),
         ("{provider: keys}", "provider"),
+        ("{keys: [{id: a, file: a}], active: false, accept_plain: false}", "could not read"),
     ],
 )
 def test_a_configuration_that_is_refused(project: Path, run: Run, encryption: str, what: str) -> None:

@@ -122,6 +122,14 @@ def test_a_quarantined_message_that_failed_again_keeps_what_was_executed() -> No
     assert opened.message == letter(1).message
 
 
+def test_plain_messages_are_refused_where_none_may_be_left() -> None:
+    strict = MessageSealer(lambda: Keyring([OLD], accepts_plain=False))
+    item = parked(1).to_json()
+    with pytest.raises(EngineMisconfigured, match="is not encrypted"):
+        strict.open(item)
+    assert strict.open(strict.seal(item)) == item
+
+
 def test_keys_are_read_once_and_when_they_are_needed() -> None:
     reads = []
 
@@ -130,8 +138,6 @@ def test_keys_are_read_once_and_when_they_are_needed() -> None:
         return Keyring([OLD])
 
     messages = MessageSealer(read)
-    assert messages.open(parked(1).to_json()) == parked(1).to_json()
-    assert reads == []
     messages.seal(parked(1).to_json())
     messages.seal(parked(2).to_json())
     assert reads == [1]

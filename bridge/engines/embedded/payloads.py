@@ -68,6 +68,7 @@ class Payloads:
         self.keyring = keyring
         self.seals = keyring is not None and keyring.active
         """True when new values are encrypted."""
+        self._refuses_plain = keyring is not None and not keyring.accepts_plain
 
     # Writing
 
@@ -98,9 +99,15 @@ class Payloads:
 
     def blob(self, stored: bytes, column: Column, row: Row) -> bytes:
         """The bytes of a stored message."""
-        return self._open(stored, column, row) if stored[:1] == b"\0" else stored
+        if stored[:1] == b"\0":
+            return self._open(stored, column, row)
+        if self._refuses_plain:
+            raise _plain(column, row)
+        return stored
 
     def text(self, stored: str | bytes | None, column: Column, row: Row) -> str | None:
+        if isinstance(stored, str) and self._refuses_plain:
+            raise _plain(column, row)
         if stored is None or isinstance(stored, str):
             return stored
         return self._open(stored, column, row).decode()
@@ -125,3 +132,7 @@ class Payloads:
             return self.keyring.open(stored, column.place(row))
         except Unsealable as error:
             raise SealedValue(f"{column.table}.{column.name} of row {row} {error}") from None
+
+
+def _plain(column: Column, row: Row) -> SealedValue:
+    return SealedValue(f"{column.table}.{column.name} of row {row} is not encrypted, and `accept_plain` is false")

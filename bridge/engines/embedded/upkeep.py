@@ -61,9 +61,9 @@ _BLOBS: tuple[tuple[str, Column | None, Any], ...] = (
 """(owner, message, primary key) of stored messages. None: a column that is never encrypted."""
 
 _TEXTS = (
-    ("SELECT id, output, key FROM instances WHERE typeof(output) = 'blob'", OUTPUT),
-    ("SELECT id, custom_status, key FROM instances WHERE typeof(custom_status) = 'blob'", CUSTOM_STATUS),
-    ("SELECT id, state, id FROM entities WHERE typeof(state) = 'blob'", STATE),
+    ("SELECT id, output, key FROM instances WHERE output IS NOT NULL", OUTPUT),
+    ("SELECT id, custom_status, key FROM instances WHERE custom_status IS NOT NULL", CUSTOM_STATUS),
+    ("SELECT id, state, id FROM entities WHERE state IS NOT NULL", STATE),
 )
 
 

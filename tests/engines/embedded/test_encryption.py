@@ -397,6 +397,30 @@ def test_a_value_in_another_place_is_refused(path: Path) -> None:
     assert check(path, Keyring([OLD])) == ["victim: a stored HistoryEvent cannot be decrypted"]
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value", "where", "problem"),
+    [
+        ("instances", "output", '"forged"', "id='done'", "done: a stored output cannot be decrypted"),
+        ("entities", "state", '"forged"', "id='@c@x'", "@c@x: a stored state cannot be decrypted"),
+        ("inbox", "event", b"\x0a\x00", KEY, "open: a stored HistoryEvent cannot be decrypted"),
+    ],
+)
+def test_a_plain_value_in_an_encrypted_file_is_refused_where_none_may_be_left(
+    path: Path, table: str, column: str, value: str | bytes, where: str, problem: str
+) -> None:
+    with Opened(path, options(OLD)) as database:
+        fill(database)
+    strict = Keyring([OLD], accepts_plain=False)
+    with Opened(path, DatabaseOptions(keyring=strict)) as database:
+        assert state(database, "done").output.value == f'"{marked("output")}"'
+    assert check(path, strict) == []
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE {table} SET {column}=? WHERE {where}", (value,))
+    assert check(path, Keyring([OLD])) == []
+    assert check(path, strict) == [problem]
+    assert len(reencrypt(path, strict).unreadable) == 1
+
+
 def test_values_that_cannot_be_decrypted_keep_their_key_needed(path: Path) -> None:
     with Opened(path, options(OLD)) as database:
         fill(database)
