@@ -46,8 +46,8 @@ class EncryptionConfig(Model):
 
     accept_plain: bool = Field(
         True,
-        description="false: stored payloads that are not encrypted cannot be read. Set it when `bridge engine reencrypt` "
-        "has left none, so that nobody can put plain ones into the file.",
+        description="false: stored payloads that are not encrypted cannot be read. Set it when `bridge engine "
+        "reencrypt` has left none, so that nobody can put plain ones into the file.",
     )
 
     @model_validator(mode="after")

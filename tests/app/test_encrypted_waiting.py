@@ -124,6 +124,22 @@ async def test_the_service_sees_nothing_of_messages_that_wait_and_all_are_delive
         assert [await result(it, id_) for id_ in "eh"] == [[f"{MARKER}-{number}" for number in range(3)]] * 2
 
 
+async def test_an_embedded_engine_has_them_in_its_encrypted_file(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS, settings=settings("old")) as it:
+        for number in range(2):
+            await publish(it, "early", "e", number)
+            await publish(it, "held", "h", number)
+        found = await waiting(it, 4)
+        assert {each.encryption_key for each in found} == {None}, "the bridge adds nothing to what the engine does"
+        files = [each for each in (tmp_path / ".bridge" / "engine").glob("*") if each.is_file()]
+        seen = b"".join(each.read_bytes() for each in files)
+        assert b"order-e" in seen
+        assert MARKER.encode() not in seen
+        assert base64.b64encode(b"b" + f"{MARKER}-key-h".encode())[:20] not in seen
+        await start(it, "e", 2)
+        assert await result(it, "e") == [f"{MARKER}-0", f"{MARKER}-1"]
+
+
 async def test_dropped_messages_are_dead_lettered_whole(tmp_path: Path) -> None:
     async with remote(tmp_path, "old") as it:
         await publish(it, "early", "e")

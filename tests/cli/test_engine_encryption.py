@@ -158,6 +158,12 @@ def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hoste
     told = run("engine", "restore", str(project / "copy"))
     assert (told.exit_code, "encrypted with key 'old'" in told.output) == (3, True)
     assert run("engine", "check").exit_code == 3
+    content = file.read_bytes()
+    told = run("serve")
+    assert (told.exit_code, "encrypted with key 'old', which is not there" in told.output) == (3, True)
+    told = run("engine", "--path", str(file.parent), config=False)
+    assert (told.exit_code, "encrypted with key 'old', which is not there" in told.output) == (3, True)
+    assert file.read_bytes() == content
 
 
 def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], Host]) -> None:
