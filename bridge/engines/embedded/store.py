@@ -12,6 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.event import failure
 from bridge.engines.embedded.instance import FINISHED, Instance
 from bridge.engines.embedded.payloads import (
     CUSTOM_STATUS,
@@ -72,7 +73,7 @@ SIGNAL_IS_DUE = 2
 def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
     """The instance in a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
     (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
-     parent, start, output, custom, failure, trace) = row  # fmt: skip
+     parent, start, output, custom, failed, trace) = row  # fmt: skip
     return Instance(
         key=key,
         id=id_,
@@ -91,9 +92,23 @@ def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
         parent=parent,
         output=payloads.text(output, OUTPUT, key),
         custom_status=payloads.text(custom, CUSTOM_STATUS, key),
-        failure=payloads.failure(failure, key),
+        failure=payloads.failure(failed, key),
         trace=None if trace is None else pb.OrchestrationTraceContext.FromString(trace),
     )
+
+
+def unreadable_instance(row: tuple[Any, ...]) -> Instance:
+    """The instance in a row whose payloads cannot be read, without these."""
+    stripped = list(row)
+    for column in ("output", "custom_status", "failure", "trace"):
+        stripped[_POSITIONS[column]] = None
+    stripped[_POSITIONS["start"]] = b""
+    instance = instance_of(tuple(stripped), Payloads())
+    instance.failure = failure("EngineError", "Stored payloads cannot be read; `bridge engine check` names them")
+    return instance
+
+
+_POSITIONS = {name: position for position, name in enumerate(INSTANCE_COLUMNS.split(", "))}
 
 
 class Store:

@@ -23,6 +23,7 @@ from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.database import Database, DatabaseOptions
 from bridge.engines.embedded.payloads import COLUMNS
 from bridge.engines.embedded.reencryption import PLAIN, count_values, reencrypt
+from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.upkeep import check, compact, export
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 from tests.engines.embedded.conftest import Restartable
@@ -343,6 +344,7 @@ def altered(path: Path, table: str, column: str, where: str) -> None:
         assert connection.execute(f"UPDATE {table} SET {column}=? WHERE {where}", (changed,)).rowcount == 1
 
 
+REASON = r"\w+\.\w+ of row .* cannot be decrypted with key 'old': it was altered, or belongs elsewhere"
 KEY = "key=(SELECT key FROM instances WHERE id='open')"
 
 
@@ -378,6 +380,20 @@ def test_a_value_that_was_altered_hurts_its_owner_only(
         hands.turn(item, complete(1, "fine"))
         assert state(database, "new").output.value == '"fine"'
         assert state(database, "failed" if "failed" not in where else "done").name == "work"
+        listed = call(database, "QueryInstances", pb.QueryInstancesRequest(query=pb.InstanceQuery()))
+        unread = {
+            each.instanceId
+            for each in listed.orchestrationState
+            if each.failureDetails.errorMessage.startswith("Stored payloads cannot be read")
+        }
+        assert unread == ({problem.partition(":")[0]} if table == "instances" else set())
+        if column == "state":
+            with pytest.raises(Rejection, match=f"The state of entity @c@x cannot be read: {REASON}"):
+                entities(database, includeState=True)
+            assert [each.instanceId for each in entities(database)] == ["@c@x"]
+        if table == "history":
+            with pytest.raises(Rejection, match=f"The history of open cannot be read: {REASON}"):
+                call(database, "StreamInstanceHistory", pb.StreamInstanceHistoryRequest(instanceId="open"))
         if table in ("history", "inbox"):
             request = pb.GetInstanceRequest(instanceId="open", getInputsAndOutputs=True)
             ended = call(database, "WaitForInstanceCompletion", request).orchestrationState
