@@ -20,7 +20,8 @@ from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceCon
 from bridge.config.source import Loaded, load
 from bridge.config.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
 from bridge.config.types import Model
-from bridge.engines import factory
+from bridge.encryption import Keyring
+from bridge.engines import factory, keyrings
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
@@ -89,8 +90,11 @@ def module_base(loaded: Loaded) -> Path:
 
 
 def own_packages(loaded: Loaded) -> frozenset[str]:
-    """Top-level packages of the configuration's own code: workflow modules and functions of `map:`."""
-    references = [*loaded.config.workflows.modules, *(route.map for route in loaded.config.routes if route.map)]
+    """Top-level packages of the configuration's own code: workflow modules, functions of `map:`, providers of keys."""
+    encryptions = (engine.encryption for engine in loaded.config.engines.values())
+    providers = (each.provider for each in encryptions if each is not None)
+    maps = (route.map for route in loaded.config.routes)
+    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *providers))]
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
@@ -103,9 +107,24 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return factory.create(name, config, loaded.base, host=host)
+        return factory.create(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
+    """The keys of an engine's encryption; None where it has none. Raises: EngineMisconfigured."""
+    config = loaded.config.engines[name].encryption
+    if config is not None:
+        path: tuple[str | int, ...] = ("engines", name, "encryption", "keys")
+        keys = [
+            key
+            if key.file is None
+            else key.model_copy(update={"file": str(loaded.resolve((*path, at, "file"), key.file))})
+            for at, key in enumerate(config.keys)
+        ]
+        config = config.model_copy(update={"keys": tuple(keys)})
+    return keyrings.load(config, name, module_base(loaded))
 
 
 _Tls = TypeVar("_Tls", bound=Model)

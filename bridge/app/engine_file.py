@@ -10,9 +10,11 @@ from typing import TextIO
 
 from bridge import private
 from bridge.app.attachment import chosen
+from bridge.app.composition import read_keyring
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
-from bridge.engines.embedded import backups, upkeep
+from bridge.encryption import Keyring
+from bridge.engines.embedded import backups, reencryption, upkeep
 from bridge.engines.embedded.address import FILE
 from bridge.errors import EngineMisconfigured
 from bridge.ops import audit
@@ -25,6 +27,9 @@ restore = backups.restore
 check = upkeep.check
 compact = upkeep.compact
 export = upkeep.export
+count_values = reencryption.count_values
+reencrypt = reencryption.reencrypt
+PLAIN = reencryption.PLAIN
 
 
 def configured(loaded: Loaded, name: str | None = None) -> Path:
@@ -37,6 +42,14 @@ def configured(loaded: Loaded, name: str | None = None) -> Path:
     if not isinstance(config, EmbeddedEngineConfig):
         raise EngineMisconfigured(f"engine {name!r} is of type {config.type}: only embedded engines have a file here")
     return loaded.base / config.path / FILE
+
+
+def keyring(loaded: Loaded, name: str | None = None) -> Keyring | None:
+    """The keys of a configured engine; None where its payloads are not encrypted.
+
+    Raises: LookupError for an unknown name, EngineMisconfigured when a key cannot be read.
+    """
+    return read_keyring(loaded, chosen(loaded, name))
 
 
 def given(path: Path) -> Path:

@@ -70,7 +70,7 @@ class OwnWorkflows:
                 **workflows.activities,
                 **grace.activities(),
                 EVALUATE_ACTIVITY: evaluate,
-                DEAD_LETTER: letters.activity(self.undeliverable),
+                DEAD_LETTER: letters.activity(self.undeliverable, self._engines[engine].messages),
             },
             entities={
                 **workflows.entities,

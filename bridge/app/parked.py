@@ -24,6 +24,7 @@ from bridge.parking.held import HeldKey
 from bridge.parking.key import raw, shown
 from bridge.parking.letter import Letter
 from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, ward_key, ward_prefix
+from bridge.parking.sealed import MessageSealer, key_of
 from bridge.parking.ward import Ward, WardBounds
 
 PATIENCE = 10.0
@@ -42,7 +43,7 @@ class Waiting:
     kind: `instance` (to be started) or `key` (in quarantine). instance_id, source, key: what it waits for, and where it
     came from. id: what `drop --id` takes. route: of the command that waits, or that failed. reason, detail: why its key
     is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself,
-    or RELEASED.
+    or RELEASED. encryption_key: id of the key that the bridge has encrypted it with.
     """
 
     kind: Literal["instance", "key"]
@@ -58,6 +59,7 @@ class Waiting:
     detail: str
     position: str
     size: int
+    encryption_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class ParkedMessages:
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
+        self._sealer = engine.messages
 
     async def messages(self, which: Which) -> list[tuple[Waiting, Message]]:
         """Messages that wait, the oldest first."""
@@ -90,11 +93,11 @@ class ParkedMessages:
         if "instance" in which.kinds:
             for begin in key_prefixes(which.prefix or ""):
                 for entity in await self._entities(f"@{PARKING}@{begin}"):
-                    found += _parked(entity)
+                    found += _parked(entity, self._sealer)
         if "key" in which.kinds and which.prefix is None:
             begin = "" if which.source is None else ward_prefix(which.source)
             for entity in await self._entities(f"@{QUARANTINE}@{begin}"):
-                held = held_key(entity)
+                held = held_key(entity, self._sealer)
                 if held is not None:
                     found += _quarantined(held, json.loads(entity.get_state() or "{}").get("held", ()))
         chosen = [
@@ -162,7 +165,7 @@ class ParkedMessages:
 
     async def _held(self, source: str) -> Sequence[HeldKey]:
         entities = await self._entities(f"@{QUARANTINE}@{ward_prefix(source)}")
-        return [held for each in entities if (held := held_key(each)) is not None and held.key]
+        return [held for each in entities if (held := held_key(each, self._sealer)) is not None and held.key]
 
     async def _change(
         self, entity: EntityInstanceId, what: str, part: str | None, operation: str, value: dict[str, Any]
@@ -205,13 +208,14 @@ def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:
     return {"marks": list(ids) or None, "forget": forget}
 
 
-def _parked(entity: EntityMetadata) -> Iterable[tuple[Waiting, Message]]:
+def _parked(entity: EntityMetadata, sealer: MessageSealer) -> Iterable[tuple[Waiting, Message]]:
     told = json.loads(entity.get_state() or "{}")
     for item in told.get("items", ()):
-        letter = Letter.from_json(item["letter"])
+        letter = Letter.from_json(sealer.open(item)["letter"])
         waiting = Waiting(
             "instance", told["target"], letter.source, None, item["mark"], item["id"], item["route"],
             _time(item["since"]), _time(item["until"]), "instance_not_found", "", str(letter.position), item["size"],
+            key_of(item),
         )  # fmt: skip
         yield waiting, letter.message
 
@@ -224,6 +228,7 @@ def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[tuple
             "key", None, held.source, shown(held.key), message.mark, message.letter.message_id, cause.get("route"),
             _time(message.since), until,
             cause.get("reason", "follows"), cause.get("detail", ""), str(message.letter.position), item["size"],
+            key_of(item),
         )  # fmt: skip
         yield waiting, message.letter.message
 

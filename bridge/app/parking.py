@@ -151,7 +151,14 @@ def keepers(
     slots = max(1, config.worker.threads // 4)
     executor = CommandExecutor(engine, now)
     entities = ParkingEntities(
-        executor, loop, _bounds(config.parking, engine), RetryPolicy(), now, slots, totals=totals
+        executor,
+        loop,
+        _bounds(config.parking, engine),
+        RetryPolicy(),
+        now,
+        slots,
+        totals=totals,
+        messages=engine.messages,
     )
     return Keepers(engine.name, entities, QuarantineEntities(now, totals), totals)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
+from bridge.config.encryption import EncryptionConfig
 from bridge.config.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.types import Address, Duration, Integer, Model, Size, is_loopback
 from bridge.kinds import OWN_NAMES
@@ -68,6 +69,11 @@ class EngineBase(Model):
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
     parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
     answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
+    encryption: EncryptionConfig | None = Field(
+        None,
+        description="Encryption of payloads at rest: of all that the file of an embedded engine holds, and of messages "
+        "that wait on a scheduler; null: none.",
+    )
 
 
 class EmbeddedEngineConfig(EngineBase):

@@ -12,7 +12,19 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import brokers, engines, missing, model, registries, routes, sagas, servicebus, sources, tls
+from bridge.config import (
+    brokers,
+    encryption,
+    engines,
+    missing,
+    model,
+    registries,
+    routes,
+    sagas,
+    servicebus,
+    sources,
+    tls,
+)
 from bridge.config.shape import members
 from bridge.config.types import (
     NAME_PATTERN,
@@ -142,7 +154,7 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
-        engines.ParkingConfig, engines.AnswersConfig,
+        engines.ParkingConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -179,7 +191,9 @@ _HEADINGS = {
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
     missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
-    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers", sources.QuarantineConfig: "quarantine",
+    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers",
+    encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
+    sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",

@@ -12,6 +12,7 @@ from durabletask.serialization import DataConverter
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness
+from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
 """Called with ids of instances that have finished, and of those that have started: one in both runs again."""
@@ -57,6 +58,11 @@ class Engine(Protocol):
     @property
     def faults(self) -> Mapping[str, int]:
         """Operations that this process could not apply for it and gave up, by kind."""
+        ...
+
+    @property
+    def messages(self) -> MessageSealer:
+        """Encrypts messages that wait on it, where it does not keep them encrypted itself."""
         ...
 
     def empty(self, entity_id: str) -> bool:

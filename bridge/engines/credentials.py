@@ -1,4 +1,4 @@
-"""Azure credentials for the scheduler engine, made only when the configuration asks for one."""
+"""Azure credentials for the scheduler engine and for Key Vault, made only when the configuration asks for one."""
 
 from __future__ import annotations
 
@@ -43,17 +43,21 @@ def create(config: SchedulerEngineConfig, secure: bool) -> Credentials | None:
     chosen = kind(config, secure)
     if chosen == "none":
         return None
-    arguments: dict[str, Any] = {}
-    if config.client_id is not None:
-        if chosen == "default":
-            arguments = {
-                "managed_identity_client_id": config.client_id,
-                "workload_identity_client_id": config.client_id,
-            }
-        elif chosen in ("managed_identity", "workload_identity"):
-            arguments = {"client_id": config.client_id}
-    name = _CLASSES[chosen]
+    arguments = _arguments(chosen, config.client_id)
     return Credentials(
-        asynchronous=getattr(azure.identity.aio, name)(**arguments),
-        synchronous=getattr(azure.identity, name)(**arguments),
+        asynchronous=getattr(azure.identity.aio, _CLASSES[chosen])(**arguments),
+        synchronous=synchronous(chosen, config.client_id),
     )
+
+
+def synchronous(kind: str, client_id: str | None) -> Any:
+    """A credential for threads. Raises: ValueError when it lacks what it needs from its environment."""
+    return getattr(azure.identity, _CLASSES[kind])(**_arguments(kind, client_id))
+
+
+def _arguments(kind: str, client_id: str | None) -> dict[str, Any]:
+    if client_id is None:
+        return {}
+    if kind == "default":
+        return {"managed_identity_client_id": client_id, "workload_identity_client_id": client_id}
+    return {"client_id": client_id} if kind in ("managed_identity", "workload_identity") else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Mapping
@@ -28,12 +29,14 @@ from bridge.engines import credentials
 from bridge.engines.base import RunListener
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
+from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.parenthood import ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
+from bridge.parking.sealed import MessageSealer
 from bridge.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0
@@ -66,9 +69,14 @@ class SchedulerEngine:
     faults: Mapping[str, int] = MappingProxyType({})
     certain = False
 
-    def __init__(self, name: str, config: SchedulerEngineConfig) -> None:
-        """Raises: ValueError when the endpoint is not one."""
+    def __init__(self, name: str, config: SchedulerEngineConfig, keys: Keys = no_keys, *, intake: bool = False) -> None:
+        """keys: that encrypt messages which wait. intake: read them at the start, not only when they are needed.
+
+        Raises: ValueError when the endpoint is not one.
+        """
         self.name = name
+        self.messages = MessageSealer(keys)
+        self._intake = intake
         self._config = config
         self._host_address, self._secure = parse_endpoint(config.endpoint)
         self._credentials: credentials.Credentials | None = None
@@ -93,11 +101,13 @@ class SchedulerEngine:
     async def start(self) -> None:
         """Does not connect: an engine that is away is noticed by the probe and by the first call.
 
-        Raises: EngineMisconfigured when the chosen credential cannot be made, or a certificate cannot be used.
+        Raises: EngineMisconfigured when the chosen credential cannot be made, or a certificate or key cannot be used.
         """
         if self._client is not None:
             return
         self._certificates = self._load_certificates()
+        if self._intake:
+            await asyncio.to_thread(self.messages.load)
         try:
             self._credentials = credentials.create(self._config, self._secure)
         except ValueError as error:

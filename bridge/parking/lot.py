@@ -75,13 +75,21 @@ class Lot:
     """The messages of one instance, oldest first.
 
     items: JSON of `Parked`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
-    attempts, failed_at: of the oldest message, when its instance is there and it fails.
+    attempts, failed_at: of the oldest message, when its instance is there and it fails. read: makes an item what it
+    says.
     """
 
-    def __init__(self, bounds: Bounds, policy: RetryPolicy, told: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        policy: RetryPolicy,
+        told: dict[str, Any] | None = None,
+        read: Callable[[dict[str, Any]], Parked] = Parked.from_json,
+    ) -> None:
         told = told or {}
         self._bounds = bounds
         self._policy = policy
+        self._read = read
         self.items: list[dict[str, Any]] = list(told.get("items", ()))
         self.delivered: list[str] = list(told.get("delivered", ()))
         self.tick_at: float | None = told.get("tick")
@@ -176,7 +184,7 @@ class Lot:
                 continue
             command: Command | None = None
             try:
-                parked = Parked.from_json(item)
+                parked = self._read(item)
                 command = parked.command
                 deliver(command, parked.origin)
             except NotNow as error:

@@ -16,6 +16,7 @@ from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import quiet_logger, register
+from bridge.parking.sealed import MessageSealer
 from bridge.testing.backend import VirtualBackend
 
 TIMEOUT = 30.0
@@ -27,6 +28,7 @@ class VirtualEngine:
 
     durable = False
     announces = False
+    messages = MessageSealer()
     faults: Mapping[str, int] = MappingProxyType({})
     certain = False
     description = "in memory, with virtual time, for tests"

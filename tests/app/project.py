@@ -12,6 +12,7 @@ import structlog
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.registry import load
 from bridge.engines.worker import stop_worker
 from bridge.workflow import DataConverter, message_aware
@@ -129,8 +130,9 @@ def write_project(directory: Path) -> Path:
 class Host:
     """The project's engine and worker, on an event loop of their own in a thread, like a daemon in another process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: Keys = no_keys) -> None:
         self._directory = directory
+        self._keys = keys
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -142,6 +144,10 @@ class Host:
         self._thread.start()
         assert self._ready.wait(PATIENCE)
 
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -151,7 +157,7 @@ class Host:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         config = EmbeddedEngineConfig(type="embedded")
-        engine = EmbeddedEngine("default", config, self._directory / config.path, host=True)
+        engine = EmbeddedEngine("default", config, self._directory / config.path, host=True, keys=self._keys)
         await engine.start()
         known = load(["commanded_flows"], self._directory)
         aware = {name: message_aware(each) for name, each in known.orchestrators.items()}

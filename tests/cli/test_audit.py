@@ -42,6 +42,7 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("engine backup", "", "done", ("--force", "BACKUP")),
     ("engine restore", "", "failed", ("BACKUP",)),
     ("engine compact", "", "failed", ()),
+    ("engine reencrypt", "", "failed", ()),
     ("sources resume", "orders", "failed", ("orders",)),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),

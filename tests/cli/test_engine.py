@@ -197,7 +197,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         (("--path", "empty"), 3, "empty"),
         (("check", "--path", "nowhere.db"), 3, "nowhere.db: there is no such file"),
         (("check", "--path", "."), 3, "is a directory"),
-        (("check", "--path", "x.db", "--engine", "default"), 2, "--path names the file"),
+        (("compact", "--path", "x.db", "--engine", "default"), 2, "--path names the file"),
         (("check", "--engine", "eu"), 2, "there is no engine 'eu'"),
         (("export", "--path", "foreign.db"), 3, "not one of this engine"),
         (("export",), 3, "there is no such file"),

@@ -151,7 +151,7 @@ def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> N
     (first, *_) = listed(run, count=4)
     assert list(first) == [
         "kind", "instance_id", "source", "key", "id", "message_id", "route", "since", "until", "reason", "detail",
-        "position", "size",
+        "position", "size", "encryption_key",
     ]  # fmt: skip
     assert (first["kind"], first["source"], first["route"]) == ("instance", "orders", "paid")
     assert first["until"] > first["since"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -24,11 +25,12 @@ class Authority:
         self.file = directory / "ca.pem"
         self.file.write_bytes(_pem(self._certificate))
 
-    def issue(self, name: str, address: str = "127.0.0.1") -> Path:
-        """A certificate for the address and localhost, and its key, in one file."""
+    def issue(self, name: str, address: str = "127.0.0.1", hosts: Sequence[str] = ()) -> Path:
+        """A certificate for the address, localhost and other hosts, and its key, in one file."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
+        names: list[x509.GeneralName] = [x509.DNSName(each) for each in ("localhost", *hosts)]
+        names.append(x509.IPAddress(ipaddress.ip_address(address)))
         certificate = self._sign(subject, key, names, authority=False)
         file = self.directory / f"{name}.pem"
         secret = key.private_bytes(

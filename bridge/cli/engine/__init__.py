@@ -20,6 +20,7 @@ from bridge.cli.parameters import ADDRESS, DURATION, SIZE
         "check": "Say what is damaged in the engine's file.",
         "compact": "Give back the space of what was removed.",
         "export": "Write every instance with its history.",
+        "reencrypt": "Rewrite payloads under the present key.",
         "restore": "Put a backup in the place of the engine's file.",
     },
     examples="""
@@ -29,6 +30,7 @@ from bridge.cli.parameters import ADDRESS, DURATION, SIZE
         bridge engine check
         bridge engine compact --path hubs/default.db
         bridge engine export --output instances.jsonl
+        bridge engine reencrypt --dry-run
     """,
     invoke_without_command=True,
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import file_options, named
+from bridge.cli.engine.file import file_options, named_with_keys
 from bridge.cli.options import json_option
 from bridge.cli.output import clean, print_json
 
@@ -22,16 +22,23 @@ from bridge.cli.output import clean, print_json
         bridge engine check --engine eu
         bridge engine check --path hubs/default.db --json
     """,
-    exits={0: "the file is sound", 1: "the file is damaged", 3: "no such file, or not one that can be read"},
+    exits={
+        0: "the file is sound",
+        1: "the file is damaged",
+        3: "no such file, not one that can be read, or a key is missing",
+    },
 )
 @file_options
 @json_option
 def command(path: Path | None, as_json: bool, **options: Any) -> int:
-    """Read the whole file of an embedded engine and say what is damaged. The engine may run meanwhile."""
-    file = named(path, options)
+    """Read the whole file of an embedded engine and say what is damaged. The engine may run meanwhile.
+
+    Where payloads are encrypted it needs their keys: with --path, -c and --engine name the engine that has them.
+    """
+    file, keys = named_with_keys(path, options)
     from bridge.app.engine_file import check
 
-    problems = check(file)
+    problems = check(file, keys)
     if as_json:
         print_json({"file": str(file), "problems": problems})
     else:

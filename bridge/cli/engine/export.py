@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import file_options, named
+from bridge.cli.engine.file import file_options, named_with_keys
 from bridge.cli.options import json_option
 from bridge.cli.output import plural, print_json
 
@@ -22,7 +22,11 @@ from bridge.cli.output import plural, print_json
         bridge engine export --output instances.jsonl
         bridge engine export --path hubs/default.db --output default.jsonl --json
     """,
-    exits={0: "every instance was written", 1: "the output cannot be written", 3: "the file cannot be read"},
+    exits={
+        0: "every instance was written",
+        1: "the output cannot be written",
+        3: "the file cannot be read, or a key is missing",
+    },
 )
 @click.option(
     "--output",
@@ -36,19 +40,20 @@ def command(path: Path | None, output: Path | None, as_json: bool, **options: An
     """Write every instance of an embedded engine with its history, a JSON object a line.
 
     An object has the keys state, finished and history, with the field names of the Durable Task protocol. Payloads are
-    written as they are. The engine may run meanwhile.
+    written in plain, also those that the file holds encrypted. With --path, -c and --engine name the engine that has
+    the keys. The engine may run meanwhile.
     """
-    file = named(path, options)
+    file, keys = named_with_keys(path, options)
     from bridge.app.engine_file import export, replacing
 
     if output is None:
-        export(file, sys.stdout)
+        export(file, sys.stdout, keys)
         return
     if output.exists() and file.exists() and output.samefile(file):
         raise click.UsageError("--output is the engine's own file", click.get_current_context())
     try:
         with replacing(output) as out:
-            count = export(file, out)
+            count = export(file, out, keys)
     except OSError as error:
         raise click.FileError(str(output), error.strerror or "") from None
     if as_json:

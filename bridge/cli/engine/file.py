@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bridge.cli.connection import engine_options
+
+if TYPE_CHECKING:
+    from bridge.encryption import Keyring
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,7 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 def file_options(function: F) -> F:
     """Adds `path` and what `engine_options` adds."""
     path = click.option(
-        "--path", type=click.Path(path_type=Path), metavar="FILE", help="Any engine's file, without a configuration."
+        "--path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Any engine's file, instead of the configured engine's.",
     )
     return path(engine_options(function))
 
@@ -54,6 +60,31 @@ def _given(path: Path, options: dict[str, Any]) -> Path:
             "--path names the file: give no engine and no configuration", click.get_current_context()
         )
     return given(path)
+
+
+def named_with_keys(
+    path: Path | None, options: dict[str, Any], action: str | None = None, reason: str | None = None
+) -> tuple[Path, Keyring | None]:
+    """The file, and the keys of its payloads. With a path the other options name the engine whose keys are meant.
+
+    action, reason: of a command that changes the file: an engine without a file leaves an audit line.
+    Raises: ConfigError, LookupError, EngineMisconfigured.
+    """
+    from bridge.app.audit import refused
+    from bridge.app.composition import load_config
+    from bridge.app.engine_file import configured, given, keyring
+
+    if path is not None and not any(options.values()):
+        return given(path), None
+    loaded = load_config(options["config"], options["overlay"])
+    if path is not None:
+        file = given(path)
+    elif action is None:
+        file = configured(loaded, options["engine"])
+    else:
+        with refused(loaded, action, options["engine"] or "default", reason):
+            file = configured(loaded, options["engine"])
+    return file, keyring(loaded, options["engine"])
 
 
 @contextmanager

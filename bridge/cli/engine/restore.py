@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import exit_codes
 from bridge.cli.command import command as make
-from bridge.cli.engine.file import copying, file_options, to_change
+from bridge.cli.engine.file import copying, file_options, named_with_keys
 from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import clean, print_json
 
@@ -24,7 +24,7 @@ from bridge.cli.output import clean, print_json
     exits={
         0: "the engine's file is what the backup holds",
         1: "the backup is damaged; nothing was changed",
-        3: "the engine runs, there is no such backup, or it cannot be put in place",
+        3: "the engine runs, there is no such backup, it cannot be put in place, or a key is missing",
     },
 )
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
@@ -37,15 +37,19 @@ def command(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     The engine must be stopped. The backup is checked first, as `bridge engine check` does, and stays as it is. The file
     of before is kept beside, under a name with the time. Set the positions of the sources back to the time of the
     backup: messages that were settled since are not in it.
+
+    A backup with encrypted payloads needs their keys in the configuration. With --path alone these payloads are not
+    checked.
     """
-    file = to_change(path, options, "engine.restore", reason)
+    file, keys = named_with_keys(path, options, "engine.restore", reason)
+    decrypts = path is None or any(options.values())
     from bridge.app.engine_file import audited, restore
 
     with (
         audited("engine.restore", file, {"from": str(source)}, reason) as change,
         copying("restore", as_json) as progress,
     ):
-        restored = restore(source, file, progress)
+        restored = restore(source, file, progress, keys, decrypts=decrypts)
         if restored.problems:
             change.result, change.error = "failed", "damaged"
     kept = None if restored.kept is None else str(restored.kept)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge import private
+from bridge.encryption import Keyring
 from bridge.engines.embedded.lock import FileLock, lock_descriptor
 from bridge.engines.embedded.running import record_of
-from bridge.engines.embedded.schema import connect, recognize
+from bridge.engines.embedded.schema import check_keys, connect, recognize
 from bridge.engines.embedded.upkeep import check
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
@@ -71,12 +72,15 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
     return size
 
 
-def restore(source: Path, path: Path, progress: Progress | None = None) -> Restored:
+def restore(
+    source: Path, path: Path, progress: Progress | None = None, keyring: Keyring | None = None, *, decrypts: bool = True
+) -> Restored:
     """Put a copy of the backup `source` in the place of the engine's file, which is kept under another name.
 
     The copy is checked first. A crash at any moment leaves the file of before or the one that was restored.
+    decrypts: False to leave encrypted values unread, for which no key is needed then.
     Raises: EngineUnavailable (missing, the engine runs, cannot be read or written), EngineMisconfigured (newer, not an
-    engine's file).
+    engine's file, or a key is missing that it needs).
     """
     if not source.exists():
         raise EngineUnavailable(f"{source}: there is no such file")
@@ -93,7 +97,7 @@ def restore(source: Path, path: Path, progress: Progress | None = None) -> Resto
     fresh = path.with_name(f".{path.name}.restoring")
     try:
         _remove(fresh)
-        problems = _take(source, fresh, progress)
+        problems = _take(source, fresh, progress, keyring, decrypts)
         return Restored(problems=problems) if problems else Restored(kept=_swap(fresh, path))
     except OSError as error:
         raise EngineUnavailable(f"{path}: cannot be restored: {error.strerror}") from error
@@ -183,7 +187,7 @@ def _name(partial: Path, target: Path, force: bool) -> None:
     _settle(target.parent)
 
 
-def _take(source: Path, fresh: Path, progress: Progress | None) -> list[str]:
+def _take(source: Path, fresh: Path, progress: Progress | None, keyring: Keyring | None, decrypts: bool) -> list[str]:
     """Copy the backup beside the engine's file and check the copy: its problems.
 
     Raises: EngineUnavailable, EngineMisconfigured, OSError, sqlite3.Error.
@@ -193,6 +197,8 @@ def _take(source: Path, fresh: Path, progress: Progress | None) -> list[str]:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as found:
             if not recognize(found, source):
                 raise EngineMisconfigured(f"{source}: is empty; it holds no engine")
+            if decrypts:
+                check_keys(found, source, keyring)
             _copy(found, fresh, progress)
     except EngineMisconfigured as error:
         if isinstance(error.__cause__, sqlite3.DatabaseError):
@@ -202,7 +208,7 @@ def _take(source: Path, fresh: Path, progress: Progress | None) -> list[str]:
         raise EngineUnavailable(f"{source}: cannot be copied: {error}") from error
     except sqlite3.DatabaseError as error:
         return [f"the file is damaged: {error}"]
-    problems = check(fresh)
+    problems = check(fresh, keyring, decrypts=decrypts)
     if not problems:
         _fold(fresh)
     return problems

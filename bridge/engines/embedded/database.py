@@ -13,6 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge import private
 from bridge.clock import SYSTEM, Clock
+from bridge.encryption import Keyring
 from bridge.engines.embedded.bounds import SCHEDULERS
 from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
@@ -21,6 +22,7 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.lock import FileLock
 from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.operation import Kind, Operation
+from bridge.engines.embedded.payloads import Payloads
 from bridge.engines.embedded.purge import Purges
 from bridge.engines.embedded.reader import Reader
 from bridge.engines.embedded.recovery import recover
@@ -28,7 +30,7 @@ from bridge.engines.embedded.rejection import invalid, precondition, unavailable
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.running import RunningItems, record_of
-from bridge.engines.embedded.schema import connect, prepare
+from bridge.engines.embedded.schema import check_keys, connect, prepare, record_key
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.unread import UnreadLimits
 from bridge.engines.embedded.warmth import Warmth
@@ -64,6 +66,8 @@ class DatabaseOptions:
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     max_lost_workers: int = 5
     """Worker processes that may die while they run one work item and nothing else; 0: any number."""
+    keyring: Keyring | None = None
+    """Keys of the payloads in the file; None: they are not encrypted."""
     lost_rest: float = 1.0
     """First rest of work that was lost twice, in seconds; it doubles each time."""
 
@@ -86,7 +90,7 @@ class Database:
         """Open the file, creating it where it is missing, and go on with what it holds.
 
         Raises: EngineUnavailable (locked by another process, cannot be read or written), EngineMisconfigured
-        (newer, or not an engine's file).
+        (newer, not an engine's file, or a key is missing that it needs).
         """
         try:
             private.directory(self.path.parent)
@@ -110,9 +114,12 @@ class Database:
     def _build(self) -> None:
         options = self.options
         connection = self._connection = connect(self.path)
+        check_keys(connection, self.path, options.keyring)
         prepare(connection, self.path)
+        record_key(connection, self.path, options.keyring)
+        payloads = Payloads(options.keyring)
         self.hub = TaskHub(
-            Store(connection),
+            Store(connection, payloads),
             max_cached_instances=options.max_cached_instances,
             max_cached_bytes=options.max_cached_bytes,
             max_message=options.max_message,
@@ -130,7 +137,7 @@ class Database:
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
-        self._reader = Reader(self.path, self.path.stem)
+        self._reader = Reader(self.path, self.path.stem, payloads)
         self._warmth = Warmth(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,

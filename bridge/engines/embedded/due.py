@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from durabletask.internal import orchestrator_service_pb2 as pb
+
 from bridge.engines.embedded.clock import due, micros
-from bridge.engines.embedded.reading import read_event
 from bridge.engines.embedded.store import START_IS_DUE, TIMER_FIRES, Timer
 
 
@@ -15,16 +16,17 @@ def due_at(now: int, fire_at: int, wanted: int, made: int) -> int:
     return wanted if made <= now else min(fire_at, now + max(0, wanted - made))
 
 
-def origin_of(timer: Timer, created_at: int | None, start_at: int | None) -> tuple[int, int] | None:
+def origin_of(
+    timer: Timer, event: pb.HistoryEvent | None, created_at: int | None, start_at: int | None
+) -> tuple[int, int] | None:
     """(time for which the timer was made, time at which), of a stored timer; None where they were not stored.
 
-    created_at, start_at: of its instance. Raises: DecodeError.
+    event: its own. created_at, start_at: of its instance.
     """
     if timer.kind == START_IS_DUE:
         return None if created_at is None or start_at is None else (start_at, created_at)
-    if timer.stored is None:
+    if event is None:
         return None
-    event = read_event(timer.stored)
     made = micros(event.timestamp)
     if timer.kind == TIMER_FIRES:
         wanted = due(event.timerFired.fireAt)

@@ -25,12 +25,14 @@ from bridge.engines.embedded.server import Guard, Server
 from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.parenthood import BEFORE, ParentInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.witness import Witness, Witnessed
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
+from bridge.parking.sealed import MessageSealer
 from bridge.tls import TlsFiles
 
 RECONNECT_SECONDS = 1.0
@@ -40,18 +42,23 @@ class EmbeddedEngine:
     """An engine for one machine: a task hub in one SQLite file.
 
     directory: of the file, its lock and the socket. host: True in the one process that runs the engine, False to attach
-    to it.
+    to it. keys: of its encryption, read when it starts.
     """
 
     durable = True
     announces = True
+    messages = MessageSealer()
+    """Leaves messages as they are: the file that keeps them is encrypted as a whole."""
     certain = True
 
-    def __init__(self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool) -> None:
+    def __init__(
+        self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool, keys: Keys = no_keys
+    ) -> None:
         self.name = name
         self._config = config
         self._directory = directory
         self._host = host
+        self._keys = keys
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._address: Address | None = None
@@ -84,7 +91,8 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Raises: EngineUnavailable (another process hosts it, the file cannot be read or written),
-        EngineMisconfigured (the directory cannot be used, the file is of a newer version or not an engine's).
+        EngineMisconfigured (the directory cannot be used, the file is of a newer version or not an engine's, a key of
+        its encryption is missing or cannot be used).
         """
         if self._client is not None:
             return
@@ -111,6 +119,7 @@ class EmbeddedEngine:
             unread_events=self._config.unread_events,
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
+            keyring=self._keys(),
         )
         database = Database(self._directory / FILE, options)
         database.start()

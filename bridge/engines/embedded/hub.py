@@ -26,10 +26,9 @@ from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
 from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
-from bridge.engines.embedded.reading import read_event
 from bridge.engines.embedded.rejection import late, missing, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
-from bridge.engines.embedded.schema import VERSION
+from bridge.engines.embedded.schema import APPLICATION_ID
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
 from bridge.engines.embedded.transaction import Transaction
 from bridge.engines.embedded.unread import UnreadLimits
@@ -77,7 +76,7 @@ class TaskHub:
         """Events that were one too many for their instance."""
         self.limits = limits or Limits()
         self._jumps = clock.jumps.total()
-        self.tx = Transaction(store.connection)
+        self.tx = Transaction(store.connection, store.payloads)
         self.instances = InstanceCache(max_cached_instances, max_cached_bytes)
         self.entities = Entities(self, max_cached_instances, max_cached_bytes)
         self.waiters = Waiters()
@@ -206,7 +205,7 @@ class TaskHub:
     def probe(self) -> None:
         """Raises: sqlite3.Error when the file cannot be written."""
         self.store.connection.execute("BEGIN IMMEDIATE")
-        self.store.connection.execute(f"PRAGMA user_version={VERSION}")
+        self.store.connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self.store.connection.execute("COMMIT")
 
     # Instances
@@ -564,7 +563,7 @@ class TaskHub:
         moved = []
         for timer, created_at, start_at in self.store.all_timers():
             try:
-                found = origin_of(timer, created_at, start_at)
+                found = origin_of(timer, self.store.timer_event(timer), created_at, start_at)
             except Exception:
                 # It cannot be read; when it is due it is given up.
                 logger.exception("A timer cannot be read")
@@ -579,7 +578,7 @@ class TaskHub:
         """A timer is due."""
         self.tx.remove("timers", [timer.seq])
         if timer.stored is not None:
-            timer.event = read_event(timer.stored)
+            timer.event = self.store.timer_event(timer)
         if timer.kind == SIGNAL_IS_DUE:
             assert timer.entity is not None
             assert timer.event is not None

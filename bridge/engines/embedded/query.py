@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
 
 from bridge.engines.embedded.clock import micros, timestamp
-from bridge.engines.embedded.instance import FINISHED, SUSPENDED, text
-from bridge.engines.embedded.reading import read_events
-from bridge.engines.embedded.rejection import invalid, missing
-from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of
+from bridge.engines.embedded.instance import FINISHED, SUSPENDED, Instance, text
+from bridge.engines.embedded.payloads import STATE, Payloads
+from bridge.engines.embedded.rejection import internal, invalid, missing
+from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of, unreadable_instance
+
+logger = logging.getLogger(__name__)
 
 PAGE = 100
 MAX_PAGE = 1000
@@ -35,8 +39,9 @@ FRAME_BYTES = 8
 class Queries:
     """One method per question; each runs in the reader's thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
         self._connection = connection
+        self._payloads = payloads
 
     def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
         query = request.query
@@ -60,7 +65,7 @@ class Queries:
         states: list[pb.OrchestrationState] = []
         size, last, more = 0, 0, False
         for row in rows:
-            instance = instance_of(row)
+            instance = self._instance(row)
             state = instance.state(query.fetchInputsAndOutputs)
             size += state.ByteSize() + FRAME_BYTES
             if states and (len(states) >= limit or size > MAX_PAGE_BYTES):
@@ -70,6 +75,15 @@ class Queries:
             states.append(state)
         token = text(str(last)) if more else None
         return pb.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
+
+    def _instance(self, row: tuple[Any, ...]) -> Instance:
+        """The instance in a row. What cannot be read of one must not keep the others from being listed."""
+        try:
+            return instance_of(row, self._payloads)
+        except DecodeError as error:
+            found = unreadable_instance(row)
+            logger.error("Stored payloads of instance %s cannot be read: %s", found.id, error)
+            return found
 
     def ids(self, request: pb.ListInstanceIdsRequest) -> pb.ListInstanceIdsResponse:
         where = ["finished_at IS NOT NULL"]
@@ -137,7 +151,7 @@ class Queries:
                 lastModifiedTime=timestamp(modified_at),
                 backlogQueueSize=backlog,
                 lockedBy=text(owner),
-                serializedState=text(state) if query.includeState else None,
+                serializedState=text(self._state(entity_id, state)) if query.includeState else None,
             )
             size += metadata.ByteSize() + FRAME_BYTES
             if found and (len(found) >= limit or size > MAX_PAGE_BYTES):
@@ -147,18 +161,29 @@ class Queries:
         token = text(found[-1].instanceId) if more else None
         return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
 
+    def _state(self, entity_id: str, stored: str | bytes | None) -> str | None:
+        """Raises: Rejection. An entity that is shown without its state would be taken for one that has none."""
+        try:
+            return self._payloads.text(stored, STATE, entity_id)
+        except DecodeError as error:
+            raise internal(f"The state of entity {entity_id} cannot be read: {error}") from None
+
     def history(self, request: pb.StreamInstanceHistoryRequest) -> list[pb.HistoryChunk]:
         """The instance's history, in pieces that fit a message."""
         row = self._connection.execute("SELECT key FROM instances WHERE id=?", (request.instanceId,)).fetchone()
         if row is None:
             raise missing(request.instanceId)
-        return list(self._chunks(row[0]))
+        try:
+            return list(self._chunks(row[0]))
+        except DecodeError as error:
+            raise internal(f"The history of {request.instanceId} cannot be read: {error}") from None
 
     def _chunks(self, key: int) -> Iterator[pb.HistoryChunk]:
         piece = pb.HistoryChunk()
         size = 0
-        for (blob,) in self._connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
-            for event in read_events(blob):
+        rows = self._connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (key,))
+        for chunk, stored in rows:
+            for event in self._payloads.events(stored, (key, chunk)):
                 length = event.ByteSize()
                 if size and size + length > CHUNK_BYTES:
                     yield piece

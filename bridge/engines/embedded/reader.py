@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from bridge.engines.embedded.payloads import Payloads
 from bridge.engines.embedded.query import Queries
 from bridge.engines.embedded.rejection import Rejection, unavailable
 from bridge.engines.embedded.reply import Reply
@@ -21,11 +22,11 @@ logger = logging.getLogger(__name__)
 class Reader:
     """Runs questions one after the other on a read-only connection."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, payloads: Payloads) -> None:
         self._connection = connect(path)
         self._connection.execute("PRAGMA query_only=ON")
         self._connection.execute("PRAGMA cache_size=-4096")
-        self.queries = Queries(self._connection)
+        self.queries = Queries(self._connection, payloads)
         self._queue: SimpleQueue[tuple[Callable[[Any], Any], Any, Reply] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}-reader", daemon=True)
 

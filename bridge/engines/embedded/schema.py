@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from bridge.encryption import Keyring
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 APPLICATION_ID = 0x64426E67
@@ -99,6 +100,18 @@ MIGRATIONS: tuple[str, ...] = (
 
 VERSION = len(MIGRATIONS)
 
+ENCRYPTED = 0x100
+"""Added to the version in SQLite's header while the file has encrypted values: versions that cannot read these refuse
+the file as a newer one."""
+
+KEYS = """
+    -- Keys that encrypted values of this file need. A fingerprint says nothing about its key.
+    CREATE TABLE IF NOT EXISTS cipher_keys (
+        fingerprint BLOB PRIMARY KEY,
+        id          TEXT NOT NULL
+    ) WITHOUT ROWID
+"""
+
 PAGE_BYTES = 16384
 """Page size of new files. Rows have a few KB: in pages of 4 KB they leave a third of the file empty, and a commit
 writes four times as many pages. Older files keep theirs until they are compacted."""
@@ -143,14 +156,17 @@ def recognize(connection: sqlite3.Connection, path: Path) -> bool:
     EngineUnavailable when it cannot be read.
     """
     try:
-        _, empty = _recognize(connection, path)
+        _, _, empty = _recognize(connection, path)
     except sqlite3.DatabaseError as error:
         raise _translated(path, "read", error) from error
     return not empty
 
 
-def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, bool]:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bool]:
+    """(version, ENCRYPTED or 0, has no tables)"""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    encrypted = found & ENCRYPTED
+    version = found - encrypted
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if application != APPLICATION_ID and tables:
@@ -160,7 +176,7 @@ def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, bool]:
             f"{path}: was written by a newer version (schema {version}, this program knows up to {VERSION}); "
             "upgrade the program, or name another path"
         )
-    return version, not tables
+    return version, encrypted, not tables
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -170,7 +186,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     EngineUnavailable when it cannot be written.
     """
     try:
-        version, empty = _recognize(connection, path)
+        version, encrypted, empty = _recognize(connection, path)
         if empty:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -181,8 +197,54 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         for step in range(version, VERSION):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "
-                f"PRAGMA user_version={step + 1}; COMMIT"
+                f"PRAGMA user_version={(step + 1) | encrypted}; COMMIT"
             )
+    except sqlite3.DatabaseError as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise _translated(path, "prepared", error) from error
+
+
+def check_keys(connection: sqlite3.Connection, path: Path, keyring: Keyring | None) -> None:
+    """Make sure that every key is there which values of the file need. Writes nothing.
+
+    Raises: EngineMisconfigured, also when the file is not an engine's; EngineUnavailable when it cannot be read.
+    """
+    if not recognize(connection, path):
+        return
+    try:
+        if not int(connection.execute("PRAGMA user_version").fetchone()[0]) & ENCRYPTED:
+            return
+        needed = connection.execute("SELECT fingerprint, id FROM cipher_keys ORDER BY id").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise _translated(path, "read", error) from error
+    have = {} if keyring is None else keyring.ids
+    for fingerprint, id_ in needed:
+        if fingerprint in have:
+            continue
+        if id_ in have.values():
+            raise EngineMisconfigured(
+                f"{path}: payloads are encrypted with key {id_!r}, and the key of this id is another one; "
+                "bring back the former key"
+            )
+        raise EngineMisconfigured(
+            f"{path}: payloads are encrypted with key {id_!r}, which is not there; add it to `encryption` of the engine"
+        )
+
+
+def record_key(connection: sqlite3.Connection, path: Path, keyring: Keyring | None) -> None:
+    """Note in the file that its values need the key that encrypts from now on. Raises: EngineUnavailable."""
+    if keyring is None or not keyring.active:
+        return
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(KEYS)
+        connection.execute(
+            "INSERT OR REPLACE INTO cipher_keys (fingerprint, id) VALUES (?, ?)",
+            (keyring.fingerprint, keyring.current.id),
+        )
+        connection.execute(f"PRAGMA user_version={VERSION | ENCRYPTED}")
+        connection.execute("COMMIT")
     except sqlite3.DatabaseError as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

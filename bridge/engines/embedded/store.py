@@ -12,8 +12,20 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.attempts import pauses_of
 from bridge.engines.embedded.entity import Entity
+from bridge.engines.embedded.event import failure
 from bridge.engines.embedded.instance import FINISHED, Instance
-from bridge.engines.embedded.reading import read_event, read_events, read_failure
+from bridge.engines.embedded.payloads import (
+    CUSTOM_STATUS,
+    EVENTS,
+    INBOX,
+    OPERATION,
+    OUTPUT,
+    START,
+    STATE,
+    TIMER,
+    Payloads,
+)
+from bridge.engines.embedded.reading import read_events
 from bridge.engines.embedded.rows import slices
 from bridge.engines.embedded.unread import settle
 
@@ -58,10 +70,10 @@ START_IS_DUE = 1
 SIGNAL_IS_DUE = 2
 
 
-def instance_of(row: tuple[Any, ...]) -> Instance:
-    """The instance in a row of INSTANCE_COLUMNS, without inbox and history."""
+def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
+    """The instance in a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
     (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
-     parent, start, output, custom, failure, trace) = row  # fmt: skip
+     parent, start, output, custom, failed, trace) = row  # fmt: skip
     return Instance(
         key=key,
         id=id_,
@@ -71,25 +83,40 @@ def instance_of(row: tuple[Any, ...]) -> Instance:
         status=status,
         created_at=created,
         updated_at=updated,
-        start=read_event(start),
+        start=payloads.event(start, START, key),
         suspended=bool(suspended),
         finished_at=finished,
         start_at=start_at,
         turn_at=turn_at,
         chunks=chunks,
         parent=parent,
-        output=output,
-        custom_status=custom,
-        failure=None if failure is None else read_failure(failure),
+        output=payloads.text(output, OUTPUT, key),
+        custom_status=payloads.text(custom, CUSTOM_STATUS, key),
+        failure=payloads.failure(failed, key),
         trace=None if trace is None else pb.OrchestrationTraceContext.FromString(trace),
     )
+
+
+def unreadable_instance(row: tuple[Any, ...]) -> Instance:
+    """The instance in a row whose payloads cannot be read, without these."""
+    stripped = list(row)
+    for column in ("output", "custom_status", "failure", "trace"):
+        stripped[_POSITIONS[column]] = None
+    stripped[_POSITIONS["start"]] = b""
+    instance = instance_of(tuple(stripped), Payloads())
+    instance.failure = failure("EngineError", "Stored payloads cannot be read; `bridge engine check` names them")
+    return instance
+
+
+_POSITIONS = {name: position for position, name in enumerate(INSTANCE_COLUMNS.split(", "))}
 
 
 class Store:
     """Point reads over one connection."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads | None = None) -> None:
         self.connection = connection
+        self.payloads = payloads or Payloads()
 
     def next_key(self) -> int:
         return self._next("SELECT max(key) FROM instances")
@@ -111,7 +138,7 @@ class Store:
         row = self.connection.execute(query, (value,)).fetchone()
         if row is None:
             return None
-        instance = instance_of(row)
+        instance = instance_of(row, self.payloads)
         if instance.status not in FINISHED:
             instance.inbox = deque(self.inbox(instance.key))
             settle(instance, None, acted=True)
@@ -127,7 +154,7 @@ class Store:
     def inbox(self, key: int) -> list[tuple[int, pb.HistoryEvent]]:
         """(sequence number, event) of the events that no turn has taken, in order."""
         rows = self.connection.execute("SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (key,))
-        return [(seq, read_event(event)) for seq, event in rows]
+        return [(seq, self.payloads.event(event, INBOX, seq)) for seq, event in rows]
 
     def ids_present(self, instance_ids: list[str]) -> set[str]:
         """Which of these ids the file knows; few statements for many ids."""
@@ -143,23 +170,25 @@ class Store:
         """The events of an instance's present generation, and their size in bytes."""
         events: list[pb.HistoryEvent] = []
         size = 0
-        for (blob,) in self.connection.execute("SELECT events FROM history WHERE key=? ORDER BY chunk", (key,)):
+        rows = self.connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (key,))
+        for chunk, stored in rows:
+            blob = self.payloads.blob(stored, EVENTS, (key, chunk))
             size += len(blob)
             events.extend(read_events(blob))
         return events, size
 
     def begin_of_last_chunk(self, key: int) -> pb.HistoryEvent:
         """The first event of what was added to the instance's history at last."""
-        query = "SELECT events FROM history WHERE key=? ORDER BY chunk DESC LIMIT 1"
-        (blob,) = self.connection.execute(query, (key,)).fetchone()
-        return read_events(blob)[0]
+        query = "SELECT chunk, events FROM history WHERE key=? ORDER BY chunk DESC LIMIT 1"
+        chunk, stored = self.connection.execute(query, (key,)).fetchone()
+        return self.payloads.events(stored, (key, chunk))[0]
 
     def children(self, instance_id: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM instances WHERE parent=?", (instance_id,))]
 
     def task_request(self, seq: int) -> pb.ActivityRequest | None:
         row = self.connection.execute("SELECT request FROM tasks WHERE seq=?", (seq,)).fetchone()
-        return None if row is None else pb.ActivityRequest.FromString(row[0])
+        return None if row is None else self.payloads.request(row[0], seq)
 
     def task_execution(self, seq: int) -> str | None:
         """Id of the execution that waits for the activity."""
@@ -190,6 +219,10 @@ class Store:
         for seq, fire_at, kind, key, entity, event, created_at, start_at in self.connection.execute(query):
             yield Timer(seq, fire_at, kind, key, entity, stored=event), created_at, start_at
 
+    def timer_event(self, timer: Timer) -> pb.HistoryEvent | None:
+        """The event of a stored timer; None where it has none. Raises: DecodeError."""
+        return None if timer.stored is None else self.payloads.event(timer.stored, TIMER, timer.seq)
+
     def next_timer(self) -> int | None:
         """When the next timer is due."""
         value = self.connection.execute("SELECT min(fire_at) FROM timers").fetchone()[0]
@@ -202,10 +235,11 @@ class Store:
         ).fetchone()
         if row is None:
             return None
-        entity = Entity(entity_id, state=row[0], section=row[1], owner=row[2], modified_at=row[3])
+        state = self.payloads.text(row[0], STATE, entity_id)
+        entity = Entity(entity_id, state=state, section=row[1], owner=row[2], modified_at=row[3])
         query = "SELECT seq, event FROM operations WHERE entity=? ORDER BY seq"
         for seq, event in self.connection.execute(query, (entity_id,)):
-            entity.append(seq, read_event(event))
+            entity.append(seq, self.payloads.event(event, OPERATION, seq))
         return entity
 
     def entities_owned(self, owner: str) -> list[str]:

@@ -10,6 +10,19 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.attempts import with_pauses
 from bridge.engines.embedded.entity import Entity
 from bridge.engines.embedded.instance import FAILED, Instance
+from bridge.engines.embedded.payloads import (
+    CUSTOM_STATUS,
+    EVENTS,
+    FAILURE,
+    INBOX,
+    OPERATION,
+    OUTPUT,
+    REQUEST,
+    START,
+    STATE,
+    TIMER,
+    Payloads,
+)
 from bridge.engines.embedded.rows import KeyStatement, Statement
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, Task, Timer
 
@@ -37,6 +50,9 @@ _UPSERT_ENTITY = Statement(
     "INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5, large=(1, 2)
 )
 _INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3, large=(2,))
+# Columns of payloads, by position
+_INSERTED = {14: START, 15: OUTPUT, 16: CUSTOM_STATUS, 17: FAILURE}
+_UPDATED = {7: OUTPUT, 8: CUSTOM_STATUS, 9: FAILURE}
 _DELETE_BY_KEY = {
     table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
     for table in ("instances", "history", "inbox", "tasks", "timers")
@@ -54,8 +70,9 @@ class Transaction:
     An instance or entity that changes is named once, however often it changes: its row is made when it is flushed.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
         self._connection = connection
+        self._payloads = payloads
         self._begun = False
         self.writes = 0
         self.next_timer: int | None = None
@@ -113,7 +130,7 @@ class Transaction:
         self._connection.execute(
             "UPDATE instances SET status=?, suspended=0, updated_at=?, finished_at=?, output=NULL, failure=?"
             " WHERE key=? AND finished_at IS NULL",
-            (FAILED, now, now, failure.SerializeToString(), key),
+            (FAILED, now, now, self._payloads.seal(failure.SerializeToString(), FAILURE, key), key),
         )
 
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
@@ -183,7 +200,8 @@ class Transaction:
     def change_operation(self, seq: int, event: pb.HistoryEvent) -> None:
         self._dirty = True
         self.flush()
-        self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (event.SerializeToString(), seq))
+        stored = self._payloads.seal(event.SerializeToString(), OPERATION, seq)
+        self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (stored, seq))
 
     def delete_entity(self, entity: Entity) -> None:
         self._entities.pop(entity.id, None)
@@ -199,7 +217,7 @@ class Transaction:
         """
         if not self._dirty:
             return
-        connection = self._connection
+        connection, stored = self._connection, self._payloads.rows
         if not self._begun:
             connection.execute("BEGIN IMMEDIATE")
             self._begun = True
@@ -208,27 +226,29 @@ class Transaction:
         if deleted:
             _DELETE_BY_KEY["instances"].run(connection, deleted)
         if self.created:
-            _INSERT_INSTANCE.run(connection, [_inserted(instance) for instance in self.created.values()])
+            created = [_inserted(instance) for instance in self.created.values()]
+            _INSERT_INSTANCE.run(connection, stored(created, _INSERTED))
         if self.changed:
-            _UPDATE_INSTANCE.run(connection, [_updated(instance) for instance in self.changed.values()])
+            changed = [_updated(instance) for instance in self.changed.values()]
+            _UPDATE_INSTANCE.run(connection, stored(changed, _UPDATED))
         if self._generations:
             rows = [(i.key, i.execution, i.version, i.start.SerializeToString()) for i in self._generations.values()]
-            _UPDATE_GENERATION.run(connection, rows)
+            _UPDATE_GENERATION.run(connection, stored(rows, {3: START}))
         if self._chunks:
-            _INSERT_HISTORY.run(connection, self._chunks)
+            _INSERT_HISTORY.run(connection, stored(self._chunks, {2: EVENTS}, (0, 1)))
         if self._inbox:
-            _INSERT_INBOX.run(connection, self._inbox)
+            _INSERT_INBOX.run(connection, stored(self._inbox, {2: INBOX}))
         if self._tasks:
-            _INSERT_TASK.run(connection, [_task_row(task) for task in self._tasks])
+            _INSERT_TASK.run(connection, stored([_task_row(task) for task in self._tasks], {6: REQUEST}))
         if self._timers:
-            _INSERT_TIMER.run(connection, [_timer_row(timer) for timer in self._timers])
+            _INSERT_TIMER.run(connection, stored([_timer_row(timer) for timer in self._timers], {5: TIMER}))
         if self._entities:
             rows_ = [(e.id, e.state, e.section, e.owner, e.modified_at) for e in self._entities.values()]
-            _UPSERT_ENTITY.run(connection, rows_)
+            _UPSERT_ENTITY.run(connection, stored(rows_, {1: STATE}))
         if self._gone_entities:
             _DELETE_ENTITY.run(connection, self._gone_entities)
         if self._operations:
-            _INSERT_OPERATION.run(connection, self._operations)
+            _INSERT_OPERATION.run(connection, stored(self._operations, {2: OPERATION}))
         for table, keys in gone.items():
             _DELETE_BY_KEY[table].run(connection, keys)
         for table, seqs in self._gone_by_seq.items():

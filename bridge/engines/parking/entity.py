@@ -22,6 +22,8 @@ from bridge.errors import EngineTimeout, EngineUnavailable
 from bridge.origin import Origin
 from bridge.parking.lot import Bounds, Deliver, Lot, NotNow, Turn
 from bridge.parking.names import PARKING
+from bridge.parking.parked import Parked
+from bridge.parking.sealed import MessageSealer
 from bridge.settlement import RetryPolicy
 
 PATIENCE = 60.0
@@ -43,6 +45,7 @@ class ParkingEntities:
 
     slots: deliveries at once. Where entities share their threads with orchestrators (in the SDK's own worker), an event
     may wait for a turn that waits for a thread, so that deliveries must not have all of them.
+    messages: opens those that are encrypted.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class ParkingEntities:
         slots: int = 4,
         ahead: Callable[[], float] = ahead_seconds,
         totals: WaitingTotals | None = None,
+        messages: MessageSealer | None = None,
     ) -> None:
         self._totals = totals
+        self._messages = messages or MessageSealer()
         self._executor = executor
         self._loop = loop
         self._bounds = bounds
@@ -85,7 +90,7 @@ class ParkingEntities:
         # A call before its time: the engine's clock has run ahead, too. The next one goes by that clock.
         early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
-        lot = Lot(self._bounds, self._policy, state)
+        lot = Lot(self._bounds, self._policy, state, lambda item: Parked.from_json(self._messages.open(item)))
         target = state.get("target")
         before = (len(lot.items), lot.size)
         turn = self._turn(lot, ctx.operation, value or {}, now, early=early)

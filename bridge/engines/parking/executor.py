@@ -110,9 +110,10 @@ class ParkingExecutor:
         kept = parkable(command)
         assert kept is not None
         since = self._now().timestamp() - ahead_seconds()
-        item = Parked(kept, origin, letter, since, since + ttl).to_json()
+        plain = Parked(kept, origin, letter, since, since + ttl).to_json()
         what = f"park for {kept.instance_id!r}"
         try:
+            item = self._engine.messages.seal(plain)
             size = len(json.dumps(item, separators=(",", ":")))
         except (TypeError, ValueError, RecursionError) as error:
             raise EngineRejected(f"{what}: the command has no JSON form ({type(error).__name__})") from error

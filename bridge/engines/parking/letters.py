@@ -11,6 +11,7 @@ from durabletask.entities import EntityContext
 
 from bridge.parking.lot import Undelivered
 from bridge.parking.names import DEAD_LETTER, letter_id
+from bridge.parking.sealed import MessageSealer
 
 _RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -35,11 +36,12 @@ def orchestrator() -> Callable[..., Any]:
     return dead_letter
 
 
-def activity(write: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
-    """write: writes one dead letter durably. Raises: BridgeError."""
+def activity(write: Callable[[dict[str, Any]], None], messages: MessageSealer | None = None) -> Callable[..., Any]:
+    """write: writes one dead letter durably. messages: opens those that are encrypted. Raises: BridgeError."""
+    sealer = messages or MessageSealer()
 
     def dead_letter(_: task.ActivityContext, letter: dict[str, Any]) -> None:
-        write(letter)
+        write(letter | {"item": sealer.open(letter["item"])})
 
     dead_letter.__name__ = DEAD_LETTER
     return dead_letter

@@ -23,6 +23,7 @@ from bridge.errors import EngineUnavailable
 from bridge.parking.held import HeldKey
 from bridge.parking.lot import Turn
 from bridge.parking.names import QUARANTINE, ward_key, ward_prefix
+from bridge.parking.sealed import MessageSealer, key_of
 from bridge.parking.ward import Ward, WardBounds
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class EngineWards:
         prefix = f"@{QUARANTINE}@{ward_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
         found = await asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
-        return [held for each in found if (held := held_key(each)) is not None]
+        return [held for each in found if (held := held_key(each, self._engine.messages)) is not None]
 
     async def settled(self) -> Sequence[HeldKey]:
         """The same, once what was sent to them has been processed; after a few seconds as it is.
@@ -135,16 +136,35 @@ class EngineWards:
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
         """Return when the operation is durably taken. Raises: EngineError; WaitingFull for one message too many."""
-        if self._totals is not None and operation in _ADDS:
-            self._totals.admit(value["item"]["size"])
+        if operation in _ADDS:
+            value = self._sealed(key, value)
+            if self._totals is not None:
+                self._totals.admit(value["item"]["size"])
         entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
         call = self._engine.client.signal_entity(entity, operation, input=value)
         await asked(call, f"quarantine: {operation}")
 
+    def _sealed(self, key: bytes, value: dict[str, Any]) -> dict[str, Any]:
+        """The value of an operation that brings a message. An encrypted one has the size that it takes then."""
+        messages = self._engine.messages
+        item = messages.seal(value["item"])
+        if key_of(item) is None:
+            return value
+        size = len(json.dumps(item, separators=(",", ":")))
+        place = ward_key(self._source, key)
+        return value | {"item": item | {"size": size}, "key": messages.seal_key(value["key"], place)}
 
-def held_key(entity: EntityMetadata) -> HeldKey | None:
-    """What an entity holds. None: nothing, and nothing is before it."""
+
+def held_key(entity: EntityMetadata, messages: MessageSealer) -> HeldKey | None:
+    """The key that an entity holds. None: it holds nothing, and nothing is before it.
+
+    Raises: EngineError when a message cannot be decrypted.
+    """
     told = json.loads(entity.get_state() or "null")
     if told is None:
         return HeldKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
+    told |= {
+        "key": messages.open_key(told["key"], entity.id.key),
+        "held": [messages.open(item) for item in told["held"]],
+    }
     return HeldKey.of(told, unsettled=bool(entity.backlog_queue_size))

@@ -1,0 +1,78 @@
+"""`bridge engine reencrypt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.engine.file import copying, file_options, named_with_keys
+from bridge.cli.options import json_option, reason_option
+from bridge.cli.output import clean, plural, print_json
+
+
+@make(
+    "reencrypt",
+    effect="changes",
+    examples="""
+        bridge engine reencrypt --dry-run
+        bridge engine reencrypt --reason 'key 2026-05 is withdrawn'
+    """,
+    exits={
+        0: "every payload is under the present key; with --dry-run: they were counted",
+        1: "some payloads cannot be decrypted and stay as they are",
+        3: "the engine runs, there is no such file, no room for a copy of it, or a key is missing",
+    },
+)
+@click.option("--dry-run", is_flag=True, help="Only count payloads by key; the engine may run.")
+@reason_option
+@file_options
+@json_option
+def command(path: Path | None, dry_run: bool, as_json: bool, reason: str | None, **options: Any) -> int:
+    """Rewrite the payloads of an embedded engine's file that are not under the first key of its `encryption`.
+
+    With `active: false` they are rewritten in plain. Afterwards the file is written anew, so that nothing of the former
+    payloads is left in it. The engine must be stopped, and the disk must have room for a copy of the file. A run that
+    was interrupted goes on where it stopped.
+
+    The output says how many payloads each key is still needed for; a key without any can be withdrawn.
+    """
+    file, keys = named_with_keys(path, options, None if dry_run else "engine.reencrypt", reason)
+    from bridge.app.engine_file import PLAIN, audited, count_values, reencrypt
+    from bridge.errors import EngineMisconfigured
+
+    if dry_run:
+        _show(file, count_values(file, keys), PLAIN, as_json)
+        return exit_codes.OK
+    key = keys.current.id if keys is not None and keys.active else PLAIN
+    with audited("engine.reencrypt", file, {"key": key} if key else {}, reason) as change:
+        if keys is None:
+            raise EngineMisconfigured(
+                "the engine has no `encryption`; to turn it off, keep its keys with `active: false` until this has run"
+            )
+        with copying("reencrypt", as_json) as progress:
+            result = reencrypt(file, keys, progress)
+        if result.unreadable:
+            change.result, change.error = "failed", "damaged"
+    if not as_json:
+        for problem in result.unreadable:
+            click.echo(f"{file}: {clean(problem)}")
+        click.echo(f"{file}: {plural(result.rewritten, 'payload')} rewritten")
+    _show(file, result.values, PLAIN, as_json, {"rewritten": result.rewritten, "unreadable": list(result.unreadable)})
+    return exit_codes.FAILED if result.unreadable else exit_codes.OK
+
+
+def _show(
+    file: Path, values: Mapping[str, int], plain: str, as_json: bool, more: Mapping[str, object] | None = None
+) -> None:
+    if as_json:
+        encrypted = {id_: number for id_, number in values.items() if id_ != plain}
+        print_json({"file": str(file), "keys": encrypted, "plain": values.get(plain, 0), **(more or {})})
+        return
+    for id_, number in values.items():
+        where = "in plain" if id_ == plain else f"under key {clean(id_)}"
+        click.echo(f"{file}: {plural(number, 'payload')} {where}")

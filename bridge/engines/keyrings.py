@@ -1,0 +1,101 @@
+"""Keys for payloads at rest, from the files, vaults and functions that a configuration names."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.config.encryption import EncryptionConfig, EncryptionKeyConfig
+from bridge.encryption import Key, KeyProblem, Keyring
+from bridge.engines.modules import ImportFailed
+from bridge.engines.registry import functions
+from bridge.errors import EngineMisconfigured
+from bridge.files import read_file
+
+MAX_FILE = 1024
+
+Keys = Callable[[], Keyring | None]
+"""Reads the keys of an engine, None where it has no encryption. Raises: EngineMisconfigured, EngineUnavailable."""
+
+
+def no_keys() -> Keyring | None:
+    return None
+
+
+def load(config: EncryptionConfig | None, engine: str, modules: Path) -> Keyring | None:
+    """The keys of an engine. modules: directory in which a provider is looked up first.
+
+    Paths of files are resolved already. Raises: EngineMisconfigured when a key cannot be read or used.
+    """
+    if config is None:
+        return None
+    try:
+        keys = _provided(config.provider, modules) if config.provider is not None else _configured(config)
+        return Keyring(keys, active=config.active, accepts_plain=config.accept_plain)
+    except KeyProblem as problem:
+        raise EngineMisconfigured(f"engine {engine!r}: encryption: {problem}") from None
+
+
+def _configured(config: EncryptionConfig) -> list[Key]:
+    """Raises: KeyProblem, EngineUnavailable."""
+    stored = [key for key in config.keys if key.vault is not None]
+    values = _from_vault(config, stored) if stored else {}
+    return [
+        _parsed(key.id, _from_file(key) if key.file is not None else values[key.id], key.file or key.vault or "")
+        for key in config.keys
+    ]
+
+
+def _from_file(key: EncryptionKeyConfig) -> bytes:
+    """Raises: KeyProblem."""
+    assert key.file is not None
+    try:
+        return read_file(Path(key.file), MAX_FILE)
+    except OSError as error:
+        raise KeyProblem(f"key {key.id!r}: {key.file}: {error.strerror}") from None
+
+
+def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
+    """Raises: KeyProblem, EngineUnavailable."""
+    try:
+        # Imported when it is needed: an extra, and a quarter of a second of Azure libraries
+        from bridge.engines import vault
+    except ModuleNotFoundError as error:
+        raise KeyProblem(
+            f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[keyvault]'"
+        ) from None
+    try:
+        return vault.read(config, keys)
+    except vault.VaultRefused as error:
+        raise KeyProblem(str(error)) from None
+    except ValueError as error:
+        raise KeyProblem(f"credential {config.credential}: {error}") from None
+
+
+def _parsed(id_: str, text: bytes, place: str) -> Key:
+    """The key in base64. place: where it was found. Raises: KeyProblem."""
+    try:
+        return Key(id_, base64.b64decode(text.strip(), validate=True))
+    except binascii.Error:
+        raise KeyProblem(f"key {id_!r}: {place}: is not base64") from None
+
+
+def _provided(reference: str, modules: Path) -> list[Key]:
+    """Raises: KeyProblem."""
+    try:
+        found = list(functions(modules)(reference)())
+    except ImportFailed as error:
+        raise KeyProblem(str(error)) from None
+    except KeyProblem:
+        raise
+    except Exception as error:
+        # Its text might quote a key
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise KeyProblem(f"{reference}: {type(error).__name__} ({last.filename}:{last.lineno})") from None
+    for each in found:
+        if not isinstance(each, Key):
+            raise KeyProblem(f"{reference}: returned a {type(each).__name__}, not bridge.encryption.Key")
+    return found
