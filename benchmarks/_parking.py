@@ -22,7 +22,7 @@ from bridge.engines import factory
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import Executor, ParkingExecutor, ParkingRules
 from bridge.message import Message
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
 EVENTS = 10_000
 BATCH = 500
@@ -75,7 +75,7 @@ async def early() -> dict[str, float]:
         (path / "bridge.yaml").write_text(CONFIG)
         daemon = Daemon(load_config([path / "bridge.yaml"]))
         await daemon.start()
-        events = daemon.own.keepers["default"].parking.events
+        events = daemon.own.waiting_stores["default"].parking.events
         try:
             began = time.perf_counter()
             await _publish(daemon, "paid")
@@ -128,9 +128,9 @@ async def _cost(executor: Executor, name: str) -> tuple[float, float]:
     began = time.process_time()
     for number in range(COMMANDS):
         start = ScheduleOrchestration("order", f"order-{name}-{number}", {"id": number})
-        await executor.execute(start, Origin(f"s-{number}", "start"))
+        await executor.execute(start, MessageOrigin(f"s-{number}", "start"))
     started = time.process_time()
     for number in range(COMMANDS):
         event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, ParkFor(3600.0))
-        await executor.execute(event, Origin(f"p-{number}", "paid"))
+        await executor.execute(event, MessageOrigin(f"p-{number}", "paid"))
     return started - began, time.process_time() - started

@@ -32,7 +32,7 @@ from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, message_aware, wait_for_message
 
 MESSAGES = 2000
@@ -94,7 +94,7 @@ class Verbs:
 
     async def verb(self, kind: str, number: int, message: str) -> None:
         command = StartOrRaise("order", f"{self._prefix}-{kind}-{number}", "item", PAYLOAD, PAYLOAD)
-        await self._executor.execute(command, Origin(f"shop/{message}-{number}", "route"))
+        await self._executor.execute(command, MessageOrigin(f"shop/{message}-{number}", "route"))
 
     async def schedule(self, kind: str, number: int) -> None:
         await self._client.schedule_new_orchestration(
@@ -126,7 +126,7 @@ async def take(engine: Engine, name: str, round_: int) -> Cost:
 
     async def feed(instance_id: str) -> None:
         for number in range(TAKEN):
-            data = wrap(PAYLOAD, Origin(f"shop/e-{number}", "route"))
+            data = wrap_payload(PAYLOAD, MessageOrigin(f"shop/e-{number}", "route"))
             await client.raise_orchestration_event(instance_id, "item", data=data)
 
     await asyncio.gather(*(feed(instance_id) for instance_id in ids))

@@ -15,7 +15,7 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import Partition, SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from tests.servicebus.process import ServerProcess
@@ -23,7 +23,7 @@ from tests.servicebus.server import QueueConfig
 
 SESSIONS = 300
 MESSAGES = 3
-OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(sessions=Sessions()))
+OPTIONS = SubscribeOptions(("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(sessions=Sessions()))
 
 
 class Ignore:

@@ -20,14 +20,14 @@ from bridge.commands import (
     SignalEntity,
     StartOrRaise,
 )
-from bridge.origin import Origin, Parcel
+from bridge.origin import MessageOrigin, Unwrapped
 from bridge.seen import remembers
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELED"})
 """Statuses of an instance that does not go on."""
 
 
-class Life(StrEnum):
+class InstanceState(StrEnum):
     """An instance at the moment of a look. RUNNING: also pending and suspended."""
 
     MISSING = "missing"
@@ -35,7 +35,7 @@ class Life(StrEnum):
     FINISHED = "finished"
 
 
-class Said(StrEnum):
+class CallResult(StrEnum):
     """What came of the last call."""
 
     STARTED = "started"
@@ -49,7 +49,7 @@ class Said(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class InstanceFacts:
     """What is known of an instance.
 
     said: of the last call, None before the first. life: of the look after it, None when there was none.
@@ -58,14 +58,14 @@ class Known:
     event, and ended without it.
     """
 
-    said: Said | None = None
-    life: Life | None = None
+    said: CallResult | None = None
+    life: InstanceState | None = None
     started_by_it: bool = False
     held: bool | None = None
     restarted: bool = False
 
 
-class Move(StrEnum):
+class NextStep(StrEnum):
     """What to do. The second half ends it."""
 
     START = "start"
@@ -84,12 +84,14 @@ class Move(StrEnum):
     """The last call's own error tells it."""
 
 
-ENDS = frozenset({Move.DONE, Move.REPEATED, Move.EXISTS, Move.MISSING, Move.FINISHED, Move.UNSURE})
+ENDS = frozenset(
+    {NextStep.DONE, NextStep.REPEATED, NextStep.EXISTS, NextStep.MISSING, NextStep.FINISHED, NextStep.UNSURE}
+)
 
-UNKNOWN = Known()
+UNKNOWN = InstanceFacts()
 
 
-def next_move(command: Command, known: Known, certain: bool) -> Move:
+def next_step(command: Command, known: InstanceFacts, certain: bool) -> NextStep:
     """The next move for a command.
 
     certain: the engine refuses an event for an instance that will not see it, so that an accepted one needs no look.
@@ -104,86 +106,86 @@ def next_move(command: Command, known: Known, certain: bool) -> Move:
         case RaiseEvent() | Cancel():
             return _raise(known, certain, command.on_finished is OnFinished.RESTART)
         case SignalEntity():
-            return Move.CALL if known.said is None else Move.DONE
+            return NextStep.CALL if known.said is None else NextStep.DONE
         case _:
             return _call(known)
 
 
-def _start(known: Known, certain: bool, raises: bool, restarts: bool) -> Move:
+def _start(known: InstanceFacts, certain: bool, raises: bool, restarts: bool) -> NextStep:
     """raises: an instance that runs gets it as an event. restarts: a finished one is replaced."""
     said, life = known.said, known.life
     if said is None:
-        return Move.START
-    if said is Said.STARTED or (said is Said.RAISED and (certain or life is Life.RUNNING)):
-        return Move.DONE
+        return NextStep.START
+    if said is CallResult.STARTED or (said is CallResult.RAISED and (certain or life is InstanceState.RUNNING)):
+        return NextStep.DONE
     if life is None:
-        return Move.LOOK
-    if life is Life.MISSING:
-        return Move.UNSURE if said is Said.UNSURE else Move.START
+        return NextStep.LOOK
+    if life is InstanceState.MISSING:
+        return NextStep.UNSURE if said is CallResult.UNSURE else NextStep.START
     if known.started_by_it:
-        return Move.DONE if said is Said.UNSURE else Move.REPEATED
-    if life is Life.RUNNING:
-        return Move.RAISE if raises else Move.EXISTS
+        return NextStep.DONE if said is CallResult.UNSURE else NextStep.REPEATED
+    if life is InstanceState.RUNNING:
+        return NextStep.RAISE if raises else NextStep.EXISTS
     if not raises and not restarts:
-        return Move.EXISTS
+        return NextStep.EXISTS
     return _late(known, restarts)
 
 
-def _raise(known: Known, certain: bool, restarts: bool) -> Move:
+def _raise(known: InstanceFacts, certain: bool, restarts: bool) -> NextStep:
     said, life = known.said, known.life
-    if said is None or said is Said.STARTED:
-        return Move.RAISE
-    if said is Said.RAISED and (certain or life is Life.RUNNING):
-        return Move.DONE
-    if said is Said.MISSING or life is Life.MISSING:
-        return Move.MISSING
+    if said is None or said is CallResult.STARTED:
+        return NextStep.RAISE
+    if said is CallResult.RAISED and (certain or life is InstanceState.RUNNING):
+        return NextStep.DONE
+    if said is CallResult.MISSING or life is InstanceState.MISSING:
+        return NextStep.MISSING
     if life is None:
-        return Move.LOOK
-    if life is Life.RUNNING:
-        return Move.RAISE
+        return NextStep.LOOK
+    if life is InstanceState.RUNNING:
+        return NextStep.RAISE
     return _late(known, restarts)
 
 
-def _late(known: Known, restarts: bool) -> Move:
+def _late(known: InstanceFacts, restarts: bool) -> NextStep:
     """The instance has finished: did it see the command before it did?"""
     if known.held is None:
-        return Move.SEARCH
+        return NextStep.SEARCH
     if known.held:
-        return Move.DONE if known.said is Said.RAISED else Move.REPEATED
+        return NextStep.DONE if known.said is CallResult.RAISED else NextStep.REPEATED
     if restarts and not known.restarted:
         # A replacement of unknown outcome is the engine's trouble, not the instance's.
-        return Move.UNSURE if known.said is Said.UNSURE else Move.REPLACE
-    return Move.FINISHED
+        return NextStep.UNSURE if known.said is CallResult.UNSURE else NextStep.REPLACE
+    return NextStep.FINISHED
 
 
-def _call(known: Known) -> Move:
-    if known.said is Said.CALLED:
-        return Move.DONE
-    if known.said is Said.MISSING:
-        return Move.MISSING
+def _call(known: InstanceFacts) -> NextStep:
+    if known.said is CallResult.CALLED:
+        return NextStep.DONE
+    if known.said is CallResult.MISSING:
+        return NextStep.MISSING
     match known.life:
         case None:
-            return Move.LOOK
-        case Life.MISSING:
-            return Move.MISSING
-        case Life.FINISHED:
-            return Move.FINISHED
+            return NextStep.LOOK
+        case InstanceState.MISSING:
+            return NextStep.MISSING
+        case InstanceState.FINISHED:
+            return NextStep.FINISHED
         case _:
-            return Move.CALL
+            return NextStep.CALL
 
 
-def restart_of(origin: Origin) -> Origin:
+def restart_of(origin: MessageOrigin) -> MessageOrigin:
     """What starts an instance again for a late event. The event itself comes after it, under its own key."""
     return replace(origin, part=-1 - origin.part)
 
 
-def started_by(parcel: Parcel, origin: Origin | None) -> bool:
+def started_by(unwrapped: Unwrapped, origin: MessageOrigin | None) -> bool:
     """Whether the instance with this start input runs because of a command, or remembers it from an earlier run."""
     if origin is None:
         return False
-    if parcel.origin is not None and parcel.origin.key == origin.key:
+    if unwrapped.origin is not None and unwrapped.origin.key == origin.key:
         return True
-    return remembers(str((parcel.inbox or {}).get("seen", "")), origin.key)
+    return remembers(str((unwrapped.inbox or {}).get("seen", "")), origin.key)
 
 
 ANSWERED = "ANSWERED"
@@ -197,13 +199,13 @@ def telling(status: str, started_by_it: bool) -> str:
     return f" [{status}, {'this' if started_by_it else 'another'} message]"
 
 
-def told(details: str) -> tuple[str, bool] | None:
+def read_refusal(details: str) -> tuple[str, bool] | None:
     """Status and whether this message started it, of a refusal; None when it does not say."""
     found = _TOLD.search(details)
     return None if found is None else (found[1], found[2] == "this")
 
 
-def may_replace(finished: Parcel, new: Parcel) -> bool:
+def may_replace(finished: Unwrapped, new: Unwrapped) -> bool:
     """Whether a start may take the place of a finished instance: the last question, asked inside the engine.
 
     No when the same message started it, or when whoever asks decided before it began: a start of ours remembers the one

@@ -37,7 +37,7 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class MessageOrigin:
     """The message that a command came from.
 
     message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
@@ -62,7 +62,7 @@ class Origin:
         return trace_context({"traceparent": self.traceparent, "tracestate": self.tracestate})
 
     @classmethod
-    def of(cls, envelope: Envelope, route: str, part: int = 0) -> Origin:
+    def of(cls, envelope: Envelope, route: str, part: int = 0) -> MessageOrigin:
         """The header `traceparent` counts, which names the last hop; without it the CloudEvents extension does."""
         trace = trace_context(envelope.headers, envelope.extensions)
         if trace is None:
@@ -82,11 +82,11 @@ class Wrapped(dict[str, Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Unwrapped:
     """What was in an envelope; bare data has no origin."""
 
     data: Any
-    origin: Origin | None = None
+    origin: MessageOrigin | None = None
     inbox: Mapping[str, Any] | None = None
 
 
@@ -95,7 +95,7 @@ class UnknownEnvelope(ValueError):
     """The envelope is of another version; `check` raises it for a damaged one too."""
 
 
-def wrap(data: Any, origin: Origin | None, inbox: Mapping[str, Any] | None = None) -> Wrapped:
+def wrap_payload(data: Any, origin: MessageOrigin | None, inbox: Mapping[str, Any] | None = None) -> Wrapped:
     """The envelope around `data`. Without an origin it only keeps data from being taken for an envelope."""
     inside: dict[str, Any] = {"v": VERSION}
     if origin is not None:
@@ -118,7 +118,7 @@ def may_be_wrapped(text: str) -> bool:
     return text.find(_HEAD, 0, _WINDOW) >= 0
 
 
-def inside_of(value: Any) -> dict[str, Any] | None:
+def envelope_body(value: Any) -> dict[str, Any] | None:
     """The inside of an envelope, for `origin_of`, `key_of` and its `data`; None for anything else.
 
     Raises: UnknownEnvelope.
@@ -133,15 +133,15 @@ def inside_of(value: Any) -> dict[str, Any] | None:
     return inside
 
 
-def unwrap(value: Any) -> Parcel:
+def unwrap(value: Any) -> Unwrapped:
     """What a JSON value carries; anything that is no envelope is bare data. Raises: UnknownEnvelope."""
-    inside = inside_of(value)
-    return Parcel(value) if inside is None else Parcel(inside.get("data"), origin_of(inside), inside.get("inbox"))
+    inside = envelope_body(value)
+    return Unwrapped(value) if inside is None else Unwrapped(inside.get("data"), origin_of(inside), inside.get("inbox"))
 
 
 def check(value: Any) -> None:
     """Raises: UnknownEnvelope for an envelope that is read in another way than whoever wrote it can have meant."""
-    inside = inside_of(value)
+    inside = envelope_body(value)
     if inside is not None and inside.get("id") is not None and key_of(inside) is None:
         raise UnknownEnvelope("a message envelope whose id and route are not text, or whose part is no whole number")
 
@@ -157,26 +157,26 @@ def key_of(inside: Mapping[str, Any]) -> Key | None:
     return message_id, route, part
 
 
-def origin_of(inside: Mapping[str, Any]) -> Origin | None:
+def origin_of(inside: Mapping[str, Any]) -> MessageOrigin | None:
     """The message that an envelope is of, as `key_of` knows it."""
     key = key_of(inside)
-    return None if key is None else Origin(*key, inside.get("traceparent"), inside.get("tracestate"))
+    return None if key is None else MessageOrigin(*key, inside.get("traceparent"), inside.get("tracestate"))
 
 
-def head_of(text: str | None) -> Parcel:
+def read_origin(text: str | None) -> Unwrapped:
     """The envelope around a JSON text without its data, which may be large and is not read; bare text has no origin.
 
     Cheaper than `unwrap` where the fields stand before the data, as the bridge writes them.
     """
     if not text or not may_be_wrapped(text):
-        return Parcel(None)
+        return Unwrapped(None)
     try:
         inside = _fields(text)
         if inside is None:
-            inside = inside_of(json.loads(text))
-        return Parcel(None) if inside is None else Parcel(None, origin_of(inside), inside.get("inbox"))
+            inside = envelope_body(json.loads(text))
+        return Unwrapped(None) if inside is None else Unwrapped(None, origin_of(inside), inside.get("inbox"))
     except (ValueError, RecursionError):
-        return Parcel(None)
+        return Unwrapped(None)
 
 
 def _fields(text: str) -> dict[str, Any] | None:

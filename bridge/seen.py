@@ -30,7 +30,7 @@ def remembers(text: str, key: Key) -> bool:
     return bool(text) and digest(key) in set(_split(text))
 
 
-class Seen:
+class DeduplicationWindow:
     """The last messages, at most `limit` of them; older ones are forgotten in the order they came.
 
     Full keys where they are at hand, digests of what came from an earlier generation or a stored state.

@@ -25,18 +25,18 @@ from bridge.commands import (
 from bridge.correlation import (
     ENDS,
     UNKNOWN,
-    Known,
-    Life,
-    Move,
-    Said,
+    CallResult,
+    InstanceFacts,
+    InstanceState,
+    NextStep,
     may_replace,
-    next_move,
+    next_step,
+    read_refusal,
     started_by,
     telling,
-    told,
 )
-from bridge.origin import Key, Origin, Parcel
-from bridge.seen import Seen
+from bridge.origin import Key, MessageOrigin, Unwrapped
+from bridge.seen import DeduplicationWindow
 
 SCHEDULES = [
     ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)
@@ -48,94 +48,99 @@ CONTROLS = [Terminate("i"), Suspend("i"), Resume("i")]
 COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntity("e", "k", "op")]
 
 
-def every_knowledge() -> list[Known]:
-    lives = (None, *Life)
+def every_knowledge() -> list[InstanceFacts]:
+    lives = (None, *InstanceState)
     return [
-        Known(said, life, started and life is not None, held if life is Life.FINISHED else None)
-        for said, life, started, held in itertools.product((None, *Said), lives, (False, True), (None, False, True))
+        InstanceFacts(said, life, started and life is not None, held if life is InstanceState.FINISHED else None)
+        for said, life, started, held in itertools.product(
+            (None, *CallResult), lives, (False, True), (None, False, True)
+        )
     ]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
-    for known, certain in itertools.product(every_knowledge(), (False, True)):
-        move = next_move(command, known, certain)
-        if move is Move.REPLACE:
+    for known, confirms in itertools.product(every_knowledge(), (False, True)):
+        move = next_step(command, known, confirms)
+        if move is NextStep.REPLACE:
             # Only over what was looked at, searched, and has not seen the command.
-            assert (known.life, known.held) == (Life.FINISHED, False)
+            assert (known.life, known.held) == (InstanceState.FINISHED, False)
             assert _restarts(command)
-        if move is Move.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
+        if move is NextStep.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
             assert known.held is False
             assert not _restarts(command)
-        if move in (Move.START, Move.EXISTS):
+        if move in (NextStep.START, NextStep.EXISTS):
             assert isinstance(command, ScheduleOrchestration | StartOrRaise)
-        if move is Move.START:
-            assert known.said is None or known.life is Life.MISSING
-        if move is Move.UNSURE:
-            assert known.said is Said.UNSURE
-        if move is Move.RAISE:
+        if move is NextStep.START:
+            assert known.said is None or known.life is InstanceState.MISSING
+        if move is NextStep.UNSURE:
+            assert known.said is CallResult.UNSURE
+        if move is NextStep.RAISE:
             assert not isinstance(command, Terminate | Suspend | Resume | SignalEntity)
-            assert known.life is not Life.FINISHED or known.said in (None, Said.STARTED)
-        if move is Move.DONE and not isinstance(command, SignalEntity):
-            assert known.said in (Said.STARTED, Said.RAISED, Said.CALLED, Said.UNSURE)
+            assert known.life is not InstanceState.FINISHED or known.said in (None, CallResult.STARTED)
+        if move is NextStep.DONE and not isinstance(command, SignalEntity):
+            assert known.said in (CallResult.STARTED, CallResult.RAISED, CallResult.CALLED, CallResult.UNSURE)
 
 
 @pytest.mark.parametrize("command", STARTS, ids=str)
-@pytest.mark.parametrize("life", [Life.RUNNING, Life.FINISHED])
+@pytest.mark.parametrize("life", [InstanceState.RUNNING, InstanceState.FINISHED])
 @pytest.mark.parametrize("certain", [False, True])
-def test_the_same_message_is_always_a_repeat(command: Command, life: Life, certain: bool) -> None:
-    assert next_move(command, Known(Said.EXISTS, life, True), certain) is Move.REPEATED
-    assert next_move(command, Known(Said.UNSURE, life, True), certain) is Move.DONE
+def test_the_same_message_is_always_a_repeat(command: Command, life: InstanceState, confirms: bool) -> None:
+    assert next_step(command, InstanceFacts(CallResult.EXISTS, life, True), confirms) is NextStep.REPEATED
+    assert next_step(command, InstanceFacts(CallResult.UNSURE, life, True), confirms) is NextStep.DONE
 
 
 OTHER_MESSAGE = {
     # on_existing, life of the instance: what is done about another message
-    (OnExisting.IGNORE, Life.RUNNING): Move.EXISTS,
-    (OnExisting.IGNORE, Life.FINISHED): Move.EXISTS,
-    (OnExisting.DEAD_LETTER, Life.RUNNING): Move.EXISTS,
-    (OnExisting.DEAD_LETTER, Life.FINISHED): Move.EXISTS,
-    (OnExisting.RAISE, Life.RUNNING): Move.RAISE,
-    (OnExisting.RAISE, Life.FINISHED): Move.SEARCH,
-    (OnExisting.RESTART, Life.RUNNING): Move.EXISTS,
-    (OnExisting.RESTART, Life.FINISHED): Move.SEARCH,
+    (OnExisting.IGNORE, InstanceState.RUNNING): NextStep.EXISTS,
+    (OnExisting.IGNORE, InstanceState.FINISHED): NextStep.EXISTS,
+    (OnExisting.DEAD_LETTER, InstanceState.RUNNING): NextStep.EXISTS,
+    (OnExisting.DEAD_LETTER, InstanceState.FINISHED): NextStep.EXISTS,
+    (OnExisting.RAISE, InstanceState.RUNNING): NextStep.RAISE,
+    (OnExisting.RAISE, InstanceState.FINISHED): NextStep.SEARCH,
+    (OnExisting.RESTART, InstanceState.RUNNING): NextStep.EXISTS,
+    (OnExisting.RESTART, InstanceState.FINISHED): NextStep.SEARCH,
 }
 
 
 @pytest.mark.parametrize("command", SCHEDULES, ids=str)
-@pytest.mark.parametrize("life", [Life.RUNNING, Life.FINISHED])
-def test_on_existing(command: ScheduleOrchestration, life: Life) -> None:
-    assert next_move(command, Known(Said.EXISTS, life), True) is OTHER_MESSAGE[command.on_existing, life]
+@pytest.mark.parametrize("life", [InstanceState.RUNNING, InstanceState.FINISHED])
+def test_on_existing(command: ScheduleOrchestration, life: InstanceState) -> None:
+    assert next_step(command, InstanceFacts(CallResult.EXISTS, life), True) is OTHER_MESSAGE[command.on_existing, life]
 
 
 @pytest.mark.parametrize(
     "command", [*EVENTS, Cancel("i"), *(StartOrRaise("o", "i", "e", on_finished=o) for o in OnFinished)], ids=str
 )
-@pytest.mark.parametrize("said", [Said.RAISED, Said.FINISHED])
-def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, said: Said) -> None:
-    late = Known(said, Life.FINISHED)
-    assert next_move(command, late, False) is Move.SEARCH
-    end = Move.REPLACE if command.on_finished is OnFinished.RESTART else Move.FINISHED
-    assert next_move(command, Known(said, Life.FINISHED, held=False), False) is end
-    end = Move.DONE if said is Said.RAISED else Move.REPEATED
-    assert next_move(command, Known(said, Life.FINISHED, held=True), False) is end
+@pytest.mark.parametrize("said", [CallResult.RAISED, CallResult.FINISHED])
+def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, said: CallResult) -> None:
+    late = InstanceFacts(said, InstanceState.FINISHED)
+    assert next_step(command, late, False) is NextStep.SEARCH
+    end = NextStep.REPLACE if command.on_finished is OnFinished.RESTART else NextStep.FINISHED
+    assert next_step(command, InstanceFacts(said, InstanceState.FINISHED, held=False), False) is end
+    end = NextStep.DONE if said is CallResult.RAISED else NextStep.REPEATED
+    assert next_step(command, InstanceFacts(said, InstanceState.FINISHED, held=True), False) is end
 
 
 @pytest.mark.parametrize("command", CONTROLS, ids=str)
 def test_control_verbs_look_before_they_call(command: Command) -> None:
     moves = {
-        UNKNOWN: Move.LOOK,
-        Known(life=Life.MISSING): Move.MISSING,
-        Known(life=Life.FINISHED): Move.FINISHED,
-        Known(life=Life.RUNNING): Move.CALL,
-        Known(Said.CALLED): Move.DONE,
-        Known(Said.MISSING): Move.MISSING,
+        UNKNOWN: NextStep.LOOK,
+        InstanceFacts(life=InstanceState.MISSING): NextStep.MISSING,
+        InstanceFacts(life=InstanceState.FINISHED): NextStep.FINISHED,
+        InstanceFacts(life=InstanceState.RUNNING): NextStep.CALL,
+        InstanceFacts(CallResult.CALLED): NextStep.DONE,
+        InstanceFacts(CallResult.MISSING): NextStep.MISSING,
     }
-    assert {known: next_move(command, known, True) for known in moves} == moves
+    assert {known: next_step(command, known, True) for known in moves} == moves
 
 
 def test_a_signal_is_one_call() -> None:
     command = SignalEntity("e", "k", "op")
-    assert [next_move(command, known, False) for known in (UNKNOWN, Known(Said.CALLED))] == [Move.CALL, Move.DONE]
+    assert [next_step(command, known, False) for known in (UNKNOWN, InstanceFacts(CallResult.CALLED))] == [
+        NextStep.CALL,
+        NextStep.DONE,
+    ]
 
 
 def _restarts(command: Command) -> bool:
@@ -147,36 +152,36 @@ def _restarts(command: Command) -> bool:
 
 def test_what_an_engine_tells_with_its_refusal() -> None:
     for status, this in itertools.product(("RUNNING", "COMPLETED"), (False, True)):
-        assert told(f"Orchestration instance 'a [x]' already exists{telling(status, this)}") == (status, this)
-    assert told("Orchestration instance 'a [RUNNING, this message]' already exists") is None
+        assert read_refusal(f"Orchestration instance 'a [x]' already exists{telling(status, this)}") == (status, this)
+    assert read_refusal("Orchestration instance 'a [RUNNING, this message]' already exists") is None
 
 
-A, B, C = (Origin(name, "r") for name in "abc")
+A, B, C = (MessageOrigin(name, "r") for name in "abc")
 
 
-def memory(*origins: Origin) -> dict[str, str]:
-    seen = Seen()
+def memory(*origins: MessageOrigin) -> dict[str, str]:
+    seen = DeduplicationWindow()
     for each in origins:
         seen.add(each.key)
     return {"seen": seen.text()}
 
 
 def test_who_started_an_instance() -> None:
-    assert started_by(Parcel(1, A), A)
-    assert not started_by(Parcel(1, A), B)
-    assert started_by(Parcel(1, A, memory(B, C)), C)
-    assert not started_by(Parcel(1), A)
-    assert not started_by(Parcel(1, A), None)
+    assert started_by(Unwrapped(1, A), A)
+    assert not started_by(Unwrapped(1, A), B)
+    assert started_by(Unwrapped(1, A, memory(B, C)), C)
+    assert not started_by(Unwrapped(1), A)
+    assert not started_by(Unwrapped(1, A), None)
 
 
 def test_who_may_replace_a_finished_instance() -> None:
-    assert may_replace(Parcel(1), Parcel(1, A))
-    assert may_replace(Parcel(1, A), Parcel(1))
-    assert may_replace(Parcel(1, A), Parcel(1, B))  # another client's own
-    assert may_replace(Parcel(1, A), Parcel(1, B, memory(A)))
-    assert not may_replace(Parcel(1, A), Parcel(1, B, memory(C)))  # decided before A began
-    assert not may_replace(Parcel(1, A), Parcel(1, A, memory(B)))
-    assert not may_replace(Parcel(1, B, memory(A)), Parcel(1, A, memory(B)))
+    assert may_replace(Unwrapped(1), Unwrapped(1, A))
+    assert may_replace(Unwrapped(1, A), Unwrapped(1))
+    assert may_replace(Unwrapped(1, A), Unwrapped(1, B))  # another client's own
+    assert may_replace(Unwrapped(1, A), Unwrapped(1, B, memory(A)))
+    assert not may_replace(Unwrapped(1, A), Unwrapped(1, B, memory(C)))  # decided before A began
+    assert not may_replace(Unwrapped(1, A), Unwrapped(1, A, memory(B)))
+    assert not may_replace(Unwrapped(1, B, memory(A)), Unwrapped(1, A, memory(B)))
 
 
 # A model of an engine, to race against
@@ -206,7 +211,7 @@ class Engine:
     where the promise stops on such an engine.
     """
 
-    certain: bool
+    confirms: bool
     run: Run | None = None
     past: list[Run] = field(default_factory=list)
     lost: set[Key] = field(default_factory=set)
@@ -221,25 +226,25 @@ class Engine:
             self.run.events += self.run.pending
             self.run.pending.clear()
 
-    def start(self, key: Key, replace: bool, memory: frozenset[Key]) -> Said:
+    def start(self, key: Key, replace: bool, memory: frozenset[Key]) -> CallResult:
         run = self.run
         if run is not None:
-            known = self.certain and (run.start == key or key in run.memory or (replace and run.start not in memory))
+            known = self.confirms and (run.start == key or key in run.memory or (replace and run.start not in memory))
             if not replace or not run.finished or known:
-                return Said.EXISTS
+                return CallResult.EXISTS
             self.past.append(run)
             self.lost.update(run.pending)
         self.run = Run(key, memory)
-        return Said.STARTED
+        return CallResult.STARTED
 
-    def event(self, key: Key) -> Said:
+    def event(self, key: Key) -> CallResult:
         run = self.run
         if run is None:
-            return Said.MISSING
-        if self.certain and run.finished:
-            return Said.FINISHED
-        (run.events if self.certain else run.pending).append(key)
-        return Said.RAISED
+            return CallResult.MISSING
+        if self.confirms and run.finished:
+            return CallResult.FINISHED
+        (run.events if self.confirms else run.pending).append(key)
+        return CallResult.RAISED
 
 
 @dataclass
@@ -249,40 +254,40 @@ class Delivery:
     engine: Engine
     command: Command
     key: Key
-    known: Known = UNKNOWN
+    known: InstanceFacts = UNKNOWN
     found: frozenset[Key] = frozenset()
-    end: Move | None = None
+    end: NextStep | None = None
 
     def step(self) -> None:
         if self.end is not None:
             return
         engine, run = self.engine, self.engine.run
-        move = next_move(self.command, self.known, engine.certain)
+        move = next_step(self.command, self.known, engine.confirms)
         if move in ENDS:
             self.end = move
-        elif move is Move.START:
-            self.known = Known(engine.start(self.key, False, frozenset()))
-        elif move is Move.REPLACE:
+        elif move is NextStep.START:
+            self.known = InstanceFacts(engine.start(self.key, False, frozenset()))
+        elif move is NextStep.REPLACE:
             event = isinstance(self.command, RaiseEvent)
             key = (self.key[0], self.key[1], -1) if event else self.key
-            self.known = Known(engine.start(key, True, self.found))
-        elif move is Move.RAISE:
-            self.known = Known(engine.event(self.key))
-        elif move is Move.LOOK:
+            self.known = InstanceFacts(engine.start(key, True, self.found))
+        elif move is NextStep.RAISE:
+            self.known = InstanceFacts(engine.event(self.key))
+        elif move is NextStep.LOOK:
             if run is None:
-                self.known = Known(self.known.said, Life.MISSING)
+                self.known = InstanceFacts(self.known.said, InstanceState.MISSING)
             else:
                 mine = run.start == self.key or self.key in run.memory
-                life = Life.FINISHED if run.finished else Life.RUNNING
+                life = InstanceState.FINISHED if run.finished else InstanceState.RUNNING
                 starts = isinstance(self.command, ScheduleOrchestration | StartOrRaise)
-                self.known = Known(self.known.said, life, mine and starts)
+                self.known = InstanceFacts(self.known.said, life, mine and starts)
         elif run is None or not run.finished:
-            self.known = Known(self.known.said)  # another run meanwhile: its history is not that of the look
+            self.known = InstanceFacts(self.known.said)  # another run meanwhile: its history is not that of the look
         else:
-            assert move is Move.SEARCH
+            assert move is NextStep.SEARCH
             self.found = run.memory | {run.start} | set(run.events)
             held, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
-            self.known = Known(self.known.said, Life.FINISHED, self.known.started_by_it, held, again)
+            self.known = InstanceFacts(self.known.said, InstanceState.FINISHED, self.known.started_by_it, held, again)
 
 
 RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]
@@ -295,10 +300,10 @@ RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchest
     st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, "finish", "turn"]), max_size=60),
 )
 def test_whatever_races_a_message_is_seen_once_or_said_not_to_be(
-    certain: bool, commands: list[Command], schedule: list[int | str]
+    confirms: bool, commands: list[Command], schedule: list[int | str]
 ) -> None:
     """Two deliveries of every message at once, another message's run that may be there, and an end at any moment."""
-    engine = Engine(certain)
+    engine = Engine(confirms)
     engine.start(("earlier", "r", 0), False, frozenset())
     deliveries = [
         Delivery(engine, command, (f"m-{number}", "r", 0)) for number, command in enumerate(commands) for _ in range(2)
@@ -322,9 +327,9 @@ def test_whatever_races_a_message_is_seen_once_or_said_not_to_be(
         assert second.end is not None
         seen = sum(run.seen(first.key) for run in runs if run is not None)
         ends = {first.end, second.end}
-        if certain or not any(_restarts(command) for command in commands):
+        if confirms or not any(_restarts(command) for command in commands):
             assert seen <= 1, (first, second, runs)
-        if Move.DONE in ends or Move.REPEATED in ends:
+        if NextStep.DONE in ends or NextStep.REPEATED in ends:
             assert seen >= 1 or first.key in engine.lost, (first, second, runs)
-        elif certain:
+        elif confirms:
             assert seen == 0, (first, second, runs)

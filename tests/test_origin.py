@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 
 from bridge.envelope import Envelope
 from bridge.message import Position
-from bridge.origin import KEY, Origin, Parcel, UnknownEnvelope, check, head_of, may_be_wrapped, unwrap, wrap
+from bridge.origin import (
+    KEY,
+    MessageOrigin,
+    UnknownEnvelope,
+    Unwrapped,
+    check,
+    may_be_wrapped,
+    read_origin,
+    unwrap,
+    wrap_payload,
+)
 from tests.docs.document import blocks
 
-ORIGIN = Origin("shop/42", "start-order")
-TRACED = Origin("shop/42", "start-order", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "k=v")
+ORIGIN = MessageOrigin("shop/42", "start-order")
+TRACED = MessageOrigin("shop/42", "start-order", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "k=v")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just(KEY), inner),
@@ -26,17 +36,17 @@ def envelope(**fields: Any) -> Envelope:
 
 
 @given(JSON, st.sampled_from([ORIGIN, TRACED]))
-def test_what_is_wrapped_comes_out_again(data: Any, origin: Origin) -> None:
-    text = json.dumps(wrap(data, origin))
+def test_what_is_wrapped_comes_out_again(data: Any, origin: MessageOrigin) -> None:
+    text = json.dumps(wrap_payload(data, origin))
     assert may_be_wrapped(text)
-    assert unwrap(json.loads(text)) == Parcel(data, origin)
+    assert unwrap(json.loads(text)) == Unwrapped(data, origin)
 
 
 @pytest.mark.parametrize("layout", [{"indent": 4}, {"separators": (",", ":")}, {}])
 def test_an_engine_may_write_it_anew(layout: dict[str, Any]) -> None:
-    text = json.dumps(wrap([1], ORIGIN), **layout)
+    text = json.dumps(wrap_payload([1], ORIGIN), **layout)
     assert may_be_wrapped(text)
-    assert unwrap(json.loads(text)) == Parcel([1], ORIGIN)
+    assert unwrap(json.loads(text)) == Unwrapped([1], ORIGIN)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +57,14 @@ def test_an_engine_may_write_it_anew(layout: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_bare_data_stays_as_it_is(value: Any) -> None:
-    assert unwrap(value) == Parcel(value)
+    assert unwrap(value) == Unwrapped(value)
 
 
 def test_the_wire_shape() -> None:
-    assert wrap({"total": 5}, ORIGIN) == {
+    assert wrap_payload({"total": 5}, ORIGIN) == {
         "bridge:message": {"v": 1, "id": "shop/42", "route": "start-order", "data": {"total": 5}}
     }
-    assert wrap(None, TRACED)[KEY] == {
+    assert wrap_payload(None, TRACED)[KEY] == {
         "v": 1, "id": "shop/42", "route": "start-order", "part": 2, "traceparent": TRACED.traceparent,
         "tracestate": "k=v", "data": None,
     }  # fmt: skip
@@ -62,11 +72,13 @@ def test_the_wire_shape() -> None:
 
 def test_the_documented_shape() -> None:
     (shown,) = (block for block in blocks("docs/correlation.md") if block.name == "envelope.json")
-    assert unwrap(json.loads(shown.text)) == Parcel({"total": 5}, Origin("shop/order-42", "start-order"))
+    assert unwrap(json.loads(shown.text)) == Unwrapped({"total": 5}, MessageOrigin("shop/order-42", "start-order"))
 
 
 def test_unknown_fields_are_ignored_and_unknown_versions_are_not() -> None:
-    assert unwrap({KEY: {"v": 1, "id": "a", "route": "b", "new": 1, "data": 3}}) == Parcel(3, Origin("a", "b"))
+    assert unwrap({KEY: {"v": 1, "id": "a", "route": "b", "new": 1, "data": 3}}) == Unwrapped(
+        3, MessageOrigin("a", "b")
+    )
     with pytest.raises(UnknownEnvelope, match="version 2"):
         unwrap({KEY: {"v": 2, "data": 3}})
     with pytest.raises(UnknownEnvelope, match="version 2"):
@@ -78,20 +90,24 @@ def test_unknown_fields_are_ignored_and_unknown_versions_are_not() -> None:
 )
 def test_a_damaged_message_is_none(inside: dict[str, Any]) -> None:
     damaged = {KEY: {"v": 1, **inside, "data": 3}}
-    assert unwrap(damaged) == Parcel(3)
-    assert head_of(json.dumps(damaged)) == Parcel(None)
+    assert unwrap(damaged) == Unwrapped(3)
+    assert read_origin(json.dumps(damaged)) == Unwrapped(None)
     with pytest.raises(UnknownEnvelope, match="id and route"):
         check(damaged)
 
 
-@pytest.mark.parametrize("value", [3, {KEY: 1}, {KEY: {"v": 1, "data": 7}}, wrap(1, ORIGIN), wrap(1, TRACED)])
+@pytest.mark.parametrize(
+    "value", [3, {KEY: 1}, {KEY: {"v": 1, "data": 7}}, wrap_payload(1, ORIGIN), wrap_payload(1, TRACED)]
+)
 def test_what_can_be_meant_passes(value: Any) -> None:
     check(value)
 
 
 def test_trace_context_comes_from_extensions_or_headers() -> None:
     parent = TRACED.traceparent
-    assert Origin.of(envelope(), "r") == Origin("shop/42", "r")
-    assert Origin.of(envelope(headers={"traceparent": parent}), "r", 1) == Origin("shop/42", "r", 1, parent)
+    assert MessageOrigin.of(envelope(), "r") == MessageOrigin("shop/42", "r")
+    assert MessageOrigin.of(envelope(headers={"traceparent": parent}), "r", 1) == MessageOrigin(
+        "shop/42", "r", 1, parent
+    )
     both = envelope(extensions={"traceparent": parent, "tracestate": "a=b"}, headers={"traceparent": "other"})
-    assert Origin.of(both, "r") == Origin("shop/42", "r", 0, parent, "a=b")
+    assert MessageOrigin.of(both, "r") == MessageOrigin("shop/42", "r", 0, parent, "a=b")

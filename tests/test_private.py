@@ -135,5 +135,5 @@ def test_narrowing_ends_no_lock_of_sqlite(tmp_path: Path) -> None:
             "try: sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')\n"
             "except sqlite3.OperationalError as error: print(error)"
         )
-        told = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, check=True)
-        assert "locked" in told.stdout
+        received = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, check=True)
+        assert "locked" in received.stdout

@@ -15,8 +15,8 @@ def test_a_dead_letter_keeps_the_message_and_tells_the_cause() -> None:
     message = Message(b"body", b"key", (("a", b"1"), ("a", b"\xff")), 12.5)
     letter = provenance.dead_letter(message, POSITION, CAUSE)
     assert (letter.body, letter.key, letter.headers[:2]) == (b"body", b"key", (("a", b"1"), ("a", b"\xff")))
-    told = dict(letter.headers[2:])
-    assert told == {
+    received = dict(letter.headers[2:])
+    assert received == {
         "bridge.reason": b"no_route",
         "bridge.detail": b"no rule matched",
         "bridge.error": b"NoRoute",
@@ -45,8 +45,12 @@ def test_a_message_that_dies_twice_keeps_its_first_origin_and_tells_its_last_cau
 
 def test_a_forged_origin_is_not_believed() -> None:
     forged = Message(b"", headers=(("bridge.topic", b"payroll"), ("bridge.offset", b"7"), ("bridge.executed", b"r9")))
-    told = dict(provenance.dead_letter(forged, POSITION, CAUSE).headers)
-    assert (told["bridge.topic"], told["bridge.offset"], told["bridge.executed"]) == (b"orders", b"42", b"r1,r2")
+    received = dict(provenance.dead_letter(forged, POSITION, CAUSE).headers)
+    assert (received["bridge.topic"], received["bridge.offset"], received["bridge.executed"]) == (
+        b"orders",
+        b"42",
+        b"r1,r2",
+    )
 
 
 def test_a_replay_reads_back_what_was_executed() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.envelope import Envelope
 from bridge.message import Position
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.tracecontext import TraceContext, is_traceparent, is_tracestate, trace_context
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -57,8 +57,8 @@ def test_valid(text: str) -> None:
 )
 def test_not_valid(text: str) -> None:
     assert not is_traceparent(text)
-    origin = Origin.of(envelope(headers={"traceparent": text, "tracestate": "a=b"}), "start")
-    assert origin == Origin("shop/42", "start"), "ignored, and never fatal"
+    origin = MessageOrigin.of(envelope(headers={"traceparent": text, "tracestate": "a=b"}), "start")
+    assert origin == MessageOrigin("shop/42", "start"), "ignored, and never fatal"
 
 
 @pytest.mark.parametrize("text", ["a=b", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "t1@v=x", "a=b , c=d,", "1t@v=x"])
@@ -105,16 +105,16 @@ def test_what_is_no_text_is_ignored(value: Any) -> None:
 def test_the_header_counts_before_the_extension_and_what_is_not_valid_does_not() -> None:
     other = PARENT.replace("b7", "c8")
     headers, extensions = {"traceparent": PARENT, "tracestate": "a=b"}, {"traceparent": other}
-    assert Origin.of(envelope(headers=headers, extensions=extensions), "r").traceparent == PARENT
-    assert Origin.of(envelope(extensions=extensions), "r").traceparent == other
-    broken = Origin.of(envelope(headers={"traceparent": "broken"}, extensions=extensions), "r")
+    assert MessageOrigin.of(envelope(headers=headers, extensions=extensions), "r").traceparent == PARENT
+    assert MessageOrigin.of(envelope(extensions=extensions), "r").traceparent == other
+    broken = MessageOrigin.of(envelope(headers={"traceparent": "broken"}, extensions=extensions), "r")
     assert (broken.traceparent, broken.tracestate) == (other, None)
-    assert Origin.of(envelope(headers={"Diagnostic-Id": PARENT}), "r").traceparent == PARENT
+    assert MessageOrigin.of(envelope(headers={"Diagnostic-Id": PARENT}), "r").traceparent == PARENT
 
 
 def test_an_envelope_of_others_is_checked_too() -> None:
-    assert Origin("m", "r", traceparent="broken", tracestate="a=b").trace is None
-    assert Origin("m", "r", traceparent=PARENT, tracestate="broken").trace == TraceContext(PARENT)
+    assert MessageOrigin("m", "r", traceparent="broken", tracestate="a=b").trace is None
+    assert MessageOrigin("m", "r", traceparent=PARENT, tracestate="broken").trace == TraceContext(PARENT)
 
 
 def test_a_child_is_in_the_same_trace_under_a_span_of_its_own_made_of_its_id() -> None:

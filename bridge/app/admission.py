@@ -15,7 +15,7 @@ from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.tags import instances
 from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
-from bridge.pipeline.population import Count, Population
+from bridge.pipeline.population import Count, RunningInstances
 from bridge.pipeline.values import Values
 from bridge.routing.per import SHARED, TAG
 from bridge.routing.template import constant_prefix
@@ -30,7 +30,7 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
     Start it when the engines are started; the configuration must be one that `check` passes.
     """
     limits: dict[str, RouteLimit] = {}
-    populations: dict[tuple[str, str], Population] = {}
+    populations: dict[tuple[str, str], RunningInstances] = {}
     for route in loaded.config.routes:
         if route.limits is None:
             continue
@@ -40,7 +40,7 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
             if population is None:
                 most = _most_values(loaded, key)
                 asked = count(engines[route.engine], key[1], values=most is not None)
-                population = populations[key] = Population(*key, asked, most)
+                population = populations[key] = RunningInstances(*key, asked, most)
         rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
         per = route.limits.per
         each_rate = None
@@ -85,7 +85,7 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
     for name, engine in engines.items():
         mine = [population for population in admission.populations if population.engine == name]
 
-        def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[Population] = mine) -> None:
+        def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
             prefixes = tuple(population.prefix for population in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
@@ -94,14 +94,14 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
 
         if mine and engine.watch_runs(tell):
             for population in mine:
-                population.told = True
+                population.is_notified = True
 
 
 def _with(prefixes: tuple[str, ...], ids: Sequence[str]) -> Sequence[str]:
     return [instance_id for instance_id in ids if instance_id.startswith(prefixes)]
 
 
-def _told(populations: Sequence[Population], finished: Sequence[str], started: Sequence[str]) -> None:
+def _told(populations: Sequence[RunningInstances], finished: Sequence[str], started: Sequence[str]) -> None:
     for population in populations:
         population.leave(finished)
         population.started(started)

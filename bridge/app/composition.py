@@ -31,7 +31,7 @@ from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import Target
-from bridge.pipeline.quarantine import QuarantineSettings, Wards
+from bridge.pipeline.quarantine import QuarantineSettings, QuarantineStore
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.shares import PerValue
 from bridge.pipeline.source import SourcePipeline
@@ -248,10 +248,10 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     config = loaded.config.sources[source]
     match loaded.config.brokers[config.broker]:
         case ServiceBusBrokerConfig():
-            from bridge.brokers.servicebus.wishes import ServiceBusWishes, Sessions
+            from bridge.brokers.servicebus.wishes import ServiceBusReceiverOptions, Sessions
 
             more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
-            wishes = ServiceBusWishes(
+            wishes = ServiceBusReceiverOptions(
                 sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
                 prefetch=more.prefetch,
                 receivers=more.receivers,
@@ -260,14 +260,16 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
             return SubscribeOptions(
                 config.origins,
                 dead_letter=config.dead_letter,
-                wishes=wishes,
+                broker_options=wishes,
                 unreadable=_unreadable(config, stops=False),
             )
         case KafkaBrokerConfig():
-            from bridge.brokers.kafka.wishes import KafkaWishes
+            from bridge.brokers.kafka.wishes import KafkaConsumerOptions
 
             kafka = (
-                KafkaWishes(**config.kafka.model_dump(exclude={"amqp_headers"})) if config.kafka is not None else None
+                KafkaConsumerOptions(**config.kafka.model_dump(exclude={"amqp_headers"}))
+                if config.kafka is not None
+                else None
             )
             return SubscribeOptions(
                 config.topics,
@@ -361,7 +363,7 @@ def build_source(
     *,
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
-    wards: tuple[str, Wards] | None = None,
+    quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
@@ -416,7 +418,7 @@ def build_source(
         if limits
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
-        wards=wards,
+        store=quarantine_store,
         paces=paces,
         prepare=decoder.prepare,
     )

@@ -174,12 +174,12 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
             headers={"Content-Type": "application/json"} if body is not None else None,
             timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS),
         ) as response:
-            told = json.loads(await response.read())
+            answer = json.loads(await response.read())
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise EngineTimeout(f"{operation.name}: the daemon gave no answer; whether it acted is unknown") from error
     if response.status >= 400:
-        raise _error(told)
-    return told
+        raise _error(answer)
+    return answer
 
 
 def _json(value: Any) -> Any:

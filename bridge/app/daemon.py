@@ -33,10 +33,10 @@ from bridge.app.composition import (
     own_packages,
 )
 from bridge.app.control import control
-from bridge.app.own_workflows import OwnWorkflows
+from bridge.app.own_workflows import SystemWorkflows
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.state import trails
-from bridge.app.stranded import Stranded
+from bridge.app.stranded import OrphanedQuarantine
 from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
@@ -46,7 +46,7 @@ from bridge.engines.base import Engine
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Incompatible, UnknownName, Witness
+from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging
@@ -123,7 +123,7 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    wards=parking.wards(loaded, name, self.engines, totals),
+                    quarantine_store=parking.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
                     registries=self.registries,
                 )
@@ -146,21 +146,22 @@ class Daemon:
             },
             loop,
         )
-        self.own = OwnWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
-        self.witnesses = {
-            name: Witness(partial(_tell_incompatible, name), partial(_tell_unknown, name)) for name in self.engines
+        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
+        self.monitors = {
+            name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
+            for name in self.engines
         }
-        self.stranded = Stranded(loaded, self.engines if intake else {})
+        self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
             self.engines,
             self.breakers,
             self.publishing,
-            self.witnesses,
-            self.own.keepers.values,
+            self.monitors,
+            self.own.waiting_stores.values,
             lambda: dict(self.own.undeliverable.written),
             limits=tuple(self.admission.limits.values()),
-            stranded=self.stranded.readings,
+            orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
@@ -176,7 +177,7 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._census = parking.Census(self.engines, self.own.keepers, self._parked)
+        self._early_message_counter = parking.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._parked)
         self._reports: list[asyncio.Task[None]] = []
 
     @property
@@ -226,8 +227,8 @@ class Daemon:
         self.watch.phase = "running"
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
-            asyncio.create_task(self._census.run(), name="census"),
-            asyncio.create_task(self.stranded.run(), name="stranded"),
+            asyncio.create_task(self._early_message_counter.run(), name="census"),
+            asyncio.create_task(self.orphaned.run(), name="stranded"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
@@ -286,7 +287,7 @@ class Daemon:
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():
             for group in self.own.groups(self.workflows, name):
-                worker = engine.worker(group, DataConverter(), self.witnesses[name])
+                worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))
         log.info(
@@ -312,7 +313,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     )
 
 
-def _tell_incompatible(engine: str, found: Incompatible) -> None:
+def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
         f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
         "compensated; bring back the code that it began with, then `bridge instances rewind "

@@ -19,7 +19,7 @@ from bridge.engines.errors import asked
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import InstanceNotFound
 from bridge.kinds import OWN_NAMES
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.routing.identifier import check_entity, check_name
 from bridge.workflow.entity import bare_state
 
@@ -76,7 +76,7 @@ class Entities:
         input_: Any,
         at: datetime | None,
         delay: float | None,
-        origin: Origin | None = None,
+        origin: MessageOrigin | None = None,
     ) -> None:
         """Send a one-way operation. origin: the message that this counts as. Raises: InvalidCommand."""
         check_entity(name, key)

@@ -40,14 +40,14 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; bytes of a payload as base64 below the key `base64`."""
-        told = self.explanation.to_dict() if self.explanation is not None else {}
+        document = self.explanation.to_dict() if self.explanation is not None else {}
         plain: dict[str, Any] = _plain(
             {
                 "source": self.source,
                 "outcome": self.outcome.value,
                 "routes": list(self.routes),
-                "steps": told.get("steps") or [],
-                "rules": told.get("rules") or [],
+                "steps": document.get("steps") or [],
+                "rules": document.get("rules") or [],
                 "reason": self.reason,
                 "detail": self.detail,
                 "envelope": None if self.envelope is None else _envelope(self.envelope),

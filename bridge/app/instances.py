@@ -19,7 +19,7 @@ from bridge.engines.errors import asked, details_of, translate
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.recording import Recording, record
 from bridge.errors import AlreadyTaken, EngineRejected, InstanceNotFound
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.routing.identifier import check_instance_id, check_name
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
@@ -161,7 +161,7 @@ class Instances:
             raise translate(error, what=f"wait for {instance_id!r}") from error
         return None if state is None else _instance(state)
 
-    async def start(self, start: Start, origin: Origin | None = None) -> tuple[str, bool]:
+    async def start(self, start: Start, origin: MessageOrigin | None = None) -> tuple[str, bool]:
         """The id of the instance, and whether it is new. origin: the message that this counts as, see `execute`.
 
         Where no id is given, it is made of the message's. Raises: InstanceAlreadyExists, InvalidCommand.
@@ -183,7 +183,7 @@ class Instances:
         """Raises: InstanceNotFound, InstanceFinished."""
         await self._execute(Terminate(instance_id, output, recursive))
 
-    async def raise_event(self, instance_id: str, name: str, data: Any, origin: Origin | None = None) -> bool:
+    async def raise_event(self, instance_id: str, name: str, data: Any, origin: MessageOrigin | None = None) -> bool:
         """False when it is known to have had it. Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
         return await self._taken(RaiseEvent(instance_id, check_name(name, "the event name"), data), origin)
 
@@ -230,7 +230,7 @@ class Instances:
         result = await asked(call, "purge instances")
         return result.deleted_instance_count, result.is_complete is not False
 
-    async def _taken(self, command: Command, origin: Origin | None) -> bool:
+    async def _taken(self, command: Command, origin: MessageOrigin | None) -> bool:
         try:
             await self._execute(command, origin)
         except AlreadyTaken:
@@ -250,7 +250,7 @@ class Instances:
             return None
 
 
-def _fresh_id(start: Start, origin: Origin | None) -> str:
+def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:
     return uuid4().hex if origin is None else uuid5(NAMESPACE_OID, f"{start.orchestration}\n{origin.message_id}").hex
 
 
@@ -272,6 +272,6 @@ def failure(details: FailureDetails | None) -> dict[str, Any] | None:
     """Type, message, stack trace and cause of a failure."""
     if details is None:
         return None
-    told = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}
+    document = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}
     inner = failure(details.inner_failure)
-    return told | {"cause": inner} if inner else told
+    return document | {"cause": inner} if inner else document

@@ -64,31 +64,35 @@ _NAMED = ("key", "body")
 
 def line_of(position: Position, message: Message, *, ascii_only: bool = False) -> str:
     """The line without its end. ascii_only: for an output that is not UTF-8."""
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "topic": position.topic,
         "partition": position.partition,
         "offset": position.offset,
         "timestamp": timestamp_of(message),
     }
     if message.message_id is not None:
-        told["message_id"] = message.message_id
+        document["message_id"] = message.message_id
     if message.partition_key is not None:
-        told["partition_key"] = message.partition_key
+        document["partition_key"] = message.partition_key
     if message.native is not None:
-        told["amqp_base64"] = b64encode(message.native).decode()
-    told |= _named("key", message.key)
-    told["headers"] = _headers_of(message.headers)
+        document["amqp_base64"] = b64encode(message.native).decode()
+    document |= _named("key", message.key)
+    document["headers"] = _headers_of(message.headers)
     names = [name for name, _ in message.headers]
-    if sum(1 for _ in groupby(names)) > len(told["headers"]):
-        told["header_order"] = names
+    if sum(1 for _ in groupby(names)) > len(document["headers"]):
+        document["header_order"] = names
     if (unreadable := message.unreadable) is not None:
-        told["unreadable"] = {"fault": unreadable.fault, "detail": unreadable.detail, "last_offset": unreadable.last}
-        told["raw_base64"] = None if message.body is None else b64encode(message.body).decode()
-        return _json(told, ascii_only)
+        document["unreadable"] = {
+            "fault": unreadable.fault,
+            "detail": unreadable.detail,
+            "last_offset": unreadable.last,
+        }
+        document["raw_base64"] = None if message.body is None else b64encode(message.body).decode()
+        return _json(document, ascii_only)
     fragment = _fragment(message.body, ascii_only)
     if fragment is None:
-        return _json(told | _named("body", message.body), ascii_only)
-    return f'{_json(told, ascii_only)[:-1]}, "body": {fragment}}}'
+        return _json(document | _named("body", message.body), ascii_only)
+    return f'{_json(document, ascii_only)[:-1]}, "body": {fragment}}}'
 
 
 def timestamp_of(message: Message) -> str | int | None:

@@ -22,7 +22,7 @@ from bridge.app.undelivered import Undelivered, every
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.errors import InstanceNotFound
-from bridge.origin import Origin, UnknownEnvelope, unwrap
+from bridge.origin import MessageOrigin, UnknownEnvelope, unwrap
 from bridge.tracecontext import trace_context
 from bridge.workflow import PUBLISH_ACTIVITY
 
@@ -239,7 +239,7 @@ def _arrival(at: str, what: str, serialized: str | None) -> Arrival:
     return Arrival(at, what, origin.message_id, origin.route, origin.part, origin.traceparent)
 
 
-def _origin(serialized: str | None) -> Origin | None:
+def _origin(serialized: str | None) -> MessageOrigin | None:
     try:
         return unwrap(json.loads(serialized)).origin if serialized else None
     except (ValueError, RecursionError, UnknownEnvelope):

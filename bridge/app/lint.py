@@ -10,7 +10,7 @@ from bridge.config.source import Loaded
 from bridge.engines.registry import Workflows
 from bridge.errors import Problem
 from bridge.kinds import Kind
-from bridge.lint import Known, Names, examine, unknown
+from bridge.lint import KnownNames, Names, examine, unknown
 from bridge.lint.names import ORCHESTRATION, RULE, TARGET
 
 
@@ -53,7 +53,7 @@ def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
             Kind.ACTIVITY.value: frozenset(workflows.activities),
             Kind.ENTITY.value: frozenset(workflows.entities),
         }
-        found = unknown(imported, Known(known, workflows.external))
+        found = unknown(imported, KnownNames(known, workflows.external))
     return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}") for one in found]
 
 

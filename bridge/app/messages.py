@@ -27,7 +27,7 @@ _READ = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class MessageOptions:
     """What is wanted of messages beside their body.
 
     type: wrap the data as a CloudEvent of this type. id: of that CloudEvent, random when None. raw: send the body as it
@@ -45,14 +45,14 @@ class Wishes:
         return Message(body, key=_key(self.key), headers=_headers(self.headers))
 
 
-def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message:
+def build(body: bytes, codec: str | None, options: MessageOptions, label: str) -> Message:
     """One message of a body.
 
     codec: what the receiving source reads, None when it is not known. label: names the body in errors.
     Raises: DecodeError.
     """
-    if wishes.raw:
-        return wishes.message(body)
+    if options.raw:
+        return options.message(body)
     if codec in ("json", "text", *_CLOUDEVENTS) or (codec is None and without_mark(body).lstrip()[:1] in (b"{", b"[")):
         body = without_mark(body)
     if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
@@ -62,25 +62,27 @@ def build(body: bytes, codec: str | None, wishes: Wishes, label: str) -> Message
         )
     event = _cloud_event(body)
     if event is not None:
-        if wishes.type is not None or wishes.id is not None:
+        if options.type is not None or options.id is not None:
             raise DecodeError(f"{label} is a CloudEvent already: leave out --type and --id, or change them in it")
-        return _marked(wishes.message(body), event)
-    if wishes.type is not None:
+        return _marked(options.message(body), event)
+    if options.type is not None:
         if codec is not None and codec not in _CLOUDEVENTS:
             raise DecodeError(
                 f"--type makes a CloudEvent, and this source reads {codec}: it takes the type from its `attributes`, "
                 "so give what those read, with --header or in the data"
             )
-        return _wrapped(body, wishes, wishes.type, label)
-    if codec in _CLOUDEVENTS and not any(name.startswith(("ce_", "ce-")) for name, _ in wishes.headers):
+        return _wrapped(body, options, options.type, label)
+    if codec in _CLOUDEVENTS and not any(name.startswith(("ce_", "ce-")) for name, _ in options.headers):
         raise DecodeError(
             f"{label} is no CloudEvent, and this source reads nothing else: wrap it with --type, or send it as it is "
             "with --raw"
         )
-    return wishes.message(body)
+    return options.message(body)
 
 
-def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> Iterator[list[tuple[str, Message]]]:
+def lines(
+    stream: BinaryIO, topic: str | None, options: MessageOptions, label: str
+) -> Iterator[list[tuple[str, Message]]]:
     """Batches of (topic, message) of JSON Lines, in order; a batch is what could be read without waiting for more.
 
     A line is a CloudEvent, or an object as `bridge.app.jsonlines` describes it, of which only the body must be there.
@@ -109,7 +111,7 @@ def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> It
             if not line.strip():
                 continue
             try:
-                own, message = _line(line, wishes, by_line=topic is None)
+                own, message = _line(line, options, by_line=topic is None)
                 batch.append((_topic(topic, own), message))
             except DecodeError as error:
                 if batch:
@@ -123,17 +125,17 @@ def lines(stream: BinaryIO, topic: str | None, wishes: Wishes, label: str) -> It
             raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
 
 
-def _line(line: bytes, wishes: Wishes, *, by_line: bool) -> tuple[Any, Message]:
+def _line(line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, Message]:
     """The topic that the line asks for, and its message. by_line: each line must name its topic."""
     value = _parse(line, "the line")
     if not isinstance(value, dict):
         raise DecodeError('expected a CloudEvent or {"body": ...}')
     if "specversion" in value:
-        return None, _marked(wishes.message(line.strip()), value)
+        return None, _marked(options.message(line.strip()), value)
     message = jsonlines.message_of(value, line)
     topic = None if jsonlines.was_read(value) and not by_line else value.get("topic")
-    own = tuple(header for header in _headers(wishes.headers) if header[0] not in value.get("headers", {}))
-    key = _key(wishes.key) if message.key is None else message.key
+    own = tuple(header for header in _headers(options.headers) if header[0] not in value.get("headers", {}))
+    key = _key(options.key) if message.key is None else message.key
     return topic, replace(message, key=key, headers=own + message.headers)
 
 
@@ -152,15 +154,15 @@ def _topic(topic: str | None, own: Any) -> str:
         raise DecodeError(str(error)) from None
 
 
-def _wrapped(body: bytes, wishes: Wishes, type_: str, label: str) -> Message:
+def _wrapped(body: bytes, options: MessageOptions, type_: str, label: str) -> Message:
     event = Event(
-        id=wishes.id or str(uuid4()),
+        id=options.id or str(uuid4()),
         source=CLI_SOURCE,
         type=type_,
         data=_data(body, label),
         time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )
-    message = wishes.message(codecs.get("cloudevents").encode(event).body)
+    message = options.message(codecs.get("cloudevents").encode(event).body)
     return _marked(message, {})
 
 

@@ -29,7 +29,7 @@ from bridge.engines.base import Engine
 from bridge.errors import ConfigError, InvalidCommand
 from bridge.ops.audit import Actor, Change, audited_async
 from bridge.ops.trail import Trail
-from bridge.origin import Origin, UnknownEnvelope, check
+from bridge.origin import MessageOrigin, UnknownEnvelope, check
 
 _NEW = "(new)"
 
@@ -125,10 +125,10 @@ class Message(Parameters):
     message_id: str | None = None
     bare: bool = False
 
-    def origin(self, what: str) -> Origin | None:
+    def origin(self, what: str) -> MessageOrigin | None:
         if self.message_id == "":
             raise InvalidCommand("`message_id` is empty")
-        return None if self.bare else Origin(self.message_id or str(uuid4()), what)
+        return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
 
 
 def _apart(value: Any) -> Any:

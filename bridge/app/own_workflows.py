@@ -10,12 +10,12 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
-from bridge.app.parking import Keepers, keepers
+from bridge.app.parking import WaitingStores, waiting_stores
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.grace import GUARD, Grace, guard
+from bridge.engines.grace import GUARD, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
 from bridge.engines.parking import letters
 from bridge.engines.parking.totals import WaitingTotals
@@ -27,7 +27,7 @@ from bridge.workflow import PUBLISH_ACTIVITY, message_aware
 from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
 
-class OwnWorkflows:
+class SystemWorkflows:
     """Makes them for the engines of one process. keepers: what keeps messages that wait, by engine."""
 
     def __init__(
@@ -48,22 +48,22 @@ class OwnWorkflows:
         self.publishing = publishing
         self._loop = loop
         self.undeliverable = Undeliverable(brokers, loop)
-        self.keepers: dict[str, Keepers] = {
-            name: keepers(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
+        self.waiting_stores: dict[str, WaitingStores] = {
+            name: waiting_stores(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
         """What two workers of an engine run: the user's workflows with ours, and publishing, which has threads of its
         own so that a broker that hangs stops nothing else.
         """
-        grace = Grace(self._engines[engine], self._loop)
-        kept = self.keepers[engine]
+        grace = CancelGrace(self._engines[engine], self._loop)
+        kept = self.waiting_stores[engine]
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
             orchestrators={
                 **{name: message_aware(each) for name, each in orchestrators.items()},
-                GUARD: guard,
+                GUARD: cancel_grace,
                 DEAD_LETTER: letters.orchestrator(),
             },
             activities={

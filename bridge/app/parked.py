@@ -17,17 +17,17 @@ from bridge.app.attachment import stamp
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.engines.parking.look import look
-from bridge.engines.parking.wards import held_key
+from bridge.engines.parking.wards import quarantined_key
 from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.message import Message
-from bridge.parking.held import HeldKey
+from bridge.parking.held import QuarantinedKey
 from bridge.parking.key import raw, shown
-from bridge.parking.letter import Letter
-from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, ward_key, ward_prefix
+from bridge.parking.letter import StoredMessage
+from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, quarantine_key, quarantine_prefix
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import Ward, WardBounds
+from bridge.parking.ward import KeyQuarantine, QuarantineLimits
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds until a worker must have done what was asked of it."""
 
 RELEASED = "released"
@@ -95,9 +95,9 @@ class ParkedMessages:
                 for entity in await self._entities(f"@{PARKING}@{begin}"):
                     found += _parked(entity, self._sealer)
         if "key" in which.kinds and which.prefix is None:
-            begin = "" if which.source is None else ward_prefix(which.source)
+            begin = "" if which.source is None else quarantine_prefix(which.source)
             for entity in await self._entities(f"@{QUARANTINE}@{begin}"):
-                held = held_key(entity, self._sealer)
+                held = quarantined_key(entity, self._sealer)
                 if held is not None:
                     found += _quarantined(held, json.loads(entity.get_state() or "{}").get("held", ()))
         chosen = [
@@ -132,12 +132,12 @@ class ParkedMessages:
 
     async def release_key(self, source: str, key: str) -> Change:
         """Let a quarantined key go on. Raises: InstanceNotFound when it is not held."""
-        entity = await self._ward(source, key)
+        entity = await self._key_quarantine(source, key)
         return await self._change(entity, f"{source} {key}", None, "release", {})
 
     async def drop_key(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
         """Dead-letter what is held of a key, or only these. forget: without a dead letter."""
-        entity = await self._ward(source, key)
+        entity = await self._key_quarantine(source, key)
         change = await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
         if change.after == change.before and await self._worked_on(entity):
             raise EngineRejected(
@@ -153,19 +153,19 @@ class ParkedMessages:
     def _instance(self, instance_id: str) -> EntityInstanceId:
         return EntityInstanceId(PARKING, target_key(instance_id))
 
-    async def _ward(self, source: str, key: str) -> EntityInstanceId:
+    async def _key_quarantine(self, source: str, key: str) -> EntityInstanceId:
         held = await self._held(source)
         for same in (shown, raw):  # a key of plain text may also be given as it is
             for each in held:
                 if same(each.key) == key:
-                    return EntityInstanceId(QUARANTINE, ward_key(source, each.key))
+                    return EntityInstanceId(QUARANTINE, quarantine_key(source, each.key))
         raise InstanceNotFound(
             f"the key {key!r} of source {source!r} is not in quarantine; `bridge parked list` has all"
         )
 
-    async def _held(self, source: str) -> Sequence[HeldKey]:
-        entities = await self._entities(f"@{QUARANTINE}@{ward_prefix(source)}")
-        return [held for each in entities if (held := held_key(each, self._sealer)) is not None and held.key]
+    async def _held(self, source: str) -> Sequence[QuarantinedKey]:
+        entities = await self._entities(f"@{QUARANTINE}@{quarantine_prefix(source)}")
+        return [held for each in entities if (held := quarantined_key(each, self._sealer)) is not None and held.key]
 
     async def _change(
         self, entity: EntityInstanceId, what: str, part: str | None, operation: str, value: dict[str, Any]
@@ -177,7 +177,7 @@ class ParkedMessages:
                 raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
             raise InstanceNotFound(f"nothing waits for {what}")
         await asked(self._client.signal_entity(entity, operation, input=value), f"{operation} {what}")
-        for _ in range(int(PATIENCE / _LOOK)):
+        for _ in range(int(TIMEOUT / _LOOK)):
             if not await self._busy(entity):
                 break
             await asyncio.sleep(_LOOK)
@@ -187,8 +187,10 @@ class ParkedMessages:
 
     async def _worked_on(self, entity: EntityInstanceId) -> bool:
         found = await asked(self._client.get_entity(entity), f"look at {entity}")
-        told = None if found is None else json.loads(found.get_state() or "null")
-        return told is not None and Ward(WardBounds(), told).worked_on(datetime.now(UTC).timestamp())
+        document = None if found is None else json.loads(found.get_state() or "null")
+        return document is not None and KeyQuarantine(QuarantineLimits(), document).is_claimed(
+            datetime.now(UTC).timestamp()
+        )
 
     async def _busy(self, entity: EntityInstanceId) -> bool:
         found = await asked(self._client.get_entity(entity, include_state=False), f"look at {entity}")
@@ -196,8 +198,8 @@ class ParkedMessages:
 
     async def _count(self, entity: EntityInstanceId, part: str) -> int:
         found = await asked(self._client.get_entity(entity), f"look at {entity}")
-        told = json.loads(found.get_state() or "{}") if found is not None else {}
-        return len(told.get(part, ()))
+        document = json.loads(found.get_state() or "{}") if found is not None else {}
+        return len(document.get(part, ()))
 
     async def _entities(self, prefix: str) -> Iterable[EntityMetadata]:
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True)
@@ -209,18 +211,18 @@ def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:
 
 
 def _parked(entity: EntityMetadata, sealer: MessageSealer) -> Iterable[tuple[Waiting, Message]]:
-    told = json.loads(entity.get_state() or "{}")
-    for item in told.get("items", ()):
-        letter = Letter.from_json(sealer.open(item)["letter"])
+    document = json.loads(entity.get_state() or "{}")
+    for item in document.get("items", ()):
+        letter = StoredMessage.from_json(sealer.open(item)["letter"])
         waiting = Waiting(
-            "instance", told["target"], letter.source, None, item["mark"], item["id"], item["route"],
+            "instance", document["target"], letter.source, None, item["mark"], item["id"], item["route"],
             _time(item["since"]), _time(item["until"]), "instance_not_found", "", str(letter.position), item["size"],
             key_of(item),
         )  # fmt: skip
         yield waiting, letter.message
 
 
-def _quarantined(held: HeldKey, raw: Sequence[dict[str, Any]]) -> Iterable[tuple[Waiting, Message]]:
+def _quarantined(held: QuarantinedKey, raw: Sequence[dict[str, Any]]) -> Iterable[tuple[Waiting, Message]]:
     until = None if held.until is None else _time(held.until) if held.until else RELEASED
     for number, (message, item) in enumerate(zip(held.messages, raw, strict=True)):
         cause = held.cause if number == 0 else {}

@@ -19,12 +19,12 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.engines.parking.wards import EngineWards, QuarantineEntities
+from bridge.engines.parking.wards import EngineQuarantineStore, QuarantineEntities
 from bridge.errors import EngineError
-from bridge.parking.lot import Bounds
+from bridge.parking.lot import EarlyMessageLimits
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
-from bridge.pipeline.quarantine import Wards
+from bridge.pipeline.quarantine import QuarantineStore
 from bridge.routing.template import constant_prefix
 from bridge.settlement import RetryPolicy
 
@@ -77,18 +77,18 @@ def target(
     return Target(parking.execute, breaker, parking.park)
 
 
-def wards(
+def quarantine_store(
     loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals] | None = None
-) -> tuple[str, Wards] | None:
+) -> tuple[str, QuarantineStore] | None:
     """Where a source keeps its messages outside the broker; None: it never does.
 
     What is kept there can only be dead-lettered to a queue or topic that the source names.
     """
-    name = keeper(loaded, source)
-    return None if name is None else (name, EngineWards(engines[name], source, (totals or {}).get(name)))
+    name = quarantine_engine(loaded, source)
+    return None if name is None else (name, EngineQuarantineStore(engines[name], source, (totals or {}).get(name)))
 
 
-def keeper(loaded: Loaded, source: str) -> str | None:
+def quarantine_engine(loaded: Loaded, source: str) -> str | None:
     """The engine on which a source keeps its messages outside the broker; None: it keeps none, or is unknown."""
     config = loaded.config.sources.get(source)
     if config is None:
@@ -109,7 +109,7 @@ def engine_of(loaded: Loaded, source: str) -> str:
 
 
 @dataclass(slots=True)
-class Keepers:
+class WaitingStores:
     """What this process runs for one engine of what waits there. As `bridge.ops.metrics.ParkingStats`."""
 
     name: str
@@ -139,13 +139,13 @@ class Keepers:
         return dict(self.quarantine.events)
 
 
-def keepers(
+def waiting_stores(
     loaded: Loaded,
     engine: Engine,
     now: Callable[[], datetime],
     loop: asyncio.AbstractEventLoop,
     totals: WaitingTotals,
-) -> Keepers:
+) -> WaitingStores:
     """What this process runs for an engine of what waits there."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
@@ -160,18 +160,18 @@ def keepers(
         totals=totals,
         messages=engine.messages,
     )
-    return Keepers(engine.name, entities, QuarantineEntities(now, totals), totals)
+    return WaitingStores(engine.name, entities, QuarantineEntities(now, totals), totals)
 
 
-class Census:
+class EarlyMessageCounter:
     """Counts what waits on engines: now and then, and only while something may wait."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], keepers: Mapping[str, Keepers], parked: Callable[[], int]
+        self, engines: Mapping[str, Engine], waiting_stores: Mapping[str, WaitingStores], parked: Callable[[], int]
     ) -> None:
         """parked: how many messages this process has parked so far."""
         self._engines = engines
-        self._keepers = keepers
+        self._keepers = waiting_stores
         self._parked = parked
 
     async def run(self) -> None:
@@ -180,13 +180,13 @@ class Census:
         while True:
             began = time.monotonic()
             for name, engine in self._engines.items():
-                keepers = self._keepers[name]
-                happened = self._parked() + sum((*keepers.events.values(), *keepers.quarantined.values()))
-                if known.get(name) == happened and not keepers.totals.messages:
+                waiting_stores = self._keepers[name]
+                happened = self._parked() + sum((*waiting_stores.events.values(), *waiting_stores.quarantined.values()))
+                if known.get(name) == happened and not waiting_stores.totals.messages:
                     continue
                 try:
-                    await keepers.totals.count(engine)
-                    keepers.waiting = keepers.totals.early
+                    await waiting_stores.totals.count(engine)
+                    waiting_stores.waiting = waiting_stores.totals.early
                 except EngineError as error:
                     log.info("what waits cannot be counted", action="census", engine=name, detail=str(error))
                 else:
@@ -194,6 +194,6 @@ class Census:
             await asyncio.sleep(max(_CENSUS, _SHARE * (time.monotonic() - began)))
 
 
-def _bounds(config: ParkingConfig, engine: Engine) -> Bounds:
-    poll = config.poll if config.poll is not None else _TELLS_POLL if engine.announces else _POLL
-    return Bounds(config.max_messages, config.max_bytes, poll)
+def _bounds(config: ParkingConfig, engine: Engine) -> EarlyMessageLimits:
+    poll = config.poll if config.poll is not None else _TELLS_POLL if engine.notifies_instance_started else _POLL
+    return EarlyMessageLimits(config.max_messages, config.max_bytes, poll)

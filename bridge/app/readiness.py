@@ -20,10 +20,10 @@ def clear_ready(ready_file: Path) -> None:
         raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
 
 
-def write_ready(ready_file: Path, told: dict[str, object]) -> None:
+def write_ready(ready_file: Path, document: dict[str, object]) -> None:
     """Write the file whole, readable for its owner alone, so that nobody ever reads half of it. Raises: BridgeError."""
     try:
         with private.replacing(ready_file) as out:
-            out.write(orjson.dumps(told))
+            out.write(orjson.dumps(document))
     except OSError as error:
         raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None

@@ -10,13 +10,13 @@ import structlog
 from durabletask.client import EntityQuery
 
 from bridge.app.attachment import chosen
-from bridge.app.parking import keeper
+from bridge.app.parking import quarantine_engine
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.errors import BridgeError, EngineError, wire_name
 from bridge.ops.health import PartReading
-from bridge.parking.names import QUARANTINE, ward_source
+from bridge.parking.names import QUARANTINE, quarantine_source
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -27,7 +27,7 @@ _LATER = 60.0
 
 
 @wire_name("bridge.app.stranded.NotTakenUp")
-class NotTakenUp(BridgeError):
+class QuarantineOrphaned(BridgeError):
     """Who releases these keys would wait for nothing."""
 
     reason = "not_taken_up"
@@ -41,11 +41,11 @@ def refuse_release(loaded: Loaded, source: str, engine: str | None) -> None:
     if source not in loaded.config.sources:
         return
     name = chosen(loaded, engine)
-    if keeper(loaded, source) != name:
-        raise NotTakenUp(f"nobody would take them up: {_why(loaded, source, name)}")
+    if quarantine_engine(loaded, source) != name:
+        raise QuarantineOrphaned(f"nobody would take them up: {_why(loaded, source, name)}")
 
 
-class Stranded:
+class OrphanedQuarantine:
     """Looks, on each engine, for keys whose source keeps none there."""
 
     def __init__(self, loaded: Loaded, engines: Mapping[str, Engine]) -> None:
@@ -85,8 +85,8 @@ class Stranded:
     async def _look(self, engine: str) -> None:
         query = EntityQuery(instance_id_starts_with=f"@{QUARANTINE}@", include_state=False)
         entities = await asked(self._engines[engine].client.get_all_entities(query), "look for quarantined keys")
-        held = Counter(ward_source(each.id.key) for each in entities)
-        found = {source: count for source, count in held.items() if keeper(self._loaded, source) != engine}
+        held = Counter(quarantine_source(each.id.key) for each in entities)
+        found = {source: count for source, count in held.items() if quarantine_engine(self._loaded, source) != engine}
         for source, count in found.items():
             # Another configuration may share the engine, and know the source: no reason not to be ready
             if source not in self._loaded.config.sources and source not in self._known[engine]:
@@ -106,7 +106,7 @@ def _why(loaded: Loaded, source: str, engine: str) -> str:
     drop = f"or drop what it holds (`bridge parked drop --source {source} KEY`)"
     if source not in loaded.config.sources:
         return f"there is no source `{source}` in this configuration; name it so again if it was yours, {drop}"
-    kept = keeper(loaded, source)
+    kept = quarantine_engine(loaded, source)
     if kept is None:
         return f"the source `{source}` has no `quarantine`; give it one and restart, {drop}"
     return (

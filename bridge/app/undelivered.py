@@ -60,15 +60,15 @@ def _waiting(one: Waiting) -> Iterable[Undelivered]:
 
 
 def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
-    told = payload(state.serialized_input)
-    if not state.instance_id.startswith(LETTER_IDS) or not isinstance(told, dict):
+    document = payload(state.serialized_input)
+    if not state.instance_id.startswith(LETTER_IDS) or not isinstance(document, dict):
         return
-    item = told["item"]
+    item = document["item"]
     letter = item["letter"]
     message_id = item.get("id") or letter.get("id")
     if message_id is not None:
         instance_id = item.get("command", {}).get("instance_id")
         yield Undelivered(
             "dead_letter", stamp(state.created_at), message_id, letter["source"], item.get("route"), instance_id,
-            told["reason"], told["detail"],
+            document["reason"], document["detail"],
         )  # fmt: skip

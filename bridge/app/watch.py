@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
 from bridge.clock import SYSTEM
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.witness import Incompatible, Witness
+from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics, ParkingStats
 from bridge.pipeline.admission import RouteLimit
@@ -97,7 +97,7 @@ class SourceView:
 
     @property
     def held(self) -> bool:
-        return bool(self._source.gate.holds)
+        return bool(self._source.gate.pause_reasons)
 
     @property
     def paused(self) -> bool:
@@ -109,7 +109,7 @@ class SourceView:
 
     @property
     def quarantined_keys(self) -> int:
-        quarantine = self._source.keeping.quarantine
+        quarantine = self._source.quarantine_stage.quarantine
         return 0 if quarantine is None else len(quarantine)
 
     @property
@@ -168,7 +168,7 @@ class SourceView:
     def reading(self) -> SourceReading:
         """For health."""
         ledger = self._ledger
-        holds = dict(self._source.gate.holds)
+        holds = dict(self._source.gate.pause_reasons)
         subscription: object = self._source.subscription
         if isinstance(subscription, StoppableSubscription):
             holds |= subscription.stopped()
@@ -208,12 +208,12 @@ class Watch:
         engines: Mapping[str, Engine],
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
-        witnesses: Mapping[str, Witness],
+        monitors: Mapping[str, CompatibilityMonitor],
         parking: Callable[[], Iterable[ParkingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
-        stranded: Callable[[], Iterable[PartReading]] = tuple,
+        orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -224,8 +224,8 @@ class Watch:
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
-        self._witnesses = witnesses
-        self._stranded = stranded
+        self._monitors = monitors
+        self._orphaned = orphaned
         self._stuck = stuck
         self._health = Health(stuck_after)
         self._metrics = Metrics(
@@ -255,12 +255,12 @@ class Watch:
             for name, engine in self._engines.items()
         ]
         parts += [
-            PartReading("workflows", name, None if not witness.open else _changed(witness.open))
-            for name, witness in self._witnesses.items()
+            PartReading("workflows", name, None if not monitor.open else _changed(monitor.open))
+            for name, monitor in self._monitors.items()
         ]
         if self._stuck is not None:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
-        parts += self._stranded()
+        parts += self._orphaned()
         readings = [source.reading() for source in self._sources] if self.phase == "running" else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
 
@@ -289,16 +289,16 @@ class Watch:
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
-            witness = self._witnesses[name]
+            monitor = self._monitors[name]
             up = not self._breakers[name].open
             stuck = 0 if self._stuck is None else len(self._stuck(name))
             usage = engine.usage if isinstance(engine, MeasuredEngine) else None
             yield EngineView(
-                name, up, engine.durable, dict(witness.counts), dict(witness.unknown), engine.faults, stuck, usage
+                name, up, engine.durable, dict(monitor.counts), dict(monitor.unknown), engine.faults, stuck, usage
             )
 
 
-def _changed(found: Sequence[Incompatible]) -> str:
+def _changed(found: Sequence[IncompatibleInstance]) -> str:
     """What to do about instances that no longer fit their code."""
     first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -98,7 +98,7 @@ class Delivery(Protocol):
         ...
 
     @property
-    def unsure(self) -> bool:
+    def settlement_unknown(self) -> bool:
         """Whether an attempt to settle it had no answer: with its lock passed, it may be done all the same."""
         ...
 
@@ -174,7 +174,7 @@ class SubscribeOptions:
     group: str = ""
     start: str = "earliest"
     dead_letter: str | None = DEAD_LETTER_TOPIC
-    wishes: object | None = None
+    broker_options: object | None = None
     unreadable: UnreadablePolicy = UnreadablePolicy()
 
 

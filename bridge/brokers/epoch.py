@@ -12,7 +12,7 @@ from bridge.message import Message
 D = TypeVar("D")
 
 
-class Epoch:
+class AssignedPartition:
     """The part of `bridge.brokers.base.Partition` that is alike for all logs. A new object for every assignment: the
     object is the epoch.
     """

@@ -10,7 +10,7 @@ from bridge.errors import PartitionRevoked
 from bridge.message import Message, Position
 
 
-class RecordPartition(Partition, Protocol):
+class LogPartition(Partition, Protocol):
     """What a delivery asks of its partition."""
 
     cluster: str
@@ -24,7 +24,7 @@ class RecordPartition(Partition, Protocol):
         ...
 
 
-class RecordDelivery:
+class LogDelivery:
     """Implements `bridge.brokers.base.Delivery` but for `dead_letter`. Settles once: a second call does nothing."""
 
     __slots__ = ("_loaded", "_offset", "_settled", "message", "partition")
@@ -32,10 +32,10 @@ class RecordDelivery:
     attempt = 1
     """A log does not count deliveries."""
     lost = False
-    unsure = False
+    settlement_unknown = False
     """There are no locks of single messages."""
 
-    def __init__(self, message: Message, partition: RecordPartition, offset: int) -> None:
+    def __init__(self, message: Message, partition: LogPartition, offset: int) -> None:
         self.message = message
         self.partition = partition
         self._offset = offset

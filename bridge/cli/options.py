@@ -12,7 +12,7 @@ import click
 from bridge.cli.parameters import HEADER
 
 if TYPE_CHECKING:
-    from bridge.origin import Origin
+    from bridge.origin import MessageOrigin
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,17 +60,17 @@ def origin_options(function: F) -> F:
     return message_id(bare(function))
 
 
-def origin(message_id: str | None, bare: bool, what: str) -> Origin | None:
+def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | None:
     """The message that a person's command counts as, None for none. what: the command, in place of a rule."""
-    from bridge.origin import Origin
+    from bridge.origin import MessageOrigin
 
     if message_id == "" or (bare and message_id is not None):
         wrong = "--message-id needs an id" if message_id == "" else "--message-id and --bare exclude each other"
         raise click.UsageError(wrong, click.get_current_context())
-    return None if bare else Origin(message_id or str(uuid4()), what)
+    return None if bare else MessageOrigin(message_id or str(uuid4()), what)
 
 
-def as_message(message: Origin | None) -> dict[str, Any]:
+def as_message(message: MessageOrigin | None) -> dict[str, Any]:
     """The parameters of an operation that say the same."""
     return {"bare": True} if message is None else {"message_id": message.message_id}
 

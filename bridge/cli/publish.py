@@ -17,7 +17,7 @@ from bridge.cli.output import Progress, plural
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.app.messages import Wishes
+    from bridge.app.messages import MessageOptions
     from bridge.app.publish import Destination
     from bridge.message import Message
 
@@ -74,14 +74,14 @@ def command(
         jsonl = "-"
     _check(files, data, jsonl, type_, id_, raw)
     from bridge.app.composition import load_config
-    from bridge.app.messages import Wishes
+    from bridge.app.messages import MessageOptions
     from bridge.app.publish import destination as resolve
     from bridge.app.publish import publish
 
     loaded = load_config(config, overlay)
     to = resolve(loaded, destination)
-    wishes = Wishes(type_, id_, key, headers, raw)
-    batches = _lines(jsonl, to, wishes) if jsonl else _singles(files, data, to, wishes)
+    options = MessageOptions(type_, id_, key, headers, raw)
+    batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
     progress = Progress("messages published")
     published = 0
 
@@ -127,14 +127,14 @@ def _check(
 
 
 def _singles(
-    files: tuple[str, ...], data: str | None, to: Destination, wishes: Wishes
+    files: tuple[str, ...], data: str | None, to: Destination, options: MessageOptions
 ) -> Iterator[list[tuple[str, Message]]]:
     from bridge.app.messages import build
 
     if to.topic is None:
         raise LookupError("name the topic too, like BROKER/TOPIC; only lines of --jsonl can name their own")
     bodies = [("--data", data.encode())] if data is not None else [(name, _read(name)) for name in files]
-    yield [(to.topic, build(body, to.codec, wishes, label)) for label, body in bodies]
+    yield [(to.topic, build(body, to.codec, options, label)) for label, body in bodies]
 
 
 def _read(name: str) -> bytes:
@@ -142,11 +142,11 @@ def _read(name: str) -> bytes:
         return stream.read()
 
 
-def _lines(name: str, to: Destination, wishes: Wishes) -> Iterator[list[tuple[str, Message]]]:
+def _lines(name: str, to: Destination, options: MessageOptions) -> Iterator[list[tuple[str, Message]]]:
     from bridge.app.messages import lines
 
     with _open(name) as stream:
-        yield from lines(stream, to.topic, wishes, "stdin" if name == "-" else name)
+        yield from lines(stream, to.topic, options, "stdin" if name == "-" else name)
 
 
 def _open(name: str) -> AbstractContextManager[BinaryIO]:

@@ -15,7 +15,7 @@ from bridge.cli.output import clean, compact, print_fields, print_json, print_ta
 
 if TYPE_CHECKING:
     from bridge.app.explain import Answer
-    from bridge.app.messages import Wishes
+    from bridge.app.messages import MessageOptions
     from bridge.message import Message
     from bridge.routing import Considered, Equality
 
@@ -69,15 +69,15 @@ def command(
         raise click.UsageError("--expect and --expect-dead-letter exclude each other", click.get_current_context())
     from bridge.app.composition import load_config
     from bridge.app.explain import explain
-    from bridge.app.messages import Wishes
+    from bridge.app.messages import MessageOptions
     from bridge.app.names import require
 
     loaded = load_config(config, overlay)
     require("source", source, loaded.config.sources)
     if expect is not None:
         require("route", expect, [route.name for route in loaded.config.routes if source in route.from_])
-    wishes = Wishes(type_, id_, key, headers)
-    answer = explain(loaded, source, _message(loaded.config.sources[source].codec, file, data, wishes))
+    options = MessageOptions(type_, id_, key, headers)
+    answer = explain(loaded, source, _message(loaded.config.sources[source].codec, file, data, options))
     if as_json:
         print_json(answer.to_dict())
     else:
@@ -85,18 +85,18 @@ def command(
     return _verdict(answer, expect, expect_dead_letter)
 
 
-def _message(codec: str, file: str | None, data: str | None, wishes: Wishes) -> Message:
+def _message(codec: str, file: str | None, data: str | None, options: MessageOptions) -> Message:
     from bridge.app.messages import build
     from bridge.errors import DecodeError
 
     body = data.encode() if data is not None else _read(file or "-")
     try:
-        return build(body, codec, wishes, "--data" if data is not None else file or "stdin")
+        return build(body, codec, options, "--data" if data is not None else file or "stdin")
     except DecodeError:
-        if wishes.type is not None:
+        if options.type is not None:
             raise
         # What `publish` would not send is still worth asking about: the answer is what the source says to it.
-        return wishes.message(body)
+        return options.message(body)
 
 
 def _read(name: str) -> bytes:

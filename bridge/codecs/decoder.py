@@ -84,9 +84,9 @@ class SourceDecoder:
         if self._computed:
             envelope = self._compute(envelope, message, position)
         if self._trusted:
-            told = provenance.read(message).message_id
-            if told:
-                envelope = replace(envelope, message_id=told)
+            message_id = provenance.read(message).message_id
+            if message_id:
+                envelope = replace(envelope, message_id=message_id)
         if len(envelope.message_id) > IDENTITY_LIMIT:
             envelope = replace(envelope, message_id=_hash(envelope.message_id))
         if self._schema is not None and body is not None:

@@ -94,7 +94,7 @@ class Schema:
             if not _tellable(data, self._names):
                 raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
-            told = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
+            problems = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
             raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error, self._names)}") from None
@@ -102,7 +102,7 @@ class Schema:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
             ) from None
-        text = f"the payload breaks {self.path.name}: {'; '.join(told)}{'; and more' if more else ''}"
+        text = f"the payload breaks {self.path.name}: {'; '.join(problems)}{'; and more' if more else ''}"
         raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
 
 

@@ -141,7 +141,7 @@ class KafkaBrokerConfig(Model):
         return found[1] if found else None
 
     @model_validator(mode="after")
-    def _somewhere(self) -> KafkaBrokerConfig:
+    def _require_endpoint(self) -> KafkaBrokerConfig:
         if self.sasl is not None and self.sasl.token == _AWS and self.region is None:
             raise ValueError("`token: aws-msk` needs `region`: the first server's name does not tell it")
         return self

@@ -257,7 +257,7 @@ class RoutePerConfig(Model):
     )
 
     @model_validator(mode="after")
-    def _something(self) -> RoutePerConfig:
+    def _require_limit(self) -> RoutePerConfig:
         if self.running is None and self.rate is None:
             raise ValueError("there is no limit for a value here; give `running`, `rate` or both")
         if self.rate is None and "burst" in self.model_fields_set:
@@ -291,7 +291,7 @@ class RouteLimitsConfig(Model):
         return rest | {"per": {"value": given["per"], **limits}}
 
     @model_validator(mode="after")
-    def _something(self) -> RouteLimitsConfig:
+    def _require_limit(self) -> RouteLimitsConfig:
         if not self.model_fields_set:
             raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
         each = None if self.per is None else self.per.running

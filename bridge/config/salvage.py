@@ -19,7 +19,7 @@ _SECTIONS: dict[str, Any] = {"engines": {"default": {"type": "embedded"}}, "brok
 _SOURCE: dict[str, Any] = {"broker": "none", "topics": ["none"], "no_match": "dead_letter"}
 
 
-def salvage(root: MappingNode) -> BridgeConfig | None:
+def partial_config(root: MappingNode) -> BridgeConfig | None:
     """A configuration with defaults and stand-ins in the places of all that is wrong; None when none can be had.
 
     Routes keep their positions: what is no route at all is one there that no source leads to. For looking at, never

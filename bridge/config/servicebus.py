@@ -92,7 +92,7 @@ class ServiceBusBrokerConfig(Model):
         return self.connections
 
     @model_validator(mode="after")
-    def _one_way_in(self) -> ServiceBusBrokerConfig:
+    def _require_single_auth(self) -> ServiceBusBrokerConfig:
         if (self.namespace is None) == (self.connection_string is None):
             raise ValueError("needs `namespace` or `connection_string`, and not both")
         if self.connection_string is not None and self.sas is not None:

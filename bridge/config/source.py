@@ -18,7 +18,7 @@ from bridge.config.merge import DEFAULTS, apply_defaults, expand, join, overlay
 from bridge.config.model import BridgeConfig
 from bridge.config.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
 from bridge.config.rendering import masked, render
-from bridge.config.salvage import salvage
+from bridge.config.salvage import partial_config
 from bridge.config.shape import keys_at
 from bridge.config.translation import REQUIRED, suggestion, translate
 from bridge.errors import ConfigError, Problem
@@ -128,7 +128,7 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     found = tuple(_unique(problems, list(directories)))
     whole = config is not None
     if config is None:
-        config = salvage(document.root)
+        config = partial_config(document.root)
     if config is None or not readable:
         return Survey(found)
     content = json.dumps(masked(config, document.root), sort_keys=True).encode()

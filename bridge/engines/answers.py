@@ -33,7 +33,7 @@ from bridge.answers import (
 from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
-from bridge.engines.inquiry import Inquiry
+from bridge.engines.inquiry import InstanceReader
 from bridge.engines.parking.look import look
 from bridge.errors import (
     AlreadyTaken,
@@ -43,8 +43,8 @@ from bridge.errors import (
     InstanceFinished,
     UnexpectedReply,
 )
-from bridge.origin import Origin, head_of
-from bridge.parking.letter import Letter
+from bridge.origin import MessageOrigin, read_origin
+from bridge.parking.letter import StoredMessage
 
 ANSWERS = "bridge.answers"
 """Name of the entity that holds the keys."""
@@ -166,7 +166,7 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
     return signed
 
 
-ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
+ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -192,13 +192,13 @@ class AnswerExecutor:
         self,
         engine: Engine,
         keys: AnswerKeys,
-        execute: Callable[[Command, Origin], Awaitable[None]],
+        execute: Callable[[Command, MessageOrigin], Awaitable[None]],
         park: ParkCommand | None,
         signatures: Signatures,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
-        self._inquiry = Inquiry(engine)
+        self._inquiry = InstanceReader(engine)
         self._keys = keys
         self._execute = execute
         self._park = park
@@ -206,7 +206,7 @@ class AnswerExecutor:
         self._now = now
         self.results: Counter[str] = Counter()
 
-    async def execute(self, command: Command, origin: Origin) -> None:
+    async def execute(self, command: Command, origin: MessageOrigin) -> None:
         """Raises: EngineError, UnexpectedReply."""
         given = _answer(command)
         if given is None:
@@ -226,7 +226,7 @@ class AnswerExecutor:
             raise
         self.results["unsigned" if given.key_id is None else "accepted"] += 1
 
-    async def park(self, command: Command, origin: Origin, letter: Letter, ttl: float) -> None:
+    async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
         """Raises: EngineError, InvalidCommand, UnexpectedReply."""
         assert self._park is not None
         given = _answer(command)
@@ -235,7 +235,7 @@ class AnswerExecutor:
             command = _plain(command, given)
         await self._park(command, origin, letter, ttl)
 
-    async def _check(self, given: CorrelationId, origin: Origin) -> None:
+    async def _check(self, given: CorrelationId, origin: MessageOrigin) -> None:
         """Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, InstanceNotFound, EngineError."""
         if self._signatures == "off":
             return
@@ -245,10 +245,10 @@ class AnswerExecutor:
             raise UnexpectedReply("the correlation id of the answer was not made by this installation, or was altered")
         overdue = given.until is not None and self._now().timestamp() * 1000 > given.until
         # A certain engine sees by itself that a request was answered before
-        if given.key_id is None or overdue or not self._engine.certain:
+        if given.key_id is None or overdue or not self._engine.confirms_event_delivery:
             await self._look(given, origin)
 
-    async def _look(self, given: CorrelationId, origin: Origin) -> None:
+    async def _look(self, given: CorrelationId, origin: MessageOrigin) -> None:
         """Search the history of the instance for the request."""
         what = f"answer {given.instance_id!r}"
         client = self._engine.client
@@ -259,7 +259,7 @@ class AnswerExecutor:
         if request is None:
             return
         if request.answer is not None:
-            if (first := head_of(request.answer.input).origin) is not None and first.key == origin.key:
+            if (first := read_origin(request.answer.input).origin) is not None and first.key == origin.key:
                 raise AlreadyTaken(f"{what}: the engine has had it before")
             raise InstanceFinished(f"{what}: the request was answered before")
         if request.timed_out:

@@ -11,7 +11,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Witness
+from bridge.engines.witness import CompatibilityMonitor
 from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
@@ -51,7 +51,7 @@ class Engine(Protocol):
     def durable(self) -> bool: ...
 
     @property
-    def announces(self) -> bool:
+    def notifies_instance_started(self) -> bool:
         """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
         ...
 
@@ -65,12 +65,12 @@ class Engine(Protocol):
         """Encrypts messages that wait on it, where it does not keep them encrypted itself."""
         ...
 
-    def empty(self, entity_id: str) -> bool:
+    def has_no_early_messages(self, entity_id: str) -> bool:
         """Whether it is certain without a call that this parking entity has nothing, neither state nor operations."""
         ...
 
     @property
-    def certain(self) -> bool: ...
+    def confirms_event_delivery(self) -> bool: ...
 
     @property
     def description(self) -> str:
@@ -102,7 +102,10 @@ class Engine(Protocol):
         ...
 
     def worker(
-        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+        self,
+        workflows: Workflows,
+        data_converter: DataConverter | None = None,
+        monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
 

@@ -409,7 +409,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         found = self._held.get(token)
         return _Answers(stub, self, request) if found is None else found
 
-    def _let_go(self, token: str) -> None:
+    def _release(self, token: str) -> None:
         self._held.pop(token, None)
 
     def _begun(self, token: str) -> None:
@@ -448,7 +448,7 @@ class ContainedWorker(TaskHubGrpcWorker):
     ) -> None:
         answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
-            self._let_go(completionToken)
+            self._release(completionToken)
             return
         self._begin(completionToken)
         try:
@@ -464,7 +464,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         finally:
             self._end()
             if self._held:
-                self._let_go(completionToken)
+                self._release(completionToken)
             if _turn.begun:
                 _end_turn()
 
@@ -476,7 +476,7 @@ class ContainedWorker(TaskHubGrpcWorker):
     ) -> None:
         answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
-            self._let_go(completionToken)
+            self._release(completionToken)
             return
         self._begin(completionToken)
         try:
@@ -493,7 +493,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         finally:
             self._end()
             if self._held:
-                self._let_go(completionToken)
+                self._release(completionToken)
 
     def _execute_entity_batch(
         self,
@@ -504,7 +504,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         """Run each operation as a batch of its own, so that one fails alone."""
         answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
-            self._let_go(completionToken)
+            self._release(completionToken)
             return pb.EntityBatchResult(completionToken=completionToken)
         infos: list[pb.OperationInfo] = []
         if isinstance(req, pb.EntityRequest):
@@ -544,7 +544,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         except Exception as error:
             self._logger.error("Failed to deliver the results of entity %s: %s", req.instanceId, type_name(error))
         finally:
-            self._let_go(completionToken)
+            self._release(completionToken)
         return whole
 
 

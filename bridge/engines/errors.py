@@ -135,10 +135,10 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
-    told = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
+    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
-        return kind(f"{what}: the request is larger than the engine takes{told}")
-    return kind(f"{what}: {_SAID.get(code, code.name)}{told}")
+        return kind(f"{what}: the request is larger than the engine takes{detail}")
+    return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")
 
 
 async def asked(call: Awaitable[T], what: str) -> T:

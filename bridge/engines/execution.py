@@ -22,11 +22,23 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import ANSWERED, ENDS, FINISHED, UNKNOWN, Known, Life, Move, Said, next_move, restart_of, told
+from bridge.correlation import (
+    ANSWERED,
+    ENDS,
+    FINISHED,
+    UNKNOWN,
+    CallResult,
+    InstanceFacts,
+    InstanceState,
+    NextStep,
+    next_step,
+    read_refusal,
+    restart_of,
+)
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
-from bridge.engines.grace import start_guard
-from bridge.engines.inquiry import Inquiry, Past
+from bridge.engines.grace import start_cancel_grace
+from bridge.engines.inquiry import InstanceReader, PreviousRun
 from bridge.engines.parenthood import PARENT
 from bridge.errors import (
     AlreadyTaken,
@@ -37,7 +49,7 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
 )
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """An id that is kept is never reused. Sent explicitly, as engines differ in what they do without a policy."""
@@ -52,7 +64,7 @@ _FINISHED = pb.OrchestrationIdReusePolicy(
 )
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)
-_STARTED = Known(Said.STARTED)
+_STARTED = InstanceFacts(CallResult.STARTED)
 
 _MOVES = 30
 """Moves of one command after which it is tried again later: its instance comes and goes all the time."""
@@ -83,9 +95,9 @@ class CommandExecutor:
     def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine = engine
         self._now = now
-        self._inquiry = Inquiry(engine)
+        self._inquiry = InstanceReader(engine)
 
-    async def execute(self, command: Command, origin: Origin | None = None) -> None:
+    async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Returns when the engine has taken the command. Raises: EngineError.
 
         origin: the message that the command came from; its data travels in an envelope that names it. Bare when None,
@@ -94,7 +106,7 @@ class CommandExecutor:
         if isinstance(command, _STARTS):
             # The hot path: nothing to decide before the first call, and nothing after it when the instance is new.
             run = _Run(self, command, origin)
-            if await run.start(_NEVER) is Said.STARTED:
+            if await run.start(_NEVER) is CallResult.STARTED:
                 return
             await run.go_on()
         elif isinstance(command, Cancel) and command.grace is not None:
@@ -102,15 +114,15 @@ class CommandExecutor:
         else:
             await _Run(self, command, origin).go_on()
 
-    async def _cancel(self, command: Cancel, grace: float, origin: Origin | None) -> None:
+    async def _cancel(self, command: Cancel, grace: float, origin: MessageOrigin | None) -> None:
         due = self._now() + timedelta(seconds=grace)
         try:
             await _Run(self, command, origin).go_on()
         except AlreadyTaken:
             # The first time, the start of the guard may have been what failed
-            await start_guard(self._engine, self._inquiry, command, origin, due)
+            await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
             raise
-        await start_guard(self._engine, self._inquiry, command, origin, due)
+        await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
 
 
 class _Run:
@@ -121,7 +133,7 @@ class _Run:
         "_trouble",
     )  # fmt: skip
 
-    def __init__(self, executor: CommandExecutor, command: Command, origin: Origin | None) -> None:
+    def __init__(self, executor: CommandExecutor, command: Command, origin: MessageOrigin | None) -> None:
         self._engine = executor._engine
         self._inquiry = executor._inquiry
         self._now = executor._now
@@ -130,52 +142,52 @@ class _Run:
         self._id = "" if isinstance(command, SignalEntity) else command.instance_id
         self._known = UNKNOWN
         self._status = ""
-        self._past: Past | None = None
+        self._past: PreviousRun | None = None
         self._trouble: EngineError | None = None
         self._refusals = 0
 
     async def go_on(self) -> None:
         """Move by move until the command is done. Raises: EngineError."""
-        certain = self._engine.certain
+        confirms = self._engine.confirms_event_delivery
         for _ in range(_MOVES):
-            move = next_move(self._command, self._known, certain)
+            move = next_step(self._command, self._known, confirms)
             if move in ENDS:
                 return self._end(move)
             await self._make(move)
         raise EngineError(f"{self._what}: the instance keeps changing")
 
-    async def _make(self, move: Move) -> None:
+    async def _make(self, move: NextStep) -> None:
         match move:
-            case Move.START:
+            case NextStep.START:
                 await self.start(_NEVER)
-            case Move.REPLACE:
+            case NextStep.REPLACE:
                 await self._replace()
-            case Move.RAISE:
+            case NextStep.RAISE:
                 await self._raise()
-            case Move.CALL:
+            case NextStep.CALL:
                 await self._call()
-            case Move.LOOK:
+            case NextStep.LOOK:
                 await self._look()
             case _:
                 await self._search()
 
-    def _end(self, move: Move) -> None:
+    def _end(self, move: NextStep) -> None:
         match move:
-            case Move.REPEATED:
+            case NextStep.REPEATED:
                 raise AlreadyTaken(f"{self._what}: the engine has had it before")
-            case Move.EXISTS:
+            case NextStep.EXISTS:
                 raise InstanceAlreadyExists(f"{self._what}: another message has started the instance")
-            case Move.MISSING:
+            case NextStep.MISSING:
                 raise InstanceNotFound(f"{self._what}: no such instance")
-            case Move.FINISHED:
+            case NextStep.FINISHED:
                 raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not see it")
-            case Move.UNSURE:
+            case NextStep.UNSURE:
                 assert self._trouble is not None
                 raise self._trouble
 
     # Moves
 
-    async def start(self, policy: pb.OrchestrationIdReusePolicy, inbox: Mapping[str, Any] | None = None) -> Said:
+    async def start(self, policy: pb.OrchestrationIdReusePolicy, inbox: Mapping[str, Any] | None = None) -> CallResult:
         """Start the command's own orchestration."""
         command = self._command
         assert isinstance(command, _STARTS)
@@ -184,7 +196,7 @@ class _Run:
             start_at = command.start_at
             if command.delay is not None:
                 start_at = self._now() + timedelta(seconds=command.delay)
-        payload = command.input if self._origin is None else wrap(command.input, self._origin, inbox)
+        payload = command.input if self._origin is None else wrap_payload(command.input, self._origin, inbox)
         return await self._schedule(command.orchestration, payload, policy, command.tags, command.version, start_at)
 
     async def _replace(self) -> None:
@@ -195,7 +207,7 @@ class _Run:
             await self.start(_FINISHED, past.inbox)
             return
         origin = self._origin
-        payload = wrap(past.start.data, None if origin is None else restart_of(origin), past.inbox)
+        payload = wrap_payload(past.start.data, None if origin is None else restart_of(origin), past.inbox)
         await self._schedule(past.orchestration, payload, _FINISHED, past.tags, past.version)
 
     async def _schedule(
@@ -206,7 +218,7 @@ class _Run:
         tags: Mapping[str, str],
         version: str | None,
         start_at: datetime | None = None,
-    ) -> Said:
+    ) -> CallResult:
         PARENT.set(self._origin)
         try:
             await self._engine.client.schedule_new_orchestration(
@@ -222,17 +234,21 @@ class _Run:
             self._known = await self._after_failed_start(error)
         else:
             self._known = _STARTED
-        return self._known.said or Said.UNSURE
+        return self._known.said or CallResult.UNSURE
 
-    async def _after_failed_start(self, error: BaseException) -> Known:
+    async def _after_failed_start(self, error: BaseException) -> InstanceFacts:
         what = f"start {self._id!r}"
         translated = self._inquiry.translate(error, what)
         if isinstance(translated, InstanceAlreadyExists):
-            seen = told(details_of(error)) if self._engine.certain else None
+            seen = read_refusal(details_of(error)) if self._engine.confirms_event_delivery else None
             if seen is None:
-                return Known(Said.EXISTS)
+                return InstanceFacts(CallResult.EXISTS)
             self._status, started_by_it = seen
-            return Known(Said.EXISTS, Life.FINISHED if self._status in FINISHED else Life.RUNNING, started_by_it)
+            return InstanceFacts(
+                CallResult.EXISTS,
+                InstanceState.FINISHED if self._status in FINISHED else InstanceState.RUNNING,
+                started_by_it,
+            )
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
             del translated  # an error whose traceback leads to itself keeps the payloads of its frames
             raise self._inquiry.translate(error, what) from error
@@ -240,30 +256,30 @@ class _Run:
         self._trouble = translated
         looked = await self._inquiry.ask(what, self._id, self._origin, translated)
         self._status = looked.status
-        return Known(Said.UNSURE, looked.life, looked.started_by_it)
+        return InstanceFacts(CallResult.UNSURE, looked.life, looked.started_by_it)
 
     async def _raise(self) -> None:
         name, data = _event(self._command)
-        payload = data if self._origin is None else wrap(data, self._origin)
+        payload = data if self._origin is None else wrap_payload(data, self._origin)
         client, instance_id = self._engine.client, self._id
-        said = Said.RAISED
+        said = CallResult.RAISED
         try:
             await self._inquiry.call(
                 self._what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=payload)
             )
         except InstanceNotFound:
-            said = Said.MISSING
+            said = CallResult.MISSING
         except InstanceAlreadyExists as error:
             # Of events, only an answer to a request that has one is refused so
-            if (told(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
+            if (read_refusal(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
                 raise AlreadyTaken(f"{self._what}: the engine has had it before") from error
             raise InstanceFinished(f"{self._what}: the request was answered before") from error
         except EngineRejected as error:
             self._refusals += 1
             if not is_late(error) or self._refusals > _REFUSALS:
                 raise
-            said = Said.FINISHED
-        self._known = Known(said)
+            said = CallResult.FINISHED
+        self._known = InstanceFacts(said)
 
     async def _look(self) -> None:
         start = isinstance(self._command, _STARTS)
@@ -287,9 +303,9 @@ class _Run:
         try:
             await self._inquiry.call(self._what, self._id, call)
         except InstanceNotFound:
-            self._known = Known(Said.MISSING)
+            self._known = InstanceFacts(CallResult.MISSING)
         else:
-            self._known = Known(Said.CALLED)
+            self._known = InstanceFacts(CallResult.CALLED)
 
     def _control(self) -> Callable[[], Awaitable[Any]]:
         # Suspensions and resumptions are sent even where the state is the wanted one: the contrary may have been
@@ -309,7 +325,7 @@ class _Run:
         at = command.at
         if command.delay is not None:
             at = self._now() + timedelta(seconds=command.delay)
-        payload = command.input if self._origin is None else wrap(command.input, self._origin)
+        payload = command.input if self._origin is None else wrap_payload(command.input, self._origin)
         client = self._engine.client
         try:
             entity = EntityInstanceId(command.entity, command.key)

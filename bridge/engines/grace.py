@@ -27,9 +27,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.commands import Cancel
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.engines.inquiry import Inquiry
+from bridge.engines.inquiry import InstanceReader
 from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
 log = structlog.get_logger("bridge.cancel")
 
@@ -75,7 +75,7 @@ def acknowledged(custom_status: Any) -> bool:
     )
 
 
-def guard(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> Any:
+def cancel_grace(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> Any:
     """request: `instance`, `created` and `due` (ISO 8601 in UTC), `reason`; `suspended` from the second round on.
 
     Returns what came of it: ended, replaced, acknowledged or terminated.
@@ -95,10 +95,10 @@ def guard(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> Any:
     return None
 
 
-guard.__name__ = GUARD
+cancel_grace.__name__ = GUARD
 
 
-class Grace:
+class CancelGrace:
     """The activities behind `guard`, on one engine. Call them from any thread but the event loop's."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, settle: float = _SETTLE) -> None:
@@ -192,7 +192,9 @@ class Grace:
             raise translate(error, what=f"{what} {instance!r}") from error
 
 
-async def start_guard(engine: Engine, inquiry: Inquiry, command: Cancel, origin: Origin | None, due: datetime) -> None:
+async def start_cancel_grace(
+    engine: Engine, inquiry: InstanceReader, command: Cancel, origin: MessageOrigin | None, due: datetime
+) -> None:
     """Start the guard of a cancel that the instance was told; a repeat of the request finds the first one's.
 
     Raises: EngineError.

@@ -11,25 +11,25 @@ from typing import Any
 from durabletask.client import OrchestrationState
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
-from bridge.correlation import FINISHED, Life, restart_of, started_by
+from bridge.correlation import FINISHED, InstanceState, restart_of, started_by
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
 from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.origin import Origin, Parcel, head_of, unwrap
-from bridge.seen import REMEMBERED, Seen
+from bridge.origin import MessageOrigin, Unwrapped, read_origin, unwrap
+from bridge.seen import REMEMBERED, DeduplicationWindow
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class InstanceSnapshot:
     """status: for a person. started_by_it: known only when the look was with the start input."""
 
-    life: Life
+    life: InstanceState
     status: str = ""
     started_by_it: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PreviousRun:
     """The last run of a finished instance.
 
     held: it had the command that was searched for. restarted: it, or one before it, ran because of that command.
@@ -41,28 +41,28 @@ class Past:
     orchestration: str
     version: str | None
     tags: Mapping[str, str]
-    start: Parcel
+    start: Unwrapped
     inbox: Mapping[str, Any]
 
 
-class Inquiry:
+class InstanceReader:
     """Asks one engine. Raises EngineError; what is none is a bug and goes on as it is."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def look(self, what: str, instance_id: str, origin: Origin | None, *, start: bool) -> Looked:
+    async def look(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
         """The instance now. start: with its start input, to see whether `origin` started it."""
         state = await self._state(what, instance_id, start)
         if state is None:
-            return Looked(Life.MISSING)
-        life = Life.FINISHED if state.runtime_status.name in FINISHED else Life.RUNNING
+            return InstanceSnapshot(InstanceState.MISSING)
+        life = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
         text = state.serialized_input if start else None
-        return Looked(life, state.runtime_status.name, bool(text) and started_by(head_of(text), origin))
+        return InstanceSnapshot(life, state.runtime_status.name, bool(text) and started_by(read_origin(text), origin))
 
     async def search(
-        self, what: str, instance_id: str, origin: Origin | None, event: tuple[str, Any] | None
-    ) -> Past | None:
+        self, what: str, instance_id: str, origin: MessageOrigin | None, event: tuple[str, Any] | None
+    ) -> PreviousRun | None:
         """What the history of a finished instance tells; None when the instance is gone.
 
         event: name and data; without an origin nothing else tells whether it was seen.
@@ -78,10 +78,10 @@ class Inquiry:
         start = _start(what, started.input)
         carried = start.inbox or {}
         limit = int(carried.get("remember", REMEMBERED))
-        seen = Seen(str(carried.get("seen", "")), limit)
+        seen = DeduplicationWindow(str(carried.get("seen", "")), limit)
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
         # The start comes last: whoever replaces this run must remember it, however many messages have come since
-        messages = [*(head_of(each.input) for each in raised), start]
+        messages = [*(read_origin(each.input) for each in raised), start]
         held = started_by(start, origin)
         restarted = origin is not None and started_by(start, restart_of(origin))
         if origin is None and event is not None:
@@ -92,7 +92,7 @@ class Inquiry:
                 seen.add(message.origin.key)
                 held = held or (origin is not None and message.origin.key == origin.key)
         inbox = {"seen": seen.text(), "remember": limit}
-        return Past(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
+        return PreviousRun(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
 
     async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
         """One call. With an `instance_id`, an answer that says nothing is followed by a question."""
@@ -104,7 +104,9 @@ class Inquiry:
             # Not by a local name: an error whose traceback leads to itself keeps the payloads of its frames
             raise self.translate(error, what) from error
 
-    async def ask(self, what: str, instance_id: str, origin: Origin | None, cause: EngineError) -> Looked:
+    async def ask(
+        self, what: str, instance_id: str, origin: MessageOrigin | None, cause: EngineError
+    ) -> InstanceSnapshot:
         """The instance after a call of unknown outcome.
 
         An engine that cannot answer this either is out of order, whatever it said of the call: raises EngineOutage.
@@ -137,9 +139,9 @@ class Inquiry:
         return state
 
 
-def _start(what: str, text: str | None) -> Parcel:
+def _start(what: str, text: str | None) -> Unwrapped:
     try:
-        return unwrap(json.loads(text)) if text else Parcel(None)
+        return unwrap(json.loads(text)) if text else Unwrapped(None)
     except ValueError as error:
         raise EngineRejected(f"{what}: the input of the finished instance cannot be read") from error
 

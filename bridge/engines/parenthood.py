@@ -12,13 +12,13 @@ from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
 
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
-PARENT: ContextVar[Origin | None] = ContextVar("bridge_trace_parent", default=None)
+PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
 """The message whose command is being given to an engine."""
 
 
-def adopt(request: Any) -> None:
+def inject_trace_context(request: Any) -> None:
     """Write the current message's trace context into a CreateInstanceRequest that has none."""
     origin = PARENT.get()
     if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
@@ -29,15 +29,15 @@ def adopt(request: Any) -> None:
         request.parentTraceContext.traceState.value = origin.tracestate
 
 
-BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": adopt}
+BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
 """For in-process channels: what is done to a request, by the method's name."""
 
 
-class ParentInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+class TraceInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
     """The same for channels of gRPC."""
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         method = client_call_details.method
         if (method if isinstance(method, bytes) else method.encode()).endswith(b"/StartInstance"):
-            adopt(request)
+            inject_trace_context(request)
         return await continuation(client_call_details, request)

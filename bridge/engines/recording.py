@@ -49,17 +49,17 @@ class Recording:
     def from_json(cls, text: str | bytes) -> Self:
         """Read what `to_json` made. Raises: UnreadableRecording."""
         try:
-            told = json.loads(text)
-            if told["format"] != FORMAT:
-                raise UnreadableRecording(f"its format is {told['format']!r}, not {FORMAT!r}")
-            if told["version"] > VERSION:
-                raise UnreadableRecording(f"its version is {told['version']}; this bridge reads up to {VERSION}")
-            events = [json_format.ParseDict(event, pb.HistoryEvent()) for event in told["events"]]
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise UnreadableRecording(f"its format is {document['format']!r}, not {FORMAT!r}")
+            if document["version"] > VERSION:
+                raise UnreadableRecording(f"its version is {document['version']}; this bridge reads up to {VERSION}")
+            events = [json_format.ParseDict(event, pb.HistoryEvent()) for event in document["events"]]
         except UnreadableRecording:
             raise
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise UnreadableRecording(f"it is no recorded history: {error}") from error
-        return cls(told["instance_id"], told["orchestration"], tuple(events))
+        return cls(document["instance_id"], document["orchestration"], tuple(events))
 
 
 async def record(client: AsyncTaskHubGrpcClient, instance_id: str) -> Recording:

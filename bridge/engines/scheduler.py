@@ -30,10 +30,10 @@ from bridge.engines.base import RunListener
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.parenthood import ParentInterceptor
+from bridge.engines.parenthood import TraceInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
-from bridge.engines.witness import Witness, Witnessed
+from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 from bridge.parking.sealed import MessageSealer
@@ -57,7 +57,7 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")
 
 
-class _Worker(Witnessed, DurableTaskSchedulerWorker):
+class _Worker(MonitoredWorker, DurableTaskSchedulerWorker):
     """The scheduler's worker as it is, seen by a witness."""
 
 
@@ -65,9 +65,9 @@ class SchedulerEngine:
     """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
 
     durable = True
-    announces = False
+    notifies_instance_started = False
     faults: Mapping[str, int] = MappingProxyType({})
-    certain = False
+    confirms_event_delivery = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig, keys: Keys = no_keys, *, intake: bool = False) -> None:
         """keys: that encrypt messages which wait. intake: read them at the start, not only when they are needed.
@@ -94,7 +94,7 @@ class SchedulerEngine:
         transport = "TLS" if self._secure else "no TLS"
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
 
-    def empty(self, entity_id: str) -> bool:
+    def has_no_early_messages(self, entity_id: str) -> bool:
         """It has to be asked."""
         return False
 
@@ -117,7 +117,7 @@ class SchedulerEngine:
         if self._config.token is not None:
             interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
         streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
-        interceptors += [ParentInterceptor(), *map(OnStreams, streams)]
+        interceptors += [TraceInterceptor(), *map(OnStreams, streams)]
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True)
         channel = None
         if self._certificates is not None:
@@ -182,7 +182,10 @@ class SchedulerEngine:
         return False
 
     def worker(
-        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+        self,
+        workflows: Workflows,
+        data_converter: DataConverter | None = None,
+        monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
@@ -212,6 +215,6 @@ class SchedulerEngine:
                 logger=quiet_logger(f"{self.name}.worker"),
             ),
             workflows,
-            witness,
+            monitor,
             self._config.worker.stuck_after,
         )

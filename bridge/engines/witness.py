@@ -28,7 +28,7 @@ _TYPES = (NonDeterminismError.__name__, OrchestratorNotRegisteredError.__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Incompatible:
+class IncompatibleInstance:
     """An instance that today's code cannot go on with. error: what the SDK says."""
 
     orchestration: str
@@ -50,7 +50,7 @@ class UnknownName:
     detail: str = ""
 
 
-class Witness:
+class CompatibilityMonitor:
     """What the workers of one engine in this process have seen. Used from any thread.
 
     counts: by orchestration, since the process started. An instance is forgotten when it takes a turn without the
@@ -60,18 +60,18 @@ class Witness:
 
     def __init__(
         self,
-        tell: Callable[[Incompatible], None] = lambda _: None,
+        tell: Callable[[IncompatibleInstance], None] = lambda _: None,
         tell_unknown: Callable[[UnknownName], None] = lambda _: None,
     ) -> None:
         self._tell = tell
         self._tell_unknown = tell_unknown
         self.unknown: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._open: dict[str, Incompatible] = {}
+        self._open: dict[str, IncompatibleInstance] = {}
         self.counts: Counter[str] = Counter()
 
     @property
-    def open(self) -> list[Incompatible]:
+    def open(self) -> list[IncompatibleInstance]:
         """Instances that have failed so and were not rewound since, oldest first."""
         with self._lock:
             return list(self._open.values())
@@ -95,13 +95,13 @@ class Witness:
         self._tell(found)
 
 
-def _incompatible(request: Any, response: pb.OrchestratorResponse) -> Incompatible | None:
+def _incompatible(request: Any, response: pb.OrchestratorResponse) -> IncompatibleInstance | None:
     for action in response.actions:
         if not action.HasField("completeOrchestration"):
             continue
         details = action.completeOrchestration.failureDetails
         if details.errorType.rpartition(".")[2] in _TYPES:
-            return Incompatible(_name(request), response.instanceId, details.errorMessage)
+            return IncompatibleInstance(_name(request), response.instanceId, details.errorMessage)
     return None
 
 
@@ -141,16 +141,16 @@ def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
     return None
 
 
-class Witnessed(ContainedWorker):
+class MonitoredWorker(ContainedWorker):
     """A worker of the SDK whose answers a witness looks at before they go out."""
 
-    witness: Witness | None = None
+    monitor: CompatibilityMonitor | None = None
     known: Workflows | None = None
     """Names that the workers of this process register, and external ones; None where nobody knows them all."""
 
     def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
-        if self.witness is not None:
-            self.witness.look(request, response, self.known)
+        if self.monitor is not None:
+            self.monitor.look(request, response, self.known)
 
     def look_at_activity(self, response: pb.ActivityResponse) -> None:
         """Mark final failures, for orchestrators of SDKs that heed the mark."""

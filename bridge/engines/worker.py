@@ -19,9 +19,9 @@ from durabletask.worker import (
 from bridge.config.engines import WorkerConfig
 from bridge.engines.containment import presentable
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Witness, Witnessed
+from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
 
-W = TypeVar("W", bound=Witnessed)
+W = TypeVar("W", bound=MonitoredWorker)
 
 _NOBODY = "bridge.nobody"
 """A name that no work has. An engine might take an empty list of names for all of them."""
@@ -74,9 +74,11 @@ def quiet_logger(name: str) -> logging.Logger:
     return logger
 
 
-def register(worker: W, workflows: Workflows, witness: Witness | None = None, stuck_after: float | None = None) -> W:
+def register(
+    worker: W, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
+) -> W:
     """Adds the workflows, and filters so that the worker never takes work it does not know."""
-    worker.witness = witness
+    worker.monitor = monitor
     worker.stuck_after = stuck_after
     worker.known = workflows
     for orchestrator in workflows.orchestrators.values():

@@ -2,7 +2,7 @@
 
 from bridge.lint.analysis import Examined, Names, examine, lint, unknown
 from bridge.lint.finding import RULES, Finding
-from bridge.lint.names import Known
+from bridge.lint.names import KnownNames
 from bridge.lint.sarif import sarif
 
-__all__ = ["RULES", "Examined", "Finding", "Known", "Names", "examine", "lint", "sarif", "unknown"]
+__all__ = ["RULES", "Examined", "Finding", "KnownNames", "Names", "examine", "lint", "sarif", "unknown"]

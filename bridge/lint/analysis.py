@@ -15,7 +15,7 @@ from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.module import Function, Module
 from bridge.lint.names import RULE as NAMES
-from bridge.lint.names import Known, known_in, unknown_names
+from bridge.lint.names import KnownNames, known_in, unknown_names
 from bridge.lint.project import Project, Reach, files
 from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
@@ -98,7 +98,7 @@ def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
 
 
 @_collector_paused()
-def unknown(paths: Sequence[Path], known: Known) -> list[Finding]:
+def unknown(paths: Sequence[Path], known: KnownNames) -> list[Finding]:
     """Constant names in the files at and below the paths that `known` lacks; suppressions count."""
     project = Project()
     modules = _read(project, paths, set())

@@ -51,7 +51,7 @@ _ELSEWHERE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownNames:
     """Names that exist, by kind: `target`, `activity`, `orchestration`, `entity` (in lower case).
 
     external: names of any of the last three kinds that other workers run.
@@ -68,7 +68,7 @@ class Known:
         return name in self.names[kind] or (kind != TARGET and name in self.external)
 
 
-def known_in(project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]) -> Known:
+def known_in(project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]) -> KnownNames:
     """Names that the modules register, with targets and external names of the configuration."""
     found: dict[str, set[str]] = {kind.value: set() for kind in Kind}
     for module in modules:
@@ -86,10 +86,10 @@ def known_in(project: Project, modules: Sequence[Module], targets: Collection[st
             names.update(made)
     found[ORCHESTRATION] = found.pop(Kind.ORCHESTRATOR.value)
     kinds = {kind: frozenset(each) for kind, each in found.items()}
-    return Known({**kinds, TARGET: frozenset(targets)}, frozenset(external))
+    return KnownNames({**kinds, TARGET: frozenset(targets)}, frozenset(external))
 
 
-def unknown_names(project: Project, modules: Sequence[Module], known: Known) -> Iterator[Finding]:
+def unknown_names(project: Project, modules: Sequence[Module], known: KnownNames) -> Iterator[Finding]:
     """A finding for every constant name in the modules that `known` lacks."""
     scan = _Scan(project, modules)
     for module in modules:
@@ -131,7 +131,7 @@ def _arguments(call: ast.Call, wanted: Sequence[tuple[str, int, str]]) -> Iterat
             yield kind, one
 
 
-def _functions(scan: _Scan, module: Module, argument: ast.expr, kind: str, known: Known) -> Iterator[Finding]:
+def _functions(scan: _Scan, module: Module, argument: ast.expr, kind: str, known: KnownNames) -> Iterator[Finding]:
     """A function that is given in place of a name and that no worker registers."""
     if not isinstance(argument, ast.Name | ast.Attribute) or scan.is_local(module, argument):
         return
@@ -140,7 +140,7 @@ def _functions(scan: _Scan, module: Module, argument: ast.expr, kind: str, known
         yield _finding(module, argument, kind, function.name, known)
 
 
-def _finding(module: Module, node: ast.AST, kind: str, name: str, known: Known) -> Finding:
+def _finding(module: Module, node: ast.AST, kind: str, name: str, known: KnownNames) -> Finding:
     shown = name if len(name) <= 80 else f"{name[:77]}..."
     candidates = [*known.names[kind], *(known.external if kind != TARGET else ())]
     near = difflib.get_close_matches(shown.lower() if kind == Kind.ENTITY else shown, candidates, n=3)

@@ -44,11 +44,11 @@ def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iter
         if isinstance(call, ast.Call) and call.args and _method(call) == "wait_for_external_event"
     )
     made = ((reached.module, call) for reached in reach.functions for call in calls_in(reached.function))
-    heard = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
+    awaited = bool(events) or any(module.resolve(call.func) in HEARING for module, call in made)
     for reached in reach.functions:
         names = project.context_names(reached)
         yield from _missing_yields(project, reached, names, helpers)
-        yield from _continued(reached, names, heard=heard)
+        yield from _continued(reached, names, awaited=awaited)
         yield from empty_groups(project, reached)
         for function in (node for node in nodes(reached.function) if isinstance(node, Function)):
             repeated = reached.calls > 1
@@ -259,10 +259,10 @@ def _saga_names(module: Module, function: Function) -> set[str]:
     return names
 
 
-def _continued(reached: Reached, contexts: set[str], *, heard: bool) -> Iterator[Finding]:
+def _continued(reached: Reached, contexts: set[str], *, awaited: bool) -> Iterator[Finding]:
     for call in calls_in(reached.function):
         if (
-            heard
+            awaited
             and _method(call) == "continue_as_new"
             and isinstance(call.func, ast.Attribute)
             and _last(call.func.value) in contexts

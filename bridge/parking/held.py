@@ -6,35 +6,35 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.parking.letter import Letter
+from bridge.parking.letter import StoredMessage
 
 
 @dataclass(frozen=True, slots=True)
-class HeldMessage:
+class QuarantinedMessage:
     """One message. mark: what it is called by. since: when it came, seconds since the epoch.
 
     attempts: how often it was tried. failed: seconds since its first failure, when it was held.
     """
 
     mark: str
-    letter: Letter
+    letter: StoredMessage
     since: float
     attempts: int
     failed: float
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> HeldMessage:
+    def of(cls, document: dict[str, Any]) -> QuarantinedMessage:
         return cls(
-            told["mark"],
-            Letter.from_json(told["letter"]),
-            told["since"],
-            told.get("attempts", 1),
-            told.get("failed", 0.0),
+            document["mark"],
+            StoredMessage.from_json(document["letter"]),
+            document["since"],
+            document.get("attempts", 1),
+            document.get("failed", 0.0),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class HeldKey:
+class QuarantinedKey:
     """key: as of `bridge.parking.key`. until, owner, lease: as in `bridge.parking.ward.Ward`.
 
     unsettled: operations wait that may change it.
@@ -42,7 +42,7 @@ class HeldKey:
 
     source: str
     key: bytes
-    messages: tuple[HeldMessage, ...]
+    messages: tuple[QuarantinedMessage, ...]
     cause: dict[str, Any]
     until: float | None
     owner: str | None
@@ -50,14 +50,14 @@ class HeldKey:
     unsettled: bool = False
 
     @classmethod
-    def of(cls, told: dict[str, Any], unsettled: bool) -> HeldKey:
+    def of(cls, document: dict[str, Any], unsettled: bool) -> QuarantinedKey:
         return cls(
-            told["source"],
-            base64.b64decode(told["key"]),
-            tuple(HeldMessage.of(each) for each in told["held"]),
-            told["cause"],
-            told["until"],
-            told["owner"],
-            told["lease"],
+            document["source"],
+            base64.b64decode(document["key"]),
+            tuple(QuarantinedMessage.of(each) for each in document["held"]),
+            document["cause"],
+            document["until"],
+            document["owner"],
+            document["lease"],
             unsettled,
         )

@@ -11,7 +11,7 @@ from bridge.provenance import Cause
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredMessage:
     """A message that left its broker and waits on an engine.
 
     broker: name of its broker in the configuration. dead_letter_topic: where it goes when it cannot be delivered.
@@ -30,7 +30,7 @@ class Letter:
 
     def to_json(self) -> dict[str, Any]:
         message, position = self.message, self.position
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "at": [position.cluster, position.topic, position.partition, position.offset],
             "broker": self.broker,
             "topic": self.dead_letter_topic,
@@ -38,13 +38,13 @@ class Letter:
             "config": self.config,
         }
         if message.body is not None:
-            told["body"] = _pack(message.body)
+            document["body"] = _pack(message.body)
         if message.key is not None:
-            told["key"] = _pack(message.key)
+            document["key"] = _pack(message.key)
         if message.headers:
-            told["headers"] = [[name, None if value is None else _pack(value)] for name, value in message.headers]
+            document["headers"] = [[name, None if value is None else _pack(value)] for name, value in message.headers]
         if (unreadable := message.unreadable) is not None:
-            told["unreadable"] = [unreadable.fault, unreadable.detail, unreadable.key_known, unreadable.last]
+            document["unreadable"] = [unreadable.fault, unreadable.detail, unreadable.key_known, unreadable.last]
         more = {
             "timestamp": message.timestamp,
             "broker_id": message.message_id,
@@ -53,29 +53,29 @@ class Letter:
             "executed": list(self.executed) or None,
             "replayed": self.replayed or None,
         }
-        return told | {name: value for name, value in more.items() if value is not None}
+        return document | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Letter:
+    def from_json(cls, document: dict[str, Any]) -> StoredMessage:
         message = Message(
-            _unpack(told["body"]) if "body" in told else None,
-            _unpack(told["key"]) if "key" in told else None,
-            tuple((name, None if value is None else _unpack(value)) for name, value in told.get("headers", ())),
-            told.get("timestamp"),
-            told.get("broker_id"),
-            told.get("content_type"),
-            unreadable=Unreadable(*told["unreadable"]) if "unreadable" in told else None,
+            _unpack(document["body"]) if "body" in document else None,
+            _unpack(document["key"]) if "key" in document else None,
+            tuple((name, None if value is None else _unpack(value)) for name, value in document.get("headers", ())),
+            document.get("timestamp"),
+            document.get("broker_id"),
+            document.get("content_type"),
+            unreadable=Unreadable(*document["unreadable"]) if "unreadable" in document else None,
         )
         return cls(
             message,
-            Position(*told["at"]),
-            told["broker"],
-            told["topic"],
-            told["source"],
-            told.get("id"),
-            told["config"],
-            tuple(told.get("executed", ())),
-            told.get("replayed", False),
+            Position(*document["at"]),
+            document["broker"],
+            document["topic"],
+            document["source"],
+            document.get("id"),
+            document["config"],
+            tuple(document.get("executed", ())),
+            document.get("replayed", False),
         )
 
     def cause(self, reason: str, detail: str, error: str, route: str | None, attempts: int) -> Cause:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.commands import Command
-from bridge.origin import Origin
-from bridge.parking.parked import Parked
+from bridge.origin import MessageOrigin
+from bridge.parking.parked import WaitingCommand
 from bridge.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
 
-LINGER = 300.0
+DEDUPLICATION_WINDOW = 300.0
 """Seconds that an empty lot remembers at least what was delivered from it, so that a redelivery is a repeat."""
 
 REMEMBERED = 100
@@ -26,11 +26,11 @@ REMEMBERED = 100
 EXPIRED, FULL, DROPPED = REASONS = ("parking_expired", "parking_full", "parking_dropped")
 """Why a message that waited is dead-lettered, beside what its delivery met."""
 
-Deliver = Callable[[Command, Origin], None]
+Deliver = Callable[[Command, MessageOrigin], None]
 """Gives a command to the engine, now. Raises: EngineError, NotNow."""
 
 
-class NotNow(Exception):
+class RetryLater(Exception):
     """Nothing was tried; it is to be tried after `delay` seconds."""
 
     def __init__(self, delay: float) -> None:
@@ -39,7 +39,7 @@ class NotNow(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class EarlyMessageLimits:
     """What a lot holds at most: messages, and bytes of their JSON. poll: seconds between two looks for the instance."""
 
     max_messages: int = 100
@@ -59,7 +59,7 @@ class Undelivered:
 
 
 @dataclass
-class Turn:
+class OperationResult:
     """What follows from an operation, beside the lot's new state.
 
     events: what is counted. undelivered: dead letters to be written. wake: when to call `tick` next, seconds since the
@@ -71,7 +71,7 @@ class Turn:
     wake: float | None = None
 
 
-class Lot:
+class EarlyMessageQueue:
     """The messages of one instance, oldest first.
 
     items: JSON of `Parked`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
@@ -81,28 +81,28 @@ class Lot:
 
     def __init__(
         self,
-        bounds: Bounds,
+        bounds: EarlyMessageLimits,
         policy: RetryPolicy,
-        told: dict[str, Any] | None = None,
-        read: Callable[[dict[str, Any]], Parked] = Parked.from_json,
+        document: dict[str, Any] | None = None,
+        read: Callable[[dict[str, Any]], WaitingCommand] = WaitingCommand.from_json,
     ) -> None:
-        told = told or {}
+        document = document or {}
         self._bounds = bounds
         self._policy = policy
         self._read = read
-        self.items: list[dict[str, Any]] = list(told.get("items", ()))
-        self.delivered: list[str] = list(told.get("delivered", ()))
-        self.tick_at: float | None = told.get("tick")
-        self.attempts: int = told.get("attempts", 0)
-        self.failed_at: float | None = told.get("failed_at")
-        self.forget_at: float | None = told.get("forget")
-        self.size: int = told.get("size", 0)
+        self.items: list[dict[str, Any]] = list(document.get("items", ()))
+        self.delivered: list[str] = list(document.get("delivered", ()))
+        self.tick_at: float | None = document.get("tick")
+        self.attempts: int = document.get("attempts", 0)
+        self.failed_at: float | None = document.get("failed_at")
+        self.forget_at: float | None = document.get("forget")
+        self.size: int = document.get("size", 0)
 
     def to_json(self) -> dict[str, Any] | None:
         """None when there is nothing to remember."""
         if not self.items and not self.delivered:
             return None
-        told = {
+        document = {
             "v": 1,
             "items": self.items,
             "delivered": self.delivered,
@@ -112,14 +112,14 @@ class Lot:
             "forget": self.forget_at,
             "size": self.size,
         }
-        return {name: value for name, value in told.items() if value}
+        return {name: value for name, value in document.items() if value}
 
     # -- what can happen
 
-    def park(self, item: dict[str, Any], size: int, deliver: Deliver, now: float) -> Turn:
+    def park(self, item: dict[str, Any], size: int, deliver: Deliver, now: float) -> OperationResult:
         """A message was written. The first one looks for its instance; later ones know that a start will be told."""
-        turn = Turn()
-        mark = mark_of(item)
+        turn = OperationResult()
+        mark = command_key(item)
         item = item | {"mark": mark, "size": size}
         if mark in self.delivered or any(each["mark"] == mark for each in self.items):
             turn.events.append("repeated")
@@ -137,19 +137,19 @@ class Lot:
         self._plan(turn, now)
         return turn
 
-    def look(self, deliver: Deliver, now: float) -> Turn:
+    def deliver_now(self, deliver: Deliver, now: float) -> OperationResult:
         """The instance was started, or may have been."""
-        turn = Turn()
+        turn = OperationResult()
         self._deliver(turn, deliver, now)
         self._plan(turn, now)
         return turn
 
-    def tick(self, at: float, deliver: Deliver, now: float, early: bool = False) -> Turn:
+    def on_timer(self, at: float, deliver: Deliver, now: float, early: bool = False) -> OperationResult:
         """Time has passed. A call that was planned before an earlier one has nothing to say.
 
         early: the call may come before its time, since the clock that it went by has run ahead.
         """
-        turn = Turn()
+        turn = OperationResult()
         if at != self.tick_at:
             return turn
         self.tick_at = None
@@ -161,9 +161,9 @@ class Lot:
         self._plan(turn, now)
         return turn
 
-    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> Turn:
+    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
         """A person wants no more of these messages; None: of any. forget: not even their dead letters."""
-        turn = Turn()
+        turn = OperationResult()
         for item in [each for each in self.items if marks is None or each["mark"] in marks]:
             self._remove(item)
             turn.events.append("dropped")
@@ -174,7 +174,7 @@ class Lot:
 
     # -- how
 
-    def _deliver(self, turn: Turn, deliver: Deliver, now: float) -> None:
+    def _deliver(self, turn: OperationResult, deliver: Deliver, now: float) -> None:
         """In order, as far as it goes."""
         while self.items:
             item = self.items[0]
@@ -187,7 +187,7 @@ class Lot:
                 parked = self._read(item)
                 command = parked.command
                 deliver(command, parked.origin)
-            except NotNow as error:
+            except RetryLater as error:
                 self._wake(turn, now + error.delay)
                 return
             except Exception as error:
@@ -211,7 +211,7 @@ class Lot:
                 self._remember(item)
             self._remove(item)
 
-    def _failed(self, turn: Turn, end: Settlement, now: float) -> None:
+    def _failed(self, turn: OperationResult, end: Settlement, now: float) -> None:
         """The instance may be there, the engine does not take it now."""
         delay = end.delay if isinstance(end, Retry) else self._policy.max_delay
         if not isinstance(end, Hold):
@@ -219,7 +219,7 @@ class Lot:
             self.failed_at = now if self.failed_at is None else self.failed_at
         self._wake(turn, now + delay)
 
-    def _expire(self, turn: Turn, now: float) -> None:
+    def _expire(self, turn: OperationResult, now: float) -> None:
         for item in [each for each in self.items if each["until"] <= now]:
             self._remove(item)
             turn.events.append("expired")
@@ -228,7 +228,7 @@ class Lot:
 
     def _refuse(
         self,
-        turn: Turn,
+        turn: OperationResult,
         item: dict[str, Any],
         reason: str,
         detail: str,
@@ -248,28 +248,28 @@ class Lot:
         self.delivered.append(item["mark"])
         del self.delivered[:-REMEMBERED]
 
-    def _plan(self, turn: Turn, now: float) -> None:
+    def _plan(self, turn: OperationResult, now: float) -> None:
         """See to it that somebody comes back: for the end of a message's time, for a look, to forget."""
         if self.items:
             self._wake(turn, min(now + self._bounds.poll, min(each["until"] for each in self.items)))
         elif self.delivered:
             if self.forget_at is None:
-                self.forget_at = now + LINGER
+                self.forget_at = now + DEDUPLICATION_WINDOW
             if self.tick_at is None:
                 self._wake(turn, self.forget_at)
 
-    def _wake(self, turn: Turn, at: float) -> None:
+    def _wake(self, turn: OperationResult, at: float) -> None:
         if self.tick_at is None or at < self.tick_at:
             self.tick_at = at
             turn.wake = at
 
 
-def mark_of(item: dict[str, Any]) -> str:
+def command_key(item: dict[str, Any]) -> str:
     """What makes two messages the same: message id, route and part, in a short form."""
     text = f"{item['id']}\n{item['route']}\n{item['part']}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def mark(origin: Origin) -> str:
+def origin_key(origin: MessageOrigin) -> str:
     """The same of an origin."""
-    return mark_of({"id": origin.message_id, "route": origin.route, "part": origin.part})
+    return command_key({"id": origin.message_id, "route": origin.route, "part": origin.part})

@@ -52,17 +52,17 @@ def target_id(instance_id: str) -> str:
     return f"@{PARKING}@{target_key(instance_id)}"
 
 
-def ward_key(source: str, key: bytes) -> str:
+def quarantine_key(source: str, key: bytes) -> str:
     """Key of the quarantine entity of one ordering key of a source."""
-    return f"{ward_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
+    return f"{quarantine_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
 
 
-def ward_prefix(source: str) -> str:
+def quarantine_prefix(source: str) -> str:
     """What the keys of all quarantine entities of a source begin with. Names have no `~`."""
     return f"{source}~"
 
 
-def ward_source(key: str) -> str:
+def quarantine_source(key: str) -> str:
     """The source of a quarantine entity, by its key."""
     return key.partition("~")[0]
 

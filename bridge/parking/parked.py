@@ -16,10 +16,10 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.origin import Origin
-from bridge.parking.letter import Letter
+from bridge.origin import MessageOrigin
+from bridge.parking.letter import StoredMessage
 
-Parkable = RaiseEvent | Cancel | Terminate | Suspend | Resume
+InstanceCommand = RaiseEvent | Cancel | Terminate | Suspend | Resume
 """Commands that need an instance which is there already."""
 
 _VERBS: dict[str, type[Any]] = {
@@ -30,15 +30,15 @@ _READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class WaitingCommand:
     """A command with the message that led to it.
 
     since, until: when it was parked and when its time is up, in seconds since the epoch.
     """
 
-    command: Parkable
-    origin: Origin
-    letter: Letter
+    command: InstanceCommand
+    origin: MessageOrigin
+    letter: StoredMessage
     since: float
     until: float
 
@@ -46,7 +46,7 @@ class Parked:
         command, origin = self.command, self.origin
         arguments = {field.name: getattr(command, field.name) for field in fields(command)}
         arguments["on_missing"] = self.until - self.since
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "id": origin.message_id,
             "route": origin.route,
             "part": origin.part,
@@ -57,19 +57,23 @@ class Parked:
             "letter": self.letter.to_json(),
         }
         if origin.traceparent is not None:
-            told |= {"traceparent": origin.traceparent, "tracestate": origin.tracestate}
-        return told
+            document |= {"traceparent": origin.traceparent, "tracestate": origin.tracestate}
+        return document
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Parked:
-        arguments = {name: _READ[name](value) if name in _READ else value for name, value in told["command"].items()}
-        command = _VERBS[told["verb"]](**arguments)
-        origin = Origin(told["id"], told["route"], told["part"], told.get("traceparent"), told.get("tracestate"))
-        return cls(command, origin, Letter.from_json(told["letter"]), told["since"], told["until"])
+    def from_json(cls, document: dict[str, Any]) -> WaitingCommand:
+        arguments = {
+            name: _READ[name](value) if name in _READ else value for name, value in document["command"].items()
+        }
+        command = _VERBS[document["verb"]](**arguments)
+        origin = MessageOrigin(
+            document["id"], document["route"], document["part"], document.get("traceparent"), document.get("tracestate")
+        )
+        return cls(command, origin, StoredMessage.from_json(document["letter"]), document["since"], document["until"])
 
 
-def parkable(command: Command) -> Parkable | None:
+def waiting_command(command: Command) -> InstanceCommand | None:
     """The command when its rule lets it wait for its instance."""
-    if isinstance(command, Parkable) and isinstance(command.on_missing, ParkFor):
+    if isinstance(command, InstanceCommand) and isinstance(command.on_missing, ParkFor):
         return command
     return None

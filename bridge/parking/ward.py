@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.message import Position
-from bridge.parking.lot import Turn, Undelivered
+from bridge.parking.lot import OperationResult, Undelivered
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
 """Why a message of a quarantined key is dead-lettered."""
@@ -18,14 +18,14 @@ LEASE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class WardBounds:
+class QuarantineLimits:
     """What is held per key at most: messages, and bytes of their JSON."""
 
     max_messages: int = 1000
     max_bytes: int = 512 * 1024
 
 
-class Ward:
+class KeyQuarantine:
     """Messages in their order, oldest first.
 
     held: JSON of letters, each with its `mark`, `size` and `since`. cause: why the oldest one failed. until: when they
@@ -33,17 +33,17 @@ class Ward:
     until when it has the right to.
     """
 
-    def __init__(self, bounds: WardBounds, told: dict[str, Any] | None = None) -> None:
-        told = told or {}
+    def __init__(self, bounds: QuarantineLimits, document: dict[str, Any] | None = None) -> None:
+        document = document or {}
         self._bounds = bounds
-        self.source: str = told.get("source", "")
-        self.key: str = told.get("key", "")
-        self.held: list[dict[str, Any]] = list(told.get("held", ()))
-        self.cause: dict[str, Any] = told.get("cause", {})
-        self.until: float | None = told.get("until")
-        self.owner: str | None = told.get("owner")
-        self.lease: float = told.get("lease", 0.0)
-        self.size: int = told.get("size", 0)
+        self.source: str = document.get("source", "")
+        self.key: str = document.get("key", "")
+        self.held: list[dict[str, Any]] = list(document.get("held", ()))
+        self.cause: dict[str, Any] = document.get("cause", {})
+        self.until: float | None = document.get("until")
+        self.owner: str | None = document.get("owner")
+        self.lease: float = document.get("lease", 0.0)
+        self.size: int = document.get("size", 0)
 
     def to_json(self) -> dict[str, Any] | None:
         """None when nothing is held."""
@@ -61,51 +61,51 @@ class Ward:
             "size": self.size,
         }
 
-    def hold(self, value: dict[str, Any]) -> Turn:
+    def hold(self, value: dict[str, Any]) -> OperationResult:
         """The key's message failed: it and what follows wait. value: `source`, `key`, `item`, `cause`, `until`."""
-        turn = Turn()
+        turn = OperationResult()
         first = not self.held
         if self._append(turn, value) and first:
             self.cause, self.until = value["cause"], value.get("until")
             self.owner = None
         return turn
 
-    def follow(self, value: dict[str, Any]) -> Turn:
+    def append(self, value: dict[str, Any]) -> OperationResult:
         """A later message of the key. When the last one before it has just left, it is to be taken up at once."""
-        turn = Turn()
+        turn = OperationResult()
         first = not self.held
         if self._append(turn, value) and first:
             self.cause, self.until = {}, 0.0
         return turn
 
-    def done(self, mark: str) -> Turn:
+    def done(self, mark: str) -> OperationResult:
         """This message was settled."""
         self._remove([each for each in self.held if each["mark"] == mark])
-        return Turn(["resumed"])
+        return OperationResult(["resumed"])
 
-    def again(
+    def requeue(
         self, mark: str, cause: dict[str, Any], until: float | None, attempts: int, executed: Sequence[str] = ()
-    ) -> Turn:
+    ) -> OperationResult:
         """This message was released, and failed again. executed: routes that were executed by now."""
         if self.held and self.held[0]["mark"] == mark:
             letter = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
             self.held[0] = self.held[0] | {"attempts": attempts, "letter": letter}
             self.cause, self.until, self.owner = cause, until, None
-        return Turn()
+        return OperationResult()
 
-    def release(self) -> Turn:
+    def release(self) -> OperationResult:
         """A person says: try them again."""
         if self.held:
             self.until = 0.0
-        return Turn()
+        return OperationResult()
 
-    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> Turn:
+    def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
         """A person wants no more of these messages; None: of any. forget: not even their dead letters.
 
         Not while a process works on them: it may be giving this very one its effect.
         """
-        turn = Turn()
-        if self.worked_on(now):
+        turn = OperationResult()
+        if self.is_claimed(now):
             return turn
         head = self.held[:1]
         gone = [each for each in self.held if marks is None or each["mark"] in marks]
@@ -120,23 +120,23 @@ class Ward:
             self.cause = {}  # the head's
         return turn
 
-    def worked_on(self, now: float) -> bool:
+    def is_claimed(self, now: float) -> bool:
         """Whether a process has them to itself."""
         return self.owner is not None and self.lease > now
 
-    def claim(self, owner: str, now: float) -> Turn:
+    def claim(self, owner: str, now: float) -> OperationResult:
         """A process wants to work on them, or still does."""
         if self.held and (self.owner in (None, owner) or self.lease <= now):
             self.owner, self.lease = owner, now + LEASE
-        return Turn()
+        return OperationResult()
 
-    def unclaim(self, owner: str) -> Turn:
+    def unclaim(self, owner: str) -> OperationResult:
         """It does not any more."""
         if self.owner == owner:
             self.owner, self.lease = None, 0.0
-        return Turn()
+        return OperationResult()
 
-    def _append(self, turn: Turn, value: dict[str, Any]) -> bool:
+    def _append(self, turn: OperationResult, value: dict[str, Any]) -> bool:
         item = value["item"]
         if any(each["mark"] == item["mark"] for each in self.held):
             turn.events.append("repeated")
@@ -158,6 +158,6 @@ class Ward:
             self.size -= item["size"]
 
 
-def mark_of(position: Position) -> str:
+def delivery_id(position: Position) -> str:
     """What makes two deliveries of one message the same."""
     return hashlib.blake2b(str(position).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

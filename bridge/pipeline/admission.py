@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from bridge.commands import Command, ScheduleOrchestration, StartOrRaise
-from bridge.pipeline.item import Item
-from bridge.pipeline.population import Population, RunningValue
+from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.population import RunningInstances, RunningValue
 from bridge.pipeline.values import Values
 from bridge.routing.per import SHARED
 
@@ -47,7 +47,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class NotYet:
+class Throttled:
     """A limit of the route keeps the item. delay: seconds until it may go; None: `RouteLimit.queue` tells."""
 
     limit: RouteLimit
@@ -66,7 +66,7 @@ class RouteLimit:
         self,
         route: str,
         running: int | None = None,
-        population: Population | None = None,
+        population: RunningInstances | None = None,
         rate: Rate | None = None,
         *,
         each_running: int | None = None,
@@ -80,14 +80,14 @@ class RouteLimit:
         """Commands that had to wait for a rate so far."""
         self._rate = rate
         self._each_rate = each_rate
-        self._spread: dict[Item, Rate] = {}
+        self._spread: dict[InFlightDelivery, Rate] = {}
         """Items that wait for a token, and the rate that they took it from."""
-        self._waiting: dict[Item, RunningValue | None] = {}
+        self._waiting: dict[InFlightDelivery, RunningValue | None] = {}
         """Items with a start that waits, and the value that they are counted for."""
-        self._queues: dict[RunningValue | None, dict[Item, tuple[str, Callable[[], None]]]] = {}
+        self._queues: dict[RunningValue | None, dict[InFlightDelivery, tuple[str, Callable[[], None]]]] = {}
         """The same by value, none of them empty."""
         if population is not None:
-            population.subscribe(self._grant)
+            population.subscribe(self._admit_next)
 
     @property
     def waiting(self) -> int:
@@ -105,10 +105,10 @@ class RouteLimit:
             default=None,
         )
 
-    def check(self, item: Item, command: Command, value: str = SHARED) -> NotYet | None:
+    def check(self, item: InFlightDelivery, command: Command, value: str = SHARED) -> Throttled | None:
         """None when the command may go now; it has its room and its token then. value: of `Step.value`."""
         if item in self._waiting:
-            return NotYet(self, None)
+            return Throttled(self, None)
         rate = self._spread.pop(item, None) if self._spread else None
         # The rate of a value comes first: who waits for it takes neither room nor tokens from others
         if self._each_rate is not None:
@@ -121,7 +121,7 @@ class RouteLimit:
                 assert rate is not None
                 return self._wait(item, rate, item.value_due_at - now)
         if isinstance(command, _STARTS) and not self._reserve(item, command.instance_id, value):
-            return NotYet(self, None)
+            return Throttled(self, None)
         if self._rate is not None:
             now = time.monotonic()
             if item.due_at is None:
@@ -131,7 +131,7 @@ class RouteLimit:
                 return self._wait(item, self._rate, item.due_at - now)
         return None
 
-    def queue(self, item: Item, command: Command, value: str, wake: Callable[[], None]) -> None:
+    def queue(self, item: InFlightDelivery, command: Command, value: str, wake: Callable[[], None]) -> None:
         """Call `wake` when there is room for the item's start. `forget` it when it goes before."""
         assert self.population is not None
         assert isinstance(command, _STARTS)
@@ -142,9 +142,9 @@ class RouteLimit:
             self._queues.setdefault(counted, {})[item] = (command.instance_id, wake)
             if counted is not None:
                 counted.waiting += 1
-        self.population.want()
+        self.population.request_recount()
 
-    def forget(self, item: Item) -> None:
+    def forget(self, item: InFlightDelivery) -> None:
         """The item is gone."""
         if item in self._waiting:
             self._take(item)
@@ -153,11 +153,11 @@ class RouteLimit:
         item.waits_for = None
 
     @staticmethod
-    def not_started(item: Item) -> None:
+    def not_started(item: InFlightDelivery) -> None:
         """The room that the item took is free: its start found that there was nothing to start, or is given back."""
-        if item.room is not None:
-            item.room()
-            item.room = None
+        if item.slot is not None:
+            item.slot()
+            item.slot = None
 
     @property
     def reason(self) -> str | None:
@@ -175,12 +175,12 @@ class RouteLimit:
         if self._spread:
             yield f"{len(self._spread)} commands wait for the rate"
 
-    def _wait(self, item: Item, rate: Rate, delay: float) -> NotYet:
+    def _wait(self, item: InFlightDelivery, rate: Rate, delay: float) -> Throttled:
         self._spread[item] = rate
         item.waits_for = self
-        return NotYet(self, delay)
+        return Throttled(self, delay)
 
-    def _reserve(self, item: Item, instance_id: str, value: str) -> bool:
+    def _reserve(self, item: InFlightDelivery, instance_id: str, value: str) -> bool:
         """Take room for a start; False where it has to wait. An instance that runs already needs none."""
         if self.population is None or instance_id in self.population:
             return True
@@ -204,12 +204,12 @@ class RouteLimit:
             return False
         return counted is None or self.each_running is None or counted.running < self.each_running
 
-    def _enter(self, item: Item, instance_id: str, counted: RunningValue | None) -> None:
+    def _enter(self, item: InFlightDelivery, instance_id: str, counted: RunningValue | None) -> None:
         assert self.population is not None
-        item.room = partial(self.population.withdraw, instance_id)
-        self.population.enter(instance_id, counted)
+        item.slot = partial(self.population.release, instance_id)
+        self.population.reserve(instance_id, counted)
 
-    def _take(self, item: Item) -> tuple[str, Callable[[], None]]:
+    def _take(self, item: InFlightDelivery) -> tuple[str, Callable[[], None]]:
         """Take an item out of its queue."""
         counted = self._waiting.pop(item)
         queue = self._queues[counted]
@@ -221,7 +221,7 @@ class RouteLimit:
         item.waits_for = None
         return taken
 
-    def _grant(self) -> None:
+    def _admit_next(self) -> None:
         """Let starts go while there is room, one of each value in turn."""
         assert self.population is not None
         granted = True
@@ -240,7 +240,7 @@ class RouteLimit:
                     self._enter(item, instance_id, counted)
                 wake()
         if self._waiting:
-            self.population.want()
+            self.population.request_recount()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Admission:
     """The limits of all routes that have some, by name, and the populations behind them."""
 
     limits: Mapping[str, RouteLimit]
-    populations: tuple[Population, ...]
+    populations: tuple[RunningInstances, ...]
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[None]]:

@@ -117,8 +117,8 @@ class Breaker:
             self._failures += 1
             ceiling = min(_LONGEST_DELAY, self._first_delay * 2.0 ** min(self._failures - 1, 16))
             await asyncio.sleep(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
-            patience = min(_LONGEST_PROBE, 2 * _FIRST_PROBE * 2.0 ** min(self._failures - 1, 16))
-            error = await self._probed(patience)
+            timeout = min(_LONGEST_PROBE, 2 * _FIRST_PROBE * 2.0 ** min(self._failures - 1, 16))
+            error = await self._probed(timeout)
             if error is None:
                 break
             self.error = error
@@ -126,13 +126,13 @@ class Breaker:
         self._task = None
         self._tell()
 
-    async def _probed(self, patience: float) -> EngineOutage | None:
+    async def _probed(self, timeout: float) -> EngineOutage | None:
         """None when the engine answered within `patience` seconds."""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._probe()
         except TimeoutError:
-            return EngineTimeout(f"engine {self.name!r}: no answer within {patience:g} s")
+            return EngineTimeout(f"engine {self.name!r}: no answer within {timeout:g} s")
         except EngineOutage as error:
             return error
         except BridgeError:

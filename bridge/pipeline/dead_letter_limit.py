@@ -15,7 +15,7 @@ import structlog
 
 from bridge.errors import EngineError
 from bridge.pace import NO_ROUTE, SUCCESSES, Paces
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 
 log = structlog.get_logger("bridge.source")
 
@@ -80,8 +80,8 @@ class DeadLetterLimit:
         self._claimed: set[str] = set()
         self._credit: dict[str, int] = {}
         self._successes: dict[str, int] = {}
-        self._waiting: dict[str, dict[Item, Callable[[], None]]] = {}
-        self._freed: set[Item] = set()
+        self._waiting: dict[str, dict[InFlightDelivery, Callable[[], None]]] = {}
+        self._freed: set[InFlightDelivery] = set()
         self._eased: list[str] = []
         self._unsent: set[str] = set()
         self._reading = asyncio.Lock()
@@ -184,21 +184,21 @@ class DeadLetterLimit:
                 if waiting:
                     self._wake.set()
 
-    def wait(self, route: str, item: Item, free: Callable[[], None]) -> None:
+    def wait(self, route: str, item: InFlightDelivery, free: Callable[[], None]) -> None:
         """Call `free` when the item may try again. `forget` the item when it goes before."""
         self._freed.discard(item)
         self._waiting.setdefault(route, {})[item] = free
         item.waits_for = self
         self._wake.set()
 
-    def forget(self, item: Item) -> None:
+    def forget(self, item: InFlightDelivery) -> None:
         """The item is gone."""
         for waiting in self._waiting.values():
             waiting.pop(item, None)
         item.waits_for = None
         self.tried(item)
 
-    def tried(self, item: Item) -> None:
+    def tried(self, item: InFlightDelivery) -> None:
         """An item that was freed had its try, or is gone: the next one may follow."""
         if item in self._freed:
             self._freed.discard(item)

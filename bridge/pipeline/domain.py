@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from bridge.bytetext import text_of
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 
 
 class OrderingDomain:
@@ -17,29 +17,29 @@ class OrderingDomain:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._keys: dict[Hashable, dict[Item, Callable[[], None] | None]] = {}
+        self._keys: dict[Hashable, dict[InFlightDelivery, Callable[[], None] | None]] = {}
         self._closed = False
 
     def __len__(self) -> int:
         """Keys with items."""
         return len(self._keys)
 
-    def join(self, key: Hashable, item: Item) -> None:
+    def join(self, key: Hashable, item: InFlightDelivery) -> None:
         item.domain_key = key
         self._keys.setdefault(key, {})[item] = None
 
-    def may_go(self, item: Item) -> bool:
+    def may_go(self, item: InFlightDelivery) -> bool:
         """Whether nothing of its key is before it. Nothing may when the domain is closed."""
         if item.domain_key is None:
             return True
         return not self._closed and next(iter(self._keys[item.domain_key])) is item
 
-    def wait(self, item: Item, wake: Callable[[], None]) -> None:
+    def wait(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
         """Call `wake` when the item may go."""
         assert item.domain_key is not None
         self._keys[item.domain_key][item] = wake
 
-    def leave(self, item: Item) -> None:
+    def leave(self, item: InFlightDelivery) -> None:
         """The item is done with; the next of its key may go."""
         if item.domain_key is None:
             return

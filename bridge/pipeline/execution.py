@@ -21,11 +21,11 @@ from bridge.errors import (
     InstanceParked,
     frameless,
 )
-from bridge.origin import Origin
-from bridge.parking.letter import Letter
-from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.origin import MessageOrigin
+from bridge.parking.letter import StoredMessage
+from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 
@@ -39,11 +39,11 @@ _TURN = 32
 
 _EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
 
-Execute = Callable[[Command, Origin], Awaitable[None]]
+Execute = Callable[[Command, MessageOrigin], Awaitable[None]]
 """Gives one command to an engine, with the message it came from. Raises EngineError."""
 
 
-ParkCommand = Callable[[Command, Origin, Letter, float], Awaitable[None]]
+ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 """Keeps a command on its engine for at most so many seconds, durably. Raises EngineError, InvalidCommand."""
 
 
@@ -87,7 +87,7 @@ class Execution:
         engines: Mapping[str, Target],
         policy: RetryPolicy,
         ledger: Ledger,
-        letter: Callable[[Item], Letter],
+        letter: Callable[[InFlightDelivery], StoredMessage],
         limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
         """limits: of routes that have some, by name."""
@@ -98,7 +98,7 @@ class Execution:
         self._letter = letter
         self._limits = limits or {}
 
-    async def run(self, item: Item, now: Callable[[], float]) -> tuple[Settlement | NotYet, Step | None]:
+    async def run(self, item: InFlightDelivery, now: Callable[[], float]) -> tuple[Settlement | Throttled, Step | None]:
         """How the item ends now, and the step that failed or has to wait. Goes on where an earlier attempt stopped."""
         step: Step | None = None
         try:
@@ -120,7 +120,7 @@ class Execution:
                 if step.route in item.executed:
                     item.next_step = position + 1
                     continue
-                origin = Origin.of(envelope, step.route, position - first)
+                origin = MessageOrigin.of(envelope, step.route, position - first)
                 settlement = await self._step(item, step, origin, now)
                 if settlement is not None:
                     return settlement, step
@@ -152,8 +152,8 @@ class Execution:
             return decision
 
     async def _step(
-        self, item: Item, step: Step, origin: Origin, now: Callable[[], float]
-    ) -> Settlement | NotYet | None:
+        self, item: InFlightDelivery, step: Step, origin: MessageOrigin, now: Callable[[], float]
+    ) -> Settlement | Throttled | None:
         """None when the step is done, one way or another."""
         engine = self._engines[step.engine]
         if engine.breaker.error is not None:
@@ -186,16 +186,16 @@ class Execution:
         else:
             item.effects += 1
             self._ledger.commands[step.route, type(step.command).__name__] += 1
-        item.due_at = item.value_due_at = item.room = None
+        item.due_at = item.value_due_at = item.slot = None
         engine.breaker.succeed()
         return None
 
-    def _failed(self, error: Exception, item: Item, step: Step, now: float) -> Settlement:
+    def _failed(self, error: Exception, item: InFlightDelivery, step: Step, now: float) -> Settlement:
         if isinstance(error, EngineOutage):
             self._engines[step.engine].breaker.trip(error)
         return self._judge(error, item, step.command, now)
 
-    def _judge(self, error: Exception, item: Item, command: Command | None, now: float) -> Settlement:
+    def _judge(self, error: Exception, item: InFlightDelivery, command: Command | None, now: float) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else now - item.failed_at
         if not isinstance(error, BridgeError):
             self._ledger.bugs += 1

@@ -35,7 +35,7 @@ class _Level:
         return self.full
 
 
-class Gate:
+class FlowControl:
     """Intake passes while the gate is open.
 
     holds: what keeps it closed, by cause (`engine default`, `broker`), with a sentence for a person.
@@ -51,7 +51,7 @@ class Gate:
         self._waiting = None if per is None else _Level(per.max_waiting, per.max_waiting_bytes)
         self._warn_at = float("-inf")
         self.full = False
-        self.holds: dict[str, str] = {}
+        self.pause_reasons: dict[str, str] = {}
         self.paused: set[Partition] = set()
         """Partitions at their gap limit: fetched no further until what blocks their prefix is settled."""
 
@@ -60,11 +60,11 @@ class Gate:
         await self._open.wait()
 
     def hold(self, cause: str, detail: str) -> None:
-        self.holds[cause] = detail
+        self.pause_reasons[cause] = detail
         self._open.clear()
 
     def release(self, cause: str) -> None:
-        self.holds.pop(cause, None)
+        self.pause_reasons.pop(cause, None)
         self._update()
 
     def measure(self, records: int, size: int, waiting: tuple[int, int] = (0, 0)) -> None:
@@ -107,7 +107,7 @@ class Gate:
         self.paused.discard(partition)
 
     def _update(self) -> None:
-        if self.full or self.holds:
+        if self.full or self.pause_reasons:
             self._open.clear()
         else:
             self._open.set()

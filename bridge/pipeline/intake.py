@@ -13,7 +13,7 @@ from bridge.errors import kept
 from bridge.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.settings import SourceSettings
@@ -43,7 +43,7 @@ class Intake:
         *,
         revoked: Callable[[Partition], bool],
         crowded: Callable[[Lane], bool],
-        joined: Callable[[Lane, Item], None],
+        joined: Callable[[Lane, InFlightDelivery], None],
     ) -> None:
         self._settings = settings
         self._decode = decode
@@ -91,7 +91,7 @@ class Intake:
             partition = delivery.partition
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
-            item = Item(delivery, envelope, error, now)
+            item = InFlightDelivery(delivery, envelope, error, now)
             if self._settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self._ledger.receive(item)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.pipeline.shares import Share
 
 
-class Item:
+class InFlightDelivery:
     """A delivery with what is known of it so far. Mutable: it belongs to exactly one lane.
 
     size: bytes counted against the source's limit. received_at: monotonic seconds.
@@ -48,9 +48,9 @@ class Item:
         "parked",
         "pending",
         "received_at",
-        "room",
         "share",
         "size",
+        "slot",
         "value_due_at",
         "waited",
         "waits_for",
@@ -80,5 +80,5 @@ class Item:
         self.share: Share | None = None
         self.due_at: float | None = None
         self.value_due_at: float | None = None
-        self.room: Callable[[], None] | None = None
+        self.slot: Callable[[], None] | None = None
         self.waits_for: RouteLimit | DeadLetterLimit | None = None

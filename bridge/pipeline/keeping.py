@@ -17,17 +17,17 @@ from bridge.envelope import Envelope
 from bridge.errors import EngineError, EngineOutage, EngineRejected, kept
 from bridge.message import Message, Position
 from bridge.pace import NO_ROUTE
-from bridge.parking.held import HeldMessage
-from bridge.parking.letter import Letter
+from bridge.parking.held import QuarantinedMessage
+from bridge.parking.letter import StoredMessage
 from bridge.parking.ward import FULL
-from bridge.pipeline.admission import NotYet
+from bridge.pipeline.admission import Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 from bridge.pipeline.execution import SLICE, Execution, Target
-from bridge.pipeline.gate import Gate
-from bridge.pipeline.item import Item
+from bridge.pipeline.gate import FlowControl
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.quarantine import HeldDelivery, Quarantine, QuarantineSettings, Wards
+from bridge.pipeline.quarantine import Quarantine, QuarantinedDelivery, QuarantineSettings, QuarantineStore
 from bridge.pipeline.settings import SourceSettings
 from bridge.settlement import (
     Complete,
@@ -46,14 +46,14 @@ from bridge.settlement import (
 log = structlog.get_logger("bridge.quarantine")
 
 
-def letters(settings: SourceSettings, broker: str) -> Callable[[Item], Letter]:
+def letters(settings: SourceSettings, broker: str) -> Callable[[InFlightDelivery], StoredMessage]:
     """Makes of an item what its dead letter will tell, for who keeps it outside its broker."""
 
-    def letter(item: Item) -> Letter:
+    def letter(item: InFlightDelivery) -> StoredMessage:
         delivery = item.delivery
-        if isinstance(delivery, HeldDelivery):
+        if isinstance(delivery, QuarantinedDelivery):
             return replace(delivery.held.letter, executed=tuple(dict.fromkeys(item.executed)))
-        return Letter(
+        return StoredMessage(
             delivery.message,
             delivery.position,
             broker,
@@ -68,7 +68,7 @@ def letters(settings: SourceSettings, broker: str) -> Callable[[Item], Letter]:
     return letter
 
 
-class Keeping:
+class QuarantineStage:
     """Runs items, and keeps those of poisoned keys where the source says so. With `wards` None it only runs them."""
 
     def __init__(
@@ -76,15 +76,15 @@ class Keeping:
         settings: SourceSettings,
         broker: Broker,
         execution: Execution,
-        letter: Callable[[Item], Letter],
+        letter: Callable[[InFlightDelivery], StoredMessage],
         decode: Callable[[Message, Position], Envelope],
         engines: Mapping[str, Target],
         lanes: Lanes,
         ledger: Ledger,
-        gate: Gate,
+        gate: FlowControl,
         limit: DeadLetterLimit,
         assignment: Collection[Partition],
-        wards: tuple[str, Wards] | None,
+        store: tuple[str, QuarantineStore] | None,
         measure: Callable[[], None],
     ) -> None:
         """measure: called when there is more in flight."""
@@ -100,25 +100,25 @@ class Keeping:
         self._limit = limit
         self._assignment = assignment
         self._measure = measure
-        self._engine = "" if wards is None else wards[0]
+        self._engine = "" if store is None else store[0]
         self._loading: asyncio.Task[None] | None = None
         self.quarantine: Quarantine | None = None
-        if wards is not None:
+        if store is not None:
             chosen = settings.quarantine or QuarantineSettings()
-            self.quarantine = Quarantine(settings.name, wards[1], chosen, self._mine, self._read, self._take_up)
+            self.quarantine = Quarantine(settings.name, store[1], chosen, self._mine, self._read, self._take_up)
 
     @property
     def ready(self) -> bool:
         """Whether it is known what is held: before that nothing is dispatched."""
         return self.quarantine is None or self.quarantine.loaded.is_set()
 
-    def lost(self, key: Hashable | None, item: Item) -> bool:
+    def lost(self, key: Hashable | None, item: InFlightDelivery) -> bool:
         """Whether the item is a held one that goes back, since one before it failed again."""
         return self.quarantine is not None and self.quarantine.lost(key, item)
 
     async def run(
-        self, lane: Lane, item: Item, crowded: Callable[[Lane], bool]
-    ) -> tuple[Settlement | NotYet, Step | None]:
+        self, lane: Lane, item: InFlightDelivery, crowded: Callable[[Lane], bool]
+    ) -> tuple[Settlement | Throttled, Step | None]:
         """How the item ends, and the step that failed or has to wait. Raises: DeadLetterLimited."""
         quarantine = self.quarantine
         if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
@@ -129,7 +129,7 @@ class Keeping:
         if isinstance(settlement, Retry) and settlement.failed and crowded(lane):
             detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
             settlement = DeadLetter(settlement.reason, detail)
-        if isinstance(settlement, NotYet):
+        if isinstance(settlement, Throttled):
             return settlement, step
         unreadable = item.delivery.message.unreadable
         skip = unreadable is not None and self._settings.subscribe.unreadable.of(unreadable) == "skip"
@@ -141,7 +141,7 @@ class Keeping:
             quarantine=poison,
             held=0.0 if item.failed_at is None else now - item.failed_at,
             # What is on an engine already has no lock that could be lost
-            max_hold=math.inf if isinstance(item.delivery, HeldDelivery) else self._settings.retry.max_hold,
+            max_hold=math.inf if isinstance(item.delivery, QuarantinedDelivery) else self._settings.retry.max_hold,
             skip=skip,
         )
         if skip and isinstance(ended, Complete):
@@ -154,7 +154,7 @@ class Keeping:
             )
         if quarantine is None or not isinstance(ended, Park):
             return ended, step
-        first = ended.wait is Wait.PERSON and not isinstance(item.delivery, HeldDelivery)
+        first = ended.wait is Wait.PERSON and not isinstance(item.delivery, QuarantinedDelivery)
         limited = NO_ROUTE if step is None else step.route
         paced = first and await self._limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
@@ -163,7 +163,7 @@ class Keeping:
         if isinstance(kept, Complete):
             if paced:
                 await self._limit.wrote(limited)
-            if isinstance(item.delivery, HeldDelivery):
+            if isinstance(item.delivery, QuarantinedDelivery):
                 item.delivery.returned = True
         return kept, step
 
@@ -215,10 +215,10 @@ class Keeping:
         if self.quarantine is not None:
             await self.quarantine.give_up(lambda topic, number: places is None or (topic, number) in places)
 
-    async def _kept(self, keeping: Awaitable[None]) -> Settlement:
+    async def _kept(self, quarantine_stage: Awaitable[None]) -> Settlement:
         """How a delivery ends that is to be kept."""
         try:
-            await keeping
+            await quarantine_stage
         except EngineError as error:
             if isinstance(error, EngineOutage) and self._engine in self._engines:
                 self._engines[self._engine].breaker.trip(error)
@@ -233,7 +233,7 @@ class Keeping:
             partition.topic == topic and partition.number == number for partition in self._assignment
         )
 
-    async def _read(self, key: Hashable, messages: Sequence[HeldMessage]) -> Sequence[Item]:
+    async def _read(self, key: Hashable, messages: Sequence[QuarantinedMessage]) -> Sequence[InFlightDelivery]:
         """Decode held messages; others get a turn where that takes long."""
         assert self.quarantine is not None
         now = since = time.monotonic()
@@ -248,7 +248,7 @@ class Keeping:
                 envelope = self._decode(held.letter.message, held.letter.position)
             except Exception as failure:
                 error = kept(failure)  # judged when its turn comes
-            item = Item(HeldDelivery(self.quarantine, key, held), envelope, error, now)
+            item = InFlightDelivery(QuarantinedDelivery(self.quarantine, key, held), envelope, error, now)
             item.executed = list(held.letter.executed)
             if held.attempts > 1:
                 item.attempt = held.attempts
@@ -256,7 +256,7 @@ class Keeping:
             items.append(item)
         return items
 
-    def _take_up(self, key: Hashable, items: Sequence[Item]) -> bool:
+    def _take_up(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Held messages go before what waits in their lane."""
         if not self._lanes.insert(key, items):
             return False
@@ -266,9 +266,9 @@ class Keeping:
         return True
 
 
-def leaves(item: Item, gone: Collection[Partition], places: Collection[tuple[str, int]]) -> bool:
+def leaves(item: InFlightDelivery, gone: Collection[Partition], places: Collection[tuple[str, int]]) -> bool:
     """Whether an item goes with these partitions; a held one goes with the one that it came from."""
     partition = item.delivery.partition
     return partition in gone or (
-        isinstance(item.delivery, HeldDelivery) and (partition.topic, partition.number) in places
+        isinstance(item.delivery, QuarantinedDelivery) and (partition.topic, partition.number) in places
     )

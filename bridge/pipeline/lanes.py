@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 
 
 class LaneState(Enum):
@@ -24,9 +24,9 @@ class Lane:
 
     __slots__ = ("items", "key", "state", "timer")
 
-    def __init__(self, key: Hashable | None, item: Item) -> None:
+    def __init__(self, key: Hashable | None, item: InFlightDelivery) -> None:
         self.key = key
-        self.items: deque[Item] = deque((item,))
+        self.items: deque[InFlightDelivery] = deque((item,))
         self.state = LaneState.READY
         self.timer: asyncio.TimerHandle | None = None
 
@@ -63,7 +63,7 @@ class Lanes:
         """
         return len(self._held)
 
-    def push(self, key: Hashable | None, item: Item) -> Lane:
+    def push(self, key: Hashable | None, item: InFlightDelivery) -> Lane:
         """Append an item to its key's lane, opening the lane when there is none."""
         if key is None:
             lane = Lane(None, item)
@@ -77,7 +77,7 @@ class Lanes:
         self._offer(lane)
         return lane
 
-    def insert(self, key: Hashable, items: Sequence[Item]) -> bool:
+    def insert(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Put items before all others of their key; False, and nothing is done, while a worker has the lane's head."""
         lane = self._keyed.get(key)
         if lane is not None and lane.state is LaneState.RUNNING:
@@ -147,10 +147,10 @@ class Lanes:
         for lane in held:
             self._offer(lane)
 
-    def drop(self, gone: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+    def drop(self, gone: Callable[[InFlightDelivery], bool]) -> tuple[list[InFlightDelivery], list[InFlightDelivery]]:
         """Remove the items that `gone` says, except heads that a worker has. Returns (removed, still at work)."""
-        removed: list[Item] = []
-        running: list[Item] = []
+        removed: list[InFlightDelivery] = []
+        running: list[InFlightDelivery] = []
         for lane in self:
             at_work = lane.items[0] if lane.state is LaneState.RUNNING else None
             if at_work is not None and gone(at_work):

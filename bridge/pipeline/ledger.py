@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from bridge.pipeline.histogram import Histogram
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.settlement import Outcome
 
 
@@ -30,13 +30,13 @@ class Ledger:
         self.processing = Histogram()
         self.critical = Histogram()
 
-    def receive(self, item: Item) -> None:
+    def receive(self, item: InFlightDelivery) -> None:
         """A delivery came in."""
         self.received += 1
         self.in_flight += 1
         self.in_flight_bytes += item.size
 
-    def settle(self, item: Item, outcome: Outcome, now: float, wall: float) -> None:
+    def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
         """A delivery was settled. now: monotonic seconds. wall: seconds since the epoch."""
         self.settled_at = now
         self._leave(item)
@@ -46,7 +46,7 @@ class Ledger:
         if sent is not None:
             self.critical.observe(wall - sent if wall > sent else 0.0)
 
-    def abandon(self, item: Item, reason: str) -> None:
+    def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """A delivery was let go unsettled; it will be redelivered."""
         self._leave(item)
         self.abandoned[reason] += 1
@@ -55,6 +55,6 @@ class Ledger:
         """Whether every received delivery is accounted for."""
         return self.received == sum(self.outcomes.values()) + sum(self.abandoned.values()) + self.in_flight
 
-    def _leave(self, item: Item) -> None:
+    def _leave(self, item: InFlightDelivery) -> None:
         self.in_flight -= 1
         self.in_flight_bytes -= item.size

@@ -9,7 +9,7 @@ import structlog
 
 from bridge.errors import BridgeError
 from bridge.pipeline.execution import Target
-from bridge.pipeline.gate import Gate
+from bridge.pipeline.gate import FlowControl
 from bridge.pipeline.lanes import Lanes
 from bridge.settlement import RetryPolicy
 
@@ -19,7 +19,7 @@ log = structlog.get_logger("bridge.source")
 class Outages:
     """Closes a source's gate while something is away, and frees the lanes that it held when it is back."""
 
-    def __init__(self, source: str, retry: RetryPolicy, gate: Gate, lanes: Lanes) -> None:
+    def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
         self._source = source
         self._retry = retry
         self._gate = gate
@@ -34,7 +34,7 @@ class Outages:
 
     def broker_away(self, error: BridgeError) -> None:
         """It did not take a settlement; tried again after a while."""
-        if "broker" not in self._gate.holds:
+        if "broker" not in self._gate.pause_reasons:
             self._failures += 1
             self._gate.hold("broker", str(error))
             log.warning("broker away", action="hold", source=self._source, detail=str(error))
@@ -45,7 +45,7 @@ class Outages:
         self._gate.release("broker")
         self._lanes.release()
 
-    def broker_took(self) -> None:
+    def broker_recovered(self) -> None:
         """It took a settlement."""
         self._failures = 0
 

@@ -41,7 +41,7 @@ class RunningValue:
         return not self.running and not self.waiting
 
 
-class Population:
+class RunningInstances:
     """Ids that run, from a count of the engine; in between from what this process starts, and what the engine tells.
 
     Before the first count nothing is known, and nobody may enter.
@@ -52,7 +52,7 @@ class Population:
         self.engine = engine
         self.prefix = prefix
         self.known = False
-        self.told = False
+        self.is_notified = False
         """Whether the engine tells what starts and finishes."""
         self.values = None if max_values is None else Values(max_values, RunningValue)
         self._count = count
@@ -86,13 +86,13 @@ class Population:
             await asyncio.gather(self.task, return_exceptions=True)
             self.task = None
 
-    def enter(self, instance_id: str, value: RunningValue | None = None) -> None:
+    def reserve(self, instance_id: str, value: RunningValue | None = None) -> None:
         """The instance is about to be started. value: the count of its value."""
         self._entered[instance_id] = time.monotonic()
         if value is not None:
             self._count_for(instance_id, value)
 
-    def withdraw(self, instance_id: str) -> None:
+    def release(self, instance_id: str) -> None:
         """The instance that was about to be started was not; it may run all the same."""
         if instance_id not in self._sure and self._forget(instance_id):
             self._tell()
@@ -115,9 +115,9 @@ class Population:
         if [instance_id for instance_id in left if self._forget(instance_id)]:
             self._tell()
 
-    def want(self) -> None:
+    def request_recount(self) -> None:
         """Somebody waits for room."""
-        if not self.told or not self.known:
+        if not self.is_notified or not self.known:
             self._wanted.set()
 
     async def _run(self) -> None:

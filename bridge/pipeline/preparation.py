@@ -9,7 +9,7 @@ import structlog
 
 from bridge.errors import RegistryUnavailable
 from bridge.message import Message
-from bridge.pipeline.gate import Gate
+from bridge.pipeline.gate import FlowControl
 from bridge.settlement import RetryPolicy
 
 log = structlog.get_logger("bridge.source")
@@ -20,7 +20,9 @@ Prepare = Callable[[Sequence[Message]], Awaitable[None]]
 _HOLD = "schema registry"
 
 
-async def prepared(prepare: Prepare, messages: Sequence[Message], source: str, gate: Gate, retry: RetryPolicy) -> None:
+async def prepared(
+    prepare: Prepare, messages: Sequence[Message], source: str, gate: FlowControl, retry: RetryPolicy
+) -> None:
     """Return when they can be decoded; until then the source is held. Who calls takes in nothing meanwhile: what comes
     later may be of the same key.
     """

@@ -17,11 +17,11 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.errors import BrokerUnavailable, EngineError
 from bridge.message import Message, Position
-from bridge.parking.held import HeldKey, HeldMessage
+from bridge.parking.held import QuarantinedKey, QuarantinedMessage
 from bridge.parking.key import decode, encode
-from bridge.parking.letter import Letter
-from bridge.parking.ward import LEASE, mark_of
-from bridge.pipeline.item import Item
+from bridge.parking.letter import StoredMessage
+from bridge.parking.ward import LEASE, delivery_id
+from bridge.pipeline.item import InFlightDelivery
 from bridge.provenance import Cause
 from bridge.settlement import Park, Wait
 
@@ -32,12 +32,12 @@ _REMEMBERED = 10_000
 """Settled messages that are known again when the engine still lists them."""
 
 
-class Wards(Protocol):
+class QuarantineStore(Protocol):
     """Where they are held: `bridge.engines.parking.wards.EngineWards`. Every method raises EngineError."""
 
-    async def load(self) -> Sequence[HeldKey]: ...
+    async def load(self) -> Sequence[QuarantinedKey]: ...
 
-    async def settled(self) -> Sequence[HeldKey]: ...
+    async def settled(self) -> Sequence[QuarantinedKey]: ...
 
     async def holds(self, key: bytes) -> bool: ...
 
@@ -69,7 +69,7 @@ class _Work:
     partition: int
 
 
-class HeldPartition:
+class QuarantinedPartition:
     """Where a held message came from; the broker keeps nothing for it any more."""
 
     __slots__ = ("number", "topic")
@@ -88,19 +88,19 @@ class HeldPartition:
         """Likewise."""
 
 
-class HeldDelivery:
+class QuarantinedDelivery:
     """A held message at work: settled on the engine. Implements `bridge.brokers.base.Delivery`."""
 
     __slots__ = ("_quarantine", "held", "key", "partition", "returned")
 
-    def __init__(self, quarantine: Quarantine, key: Hashable, held: HeldMessage) -> None:
+    def __init__(self, quarantine: Quarantine, key: Hashable, held: QuarantinedMessage) -> None:
         self._quarantine = quarantine
         self.key = key
         self.held = held
         self.returned = False
         """It failed again and is held anew: there is nothing to settle."""
         position = held.letter.position
-        self.partition: Partition = HeldPartition(position.topic, position.partition)
+        self.partition: Partition = QuarantinedPartition(position.topic, position.partition)
 
     @property
     def message(self) -> Message:
@@ -120,7 +120,7 @@ class HeldDelivery:
         return False
 
     @property
-    def unsure(self) -> bool:
+    def settlement_unknown(self) -> bool:
         """See `lost`."""
         return False
 
@@ -147,11 +147,11 @@ class Quarantine:
     def __init__(
         self,
         source: str,
-        wards: Wards,
+        store: QuarantineStore,
         settings: QuarantineSettings,
         assigned: Callable[[str, int], bool],
-        read: Callable[[Hashable, Sequence[HeldMessage]], Awaitable[Sequence[Item]]],
-        take_up: Callable[[Hashable, Sequence[Item]], bool],
+        read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
+        take_up: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
     ) -> None:
         """assigned: whether a topic's partition is this process's. read: decodes held messages.
 
@@ -160,7 +160,7 @@ class Quarantine:
         self.loaded = asyncio.Event()
         self.owner = uuid4().hex
         self._source = source
-        self._wards = wards
+        self._store = store
         self._settings = settings
         self._assigned = assigned
         self._read = read
@@ -176,28 +176,34 @@ class Quarantine:
 
     # -- what the pipeline asks
 
-    def joins(self, key: Hashable | None, item: Item) -> bool:
+    def joins(self, key: Hashable | None, item: InFlightDelivery) -> bool:
         """Whether the item, at work now, belongs behind held ones."""
-        return key is not None and self._keys.get(key) is _State.HELD and not isinstance(item.delivery, HeldDelivery)
+        return (
+            key is not None
+            and self._keys.get(key) is _State.HELD
+            and not isinstance(item.delivery, QuarantinedDelivery)
+        )
 
-    def lost(self, key: Hashable | None, item: Item) -> bool:
+    def lost(self, key: Hashable | None, item: InFlightDelivery) -> bool:
         """Whether the item is a held one whose turn is over: one before it failed again."""
-        if not isinstance(item.delivery, HeldDelivery):
+        if not isinstance(item.delivery, QuarantinedDelivery):
             return False
         work = self._at_work.get(key)
         return work is None or item.delivery.held.mark not in work.marks
 
-    def fits(self, item: Item) -> bool:
+    def fits(self, item: InFlightDelivery) -> bool:
         """Whether the item is not too large to be held at all."""
         return item.size < self._settings.max_bytes // 2
 
-    async def hold(self, key: Hashable, item: Item, letter: Letter, why: Park, error: str, route: str | None) -> None:
+    async def hold(
+        self, key: Hashable, item: InFlightDelivery, letter: StoredMessage, why: Park, error: str, route: str | None
+    ) -> None:
         """The item failed: it and its key wait. Return when that is durable. Raises: EngineError."""
         cause = {"reason": why.reason, "detail": why.detail, "error": error, "route": route}
         until = None if why.seconds is None else time.time() + why.seconds
         # After a wait for time it goes on where it was; what a person releases begins anew
         attempts = item.attempt + 1 if why.wait is Wait.TIME else 1
-        if isinstance(item.delivery, HeldDelivery):
+        if isinstance(item.delivery, QuarantinedDelivery):
             held = item.delivery.held
             value = {"mark": held.mark, "cause": cause, "until": until, "attempts": attempts}
             await self._signal(key, "again", value | {"executed": list(letter.executed)})
@@ -213,12 +219,12 @@ class Quarantine:
         self._keys[key] = _State.HELD
         self._some.set()
 
-    async def follow(self, key: Hashable, item: Item, letter: Letter) -> None:
+    async def follow(self, key: Hashable, item: InFlightDelivery, letter: StoredMessage) -> None:
         """The item joins the held ones. Return when that is durable. Raises: EngineError."""
         await self._signal(key, "follow", self._value(key, item, letter, None, 1))
         self._joined[key] = self._joined.get(key, 0) + 1
 
-    async def done(self, key: Hashable, held: HeldMessage) -> None:
+    async def done(self, key: Hashable, held: QuarantinedMessage) -> None:
         """Raises: BrokerUnavailable, in the words of a delivery."""
         try:
             await self._signal(key, "done", {"mark": held.mark})
@@ -235,7 +241,7 @@ class Quarantine:
                 del self._at_work[key]
                 self._forget(key)
 
-    async def again(self, key: Hashable, held: HeldMessage, cause: dict[str, Any], until: float | None) -> None:
+    async def again(self, key: Hashable, held: QuarantinedMessage, cause: dict[str, Any], until: float | None) -> None:
         """Raises: BrokerUnavailable, in the words of a delivery."""
         value = {"mark": held.mark, "cause": cause, "until": until, "attempts": held.attempts}
         try:
@@ -259,7 +265,7 @@ class Quarantine:
 
     async def load(self) -> None:
         """Know what is held. Raises: EngineError."""
-        for each in await self._wards.settled():
+        for each in await self._store.settled():
             if each.key:
                 self._keys.setdefault(decode(each.key), _State.HELD)
         if self._keys:
@@ -285,7 +291,7 @@ class Quarantine:
         """One look. Raises: EngineError."""
         known = [key for key, state in self._keys.items() if state is _State.HELD]
         joined = dict(self._joined)
-        listed = await self._wards.load()
+        listed = await self._store.load()
         found = {decode(each.key): each for each in listed if each.key}
         for key, each in found.items():
             state = self._keys.setdefault(key, _State.HELD)
@@ -300,10 +306,10 @@ class Quarantine:
                 else:
                     await self._signal(key, "claim", {"owner": self.owner})
         for key in known:
-            if key not in found and self._keys.get(key) is _State.HELD and not await self._wards.holds(encode(key)):
+            if key not in found and self._keys.get(key) is _State.HELD and not await self._store.holds(encode(key)):
                 self._forget(key)
 
-    async def _resume(self, key: Hashable, each: HeldKey, joined: int | None) -> None:
+    async def _resume(self, key: Hashable, each: QuarantinedKey, joined: int | None) -> None:
         left = []
         for message in each.messages:
             if message.mark in self._settled:
@@ -320,7 +326,7 @@ class Quarantine:
         self._at_work[key] = _Work({message.mark for message in left}, first.topic, first.partition)
         log.info("key released", action="quarantine", source=self._source, messages=len(left))
 
-    def _mine(self, each: HeldKey) -> bool:
+    def _mine(self, each: QuarantinedKey) -> bool:
         position = each.messages[0].letter.position
         return self._assigned(position.topic, position.partition)
 
@@ -328,10 +334,12 @@ class Quarantine:
         self._keys.pop(key, None)
         self._joined.pop(key, None)
 
-    def _value(self, key: Hashable, item: Item, letter: Letter, route: str | None, attempts: int) -> dict[str, Any]:
+    def _value(
+        self, key: Hashable, item: InFlightDelivery, letter: StoredMessage, route: str | None, attempts: int
+    ) -> dict[str, Any]:
         failed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
         held = {
-            "mark": mark_of(letter.position),
+            "mark": delivery_id(letter.position),
             "letter": letter.to_json(),
             "since": time.time(),
             "attempts": attempts,
@@ -348,4 +356,4 @@ class Quarantine:
         }
 
     async def _signal(self, key: Hashable, operation: str, value: dict[str, Any]) -> None:
-        await self._wards.signal(encode(key), operation, value)
+        await self._store.signal(encode(key), operation, value)

@@ -11,7 +11,7 @@ from bridge.brokers.base import Partition
 from bridge.commands import Step
 from bridge.pace import NO_ROUTE
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 from bridge.provenance import Cause
 from bridge.settlement import Complete, DeadLetter, Outcome
@@ -41,7 +41,7 @@ class Settler:
         self._limit = limit
         self._stops_others = stops_others
 
-    async def settle(self, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+    async def settle(self, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
         """Settle an item.
 
         Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget it),
@@ -74,7 +74,7 @@ class Settler:
             deliveries=item.delivery.attempt,
         )
 
-    def _cause(self, item: Item, end: DeadLetter, step: Step | None) -> Cause:
+    def _cause(self, item: InFlightDelivery, end: DeadLetter, step: Step | None) -> Cause:
         return Cause(
             reason=end.reason,
             detail=end.detail,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.values import Values
 
 
@@ -34,7 +34,7 @@ class Share:
     def __init__(self) -> None:
         self.records = 0
         self.size = 0
-        self.waiting: dict[Item, Callable[[], None] | None] = {}
+        self.waiting: dict[InFlightDelivery, Callable[[], None] | None] = {}
         self.used_at = 0.0
 
     def idle(self, now: float) -> bool:
@@ -60,7 +60,7 @@ class Shares:
         """Half of what may wait, waits: soon the source is read no further."""
         return 2 * self.records >= self.bounds.max_waiting or 2 * self.size >= self.bounds.max_waiting_bytes
 
-    def join(self, value: str, item: Item) -> None:
+    def join(self, value: str, item: InFlightDelivery) -> None:
         """Count the item for its value."""
         share = item.share = self.values.of(value, time.monotonic())
         if not share.waiting and self._fits(share, item):
@@ -71,16 +71,16 @@ class Shares:
             self.records += 1
             self.size += item.size
 
-    def may_go(self, item: Item) -> bool:
+    def may_go(self, item: InFlightDelivery) -> bool:
         """True when the item has its place among those at work."""
         return item.share is None or item not in item.share.waiting
 
-    def wait(self, item: Item, wake: Callable[[], None]) -> None:
+    def wait(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
         """Call `wake` when the item may go."""
         assert item.share is not None
         item.share.waiting[item] = wake
 
-    def leave(self, item: Item) -> None:
+    def leave(self, item: InFlightDelivery) -> None:
         """The item is done with; the next of its value may go."""
         share = item.share
         if share is None:
@@ -105,7 +105,7 @@ class Shares:
             if wake is not None:
                 wake()
 
-    def _fits(self, share: Share, item: Item) -> bool:
+    def _fits(self, share: Share, item: InFlightDelivery) -> bool:
         """A single delivery has room however large it is."""
         bounds = self.bounds
         return not share.records or (

@@ -19,19 +19,19 @@ from bridge.errors import (
     SettlementRefused,
     kept,
 )
-from bridge.pipeline.admission import NotYet, RouteLimit
+from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import SLICE, Execution, Routes, Target
-from bridge.pipeline.gate import Gate
+from bridge.pipeline.gate import FlowControl
 from bridge.pipeline.intake import Decode, Intake
-from bridge.pipeline.item import Item
-from bridge.pipeline.keeping import Keeping, leaves, letters
+from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.keeping import QuarantineStage, leaves, letters
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
-from bridge.pipeline.quarantine import Wards
+from bridge.pipeline.quarantine import QuarantineStore
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.shares import Shares
@@ -61,7 +61,7 @@ class SourcePipeline:
         *,
         limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
-        wards: tuple[str, Wards] | None = None,
+        store: tuple[str, QuarantineStore] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class SourcePipeline:
         self.lanes = Lanes(None if self.shares is None else self._waits)
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
-        self.gate = Gate(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
+        self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
         self.assignment: set[Partition] = set()
@@ -88,7 +88,7 @@ class SourcePipeline:
         self.limits = limits or {}
         self._domain = domain
         letter = letters(settings, broker.name)
-        self.keeping = Keeping(
+        self.quarantine_stage = QuarantineStage(
             settings,
             broker,
             Execution(routes, engines, settings.retry, self.ledger, letter, limits),
@@ -100,7 +100,7 @@ class SourcePipeline:
             self.gate,
             self.dead_letter_limit,
             self.assignment,
-            wards,
+            store,
             self._measure,
         )
         self._settler = Settler(
@@ -112,7 +112,7 @@ class SourcePipeline:
             self._stops_others,
         )
         self._revoking: set[Partition] = set()
-        self._running: set[Item] = set()
+        self._running: set[InFlightDelivery] = set()
         self._finished = asyncio.Event()
         self._stopping = False
         self._reading: asyncio.Task[None] | None = None
@@ -129,14 +129,14 @@ class SourcePipeline:
             domain,
             self.shares,
             revoked=self._revoked,
-            crowded=self._crowded,
+            crowded=self._backlog_exceeded,
             joined=self._joined,
         )
 
     async def start(self) -> None:
         """Subscribe and begin. Raises: BrokerUnavailable."""
         self._outages.watch(self._engines)
-        self.keeping.start()
+        self.quarantine_stage.start()
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
         self.unloading.use(self.subscription)
         self._workers = [
@@ -146,8 +146,8 @@ class SourcePipeline:
         self._reading = asyncio.create_task(self._take_in(), name=f"{self.settings.name}:intake")
         pacing = self.dead_letter_limit.run()
         self._watches.append(asyncio.create_task(pacing, name=f"{self.settings.name}:dead-letter-limit"))
-        if self.keeping.quarantine is not None:
-            watch = self.keeping.quarantine.watch()
+        if self.quarantine_stage.quarantine is not None:
+            watch = self.quarantine_stage.quarantine.watch()
             self._watches.append(asyncio.create_task(watch, name=f"{self.settings.name}:quarantine"))
 
     @property
@@ -168,18 +168,18 @@ class SourcePipeline:
         if self._reading is not None:
             self._reading.cancel()
         # Before anything is awaited: what follows a given-back message must not be executed before it
-        running = self._give_back(lambda item: True, "drain")
+        running = self._abandon_queued(lambda item: True, "drain")
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
         try:
             async with asyncio.timeout(deadline):
-                await self._end_of(running)
+                await self._wait_for(running)
         except TimeoutError:
             log.warning("drain deadline passed", action="drain", source=self.settings.name, at_work=len(self._running))
         for task in (*self._workers, *self._watches):
             task.cancel()
         await asyncio.gather(*self._workers, *self._watches, return_exceptions=True)
-        await self.keeping.stop()
+        await self.quarantine_stage.stop()
         if self.subscription is not None:
             await self.subscription.close()
 
@@ -187,7 +187,7 @@ class SourcePipeline:
 
     async def assigned(self, partitions: Sequence[Partition]) -> None:
         self.assignment.update(partitions)
-        self.keeping.load()
+        self.quarantine_stage.load()
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
@@ -198,10 +198,10 @@ class SourcePipeline:
             self.gate.forget(partition)
         lost = sum(partition.lost for partition in gone)
         self.ledger.locks_lost += lost
-        places = self.keeping.places(gone)
-        running = self._give_back(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
-        await self._end_of(running)
-        await self.keeping.give_up(places)
+        places = self.quarantine_stage.places(gone)
+        running = self._abandon_queued(lambda item: leaves(item, gone, places), LockLost.reason if lost else "revoked")
+        await self._wait_for(running)
+        await self.quarantine_stage.give_up(places)
 
     # -- intake
 
@@ -217,7 +217,7 @@ class SourcePipeline:
             except (BrokerUnavailable, ClockSkew) as error:
                 failures += 1
                 cause = "clock" if isinstance(error, ClockSkew) else "broker"
-                self.gate.holds[cause] = str(error)
+                self.gate.pause_reasons[cause] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same end
@@ -257,20 +257,20 @@ class SourcePipeline:
                 await asyncio.sleep(0)
                 self._slice = time.monotonic()
 
-    async def _process(self, lane: Lane, item: Item) -> None:
+    async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
             self.lanes.hold(lane)  # the lane was freed with all others, at the end of an outage
             return
         # What is on its way again leaves to that delivery what it leads to
         if item.delivery.lost:
-            self._lost(lane, item)
+            self._on_lock_lost(lane, item)
             return
         if item.delivery.partition.revoked:
-            self._let_go(lane, item, "revoked")
+            self._abandon_head(lane, item, "revoked")
             return
         if self._domain is not None and not self._domain.may_go(item):
-            if (over := self._over(item)) is not None:
-                self._let_go(lane, item, over)
+            if (over := self._stop_reason(item)) is not None:
+                self._abandon_head(lane, item, over)
                 return
             self.lanes.hold(lane)
             self._domain.wait(item, lambda: self.lanes.free(lane))
@@ -278,29 +278,29 @@ class SourcePipeline:
         if not await self._loaded(lane, item):
             return
         step: Step | None = item.failed_step
-        settlement: Settlement | NotYet
+        settlement: Settlement | Throttled
         if item.pending is not None:
             settlement = item.pending
-        elif not self.keeping.ready:
+        elif not self.quarantine_stage.ready:
             self.lanes.hold(lane)
             return
-        elif self.keeping.lost(lane.key, item):
-            self._let_go(lane, item, "quarantined")
+        elif self.quarantine_stage.lost(lane.key, item):
+            self._abandon_head(lane, item, "quarantined")
             return
         else:
             try:
-                settlement, step = await self.keeping.run(lane, item, self._crowded)
+                settlement, step = await self.quarantine_stage.run(lane, item, self._backlog_exceeded)
             except DeadLetterLimited as limited:
-                self._unwritten(lane, item, limited.route)
+                self._on_dead_letter_limit(lane, item, limited.route)
                 return
             item.failed_step = step
         if isinstance(settlement, _ENDS):
             await self._settle(lane, item, settlement, step)
         elif isinstance(settlement, Release):
-            self._let_go(lane, item, settlement.reason)
-        elif (over := self._over(item)) is not None:
-            self._let_go(lane, item, over)
-        elif isinstance(settlement, NotYet):
+            self._abandon_head(lane, item, settlement.reason)
+        elif (over := self._stop_reason(item)) is not None:
+            self._abandon_head(lane, item, over)
+        elif isinstance(settlement, Throttled):
             assert step is not None
             self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
@@ -318,7 +318,7 @@ class SourcePipeline:
                     item.failed_at = time.monotonic()
             self.lanes.wait(lane, settlement.delay)
 
-    async def _loaded(self, lane: Lane, item: Item) -> bool:
+    async def _loaded(self, lane: Lane, item: InFlightDelivery) -> bool:
         """Bring back an item that stood still, decoded. False when the item waits, or is let go."""
         try:
             if self.unloading.unloaded(item):
@@ -330,14 +330,14 @@ class SourcePipeline:
             if self._prepare is not None and message.unreadable is None:
                 await self._prepare([message])
         except (BrokerUnavailable, RegistryUnavailable) as away:
-            if (over := self._over(item)) is not None:
-                self._let_go(lane, item, over)
+            if (over := self._stop_reason(item)) is not None:
+                self._abandon_head(lane, item, over)
             else:
                 self.lanes.hold(lane)
                 self._outages.broker_away(away)
             return False
-        if (over := self._over(item)) is not None:
-            self._let_go(lane, item, over)
+        if (over := self._stop_reason(item)) is not None:
+            self._abandon_head(lane, item, over)
             return False
         try:
             item.envelope = self._decode(message, item.delivery.position)
@@ -345,7 +345,7 @@ class SourcePipeline:
             item.error = kept(failure)
         return True
 
-    def _delay(self, lane: Lane, item: Item, step: Step, not_yet: NotYet) -> None:
+    def _delay(self, lane: Lane, item: InFlightDelivery, step: Step, not_yet: Throttled) -> None:
         """A limit of the route keeps the item."""
         if not_yet.delay is not None:
             self.lanes.wait(lane, not_yet.delay)
@@ -354,25 +354,25 @@ class SourcePipeline:
         self.lanes.hold(lane)
         not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
-    async def _settle(self, lane: Lane, item: Item, end: Complete | DeadLetter, step: Step | None) -> None:
+    async def _settle(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
         RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
         try:
             await self._settler.settle(item, end, step)
         except LockLost:
-            self._lost(lane, item)
+            self._on_lock_lost(lane, item)
         except (PartitionRevoked, SettlementRefused) as error:
-            self._let_go(lane, item, error.reason)
+            self._abandon_head(lane, item, error.reason)
         except DeadLetterLimited as limited:
-            self._unwritten(lane, item, limited.route)
+            self._on_dead_letter_limit(lane, item, limited.route)
         except BrokerUnavailable as error:
-            if (over := self._over(item)) is not None:
-                self._let_go(lane, item, over)
+            if (over := self._stop_reason(item)) is not None:
+                self._abandon_head(lane, item, over)
             else:
                 item.pending = end
                 self.lanes.hold(lane)
                 self._outages.broker_away(error)
         else:
-            self._outages.broker_took()
+            self._outages.broker_recovered()
             self.lanes.settled(lane)
             self._leave(item)
             self.last_progress = self.ledger.settled_at
@@ -381,19 +381,19 @@ class SourcePipeline:
             if self.gate.full:
                 self._measure()
 
-    def _lost(self, lane: Lane, item: Item) -> None:
+    def _on_lock_lost(self, lane: Lane, item: InFlightDelivery) -> None:
         """The lock has passed; or its message was settled, and the answer lost."""
-        if item.delivery.unsure:
-            self._let_go(lane, item, UNKNOWN_SETTLEMENT)
+        if item.delivery.settlement_unknown:
+            self._abandon_head(lane, item, UNKNOWN_SETTLEMENT)
         else:
             self.ledger.locks_lost += 1
-            self._let_go(lane, item, LockLost.reason)
+            self._abandon_head(lane, item, LockLost.reason)
 
-    def _unwritten(self, lane: Lane, item: Item, route: str) -> None:
+    def _on_dead_letter_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
         """Wait until the dead letter of the item may be written."""
         RouteLimit.not_started(item)
-        if (over := self._over(item)) is not None:
-            self._let_go(lane, item, over)
+        if (over := self._stop_reason(item)) is not None:
+            self._abandon_head(lane, item, over)
             return
         self.lanes.hold(lane)
         self.dead_letter_limit.wait(route, item, lambda: self._freed(lane, item))
@@ -401,18 +401,18 @@ class SourcePipeline:
             self._stand(each)
         self._measure()
 
-    def _freed(self, lane: Lane, item: Item) -> None:
+    def _freed(self, lane: Lane, item: InFlightDelivery) -> None:
         """The item may try again, at once unless held messages of its key have come before it."""
         self.lanes.free(lane)
         if lane.items[0] is not item or lane.state is not LaneState.READY:
             self.dead_letter_limit.tried(item)
 
-    def _joined(self, lane: Lane, item: Item) -> None:
+    def _joined(self, lane: Lane, item: InFlightDelivery) -> None:
         """An item has come to a lane that is held."""
         if lane.items[0].waits_for is self.dead_letter_limit:
             self._stand(item)
 
-    def _stand(self, item: Item) -> None:
+    def _stand(self, item: InFlightDelivery) -> None:
         # What waits for others of its value is bounded already
         if self.shares is None or self.shares.may_go(item):
             self.unloading.stand(item)
@@ -424,13 +424,13 @@ class SourcePipeline:
         others = 2 * partition.gap >= self.settings.max_gap or (self.shares is not None and self.shares.crowded)
         return self.unloading.standing and others
 
-    def _over(self, item: Item) -> str | None:
+    def _stop_reason(self, item: InFlightDelivery) -> str | None:
         """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
         if self._stopping:
             return "drain"
         return "revoked" if self._revoked(item.delivery.partition) else None
 
-    def _give_back(self, gone: Callable[[Item], bool], reason: str) -> list[Item]:
+    def _abandon_queued(self, gone: Callable[[InFlightDelivery], bool], reason: str) -> list[InFlightDelivery]:
         """Abandon what waits; returns what is still at work."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
@@ -438,7 +438,7 @@ class SourcePipeline:
         self._measure()
         return running
 
-    def _abandon(self, item: Item, reason: str) -> None:
+    def _abandon(self, item: InFlightDelivery, reason: str) -> None:
         if item.waits_for is not None:
             item.waits_for.forget(item)
         self.unloading.leave(item)
@@ -447,7 +447,7 @@ class SourcePipeline:
         self.ledger.abandon(item, reason)
         self._leave(item)
 
-    def _leave(self, item: Item) -> None:
+    def _leave(self, item: InFlightDelivery) -> None:
         """The next of its key and of its value may go."""
         if self._domain is not None:
             self._domain.leave(item)
@@ -463,11 +463,11 @@ class SourcePipeline:
         self.shares.wait(item, lambda: self.lanes.free(lane))
         return True
 
-    def _crowded(self, lane: Lane) -> bool:
+    def _backlog_exceeded(self, lane: Lane) -> bool:
         """Whether too many wait behind a head that had its chances."""
         return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
-    def _let_go(self, lane: Lane, item: Item, reason: str) -> None:
+    def _abandon_head(self, lane: Lane, item: InFlightDelivery, reason: str) -> None:
         self.lanes.settled(lane)
         self._abandon(item, reason)
         self._measure()
@@ -479,7 +479,7 @@ class SourcePipeline:
         waiting = (0, 0) if self.shares is None else (self.shares.records, self.shares.size)
         self.gate.measure(self.unloading.in_memory, self.unloading.bytes_in_memory, waiting)
 
-    async def _end_of(self, items: Sequence[Item]) -> None:
+    async def _wait_for(self, items: Sequence[InFlightDelivery]) -> None:
         while any(item in self._running for item in items):
             self._finished.clear()
             await self._finished.wait()

@@ -11,7 +11,7 @@ from typing import Any
 from bridge.brokers import dead_letter
 from bridge.brokers.base import Broker
 from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.parking.letter import Letter
+from bridge.parking.letter import StoredMessage
 
 TIMEOUT = 30.0
 """Seconds until a dead letter must be confirmed; then the engine tries again."""
@@ -26,17 +26,19 @@ class Undeliverable:
         self.written: Counter[tuple[str, str]] = Counter()
         """Dead letters by source and reason."""
 
-    def __call__(self, told: Mapping[str, Any]) -> None:
+    def __call__(self, document: Mapping[str, Any]) -> None:
         """told: `item`, the JSON of a parked message, with `reason`, `detail`, `error` and `attempts`.
 
         Raises: PublishFailed, BrokerUnavailable; the engine tries again.
         """
-        item = told["item"]
-        letter = Letter.from_json(item["letter"])
+        item = document["item"]
+        letter = StoredMessage.from_json(item["letter"])
         broker = self._brokers.get(letter.broker)
         if broker is None:
             raise PublishFailed(f"broker {letter.broker!r} is not configured here")
-        cause = letter.cause(told["reason"], told["detail"], told["error"], item.get("route"), told["attempts"])
+        cause = letter.cause(
+            document["reason"], document["detail"], document["error"], item.get("route"), document["attempts"]
+        )
         topic = letter.dead_letter_topic
         writing = dead_letter.write(
             lambda each: broker.publish(topic, [each]),
@@ -52,4 +54,4 @@ class Undeliverable:
         except concurrent.futures.TimeoutError as error:
             done.cancel()
             raise BrokerUnavailable(f"the dead letter for {letter.position} is not confirmed in time") from error
-        self.written[letter.source, told["reason"]] += 1
+        self.written[letter.source, document["reason"]] += 1

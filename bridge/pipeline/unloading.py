@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from bridge.brokers.base import Partition, RereadableSubscription, Subscription, UnloadableDelivery
 from bridge.message import Message, Unreadable
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 
 _SHARE = 4
@@ -35,9 +35,9 @@ class Unloading:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._subscription: RereadableSubscription | None = None
-        self._standing: dict[Item, int] = {}
+        self._standing: dict[InFlightDelivery, int] = {}
         self._standing_bytes = 0
-        self._unloaded: dict[Partition, dict[int, Item]] = defaultdict(dict)
+        self._unloaded: dict[Partition, dict[int, InFlightDelivery]] = defaultdict(dict)
         self._reading = asyncio.Lock()
         self.count = 0
         """Messages without their bodies."""
@@ -72,7 +72,7 @@ class Unloading:
             or 2 * self._standing_bytes >= self._max_bytes
         )
 
-    def stand(self, item: Item) -> None:
+    def stand(self, item: InFlightDelivery) -> None:
         """The item stands still: keep its message in memory while there is room, else unload it.
 
         The decoded form goes in both cases: it may be many times larger, as may be what an error's traceback holds.
@@ -99,24 +99,24 @@ class Unloading:
         else:
             self._keep(item)
 
-    def _keep(self, item: Item) -> None:
+    def _keep(self, item: InFlightDelivery) -> None:
         self._standing[item] = item.size
         self._standing_bytes += item.size
 
-    def leave(self, item: Item) -> None:
+    def leave(self, item: InFlightDelivery) -> None:
         """The item moves, or is gone."""
         self._standing_bytes -= self._standing.pop(item, 0)
         if self.count and self.unloaded(item):
             self._forget(item)
 
-    def unloaded(self, item: Item) -> bool:
+    def unloaded(self, item: InFlightDelivery) -> bool:
         """Whether the item has to be loaded before it moves."""
         if not self.count:
             return False
         known = self._unloaded.get(item.delivery.partition)
         return known is not None and known.get(item.delivery.position.offset) is item
 
-    async def load(self, item: Item) -> None:
+    async def load(self, item: InFlightDelivery) -> None:
         """Read the message of an unloaded item again; messages behind it come back while there is room.
 
         What the log has no more becomes an unreadable message. Raises: BrokerUnavailable.
@@ -140,7 +140,7 @@ class Unloading:
                 if found is not item:
                     self._keep(found)
 
-    def _forget(self, item: Item) -> None:
+    def _forget(self, item: InFlightDelivery) -> None:
         partition = item.delivery.partition
         known = self._unloaded[partition]
         del known[item.delivery.position.offset]
@@ -150,7 +150,7 @@ class Unloading:
         self._saved -= item.size - item.delivery.message.size
 
 
-def _load(item: Item, message: Message | None) -> None:
+def _load(item: InFlightDelivery, message: Message | None) -> None:
     delivery = item.delivery
     assert isinstance(delivery, UnloadableDelivery)
     if message is None:

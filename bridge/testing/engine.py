@@ -14,7 +14,7 @@ from bridge.engines.containment import ContainedWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Witness, Witnessed
+from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.worker import quiet_logger, register
 from bridge.parking.sealed import MessageSealer
 from bridge.testing.backend import VirtualBackend
@@ -27,10 +27,10 @@ class VirtualEngine:
     """Stands in for every configured engine. Nothing outlives the test."""
 
     durable = False
-    announces = False
+    notifies_instance_started = False
     messages = MessageSealer()
     faults: Mapping[str, int] = MappingProxyType({})
-    certain = False
+    confirms_event_delivery = False
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:
@@ -40,7 +40,7 @@ class VirtualEngine:
         self._client: AsyncTaskHubGrpcClient | None = None
         self._workers: list[Channel] = []
 
-    def empty(self, entity_id: str) -> bool:
+    def has_no_early_messages(self, entity_id: str) -> bool:
         """It has to be asked."""
         return False
 
@@ -74,11 +74,14 @@ class VirtualEngine:
         return True
 
     def worker(
-        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+        self,
+        workflows: Workflows,
+        data_converter: DataConverter | None = None,
+        witness: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
-        worker = Witnessed(
+        worker = MonitoredWorker(
             channel=channel,
             logger=quiet_logger(f"{self.name}.worker"),
             data_converter=data_converter,

@@ -38,7 +38,7 @@ from bridge.workflow.request import REPLY_TO
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds on the clock after which a test that still waits for work to be done is told what it waits for."""
 
 PAUSE = 0.002
@@ -240,12 +240,12 @@ class LocalBridge:
 
     def settle(self) -> None:
         """Wait until all messages are settled and all workflows wait for something that has not happened."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         quiet = 0
         while quiet < 2:
             quiet = 0 if (waiting := self._waiting()) else quiet + 1
             if waiting and time.monotonic() > ends:
-                raise TimeoutError(f"after {PATIENCE:g} s there is still work: {waiting}")
+                raise TimeoutError(f"after {TIMEOUT:g} s there is still work: {waiting}")
             if waiting:
                 time.sleep(PAUSE)
 
@@ -326,7 +326,7 @@ class LocalBridge:
         return found
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(TIMEOUT)
 
     def _count(self, name: str, broker: Broker) -> None:
         """Note what goes to which topic, so that it is known when all of it is settled."""

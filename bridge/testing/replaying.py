@@ -114,39 +114,53 @@ def _finished(turn: _Turn) -> bool:
 def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
     """A recorded decision in words that can be compared."""
     kind = event.WhichOneof("eventType")
-    told = getattr(event, str(kind))
+    detail = getattr(event, str(kind))
     if kind == "taskScheduled":
-        return (event.eventId, "activity", told.name, _input(told))
+        return (event.eventId, "activity", detail.name, _input(detail))
     if kind == "timerCreated":
-        return (event.eventId, "timer", told.fireAt.ToJsonString())
+        return (event.eventId, "timer", detail.fireAt.ToJsonString())
     if kind == "subOrchestrationInstanceCreated":
-        return (event.eventId, "sub-orchestration", told.name, told.version.value, told.instanceId, told.input.value)
+        return (
+            event.eventId,
+            "sub-orchestration",
+            detail.name,
+            detail.version.value,
+            detail.instanceId,
+            detail.input.value,
+        )
     if kind == "eventSent":
-        return (event.eventId, "event", told.instanceId, told.name, told.input.value)
+        return (event.eventId, "event", detail.instanceId, detail.name, detail.input.value)
     if kind == "executionCompleted":
-        return ("end", pb.OrchestrationStatus.Name(told.orchestrationStatus), told.result.value)
+        return ("end", pb.OrchestrationStatus.Name(detail.orchestrationStatus), detail.result.value)
     if kind == "continueAsNew":
-        return ("end", "ORCHESTRATION_STATUS_CONTINUED_AS_NEW", told.input.value)
-    return (event.eventId, "entity", kind, *_entity(kind, told))
+        return ("end", "ORCHESTRATION_STATUS_CONTINUED_AS_NEW", detail.input.value)
+    return (event.eventId, "entity", kind, *_entity(kind, detail))
 
 
 def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
     """What today's code decides, in the same words."""
     kind = action.WhichOneof("orchestratorActionType")
-    told = getattr(action, str(kind))
+    detail = getattr(action, str(kind))
     if kind == "scheduleTask":
-        return (action.id, "activity", told.name, _input(told))
+        return (action.id, "activity", detail.name, _input(detail))
     if kind == "createTimer":
-        return (action.id, "timer", told.fireAt.ToJsonString())
+        return (action.id, "timer", detail.fireAt.ToJsonString())
     if kind == "createSubOrchestration":
-        return (action.id, "sub-orchestration", told.name, told.version.value, told.instanceId, told.input.value)
+        return (
+            action.id,
+            "sub-orchestration",
+            detail.name,
+            detail.version.value,
+            detail.instanceId,
+            detail.input.value,
+        )
     if kind == "sendEvent":
-        return (action.id, "event", told.instance.instanceId, told.name, told.data.value)
+        return (action.id, "event", detail.instance.instanceId, detail.name, detail.data.value)
     if kind == "completeOrchestration":
-        return ("end", pb.OrchestrationStatus.Name(told.orchestrationStatus), told.result.value)
+        return ("end", pb.OrchestrationStatus.Name(detail.orchestrationStatus), detail.result.value)
     if kind == "sendEntityMessage":
-        inner = str(told.WhichOneof("EntityMessageType"))
-        return (action.id, "entity", inner, *_entity(inner, getattr(told, inner)))
+        inner = str(detail.WhichOneof("EntityMessageType"))
+        return (action.id, "entity", inner, *_entity(inner, getattr(detail, inner)))
     return (action.id, str(kind))
 
 
@@ -158,13 +172,13 @@ def _input(scheduled: pb.TaskScheduledEvent | pb.ScheduleTaskAction) -> str:
     return json.dumps({name: value for name, value in json.loads(text).items() if name != ANSWER})
 
 
-def _entity(kind: str | None, told: Any) -> tuple[Any, ...]:
+def _entity(kind: str | None, detail: Any) -> tuple[Any, ...]:
     """Request ids are left out: some are made up anew by every replay."""
     if kind in ("entityOperationCalled", "entityOperationSignaled"):
-        return (told.targetInstanceId.value, told.operation, told.input.value)
+        return (detail.targetInstanceId.value, detail.operation, detail.input.value)
     if kind == "entityLockRequested":
-        return tuple(told.lockSet)
-    return (told.targetInstanceId.value,)
+        return tuple(detail.lockSet)
+    return (detail.targetInstanceId.value,)
 
 
 def _failure(actions: Sequence[pb.OrchestratorAction]) -> str:

@@ -1,7 +1,7 @@
 """What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
 
 from bridge.answers import PUBLISH_ACTIVITY
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.entity import Entity
@@ -24,8 +24,8 @@ __all__ = [
     "Entity",
     "FailedCompensation",
     "Inbox",
+    "MessageOrigin",
     "MessageTimedOut",
-    "Origin",
     "Received",
     "RequestTimedOut",
     "Saga",

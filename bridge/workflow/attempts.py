@@ -15,7 +15,7 @@ from durabletask import task
 
 from bridge.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.errors import is_final_failure
-from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, until
+from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event
@@ -94,7 +94,7 @@ def _attempts(ctx: task.OrchestrationContext, call: Call) -> Attempt:
 def _activity_attempt(
     ctx: task.OrchestrationContext, call: Call, activity: Callable[..., Any] | str, timer: task.Task[Any] | None
 ) -> Steps:
-    result = yield from until(ctx.call_activity(name_of(activity), input=call.payload), call, timer)
+    result = yield from first_of(ctx.call_activity(name_of(activity), input=call.payload), call, timer)
     return fitted(call.name, activity, result)
 
 
@@ -129,7 +129,7 @@ def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Comma
         event = expects_answer(event, correlation_id, deadline)
 
     def attempt(_: int, timer: task.Task[Any] | None) -> Steps:
-        published = yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
+        published = yield from first_of(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
         if command.reply_to is None:
             return published
         return (yield from answer(ctx, reply_event(correlation_id), call, timer))

@@ -81,7 +81,7 @@ def describe(error: task.TaskFailedError | AttemptFailed) -> str:
     return f"{kind}: {error.details.message}"[:DETAIL_LIMIT]
 
 
-def until(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> Steps:
+def first_of(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> Steps:
     """The task's result. Raises: StepFailed when the timer fires first; TaskFailedError."""
     if timer is None:
         return (yield work)

@@ -13,8 +13,8 @@ from durabletask.serialization import JsonDataConverter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
-from bridge.origin import KEY, Wrapped, inside_of, may_be_wrapped, wrap
-from bridge.workflow.start import Carrier
+from bridge.origin import KEY, Wrapped, envelope_body, may_be_wrapped, wrap_payload
+from bridge.workflow.start import EnvelopeArgument
 
 
 class Prepared:
@@ -49,14 +49,14 @@ class DataConverter(JsonDataConverter):
             return None
         text = _ENCODER.encode(value)
         if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
-            return json.dumps(wrap(json.loads(text), None))
+            return json.dumps(wrap_payload(json.loads(text), None))
         return text
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
         """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
         if data and may_be_wrapped(data):
             value = _loads(data)
-            inside = inside_of(value)
+            inside = envelope_body(value)
             if inside is not None:
                 value = inside.get("data")
             if target_type is None:
@@ -95,7 +95,7 @@ def _loads(text: str) -> Any:
 
 @lru_cache(maxsize=2048)
 def _is_carrier(target_type: Any) -> bool:
-    return isinstance(target_type, type) and issubclass(target_type, Carrier)
+    return isinstance(target_type, type) and issubclass(target_type, EnvelopeArgument)
 
 
 _ENCODER = json.JSONEncoder(default=lambda value: _encode(value))

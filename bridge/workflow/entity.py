@@ -11,9 +11,9 @@ from durabletask.entities import DurableEntity, EntityContext
 from durabletask.internal import type_discovery
 
 from bridge.origin import Key, key_of
-from bridge.seen import REMEMBERED, Seen
+from bridge.seen import REMEMBERED, DeduplicationWindow
 from bridge.workflow.repeats import REPEATS
-from bridge.workflow.start import EVERYTHING, Carrier, carrying
+from bridge.workflow.start import EVERYTHING, EnvelopeArgument, carrying
 
 log = structlog.get_logger("bridge.workflow")
 
@@ -72,7 +72,7 @@ class _Context(EntityContext):
     def is_repeat(self, key: Key) -> bool:
         """Whether the message was here before; from now on it was."""
         text, state = self._stored()
-        seen = Seen(text or "", self._remember)
+        seen = DeduplicationWindow(text or "", self._remember)
         if not seen.add(key):
             return True
         self._seen = seen.text()
@@ -112,7 +112,7 @@ def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
     )
 
     def run(self: Entity, given: Any = _NOTHING, *more: Any, **named: Any) -> Any:
-        if not isinstance(given, Carrier):
+        if not isinstance(given, EnvelopeArgument):
             # A call of one's own method, or one that nobody sent a message for.
             plain = () if given is _NOTHING else (given,)
             if not plain and required and not named:

@@ -8,7 +8,7 @@ from typing import Any
 from durabletask import task
 
 
-class Heard(task.CompositeTask[None]):
+class OnComplete(task.CompositeTask[None]):
     """Tells of a task's end at once, while the orchestrator waits for another one. It never ends itself."""
 
     def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:

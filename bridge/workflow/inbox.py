@@ -17,12 +17,12 @@ import structlog
 from durabletask.task import CancellableTask, OrchestrationContext, Task, when_any
 
 from bridge.errors import wire_name
-from bridge.origin import Key, Origin, inside_of, key_of, origin_of, wrap
-from bridge.seen import Seen
+from bridge.origin import Key, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
+from bridge.seen import DeduplicationWindow
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.parallel import Steps
 from bridge.workflow.repeats import REPEATS
-from bridge.workflow.start import Carrier, start_of
+from bridge.workflow.start import EnvelopeArgument, start_of
 
 log = structlog.get_logger("bridge.workflow")
 
@@ -39,7 +39,7 @@ class MessageTimedOut(TimeoutError):
         self.name = name
 
 
-class Received(Carrier):
+class Received(EnvelopeArgument):
     """A message as an orchestration gets it.
 
     name: of the event. data: bare, or of the type that was asked for.
@@ -49,7 +49,7 @@ class Received(Carrier):
     name: str
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> MessageOrigin | None:
         """None when another client than the bridge raised it, without an envelope: it is never taken for a repeat."""
         return None if self.inside is None else origin_of(self.inside)
 
@@ -88,21 +88,21 @@ class Inbox:
 
         Until it was accepted or cancelled every call gives the same task, so a wait that lost a race swallows nothing.
         """
-        return self._state.box(name).hand_out(self._state.ctx)
+        return self._state.queue(name).lease(self._state.ctx)
 
     def accept(self, completed: Task[Any], *, data_type: Any = None) -> Received | None:
         """The message of a completed task; None when it is a repeat, or somebody else has taken it meanwhile.
 
         Raises: ValueError when the task is not complete or not of this inbox; TypeError when the data does not fit.
         """
-        box: _Box | None = getattr(completed, _ATTRIBUTE, None)
-        if box is None:
+        queue: _EventQueue | None = getattr(completed, _ATTRIBUTE, None)
+        if queue is None:
             raise ValueError("not a task of this inbox")
         if not completed.is_complete:
             raise ValueError("the task is not complete")
-        if box.task is not completed:
+        if queue.task is not completed:
             return None
-        message = self._state.take_in(box, completed.get_result())
+        message = self._state.take_in(queue, completed.get_result())
         return None if message is None else _typed(message, data_type)
 
 
@@ -123,27 +123,27 @@ def wait_for_message(
     (`message_aware`); TypeError when the data does not fit.
     """
     state: _State = getattr(ctx, _ATTRIBUTE, None) or _state_of(ctx)
-    box = state.boxes.get(name) or state.box(name)
+    queue = state.queues.get(name) or state.queue(name)
     if timeout is None and where is None and data_type is None:
         # The common case by the shortest way: replays come along here for every message.
-        while box.task is None and not box.queue:
-            box.task = arrival = ctx.wait_for_external_event(name, data_type=Received)
+        while queue.task is None and not queue.queue:
+            queue.task = arrival = ctx.wait_for_external_event(name, data_type=Received)
             if arrival.is_complete:
                 arrived = arrival.get_result()
             else:
-                box.waiting += 1
+                queue.waiting += 1
                 try:
                     arrived = yield arrival
                 except BaseException:
-                    box.waiting -= 1
-                    box.let_go()
+                    queue.waiting -= 1
+                    queue.release()
                     raise
-                box.waiting -= 1
-            if box.task is arrival:
-                message = state.take_in(box, arrived)
+                queue.waiting -= 1
+            if queue.task is arrival:
+                message = state.take_in(queue, arrived)
                 if message is not None:
                     return message
-    return (yield from _wait(state, box, timeout, where, data_type))
+    return (yield from _wait(state, queue, timeout, where, data_type))
 
 
 def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: str | None = None) -> None:
@@ -157,10 +157,10 @@ def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: s
     state: _State | None = getattr(ctx, _ATTRIBUTE, None)
     start = _known_start(ctx)
     inbox = start.get("inbox") if state is None else state.carried()
-    ctx.continue_as_new(wrap(new_input, origin_of(start), inbox), save_events=True, new_version=new_version)
+    ctx.continue_as_new(wrap_payload(new_input, origin_of(start), inbox), save_events=True, new_version=new_version)
 
 
-class _Box:
+class _EventQueue:
     """Messages of one name.
 
     queue: taken from the SDK and not by the orchestrator, with ascending numbers. task: the wait at hand, which also
@@ -187,7 +187,7 @@ class _Box:
             self.task = ctx.wait_for_external_event(self.name, data_type=Received)
         return self.task
 
-    def hand_out(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
+    def lease(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
         """The wait for the next message, kept ones first, for somebody who may cancel it."""
         found = self.task
         if found is None or found.is_cancelled:
@@ -210,10 +210,10 @@ class _Box:
         if self.task is not found or found.is_complete:
             return False
         self.handed = False
-        self.let_go()
+        self.release()
         return True
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """When nobody waits any more, the next event of this name is for whoever asks the SDK for it."""
         found = self.task
         if found is not None and not (self.waiting or self.handed or found.is_complete):
@@ -228,29 +228,29 @@ class _State:
         self.ctx = ctx
         self._start = key_of(start)
         carried: Mapping[str, Any] = start.get("inbox") or {}
-        self.seen = Seen(carried.get("seen", ""))
+        self.seen = DeduplicationWindow(carried.get("seen", ""))
         if "remember" in carried:
             self.seen.limit = carried["remember"]
-        self.boxes: dict[str, _Box] = {}
+        self.queues: dict[str, _EventQueue] = {}
         for name, kept in carried.get("kept", ()):
-            inside = inside_of(kept) or {}
-            self.box(name).put(_received(name, inside, inside.get("data")))
+            inside = envelope_body(kept) or {}
+            self.queue(name).put(_received(name, inside, inside.get("data")))
 
-    def box(self, name: str) -> _Box:
+    def queue(self, name: str) -> _EventQueue:
         # As the SDK has it, names differ in more than case
         folded = name.casefold()
-        box = self.boxes.get(folded)
-        if box is None:
-            box = self.boxes[folded] = _Box(name)
-        self.boxes[name] = box
-        return box
+        queue = self.queues.get(folded)
+        if queue is None:
+            queue = self.queues[folded] = _EventQueue(name)
+        self.queues[name] = queue
+        return queue
 
-    def take_in(self, box: _Box, arrived: Any) -> Received | None:
+    def take_in(self, queue: _EventQueue, arrived: Any) -> Received | None:
         """What the completed wait brought; None for a repeat."""
-        box.task = None
-        box.handed = False
+        queue.task = None
+        queue.handed = False
         if type(arrived) is Received:
-            arrived.name = box.name
+            arrived.name = queue.name
             if arrived.inside is not None:
                 key = key_of(arrived.inside)
                 if key is not None and (key == self._start or not self.seen.add(key)):
@@ -260,17 +260,17 @@ class _State:
         if isinstance(arrived, tuple):
             kept: Received = arrived[1]
             return kept
-        return _received(box.name, None, arrived)  # an event without data
+        return _received(queue.name, None, arrived)  # an event without data
 
-    def collect(self, box: _Box) -> None:
+    def collect(self, queue: _EventQueue) -> None:
         """Put into the queue what the completed wait brought."""
-        assert box.task is not None
-        arrived = box.task.get_result()
-        message = self.take_in(box, arrived)
+        assert queue.task is not None
+        arrived = queue.task.get_result()
+        message = self.take_in(queue, arrived)
         if isinstance(arrived, tuple):
-            box.queue.insert(0, arrived)  # it was the oldest
+            queue.queue.insert(0, arrived)  # it was the oldest
         elif message is not None:
-            box.put(message)
+            queue.put(message)
 
     def _drop(self, key: Key) -> None:
         if not self.ctx.is_replaying:
@@ -281,31 +281,31 @@ class _State:
 
     def carried(self) -> dict[str, Any]:
         """What the next generation begins with."""
-        boxes = dict.fromkeys(self.boxes.values())  # each once, though it has several names
-        for box in boxes:
-            if box.task is not None and box.task.is_complete:
-                self.collect(box)
-        messages = (message for box in boxes for _, message in box.queue)
-        kept = [[message.name, wrap(message.data, message.origin)] for message in messages]
+        queues = dict.fromkeys(self.queues.values())  # each once, though it has several names
+        for queue in queues:
+            if queue.task is not None and queue.task.is_complete:
+                self.collect(queue)
+        messages = (message for queue in queues for _, message in queue.queue)
+        kept = [[message.name, wrap_payload(message.data, message.origin)] for message in messages]
         inbox: dict[str, Any] = {"seen": self.seen.text(), "remember": self.seen.limit}
         return {**inbox, "kept": kept} if kept else inbox
 
 
-def _wait(state: _State, box: _Box, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
+def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
     timer = None if timeout is None else state.ctx.create_timer(timeout)
-    box.waiting += 1
+    queue.waiting += 1
     looked_at = 0
     try:
         while True:
-            arrival = box.task
+            arrival = queue.task
             if arrival is not None and arrival.is_complete:
-                state.collect(box)
-            if box.queue and box.queue[-1][0] > looked_at:
-                message = _take(box, looked_at, where, data_type)
+                state.collect(queue)
+            if queue.queue and queue.queue[-1][0] > looked_at:
+                message = _take(queue, looked_at, where, data_type)
                 if message is not None:
                     return message
-                looked_at = box.number
-            arrival = box.arrival(state.ctx)
+                looked_at = queue.number
+            arrival = queue.arrival(state.ctx)
             if arrival.is_complete:
                 continue
             if timer is None:
@@ -313,22 +313,22 @@ def _wait(state: _State, box: _Box, timeout: timedelta | None, where: Where | No
                 continue
             if timer.is_complete:
                 assert timeout is not None
-                raise MessageTimedOut(box.name, timeout)
+                raise MessageTimedOut(queue.name, timeout)
             yield when_any([arrival, timer])
     finally:
-        box.waiting -= 1
+        queue.waiting -= 1
         if timer is not None:
             timer.cancel()
-        box.let_go()
+        queue.release()
 
 
-def _take(box: _Box, looked_at: int, where: Where | None, data_type: Any) -> Received | None:
+def _take(queue: _EventQueue, looked_at: int, where: Where | None, data_type: Any) -> Received | None:
     """The first message that the waiting one has not looked at and that it wants."""
-    first = bisect_right(box.queue, looked_at, key=itemgetter(0))
-    for position in range(first, len(box.queue)):
-        message = _typed(box.queue[position][1], data_type)
+    first = bisect_right(queue.queue, looked_at, key=itemgetter(0))
+    for position in range(first, len(queue.queue)):
+        message = _typed(queue.queue[position][1], data_type)
         if where is None or where(message):
-            del box.queue[position]
+            del queue.queue[position]
             return message
     return None
 

@@ -11,7 +11,7 @@ Steps: TypeAlias = Generator[task.Task[Any], Any, Any]
 """Part of an orchestrator: yields tasks, returns anything; run it with `yield from`."""
 
 
-def together(branches: Sequence[Steps], halt: task.CompletableTask[None] | None = None) -> Steps:
+def gather(branches: Sequence[Steps], halt: task.CompletableTask[None] | None = None) -> Steps:
     """Run the branches at the same time. Returns their results in the order given; no branches give none.
 
     Every branch runs to its end, even when another fails; then the failure that came first is raised. halt: completed

@@ -46,10 +46,10 @@ class Progress:
     def fail(self, failure: SagaAborted, begun: Sequence[str]) -> None:
         """It is over with all that was planned and not begun."""
         self._steps = {step: self._steps[step] for step in begun}
-        told: dict[str, Any] = {"reason": failure.reason, "detail": failure.detail}
+        members: dict[str, Any] = {"reason": failure.reason, "detail": failure.detail}
         if isinstance(failure, StepFailed):
-            told["step"] = failure.step
-        self._failure = f", {json.dumps(told)[1:-1]}"
+            members["step"] = failure.step
+        self._failure = f", {json.dumps(members)[1:-1]}"
         self._changed = True
 
     def failed_compensations(self, failed: Sequence[FailedCompensation]) -> None:

@@ -16,12 +16,12 @@ from bridge.errors import is_final_failure
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.cancelling import reason_of
-from bridge.workflow.heard import Heard
+from bridge.workflow.heard import OnComplete
 from bridge.workflow.identity import new_id
 from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.journal import Entry, Group
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
-from bridge.workflow.parallel import Steps, together
+from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.progress import Progress
 from bridge.workflow.publishing import publish
 from bridge.workflow.result import fitted, name_of
@@ -159,7 +159,7 @@ class Saga(Scope):
         self._heard = False  # `cancel`, in front of the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
-        Heard(self._cancel, self._hear)
+        OnComplete(self._cancel, self._hear)
 
     def point_of_no_return(self) -> None:
         """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
@@ -265,7 +265,7 @@ class Saga(Scope):
     def _together(self, runs: Sequence[Steps], halt: task.CompletableTask[None]) -> Steps:
         self._groups += 1
         try:
-            return (yield from together(runs, halt))
+            return (yield from gather(runs, halt))
         finally:
             self._groups -= 1
 
@@ -328,7 +328,7 @@ class Saga(Scope):
     def _undo(self, group: Group, states: Sequence[StepState]) -> Steps:
         members = [self._undo_member(member, states) for member in reversed(group.members)]
         if group.parallel:
-            yield from together(members)
+            yield from gather(members)
         else:
             for member in members:
                 yield from member

@@ -9,12 +9,12 @@ from durabletask import task
 from durabletask.internal import type_discovery
 from durabletask.serialization import DataConverter, JsonDataConverter
 
-from bridge.origin import Origin, inside_of, origin_of
+from bridge.origin import MessageOrigin, envelope_body, origin_of
 
 _ATTRIBUTE = "_bridge_start"
 
 
-class Carrier:
+class EnvelopeArgument:
     """Data with the envelope it came in. Subclasses say with `wanted` what the data should become.
 
     inside: of the envelope; None for bare data.
@@ -38,13 +38,13 @@ class Carrier:
     @classmethod
     def from_json(cls, value: Any, converter: DataConverter) -> Self:
         """How any other converter of the SDK's kind builds one. Raises: UnknownEnvelope."""
-        inside = inside_of(value)
+        inside = envelope_body(value)
         return cls.carry(inside, value if inside is None else inside.get("data"), converter)
 
 
-def carrying(wanted: Any) -> type[Carrier]:
+def carrying(wanted: Any) -> type[EnvelopeArgument]:
     """A carrier of data of this type; None leaves it as it is."""
-    return type("Carrier", (Carrier,), {"wanted": wanted, "__slots__": ()})
+    return type("Carrier", (EnvelopeArgument,), {"wanted": wanted, "__slots__": ()})
 
 
 class _Everything(JsonDataConverter):
@@ -67,10 +67,10 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
     carrier = carrying(type_discovery.orchestrator_input_type(orchestrator, EVERYTHING))
 
     def started(ctx: task.OrchestrationContext, given: Any) -> Any:
-        if not isinstance(given, Carrier):
+        if not isinstance(given, EnvelopeArgument):
             # No input at all, or a converter that gave up on it.
-            inside = inside_of(given)
-            given = Carrier(inside, given if inside is None else inside.get("data"))
+            inside = envelope_body(given)
+            given = EnvelopeArgument(inside, given if inside is None else inside.get("data"))
         setattr(ctx, _ATTRIBUTE, given.inside or {})
         return orchestrator(ctx, given.data)
 
@@ -90,7 +90,7 @@ def start_of(ctx: task.OrchestrationContext) -> Mapping[str, Any] | None:
     return inside
 
 
-def origin(ctx: task.OrchestrationContext) -> Origin | None:
+def origin(ctx: task.OrchestrationContext) -> MessageOrigin | None:
     """The message that started this orchestration; None when something else did. `continue_as_new` keeps it."""
     inside = start_of(ctx)
     return None if inside is None else origin_of(inside)

@@ -13,7 +13,7 @@ from bridge.brokers.local.subscription import LocalSubscription
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.message import Message
 
-from .daemon import PATIENCE
+from .daemon import TIMEOUT
 
 
 class Log:
@@ -55,7 +55,7 @@ class Log:
             options = SubscribeOptions((topic,), "reader")
             self._subscriptions[topic] = await self._broker.subscribe(options, _Listener())
         found: list[Message] = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(found) < count:
                 for delivery in await self._subscriptions[topic].receive(count - len(found)):
                     found.append(delivery.message)

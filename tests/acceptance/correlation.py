@@ -11,7 +11,7 @@ from typing import Any
 from bridge.message import Message
 
 from .channel import Channel
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 from .killing import killed, merged
 
 FLOWS = '''
@@ -176,7 +176,7 @@ def every_message_takes_effect_once(
     killed(directory, channel, stream, kills, rng, apart=apart)
     with Serve(directory) as daemon:
         daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         expected = wanted(keys)
         while (found := effects(directory)) != expected:
             wrong = {name: (found.get(name), expected.get(name)) for name in found.keys() | expected.keys()}

@@ -18,16 +18,16 @@ from typing import Any
 
 from benchmarks._sidecar import sidecar
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
-__all__ = ["PATIENCE", "Serve", "bridge", "sidecar"]
+__all__ = ["TIMEOUT", "Serve", "bridge", "sidecar"]
 
 
 def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0) -> str:
     """Run `bridge ...` to its end; returns standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge", *map(str, arguments)],
-        cwd=cwd, input=text, text=True, capture_output=True, timeout=PATIENCE, check=False,
+        cwd=cwd, input=text, text=True, capture_output=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert expect is None or done.returncode == expect, (done.returncode, done.stdout, done.stderr)
     return done.stdout
@@ -49,8 +49,8 @@ class Serve:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, cwd=self._directory, stdout=log, stderr=log, **self._popen)
         self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
-        told = json.loads(self._ready.read_bytes())
-        self.url = told["http"] if "http" in told else f"http://{told['address']}"
+        received = json.loads(self._ready.read_bytes())
+        self.url = received["http"] if "http" in received else f"http://{received['address']}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -70,7 +70,7 @@ class Serve:
     def ended(self) -> int:
         """Wait for the end; returns the exit code."""
         assert self.process is not None
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
         """End the process as a power cut would."""
@@ -80,7 +80,7 @@ class Serve:
 
     def wait(self, condition: Any, what: str) -> None:
         """Until `condition()` holds; fails with the log when the daemon ends before or never gets there."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not condition():
             assert self.process is not None
             assert self.process.poll() is None, f"the daemon ended\n{self.log.read_text()[-4000:]}"

@@ -12,7 +12,7 @@ from bridge.message import Message
 
 from .channel import Channel
 from .correlation import FLOWS, instances
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 from .killing import killed, merged
 
 CONFIG = """
@@ -42,8 +42,8 @@ KEYS, COUNT = 20, 16
 
 
 def message(key: int, number: int, *, poisoned: bool) -> Message:
-    told = {"id": f"k{key}", "number": number, "count": COUNT} | ({} if poisoned else {"note": "fine"})
-    return Message(json.dumps(told).encode(), f"k{key}".encode(), (("type", b"told"),))
+    received = {"id": f"k{key}", "number": number, "count": COUNT} | ({} if poisoned else {"note": "fine"})
+    return Message(json.dumps(received).encode(), f"k{key}".encode(), (("type", b"told"),))
 
 
 def configure(directory: Path, channel: Channel, note: str) -> None:
@@ -51,7 +51,7 @@ def configure(directory: Path, channel: Channel, note: str) -> None:
     (directory / "bridge.yaml").write_text(config)
 
 
-def told(directory: Path) -> dict[str, object]:
+def received(directory: Path) -> dict[str, object]:
     """What each key was told, None while it waits for more."""
     return {each["instance_id"]: each["output"] for each in instances(directory, "told-")}
 
@@ -107,14 +107,14 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
             daemon.kill()
     with Serve(directory):
         await_told(directory, {f"told-k{key}": everything for key in range(KEYS)})
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while left := waiting(directory):
             assert time.monotonic() < end, left
         assert channel.letters() == []
 
 
 def await_told(directory: Path, expected: dict[str, object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while (found := told(directory)) != expected:
+    end = time.monotonic() + TIMEOUT
+    while (found := received(directory)) != expected:
         assert time.monotonic() < end, found
         time.sleep(0.2)

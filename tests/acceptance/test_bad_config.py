@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import PATIENCE, bridge
+from .daemon import TIMEOUT, bridge
 
 WHOLE = """\
 engine: {type: embedded}
@@ -63,7 +63,7 @@ def test_it_says_where_and_leaves_nothing(tmp_path: Path, what: str) -> None:
         (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))
         done = subprocess.run(
             [sys.executable, "-B", "-m", "bridge", "serve"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
+            cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT,
         )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
@@ -82,7 +82,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(text.replace("PORT", "0"))
     (tmp_path / "flows.py").write_text(FLOWS)
     done = subprocess.run(
-        [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert done.returncode == 3
     lines = {int(line) for line in re.findall(r"bridge\.yaml:(\d+):", done.stderr)}
@@ -95,7 +95,7 @@ def test_a_port_that_is_taken_stops_it_before_anything_is_consumed(tmp_path: Pat
         (tmp_path / "flows.py").write_text(FLOWS)
         bridge("publish", "orders", "--data", '{"id": "a"}', cwd=tmp_path)
         done = subprocess.run(
-            [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+            [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
         )
         assert done.returncode not in (0, 2)
         assert "Traceback" not in done.stderr

@@ -258,17 +258,17 @@ def test_it_is_dead_lettered_and_the_daemon_goes_on(project: Project, bad: Bad) 
     message = Message(bad.body, bad.key, bad.headers)
     project.log.publish(bad.topic, message)
     [letter] = project.log.read(f"{bad.topic}.dlq", 1)
-    told = {name: value.decode() for name, value in letter.headers if name.startswith("bridge.")}
-    assert told[provenance.REASON] == bad.reason, told
-    detail = told[provenance.DETAIL]
+    received = {name: value.decode() for name, value in letter.headers if name.startswith("bridge.")}
+    assert received[provenance.REASON] == bad.reason, received
+    detail = received[provenance.DETAIL]
     assert bad.says in detail
     assert " " in detail
     assert len(detail.encode()) <= 1024
     assert SECRET not in detail
     assert SECRET not in project.daemon.log.read_text()
-    assert told[provenance.TOPIC] == bad.topic
-    assert told[provenance.SOURCE] == bad.topic
-    assert told.get(provenance.EXECUTED) is None, "nobody believes what a stranger says of the past"
+    assert received[provenance.TOPIC] == bad.topic
+    assert received[provenance.SOURCE] == bad.topic
+    assert received.get(provenance.EXECUTED) is None, "nobody believes what a stranger says of the past"
     assert letter.body == message.body
     assert letter.key == message.key
     own = tuple(header for header in message.headers if not header[0].startswith("bridge."))

@@ -19,7 +19,7 @@ from demo.shop import CONFIG, body, overlay
 from demo.tally import Tally
 
 from .broker import Log
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 
 KILLS = 5
 
@@ -80,7 +80,7 @@ def expected_of(topic: str, tally: Tally) -> int:
 def ends_as(expected: Tally, directory: Path, config: tuple[str, ...]) -> None:
     """Wait until the shop's workflows stand as expected."""
     wanted = expected.orders, expected.early, expected.returns, expected.parcels
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         listed = observe("", json.loads(bridge("instances", "list", "--limit", "0", "--json", *config, cwd=directory)))
         found = listed.orders, listed.early, listed.returns, listed.parcels
@@ -92,9 +92,9 @@ def ends_as(expected: Tally, directory: Path, config: tuple[str, ...]) -> None:
 
 def publish(log: Log, lines: list[Line]) -> None:
     for line in lines:
-        told = body(line)
-        content = told["body"] if isinstance(told["body"], str) else json.dumps(told["body"])
-        headers = tuple((name, value.encode()) for name, value in told["headers"].items())
+        received = body(line)
+        content = received["body"] if isinstance(received["body"], str) else json.dumps(received["body"])
+        headers = tuple((name, value.encode()) for name, value in received["headers"].items())
         log.publish(line["topic"], Message(content.encode(), line["key"].encode(), headers))
 
 

@@ -87,10 +87,10 @@ def test_what_is_found_is_erased_and_the_rest_is_named(tmp_path: Path) -> None:
         bridge("instances", "wait", "order-1", cwd=tmp_path)
 
         def erase(*more: str, expect: int) -> tuple[set[tuple[str, str, str]], list[str]]:
-            told = json.loads(
+            received = json.loads(
                 bridge("erase", "--where", "payload.customer == 'c-17'", "--json", *more, cwd=tmp_path, expect=expect)
             )
-            return {(one["kind"], one["id"], one["state"]) for one in told["findings"]}, told["topics"]
+            return {(one["kind"], one["id"], one["state"]) for one in received["findings"]}, received["topics"]
 
         found, topics = erase("--dry-run", expect=1)
         held = {("instance", "order-1"), ("instance", "order-3"), ("early", "none-5"), ("entity", "@notes@7")}

@@ -95,8 +95,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def reached(daemon: Serve, step: str) -> None:
         def there() -> bool:
-            told = json.loads(bridge("instances", "show", "tour-1", "--json", cwd=directory, expect=None) or "{}")
-            return step in json.dumps(told)
+            received = json.loads(bridge("instances", "show", "tour-1", "--json", cwd=directory, expect=None) or "{}")
+            return step in json.dumps(received)
 
         daemon.wait(there, step)
 

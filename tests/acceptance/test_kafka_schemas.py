@@ -13,7 +13,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from tests.acceptance.daemon import PATIENCE, Serve
+from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.kafka.harness import unique
 from tests.registry import RegistryServer
 
@@ -99,7 +99,7 @@ def test_avro_through_the_daemon(
         )
         consumer.subscribe([f"{prefix}-results"])
         found = {}
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while len(found) < 9 and time.monotonic() < end:
             message = consumer.poll(0.5)
             if message is not None and message.error() is None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 
-from tests.acceptance.daemon import PATIENCE, Serve
+from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.acceptance.shop import rename_topics
 from tests.brokers.kafka.harness import unique
 
@@ -72,7 +72,7 @@ class Shop:
         )
         consumer.subscribe([f"{self.prefix}-{topic}"])
         found: list[Message] = []
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         try:
             while not enough(found):
                 assert time.monotonic() < end, f"{len(found)} messages of {topic}"
@@ -131,8 +131,8 @@ def test_orders_become_results(tmp_path: Path, bootstrap: str, monkeypatch: pyte
         for repeat in messages[1:]:
             assert (repeat.value(), repeat.headers()) == (messages[0].value(), messages[0].headers())
 
-    told = dict(dead.headers())
+    received = dict(dead.headers())
     assert (dead.key(), json.loads(dead.value())["type"]) == (b"o-x", "order.teleported")
-    assert (told["bridge.reason"], told["bridge.topic"]) == (b"no_route", f"{prefix}-orders".encode())
-    assert told["content-type"] == b"application/cloudevents+json"
-    assert told["bridge.cluster"]
+    assert (received["bridge.reason"], received["bridge.topic"]) == (b"no_route", f"{prefix}-orders".encode())
+    assert received["content-type"] == b"application/cloudevents+json"
+    assert received["bridge.cluster"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 
 CONFIG = """
 engine: {type: embedded, max_lost_workers: 1}
@@ -81,7 +81,7 @@ def found(directory: Path) -> dict[str, str]:
 
 def deaths_until(directory: Path, expected: dict[str, str], command: str) -> int:
     """Start a process each time that it dies, until the instances are as expected; returns how often it died."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     deaths = 0
     while True:
         with (directory / "mortal.log").open("ab") as log:

@@ -80,7 +80,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             sidecar.freeze() if how == "frozen" else sidecar.kill()
             began = time.monotonic()
             load.send()
-            told = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
+            received = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
             _, body = daemon.get("/readyz")
             engine = next(part for part in json.loads(body)["components"] if part["kind"] == "engine")
             assert engine["state"] == "away"
@@ -94,7 +94,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             sidecar.thaw() if how == "frozen" else sidecar.start()
             resumed = until(lambda: daemon.settled() > held, RESUMED)
             until(lambda: daemon.get("/readyz")[0] == 200, RESUMED)
-            print(f"{how} for {away:g} s: told after {told:.2f} s, resumed {resumed:.2f} s after the return")
+            print(f"{how} for {away:g} s: told after {received:.2f} s, resumed {resumed:.2f} s after the return")
             daemon.wait(lambda: daemon.settled() == load.sent and daemon.lag() == 0, "all settled")
             assert daemon.metrics("bridge_dead_letters_total") == {}
             assert sum(daemon.metrics("bridge_abandoned_total").values()) == 0
@@ -115,12 +115,12 @@ def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path:
             daemon.wait(lambda: daemon.settled() > BATCH // 4, "under load")
             sidecar.freeze()
             load.send()
-            told = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
+            received = until(lambda: daemon.get("/readyz")[0] == 503, TOLD)
             time.sleep(2.0)
             held = daemon.settled()
             sidecar.thaw()
             resumed = until(lambda: daemon.settled() > held, RESUMED)
-            print(f"frozen, calls with 10 s: told after {told:.2f} s, resumed {resumed:.2f} s after the return")
+            print(f"frozen, calls with 10 s: told after {received:.2f} s, resumed {resumed:.2f} s after the return")
             daemon.wait(lambda: daemon.settled() == load.sent and daemon.lag() == 0, "all settled")
             assert daemon.metrics("bridge_dead_letters_total") == {}
             assert sum(daemon.metrics("bridge_abandoned_total").values()) == 0

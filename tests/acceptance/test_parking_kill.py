@@ -12,7 +12,7 @@ import pytest
 from bridge.message import Message
 
 from .broker import Log
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -96,7 +96,7 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                 daemon.kill()
         with Serve(tmp_path) as daemon:
             daemon.wait(lambda: daemon.lag() == 0, "all settled")
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + TIMEOUT
             wanted = {f"order-{order}": list(range(EVENTS)) for order in range(ORDERS)}
             while (found := outputs(tmp_path)) != wanted:
                 assert time.monotonic() < end, {

@@ -11,7 +11,7 @@ import pytest
 from bridge.message import Message
 
 from .broker import Log
-from .daemon import PATIENCE, Serve, bridge
+from .daemon import TIMEOUT, Serve, bridge
 from .sidecar import running
 
 FLOWS = """
@@ -71,7 +71,7 @@ def project(directory: Path, engine: str) -> None:
 
 def in_order(directory: Path, daemon: Serve) -> None:
     daemon.wait(lambda: daemon.lag() == 0, "all settled")
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while result(directory) != ["paid", "noted", "asked"]:
         assert time.monotonic() < end, result(directory)
         time.sleep(0.1)

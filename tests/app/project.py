@@ -17,7 +17,7 @@ from bridge.engines.registry import load
 from bridge.engines.worker import stop_worker
 from bridge.workflow import DataConverter, message_aware
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that something may take which should take milliseconds."""
 
 FLOWS = '''
@@ -142,7 +142,7 @@ class Host:
         # Not into the output of a command that a test reads
         structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.__stderr__))
         self._thread.start()
-        assert self._ready.wait(PATIENCE)
+        assert self._ready.wait(TIMEOUT)
 
     @property
     def runs(self) -> bool:
@@ -151,7 +151,7 @@ class Host:
     def stop(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
 
     async def _run(self) -> None:
@@ -165,5 +165,5 @@ class Host:
         worker.start()
         self._ready.set()
         await self._stop.wait()
-        assert await stop_worker(worker, PATIENCE)
+        assert await stop_worker(worker, TIMEOUT)
         await engine.stop()

@@ -18,7 +18,7 @@ from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.message import Message
 
-from .project import PATIENCE
+from .project import TIMEOUT
 
 ENGINES = ("embedded", "behind a port")
 """The second is reached as the Durable Task Scheduler is."""
@@ -42,10 +42,10 @@ class Running:
 
     async def read(self, topic: str, count: int) -> list[Message]:
         """The first messages of a topic."""
-        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions((topic,), "reader"), _Deaf())
+        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions((topic,), "reader"), NullListener())
         found: list[Message] = []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while len(found) < count:
                     found += [delivery.message for delivery in await subscription.receive(count - len(found))]
         finally:
@@ -54,7 +54,7 @@ class Running:
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not condition():
                     await asyncio.sleep(0.005)
         except TimeoutError:
@@ -115,7 +115,7 @@ def _encoded(given: dict[str, str]) -> Sequence[tuple[str, bytes]] | Any:
     return tuple((name, value.encode()) for name, value in given.items())
 
 
-class _Deaf:
+class NullListener:
     async def assigned(self, partitions: Any) -> None:
         pass
 

@@ -14,7 +14,7 @@ from bridge.answers import Key
 from bridge.app.entities import Entities
 from bridge.engines.answers import AnswerKeys
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import ENGINES, Running, headers, running
 
 FLOWS = """
@@ -99,7 +99,7 @@ class Service:
 
     async def end(self) -> None:
         await self.it.client.raise_orchestration_event("asks-1", "end")
-        await self.it.client.wait_for_orchestration_completion("asks-1", timeout=PATIENCE)
+        await self.it.client.wait_for_orchestration_completion("asks-1", timeout=TIMEOUT)
 
 
 @asynccontextmanager

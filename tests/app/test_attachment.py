@@ -7,12 +7,12 @@ import json
 import pytest
 
 from bridge.app.attachment import payload
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 
 
 @pytest.mark.parametrize("data", [None, 1, {"total": 5}, ["a"]])
 def test_payloads_are_shown_without_the_envelope(data: object) -> None:
-    assert payload(json.dumps(wrap(data, Origin("shop/42", "start")))) == data
+    assert payload(json.dumps(wrap_payload(data, MessageOrigin("shop/42", "start")))) == data
     assert payload(json.dumps(data)) == data
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, Grace, acknowledged
+from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, CancelGrace, acknowledged
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import ENGINES, Running, running
 
 GRACE = 0.6
@@ -110,18 +110,18 @@ def racer(ctx: task.OrchestrationContext, order):
 def verdict_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set once guards may look at their instances: on a busy machine the grace may end before the test has acted."""
     allowed = asyncio.Event()
-    look = Grace.look
+    look = CancelGrace.look
 
-    async def held(self: Grace, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def held(self: CancelGrace, request: Mapping[str, Any]) -> dict[str, Any]:
         await allowed.wait()
         return await look(self, request)
 
-    monkeypatch.setattr(Grace, "look", held)
+    monkeypatch.setattr(CancelGrace, "look", held)
     return allowed
 
 
 async def finished(it: Running, instance_id: str) -> Any:
-    return await it.client.wait_for_orchestration_completion(instance_id, timeout=PATIENCE)
+    return await it.client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
 
 
 async def guards(it: Running) -> list[Any]:
@@ -131,7 +131,7 @@ async def guards(it: Running) -> list[Any]:
 
 async def verdicts(it: Running) -> list[Any]:
     """What the guards came to, once all are through."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
             await asyncio.sleep(0.02)
     return [state.get_output() for state in await guards(it)]
@@ -140,14 +140,14 @@ async def verdicts(it: Running) -> list[Any]:
 async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1) -> None:
     await it.publish("orders", {"id": instance_id.partition("-")[2], "start": True}, key="a")
     await it.settled(count)
-    await it.client.wait_for_orchestration_start(instance_id, timeout=PATIENCE)
+    await it.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
     await it.publish("orders", {"id": instance_id.partition("-")[2]}, key="a")
     await it.settled(count + 1)
 
 
 async def acknowledges(it: Running) -> None:
     """Wait until the status of `order-1` says that a cancel is honoured."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status()):
             await asyncio.sleep(0.01)
 
@@ -272,8 +272,8 @@ async def test_who_acknowledges_in_the_very_moment_is_either_terminated_before_o
                 assert state.get_custom_status() is None, "it was compensating"
             else:
                 assert state.get_output() == "undone"
-        told = await verdicts(it)
-        assert len(told) == count
+        received = await verdicts(it)
+        assert len(received) == count
         ends = {state.runtime_status for state in states}
         assert ends == {OrchestrationStatus.TERMINATED, OrchestrationStatus.COMPLETED}, "both, or it was no race"
 

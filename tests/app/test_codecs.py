@@ -11,7 +11,7 @@ from bridge.app.check import check
 from bridge.app.codecs import source_codec, target_codec
 from bridge.app.composition import build_decoder, load_config
 from bridge.app.explain import explain
-from bridge.app.messages import Wishes, build
+from bridge.app.messages import MessageOptions, build
 from bridge.codecs.stand_in import StandInCodec
 from bridge.errors import DecodeError
 from bridge.message import Message
@@ -105,7 +105,7 @@ def test_json_stands_in_where_no_registry_is_asked(config: Path) -> None:
     assert isinstance(source_codec(loaded, "orders", None), StandInCodec)
     assert isinstance(target_codec(loaded, "results", None), StandInCodec)
     headers = (("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/s"), ("ce_type", "order.created"))
-    message = Wishes(headers=headers).message(json.dumps({"id": "7", "total": 2.5}).encode())
+    message = MessageOptions(headers=headers).message(json.dumps({"id": "7", "total": 2.5}).encode())
     assert explain(loaded, "orders", message).routes == ("start",)
     plain = build_decoder(loaded, "orders").decode(Message(b"{}", headers=(("recordname", b"shop.Order"),)), POSITION)
     assert plain.extensions == {"recordname": "shop.Order"}
@@ -113,9 +113,9 @@ def test_json_stands_in_where_no_registry_is_asked(config: Path) -> None:
 
 def test_what_no_serializer_wrote_is_not_published(config: Path) -> None:
     with pytest.raises(DecodeError, match=r"reads avro, and --data does not begin with the id of a schema.*--raw"):
-        build(b"{}", "avro", Wishes(), "--data")
-    assert build(b"\0\0\0\0\1x", "avro", Wishes(), "--data").body == b"\0\0\0\0\1x"
-    assert build(b"{}", "avro", Wishes(raw=True), "--data").body == b"{}"
+        build(b"{}", "avro", MessageOptions(), "--data")
+    assert build(b"\0\0\0\0\1x", "avro", MessageOptions(), "--data").body == b"\0\0\0\0\1x"
+    assert build(b"{}", "avro", MessageOptions(raw=True), "--data").body == b"{}"
 
 
 def test_a_bridge_in_a_test_needs_no_registry(config: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bridge.app.composition import build_broker, build_decoder, build_source, load_config
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
-from bridge.brokers.kafka import KafkaWishes
+from bridge.brokers.kafka import KafkaConsumerOptions
 from bridge.errors import ConfigError
 from bridge.message import Message, Position
 
@@ -46,7 +46,7 @@ def test_what_only_a_kafka_source_has_reaches_the_broker(tmp_path: Path) -> None
     assert source.settings.subscribe == SubscribeOptions(
         (),
         "g",
-        wishes=KafkaWishes("orders[.]", "pod-1", "read_uncommitted", "latest"),
+        broker_options=KafkaConsumerOptions("orders[.]", "pod-1", "read_uncommitted", "latest"),
         unreadable=UnreadablePolicy("dead_letter", "stop_partition"),
     )
 
@@ -85,6 +85,6 @@ def test_header_values_of_event_hubs_are_decoded(tmp_path: Path, server: str, se
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, change: tuple[str, str], what: str) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as received:
         load_config([write(tmp_path, CONFIG.replace(*change))])
-    assert what in str(told.value)
+    assert what in str(received.value)

@@ -30,7 +30,7 @@ from bridge.config.source import Loaded
 from bridge.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.ops import control as served
 from bridge.ops.control import Control, near
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("host")
 CHANGING = [operation for operation in OPERATIONS if operation.changes]
@@ -206,7 +206,7 @@ async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
         ("parked.release", {"source": "orders", "key": "k"}, BridgeError),
     ]
 
-    async def told() -> list[tuple[int, str]]:
+    async def received() -> list[tuple[int, str]]:
         found = []
         for name, parameters, kind in calls:
             with pytest.raises(kind) as caught:
@@ -214,9 +214,9 @@ async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
             found.append((exit_codes.of(caught.value), str(caught.value)))
         return found
 
-    direct = await told()
+    direct = await received()
     async with serving(loaded):
-        assert await told() == direct
+        assert await received() == direct
     with pytest.raises(LookupError, match="nowhere"):
         await operate(loaded, "nowhere", [("entities.clean", {})])
 
@@ -224,11 +224,11 @@ async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
 async def test_values_arrive_as_they_were(loaded: Loaded) -> None:
     value = {"big": 2**70, "text": "ü\u2028\ud800", "float": 1e300, "nested": [[[None, True]]]}
     async with serving(loaded), attached(loaded) as engine:
-        [told] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
-        assert kept(loaded)[-1]["target"] == told["instance_id"]
+        [received] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
+        assert kept(loaded)[-1]["target"] == received["instance_id"]
         from bridge.app.instances import Instances
 
-        one = await Instances(engine).wait(told["instance_id"], "completion", PATIENCE)
+        one = await Instances(engine).wait(received["instance_id"], "completion", TIMEOUT)
         assert one is not None
         assert one.input == value
 
@@ -269,7 +269,7 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
         @settings(deadline=None, max_examples=60)
         @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
         def any_id(instance_id: str) -> None:
-            asyncio.run_coroutine_threadsafe(lands(instance_id), loop).result(PATIENCE)
+            asyncio.run_coroutine_threadsafe(lands(instance_id), loop).result(TIMEOUT)
 
         await asyncio.to_thread(any_id)
 
@@ -324,7 +324,7 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
 
         monkeypatch.setattr("bridge.app.control.perform", dies)
         asked = asyncio.create_task(operate(loaded, None, [("entities.clean", {})]))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await at_work.wait()
         await channel.stop()
         with pytest.raises(EngineTimeout, match="whether it acted is unknown"):
@@ -343,7 +343,7 @@ async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypa
 
     async with serving(loaded):
         monkeypatch.setattr("bridge.app.control.perform", freezes)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             with pytest.raises(EngineTimeout, match="does not answer any more"):
                 await operate(loaded, None, [("entities.clean", {})])
 
@@ -404,10 +404,10 @@ def _ask_as(uid: int, place: Path) -> str:
         finally:
             os._exit(0)
     os.close(write)
-    told = os.read(read, 1000).decode()
+    received = os.read(read, 1000).decode()
     os.close(read)
     os.waitpid(child, 0)
-    return told
+    return received
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["as it is made", "opened by mistake"])
@@ -419,12 +419,12 @@ async def test_a_process_of_another_user_gets_nothing(loaded: Loaded, opened: bo
         if opened:
             channel.path.parent.chmod(0o755)
             channel.path.chmod(0o666)
-        told = await asyncio.to_thread(_ask_as, stranger, channel.path)
+        received = await asyncio.to_thread(_ask_as, stranger, channel.path)
     if opened or not root:
-        assert told == "403"
+        assert received == "403"
         assert (kept(loaded)[-1]["uid"], kept(loaded)[-1]["result"]) == (stranger, "denied")
     else:
-        assert told == "PermissionError"
+        assert received == "PermissionError"
 
 
 READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
@@ -454,7 +454,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
     async with serving(loaded) as channel, client(channel) as session:
         await operate(loaded, None, [*calls, ("entities.signal", signal)])
         for place, (query, fits) in READS.items():
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while True:  # the worker takes its time
                     async with session.get(f"/api/v1/{place}", params=query) as response:
                         found = json.loads(await response.read())

@@ -14,7 +14,7 @@ from bridge.app.daemon import Daemon
 from bridge.app.erase import erase
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.errors import EngineMisconfigured
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.app.running import Running, headers, running
 
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
@@ -75,14 +75,14 @@ def on(it: Running) -> ParkedMessages:
 
 
 async def waiting(it: Running, count: int) -> list[Waiting]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(found := await on(it).list(Which())) != count:
             await asyncio.sleep(0.01)
     return found
 
 
 async def result(it: Running, id_: str) -> Any:
-    state = await it.client.wait_for_orchestration_completion(f"order-{id_}", timeout=PATIENCE)
+    state = await it.client.wait_for_orchestration_completion(f"order-{id_}", timeout=TIMEOUT)
     assert state is not None
     return [each["note"] for each in state.get_output()]
 

@@ -13,7 +13,7 @@ from bridge.app.attachment import attached
 from bridge.app.entities import Entities, Entity
 from bridge.config.source import Loaded
 from bridge.errors import InstanceNotFound, InvalidCommand
-from tests.app.project import PATIENCE, Host
+from tests.app.project import TIMEOUT, Host
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def entities(loaded: Loaded, host: Host) -> AsyncIterator[Entities]:
 
 
 async def reaches(entities: Entities, key: str, state: int) -> Entity:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 one = await entities.show("Counter", key)

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from bridge.app.explain import explain
-from bridge.app.messages import Wishes, build
+from bridge.app.messages import MessageOptions, build
 from bridge.config.source import Loaded
 from bridge.message import Message
 from bridge.settlement import Outcome
 
 
 def event(type_: str, data: Any) -> Message:
-    return build(json.dumps(data).encode(), "cloudevents", Wishes(type_, id="7", key="k"), "x")
+    return build(json.dumps(data).encode(), "cloudevents", MessageOptions(type_, id="7", key="k"), "x")
 
 
 def test_a_message_with_a_route(loaded: Loaded) -> None:
     answer = explain(loaded, "orders", event("greeting.asked", {"name": "ada"}))
     assert (answer.outcome, answer.routes, answer.reason) == (Outcome.EXECUTED, ("greet",), None)
-    told = answer.to_dict()
-    assert told["steps"] == [
+    received = answer.to_dict()
+    assert received["steps"] == [
         {
             "route": "greet",
             "engine": "default",
@@ -33,15 +33,15 @@ def test_a_message_with_a_route(loaded: Loaded) -> None:
             },
         }
     ]  # fmt: skip
-    assert [(rule["route"], rule["verdict"], rule["condition"], rule["when"]) for rule in told["rules"]] == [
+    assert [(rule["route"], rule["verdict"], rule["condition"], rule["when"]) for rule in received["rules"]] == [
         ("greet", "matched", "payload.name != ''", True),
         ("nobody", "not considered", None, None),
         ("go", "not considered", None, None),
     ]
-    assert (told["envelope"]["type"], told["envelope"]["key"], told["envelope"]["topic"]) == (
+    assert (received["envelope"]["type"], received["envelope"]["key"], received["envelope"]["topic"]) == (
         "greeting.asked", "k", "orders",
     )  # fmt: skip
-    json.dumps(told)
+    json.dumps(received)
 
 
 def test_a_message_that_a_rule_ignores(loaded: Loaded) -> None:
@@ -78,9 +78,9 @@ def test_attributes_of_the_source_are_read(loaded: Loaded) -> None:
 
 
 def test_bytes_have_a_json_form(loaded: Loaded) -> None:
-    message = build(b"\xff\x00", "cloudevents", Wishes("greeting.asked"), "x")
-    told = explain(loaded, "orders", message).to_dict()
-    assert json.loads(json.dumps(told))["envelope"]["data"] == {"base64": "/wA="}
+    message = build(b"\xff\x00", "cloudevents", MessageOptions("greeting.asked"), "x")
+    received = explain(loaded, "orders", message).to_dict()
+    assert json.loads(json.dumps(received))["envelope"]["data"] == {"base64": "/wA="}
 
 
 def test_an_unknown_source(loaded: Loaded) -> None:

@@ -23,7 +23,7 @@ from bridge.errors import (
     InstanceNotFound,
     InvalidCommand,
 )
-from tests.app.project import PATIENCE, Host, write_project
+from tests.app.project import TIMEOUT, Host, write_project
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def prefix() -> str:
 
 
 async def finish(instances: Instances, instance_id: str, status: str = "COMPLETED") -> None:
-    one = await instances.wait(instance_id, "completion", PATIENCE)
+    one = await instances.wait(instance_id, "completion", TIMEOUT)
     assert one is not None
     assert one.status == status
 
@@ -79,7 +79,7 @@ async def test_a_start_can_be_put_off(instances: Instances, prefix: str) -> None
 
 async def test_raise_event(instances: Instances, prefix: str) -> None:
     await instances.start(Start("waits", None, prefix + "1"))
-    assert await instances.wait(prefix + "1", "start", PATIENCE) is not None
+    assert await instances.wait(prefix + "1", "start", TIMEOUT) is not None
     await instances.raise_event(prefix + "1", "go", {"how": ["fast", 2**70]})
     await finish(instances, prefix + "1")
     one = await instances.show(prefix + "1")
@@ -90,9 +90,9 @@ async def test_raise_event(instances: Instances, prefix: str) -> None:
 
 async def test_suspend_and_resume(instances: Instances, prefix: str) -> None:
     await instances.start(Start("waits", None, prefix + "1"))
-    await instances.wait(prefix + "1", "start", PATIENCE)
+    await instances.wait(prefix + "1", "start", TIMEOUT)
     await instances.suspend(prefix + "1", "the customer thinks")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await instances.show(prefix + "1")).status != "SUSPENDED":
             await asyncio.sleep(0.01)
     await instances.raise_event(prefix + "1", "go", 1)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bridge.app.composition import build_broker, load_config
 from bridge.app.jsonlines import line_of
-from bridge.app.messages import Wishes, lines
+from bridge.app.messages import MessageOptions, lines
 from bridge.brokers.base import Broker
 from bridge.brokers.reading import ReadableBroker, ReadOptions
 from bridge.errors import DecodeError, PublishFailed
@@ -70,11 +70,11 @@ def at(message: Message, milliseconds: int | None) -> Message:
 
 
 def parsed(text: str, topic: str = "copies") -> list[Message]:
-    batches = lines(io.BytesIO(text.encode()), topic, Wishes(), "stdin")
+    batches = lines(io.BytesIO(text.encode()), topic, MessageOptions(), "stdin")
     return [message for batch in batches for _, message in batch]
 
 
-def told(message: Message) -> Any:
+def received(message: Message) -> Any:
     return message.body, message.key, message.headers, message.milliseconds
 
 
@@ -90,7 +90,7 @@ def test_a_line_is_the_message(message: Message, milliseconds: int | None, ascii
     assert "\n" not in line
     assert line.splitlines() == [line]
     assert not ascii_only or line.isascii()
-    assert [told(each) for each in parsed(line)] == [told(message)]
+    assert [received(each) for each in parsed(line)] == [received(message)]
     strict = json.loads(line, parse_constant=pytest.fail)
     assert [strict[name] for name in ("topic", "partition", "offset")] == ["orders", 2, 41]
 
@@ -159,10 +159,10 @@ def test_a_message_that_cannot_be_parsed() -> None:
 
 def test_the_place_of_a_message_is_no_wish() -> None:
     line = line_of(HERE, Message(b"x"))
-    assert [topic for batch in lines(io.BytesIO(line.encode()), "copies", Wishes(), "x") for topic, _ in batch] == [
-        "copies"
-    ]
-    assert [topic for batch in lines(io.BytesIO(line.encode()), None, Wishes(), "x") for topic, _ in batch] == [
+    assert [
+        topic for batch in lines(io.BytesIO(line.encode()), "copies", MessageOptions(), "x") for topic, _ in batch
+    ] == ["copies"]
+    assert [topic for batch in lines(io.BytesIO(line.encode()), None, MessageOptions(), "x") for topic, _ in batch] == [
         "orders"
     ]
 
@@ -264,7 +264,7 @@ def test_a_copy_on_the_local_broker(local: Copier, messages: list[tuple[Message,
     first, second = local.copied(given_)
     assert second == first
     for one, read in zip(given_, first, strict=True):
-        assert told(read)[:3] == told(one)[:3]
+        assert received(read)[:3] == received(one)[:3]
         assert one.timestamp is None or read.milliseconds == one.milliseconds
 
 
@@ -296,7 +296,7 @@ def test_a_copy_on_kafka(kafka: Copier, messages: list[tuple[Message, int | None
     first, second = kafka.copied(given_)
     assert second == first
     for one, read in zip(given_, first, strict=True):
-        assert told(read)[:3] == told(one)[:3]
+        assert received(read)[:3] == received(one)[:3]
         assert one.timestamp is None or read.milliseconds == one.milliseconds
 
 

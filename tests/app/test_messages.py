@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.messages import Wishes, build, lines
+from bridge.app.messages import MessageOptions, build, lines
 from bridge.codecs import registry as codecs
 from bridge.errors import DecodeError
 from bridge.message import Message, Position
@@ -21,65 +21,67 @@ def header(message: Message, name: str) -> list[bytes]:
     return [value for key, value in message.headers if key == name]
 
 
-def read(text: str, topic: str | None = "orders", wishes: Wishes | None = None) -> list[tuple[str, Message]]:
-    batches = lines(io.BytesIO(text.encode()), topic, wishes or Wishes(), "events.jsonl")
+def read(text: str, topic: str | None = "orders", options: MessageOptions | None = None) -> list[tuple[str, Message]]:
+    batches = lines(io.BytesIO(text.encode()), topic, options or MessageOptions(), "events.jsonl")
     return [pair for batch in batches for pair in batch]
 
 
 class TestBuild:
     def test_a_cloud_event_goes_as_it_is(self) -> None:
-        message = build(EVENT, "cloudevents", Wishes(key="k", headers=(("a", "1"),)), "order.json")
+        message = build(EVENT, "cloudevents", MessageOptions(key="k", headers=(("a", "1"),)), "order.json")
         assert (message.body, message.key) == (EVENT, b"k")
         assert message.headers == (("a", b"1"), ("content-type", b"application/cloudevents+json"))
 
     def test_data_is_wrapped_so_that_the_codec_reads_it(self) -> None:
-        message = build(b'{"total": 118059162071741130342400}', "cloudevents", Wishes("order.created", "7", "k"), "x")
+        message = build(
+            b'{"total": 118059162071741130342400}', "cloudevents", MessageOptions("order.created", "7", "k"), "x"
+        )
         envelope = codecs.get("cloudevents").decode(message, HERE)
         assert (envelope.id, envelope.type, envelope.source, envelope.key) == ("7", "order.created", "bridge-cli", "k")
         assert envelope.data == {"total": 118059162071741130342400}
         assert envelope.time is not None
 
     def test_ids_are_random(self) -> None:
-        first, second = (build(b"1", None, Wishes("t"), "x").body or b"" for _ in range(2))
+        first, second = (build(b"1", None, MessageOptions("t"), "x").body or b"" for _ in range(2))
         assert json.loads(first)["id"] != json.loads(second)["id"]
 
     @pytest.mark.parametrize(("body", "data"), [(b"plain words", "plain words"), (b"\xff\x00", b"\xff\x00"), (b"3", 3)])
     def test_any_data_can_be_wrapped(self, body: bytes, data: Any) -> None:
-        message = build(body, "cloudevents", Wishes("t"), "x")
+        message = build(body, "cloudevents", MessageOptions("t"), "x")
         assert codecs.get("cloudevents").decode(message, HERE).data == data
 
     def test_broken_json_is_not_taken_for_text(self) -> None:
         with pytest.raises(DecodeError, match=r"order\.json is not valid JSON: .*line 2"):
-            build(b'{"id": 1,\n "total": }', "cloudevents", Wishes("t"), "order.json")
+            build(b'{"id": 1,\n "total": }', "cloudevents", MessageOptions("t"), "order.json")
 
     def test_what_the_source_would_refuse_is_refused_here_with_the_remedy(self) -> None:
         with pytest.raises(DecodeError, match=r"order\.json is no CloudEvent.*--type.*--raw"):
-            build(b'{"id": 1}', "cloudevents", Wishes(), "order.json")
+            build(b'{"id": 1}', "cloudevents", MessageOptions(), "order.json")
 
     def test_raw_sends_anything(self) -> None:
-        assert build(b"{broken", "cloudevents", Wishes(raw=True), "x").body == b"{broken"
-        assert build(EVENT, "cloudevents", Wishes(raw=True), "x").headers == ()
+        assert build(b"{broken", "cloudevents", MessageOptions(raw=True), "x").body == b"{broken"
+        assert build(EVENT, "cloudevents", MessageOptions(raw=True), "x").headers == ()
 
     def test_binary_mode_is_told_by_its_headers(self) -> None:
-        assert build(b'{"id": 1}', "cloudevents", Wishes(headers=(("ce_type", "t"),)), "x").body == b'{"id": 1}'
+        assert build(b'{"id": 1}', "cloudevents", MessageOptions(headers=(("ce_type", "t"),)), "x").body == b'{"id": 1}'
 
     def test_other_codecs_and_unknown_readers_get_the_data_as_it_is(self) -> None:
-        assert build(b'{"id": 1}', "json", Wishes(), "x") == Message(b'{"id": 1}')
-        assert build(b'{"id": 1}', None, Wishes(), "x") == Message(b'{"id": 1}')
+        assert build(b'{"id": 1}', "json", MessageOptions(), "x") == Message(b'{"id": 1}')
+        assert build(b'{"id": 1}', None, MessageOptions(), "x") == Message(b'{"id": 1}')
 
     def test_a_type_is_nothing_that_plain_json_carries(self) -> None:
         with pytest.raises(DecodeError, match="reads json"):
-            build(b"{}", "json", Wishes("order.created"), "x")
+            build(b"{}", "json", MessageOptions("order.created"), "x")
 
-    @pytest.mark.parametrize("wishes", [Wishes(type="t"), Wishes(id="7")])
-    def test_a_cloud_event_is_not_wrapped_again(self, wishes: Wishes) -> None:
+    @pytest.mark.parametrize("options", [MessageOptions(type="t"), MessageOptions(id="7")])
+    def test_a_cloud_event_is_not_wrapped_again(self, options: MessageOptions) -> None:
         with pytest.raises(DecodeError, match="is a CloudEvent already"):
-            build(EVENT, "cloudevents", wishes, "x")
+            build(EVENT, "cloudevents", options, "x")
 
     def test_the_partition_key_is_the_key(self) -> None:
         body = EVENT.replace(b'"data"', b'"partitionkey": "1001", "data"')
-        assert build(body, "cloudevents", Wishes(), "x").key == b"1001"
-        assert build(body, "cloudevents", Wishes(key="mine"), "x").key == b"mine"
+        assert build(body, "cloudevents", MessageOptions(), "x").key == b"1001"
+        assert build(body, "cloudevents", MessageOptions(key="mine"), "x").key == b"mine"
 
 
 class TestLines:
@@ -95,8 +97,8 @@ class TestLines:
         assert (topic, message.key, message.headers) == ("orders", b"k", (("a", b"1"),))
 
     def test_wishes_are_for_lines_that_say_nothing_else(self) -> None:
-        wishes = Wishes(key="k", headers=(("a", "1"), ("b", "2")))
-        found = read('{"body": 1}\n{"body": 1, "key": "own", "headers": {"a": "own"}}', wishes=wishes)
+        options = MessageOptions(key="k", headers=(("a", "1"), ("b", "2")))
+        found = read('{"body": 1}\n{"body": 1, "key": "own", "headers": {"a": "own"}}', options=options)
         assert found[0][1] == Message(b"1", b"k", (("a", b"1"), ("b", b"2")))
         assert found[1][1] == Message(b"1", b"own", (("b", b"2"), ("a", b"own")))
 
@@ -118,7 +120,7 @@ class TestLines:
             def read(self, size: int = -1) -> bytes:
                 return next(self.given, b"")
 
-        batches = lines(Slow(), "orders", Wishes(), "stdin")  # type: ignore[arg-type]  # a stream by its behaviour
+        batches = lines(Slow(), "orders", MessageOptions(), "stdin")  # type: ignore[arg-type]  # a stream by its behaviour
         assert [[message.body for _, message in batch] for batch in batches] == [[b"1"], [b"2"], [b"3"]]
 
     @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ class TestLines:
         text = f'{{"body": 1}}\n\n{{"body": 2}}\n{line}\n{{"body": 4}}\n'
 
         def collect() -> None:
-            for batch in lines(io.BytesIO(text.encode()), "orders", Wishes(), "events.jsonl"):
+            for batch in lines(io.BytesIO(text.encode()), "orders", MessageOptions(), "events.jsonl"):
                 given.extend(message.body for _, message in batch)
 
         with pytest.raises(DecodeError, match=rf"^events\.jsonl:4: .*{what}"):

@@ -12,7 +12,7 @@ import pytest
 from durabletask.client import OrchestrationStatus
 from durabletask.entities import EntityInstanceId
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import Running, running
 
 FLOWS = """
@@ -61,7 +61,7 @@ async def prepare(it: Running, verb: str) -> None:
     if verb in ("raise_event", "cancel", "terminate", "suspend", "resume"):
         name = "cancellable" if verb == "cancel" else "order"
         await it.client.schedule_new_orchestration(name, instance_id="order-1")
-        await it.client.wait_for_orchestration_start("order-1", timeout=PATIENCE)
+        await it.client.wait_for_orchestration_start("order-1", timeout=TIMEOUT)
     if verb == "resume":
         await it.client.suspend_orchestration("order-1")
 
@@ -69,23 +69,23 @@ async def prepare(it: Running, verb: str) -> None:
 async def came_to_be(it: Running, verb: str, moment: str) -> None:
     """The effect is there, and where it can be told, once."""
     if verb == "signal_entity":
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 entity = await it.client.get_entity(EntityInstanceId("counter", "1"))
                 if entity is not None and (entity.get_typed_state(int) or 0) >= 1:
                     return
                 await asyncio.sleep(0.02)
     if verb in ("raise_event", "cancel", "terminate"):
-        state = await it.client.wait_for_orchestration_completion("order-1", timeout=PATIENCE)
+        state = await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         ends = {"terminate": OrchestrationStatus.TERMINATED}
         assert state.runtime_status is ends.get(verb, OrchestrationStatus.COMPLETED)
         return
     if verb == "start_or_raise" and moment == "after":
         # The repeat found the instance and raised; without an inbox the orchestration sees it
-        await it.client.wait_for_orchestration_start("order-1", timeout=PATIENCE)
+        await it.client.wait_for_orchestration_start("order-1", timeout=TIMEOUT)
         return
     wanted = OrchestrationStatus.SUSPENDED if verb == "suspend" else OrchestrationStatus.RUNNING
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await it.client.get_orchestration_state("order-1")).runtime_status is not wanted:
             await asyncio.sleep(0.02)
 
@@ -118,10 +118,10 @@ async def test_it_holds_loses_nothing_and_goes_on(
 
         monkeypatch.setattr(it.client, method, cut)
         await it.publish("orders", {"id": "1"}, key="a")
-        await it.until(lambda: source.gate.holds, "held")
+        await it.until(lambda: source.gate.pause_reasons, "held")
         held = loop.time() - cut_at[0]
         await asyncio.sleep(1.0)
-        assert source.gate.holds
+        assert source.gate.pause_reasons
         assert it.outcomes() == {}, "nothing is settled, nothing dead-lettered"
         assert not source.ledger.abandoned
         back = loop.time()

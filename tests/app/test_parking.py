@@ -10,7 +10,7 @@ import pytest
 
 from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine, load_config
-from bridge.app.own_workflows import OwnWorkflows
+from bridge.app.own_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.execution import CommandExecutor
@@ -86,7 +86,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
     engine = build_engine(found, "default", host=True)
     brokers = {"local": build_broker(found, "local")}
     loop = asyncio.get_running_loop()
-    own = OwnWorkflows(
+    own = SystemWorkflows(
         found,
         {"default": engine},
         brokers,
@@ -117,5 +117,5 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
 def test_where_poisoned_keys_are_kept(tmp_path: Path, source: str, engine: str | None) -> None:
     found = loaded(tmp_path, source=source)
     engines = {name: build_engine(found, name, host=False) for name in found.config.engines}
-    wards = parking.wards(found, "orders", engines)
-    assert (None if wards is None else wards[0]) == engine
+    store = parking.quarantine_store(found, "orders", engines)
+    assert (None if store is None else store[0]) == engine

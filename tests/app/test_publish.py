@@ -77,9 +77,9 @@ def test_unknown_destinations(loaded: Loaded, text: str, what: str) -> None:
 async def test_everything_arrives_in_order(loaded: Loaded) -> None:
     count = 2 * MAX_BATCH + 7
     batch = [("orders", Message(str(number).encode(), b"k", (("n", b"1"), ("n", b"2")))) for number in range(count)]
-    told: list[int] = []
-    assert await in_thread(loaded, [batch[:5], batch[5:]], told) == count
-    assert told == [5, 5 + MAX_BATCH, 5 + 2 * MAX_BATCH, count]
+    received: list[int] = []
+    assert await in_thread(loaded, [batch[:5], batch[5:]], received) == count
+    assert received == [5, 5 + MAX_BATCH, 5 + 2 * MAX_BATCH, count]
     messages = await consume(loaded, "orders", count)
     assert [message.body for message in messages] == [str(number).encode() for number in range(count)]
     assert {(message.key, message.headers) for message in messages} == {(b"k", (("n", b"1"), ("n", b"2")))}
@@ -97,10 +97,10 @@ async def test_what_came_before_an_error_stays_published(loaded: Loaded) -> None
         yield [("orders", Message(b"1"))]
         raise DecodeError("line 2")
 
-    told: list[int] = []
+    received: list[int] = []
     with pytest.raises(DecodeError, match="line 2"):
-        await in_thread(loaded, batches(), told)
-    assert told == [1]
+        await in_thread(loaded, batches(), received)
+    assert received == [1]
     assert len(await consume(loaded, "orders", 1)) == 1
 
 
@@ -110,8 +110,10 @@ async def test_a_broker_that_cannot_be_reached(project: Path, loaded: Loaded) ->
         await in_thread(loaded, [[("orders", Message(b"1"))]])
 
 
-async def in_thread(loaded: Loaded, batches: Iterable[list[tuple[str, Message]]], told: list[int] | None = None) -> int:
+async def in_thread(
+    loaded: Loaded, batches: Iterable[list[tuple[str, Message]]], received: list[int] | None = None
+) -> int:
     """Runs `publish`, which has an event loop of its own, beside the test's."""
     return await asyncio.to_thread(
-        publish, loaded, Destination("local", None, None), batches, ([] if told is None else told).append
+        publish, loaded, Destination("local", None, None), batches, ([] if received is None else received).append
     )

@@ -49,10 +49,10 @@ routes:
 ops: {http: {port: 0}}
 """
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
-def told(id_: str, number: int) -> Message:
+def received(id_: str, number: int) -> Message:
     return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"told"),))
 
 
@@ -69,7 +69,7 @@ class Ground:
         await self.daemon.brokers["local"].publish("orders", messages)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 assert self.source.ledger.balanced()
                 await asyncio.sleep(0.01)
@@ -81,21 +81,21 @@ class Ground:
         await self.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
 
     async def result(self, id_: str) -> Any:
-        state = await self.client.wait_for_orchestration_completion(f"order-{id_}", timeout=PATIENCE)
+        state = await self.client.wait_for_orchestration_completion(f"order-{id_}", timeout=TIMEOUT)
         assert state is not None
         return state.get_output()
 
     async def waiting(self, count: int) -> list[Waiting]:
         """What waits, once there is so much of it: a signal that was taken may not have been processed."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(found := await self.parked.list(Which())) != count:
                 await asyncio.sleep(0.01)
         return found
 
     async def letters(self, count: int) -> list[str]:
-        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions(("orders.dlq",), "r"), Quiet())
+        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions(("orders.dlq",), "r"), NullListener())
         found: list[str] = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(found) < count:
                 received = await subscription.receive(count)
                 found += [dict(each.message.headers)["bridge.reason"].decode() for each in received]
@@ -103,7 +103,7 @@ class Ground:
         return found
 
 
-class Quiet:
+class NullListener:
     async def assigned(self, partitions: Any) -> None:
         pass
 
@@ -126,7 +126,7 @@ async def ground(directory: Path, config: str = CONFIG, **options: Any) -> Async
 async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.start("b", 2)
-        await it.publish(told("a", 0), told("b", 0), told("a", 1), told("b", 1), told("a", 2))
+        await it.publish(received("a", 0), received("b", 0), received("a", 1), received("b", 1), received("a", 2))
         assert await it.result("b") == [0, 1]
         await it.settled(parked=3, executed=2)
         waiting = await it.waiting(3)
@@ -138,23 +138,25 @@ async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Pa
 
 async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(*(told("a", number) for number in range(2)))
+        await it.publish(*(received("a", number) for number in range(2)))
         await it.settled(parked=2)
         await it.start("a", 5)
         await it.parked.release_key("orders", "a")
-        await it.publish(*(told("a", number) for number in range(2, 5)))
+        await it.publish(*(received("a", number) for number in range(2, 5)))
         assert await it.result("a") == list(range(5))
-        await it.until(lambda: it.source.keeping.quarantine is not None and not len(it.source.keeping.quarantine))
+        await it.until(
+            lambda: it.source.quarantine_stage.quarantine is not None and not len(it.source.quarantine_stage.quarantine)
+        )
         assert await it.waiting(0) == []
 
 
 async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(*(told("a", number) for number in range(3)))
+        await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(parked=3)
         await it.parked.release_key("orders", "a")
         await it.settled(parked=4)
-        await it.publish(told("a", 3))
+        await it.publish(received("a", 3))
         await it.settled(parked=5)
         await it.until(lambda: it.source.ledger.in_flight == 0)
         waiting = await it.waiting(4)
@@ -166,7 +168,7 @@ async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_pat
 
 async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(told("a", 0), told("a", 1))
+        await it.publish(received("a", 0), received("a", 1))
         await it.settled(parked=2)
         first = (await it.waiting(2))[0]
         change = await it.parked.drop_key("orders", "a", [first.id], forget=False)
@@ -186,7 +188,7 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
         "    quarantine:", "    retry: {in_memory: 400ms, max_delay: 100ms}\n    quarantine:"
     )
     async with ground(tmp_path, config) as it:
-        await it.publish(told("a", 0))
+        await it.publish(received("a", 0))
         await it.settled(parked=1)
         await it.waiting(1)
         before = it.source.ledger.retries
@@ -201,27 +203,27 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
 
 async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(*(told("a", number) for number in range(7)))
+        await it.publish(*(received("a", number) for number in range(7)))
         await it.settled(parked=7)
         assert await it.letters(2) == ["quarantine_full"] * 2
 
 
 async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_dispatched(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(told("a", 0))
+        await it.publish(received("a", 0))
         await it.settled(parked=1)
     async with ground(tmp_path) as it:
         await it.start("a", 3)
-        await it.publish(told("a", 1))
+        await it.publish(received("a", 1))
         await it.settled(parked=1)
         await it.parked.release_key("orders", "a")
-        await it.publish(told("a", 2))
+        await it.publish(received("a", 2))
         assert await it.result("a") == [0, 1, 2]
 
 
 async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(*(told(f"k{number}", 0) for number in range(12)))
+        await it.publish(*(received(f"k{number}", 0) for number in range(12)))
         await it.until(lambda: it.source.dead_letter_limit.active)
         await it.settled(parked=4)
         assert it.source.ledger.outcomes["parked"] == 4, "those that were let through"
@@ -241,20 +243,20 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
     async with ground(tmp_path, host) as first:
         port = first.daemon.engines["default"]._servers[-1].ports[0]  # type: ignore[attr-defined]
         keys = [f"k{number}" for number in range(4)]
-        await first.publish(*(told(key, 0) for key in keys))
+        await first.publish(*(received(key, 0) for key in keys))
         await first.settled(parked=4)
         other = tmp_path / "other"
         other.mkdir()
         config = remote.replace("ENDPOINT", f'"http://127.0.0.1:{port}"').replace("path: broker", "path: ../broker")
         async with ground(other, config, worker=False) as second:
-            await second.until(lambda: second.source.assignment and second.source.keeping.ready)
-            await first.publish(*(told(key, 1) for key in keys))
-            async with asyncio.timeout(PATIENCE):
+            await second.until(lambda: second.source.assignment and second.source.quarantine_stage.ready)
+            await first.publish(*(received(key, 1) for key in keys))
+            async with asyncio.timeout(TIMEOUT):
                 while sum(g.source.ledger.outcomes["parked"] for g in (first, second)) < 8:
                     await asyncio.sleep(0.01)
             assert second.source.ledger.outcomes["parked"] > 0
             for key in keys:
                 await first.start(key, 3)
                 await first.parked.release_key("orders", key)
-            await first.publish(*(told(key, 2) for key in keys))
+            await first.publish(*(received(key, 2) for key in keys))
             assert [await first.result(key) for key in keys] == [[0, 1, 2]] * 4

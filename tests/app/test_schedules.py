@@ -11,7 +11,7 @@ from durabletask.client import OrchestrationStatus
 
 from tests.acceptance.daemon import Serve, bridge
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import ENGINES, Running, headers, running
 
 FLOWS = """
@@ -76,7 +76,7 @@ async def check_times(it: Running, topic: str = "orders", prefix: str = "order")
         ("first", None),
         ("now", None),
     ):
-        state = await it.client.wait_for_orchestration_completion(f"{prefix}-{name}", timeout=PATIENCE)
+        state = await it.client.wait_for_orchestration_completion(f"{prefix}-{name}", timeout=TIMEOUT)
         assert state.runtime_status is OrchestrationStatus.COMPLETED, name
         if due is not None:
             assert datetime.now(UTC) >= due, f"{name}: not before its time"
@@ -85,7 +85,7 @@ async def check_times(it: Running, topic: str = "orders", prefix: str = "order")
         state = await it.client.get_orchestration_state(f"{prefix}-{name}")
         assert state.runtime_status is OrchestrationStatus.PENDING, name
         await it.client.terminate_orchestration(f"{prefix}-{name}")
-        state = await it.client.wait_for_orchestration_completion(f"{prefix}-{name}", timeout=PATIENCE)
+        state = await it.client.wait_for_orchestration_completion(f"{prefix}-{name}", timeout=TIMEOUT)
         assert state.runtime_status is OrchestrationStatus.TERMINATED
 
 

@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.stranded import NotTakenUp, refuse_release
+from bridge.app.stranded import QuarantineOrphaned, refuse_release
 from bridge.ops.health import Check
 
-from .test_quarantine import CONFIG, PATIENCE, Ground, ground, told
+from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
 WITHOUT = CONFIG.replace(QUARANTINE, "")
@@ -27,7 +27,7 @@ ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).re
 
 async def quarantine(it: Ground, *, there: bool) -> list[Check]:
     """What readiness says of quarantines, once it says something, or nothing any more."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             found = [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
             if bool(found) is there:
@@ -37,10 +37,10 @@ async def quarantine(it: Ground, *, there: bool) -> list[Check]:
 
 async def held(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(told("a", 0), told("b", 0))
+        await it.publish(received("a", 0), received("b", 0))
         await it.settled(parked=2)
         await it.waiting(2)
-        await it.daemon.stranded.look()
+        await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
 
 
@@ -60,9 +60,9 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
         assert said in check.detail
         for key in ("a", "b"):
             await it.parked.drop_key("orders", key, [], forget=False)
-        await it.daemon.stranded.look()
+        await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
-    with pytest.raises(NotTakenUp, match=said):
+    with pytest.raises(QuarantineOrphaned, match=said):
         refuse_release(load_config([tmp_path / "bridge.yaml"]), "orders", "default")
 
 
@@ -72,7 +72,7 @@ async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: 
     with capture_logs() as logs:
         async with ground(tmp_path, RENAMED) as it:
             for _ in range(2):
-                await it.daemon.stranded.look()
+                await it.daemon.orphaned.look()
             assert await quarantine(it, there=False) == []
     [line] = [line["event"] for line in logs if "keys in quarantine" in line["event"]]
     assert "2 keys wait" in line

@@ -39,10 +39,10 @@ def daemon(directory: Path, harness: KafkaHarness, topic: str, *, create: bool, 
 
 
 async def problems(it: Daemon) -> list[str]:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as received:
         await it.start()
-    assert all(problem.line > 0 for problem in told.value.problems)
-    return [f"{problem.path}: {problem.what}" for problem in told.value.problems]
+    assert all(problem.line > 0 for problem in received.value.problems)
+    return [f"{problem.path}: {problem.what}" for problem in received.value.problems]
 
 
 async def test_all_that_is_missing_is_told_at_once_with_the_remedy(tmp_path: Path, harness: KafkaHarness) -> None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from bridge.engines.recording import record
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import ENGINES, Running, running
 
 FLOWS = """
@@ -108,7 +108,7 @@ routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
 
 async def finished(it: Running, orchestration: str) -> Any:
     await it.client.schedule_new_orchestration(orchestration, instance_id=f"{orchestration}-1")
-    return await it.client.wait_for_orchestration_completion(f"{orchestration}-1", timeout=int(PATIENCE))
+    return await it.client.wait_for_orchestration_completion(f"{orchestration}-1", timeout=int(TIMEOUT))
 
 
 def metric(it: Running, line: str) -> bool:
@@ -133,11 +133,11 @@ async def test_an_unknown_target_fails_at_once(tmp_path: Path, engine: str) -> N
             compensated = await finished(it, "commands")
             assert '"compensated"' in compensated.serialized_output
             assert metric(it, 'bridge_unknown_names_total{engine="default",kind="target"} 5.0')
-    told = [each for each in logs if each.get("action") == "unknown_name"]
-    assert [(each["log_level"], each["orchestration"], each["instance"]) for each in told] == [
+    received = [each for each in logs if each.get("action") == "unknown_name"]
+    assert [(each["log_level"], each["orchestration"], each["instance"]) for each in received] == [
         ("error", name, f"{name}-1") for name in ("publishes", "publishes_slowly", "committed", "catches", "commands")
     ]
-    assert all("decisionz" in each["event"] and "decisions" in each["event"] for each in told)
+    assert all("decisionz" in each["event"] and "decisions" in each["event"] for each in received)
     assert "4111" not in str(logs)
 
 
@@ -152,8 +152,8 @@ async def test_unknown_calls_fail_at_once_in_the_daemon_s_own_engine(tmp_path: P
                 assert metric(it, f'bridge_unknown_names_total{{engine="default",kind="{kind}"}} 1.0')
             compensated = await finished(it, "steps")
             assert '"compensated"' in compensated.serialized_output
-    told = [(each["orchestration"], each["kind"]) for each in logs if each.get("action") == "unknown_name"]
-    assert told == [*((one, kind) for one, (kind, _) in kinds.items()), ("steps", "activity")]
+    received = [(each["orchestration"], each["kind"]) for each in logs if each.get("action") == "unknown_name"]
+    assert received == [*((one, kind) for one, (kind, _) in kinds.items()), ("steps", "activity")]
 
 
 async def test_external_names_wait_for_their_worker(tmp_path: Path) -> None:

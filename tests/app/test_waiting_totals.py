@@ -11,7 +11,7 @@ import pytest
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import WaitingFull
 
-from .project import PATIENCE
+from .project import TIMEOUT
 from .running import ENGINES, headers, running
 
 FLOWS = """
@@ -63,14 +63,14 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         assert {each["bridge.route"] for each in letters} == {"early"}
         # What was delivered makes room
         await it.publish("orders", {"id": 0}, kind="start")
-        await it.client.wait_for_orchestration_completion("order-0", timeout=PATIENCE)
-        keepers = it.daemon.own.keepers["default"]
-        await it.until(lambda: keepers.totals.messages == 2, "one of three has left")
+        await it.client.wait_for_orchestration_completion("order-0", timeout=TIMEOUT)
+        stores = it.daemon.own.waiting_stores["default"]
+        await it.until(lambda: stores.totals.messages == 2, "one of three has left")
         await it.publish("orders", {"id": 9}, kind="early")
         await it.settled(7)
         assert it.outcomes()["parked"] == 4
-        await keepers.totals.count(it.daemon.engines["default"])
-        assert (keepers.totals.messages, keepers.refused) == (3, 2)
+        await stores.totals.count(it.daemon.engines["default"])
+        assert (stores.totals.messages, stores.refused) == (3, 2)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -80,10 +80,10 @@ async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
         await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
         await it.settled(1)
         assert it.outcomes() == {"parked": 1}
-        known = it.daemon.own.keepers["default"].totals.bytes
+        known = it.daemon.own.waiting_stores["default"].totals.bytes
         assert known > 1800
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
-        totals = it.daemon.own.keepers["default"].totals
+        totals = it.daemon.own.waiting_stores["default"].totals
         await it.until(lambda: totals.bytes == known, "what waits is counted")
         await it.publish("orders", {"id": 2, "fill": "x" * 900}, kind="early")
         await it.settled(1)
@@ -103,7 +103,7 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
-        totals = it.daemon.own.keepers["default"].totals
+        totals = it.daemon.own.waiting_stores["default"].totals
         await totals.count(it.daemon.engines["default"])
         assert totals.messages == 3
 
@@ -128,8 +128,8 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
                 await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
             await it.settled(20)
             assert it.outcomes() == {"parked": 10, "dead_lettered": 10}
-            keepers = it.daemon.own.keepers["default"]
-            await it.until(lambda: keepers.parking.events["parked"] == 10, "they are processed")
+            stores = it.daemon.own.waiting_stores["default"]
+            await it.until(lambda: stores.parking.events["parked"] == 10, "they are processed")
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             frames = [each for each in gc.garbage if isinstance(each, FrameType)]

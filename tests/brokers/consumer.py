@@ -11,7 +11,7 @@ from bridge.brokers.base import Broker, Delivery, Features, Partition, Subscribe
 from bridge.message import Message
 from bridge.provenance import Cause
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds after which something that should have happened has not."""
 
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", source="orders", attempts=2, config="abc", message_id="m-1")
@@ -61,14 +61,14 @@ class Assignments:
             self.changed.notify_all()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE), self.changed:
+        async with asyncio.timeout(TIMEOUT), self.changed:
             await self.changed.wait_for(condition)
 
 
 async def take(subscription: Subscription, count: int, limit: int = 100) -> list[Delivery]:
     """Exactly `count` deliveries."""
     taken: list[Delivery] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < count:
             taken += await subscription.receive(min(limit, count - len(taken)))
     return taken

@@ -18,7 +18,7 @@ from tests.brokers.consumer import (
     CAUSE,
     DEAD,
     ORDERS,
-    PATIENCE,
+    TIMEOUT,
     Assignments,
     Harness,
     consume,
@@ -118,7 +118,7 @@ class BrokerContract:
         await broker.publish("orders", numbered(20))
         subscription = await broker.subscribe(ORDERS, Assignments())
         sizes: list[int] = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while sum(sizes) < 20:
                 sizes.append(len(await subscription.receive(3)))
         assert max(sizes) <= 3
@@ -156,7 +156,7 @@ class BrokerContract:
         waiting = asyncio.create_task(subscription.receive(10))
         await asyncio.sleep(0.05)
         await subscription.close()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert list(await waiting) == []
             assert list(await subscription.receive(10)) == []
         await subscription.close()
@@ -198,7 +198,7 @@ class BrokerContract:
         missing = [number for number in range(50) if number not in done]
         again = await consume(harness)
         seen: list[int] = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not set(missing) <= set(seen):
                 seen += numbers(await again.receive(100))
         assert seen == sorted(seen) or not harness.features.ordered
@@ -268,13 +268,13 @@ class BrokerContract:
         [dead] = await take(await consume(harness, DEAD), 1)
         assert (dead.message.body, dead.message.key) == (message.body, message.key)
         assert [header for header in dead.message.headers if not header[0].startswith("bridge.")] == kept
-        told = dict(dead.message.headers)
-        assert told[provenance.REASON] == b"no_route"
-        assert told[provenance.DETAIL] == b"no rule matched"
-        assert told[provenance.TOPIC] == b"orders"
-        assert int(told[provenance.OFFSET]) == delivery.position.offset
-        assert told[provenance.CLUSTER].decode() == delivery.position.cluster
-        assert told[provenance.MESSAGE_ID] == b"m-1"
+        received = dict(dead.message.headers)
+        assert received[provenance.REASON] == b"no_route"
+        assert received[provenance.DETAIL] == b"no rule matched"
+        assert received[provenance.TOPIC] == b"orders"
+        assert int(received[provenance.OFFSET]) == delivery.position.offset
+        assert received[provenance.CLUSTER].decode() == delivery.position.cluster
+        assert received[provenance.MESSAGE_ID] == b"m-1"
 
     async def test_a_dead_tombstone_stays_one(self, harness: Harness) -> None:
         if not (harness.features.dead_letter_topics and harness.features.tombstones):

@@ -13,7 +13,7 @@ from bridge.message import Message
 from tests.brokers.consumer import (
     CAUSE,
     ORDERS,
-    PATIENCE,
+    TIMEOUT,
     Assignments,
     Harness,
     consume,
@@ -81,7 +81,7 @@ class GroupContract:
         assert mine | theirs == {0, 1, 2, 3}
         seen: list[Delivery] = []
         tasks = [asyncio.create_task(_drain(each, seen)) for each in (one, two)]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(seen) < 100:
                 await asyncio.sleep(0.01)
         for task in tasks:

@@ -13,7 +13,7 @@ from bridge.brokers.base import Broker, TopicBroker
 from bridge.brokers.reading import ReadableBroker, ReadOptions
 from bridge.errors import BrokerError
 from bridge.message import Message, Position
-from tests.brokers.consumer import ORDERS, PATIENCE, Assignments, Harness, numbered, take
+from tests.brokers.consumer import ORDERS, TIMEOUT, Assignments, Harness, numbered, take
 
 Read = tuple[Position, Message]
 
@@ -24,7 +24,7 @@ def reading(broker: Broker, options: ReadOptions) -> AsyncIterator[Read]:
 
 
 async def everything(broker: Broker, options: ReadOptions) -> list[Read]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return [found async for found in reading(broker, options)]
 
 
@@ -41,9 +41,9 @@ class ReadingContract:
             assert sorted(int(message.body or b"") for _, message in found) == list(range(40))
         deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 40)
         assert all(delivery.attempt == 1 for delivery in deliveries)
-        told = {delivery.position: delivery.message for delivery in deliveries}
-        assert told == dict(found)
-        for number in {position.partition for position in told}:
+        received = {delivery.position: delivery.message for delivery in deliveries}
+        assert received == dict(found)
+        for number in {position.partition for position in received}:
             offsets = [position.offset for position, _ in found if position.partition == number]
             assert offsets == sorted(offsets)
 
@@ -80,7 +80,7 @@ class ReadingContract:
             return
         broker = await harness.broker()
         await broker.publish("orders", numbered(600, 0, b"k"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             bodies = []
             async for _, message in reading(broker, ReadOptions("orders")):
                 bodies.append(int(message.body or b""))
@@ -107,7 +107,7 @@ class ReadingContract:
                 return [(await anext(found))[1].body for _ in range(3)]
 
         following = asyncio.create_task(follow())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not following.done():
                 await publisher.publish("orders", [Message(b"after", b"k")])
                 await asyncio.wait([following], timeout=0.1)

@@ -77,10 +77,10 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     [letter] = topic.taken
     assert letter == next(each for each in letters if each.size <= topic.limit)
     assert topic.refused == letters.index(letter)
-    told = dict(letter.headers)
-    missing = told.get(provenance.TRUNCATED, b"").decode().split(", ")
-    assert (told[provenance.REASON], told[provenance.SOURCE]) == (b"decode_error", b"orders")
-    assert [told[name] for name in (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)] == [
+    received = dict(letter.headers)
+    missing = received.get(provenance.TRUNCATED, b"").decode().split(", ")
+    assert (received[provenance.REASON], received[provenance.SOURCE]) == (b"decode_error", b"orders")
+    assert [received[name] for name in (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)] == [
         b"cluster", b"orders", b"3", b"42",
     ]  # fmt: skip
     # Every part is there, or named as missing
@@ -88,9 +88,9 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     assert (letter.key == message.key) != ("key" in missing)
     own = tuple(each for each in letter.headers if not each[0].startswith("bridge."))
     assert (own == message.headers and letter.content_type == message.content_type) != ("headers" in missing)
-    assert (told.get(provenance.DETAIL) == cause.detail.encode("utf-8", "replace")) != ("detail" in missing)
-    assert (told.get(provenance.EXECUTED, b"") == ",".join(cause.executed).encode()) != ("executed" in missing)
-    assert (provenance.MESSAGE_ID in told) == (cause.message_id is not None and "message-id" not in missing)
+    assert (received.get(provenance.DETAIL) == cause.detail.encode("utf-8", "replace")) != ("detail" in missing)
+    assert (received.get(provenance.EXECUTED, b"") == ",".join(cause.executed).encode()) != ("executed" in missing)
+    assert (provenance.MESSAGE_ID in received) == (cause.message_id is not None and "message-id" not in missing)
     # The smallest letter does not grow with the message
     assert smallest < 700
 

@@ -58,7 +58,7 @@ ops: {http: {port: 0}}
 
 COUNT = 16
 """Messages of a key."""
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Pair:
@@ -72,8 +72,8 @@ class Pair:
 
     async def tell(self, channel: Channel, key: str, number: int) -> None:
         """Return when the daemon has received it."""
-        told = Message(json.dumps({"id": key, "number": number}).encode(), key.encode(), (("type", b"told"),))
-        await asyncio.to_thread(channel.publish, [told])
+        received = Message(json.dumps({"id": key, "number": number}).encode(), key.encode(), (("type", b"told"),))
+        await asyncio.to_thread(channel.publish, [received])
         self._sent += 1
         await self.it.until(lambda: self.received == self._sent, f"{key} {number} received")
 
@@ -85,7 +85,7 @@ class Pair:
         await self.it.client.schedule_new_orchestration("collect", input=COUNT, instance_id=f"order-{key}")
 
     async def got(self, key: str) -> object:
-        state = await self.it.client.wait_for_orchestration_completion(f"order-{key}", timeout=PATIENCE)
+        state = await self.it.client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)
         return state.get_output()
 
 

@@ -16,7 +16,7 @@ import pytest
 from bridge.cli import root
 from bridge.cli.command import Command
 from bridge.ops.trail import Trail
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -95,8 +95,8 @@ def test_a_change_leaves_one_line(
     files = {"BACKUP": str(project / "backup.db"), "LINES": str(tmp_path / "LINES")}
     before = kept(project)
     given = [files.get(argument, argument) for argument in arguments]
-    told = bridge(*name.split(), *given, "--reason", f"because of {name}")
-    assert (told.exit_code == 0) == (result == "done"), told.output
+    received = bridge(*name.split(), *given, "--reason", f"because of {name}")
+    assert (received.exit_code == 0) == (result == "done"), received.output
     new = [line for line in kept(project) if line not in before]
     assert len(new) == 1, new
     [line] = new
@@ -128,7 +128,7 @@ def test_each_of_several_ids_has_its_line(bridge: Bridge, project: Path) -> None
     ids = [f"several-{uuid4().hex[:8]}" for _ in range(3)]
     for one in ids[:2]:
         bridge("instances", "start", "greet", "--id", one, "--input", '"x"')
-        bridge("instances", "wait", one, "--timeout", f"{PATIENCE:g}s")
+        bridge("instances", "wait", one, "--timeout", f"{TIMEOUT:g}s")
     assert bridge("instances", "purge", *ids).exit_code == 1
     lines = [line for line in kept(project) if line["action"] == "instances.purge" and line["target"] in ids]
     assert [(line["target"], line["result"]) for line in lines] == [
@@ -144,12 +144,12 @@ def test_an_unknown_engine_is_a_failed_change(bridge: Bridge, project: Path) -> 
 def test_the_lines_are_shown_and_filtered(bridge: Bridge, project: Path) -> None:
     bridge("instances", "terminate", "shown-1", "--reason", "\x1b[31mred")
     bridge("entities", "clean")
-    told = bridge("audit", "--action", "instances.terminate", "--json")
-    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    received = bridge("audit", "--action", "instances.terminate", "--json")
+    lines = [json.loads(line) for line in received.stdout.splitlines()]
     assert {line["action"] for line in lines} == {"instances.terminate"}
     assert lines[-1]["target"] == "shown-1"
-    assert told.stderr.startswith("read ")
-    assert str(project / ".bridge" / "engine" / "audit.jsonl") in told.stderr
+    assert received.stderr.startswith("read ")
+    assert str(project / ".bridge" / "engine" / "audit.jsonl") in received.stderr
     shown = bridge("audit", "--action", "instances", "--actor", getpass.getuser(), "--since", "1h").stdout
     assert "shown-1" in shown
     assert "entities.clean" not in shown

@@ -46,12 +46,12 @@ def test_a_change_leaves_one_line(
     before = list(trail.read())
     given = [files.get(argument, argument) for argument in arguments]
     command = [*name.split(), *given, "--reason", "tried", "-c", str(served / "bridge.yaml")]
-    told = CliRunner().invoke(root, command, prog_name="bridge")
-    assert told.exit_code in (0, 1, 3), told.output
+    received = CliRunner().invoke(root, command, prog_name="bridge")
+    assert received.exit_code in (0, 1, 3), received.output
     [line] = [line for line in trail.read() if line not in before]
     assert line["action"].replace(".", " ").removesuffix("_by") == name
     assert line["via"] == HERE.get(name, "socket")
-    assert (line["result"] == "done") == (told.exit_code == 0), (line, told.output)
+    assert (line["result"] == "done") == (received.exit_code == 0), (line, received.output)
     assert line["reason"] == "tried"
     assert MARKER not in json.dumps(line)
     assert DATA not in json.dumps(line)
@@ -65,7 +65,7 @@ def test_a_change_leaves_one_line(
 def test_an_unknown_name_is_a_change_that_was_tried(served: Path, command: tuple[str, ...]) -> None:
     trail = Trail(served / ".bridge" / "audit")
     before = list(trail.read())
-    told = CliRunner().invoke(root, [*command, "-c", str(served / "bridge.yaml")], prog_name="bridge")
-    assert told.exit_code == 2
+    received = CliRunner().invoke(root, [*command, "-c", str(served / "bridge.yaml")], prog_name="bridge")
+    assert received.exit_code == 2
     [line] = [line for line in trail.read() if line not in before]
     assert (line["result"], line["error"]) == ("failed", "LookupError")

@@ -63,11 +63,11 @@ def test_warnings_stop_nothing_unless_strict(config: Path) -> None:
 def test_json(config: Path) -> None:
     config.write_text(BROKEN)
     result = check(config, "--json")
-    told = json.loads(result.stdout)
+    received = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert told["ok"] is False
-    assert told["counts"]["route"] == 3
-    [problem] = told["problems"]
+    assert received["ok"] is False
+    assert received["counts"]["route"] == 3
+    [problem] = received["problems"]
     assert problem.keys() == {"file", "line", "column", "path", "what", "severity"}
     assert (problem["file"], problem["line"], problem["severity"]) == (str(config), 13, "error")
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bridge.ops.trail import Trail
-from tests.app.project import CONFIG, PATIENCE, write_project
+from tests.app.project import CONFIG, TIMEOUT, write_project
 
 PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
 
@@ -41,7 +41,7 @@ def daemon(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
             cwd=project, stderr=log, stdout=log,
         )  # fmt: skip
         try:
-            ends = time.monotonic() + PATIENCE
+            ends = time.monotonic() + TIMEOUT
             while not ready.exists():
                 assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
                 assert time.monotonic() < ends
@@ -49,7 +49,7 @@ def daemon(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
             yield process, json.loads(ready.read_text())
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(PATIENCE) == 0
+                assert process.wait(TIMEOUT) == 0
         finally:
             process.kill()
             process.wait()
@@ -76,12 +76,12 @@ def test_a_daemon_does_it_and_leaves_the_one_line(project: Path) -> None:
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
         assert bridge(project, "instances", "raise", "one", "go", "--data", '{"a": 1}').returncode == 0
         assert bridge(project, "instances", "wait", "one").returncode == 0
-        told = bridge(project, "instances", "terminate", "none", "--reason", "typo")
-        assert (told.returncode, told.stderr) == (1, "error: terminate 'none': no such instance\n")
-        told = bridge(project, "instances", "start", "greet", "--id", "one")
-        assert (told.returncode, told.stderr.count("\n")) == (1, 1)
-        told = bridge(project, "instances", "purge", "one", "--engine", "nowhere")
-        assert told.returncode == 2
+        received = bridge(project, "instances", "terminate", "none", "--reason", "typo")
+        assert (received.returncode, received.stderr) == (1, "error: terminate 'none': no such instance\n")
+        received = bridge(project, "instances", "start", "greet", "--id", "one")
+        assert (received.returncode, received.stderr.count("\n")) == (1, 1)
+        received = bridge(project, "instances", "purge", "one", "--engine", "nowhere")
+        assert received.returncode == 2
     assert not place.exists()
     fields = [[line[name] for name in ("action", "target", "result", "via")] for line in logged(project)]
     assert fields == [
@@ -115,8 +115,8 @@ def test_the_worker_takes_over_and_a_killed_daemon_is_no_obstacle(project: Path)
 def test_a_place_that_cannot_be_used(project: Path) -> None:
     (project / "file").touch()
     (project / "bridge.yaml").write_text(CONFIG + "ops: {http: {port: 0}, state_dir: file}\n")
-    told = bridge(project, "serve")
-    assert (told.returncode, "ops.state_dir" in told.stderr, "Traceback" in told.stderr) == (3, True, False)
+    received = bridge(project, "serve")
+    assert (received.returncode, "ops.state_dir" in received.stderr, "Traceback" in received.stderr) == (3, True, False)
     (project / "bridge.yaml").write_text(CONFIG.replace(".bridge/", "data/") + "ops: {http: {port: 0}}\n")
     shutil.rmtree(project / ".bridge")
     (project / ".bridge").touch()
@@ -134,8 +134,8 @@ def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path)
         text = CONFIG.replace("engine: {type: embedded, path: .bridge/engine}", engine)
         assert text != CONFIG
         (project / "bridge.yaml").write_text(text + PORT)
-        told = bridge(project, "instances", "terminate", "one", "--reason", "try")
-    assert told.returncode == 3, told.stderr
+        received = bridge(project, "instances", "terminate", "one", "--reason", "try")
+    assert received.returncode == 3, received.stderr
     [line] = kept(project, "audit")
     assert (line["action"], line["target"], line["result"], line["error"], line["reason"]) == (
         "instances.terminate", "one", "failed", "engine_unavailable", "try",
@@ -150,10 +150,10 @@ def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> 
     (project / "bridge.yaml").write_text(text + PORT)
     with daemon(project, "serve") as (process, _):
         process.send_signal(signal.SIGSTOP)
-        told = bridge(project, "instances", "terminate", "one")
-        assert told.returncode == 3
-        assert "is it frozen?" in told.stderr
-        assert "Traceback" not in told.stderr
+        received = bridge(project, "instances", "terminate", "one")
+        assert received.returncode == 3
+        assert "is it frozen?" in received.stderr
+        assert "Traceback" not in received.stderr
         process.send_signal(signal.SIGCONT)
     assert [line["result"] for line in kept(project)] == ["failed"]
 

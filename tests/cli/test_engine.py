@@ -21,7 +21,7 @@ from durabletask.azuremanaged.client import DurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import TaskHubGrpcClient
 
-from tests.app.project import PATIENCE, write_project
+from tests.app.project import TIMEOUT, write_project
 
 
 def bridge(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ class Served:
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 @contextmanager
@@ -50,14 +50,14 @@ def serving(directory: Path, *options: str) -> Iterator[Served]:
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "bridge", "engine", *given], cwd=directory, stderr=out)
     try:
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while not ready.exists():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < ends
             time.sleep(0.02)
-        told = json.loads(ready.read_text())
-        assert told["pid"] == process.pid
-        yield Served(process, told["address"], log)
+        received = json.loads(ready.read_text())
+        assert received["pid"] == process.pid
+        yield Served(process, received["address"], log)
     finally:
         process.kill()
         process.wait()
@@ -117,7 +117,7 @@ def test_the_schedulers_client_and_worker_over_a_kill(tmp_path: Path) -> None:
         assert served.end(signal.SIGKILL) == -signal.SIGKILL
     with serving(tmp_path) as served:
         with worker(served, "blue"), client(served, "blue") as blue, client(served, "green") as green:
-            done = blue.wait_for_orchestration_completion("w", timeout=PATIENCE)
+            done = blue.wait_for_orchestration_completion("w", timeout=TIMEOUT)
             assert done is not None
             assert done.serialized_output == "47"
             waits = green.get_orchestration_state("w")
@@ -133,7 +133,7 @@ def test_ctrl_c_stops_it_though_a_client_waits(tmp_path: Path) -> None:
     with serving(tmp_path) as served, client(served, "default") as waiting:
         waiting.schedule_new_orchestration(work, input=1, instance_id="w")
         with worker(served, "default"):
-            waiting.wait_for_orchestration_start("w", timeout=PATIENCE)
+            waiting.wait_for_orchestration_start("w", timeout=TIMEOUT)
             assert served.end(signal.SIGINT) == 0
     assert "Traceback" not in served.log.read_text()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import PATIENCE, write_project
+from tests.app.project import TIMEOUT, write_project
 from tests.cli.test_engine import bridge, client, serving, work, worker
 
 
@@ -55,8 +55,8 @@ def test_backups_under_load_hold_all_that_was_acknowledged_and_go_on(tmp_path: P
             name = f"blue-{number}"
             ran = bridge(tmp_path, "engine", "backup", "--path", "hubs/blue.db", "--json", name)
             assert (ran.returncode, ran.stderr) == (0, "")
-            told = json.loads(ran.stdout)
-            assert told == {"file": "hubs/blue.db", "backup": name, "bytes": (tmp_path / name).stat().st_size}
+            received = json.loads(ran.stdout)
+            assert received == {"file": "hubs/blue.db", "backup": name, "bytes": (tmp_path / name).stat().st_size}
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
             taken.append((name, before, len(load.acknowledged)))
             assert len(load.acknowledged) > before
@@ -76,7 +76,7 @@ def test_backups_under_load_hold_all_that_was_acknowledged_and_go_on(tmp_path: P
             for instance_id in held:
                 blue.raise_orchestration_event(instance_id, "add", data=5)
             for instance_id in held:
-                done = blue.wait_for_orchestration_completion(instance_id, timeout=PATIENCE)
+                done = blue.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
                 assert done is not None
                 assert done.serialized_output == str(int(instance_id.removeprefix("w-")) * 2 + 5)
             assert served.end(signal.SIGTERM) == 0

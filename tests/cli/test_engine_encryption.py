@@ -19,7 +19,7 @@ from bridge.app.engine_file import keyring
 from bridge.cli import root
 from bridge.errors import EngineMisconfigured
 from tests.app import own_keys
-from tests.app.project import PATIENCE, Host, write_project
+from tests.app.project import TIMEOUT, Host, write_project
 from tests.cli.conftest import _log_apart
 
 __all__ = ["_log_apart"]
@@ -108,7 +108,7 @@ def hosted(project: Path) -> Iterator[Callable[[], Host]]:
 def fill(run: Run, suffix: str = "") -> None:
     for name, flow, given in (("g", "greet", MARKER), ("w", "waits", MARKER)):
         assert run("instances", "start", flow, "--id", name + suffix, "--input", json.dumps(given)).exit_code == 0
-    assert run("instances", "wait", "g" + suffix, "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    assert run("instances", "wait", "g" + suffix, "--timeout", f"{TIMEOUT:g}s").exit_code == 0
     assert run("entities", "signal", "counter@c", "add", "--input", "3").exit_code == 0
 
 
@@ -147,22 +147,22 @@ def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hoste
     host.stop()
     file = project / ".bridge/engine/engine.db"
     for arguments in (("engine", "check"), ("engine", "export")):
-        told = run(*arguments, "--path", str(file), config=False)
-        assert (told.exit_code, MARKER in told.output) == (3, False)
-        assert "payloads are encrypted with key 'old'" in told.output
+        received = run(*arguments, "--path", str(file), config=False)
+        assert (received.exit_code, MARKER in received.output) == (3, False)
+        assert "payloads are encrypted with key 'old'" in received.output
         assert run(*arguments, "--path", str(file)).exit_code == 0
     for arguments in (("engine", "compact"), ("engine", "backup", str(project / "copy"))):
         assert run(*arguments, "--path", str(file), config=False).exit_code == 0
     assert run("engine", "restore", str(project / "copy"), "--path", str(file), config=False).exit_code == 0
     configure(project, keys("new"))
-    told = run("engine", "restore", str(project / "copy"))
-    assert (told.exit_code, "encrypted with key 'old'" in told.output) == (3, True)
+    received = run("engine", "restore", str(project / "copy"))
+    assert (received.exit_code, "encrypted with key 'old'" in received.output) == (3, True)
     assert run("engine", "check").exit_code == 3
     content = file.read_bytes()
-    told = run("serve")
-    assert (told.exit_code, "encrypted with key 'old', which is not there" in told.output) == (3, True)
-    told = run("engine", "--path", str(file.parent), config=False)
-    assert (told.exit_code, "encrypted with key 'old', which is not there" in told.output) == (3, True)
+    received = run("serve")
+    assert (received.exit_code, "encrypted with key 'old', which is not there" in received.output) == (3, True)
+    received = run("engine", "--path", str(file.parent), config=False)
+    assert (received.exit_code, "encrypted with key 'old', which is not there" in received.output) == (3, True)
     assert file.read_bytes() == content
 
 
@@ -175,9 +175,9 @@ def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], Host])
     counted = json.loads(run("engine", "reencrypt", "--dry-run", "--json").output)
     assert counted["plain"] > 0
     assert set(counted["keys"]) == {"old", "new"}
-    told = run("engine", "reencrypt", "--reason", "a test")
-    assert told.exit_code == 0
-    assert told.output.splitlines()[-1].endswith("payloads under key new")
+    received = run("engine", "reencrypt", "--reason", "a test")
+    assert received.exit_code == 0
+    assert received.output.splitlines()[-1].endswith("payloads under key new")
     configure(project, keys("new"))
     hosted().stop()
     configure(project, keys("new", active=False))
@@ -242,9 +242,9 @@ def test_keys_that_cannot_be_used(project: Path, encryption: str, what: str) -> 
 )
 def test_a_configuration_that_is_refused(project: Path, run: Run, encryption: str, what: str) -> None:
     configure(project, encryption)
-    told = run("check")
-    assert told.exit_code != 0
-    assert what in told.output
+    received = run("check")
+    assert received.exit_code != 0
+    assert what in received.output
 
 
 def test_check_reads_no_key(project: Path, run: Run) -> None:

@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
 def reaches(bridge: Bridge, key: str, state: int, entity: str = "counter") -> None:
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while True:
         result = bridge("entities", "show", f"{entity}@{key}", "--json")
         if result.exit_code == 0 and json.loads(result.stdout)["state"] == state:
@@ -49,8 +49,8 @@ def test_an_entity_runs_a_message_once(bridge: Bridge) -> None:
     key = uuid4().hex
     signal = ("entities", "signal", f"stock@{key}", "receive", "--input", "2")
     for _ in range(2):
-        told = json.loads(bridge(*signal, "--message-id", "delivery-17", "--json").stdout)
-        assert told == {"entity": "stock", "key": key, "operation": "receive", "message_id": "delivery-17"}
+        received = json.loads(bridge(*signal, "--message-id", "delivery-17", "--json").stdout)
+        assert received == {"entity": "stock", "key": key, "operation": "receive", "message_id": "delivery-17"}
     assert json.loads(bridge(*signal, "--json").stdout)["message_id"] != "delivery-17"
     bridge(*signal, "--bare")
     reaches(bridge, key, 6, "stock")

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from tests.app.project import PATIENCE, write_project
+from tests.app.project import TIMEOUT, write_project
 from tests.cli.conftest import Bridge
 
 pytestmark = pytest.mark.usefixtures("host")
-TIMEOUT = f"{PATIENCE:g}s"
+TIMEOUT = f"{TIMEOUT:g}s"
 
 
 @pytest.fixture
@@ -42,20 +42,20 @@ def finished(bridge: Bridge, name: str, code: int = 0) -> None:
 def shown(bridge: Bridge, name: str, *options: str) -> dict[str, object]:
     result = bridge("instances", "show", name, "--json", *options)
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    assert isinstance(told, dict)
-    return told
+    received = json.loads(result.stdout)
+    assert isinstance(received, dict)
+    return received
 
 
 def test_start_wait_show(bridge: Bridge, name: str) -> None:
     started(bridge, "greet", name, "--input", '"ada"', "--tag", "by=test", "--version", "1.0")
     result = bridge("instances", "wait", name, "--timeout", TIMEOUT, "--json")
     assert (result.exit_code, json.loads(result.stdout)["output"]) == (0, "hello ada")
-    told = shown(bridge, name)
-    assert list(told) == [
+    received = shown(bridge, name)
+    assert list(received) == [
         "instance_id", "name", "status", "created_at", "last_updated_at", "input", "output", "custom_status", "failure",
     ]  # fmt: skip
-    assert (told["name"], told["status"], told["input"]) == ("greet", "COMPLETED", "ada")
+    assert (received["name"], received["status"], received["input"]) == ("greet", "COMPLETED", "ada")
     lines = bridge("instances", "show", name).stdout.splitlines()
     assert f"instance  {name}" in lines
     assert 'output    "hello ada"' in lines
@@ -90,8 +90,8 @@ def test_list(bridge: Bridge, name: str) -> None:
     assert [row.split()[0] for row in table[1:]] == [f"{name}-{end}" for end in "w210"]
     assert "\x1b" not in "".join(table)
 
-    told = json.loads(bridge(*select, "--json", "--status", "completed").stdout)
-    assert [(one["instance_id"], one["output"]) for one in told] == [(f"{name}-{end}", "hello x") for end in "210"]
+    received = json.loads(bridge(*select, "--json", "--status", "completed").stdout)
+    assert [(one["instance_id"], one["output"]) for one in received] == [(f"{name}-{end}", "hello x") for end in "210"]
 
     result = bridge(*select, "--ids", "--limit", "2")
     assert result.stdout.splitlines() == [f"{name}-w", f"{name}-2"]
@@ -124,9 +124,9 @@ def test_raise(bridge: Bridge, name: str) -> None:
 def test_a_message_id_starts_once(bridge: Bridge, name: str) -> None:
     command = ("instances", "start", "waits", "--id", name, "--message-id", "nightly")
     first, second = (bridge(*command, "--json") for _ in range(2))
-    told = {"instance_id": name, "message_id": "nightly", "repeated": False}
-    assert (first.exit_code, json.loads(first.stdout)) == (0, told)
-    assert (second.exit_code, json.loads(second.stdout)) == (0, told | {"repeated": True})
+    received = {"instance_id": name, "message_id": "nightly", "repeated": False}
+    assert (first.exit_code, json.loads(first.stdout)) == (0, received)
+    assert (second.exit_code, json.loads(second.stdout)) == (0, received | {"repeated": True})
     third = bridge(*command)
     assert (third.stdout, third.stderr) == (f"{name}\n", "this message has started it before\n")
     other = bridge("instances", "start", "waits", "--id", name, "--message-id", "another")
@@ -197,16 +197,16 @@ def test_terminate(bridge: Bridge, name: str) -> None:
     started(bridge, "waits", name)
     assert bridge("instances", "terminate", name, "--output", '{"why": "fraud"}').exit_code == 0
     finished(bridge, name, code=1)
-    told = shown(bridge, name)
-    assert (told["status"], told["output"]) == ("TERMINATED", {"why": "fraud"})
+    received = shown(bridge, name)
+    assert (received["status"], received["output"]) == ("TERMINATED", {"why": "fraud"})
 
 
 def test_failure_and_rewind(bridge: Bridge, name: str) -> None:
     started(bridge, "breaks", name)
     finished(bridge, name, code=1)
-    told = bridge("instances", "show", name).stdout
-    assert "the carrier does not answer" in told
-    assert "in breaks" in told
+    received = bridge("instances", "show", name).stdout
+    assert "the carrier does not answer" in received
+    assert "in breaks" in received
     repaired: Path = sys.modules["commanded_flows"].REPAIRED
     repaired.touch()
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.engines.recording import Recording
 from bridge.testing import ReplayMismatch, replay
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -23,7 +23,7 @@ def name(bridge: Bridge) -> str:
     """An instance that has finished."""
     name = f"x-{uuid4().hex[:8]}"
     assert bridge("instances", "start", "greet", "--id", name, "--input", '"ada"').exit_code == 0
-    assert bridge("instances", "wait", name, "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    assert bridge("instances", "wait", name, "--timeout", f"{TIMEOUT:g}s").exit_code == 0
     return name
 
 
@@ -51,8 +51,8 @@ def test_what_is_exported_can_be_replayed(bridge: Bridge, name: str, tmp_path: P
 
 
 def test_without_a_file_it_goes_to_standard_output(bridge: Bridge, name: str) -> None:
-    told = json.loads(bridge("instances", "export", name).stdout)
-    assert (told["format"], told["version"], told["instance_id"]) == ("durable-bridge.history", 1, name)
+    received = json.loads(bridge("instances", "export", name).stdout)
+    assert (received["format"], received["version"], received["instance_id"]) == ("durable-bridge.history", 1, name)
 
 
 def test_what_cannot_be_done(bridge: Bridge, name: str, tmp_path: Path) -> None:

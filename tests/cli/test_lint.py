@@ -45,8 +45,8 @@ def test_the_number_of_orchestrators_is_told(project: Path) -> None:
     more = "def other(ctx: 'task.OrchestrationContext', _):\n    yield ctx.create_timer(1)\n"
     (project / "flows" / "flow.py").write_text(CLEAN + more + more.replace("other", "_part"))
     assert lint(project).stdout == "ok: 2 orchestrators, 1 helper with a context, nothing found\n"
-    told = json.loads(lint(project, "--json").stdout)
-    assert (told["ok"], told["orchestrators"], told["others"]) == (True, 2, 1)
+    received = json.loads(lint(project, "--json").stdout)
+    assert (received["ok"], received["orchestrators"], received["others"]) == (True, 2, 1)
     assert json.loads(lint(project, "--sarif").stdout)["runs"][0]["properties"] == {"orchestrators": 2}
     (project / "flows" / "flow.py").write_text("")
     assert lint(project).stdout == "ok: 0 orchestrators, nothing found\n"
@@ -104,8 +104,8 @@ def test_names_of_files_beyond_the_configuration_are_left_alone(project: Path, m
 def test_findings_are_lines_and_a_summary(project: Path) -> None:
     result = lint(project / "flows")
     place = f"{project / 'flows' / 'flow.py'}:3:5"
-    told = "missing-yield: nobody waits for call_activity(); write `yield call_activity(...)`"
-    assert (result.exit_code, result.stdout) == (1, f"{place} {told}\n1 finding\n")
+    received = "missing-yield: nobody waits for call_activity(); write `yield call_activity(...)`"
+    assert (result.exit_code, result.stdout) == (1, f"{place} {received}\n1 finding\n")
 
 
 def test_without_paths_it_reads_the_modules_of_the_configuration(project: Path) -> None:
@@ -115,9 +115,9 @@ def test_without_paths_it_reads_the_modules_of_the_configuration(project: Path) 
 
 
 def test_json(project: Path) -> None:
-    told = json.loads(lint(project, "--json").stdout)
-    assert told["ok"] is False
-    assert [(one["rule"], one["line"], one["column"]) for one in told["findings"]] == [("missing-yield", 3, 5)]
+    received = json.loads(lint(project, "--json").stdout)
+    assert received["ok"] is False
+    assert [(one["rule"], one["line"], one["column"]) for one in received["findings"]] == [("missing-yield", 3, 5)]
 
 
 def test_sarif(project: Path) -> None:

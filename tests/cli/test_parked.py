@@ -19,7 +19,7 @@ from bridge.app.daemon import Daemon
 from bridge.cli import root
 from bridge.message import Message
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 FLOWS = """
 from durabletask import task
@@ -67,7 +67,7 @@ class Host:
         self.daemon: Daemon | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
-        assert self._ready.wait(PATIENCE)
+        assert self._ready.wait(TIMEOUT)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Host:
     def stop(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def publish(self, kind: str, *ids: str, key: str | None = None) -> None:
         """Returns when they are settled."""
@@ -92,8 +92,8 @@ class Host:
             Message(json.dumps({"id": id_}).encode(), (key or id_).encode(), (("type", kind.encode()),)) for id_ in ids
         ]
         publishing = self.daemon.brokers["local"].publish("orders", messages)
-        asyncio.run_coroutine_threadsafe(publishing, self._loop).result(PATIENCE)
-        ends = time.monotonic() + PATIENCE
+        asyncio.run_coroutine_threadsafe(publishing, self._loop).result(TIMEOUT)
+        ends = time.monotonic() + TIMEOUT
         while sum(outcomes.values()) < before + len(ids):
             assert time.monotonic() < ends
             time.sleep(0.01)
@@ -133,7 +133,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
 
 def listed(run: Callable[..., Result], *options: str, count: int | None = None) -> list[dict[str, Any]]:
     """What waits, once there is so much of it."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while True:
         result = run("parked", "list", "--json", *options)
         assert result.exit_code == 0, result.output
@@ -164,7 +164,7 @@ def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> N
     result = run("parked", "release", "order-1", "order-2")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "order-1: 0 messages delivered, 2 still wait")
     assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
-    assert run("instances", "wait", "order-2", "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    assert run("instances", "wait", "order-2", "--timeout", f"{TIMEOUT:g}s").exit_code == 0
     listed(run, count=3)
 
     chosen = listed(run, "--prefix", "order-1")[1]["id"]
@@ -203,7 +203,7 @@ def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
     assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
     result = run("parked", "release", "--source", "orders", "k")
     assert (result.exit_code, result.stdout) == (0, "orders k: 1 message released\n")
-    assert run("instances", "wait", "order-2", "--timeout", f"{PATIENCE:g}s").exit_code == 0
+    assert run("instances", "wait", "order-2", "--timeout", f"{TIMEOUT:g}s").exit_code == 0
     assert run("instances", "start", "order", "--id", "order-3").exit_code == 0
     result = run("parked", "release", "--source", "orders", "--all")
     assert "orders other: 1 message released" in result.stdout
@@ -228,9 +228,9 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"route paid) waits for order-1 since {waits['since']}, until {waits['until']}\n" in result.stdout
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
-    told = json.loads(run("trace", waits["message_id"], "--json").stdout)
-    assert (told["found_by"], told["instances"]) == ("undelivered", [])
-    assert [(one["state"], one["instance_id"]) for one in told["undelivered"]] == [("waiting", "order-1")]
+    received = json.loads(run("trace", waits["message_id"], "--json").stdout)
+    assert (received["found_by"], received["instances"]) == ("undelivered", [])
+    assert [(one["state"], one["instance_id"]) for one in received["undelivered"]] == [("waiting", "order-1")]
     assert run("parked", "drop", "order-1", "--yes").exit_code == 0
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
@@ -251,10 +251,10 @@ def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Resu
 
 
 def test_a_source_that_there_is_not(host: Host, run: Callable[..., Result]) -> None:
-    told = "there is no source `nosuch`; the configuration has orders\n"
-    assert run("parked", "list", "--source", "nosuch").stderr == told
+    received = "there is no source `nosuch`; the configuration has orders\n"
+    assert run("parked", "list", "--source", "nosuch").stderr == received
     result = run("parked", "release", "--source", "nosuch", "--all")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", told)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", received)
 
 
 def test_what_no_worker_has_processed_is_told(tmp_path: Path, run: Callable[..., Result], workerless: Host) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import CONFIG, PATIENCE, write_project
+from tests.app.project import CONFIG, TIMEOUT, write_project
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def serving(project: Path, ready: Path) -> Iterator[None]:
             cwd=project, stderr=log, stdout=log, umask=0,
         )  # fmt: skip
         try:
-            ends = time.monotonic() + PATIENCE
+            ends = time.monotonic() + TIMEOUT
             while ready.is_symlink() or not ready.exists():
                 assert process.poll() is None, (project / "log").read_text()
                 assert time.monotonic() < ends
                 time.sleep(0.05)
             yield
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT) == 0
         finally:
             process.kill()
             process.wait()
@@ -47,8 +47,8 @@ def serving(project: Path, ready: Path) -> Iterator[None]:
 
 def bridge(project: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "bridge", *arguments]
-    told = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, umask=0, check=False)
-    assert told.returncode == 0, told.stderr
+    received = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, umask=0, check=False)
+    assert received.returncode == 0, received.stderr
 
 
 def wide(*roots: Path) -> list[str]:
@@ -105,11 +105,11 @@ def test_links_in_the_way_are_refused(project: Path) -> None:
         assert file.exists()
         file.rename(project / "aside")
         file.symlink_to(victim)
-        told = subprocess.run(
+        received = subprocess.run(
             [sys.executable, "-m", "bridge", "serve"], cwd=project, capture_output=True, text=True, timeout=60
         )
-        assert (told.returncode, "is a link" in told.stderr) == (3, True), told.stderr
-        assert "Traceback" not in told.stderr
+        assert (received.returncode, "is a link" in received.stderr) == (3, True), received.stderr
+        assert "Traceback" not in received.stderr
         file.unlink()
         (project / "aside").rename(file)
     assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("theirs", 0o644)

@@ -56,15 +56,15 @@ def test_a_saga_of_the_configuration_in_short() -> None:
     lines = CliRunner().invoke(root, command, input=json.dumps(event)).stdout.splitlines()
     assert '  input          {"id": "p-1"}' in lines
     assert "  saga           purchase: (stock | payment) > point of no return > parcel" in lines
-    told = json.loads(CliRunner().invoke(root, [*command, "--json"], input=json.dumps(event)).stdout)
-    assert told["steps"][0]["command"]["input"]["definition"]["steps"][-1]["name"] == "parcel"
+    received = json.loads(CliRunner().invoke(root, [*command, "--json"], input=json.dumps(event)).stdout)
+    assert received["steps"][0]["command"]["input"]["definition"]["steps"][-1]["name"] == "parcel"
 
 
 def test_json(bridge: Bridge, greeting: str) -> None:
-    told = json.loads(bridge("route", "orders", "--file", greeting, "--json").stdout)
-    assert told.keys() == {"source", "outcome", "routes", "steps", "rules", "reason", "detail", "envelope"}
-    assert (told["outcome"], told["routes"]) == ("executed", ["greet"])
-    assert told["steps"][0]["command"]["instance_id"] == "greet-ada"
+    received = json.loads(bridge("route", "orders", "--file", greeting, "--json").stdout)
+    assert received.keys() == {"source", "outcome", "routes", "steps", "rules", "reason", "detail", "envelope"}
+    assert (received["outcome"], received["routes"]) == ("executed", ["greet"])
+    assert received["steps"][0]["command"]["instance_id"] == "greet-ada"
 
 
 def test_expectations(bridge: Bridge, greeting: str) -> None:

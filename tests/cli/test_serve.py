@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import CONFIG, PATIENCE, write_project
+from tests.app.project import CONFIG, TIMEOUT, write_project
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/t", "type": "greeting.asked", "data": {"name": "ada"}})
 
@@ -43,14 +43,14 @@ def running(project: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]
             stdout=log,
         )
         try:
-            ends = time.monotonic() + PATIENCE
+            ends = time.monotonic() + TIMEOUT
             while not ready.exists():
                 assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
                 assert time.monotonic() < ends
                 time.sleep(0.05)
             yield process
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT) == 0
         finally:
             process.kill()
             process.wait()
@@ -60,8 +60,8 @@ def test_from_a_message_to_a_workflow(project: Path) -> None:
     (project / "event.json").write_text(EVENT)
     with running(project, "serve"):
         assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
-        wait = f"{PATIENCE:g}s"
-        ends = time.monotonic() + PATIENCE
+        wait = f"{TIMEOUT:g}s"
+        ends = time.monotonic() + TIMEOUT
         while (result := bridge(project, "instances", "wait", "greet-ada", "--timeout", wait, "--json")).returncode:
             assert time.monotonic() < ends, result.stderr
         assert json.loads(result.stdout)["output"] == "hello ada"
@@ -75,12 +75,12 @@ def test_intake_and_workers_in_two_processes(project: Path) -> None:
     (project / "event.json").write_text(EVENT)
     with running(project, "serve", "--no-worker"):
         assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while bridge(project, "instances", "list", "--ids").stdout != "greet-ada\n":
             assert time.monotonic() < ends
         assert json.loads(bridge(project, "instances", "show", "greet-ada", "--json").stdout)["status"] == "PENDING"
         with running(project, "worker"):
-            assert bridge(project, "instances", "wait", "greet-ada", "--timeout", f"{PATIENCE:g}s").returncode == 0
+            assert bridge(project, "instances", "wait", "greet-ada", "--timeout", f"{TIMEOUT:g}s").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
@@ -115,7 +115,7 @@ def test_the_ready_file_tells_of_this_process_only(project: Path) -> None:
     ready = project / "ready-serve"
     ready.write_text("of one that was killed")
     with running(project, "serve") as process:
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while str(process.pid) not in written(ready):
             assert time.monotonic() < ends
     assert not ready.exists()

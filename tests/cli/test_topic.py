@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from bridge.cli import root
 from bridge.cli.topic import read
 from bridge.message import Message, Position, Unreadable
-from tests.app.project import PATIENCE, write_project
+from tests.app.project import TIMEOUT, write_project
 from tests.brokers.kafka.harness import unique
 from tests.cli.conftest import Bridge
 from tests.kafka.batches import batch, record
@@ -83,18 +83,20 @@ def copied(bridge: Bridge, place: str, copies: str) -> tuple[list[dict[str, obje
     text = bridge("topic", "read", place, "--json").stdout
     result = bridge("publish", copies, input=text)
     assert (result.exit_code, result.stderr) == (0, "")
-    told = objects(text), objects(bridge("topic", "read", copies, "--json").stdout)
-    for one in (line for lines in told for line in lines):
+    received = objects(text), objects(bridge("topic", "read", copies, "--json").stdout)
+    for one in (line for lines in received for line in lines):
         del one["topic"]
-    return told
+    return received
 
 
 def test_json_lines_can_be_published_unaltered(bridge: Bridge) -> None:
     put(bridge, *LINES)
     text = bridge("topic", "read", "local/things", "--json").stdout
-    told = objects(text)
-    assert [list(one) for one in told] == [["topic", "partition", "offset", "timestamp", "key", "headers", "body"]] * 3
-    assert [one["body"] for one in told] == [line["body"] for line in LINES]
+    received = objects(text)
+    assert [list(one) for one in received] == [
+        ["topic", "partition", "offset", "timestamp", "key", "headers", "body"]
+    ] * 3
+    assert [one["body"] for one in received] == [line["body"] for line in LINES]
     one, other = copied(bridge, "local/things", "local/copies")
     assert one == other
     assert bridge("publish", "local/", input=text).exit_code == 0
@@ -129,8 +131,8 @@ def test_times_far_away(bridge: Bridge, timestamp: object, shown: str) -> None:
     put(bridge, {"body": "far", "key": "k", "timestamp": timestamp}, {"body": "behind", "key": "k"})
     first, _, second, _ = bridge("topic", "read", "local/things").stdout.splitlines()
     assert (f"@0  {shown}  key k" in first, "@1  20" in second) == (True, True)
-    told = objects(bridge("topic", "read", "local/things", "--json").stdout)
-    assert (told[0]["timestamp"], told[1]["body"]) == (timestamp, "behind")
+    received = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    assert (received[0]["timestamp"], received[1]["body"]) == (timestamp, "behind")
 
 
 def test_output_that_is_not_utf_8(bridge: Bridge, config: Path) -> None:
@@ -143,16 +145,16 @@ def test_output_that_is_not_utf_8(bridge: Bridge, config: Path) -> None:
         )
         assert b"\xc2\x9b" not in run.stdout
         assert run.stdout.isascii() == (encoding == "ascii")
-        [told] = objects(run.stdout.decode())
-        assert told["headers"] == {"a": "\u009b"}
-        assert "ключ" in str(told["body"])
+        [received] = objects(run.stdout.decode())
+        assert received["headers"] == {"a": "\u009b"}
+        assert "ключ" in str(received["body"])
 
 
 def test_bytes_that_are_no_text(bridge: Bridge, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\x00\x1b[2J")
     assert bridge("publish", "local/things", "--raw", "--file", str(tmp_path / "bytes")).exit_code == 0
-    [told] = objects(bridge("topic", "read", "local/things", "--json").stdout)
-    assert (told["body_base64"], "body" in told) == ("/wAbWzJK", False)
+    [received] = objects(bridge("topic", "read", "local/things", "--json").stdout)
+    assert (received["body_base64"], "body" in received) == ("/wAbWzJK", False)
     assert r"\xff\x00\x1b[2J" in bridge("topic", "read", "local/things").stdout
 
 
@@ -214,7 +216,7 @@ def test_what_comes_is_shown_at_once_until_ctrl_c(bridge: Bridge, config: Path) 
         put(bridge, {"body": "second"})
         assert json.loads(reading.stdout.readline())["body"] == "second"
         os.kill(reading.pid, signal.SIGINT)
-        assert reading.wait(PATIENCE) == 130
+        assert reading.wait(TIMEOUT) == 130
 
 
 def test_kafka(tmp_path: Path) -> None:
@@ -223,8 +225,8 @@ def test_kafka(tmp_path: Path) -> None:
         bridge = with_broker(tmp_path, f"{{type: kafka, bootstrap_servers: '{server.bootstrap}', create_topics: true}}")
         topic = unique("things")
         put(bridge, *LINES, place=f"it/{topic}")
-        told = objects(bridge("topic", "read", f"it/{topic}", "--json").stdout)
-        assert [one["body"] for one in told] == [line["body"] for line in LINES]
+        received = objects(bridge("topic", "read", f"it/{topic}", "--json").stdout)
+        assert [one["body"] for one in received] == [line["body"] for line in LINES]
         one, other = copied(bridge, f"it/{topic}", f"it/{topic}-copies")
         assert one == other
         missing = bridge("topic", "read", "it/nowhere")
@@ -242,11 +244,11 @@ def test_records_that_no_client_can_read_are_shown_and_passed(tmp_path: Path) ->
         put(bridge, LINES[0], place=f"it/{topic}")
         bad = batch([record(0, b"raw \xff", b"k", [(b"caf\xe9", b"1"), (b"ok", b"2")])])
         asyncio.run(produce(server.bootstrap, topic, 0, bad, batch([record(0, b"after")])))
-        told = objects(bridge("topic", "read", f"it/{topic}", "--json", "--partition", "0").stdout)
-        [shown] = [one for one in told if "unreadable" in one]
+        received = objects(bridge("topic", "read", f"it/{topic}", "--json", "--partition", "0").stdout)
+        [shown] = [one for one in received if "unreadable" in one]
         assert base64.b64decode(shown["raw_base64"]) == b"raw \xff"
         assert shown["unreadable"]["fault"] == "header_name"
-        assert told[-1]["body"] == "after"
+        assert received[-1]["body"] == "after"
         assert "the name of a header is not UTF-8" in bridge("topic", "read", f"it/{topic}").stdout
     finally:
         server.stop()
@@ -259,8 +261,8 @@ def test_service_bus(tmp_path: Path) -> None:
         put(bridge, *LINES[:2], place="it/things")
         put(bridge, {"body": "new"}, place="it/news")
         for _ in range(2):
-            told = objects(bridge("topic", "read", "it/things", "--json").stdout)
-            assert [(one["body"], one["offset"]) for one in told] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
+            received = objects(bridge("topic", "read", "it/things", "--json").stdout)
+            assert [(one["body"], one["offset"]) for one in received] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
         one, other = copied(bridge, "it/things", "it/copies")
         for line in (*one, *other):
             del line["timestamp"]  # the service's own

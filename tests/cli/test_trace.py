@@ -23,9 +23,9 @@ def test_an_instance_that_no_message_started(bridge: Bridge) -> None:
     assert "(not by a message)" in result.stdout
     assert f"instance  {name}-child" in lines, "children are shown below"
     assert f"child of  {name}" in lines
-    told = json.loads(bridge("trace", name, "--json").stdout)
-    assert (told["id"], told["found_by"], told["searched"]) == (name, "instance", 0)
-    [one] = told["instances"]
+    received = json.loads(bridge("trace", name, "--json").stdout)
+    assert (received["id"], received["found_by"], received["searched"]) == (name, "instance", 0)
+    [one] = received["instances"]
     assert (one["status"], one["publications"], one["children"][0]["instance_id"]) == ("COMPLETED", [], f"{name}-child")
 
 

@@ -45,8 +45,8 @@ def test_check_ends_whatever_a_configuration_names(tmp_path: Path, end: str) -> 
         f"sources: {{s: {{broker: local, topics: [s], codec: json, schema: {end}}}}}\n"
     )
     for path in (config, Path("/dev/zero")):
-        told = subprocess.run(
+        received = subprocess.run(
             [sys.executable, "-m", "bridge", "check", "--no-import", "-c", str(path)],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert (told.returncode, "Traceback" in told.stderr) == (1, False)
+        assert (received.returncode, "Traceback" in received.stderr) == (1, False)

@@ -82,8 +82,8 @@ def test_every_key_is_described() -> None:
     definitions = schema()["$defs"]
     for name, definition in {"": schema(), **definitions}.items():
         for key, value in definition.get("properties", {}).items():
-            told = value if "description" in value else definitions[value["$ref"].rpartition("/")[2]]
-            assert told["description"], f"{name}.{key}"
+            received = value if "description" in value else definitions[value["$ref"].rpartition("/")[2]]
+            assert received["description"], f"{name}.{key}"
 
 
 SAMPLES = Path(__file__).parents[2] / "config"

@@ -11,7 +11,7 @@ import yaml
 from bridge.app.composition import load_config, message_shape, subscribe_options
 from bridge.app.publish import destination
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.source import Loaded
 from bridge.errors import ConfigError
@@ -54,7 +54,9 @@ def loaded(directory: Path, source: dict[str, Any], target: dict[str, Any] | Non
 )
 def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entrance: str | None) -> None:
     found = loaded(tmp_path, {"broker": "bus", **source})
-    assert subscribe_options(found, "s") == SubscribeOptions((path,), dead_letter=None, wishes=ServiceBusWishes())
+    assert subscribe_options(found, "s") == SubscribeOptions(
+        (path,), dead_letter=None, broker_options=ServiceBusReceiverOptions()
+    )
     if entrance is None:
         with pytest.raises(LookupError, match="nothing can be published"):
             destination(found, "s")
@@ -69,10 +71,10 @@ def test_wishes(tmp_path: Path) -> None:
         "servicebus": {"prefetch": 7, "receivers": 2}, "dead_letter": "letters",
     }  # fmt: skip
     options = subscribe_options(loaded(tmp_path, source), "s")
-    assert options.wishes == ServiceBusWishes(Sessions(3, 2.0, 60.0), 7, 2)
+    assert options.broker_options == ServiceBusReceiverOptions(Sessions(3, 2.0, 60.0), 7, 2)
     assert options.dead_letter == "letters"
     found = loaded(tmp_path, {"broker": "bus", "queue": "q", "sessions": False})
-    assert subscribe_options(found, "s").wishes == ServiceBusWishes()
+    assert subscribe_options(found, "s").broker_options == ServiceBusReceiverOptions()
 
 
 @pytest.mark.parametrize(
@@ -102,9 +104,9 @@ def test_wishes(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_told(tmp_path: Path, source: dict[str, Any], where: str, what: str) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as received:
         loaded(tmp_path, source)
-    assert any(problem.path == where and what in problem.what for problem in told.value.problems), told.value
+    assert any(problem.path == where and what in problem.what for problem in received.value.problems), received.value
 
 
 @pytest.mark.parametrize("letters", [None, "buried"])
@@ -128,9 +130,9 @@ def test_dead_letters_of_a_sub_queue_need_a_queue(tmp_path: Path, kind: str, let
     ],
 )
 def test_targets_are_checked(tmp_path: Path, target: dict[str, Any], where: str, what: str) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as received:
         loaded(tmp_path, {"broker": "bus", "queue": "q"}, target)
-    assert any(problem.path == where and what in problem.what for problem in told.value.problems), told.value
+    assert any(problem.path == where and what in problem.what for problem in received.value.problems), received.value
 
 
 def test_one_entity_has_one_source(tmp_path: Path) -> None:
@@ -143,13 +145,13 @@ def test_one_entity_has_one_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "key", "partition"),
+    ("options", "key", "partition"),
     [({}, b"k", None), ({"key": "partition"}, None, "k"), ({"key": "none"}, None, None)],
 )
 def test_what_a_target_makes_of_a_key(
-    tmp_path: Path, wishes: dict[str, Any], key: bytes | None, partition: str | None
+    tmp_path: Path, options: dict[str, Any], key: bytes | None, partition: str | None
 ) -> None:
-    target = {"broker": "bus", "queue": "q", "servicebus": {"time_to_live": "1m", **wishes}}
+    target = {"broker": "bus", "queue": "q", "servicebus": {"time_to_live": "1m", **options}}
     shape = message_shape(loaded(tmp_path, {"broker": "bus", "queue": "q"}, target).config.targets["t"])
     shaped = shape(Message(b"", b"k"))
     assert (shaped.key, shaped.partition_key, shaped.time_to_live) == (key, partition, 60.0)

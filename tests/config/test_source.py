@@ -131,8 +131,8 @@ EXPECTED = [
 
 def test_every_problem_is_told_at_once_where_it_is_written(write: Write) -> None:
     found = problems(write(WRONG))
-    told = [(problem.line, problem.column, problem.path) for problem in found]
-    assert sorted(told) == sorted(expected[:3] for expected in EXPECTED)
+    received = [(problem.line, problem.column, problem.path) for problem in found]
+    assert sorted(received) == sorted(expected[:3] for expected in EXPECTED)
     for line, column, path, what in EXPECTED:
         at = [problem.what for problem in found if (problem.line, problem.column, problem.path) == (line, column, path)]
         assert any(what in text for text in at), (path, at)
@@ -321,13 +321,13 @@ def test_whatever_is_written_loads_or_is_told_with_its_place(tmp_path: Path, doc
     file = tmp_path / "any.yaml"
     file.write_text(json.dumps(document))
     found: Loaded | None = None
-    told: tuple[Problem, ...] = ()
+    received: tuple[Problem, ...] = ()
     try:
         found = load([file], environ={})
     except ConfigError as error:
-        told = error.problems
-    assert all(problem.file == str(file) and problem.line > 0 and problem.column > 0 for problem in told)
+        received = error.problems
+    assert all(problem.file == str(file) and problem.line > 0 and problem.column > 0 for problem in received)
     if found is None:
-        assert told
+        assert received
     else:
         assert parse(found.effective(), "x", []) is not None

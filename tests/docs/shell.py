@@ -16,7 +16,7 @@ from types import TracebackType
 
 from tests.docs.document import Block
 
-PATIENCE = 40.0
+TIMEOUT = 40.0
 """Seconds that something may take which should take a moment."""
 
 DOCUMENTED = "127.0.0.1:8099"
@@ -74,12 +74,12 @@ class Shell:
             self._once(command, expected, where)
 
     def _once(self, command: str, expected: str, where: str) -> None:
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while True:
             done = subprocess.run(
                 ["bash", "-c", command.replace(DOCUMENTED, self._address)],
                 cwd=self.directory, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False,
+                stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT, check=False,
             )  # fmt: skip
             said = done.stdout.replace(self._address, DOCUMENTED)
             if done.returncode == 0 and matches(expected, said):
@@ -99,7 +99,7 @@ class Shell:
                 cwd=self.directory, env=self._environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             )  # fmt: skip
         self._daemons.append(daemon)
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while not (ready.exists() and ready.read_bytes()):
             assert daemon.poll() is None, f"{where}\nthe daemon ended:\n{log.read_text()}"
             assert time.monotonic() < ends, f"{where}\nnever ready:\n{log.read_text()}"
@@ -111,7 +111,7 @@ class Shell:
 
 def _stop(daemon: subprocess.Popen[bytes], where: str) -> None:
     daemon.send_signal(signal.SIGTERM)
-    code = daemon.wait(PATIENCE)
+    code = daemon.wait(TIMEOUT)
     assert code == 0, f"{where}\nthe daemon ended with exit code {code}"
 
 

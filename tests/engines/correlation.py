@@ -18,16 +18,16 @@ from bridge.commands import (
     StartOrRaise,
 )
 from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
-FIRST, SECOND, THIRD, FOURTH = (Origin(f"m-{number}", "r") for number in range(1, 5))
+FIRST, SECOND, THIRD, FOURTH = (MessageOrigin(f"m-{number}", "r") for number in range(1, 5))
 
 
 def fresh() -> str:
     return f"c-{uuid.uuid4().hex}"
 
 
-async def deliver(station: Any, command: Command, origin: Origin) -> str:
+async def deliver(station: Any, command: Command, origin: MessageOrigin) -> str:
     """What a delivery comes to, in a word."""
     try:
         await station.executor.execute(command, origin)
@@ -157,13 +157,13 @@ class CorrelationContract:
         start = ScheduleOrchestration("generations", instance_id, {"left": 3, "taken": []})
         assert await deliver(station, start, FIRST) == "done"
         for number in (1, 1, 2, 1, 2):
-            await deliver(station, RaiseEvent(instance_id, "item", number), Origin(f"i-{number}", "r"))
+            await deliver(station, RaiseEvent(instance_id, "item", number), MessageOrigin(f"i-{number}", "r"))
         assert await deliver(station, start, FIRST) == "repeat"
         for number in (2, 3):
-            await deliver(station, RaiseEvent(instance_id, "item", number), Origin(f"i-{number}", "r"))
+            await deliver(station, RaiseEvent(instance_id, "item", number), MessageOrigin(f"i-{number}", "r"))
         assert await station.output(instance_id) == [[1, 2, 3], "m-1"]
         assert await deliver(station, start, FIRST) == "repeat"
-        assert await deliver(station, RaiseEvent(instance_id, "item", 1), Origin("i-1", "r")) == "repeat"
+        assert await deliver(station, RaiseEvent(instance_id, "item", 1), MessageOrigin("i-1", "r")) == "repeat"
 
     async def test_entities_take_a_message_once(self, station: Any) -> None:
         key = uuid.uuid4().hex
@@ -179,7 +179,10 @@ class CorrelationContract:
         instance_id = fresh()
         count = 12
         commands = [
-            (StartOrRaise("collect", instance_id, "item", [count - 1, number], number), Origin(f"x-{number}", "r"))
+            (
+                StartOrRaise("collect", instance_id, "item", [count - 1, number], number),
+                MessageOrigin(f"x-{number}", "r"),
+            )
             for number in range(count)
             for _ in range(3)
         ]

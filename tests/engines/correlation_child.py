@@ -18,7 +18,7 @@ from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
 INSTANCES = 4
 MESSAGES = 15
@@ -33,19 +33,19 @@ def restarted(number: int) -> str:
     return f"again-{number}"
 
 
-def commands() -> list[tuple[Any, Origin]]:
+def commands() -> list[tuple[Any, MessageOrigin]]:
     """Messages about instances that take MESSAGES each, and about ones that end at once and begin again."""
-    found: list[tuple[Any, Origin]] = []
+    found: list[tuple[Any, MessageOrigin]] = []
     for number in range(INSTANCES):
         for message in range(MESSAGES):
             given = [MESSAGES - 1, message]
             command = StartOrRaise("collect", instance(number), "item", given, message)
-            found.append((command, Origin(f"{number}/{message}", "start-or-raise")))
+            found.append((command, MessageOrigin(f"{number}/{message}", "start-or-raise")))
         for message in range(3):
             start = ScheduleOrchestration(
                 "noted", restarted(number), f"{number}/{message}", on_existing=OnExisting.RESTART
             )
-            found.append((start, Origin(f"again/{number}/{message}", "restart")))
+            found.append((start, MessageOrigin(f"again/{number}/{message}", "restart")))
     return found
 
 
@@ -72,11 +72,13 @@ async def main(directory: str, seed: int) -> None:
     chance = random.Random(seed)
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
     await engine.start()
-    executor = CommandExecutor(SimpleNamespace(client=Slow(engine.client, chance), certain=engine.certain))  # type: ignore[arg-type]
+    executor = CommandExecutor(
+        SimpleNamespace(client=Slow(engine.client, chance), confirms_event_delivery=engine.confirms_event_delivery)
+    )  # type: ignore[arg-type]
     todo = list(enumerate(commands()))
     chance.shuffle(todo)
 
-    async def deliver(number: int, command: Any, origin: Origin) -> None:
+    async def deliver(number: int, command: Any, origin: MessageOrigin) -> None:
         while True:
             try:
                 await executor.execute(command, origin)

@@ -16,7 +16,7 @@ from bridge.commands import Command, OnExisting, OnFinished, RaiseEvent, Schedul
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from tests.engines.correlation import deliver
 
 INSTANCE = "again"
@@ -53,8 +53,10 @@ class Held:
 async def main(directory: str, verb: str, message: str) -> None:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
     await engine.start()
-    executor = CommandExecutor(SimpleNamespace(client=Held(engine.client), certain=engine.certain))  # type: ignore[arg-type]
-    station, origin = SimpleNamespace(executor=executor), Origin(message, "r")
+    executor = CommandExecutor(
+        SimpleNamespace(client=Held(engine.client), confirms_event_delivery=engine.confirms_event_delivery)
+    )  # type: ignore[arg-type]
+    station, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")
     # While another message's run is not over, `schedule` has to come again
     while (came_to := await deliver(station, command(verb, message), origin)) == "exists":
         await asyncio.sleep(0.01)

@@ -20,9 +20,9 @@ from bridge.engines.containment import MAX_MESSAGE
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.workflow import DataConverter
-from tests.engines.ways import PATIENCE, WAYS, engine_of, until
+from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 
-SECONDS = int(PATIENCE)
+SECONDS = int(TIMEOUT)
 
 
 class OwnBase(BaseException):
@@ -231,7 +231,7 @@ async def working(way: str, directory: Path, converter: DataConverter | None = N
         try:
             yield engine, worker
         finally:
-            assert await stop_worker(worker, PATIENCE)
+            assert await stop_worker(worker, TIMEOUT)
 
 
 async def finished(engine: Engine, name: str, given: Any) -> Any:
@@ -310,7 +310,7 @@ async def test_one_batch_keeps_what_its_other_operations_did(tmp_path: Path, way
             return found is not None and found.get_state(int) == 7
 
         await until(stored)
-        assert await stop_worker(worker, PATIENCE)
+        assert await stop_worker(worker, TIMEOUT)
 
 
 class RudeConverter(DataConverter):
@@ -356,7 +356,7 @@ async def test_a_pool_whose_threads_are_all_busy_is_stuck_until_one_is_free(tmp_
 
     def hangs(ctx: task.ActivityContext, _: Any) -> str:
         begun["hangs"] += 1
-        release.wait(PATIENCE)
+        release.wait(TIMEOUT)
         return "let go"
 
     def fan(ctx: task.OrchestrationContext, _: Any) -> Any:
@@ -377,7 +377,7 @@ async def test_a_pool_whose_threads_are_all_busy_is_stuck_until_one_is_free(tmp_
             assert worker.stuck() == []
         finally:
             release.set()
-            assert await stop_worker(worker, PATIENCE)
+            assert await stop_worker(worker, TIMEOUT)
     assert worker.stuck() == []
 
 
@@ -408,5 +408,5 @@ async def test_a_thread_that_is_ended_from_outside_is_replaced_and_its_work_done
             assert state.get_output() == [n * n for n in range(8)]
         assert worker.stuck() == []
         assert len(threads()) == 4
-        assert await stop_worker(worker, PATIENCE)
+        assert await stop_worker(worker, TIMEOUT)
     assert threads() == set()

@@ -19,7 +19,7 @@ from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.errors import AlreadyTaken
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from tests.engines.contract import station
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
 from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance
@@ -78,7 +78,7 @@ async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) ->
             finished[number] = not before.is_set()
             seed += 100
 
-    keepers = [asyncio.create_task(keep(number)) for number in range(PROCESSES)]
+    stores = [asyncio.create_task(keep(number)) for number in range(PROCESSES)]
     for _ in range(KILLS):
         seen = [len(each) for each in done]
         wanted = chance.randint(1, 12)
@@ -87,7 +87,7 @@ async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) ->
                 await asyncio.sleep(0.005)
         stops[chance.randrange(PROCESSES)].set()
     async with asyncio.timeout(120):
-        await asyncio.gather(*keepers)
+        await asyncio.gather(*stores)
     for number in range(INSTANCES):
         first, *rest = await running.output(instance(number))
         assert sorted([first[1], *rest]) == list(range(MESSAGES))
@@ -122,10 +122,10 @@ class Crashing:
         return call
 
 
-async def crash_then_redeliver(running: Any, command: Command, origin: Origin, at: int, after: bool) -> bool:
+async def crash_then_redeliver(running: Any, command: Command, origin: MessageOrigin, at: int, after: bool) -> bool:
     """Whether the command came to a crash at this call. It is delivered again until it is done."""
     client = Crashing(running.engine.client, at, after)
-    executor = CommandExecutor(SimpleNamespace(client=client, certain=True))  # type: ignore[arg-type]
+    executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))  # type: ignore[arg-type]
     crashed = False
     try:
         await executor.execute(command, origin)
@@ -147,8 +147,8 @@ async def test_a_crash_at_any_call_loses_and_doubles_nothing(hosted: Any, after:
         new = StartOrRaise("collect", fresh(), "item", [1, "new"])
         crashed.append(await crash_then_redeliver(running, new, FIRST, at, after))
         # There: the message is raised
-        told = StartOrRaise("collect", new.instance_id, "item", data="told")
-        crashed.append(await crash_then_redeliver(running, told, SECOND, at, after))
+        received = StartOrRaise("collect", new.instance_id, "item", data="told")
+        crashed.append(await crash_then_redeliver(running, received, SECOND, at, after))
         assert await running.output(new.instance_id) == [[1, "new"], "told"]
         # Finished: an event runs it again
         late = RaiseEvent(new.instance_id, "item", "late", on_finished=OnFinished.RESTART)

@@ -15,10 +15,10 @@ from durabletask import task
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Witness
+from bridge.engines.witness import CompatibilityMonitor
 from bridge.engines.worker import stop_worker
 from bridge.errors import UnknownTarget
-from tests.engines.ways import PATIENCE, until
+from tests.engines.ways import TIMEOUT, until
 
 
 async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
@@ -29,7 +29,7 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
 
     def hold(ctx: task.ActivityContext, name: str) -> str:
         began.append(name)
-        assert released.wait(PATIENCE)
+        assert released.wait(TIMEOUT)
         return name
 
     def one(ctx: task.OrchestrationContext, name: str) -> Any:
@@ -50,7 +50,7 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
         assert host._database is not None
         hub = host._database.hub
         await until(lambda: bool(began) and len(hub.dispatcher.leases) == len(names))
-        stopping = asyncio.create_task(stop_worker(worker, PATIENCE))
+        stopping = asyncio.create_task(stop_worker(worker, TIMEOUT))
         await until(lambda: not hub.dispatcher.streams and not len(hub.dispatcher.leases))
         assert not await stop_worker(worker, 0.0)  # it waits for what runs
         released.set()
@@ -59,10 +59,10 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
         other = engine.worker(workflows)
         other.start()
         for name in names:
-            ended = await engine.client.wait_for_orchestration_completion(name, timeout=PATIENCE)
+            ended = await engine.client.wait_for_orchestration_completion(name, timeout=TIMEOUT)
             assert ended is not None
             assert ended.get_output() == name
-        await stop_worker(other, PATIENCE)
+        await stop_worker(other, TIMEOUT)
         assert hub.losses is not None
         assert not hub.losses._counts
     finally:
@@ -83,20 +83,20 @@ async def test_what_a_worker_that_can_give_work_back_answers_is_seen_by_its_witn
             yield task.when_any([ctx.call_activity("missing"), ctx.create_timer(timedelta(milliseconds=1))])
         return "done"
 
-    witness = Witness()
+    monitor = CompatibilityMonitor()
     config = EmbeddedEngineConfig(type="embedded")
     host = EmbeddedEngine("host", config, tmp_path / "engine", host=True)
     await host.start()
     engine = EmbeddedEngine("attached", config, tmp_path / "engine", host=False)
     await engine.start()
     try:
-        worker = engine.worker(Workflows(orchestrators={"one": one}, activities={"fails": fails}), None, witness)
+        worker = engine.worker(Workflows(orchestrators={"one": one}, activities={"fails": fails}), None, monitor)
         worker.start()
         await engine.client.schedule_new_orchestration("one", instance_id="i")
-        ended = await engine.client.wait_for_orchestration_completion("i", timeout=PATIENCE)
+        ended = await engine.client.wait_for_orchestration_completion("i", timeout=TIMEOUT)
         assert ended is not None
-        assert witness.unknown == {"target": 1, "activity": 1}
-        assert await stop_worker(worker, PATIENCE)
+        assert monitor.unknown == {"target": 1, "activity": 1}
+        assert await stop_worker(worker, TIMEOUT)
     finally:
         await engine.stop()
         await host.stop()

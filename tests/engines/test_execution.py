@@ -25,7 +25,7 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
 )
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 
 
 class Disturbed:
@@ -57,14 +57,14 @@ def servicer(service):
 @pytest.fixture
 def executor(servicer):
     client = AsyncTaskHubGrpcClient(channel=AioChannel(servicer, timeout=5.0))
-    return CommandExecutor(SimpleNamespace(client=client, certain=True))
+    return CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))
 
 
 def finish(servicer: Disturbed, instance_id: str) -> None:
     servicer.backend.TerminateInstance(pb.TerminateRequest(instanceId=instance_id), CallContext((), None))
 
 
-FIRST, SECOND = Origin("m-1", "r"), Origin("m-2", "r")
+FIRST, SECOND = MessageOrigin("m-1", "r"), MessageOrigin("m-2", "r")
 START = ScheduleOrchestration("echo", "a", 1)
 NO_ANSWER = grpc.StatusCode.DEADLINE_EXCEEDED
 QUESTIONS = [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS]
@@ -136,14 +136,14 @@ async def test_a_reuse_policy_is_always_sent(servicer, executor):
 
 async def test_raise_that_the_engine_took_for_a_missing_instance(servicer, executor):
     """Some engines store events for ids they do not know."""
-    executor._engine.certain = False
+    executor._engine.confirms_event_delivery = False
     servicer.backend.RaiseEvent = lambda request, context: pb.RaiseEventResponse()
     with pytest.raises(InstanceNotFound):
         await executor.execute(RaiseEvent("missing", "go"))
 
 
 async def test_raise_that_raced_with_the_end_is_not_lost_silently(servicer, executor):
-    executor._engine.certain = False
+    executor._engine.confirms_event_delivery = False
     await executor.execute(START)
     backend_raise = servicer.backend.RaiseEvent
 

@@ -23,7 +23,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
 GOOD = (("authorization", f"Bearer {TOKEN}"),)
 MIB = 1024 * 1024
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -41,7 +41,7 @@ class Engine:
         self.log = directory / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([sys.executable, "-m", "bridge", *command], cwd=directory, stderr=log)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not ready.exists() or not ready.read_bytes():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end
@@ -50,7 +50,7 @@ class Engine:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def peak(self) -> int:
         """Most memory that was ever resident, in bytes."""
@@ -78,7 +78,7 @@ def big(size: int) -> pb.CreateInstanceRequest:
 
 def code(call: Any, request: Any, **options: Any) -> grpc.StatusCode:
     try:
-        call(request, timeout=PATIENCE, **options)
+        call(request, timeout=TIMEOUT, **options)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -124,7 +124,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
             with contextlib.ExitStack() as stack:
                 strangers = [stack.enter_context(socket.create_connection((host, int(port)), 5)) for _ in range(100)]
                 files = Path(f"/proc/{engine.process.pid}/fd")
-                end = time.monotonic() + PATIENCE
+                end = time.monotonic() + TIMEOUT
                 while sum("socket" in str(_target(each)) for each in files.iterdir()) > 40:
                     assert time.monotonic() < end
                     time.sleep(0.05)
@@ -162,4 +162,4 @@ def test_every_method_asks_for_the_token(engine: Engine) -> None:
 
 def _call(name: str, call: Any) -> Any:
     kind = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"].methods_by_name[name].input_type
-    return call(kind._concrete_class(), timeout=PATIENCE)
+    return call(kind._concrete_class(), timeout=TIMEOUT)

@@ -13,7 +13,7 @@ from bridge.engines.embedded import server as served
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.server import Guard, Server
-from tests.acceptance.daemon import PATIENCE
+from tests.acceptance.daemon import TIMEOUT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, HEADERS, PING = 4, 1, 6
@@ -55,7 +55,7 @@ def test_a_connection_without_a_call_ends(database: Database, monkeypatch: pytes
             connection.sendall(opening)
             living = threading.Thread(target=live, args=(connection,))
             living.start()
-            living.join(PATIENCE)
+            living.join(TIMEOUT)
             ended = not living.is_alive()
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

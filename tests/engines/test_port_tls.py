@@ -23,7 +23,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.server import Guard, Server
 from bridge.errors import EngineMisconfigured
 from bridge.tls import TlsFiles
-from tests.acceptance.daemon import PATIENCE
+from tests.acceptance.daemon import TIMEOUT
 from tests.kafka.certificates import Authority
 
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
@@ -38,7 +38,7 @@ def ask(port: int, authority: Authority, *, client: Path | None = None, token: b
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         try:
             TaskHubSidecarServiceStub(channel).GetInstance(
-                pb.GetInstanceRequest(instanceId="a"), timeout=PATIENCE, metadata=GOOD if token else ()
+                pb.GetInstanceRequest(instanceId="a"), timeout=TIMEOUT, metadata=GOOD if token else ()
             )
         except grpc.RpcError as error:
             return error.code()
@@ -65,7 +65,7 @@ def test_calls_come_over_tls_with_the_token(database: Database, authority: Autho
         with grpc.insecure_channel(f"127.0.0.1:{server.ports[0]}") as channel:
             stub = TaskHubSidecarServiceStub(channel)
             with pytest.raises(grpc.RpcError):
-                stub.GetInstance(pb.GetInstanceRequest(instanceId="a"), timeout=PATIENCE, metadata=GOOD)
+                stub.GetInstance(pb.GetInstanceRequest(instanceId="a"), timeout=TIMEOUT, metadata=GOOD)
     finally:
         server.stop()
 
@@ -136,7 +136,7 @@ async def test_the_engine_of_a_configuration(authority: Authority, tmp_path: Pat
         done = subprocess.run(
             [sys.executable, "-c", program, f"https://127.0.0.1:{port}", TOKEN],
             env=os.environ | {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(authority.file)},
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
+            capture_output=True, text=True, timeout=TIMEOUT, check=False,
         )  # fmt: skip
         assert done.stdout == "reached\n", done.stderr
     finally:

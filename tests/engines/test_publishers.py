@@ -11,7 +11,7 @@ from durabletask import task
 
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from tests.engines.ways import PATIENCE, WAYS, engine_of, until
+from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 
 PUBLISHES = 40
 
@@ -35,7 +35,7 @@ async def test_a_broker_that_hangs_stops_no_other_activity(tmp_path: Path, way: 
 
     def publish(ctx: task.ActivityContext, _: Any) -> str:
         waiting.release()
-        assert back.wait(PATIENCE * 2)
+        assert back.wait(TIMEOUT * 2)
         return "published"
 
     async with engine_of(way, tmp_path, threads=4, publish_threads=4) as engine:
@@ -52,14 +52,14 @@ async def test_a_broker_that_hangs_stops_no_other_activity(tmp_path: Path, way: 
             await until(lambda: waiting._value == 4)
             for number in range(10):
                 await client.schedule_new_orchestration("greeting", input="you", instance_id=f"g-{number}")
-                state = await client.wait_for_orchestration_completion(f"g-{number}", timeout=int(PATIENCE))
+                state = await client.wait_for_orchestration_completion(f"g-{number}", timeout=int(TIMEOUT))
                 assert state is not None
                 assert state.get_output() == "hello you"
         finally:
             back.set()
         for number in range(PUBLISHES):
-            state = await client.wait_for_orchestration_completion(f"p-{number}", timeout=int(PATIENCE))
+            state = await client.wait_for_orchestration_completion(f"p-{number}", timeout=int(TIMEOUT))
             assert state is not None
             assert state.get_output() == "published"
         for worker in workers:
-            assert await stop_worker(worker, PATIENCE)
+            assert await stop_worker(worker, TIMEOUT)

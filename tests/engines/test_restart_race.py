@@ -14,12 +14,12 @@ import pytest_asyncio
 from bridge.commands import RaiseEvent, ScheduleOrchestration
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from tests.engines.contract import station
 from tests.engines.correlation import deliver
 from tests.engines.restart_child import INSTANCE, command
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 MESSAGES = ("m-1", "m-2")
 
 
@@ -43,7 +43,7 @@ class Member:
         )  # fmt: skip
 
     async def says(self) -> str:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return (await self._stdout.readline()).decode().strip()
 
     async def go_on(self) -> str:
@@ -68,9 +68,9 @@ async def _held(hosted: Any, verb: str) -> list[Member]:
     """Members that have all seen the same finished instance and are about to replace it."""
     running, directory = hosted
     first = ScheduleOrchestration("ledger", INSTANCE, "m-0+" if verb == "raise_event" else "m-0")
-    assert await deliver(running, first, Origin("m-0", "r")) == "done"
+    assert await deliver(running, first, MessageOrigin("m-0", "r")) == "done"
     if verb == "raise_event":
-        assert await deliver(running, RaiseEvent(INSTANCE, "entry", "e-0"), Origin("e-0", "r")) == "done"
+        assert await deliver(running, RaiseEvent(INSTANCE, "entry", "e-0"), MessageOrigin("e-0", "r")) == "done"
     await running.finished(INSTANCE)
     members = await asyncio.gather(*(Member.start(directory, verb, message) for message in MESSAGES))
     assert await asyncio.gather(*(member.says() for member in members)) == ["held"] * len(MESSAGES)
@@ -81,7 +81,7 @@ async def noted_after_redelivery(running: Any, verb: str) -> list[str]:
     """What every generation has noted, once each message has come again."""
     await running.finished(INSTANCE)
     for message in ("m-0", *MESSAGES):
-        assert await deliver(running, command(verb, message), Origin(message, "r")) == "repeat"
+        assert await deliver(running, command(verb, message), MessageOrigin(message, "r")) == "repeat"
     await running.finished(INSTANCE)
     return await running.noted(1 + len(MESSAGES))
 

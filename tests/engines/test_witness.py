@@ -12,10 +12,10 @@ from durabletask import task
 
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import Incompatible, Witness
+from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance
 from bridge.engines.worker import stop_worker
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
-from tests.engines.ways import PATIENCE, WAYS, engine_of, until
+from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 
 BRIEF = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 undone: list[str] = []
@@ -58,21 +58,23 @@ def flow(orchestrator: Any, name: str = "order") -> Workflows:
     return Workflows({name: message_aware(registered)}, {"reserve": reserve, "release": release})
 
 
-async def started(engine: Engine, known: Workflows, witness: Witness, leaving: contextlib.AsyncExitStack) -> Any:
+async def started(
+    engine: Engine, known: Workflows, monitor: CompatibilityMonitor, leaving: contextlib.AsyncExitStack
+) -> Any:
     """A worker at work, stopped when the stack is left however the test ends. Stopping twice is no harm."""
-    worker = engine.worker(known, DataConverter(), witness)
+    worker = engine.worker(known, DataConverter(), monitor)
     worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-    leaving.push_async_callback(stop_worker, worker, PATIENCE)
+    leaving.push_async_callback(stop_worker, worker, TIMEOUT)
     return worker
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path, way: str) -> None:
     tried.clear()
-    told: list[Incompatible] = []
-    witness = Witness(told.append)
+    received: list[IncompatibleInstance] = []
+    monitor = CompatibilityMonitor(received.append)
     async with engine_of(way, tmp_path) as engine, contextlib.AsyncExitStack() as leaving:
-        worker = await started(engine, flow(order), witness, leaving)
+        worker = await started(engine, flow(order), monitor, leaving)
         client = engine.client
         await client.schedule_new_orchestration("order", instance_id="o-1")
 
@@ -81,32 +83,32 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
             return state is not None and '"completed"' in (state.serialized_custom_status or "")
 
         await until(reserved)
-        assert await stop_worker(worker, PATIENCE)
-        assert (witness.open, told) == ([], [])
+        assert await stop_worker(worker, TIMEOUT)
+        assert (monitor.open, received) == ([], [])
 
-        worker = await started(engine, flow(changed), witness, leaving)
+        worker = await started(engine, flow(changed), monitor, leaving)
         await client.raise_orchestration_event("o-1", "paid", data=True)
-        state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
+        state = await client.wait_for_orchestration_completion("o-1", timeout=int(TIMEOUT))
         assert state is not None
         assert state.runtime_status.name == "FAILED"
         assert undone == []
-        assert [(one.orchestration, one.instance_id) for one in witness.open] == [("order", "o-1")]
-        assert witness.counts == {"order": 1}
-        assert told == witness.open
-        assert told[0].error
-        assert await stop_worker(worker, PATIENCE)
+        assert [(one.orchestration, one.instance_id) for one in monitor.open] == [("order", "o-1")]
+        assert monitor.counts == {"order": 1}
+        assert received == monitor.open
+        assert received[0].error
+        assert await stop_worker(worker, TIMEOUT)
 
-        worker = await started(engine, flow(order), witness, leaving)
+        worker = await started(engine, flow(order), monitor, leaving)
         await client.rewind_orchestration("o-1", reason="repaired")
-        state = await client.wait_for_orchestration_completion("o-1", timeout=int(PATIENCE))
+        state = await client.wait_for_orchestration_completion("o-1", timeout=int(TIMEOUT))
         assert state is not None
         state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
         output = state.get_output()
         assert (output["status"], output["result"]) == ("completed", "kept")
         assert len(tried) == 2, "the step is not done again"
-        assert witness.open == []
-        assert witness.counts == {"order": 1}
-        assert await stop_worker(worker, PATIENCE)
+        assert monitor.open == []
+        assert monitor.counts == {"order": 1}
+        assert await stop_worker(worker, TIMEOUT)
 
 
 async def test_other_failures_are_not_its_business(tmp_path: Path) -> None:
@@ -114,10 +116,10 @@ async def test_other_failures_are_not_its_business(tmp_path: Path) -> None:
         raise ValueError("of its own")
         yield
 
-    witness = Witness()
+    monitor = CompatibilityMonitor()
     async with engine_of("direct", tmp_path) as engine, contextlib.AsyncExitStack() as leaving:
-        worker = await started(engine, flow(broken), witness, leaving)
+        worker = await started(engine, flow(broken), monitor, leaving)
         await engine.client.schedule_new_orchestration("order", instance_id="o-2")
-        await engine.client.wait_for_orchestration_completion("o-2", timeout=int(PATIENCE))
-        assert await stop_worker(worker, PATIENCE)
-    assert (witness.open, witness.counts) == ([], {})
+        await engine.client.wait_for_orchestration_completion("o-2", timeout=int(TIMEOUT))
+        assert await stop_worker(worker, TIMEOUT)
+    assert (monitor.open, monitor.counts) == ([], {})

@@ -14,7 +14,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
 
 WAYS = ("direct", "protocol", "attached", "remote")
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +45,7 @@ async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[E
 
 async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
     """Polls, up to PATIENCE."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:

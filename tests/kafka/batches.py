@@ -233,18 +233,20 @@ def wrong_count(rng: random.Random, name: str, count: int) -> Expected:
     """The header counts fewer records than there are, or more."""
     given = values(rng, name, count)
     records = [record(at, value) for at, value in enumerate(given)]
-    told = rng.choice((0, count - 1, -4)) if rng.random() < 0.5 else count + 2
-    if told > count:
+    received = rng.choice((0, count - 1, -4)) if rng.random() < 0.5 else count + 2
+    if received > count:
         # The offsets of those that are missing are inside of the batch
         return Expected(
-            batch(records, count=told, last=count + 1),
+            batch(records, count=received, last=count + 1),
             count + 2,
             dict(enumerate(given)),
             [(count, count + 1)],
             "record",
         )
-    first = max(0, told)
-    return Expected(batch(records, count=told), count, dict(enumerate(given[:first])), [(first, count - 1)], "record")
+    first = max(0, received)
+    return Expected(
+        batch(records, count=received), count, dict(enumerate(given[:first])), [(first, count - 1)], "record"
+    )
 
 
 def unknown_codec(rng: random.Random, name: str, count: int) -> Expected:

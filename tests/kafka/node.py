@@ -69,9 +69,9 @@ class Node:
         end = time.monotonic() + STARTS_WITHIN
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
-                told = (self.directory / "out.log").read_text(errors="replace")[-3000:]
+                received = (self.directory / "out.log").read_text(errors="replace")[-3000:]
                 self.kill()
-                raise RuntimeError(f"Kafka did not start:\n{told}")
+                raise RuntimeError(f"Kafka did not start:\n{received}")
             time.sleep(0.05)
 
     def stop(self) -> None:

@@ -53,10 +53,10 @@ def _bootstrap(place: Path) -> str:
                 pass_fds=(keeper.fileno(),),
             )
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            told = json.loads((place / "ready").read_text())
-            if "error" in told:
-                raise RuntimeError(told["error"])
-            return str(told["bootstrap"])
+            received = json.loads((place / "ready").read_text())
+            if "error" in received:
+                raise RuntimeError(received["error"])
+            return str(received["bootstrap"])
         time.sleep(0.05)
     raise RuntimeError("the keeper of the broker does not answer")
 

@@ -56,13 +56,13 @@ def signature(function: ast.FunctionDef) -> str:
 
 
 def test_the_score() -> None:
-    faults, told, noise = marked("faulty"), found("faulty"), found("correct")
-    true = len(faults & told)
-    precision, recall = true / max(1, len(told) + len(noise)), true / len(faults)
+    faults, received, noise = marked("faulty"), found("faulty"), found("correct")
+    true = len(faults & received)
+    precision, recall = true / max(1, len(received) + len(noise)), true / len(faults)
     counted = {kind: len(flows(kind)) for kind in ("faulty", "correct")}
     print(f"lint corpus: {counted}, {len(faults)} faults; precision {precision:.3f}, recall {recall:.3f}")
-    assert sorted(faults - told) == []
-    assert sorted(told - faults) == []
+    assert sorted(faults - received) == []
+    assert sorted(received - faults) == []
     assert sorted(noise) == []
     assert (precision, recall) == (1.0, 1.0)
     assert min(counted.values()) >= 60

@@ -12,7 +12,7 @@ from bridge.engines.base import EngineUsage
 from bridge.message import Message
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.histogram import Histogram
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.shares import PerValue, Shares
 
 
@@ -196,7 +196,7 @@ def test_values_are_counted_and_never_named() -> None:
     for value in ("acme", "umbrella"):
         for _ in range(2):
             message = Message(b"12345")
-            shares.join(value, Item(Delivery(message), None, None, 0.0))  # type: ignore[arg-type]  # as much as is read
+            shares.join(value, InFlightDelivery(Delivery(message), None, None, 0.0))  # type: ignore[arg-type]  # as much as is read
     text = metrics.render()
     found = samples(text)
     orders, start = frozenset({("source", "orders")}), frozenset({("route", "start")})

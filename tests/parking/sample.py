@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bridge.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
 from bridge.message import Message, Position
-from bridge.origin import Origin
-from bridge.parking.letter import Letter
-from bridge.parking.parked import Parkable, Parked
+from bridge.origin import MessageOrigin
+from bridge.parking.letter import StoredMessage
+from bridge.parking.parked import InstanceCommand, WaitingCommand
 
-COMMANDS: tuple[Parkable, ...] = (
+COMMANDS: tuple[InstanceCommand, ...] = (
     RaiseEvent("order-1", "paid", {"amount": 5}, ParkFor(60.0), OnFinished.IGNORE),
     Cancel("order-1", reason="late", on_missing=ParkFor(60.0)),
     Terminate("order-1", {"x": [1]}, False, ParkFor(60.0)),
@@ -18,9 +18,9 @@ COMMANDS: tuple[Parkable, ...] = (
 """One of each verb that can wait."""
 
 
-def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None = b"k") -> Letter:
+def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None = b"k") -> StoredMessage:
     headers = (("type", b"paid"), ("trace", b"\xff\x00"), ("type", b"again"))
-    return Letter(
+    return StoredMessage(
         Message(body, key, headers, 12.5, "m", "application/json"),
         Position("cluster", "orders", 0, number),
         "local",
@@ -33,6 +33,8 @@ def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None
     )
 
 
-def parked(number: int, since: float = 0.0, ttl: float = 60.0, command: Parkable | None = None) -> Parked:
+def parked(
+    number: int, since: float = 0.0, ttl: float = 60.0, command: InstanceCommand | None = None
+) -> WaitingCommand:
     command = command or RaiseEvent("order-1", "paid", number, ParkFor(ttl))
-    return Parked(command, Origin(f"m-{number}", "paid"), letter(number), since, since + ttl)
+    return WaitingCommand(command, MessageOrigin(f"m-{number}", "paid"), letter(number), since, since + ttl)

@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from bridge import provenance
 from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.parking.key import decode, encode, shown
-from bridge.parking.letter import Letter
-from bridge.parking.names import PARKING, key_prefix, letter_id, target_id, target_key, ward_key, ward_prefix
-from bridge.parking.parked import Parkable, Parked, parkable
+from bridge.parking.letter import StoredMessage
+from bridge.parking.names import PARKING, key_prefix, letter_id, target_id, target_key, quarantine_key, quarantine_prefix
+from bridge.parking.parked import InstanceCommand, WaitingCommand, waiting_command
 from tests.parking.sample import COMMANDS, letter, parked
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_a_parked_command_comes_back_as_it_was(command: Parkable) -> None:
+def test_a_parked_command_comes_back_as_it_was(command: InstanceCommand) -> None:
     kept = parked(1, 5.0, 60.0, command)
-    traced = Parked(command, Origin("m", "r", 3, "00-ab", "x=1"), kept.letter, 5.0, 65.0)
+    traced = WaitingCommand(command, MessageOrigin("m", "r", 3, "00-ab", "x=1"), kept.letter, 5.0, 65.0)
     for each in (kept, traced):
-        assert Parked.from_json(json.loads(json.dumps(each.to_json()))) == each
+        assert WaitingCommand.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
 @given(st.binary() | st.none(), st.binary() | st.none(), st.lists(st.tuples(st.text(), st.none() | st.binary())))
@@ -33,24 +33,32 @@ def test_a_letter_comes_back_as_it_was(
 ) -> None:
     kept = letter(7, body, key)
     kept = replace(kept, message=replace(kept.message, headers=tuple(headers)))
-    assert Letter.from_json(json.loads(json.dumps(kept.to_json()))) == kept
+    assert StoredMessage.from_json(json.loads(json.dumps(kept.to_json()))) == kept
 
 
 def test_a_dead_letter_tells_where_the_message_came_from() -> None:
     kept = letter(3)
     cause = kept.cause("parking_expired", "too late", "InstanceNotFound", "paid", 2)
     message = provenance.dead_letter(kept.message, kept.position, cause)
-    told = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
+    received = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
     assert (message.body, message.key) == (b'{"id": 1}', b"k")
-    assert told["bridge.reason"] == "parking_expired"
-    assert (told["bridge.topic"], told["bridge.offset"], told["bridge.message-id"]) == ("orders", "3", "m-3")
-    assert (told["bridge.route"], told["bridge.executed"], told["bridge.attempts"]) == ("paid", "first", "2")
+    assert received["bridge.reason"] == "parking_expired"
+    assert (received["bridge.topic"], received["bridge.offset"], received["bridge.message-id"]) == (
+        "orders",
+        "3",
+        "m-3",
+    )
+    assert (received["bridge.route"], received["bridge.executed"], received["bridge.attempts"]) == (
+        "paid",
+        "first",
+        "2",
+    )
 
 
 def test_what_can_wait() -> None:
-    assert all(parkable(command) is command for command in COMMANDS)
-    assert parkable(RaiseEvent("order-1", "paid", on_missing=OnMissing.RETRY)) is None
-    assert parkable(ScheduleOrchestration("order", "order-1")) is None
+    assert all(waiting_command(command) is command for command in COMMANDS)
+    assert waiting_command(RaiseEvent("order-1", "paid", on_missing=OnMissing.RETRY)) is None
+    assert waiting_command(ScheduleOrchestration("order", "order-1")) is None
 
 
 @given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
@@ -89,8 +97,8 @@ def test_keys_of_different_kinds_are_different() -> None:
 
 
 def test_keys_of_one_source_share_a_prefix_that_no_other_source_has() -> None:
-    assert ward_key("orders", b"k").startswith(ward_prefix("orders"))
-    assert not ward_key("orders-eu", b"k").startswith(ward_prefix("orders"))
+    assert quarantine_key("orders", b"k").startswith(quarantine_prefix("orders"))
+    assert not quarantine_key("orders-eu", b"k").startswith(quarantine_prefix("orders"))
 
 
 def test_one_decision_makes_one_dead_letter() -> None:

@@ -9,8 +9,15 @@ import pytest
 
 from bridge.commands import Command, OnFinished, ParkFor, RaiseEvent
 from bridge.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
-from bridge.origin import Origin
-from bridge.parking.lot import LINGER, REMEMBERED, Bounds, Lot, NotNow, Turn
+from bridge.origin import MessageOrigin
+from bridge.parking.lot import (
+    DEDUPLICATION_WINDOW,
+    REMEMBERED,
+    EarlyMessageLimits,
+    EarlyMessageQueue,
+    OperationResult,
+    RetryLater,
+)
 from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked
 
@@ -22,44 +29,44 @@ class Instance:
 
     def __init__(self) -> None:
         self.error: Exception | None = InstanceNotFound("no such instance")
-        self.told: list[Any] = []
+        self.received: list[Any] = []
 
-    def __call__(self, command: Command, origin: Origin) -> None:
+    def __call__(self, command: Command, origin: MessageOrigin) -> None:
         if self.error is not None:
             raise self.error
         assert isinstance(command, RaiseEvent)
-        self.told.append(command.data)
+        self.received.append(command.data)
 
 
 class Bench:
     """A lot that is written and read again between any two operations."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
-        self.bounds = bounds or Bounds(poll=30.0)
+    def __init__(self, bounds: EarlyMessageLimits | None = None) -> None:
+        self.bounds = bounds or EarlyMessageLimits(poll=30.0)
         self.instance = Instance()
         self.state: Any = None
 
-    def lot(self) -> Lot:
-        return Lot(self.bounds, POLICY, self.state)
+    def early_messages(self) -> EarlyMessageQueue:
+        return EarlyMessageQueue(self.bounds, POLICY, self.state)
 
-    def do(self, operation: str, *arguments: Any) -> Turn:
-        lot = self.lot()
-        turn: Turn = getattr(lot, operation)(*arguments)
-        self.state = json.loads(json.dumps(lot.to_json()))
+    def do(self, operation: str, *arguments: Any) -> OperationResult:
+        early_messages = self.early_messages()
+        turn: OperationResult = getattr(early_messages, operation)(*arguments)
+        self.state = json.loads(json.dumps(early_messages.to_json()))
         return turn
 
-    def park(self, number: int, now: float = 0.0, ttl: float = 60.0, size: int = 10, **more: Any) -> Turn:
+    def park(self, number: int, now: float = 0.0, ttl: float = 60.0, size: int = 10, **more: Any) -> OperationResult:
         return self.do("park", parked(number, now, ttl, **more).to_json(), size, self.instance, now)
 
-    def look(self, now: float = 1.0) -> Turn:
-        return self.do("look", self.instance, now)
+    def look(self, now: float = 1.0) -> OperationResult:
+        return self.do("deliver_now", self.instance, now)
 
-    def tick(self, at: float, now: float | None = None) -> Turn:
-        return self.do("tick", at, self.instance, at if now is None else now)
+    def tick(self, at: float, now: float | None = None) -> OperationResult:
+        return self.do("on_timer", at, self.instance, at if now is None else now)
 
     @property
     def waiting(self) -> list[int]:
-        return [int(item["id"].removeprefix("m-")) for item in self.lot().items]
+        return [int(item["id"].removeprefix("m-")) for item in self.early_messages().items]
 
 
 def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None:
@@ -71,7 +78,7 @@ def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None
     assert bench.waiting == [0, 1, 2, 3]
     bench.instance.error = None
     assert bench.look().events == ["delivered"] * 4
-    assert bench.instance.told == [0, 1, 2, 3]
+    assert bench.instance.received == [0, 1, 2, 3]
     assert bench.waiting == []
 
 
@@ -83,9 +90,9 @@ def test_the_first_one_looks_for_its_instance_and_later_ones_rely_on_being_told(
     bench.park(1)
     bench.instance.error = None
     assert bench.park(2).events == ["parked"]
-    assert bench.instance.told == [0]
+    assert bench.instance.received == [0]
     bench.look()
-    assert bench.instance.told == [0, 1, 2]
+    assert bench.instance.received == [0, 1, 2]
 
 
 def test_a_repeat_is_dropped_while_it_waits_and_after_it_was_delivered() -> None:
@@ -95,7 +102,7 @@ def test_a_repeat_is_dropped_while_it_waits_and_after_it_was_delivered() -> None
     bench.instance.error = None
     bench.look()
     assert bench.park(0).events == ["repeated"]
-    assert bench.instance.told == [0]
+    assert bench.instance.received == [0]
 
 
 def test_the_same_message_of_another_route_or_part_is_another() -> None:
@@ -131,7 +138,7 @@ def test_a_message_whose_time_is_up_is_not_revived_by_a_late_look() -> None:
     bench.park(1, ttl=50.0)
     bench.instance.error = None
     assert bench.look(now=6.0).events == ["expired", "delivered"]
-    assert bench.instance.told == [1]
+    assert bench.instance.received == [1]
 
 
 def test_it_looks_every_poll_and_for_the_nearest_end_and_one_call_is_outstanding() -> None:
@@ -145,7 +152,7 @@ def test_it_looks_every_poll_and_for_the_nearest_end_and_one_call_is_outstanding
     assert bench.waiting == [0, 2]
     bench.instance.error = None
     bench.tick(50.0)
-    assert bench.instance.told == [0, 2]
+    assert bench.instance.received == [0, 2]
 
 
 def test_a_clock_that_is_behind_does_not_make_it_wait_again() -> None:
@@ -160,9 +167,9 @@ def test_an_empty_lot_remembers_for_a_while_and_then_is_no_more() -> None:
     bench.instance.error = None
     bench.look()
     turn = bench.tick(20.0)
-    assert turn.wake == 1.0 + LINGER
+    assert turn.wake == 1.0 + DEDUPLICATION_WINDOW
     assert bench.state is not None
-    assert bench.tick(1.0 + LINGER).wake is None
+    assert bench.tick(1.0 + DEDUPLICATION_WINDOW).wake is None
     assert bench.state is None
 
 
@@ -171,12 +178,14 @@ def test_what_it_remembers_is_bounded() -> None:
     bench.instance.error = None
     for number in range(REMEMBERED + 5):
         bench.park(number)
-    assert len(bench.lot().delivered) == REMEMBERED
+    assert len(bench.early_messages().delivered) == REMEMBERED
     assert bench.park(0).events == ["parked", "delivered"]
 
 
-@pytest.mark.parametrize(("bounds", "size"), [(Bounds(max_messages=2), 10), (Bounds(max_bytes=25), 10)])
-def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: Bounds, size: int) -> None:
+@pytest.mark.parametrize(
+    ("bounds", "size"), [(EarlyMessageLimits(max_messages=2), 10), (EarlyMessageLimits(max_bytes=25), 10)]
+)
+def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: EarlyMessageLimits, size: int) -> None:
     bench = Bench(bounds)
     bench.park(0, size=size)
     bench.park(1, size=size)
@@ -185,7 +194,7 @@ def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: Bounds, s
     assert bench.waiting == [0, 1]
     bench.instance.error = None
     bench.look()
-    assert bench.lot().size == 0
+    assert bench.early_messages().size == 0
     bench.instance.error = InstanceNotFound("gone")
     assert bench.park(3, size=size).events == ["parked"]
 
@@ -195,16 +204,16 @@ def test_an_outage_keeps_it_and_it_is_tried_again_soon() -> None:
     bench.instance.error = EngineUnavailable("away")
     turn = bench.park(0, ttl=600.0)
     assert (turn.events, turn.wake) == (["parked"], POLICY.max_delay)
-    assert bench.lot().attempts == 0
+    assert bench.early_messages().attempts == 0
     bench.instance.error = None
     assert bench.tick(POLICY.max_delay).events == ["delivered"]
 
 
 def test_when_nobody_has_the_time_it_is_tried_again_soon_and_no_attempt_is_counted() -> None:
     bench = Bench()
-    bench.instance.error = NotNow(0.25)
+    bench.instance.error = RetryLater(0.25)
     assert bench.park(0, ttl=600.0).wake == 0.25
-    assert bench.lot().attempts == 0
+    assert bench.early_messages().attempts == 0
     bench.instance.error = None
     assert bench.tick(0.25).events == ["delivered"]
 
@@ -216,12 +225,12 @@ def test_one_that_fails_again_and_again_is_dead_lettered_and_the_next_one_goes()
     bench.instance.error = RuntimeError("secret")
     turn = bench.look(now=1.0)
     assert turn.wake == 2.0
-    assert bench.lot().attempts == 1
+    assert bench.early_messages().attempts == 1
     turn = bench.tick(2.0)
     assert [each.reason for each in turn.undelivered] == ["bug"]
     assert turn.undelivered[0].attempts == 2
     assert "secret" not in turn.undelivered[0].detail
-    assert bench.lot().attempts == 1, "the next one has failed once"
+    assert bench.early_messages().attempts == 1, "the next one has failed once"
 
 
 def test_what_the_engine_refuses_is_dead_lettered() -> None:
@@ -251,7 +260,7 @@ def test_what_cannot_be_read_is_dead_lettered_and_never_raises() -> None:
     bench.park(0)
     bench.state["items"][0]["verb"] = "of a later version"
     assert bench.look().wake is not None
-    turn = bench.tick(bench.lot().tick_at or 0.0)
+    turn = bench.tick(bench.early_messages().tick_at or 0.0)
     assert [each.reason for each in turn.undelivered] == ["bug"]
 
 
@@ -259,7 +268,7 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
     bench = Bench()
     for number in range(3):
         bench.park(number)
-    first = bench.lot().items[0]["mark"]
+    first = bench.early_messages().items[0]["mark"]
     turn = bench.do("drop", [first], False, 1.0)
     assert [each.reason for each in turn.undelivered] == ["parking_dropped"]
     assert bench.waiting == [1, 2]
@@ -269,10 +278,10 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
 
 
 def test_a_tick_of_a_clock_that_has_run_ahead_lets_nothing_expire() -> None:
-    bench = Bench(Bounds(poll=1000.0))
+    bench = Bench(EarlyMessageLimits(poll=1000.0))
     wake = bench.park(1, now=0.0, ttl=60.0).wake
     assert wake == 60.0
-    lot = bench.lot()
-    turn = lot.tick(60.0, bench.instance, 1.0, early=True)
+    early_messages = bench.early_messages()
+    turn = early_messages.on_timer(60.0, bench.instance, 1.0, early=True)
     assert (turn.events, turn.wake) == ([], 60.0)
-    assert lot.tick(60.0, bench.instance, 1.0).events == ["expired"]
+    assert early_messages.on_timer(60.0, bench.instance, 1.0).events == ["expired"]

@@ -15,13 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from bridge.commands import Command
 from bridge.errors import EngineUnavailable, InstanceNotFound
-from bridge.origin import Origin
-from bridge.parking.lot import LINGER, Bounds, Lot, mark_of
+from bridge.origin import MessageOrigin
+from bridge.parking.lot import DEDUPLICATION_WINDOW, EarlyMessageLimits, EarlyMessageQueue, command_key
 from bridge.parking.names import letter_id
 from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked
 
-BOUNDS = Bounds(max_messages=4, poll=30.0)
+BOUNDS = EarlyMessageLimits(max_messages=4, poll=30.0)
 TTLS = (60.0, 20.0, 200.0)
 """Seconds that messages wait, in turn."""
 
@@ -50,10 +50,12 @@ class World(RuleBasedStateMachine):
 
     # -- what the steps are made of
 
-    def lot(self) -> Lot:
-        return Lot(BOUNDS, RetryPolicy(), None if self.state is None else json.loads(json.dumps(self.state)))
+    def early_messages(self) -> EarlyMessageQueue:
+        return EarlyMessageQueue(
+            BOUNDS, RetryPolicy(), None if self.state is None else json.loads(json.dumps(self.state))
+        )
 
-    def tell(self, command: Command, origin: Origin | None) -> None:
+    def tell(self, command: Command, origin: MessageOrigin | None) -> None:
         if self.outage:
             raise EngineUnavailable("away")
         if not self.started:
@@ -61,7 +63,7 @@ class World(RuleBasedStateMachine):
         assert origin is not None
         number = int(origin.message_id.removeprefix("m-"))
         self.effects.append(number)
-        if self.now - self.told_at.setdefault(number, self.now) >= LINGER:
+        if self.now - self.told_at.setdefault(number, self.now) >= DEDUPLICATION_WINDOW:
             self.repeatable.add(number)
 
     def waits(self) -> bool:
@@ -69,38 +71,38 @@ class World(RuleBasedStateMachine):
 
     def operate(self, crash: bool) -> None:
         operation, value = self.queue[0]
-        lot = self.lot()
+        early_messages = self.early_messages()
         before = len(self.effects)
         if operation == "park":
-            turn = lot.park(value, 100, self.tell, self.now)
+            turn = early_messages.park(value, 100, self.tell, self.now)
         elif operation == "tick":
-            turn = lot.tick(value["at"], self.tell, self.now)
+            turn = early_messages.on_timer(value["at"], self.tell, self.now)
         else:
-            turn = lot.look(self.tell, self.now)
+            turn = early_messages.deliver_now(self.tell, self.now)
         self.hurt = self.hurt or self.outage
         if crash:
             self.repeatable.update(self.effects[before:])
             return
         self.queue.pop(0)
-        self.state = lot.to_json()
+        self.state = early_messages.to_json()
         for each in turn.undelivered:
             number = int(each.parked["id"].removeprefix("m-"))
             self.letters[letter_id("k", each.parked["mark"], each.parked["since"])] = number
             assert each.reason in ("parking_full", "parking_expired")
         if turn.wake is not None:
             self.timers.append(turn.wake)
-        if not lot.items:
+        if not early_messages.items:
             self.hurt = False
         if not self.queue and self.started and not self.untold and not self.hurt:
-            assert not lot.items, "a message waits though its instance is there and everybody was told"
+            assert not early_messages.items, "a message waits though its instance is there and everybody was told"
 
     def step(self) -> None:
         """One step of the lane's head."""
         number = self.lane[0]
         item = parked(number, self.now, TTLS[number % len(TTLS)])
         if self.phase == "look":
-            told = self.state or {}
-            if mark_of(item.to_json()) in told.get("delivered", ()):
+            received = self.state or {}
+            if command_key(item.to_json()) in received.get("delivered", ()):
                 self.settle()
             else:
                 self.phase = "park" if self.waits() else "tell"
@@ -189,7 +191,7 @@ class World(RuleBasedStateMachine):
     def process_and_die_before_it_is_committed(self) -> None:
         self.operate(crash=True)
 
-    @rule(seconds=st.sampled_from([1.0, 10.0, 31.0, 61.0, LINGER + 1]))
+    @rule(seconds=st.sampled_from([1.0, 10.0, 31.0, 61.0, DEDUPLICATION_WINDOW + 1]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         due = sorted(at for at in self.timers if at <= self.now)

@@ -9,11 +9,11 @@ import pytest
 
 from bridge.encryption import Key, Keyring
 from bridge.errors import EngineMisconfigured
-from bridge.parking.letter import Letter
-from bridge.parking.lot import mark_of
-from bridge.parking.parked import Parked
+from bridge.parking.letter import StoredMessage
+from bridge.parking.lot import command_key
+from bridge.parking.parked import WaitingCommand
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import Ward, WardBounds
+from bridge.parking.ward import KeyQuarantine, QuarantineLimits
 from tests.parking.sample import COMMANDS, letter, parked
 
 OLD, NEW = Key("old", bytes(32)), Key("new", bytes([1]) * 32)
@@ -36,14 +36,14 @@ def test_what_is_sealed_is_the_same_when_it_is_opened(command: Any) -> None:
     assert key_of(item) is None
     for ring in ((OLD,), (NEW, OLD)):
         assert sealer(*ring).open(through_an_engine(sealed)) == item
-        assert Parked.from_json(sealer(*ring).open(sealed)) == Parked.from_json(item)
-    assert mark_of(sealed) == mark_of(item)
+        assert WaitingCommand.from_json(sealer(*ring).open(sealed)) == WaitingCommand.from_json(item)
+    assert command_key(sealed) == command_key(item)
 
 
 @pytest.mark.parametrize(("body", "key"), [(b"\xff", None), (None, b"k"), (None, None), (b"", b"")])
 def test_messages_without_a_body_or_key(body: bytes | None, key: bytes | None) -> None:
     item = {"mark": "m", "letter": letter(1, body, key).to_json()}
-    assert Letter.from_json(sealer(OLD).open(sealer(OLD).seal(item))["letter"]) == letter(1, body, key)
+    assert StoredMessage.from_json(sealer(OLD).open(sealer(OLD).seal(item))["letter"]) == letter(1, body, key)
 
 
 def test_what_is_in_clear() -> None:
@@ -105,19 +105,19 @@ def test_damage_is_an_error_of_its_own(value: str) -> None:
 def test_a_version_without_encryption_fails_before_it_does_anything() -> None:
     sealed = sealer(OLD).seal(parked(1).to_json())
     with pytest.raises(KeyError):
-        Parked.from_json(sealed)
+        WaitingCommand.from_json(sealed)
     with pytest.raises(KeyError):
-        Letter.from_json(sealed["letter"])
+        StoredMessage.from_json(sealed["letter"])
 
 
 def test_a_quarantined_message_that_failed_again_keeps_what_was_executed() -> None:
     item = {"mark": "m", "letter": letter(1).to_json(), "since": 0.0, "size": 10, "attempts": 1}
-    ward = Ward(WardBounds())
-    ward.hold({"source": "s", "key": "k", "item": sealer(OLD).seal(item), "cause": {"reason": "r"}})
-    ward.again("m", {"reason": "r"}, None, 2, ["first", "second"])
-    state = ward.to_json()
+    quarantine = KeyQuarantine(QuarantineLimits())
+    quarantine.hold({"source": "s", "key": "k", "item": sealer(OLD).seal(item), "cause": {"reason": "r"}})
+    quarantine.requeue("m", {"reason": "r"}, None, 2, ["first", "second"])
+    state = quarantine.to_json()
     assert state is not None
-    opened = Letter.from_json(sealer(OLD).open(state["held"][0])["letter"])
+    opened = StoredMessage.from_json(sealer(OLD).open(state["held"][0])["letter"])
     assert opened.executed == ("first", "second")
     assert opened.message == letter(1).message
 

@@ -9,35 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.message import Position
-from bridge.parking.lot import Turn
-from bridge.parking.ward import LEASE, Ward, WardBounds, mark_of
+from bridge.parking.lot import OperationResult
+from bridge.parking.ward import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
 
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 
 
 class Bench:
-    def __init__(self, bounds: WardBounds | None = None) -> None:
-        self.bounds = bounds or WardBounds()
+    def __init__(self, bounds: QuarantineLimits | None = None) -> None:
+        self.bounds = bounds or QuarantineLimits()
         self.state: Any = None
 
-    def ward(self) -> Ward:
-        return Ward(self.bounds, self.state)
+    def quarantine(self) -> KeyQuarantine:
+        return KeyQuarantine(self.bounds, self.state)
 
-    def do(self, operation: str, *arguments: Any) -> Turn:
-        ward = self.ward()
-        turn: Turn = getattr(ward, operation)(*arguments)
-        self.state = json.loads(json.dumps(ward.to_json()))
+    def do(self, operation: str, *arguments: Any) -> OperationResult:
+        quarantine = self.quarantine()
+        turn: OperationResult = getattr(quarantine, operation)(*arguments)
+        self.state = json.loads(json.dumps(quarantine.to_json()))
         return turn
 
-    def hold(self, number: int, until: float | None = None) -> Turn:
+    def hold(self, number: int, until: float | None = None) -> OperationResult:
         return self.do("hold", _value(number) | {"cause": CAUSE, "until": until})
 
-    def follow(self, number: int) -> Turn:
-        return self.do("follow", _value(number))
+    def follow(self, number: int) -> OperationResult:
+        return self.do("append", _value(number))
 
     @property
     def held(self) -> list[str]:
-        return [each["mark"] for each in self.ward().held]
+        return [each["mark"] for each in self.quarantine().held]
 
 
 def _value(number: int) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
     bench = Bench()
     assert bench.hold(0).events == ["held"]
     bench.follow(1)
-    assert (bench.held, bench.ward().until, bench.ward().cause) == (["0", "1"], None, CAUSE)
+    assert (bench.held, bench.quarantine().until, bench.quarantine().cause) == (["0", "1"], None, CAUSE)
     bench.do("release")
-    assert bench.ward().until == 0.0
+    assert bench.quarantine().until == 0.0
     bench.do("done", "0")
     assert bench.held == ["1"]
     bench.do("done", "1")
@@ -60,7 +60,7 @@ def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
 def test_one_that_waits_for_a_time_says_which() -> None:
     bench = Bench()
     bench.hold(0, until=77.0)
-    assert bench.ward().until == 77.0
+    assert bench.quarantine().until == 77.0
 
 
 def test_a_redelivery_is_held_once() -> None:
@@ -69,7 +69,7 @@ def test_a_redelivery_is_held_once() -> None:
     assert bench.hold(0).events == ["repeated"]
     bench.follow(1)
     assert bench.follow(1).events == ["repeated"]
-    assert bench.ward().size == 20
+    assert bench.quarantine().size == 20
 
 
 def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> None:
@@ -77,7 +77,7 @@ def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> Non
     bench.hold(0)
     bench.do("done", "0")
     bench.follow(1)
-    assert (bench.held, bench.ward().until) == (["1"], 0.0)
+    assert (bench.held, bench.quarantine().until) == (["1"], 0.0)
 
 
 def test_what_fails_again_is_held_anew_in_its_place() -> None:
@@ -86,9 +86,14 @@ def test_what_fails_again_is_held_anew_in_its_place() -> None:
     bench.follow(1)
     bench.do("release")
     bench.do("claim", "me", 100.0)
-    bench.do("again", "0", CAUSE | {"reason": "worse"}, None, 1)
-    ward = bench.ward()
-    assert (bench.held, ward.until, ward.owner, ward.cause["reason"]) == (["0", "1"], None, None, "worse")
+    bench.do("requeue", "0", CAUSE | {"reason": "worse"}, None, 1)
+    quarantine = bench.quarantine()
+    assert (bench.held, quarantine.until, quarantine.owner, quarantine.cause["reason"]) == (
+        ["0", "1"],
+        None,
+        None,
+        "worse",
+    )
 
 
 def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
@@ -96,20 +101,20 @@ def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
     bench.hold(0)
     bench.do("claim", "me", 100.0)
     bench.do("claim", "other", 101.0)
-    assert bench.ward().owner == "me"
+    assert bench.quarantine().owner == "me"
     bench.do("claim", "me", 110.0)
     bench.do("claim", "other", 110.0 + LEASE - 1)
-    assert bench.ward().owner == "me"
+    assert bench.quarantine().owner == "me"
     bench.do("claim", "other", 110.0 + LEASE)
-    assert bench.ward().owner == "other"
+    assert bench.quarantine().owner == "other"
     bench.do("unclaim", "me")
-    assert bench.ward().owner == "other"
+    assert bench.quarantine().owner == "other"
     bench.do("unclaim", "other")
-    assert bench.ward().owner is None
+    assert bench.quarantine().owner is None
 
 
 def test_what_is_too_much_is_dead_lettered() -> None:
-    for bounds in (WardBounds(max_messages=2), WardBounds(max_bytes=25)):
+    for bounds in (QuarantineLimits(max_messages=2), QuarantineLimits(max_bytes=25)):
         bench = Bench(bounds)
         bench.hold(0)
         bench.follow(1)
@@ -127,10 +132,10 @@ def test_dropping() -> None:
     bench.follow(2)
     turn = bench.do("drop", ["1"], False, 0.0)
     assert [(each.reason, each.error) for each in turn.undelivered] == [("quarantine_dropped", "")]
-    assert bench.ward().cause == CAUSE
+    assert bench.quarantine().cause == CAUSE
     turn = bench.do("drop", ["0"], False, 0.0)
     assert [each.error for each in turn.undelivered] == ["EngineRejected"]
-    assert bench.ward().cause == {}  # of one that has left
+    assert bench.quarantine().cause == {}  # of one that has left
     assert bench.do("drop", None, True, 0.0).undelivered == []
     assert bench.state is None
 
@@ -151,13 +156,13 @@ def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
     )
 )
 def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
-    bench = Bench(WardBounds(max_messages=3))
-    told = 0
+    bench = Bench(QuarantineLimits(max_messages=3))
+    received = 0
     left = 0
     for operation, number in steps:
         if operation in ("hold", "follow"):
             turn = bench.hold(number) if operation == "hold" else bench.follow(number)
-            told += turn.events != ["repeated"]
+            received += turn.events != ["repeated"]
         elif operation == "done":
             left += str(number) in bench.held
             turn = bench.do("done", str(number))
@@ -168,13 +173,13 @@ def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
         elif operation == "claim":
             turn = bench.do("claim", str(number), 1.0)
         else:
-            turn = bench.do("again", str(number), CAUSE, None, 1)
+            turn = bench.do("requeue", str(number), CAUSE, None, 1)
         left += len(turn.undelivered)
-        assert told == left + len(bench.held)
-        assert bench.ward().size == 10 * len(bench.held)
+        assert received == left + len(bench.held)
+        assert bench.quarantine().size == 10 * len(bench.held)
 
 
 def test_the_mark_of_a_message_is_its_place() -> None:
     place = Position("c", "orders", 0, 7)
-    assert mark_of(place) == mark_of(Position("c", "orders", 0, 7))
-    assert mark_of(place) != mark_of(Position("c", "orders", 1, 7))
+    assert delivery_id(place) == delivery_id(Position("c", "orders", 0, 7))
+    assert delivery_id(place) != delivery_id(Position("c", "orders", 1, 7))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bridge.message import Message, Position
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.provenance import Cause
 
 
@@ -43,6 +43,6 @@ class Unsettled:
         raise AssertionError("not to be settled")
 
 
-def item(number: int = 0, partition: Part | None = None) -> Item:
+def item(number: int = 0, partition: Part | None = None) -> InFlightDelivery:
     delivery = Unsettled(Message(b"x"), Position("c", "t", 0, number), partition or Part())
-    return Item(delivery, None, None, 0.0)
+    return InFlightDelivery(delivery, None, None, 0.0)

@@ -19,13 +19,13 @@ from bridge.commands import Command
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.message import Message
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.pipeline.admission import NO_LIMITS, Admission
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Execute, Target
 from bridge.pipeline.source import SourcePipeline
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 CONFIG = """
 engine: {{type: embedded}}
@@ -63,7 +63,7 @@ class Faults:
         self.taken: list[Command] = []
         self.tried: list[Command] = []
 
-    async def execute(self, command: Command, origin: Origin) -> None:
+    async def execute(self, command: Command, origin: MessageOrigin) -> None:
         self.tried.append(command)
         if self.outage is not None:
             raise self.outage
@@ -104,7 +104,7 @@ class Bench:
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait for a condition, checking the ledger's balance at every look."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not condition():
                     assert self.source.ledger.balanced()
                     await asyncio.sleep(0.002)
@@ -112,7 +112,7 @@ class Bench:
             ledger = self.source.ledger
             raise AssertionError(
                 f"never came: {what}; {ledger.outcomes} {ledger.dead_letters} in flight {ledger.in_flight} "
-                f"holds {self.source.gate.holds}"
+                f"holds {self.source.gate.pause_reasons}"
             ) from None
         assert self.source.ledger.balanced()
 
@@ -124,7 +124,7 @@ class Bench:
         subscription = await self.broker.subscribe(SubscribeOptions((topic,), f"reader-{topic}"), Ignore())
         found: list[Message] = []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while len(found) < count:
                     found += [delivery.message for delivery in await subscription.receive(count - len(found))]
         finally:

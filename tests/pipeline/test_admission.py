@@ -14,7 +14,7 @@ from bridge.app.composition import build_router, load_config
 from bridge.commands import Command, ScheduleOrchestration
 from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
-from bridge.pipeline.population import RECOUNT, Count, Population, without_children
+from bridge.pipeline.population import RECOUNT, Count, RunningInstances, without_children
 
 from .harness import CONFIG, Bench, bench, message
 
@@ -195,9 +195,9 @@ async def test_an_outage_keeps_the_place_in_the_queue(tmp_path: Path) -> None:
         await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
         it.faults.outage = EngineUnavailable("away")
         it.breaker.trip(it.faults.outage)
-        await it.until(lambda: it.source.gate.holds, "held")
+        await it.until(lambda: it.source.gate.pause_reasons, "held")
         it.faults.outage = None
-        await it.until(lambda: not it.source.gate.holds, "goes on")
+        await it.until(lambda: not it.source.gate.pause_reasons, "goes on")
         await it.until(lambda: limit.waiting == 2, "they still wait")
         await finish(it, *started(it))
         await it.settled(5)
@@ -259,14 +259,14 @@ async def until(condition: object, *, within: float = 10.0) -> None:
 
 async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> None:
     count = Clockless("order-1")
-    population = Population("default", "order-", count)
+    population = RunningInstances("default", "order-", count)
     limit = RouteLimit("start", 1, population)
     population.start()
     try:
         await until(lambda: population.known)
         await asyncio.sleep(0.6)
         assert count.asked == 1, "nobody waits, nobody asks"
-        population.want()
+        population.request_recount()
         assert limit.running == 1
         count.ids.clear()
         await until(lambda: len(population) == 0)
@@ -276,15 +276,15 @@ async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> N
 
 async def test_a_start_that_was_not_needed_leaves_what_runs() -> None:
     count = Clockless()
-    population = Population("default", "order-", count)
+    population = RunningInstances("default", "order-", count)
     population.start()
     try:
         await until(lambda: population.known)
         for instance_id in ("order-mine", "order-theirs"):
-            population.enter(instance_id)
+            population.reserve(instance_id)
         population.started(["order-theirs", "order-theirs:0001", "unlike-1"])
         for instance_id in ("order-mine", "order-theirs"):
-            population.withdraw(instance_id)
+            population.release(instance_id)
         assert "order-theirs" in population, "another had started it"
         assert len(population) == 1
         population.leave(["order-theirs"])
@@ -296,7 +296,7 @@ async def test_a_start_that_was_not_needed_leaves_what_runs() -> None:
 async def test_what_runs_again_while_it_is_counted_is_kept() -> None:
     count = Clockless("order-again")
     count.answer.clear()
-    population = Population("default", "order-", count)
+    population = RunningInstances("default", "order-", count)
     population.start()
     try:
         await until(lambda: count.asked == 1)
@@ -312,11 +312,11 @@ async def test_what_runs_again_while_it_is_counted_is_kept() -> None:
 async def test_a_count_keeps_what_came_and_went_while_it_ran() -> None:
     count = Clockless("order-old", "order-gone")
     count.answer.clear()
-    population = Population("default", "order-", count)
+    population = RunningInstances("default", "order-", count)
     population.start()
     try:
         await until(lambda: count.asked == 1)
-        population.enter("order-new")
+        population.reserve("order-new")
         population.leave(["order-gone", "unlike-1"])
         count.answer.set()
         await until(lambda: population.known)

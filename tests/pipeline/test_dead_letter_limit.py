@@ -11,7 +11,7 @@ import pytest
 from bridge.errors import EngineUnavailable
 from bridge.pace import Paces
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 
 
 class Store:
@@ -37,8 +37,8 @@ class Store:
             raise EngineUnavailable("away")
 
 
-def item() -> Item:
-    return object.__new__(Item)
+def item() -> InFlightDelivery:
+    return object.__new__(InFlightDelivery)
 
 
 async def allowed(limit: DeadLetterLimit, route: str, message: object) -> bool:
@@ -79,7 +79,7 @@ async def test_a_message_that_comes_again_counts_once() -> None:
 async def test_waiting_items_are_freed_one_per_pause() -> None:
     limit = DeadLetterLimit("orders", 0)
     running = asyncio.create_task(limit.run())
-    freed: list[Item] = []
+    freed: list[InFlightDelivery] = []
     items = [item() for _ in range(3)]
     assert not await allowed(limit, "a", "first")
     began = time.monotonic()
@@ -100,7 +100,7 @@ async def test_waiting_items_are_freed_one_per_pause() -> None:
 async def test_an_item_that_succeeds_lets_the_next_one_try() -> None:
     limit = DeadLetterLimit("orders", 0)
     running = asyncio.create_task(limit.run())
-    freed: list[Item] = []
+    freed: list[InFlightDelivery] = []
     assert not await allowed(limit, "a", "first")
     for each in (item(), item()):
         limit.wait("a", each, lambda each=each: freed.append(each))  # type: ignore[misc]  # mypy cannot infer it

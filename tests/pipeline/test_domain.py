@@ -19,10 +19,10 @@ from bridge.errors import ConfigError, InstanceNotFound
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Target
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
 
-from .harness import PATIENCE, Faults, message
+from .harness import TIMEOUT, Faults, message
 
 CONFIG = """
 engine: {type: embedded}
@@ -61,7 +61,7 @@ class Pair:
         await self.payments.start()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 assert self.orders.ledger.balanced()
                 assert self.payments.ledger.balanced()
@@ -92,7 +92,7 @@ async def pair(directory: Path) -> AsyncIterator[Pair]:
     joined: dict[str, list[str]] = defaultdict(list)
     join = domains["shop"].join
 
-    def joining(key: str, item: Item) -> None:
+    def joining(key: str, item: InFlightDelivery) -> None:
         assert item.envelope is not None
         joined[key].append(item.envelope.data["id"].split("-")[1])
         join(key, item)

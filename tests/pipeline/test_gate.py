@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from bridge.pipeline.gate import Gate
+from bridge.pipeline.gate import FlowControl
 
 from .deliveries import Part
 
 
-def is_open(gate: Gate) -> bool:
+def is_open(gate: FlowControl) -> bool:
     return gate._open.is_set()
 
 
 async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
-    gate = Gate(100, 1000, 10)
+    gate = FlowControl(100, 1000, 10)
     gate.measure(99, 999)
     assert is_open(gate)
     gate.measure(100, 0)
@@ -24,7 +24,7 @@ async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
 
 
 async def test_every_hold_must_go_before_it_opens() -> None:
-    gate = Gate(100, 1000, 10)
+    gate = FlowControl(100, 1000, 10)
     gate.hold("engine default", "away")
     gate.hold("broker", "away")
     gate.release("broker")
@@ -37,7 +37,7 @@ async def test_every_hold_must_go_before_it_opens() -> None:
 
 
 async def test_a_partition_pauses_at_its_gap_and_resumes_below_it() -> None:
-    gate, part = Gate(100, 1000, 10), Part()
+    gate, part = FlowControl(100, 1000, 10), Part()
     part.gap = 9
     gate.fetched(part)
     assert not part.paused

@@ -20,7 +20,7 @@ async def test_everything_waits_and_goes_on_in_order(tmp_path: Path, kind: type[
         await it.publish(*(message("start", f"k{number % 7}-{number}", f"k{number % 7}") for number in range(200)))
         await it.source.start()
         await it.until(lambda: it.source.lanes.held, "held")
-        assert it.source.gate.holds == {"engine default": "away"}
+        assert it.source.gate.pause_reasons == {"engine default": "away"}
         await asyncio.sleep(0.1)
         assert it.source.ledger.in_flight <= 40
         assert sum(it.source.ledger.outcomes.values()) == 0
@@ -28,7 +28,7 @@ async def test_everything_waits_and_goes_on_in_order(tmp_path: Path, kind: type[
         it.faults.outage = None
         await it.settled(200)
         assert it.source.ledger.outcomes["executed"] == 200
-        assert not it.source.gate.holds
+        assert not it.source.gate.pause_reasons
         assert all(numbers == sorted(numbers) for numbers in offsets_by_key(it.faults.taken).values())
 
 

@@ -251,9 +251,9 @@ async def test_an_outage_and_a_drain_lose_no_count(tmp_path: Path) -> None:
         assert shares is not None
         it.faults.outage = EngineUnavailable("away")
         it.breaker.trip(it.faults.outage)
-        await it.until(lambda: it.source.gate.holds, "held")
+        await it.until(lambda: it.source.gate.pause_reasons, "held")
         it.faults.outage = None
-        await it.until(lambda: not it.source.gate.holds, "goes on")
+        await it.until(lambda: not it.source.gate.pause_reasons, "goes on")
         await it.until(lambda: not it.source.lanes.held or shares.records == 28, "they wait again")
         assert held.most["greedy"] == 2
         held.open.set()

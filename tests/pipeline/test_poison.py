@@ -104,7 +104,7 @@ async def test_beyond_the_limit_dead_letters_wait_while_other_messages_go_on(tmp
         await it.publish(*(message("start", f"g-{number}", f"g{number}") for number in range(5)))
         await it.until(lambda: it.source.ledger.outcomes["executed"] == 5, "others go on")
         assert 10 <= it.source.ledger.dead_letters["no_route"] <= 12
-        assert not it.source.gate.holds
+        assert not it.source.gate.pause_reasons
         assert it.source.ledger.in_flight >= 38
         await it.source.drain(5)
         written = it.source.ledger.dead_letters["no_route"]
@@ -184,14 +184,14 @@ async def test_a_dead_letter_that_cannot_be_written_holds_the_source_and_is_writ
     async with bench(tmp_path, source="    retry: {initial: 10ms}", broker=NoDeadLetterBroker) as it:  # type: ignore[arg-type]  # wraps the real one
         await it.publish(Message(b"{broken", b"k"), message("start", "k-1", "k"))
         await it.source.start()
-        await it.until(lambda: "broker" in it.source.gate.holds, "held")
+        await it.until(lambda: "broker" in it.source.gate.pause_reasons, "held")
         await asyncio.sleep(0.05)
         assert sum(it.source.ledger.outcomes.values()) == 0
         NoDeadLetters.broken = False
         await it.settled(2)
         assert it.source.ledger.dead_letters == {"decode_error": 1}
         assert it.source.ledger.outcomes["executed"] == 1
-        assert "broker" not in it.source.gate.holds
+        assert "broker" not in it.source.gate.pause_reasons
         assert len(await it.read("orders.dlq", 1)) == 1
 
 

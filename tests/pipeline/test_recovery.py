@@ -14,7 +14,7 @@ from bridge.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, 
 from bridge.message import Message, Position
 from bridge.provenance import Cause
 
-from .harness import PATIENCE, bench, message
+from .harness import TIMEOUT, bench, message
 
 
 class Refused:
@@ -78,9 +78,9 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
         await it.until(lambda: it.faults.tried, "at work")
         # The reading that waits now ends with this message
         await it.publish(message("unheard-of", "b-1", "b"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await flaky.read.wait()
-        assert "broker" in it.source.gate.holds
+        assert "broker" in it.source.gate.pause_reasons
         flaky.refuses = True
         reject.set()
         await it.until(lambda: it.source.lanes.held, "held")
@@ -136,9 +136,9 @@ async def test_a_dead_letter_refused_while_draining_is_given_back(tmp_path: Path
         flaky.refuses = True
         await it.publish(message("unheard-of", "a-1", "a"), message("start", "a-2", "a"))
         await it.source.start()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await flaky.writing.wait()
-        draining = asyncio.create_task(it.source.drain(PATIENCE))
+        draining = asyncio.create_task(it.source.drain(TIMEOUT))
         await it.until(lambda: it.source.ledger.abandoned["drain"] == 1, "what waits is given back")
         flaky.write.set()
         await draining

@@ -143,7 +143,7 @@ async def test_the_end_of_an_outage_reads_nothing_again(tmp_path: Path, monkeypa
         monkeypatch.setattr(it.source.unloading, "load", counted)
         it.faults.outage = EngineUnavailable("away")
         await it.publish(message("start", "g", "g"))
-        await it.until(lambda: it.source.gate.holds, "held")
+        await it.until(lambda: it.source.gate.pause_reasons, "held")
         it.faults.outage = None
         await it.until(lambda: it.source.ledger.outcomes["executed"] == 1, "back")
         assert len(loaded) <= 5

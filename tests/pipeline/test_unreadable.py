@@ -12,7 +12,7 @@ from bridge.codecs.decoder import SourceDecoder
 from bridge.codecs.json import JsonCodec
 from bridge.errors import ConfigError, UnreadableMessage
 from bridge.message import Message, Position, Unreadable
-from bridge.parking.letter import Letter
+from bridge.parking.letter import StoredMessage
 from bridge.provenance import Cause, dead_letter
 from bridge.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
 
@@ -44,8 +44,8 @@ def test_one_with_a_key_is_quarantined() -> None:
 
 
 def test_it_stays_unreadable_while_it_waits_on_an_engine() -> None:
-    letter = Letter(MESSAGE, AT, "kafka", "t.dlq", "s")
-    assert Letter.from_json(letter.to_json()) == letter
+    letter = StoredMessage(MESSAGE, AT, "kafka", "t.dlq", "s")
+    assert StoredMessage.from_json(letter.to_json()) == letter
 
 
 def test_its_dead_letter_is_a_plain_message_with_the_range() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bridge.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.domain import OrderingDomain
-from bridge.pipeline.item import Item
+from bridge.pipeline.item import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
-from bridge.pipeline.population import Population, RunningValue
+from bridge.pipeline.population import RunningInstances, RunningValue
 from bridge.pipeline.shares import PerValue, Share, Shares
 from bridge.pipeline.values import KEEP, Values
 from bridge.routing.per import SHARED, digest
@@ -43,8 +43,8 @@ class Delivery:
     message: Body
 
 
-def item(size: int = 1) -> Item:
-    return Item(Delivery(Body(size)), None, None, 0.0)  # type: ignore[arg-type]  # as much of a delivery as is read
+def item(size: int = 1) -> InFlightDelivery:
+    return InFlightDelivery(Delivery(Body(size)), None, None, 0.0)  # type: ignore[arg-type]  # as much of a delivery as is read
 
 
 # -- the table
@@ -142,12 +142,12 @@ def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
 def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[tuple[str, int] | int]) -> None:
     """A step is an arrival (value, size), or the end of one of the items, at work or waiting."""
     shares = Shares(PerValue(3, 8, 10, 10, 2))
-    there: list[Item] = []
-    woken: Counter[Item] = Counter()
-    waited: set[Item] = set()
-    of: dict[Item, Share] = {}
+    there: list[InFlightDelivery] = []
+    woken: Counter[InFlightDelivery] = Counter()
+    waited: set[InFlightDelivery] = set()
+    of: dict[InFlightDelivery, Share] = {}
 
-    def wake(one: Item) -> None:
+    def wake(one: InFlightDelivery) -> None:
         woken[one] += 1
 
     for step in steps:
@@ -188,7 +188,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
 class Reader:
     """A source as far as lanes, shares and ordering domain go: its workers, and what they did."""
 
-    def __init__(self, domain: OrderingDomain, done: list[tuple[int, Item]], number: int) -> None:
+    def __init__(self, domain: OrderingDomain, done: list[tuple[int, InFlightDelivery]], number: int) -> None:
         self.lanes = Lanes(self._waits)
         self.shares = Shares(PerValue(2, 1000, 1000, 1000, 2))
         self.domain = domain
@@ -198,18 +198,18 @@ class Reader:
         self.left = 0
         self.finished = asyncio.Event()
 
-    def receive(self, key: str, value: str, one: Item) -> None:
+    def receive(self, key: str, value: str, one: InFlightDelivery) -> None:
         self.left += 1
         self.domain.join(key, one)
         self.shares.join(value, one)
         self.lanes.push(key, one)
 
-    def drop(self, gone: Sequence[Item]) -> None:
+    def drop(self, gone: Sequence[InFlightDelivery]) -> None:
         removed, _ = self.lanes.drop(lambda one: one in gone)
         for one in removed:
             self._leave(one)
 
-    def _leave(self, one: Item) -> None:
+    def _leave(self, one: InFlightDelivery) -> None:
         self.domain.leave(one)
         self.shares.leave(one)
         self.left -= 1
@@ -261,9 +261,9 @@ def test_lanes_shares_and_domains_never_wait_in_a_circle(
     """Two sources of one ordering domain: all that is not given back gets done, in order per key over both."""
 
     async def run() -> None:
-        domain, done = OrderingDomain("d"), list[tuple[int, Item]]()
+        domain, done = OrderingDomain("d"), list[tuple[int, InFlightDelivery]]()
         readers = [Reader(domain, done, number) for number in range(2)]
-        key_of: dict[Item, str] = {}
+        key_of: dict[InFlightDelivery, str] = {}
         items = []
         for source, key, value in arrivals:
             one = item()
@@ -283,7 +283,7 @@ def test_lanes_shares_and_domains_never_wait_in_a_circle(
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         assert not broken
-        by_key: dict[str, list[Item]] = defaultdict(list)
+        by_key: dict[str, list[InFlightDelivery]] = defaultdict(list)
         for _, one in done:
             by_key[key_of[one]].append(one)
         place = {one: at for at, (_, one) in enumerate(items)}
@@ -303,8 +303,8 @@ async def nothing() -> list[str]:
     return []
 
 
-def population(most: int | None = 2) -> Population:
-    counted = Population("default", "order-", nothing, most)
+def population(most: int | None = 2) -> RunningInstances:
+    counted = RunningInstances("default", "order-", nothing, most)
     counted.known = True
     return counted
 
@@ -323,11 +323,11 @@ def test_starts_hold_both_caps_and_wait_for_nothing_else(
     runs = population()
     assert runs.values is not None
     limit = RouteLimit("start", 4, runs, each_running=2)
-    waiting: dict[Item, tuple[str, str]] = {}
-    account: dict[Item, RunningValue] = {}
+    waiting: dict[InFlightDelivery, tuple[str, str]] = {}
+    account: dict[InFlightDelivery, RunningValue] = {}
     running: dict[str, RunningValue] = {}
 
-    def go(one: Item) -> None:
+    def go(one: InFlightDelivery) -> None:
         value, instance_id = waiting.pop(one)
         assert limit.check(one, ScheduleOrchestration("o", instance_id), value) is None
         running.setdefault(instance_id, account[one])
@@ -368,28 +368,28 @@ def test_starts_hold_both_caps_and_wait_for_nothing_else(
 async def test_a_count_brings_values_along_and_takes_them_away() -> None:
     """As after a restart: what the engine says counts, what it no longer says does not."""
     answer = {"order-1": digest("a"), "order-1:0001": digest("a"), "order-2": digest("a"), "order-3": SHARED}
-    told = asyncio.Event()
+    received = asyncio.Event()
 
     async def count() -> dict[str, str]:
         return dict(answer)
 
-    counted = Population("default", "order-", count, 10)
+    counted = RunningInstances("default", "order-", count, 10)
     assert counted.values is not None
-    counted.subscribe(told.set)
+    counted.subscribe(received.set)
     counted.start()
     try:
         async with asyncio.timeout(10):
-            await told.wait()
+            await received.wait()
             a, b = counted.values.of(digest("a"), 0.0), counted.values.of(digest("b"), 0.0)
             assert (len(counted), a.running, b.running) == (3, 2, 0)
-            counted.enter("order-4", b)
+            counted.reserve("order-4", b)
             answer.clear()
             answer["order-2"] = digest("a")
             assert b.running == 1
             while len(counted) > 1:
-                told.clear()
-                counted.want()
-                await told.wait()
+                received.clear()
+                counted.request_recount()
+                await received.wait()
             assert (a.running, b.running) == (1, 0)
             counted.leave(["order-2", "order-4"])
             assert (a.running, b.running, len(counted)) == (0, 0, 0)

@@ -27,7 +27,7 @@ from tests.prove.score import Score, score
 Variant = Literal["bridge", "by hand"]
 
 KEYS = 16
-PATIENCE = 90.0
+TIMEOUT = 90.0
 ROOT = Path(__file__).parents[2]
 
 CONFIG = """
@@ -231,7 +231,7 @@ class Stage:
             if await self._client.get_orchestration_state(f"order-{key}") is None:
                 continue
             await self._client.raise_orchestration_event(f"order-{key}", END)
-            state = await self._client.wait_for_orchestration_completion(f"order-{key}", timeout=PATIENCE)
+            state = await self._client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)
             assert state is not None
             seen[key] = state.get_output()  # type: ignore[assignment]  # what the collectors return
         missing = max(0, self.bad - await self.broker.dead_letters())
@@ -279,7 +279,7 @@ async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncItera
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, f"never came: {what}"
         await asyncio.sleep(0.02)

@@ -18,8 +18,8 @@ def test_every_rule_tells_its_part() -> None:
         route("second"),
         route("rest"),
     )
-    told = rules.explain(envelope({"id": "o-1", "n": 2}, headers={"h": "3" * 200}))
-    assert [rule.verdict for rule in told.rules] == [
+    received = rules.explain(envelope({"id": "o-1", "n": 2}, headers={"h": "3" * 200}))
+    assert [rule.verdict for rule in received.rules] == [
         "equality failed",
         "when false",
         "when failed",
@@ -27,16 +27,16 @@ def test_every_rule_tells_its_part() -> None:
         "matched",
         "not considered",
     ]
-    assert told.rules[0].failed == (
+    assert received.rules[0].failed == (
         Equality("type", ("other",), "order.created"),
         Equality("headers.h", ("1", "2"), "3" * 79 + "…"),
     )
-    assert [rule.when for rule in told.rules] == [None, False, None, True, None, None]
-    assert 'no key "nope"' in str(told.rules[2].error)
-    assert told.rules[1].condition == "payload.n > 5"
-    assert told.decision is not None
-    assert told.decision.routes == ("first", "second")
-    plain = told.to_dict()
+    assert [rule.when for rule in received.rules] == [None, False, None, True, None, None]
+    assert 'no key "nope"' in str(received.rules[2].error)
+    assert received.rules[1].condition == "payload.n > 5"
+    assert received.decision is not None
+    assert received.decision.routes == ("first", "second")
+    plain = received.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["steps"][0]["command"]["type"] == "ScheduleOrchestration"
     assert plain["steps"][0]["command"]["instance_id"] == "order-o-1"
@@ -44,9 +44,9 @@ def test_every_rule_tells_its_part() -> None:
 
 def test_errors_are_told() -> None:
     rules = router(route("a", when="payload.nope"), route("b"))
-    told = rules.explain(envelope())
-    assert (told.decision, told.reason) == (None, "expression_error")
-    assert [rule.verdict for rule in told.rules] == ["when failed", "not considered"]
+    received = rules.explain(envelope())
+    assert (received.decision, received.reason) == (None, "expression_error")
+    assert [rule.verdict for rule in received.rules] == ["when failed", "not considered"]
     assert router(route(match={"key": "k"})).explain(envelope()).reason == "no_route"
 
 
@@ -90,14 +90,14 @@ def test_what_is_told_is_what_is_done(drawn: list[Any], kind: str, key: str | No
         )
     )
     message = envelope({"n": n}, type=kind, key=key)
-    told = rules.explain(message)
+    received = rules.explain(message)
     failure: MessageError | None = None
     try:
         decision = rules.route(message)
     except MessageError as error:
         failure = error
     else:
-        assert told.decision == decision
-        assert tuple(rule.route for rule in told.rules if rule.verdict == "matched") == decision.routes
-    assert told.error == (None if failure is None else str(failure))
-    assert told.reason == (None if failure is None else failure.reason)
+        assert received.decision == decision
+        assert tuple(rule.route for rule in received.rules if rule.verdict == "matched") == decision.routes
+    assert received.error == (None if failure is None else str(failure))
+    assert received.reason == (None if failure is None else failure.reason)

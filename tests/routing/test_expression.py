@@ -184,11 +184,11 @@ def test_an_error_says_what_happened_and_never_a_value(text: str, said: str | No
         return
     with pytest.raises(ExpressionError, match=said) as raised:
         value(text, {"secret": SECRET, "list": [1]} | ({"big": 2**70} if "big" in text else {}))
-    told = str(raised.value)
-    assert told.startswith("here: ")
-    assert text in told
-    assert SECRET not in told
-    assert str(2**70) not in told
+    received = str(raised.value)
+    assert received.startswith("here: ")
+    assert text in received
+    assert SECRET not in received
+    assert str(2**70) not in received
 
 
 def test_an_optional_that_hides_is_an_error() -> None:

@@ -41,10 +41,10 @@ def test_ids_that_are_fine(text: str) -> None:
 def test_ids_that_are_not(text: str, said: str) -> None:
     with pytest.raises(InvalidCommand, match=said) as raised:
         check_instance_id(text)
-    told = str(raised.value)
-    assert len(told) < 200
-    assert told.isprintable()
-    told.encode()
+    received = str(raised.value)
+    assert len(received) < 200
+    assert received.isprintable()
+    received.encode()
 
 
 @given(st.text(max_size=300))

@@ -78,13 +78,13 @@ def test_ids_without_a_constant_prefix() -> None:
 def test_retention(kept: str | None, topic: str | None, warned: bool) -> None:
     engines = {"default": {"type": "embedded"} | ({"retention": kept} if kept else {})}
     source = {"retention": topic} if topic else {}
-    told = found(
+    received = found(
         route("a", match={"type": "a"}),
         route("b", cancel={"instance_id": "x"}),
         engines=engines,
         source=source,
     )
-    assert [path for path, _ in told] == (["routes.0.schedule"] if warned else [])
+    assert [path for path, _ in received] == (["routes.0.schedule"] if warned else [])
 
 
 def test_limits_per_value_beside_which_one_value_holds_the_others() -> None:

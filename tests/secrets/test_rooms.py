@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon import PATIENCE, Serve, bridge
+from tests.acceptance.daemon import TIMEOUT, Serve, bridge
 from tests.kafka.server import ThreadedServer
 from tests.registry import RegistryServer
 from tests.secrets.planting import HEADER, KEY, PAYLOAD, SECRET, body, leaks, line
@@ -149,8 +149,8 @@ def run(directory: Path, topic: str, dead_letters: str) -> None:
         serve.wait(lambda: settled(serve) >= len(RULES) + 2 and dead(serve) >= DEAD, "all settled")
         serve.wait(lambda: finished(directory, 4), "all workflows")
         judged(serve, directory)
-        told = details(directory, dead_letters)
-    assert not leaks(told, SECRET, PAYLOAD, KEY, HEADER)
+        received = details(directory, dead_letters)
+    assert not leaks(received, SECRET, PAYLOAD, KEY, HEADER)
     log = serve.log.read_text()
     for expected in ('"action":"dead_letter"', '"bridge.sdk.default.worker"', "ValueError: (text withheld"):
         assert expected in log
@@ -233,7 +233,7 @@ def start_refused(directory: Path, environment: pytest.MonkeyPatch) -> str:
     environment.setenv("INNOCENT", SECRET)
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "serve"],
-        cwd=directory, text=True, capture_output=True, timeout=PATIENCE, check=False,
+        cwd=directory, text=True, capture_output=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 3
     said = done.stdout + done.stderr + bridge("check", "--print", cwd=directory)

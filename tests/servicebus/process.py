@@ -15,7 +15,7 @@ from tests.servicebus.server import QueueConfig, TopicConfig, emulator
 from tests.servicebus.server.message import Message
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds for an answer."""
 
 
@@ -46,7 +46,7 @@ class ServerProcess:
         self.port: int = facts["port"]
         self.connection_string: str = facts["connection_string"]
         self.control: int = facts["control"]
-        self._control = socket.create_connection(("127.0.0.1", self.control), PATIENCE)
+        self._control = socket.create_connection(("127.0.0.1", self.control), TIMEOUT)
         self._answers = self._control.makefile("rb")
 
     def __enter__(self) -> ServerProcess:

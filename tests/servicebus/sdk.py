@@ -9,7 +9,7 @@ from typing import Any
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds until a test gives up."""
 
 
@@ -29,7 +29,7 @@ async def send(
 async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
     """So many messages, in however many steps. Raises TimeoutError."""
     found: list[ServiceBusReceivedMessage] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(found) < count:
             found += await receiver.receive_messages(count - len(found), max_wait_time=5)
     return found
@@ -37,6 +37,6 @@ async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusRecei
 
 async def eventually(holds: Callable[[], bool]) -> None:
     """Raises TimeoutError when it does not come to hold."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not holds():
             await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ from tests.servicebus.server.amqp import encoder, performatives
 from tests.servicebus.server.amqp.encoder import FALSE, NULL, TRUE, string, uint
 from tests.servicebus.server.amqp.frames import AMQP_HEADER, SASL, SASL_HEADER, frame
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds for an answer."""
 
 SASL_INIT = frame(0, performatives.SASL_INIT, [encoder.symbol("ANONYMOUS"), NULL, NULL], kind=SASL)
@@ -63,12 +63,12 @@ class RawClient:
         await self._writer.drain()
 
     async def header(self) -> bytes:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._reader.readexactly(8)
 
     async def frame(self) -> tuple[int, list[Any], bytes]:
         """Code, fields and payload of the next frame that is not empty. Raises IncompleteReadError at the end."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 size, offset = struct.unpack(">IB3x", await self._reader.readexactly(8))
                 body = (await self._reader.readexactly(size - 8))[offset * 4 - 8 :]
@@ -92,7 +92,7 @@ class RawClient:
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 return await self._reader.read()
             except ConnectionError:

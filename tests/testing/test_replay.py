@@ -102,7 +102,7 @@ def sleep(ctx: task.OrchestrationContext, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("flow", "told"),
+    ("flow", "received"),
     [
         (changed(add, check), "turn 1 of"),
         (changed(sleep, check), "now:      1 timer"),
@@ -111,8 +111,8 @@ def sleep(ctx: task.OrchestrationContext, value: Any) -> Any:
     ],
     ids=["order", "timer", "input", "end"],
 )
-def test_a_change_that_would_break_running_instances_is_told(bridge: LocalBridge, flow: Flow, told: str) -> None:
-    with pytest.raises(ReplayMismatch, match=told):
+def test_a_change_that_would_break_running_instances_is_told(bridge: LocalBridge, flow: Flow, received: str) -> None:
+    with pytest.raises(ReplayMismatch, match=received):
         replay(recorded(bridge), flow)
 
 
@@ -130,7 +130,7 @@ def test_a_recording_of_something_else(unpaid: Recording) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "received"),
     [
         ("{", "no recorded history"),
         ("[]", "no recorded history"),
@@ -139,8 +139,8 @@ def test_a_recording_of_something_else(unpaid: Recording) -> None:
         ('{"format": "durable-bridge.history", "version": 1, "events": [{"x": 1}]}', "no recorded history"),
     ],
 )
-def test_what_is_no_recording(text: str, told: str) -> None:
-    with pytest.raises(UnreadableRecording, match=told):
+def test_what_is_no_recording(text: str, received: str) -> None:
+    with pytest.raises(UnreadableRecording, match=received):
         Recording.from_json(text)
 
 
@@ -177,6 +177,6 @@ def test_a_running_instance_that_would_end_now_is_a_mismatch() -> None:
     recording = Recording.from_json(json.dumps({**text, "events": events}))
     for unbroken in (waits, goes_on):
         replay(recording, {"flow": unbroken})
-    for broken, told in ((ends, "early"), (breaks, "typo")):
-        with pytest.raises(ReplayMismatch, match=told):
+    for broken, received in ((ends, "early"), (breaks, "typo")):
+        with pytest.raises(ReplayMismatch, match=received):
             replay(recording, {"flow": broken})

@@ -16,7 +16,7 @@ from tests.acceptance.daemon import Serve
 
 RECORDINGS = sorted(path.parent for path in Path(__file__).parent.glob("v*/state.tar.xz"))
 
-PATIENCE = 180.0
+TIMEOUT = 180.0
 """Seconds until everything must have finished; timers of a recording made just now are due after 150."""
 
 CLOUDEVENT = {"content-type": "application/cloudevents+json"}
@@ -57,7 +57,7 @@ class Opened:
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
         """Wait for a true result and return it; what may be a late event is asked for again and again."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not (found := condition()):
             assert time.monotonic() < end, f"never: {what}\n{(self.directory / 'daemon.log').read_text()[-4000:]}"
             time.sleep(0.05)

@@ -190,10 +190,10 @@ def record(it: Recorder) -> dict[str, Any]:
     begin("asks-1", "asks", {"status": "done"})
     begin("suspended-1", "collects", [0, 1], count=2)
     it.send(item("suspended-1", 0))
-    told = it.send(it.message("start-or-tell", {"id": "tell-1", "flow": "collects", "count": 1}))
+    received = it.send(it.message("start-or-tell", {"id": "tell-1", "flow": "collects", "count": 1}))
     more = it.message("start-or-tell", {"id": "tell-1", "more": True})
     it.expects("tell-1", [more["body"]["data"]])
-    finish += [told, more]
+    finish += [received, more]
     it.expects("delayed-1", "done")
     it.send(it.message("start-later", {"id": "delayed-1", "flow": "works"}))
     done = begin("done-1", "works", "done")
@@ -409,7 +409,7 @@ def servicebus() -> list[dict[str, Any]]:
 def letters() -> list[dict[str, Any]]:
     """Messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.message import Message, Position
-    from bridge.parking.letter import Letter
+    from bridge.parking.letter import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)
     shapes = {
@@ -420,7 +420,9 @@ def letters() -> list[dict[str, Any]]:
     }
     found = []
     for name, message in shapes.items():
-        letter = Letter(message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
+        letter = StoredMessage(
+            message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True
+        )
         dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)
         encoded = [[header, base64.b64encode(value).decode()] for header, value in dead.headers]
         found.append({"name": name, "letter": letter.to_json(), "headers": encoded})

@@ -17,7 +17,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka import progress
 from bridge.message import Message
-from bridge.parking.letter import Letter
+from bridge.parking.letter import StoredMessage
 from bridge.provenance import dead_letter
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness
@@ -82,13 +82,13 @@ async def test_a_group_goes_on_where_it_was(recording: Path, kafka: KafkaHarness
 @every_recording
 def test_messages_kept_by_entities_become_the_same_dead_letters(recording: Path) -> None:
     for each in recorded(recording, "letters.json"):
-        letter = Letter.from_json(each["letter"])
+        letter = StoredMessage.from_json(each["letter"])
         cause = letter.cause("parking_expired", "it never came", "Expired", "tell", 4)
         dead = dead_letter(letter.message, letter.position, cause)
         headers = [[name, base64.b64encode(value or b"").decode()] for name, value in dead.headers]
         assert headers == each["headers"], each["name"]
         assert letter.to_json() == each["letter"], "what it becomes when the entity is written again"
-    messages = [Letter.from_json(each["letter"]).message for each in recorded(recording, "letters.json")]
+    messages = [StoredMessage.from_json(each["letter"]).message for each in recorded(recording, "letters.json")]
     assert [each.body for each in messages] == [b'{"id": 1}', b"\xff\x00", None, b""]
     assert [each.key for each in messages] == [b"k", b"\xfe", b"k", None]
 

@@ -173,12 +173,12 @@ def test_outcomes_and_requests_are_published_once(finished: Finished) -> None:
     for topic in ("results", "service"):
         ids = [each["headers"].get("ce_id") or each["body"]["id"] for each in finished.it.topic(topic)]
         assert len(set(ids)) == len(ids), topic
-    told = Counter(each["headers"].get("ce_type") or each["body"]["type"] for each in finished.it.topic("results"))
+    received = Counter(each["headers"].get("ce_type") or each["body"]["type"] for each in finished.it.topic("results"))
     outputs = [each["output"] for id_, each in finished.instances.items() if ":" not in id_]
     sagas = Counter(output["status"] for output in outputs if isinstance(output, dict) and "compensated" in output)
-    assert told["trip.completed"] + told["purchase.completed"] == sagas["completed"]
-    assert told["trip.compensated"] + told["purchase.compensated"] == sagas["compensated"]
-    assert told["answered"] == 1
+    assert received["trip.completed"] + received["purchase.completed"] == sagas["completed"]
+    assert received["trip.compensated"] + received["purchase.compensated"] == sagas["compensated"]
+    assert received["answered"] == 1
 
 
 def test_early_messages_are_delivered_and_counted(finished: Finished) -> None:

@@ -31,12 +31,12 @@ from bridge.errors import EngineError, Problem
 from bridge.message import Message, Position, Unreadable
 from bridge.ops.audit import Actor, Change, Trail
 from bridge.ops.health import Check, Readiness
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 from bridge.pace import Paces
 from bridge.parking import key as ordering_key
 from bridge.parking import lot, names, ward
-from bridge.parking.letter import Letter
-from bridge.parking.parked import Parked
+from bridge.parking.letter import StoredMessage
+from bridge.parking.parked import WaitingCommand
 from bridge.provenance import Cause, dead_letter
 from bridge.routing.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
@@ -54,12 +54,12 @@ from tests.parking.sample import COMMANDS
 
 NOW = 1_700_000_000.0
 POSITION = Position("cluster", "orders", 3, 1 << 33)
-ORIGIN = Origin("shop/1", "paid", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x=1")
+ORIGIN = MessageOrigin("shop/1", "paid", 2, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x=1")
 MESSAGE = Message(
     b"\xff", b"k", (("type", b"start"), ("raw", b"\xfe"), ("null", None)), 12.5, "m", "application/json",
     unreadable=Unreadable("crc", "the checksum is wrong", True, 9),
 )  # fmt: skip
-LETTER = Letter(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
+LETTER = StoredMessage(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "tell", ("start", "count"), 4, "0123", "m-2", True, 3)
 
 
@@ -88,10 +88,14 @@ def shape(value: Any, path: str = "") -> Iterator[str]:
 
 def early_state() -> Any:
     """State of the entity of an instance: one message waits and fails, one was delivered."""
-    kept = lot.Lot(lot.Bounds(), RetryPolicy())
+    kept = lot.EarlyMessageQueue(lot.EarlyMessageLimits(), RetryPolicy())
     first, second = (
-        Parked(
-            RaiseEvent("order-1", "paid", number, ParkFor(60.0)), Origin(f"m-{number}", "paid"), LETTER, NOW, NOW + 60
+        WaitingCommand(
+            RaiseEvent("order-1", "paid", number, ParkFor(60.0)),
+            MessageOrigin(f"m-{number}", "paid"),
+            LETTER,
+            NOW,
+            NOW + 60,
         )
         for number in (1, 2)
     )
@@ -105,7 +109,7 @@ def _away(command: Any, origin: Any) -> None:
 
 
 def quarantine_state() -> Any:
-    kept = ward.Ward(ward.WardBounds())
+    kept = ward.KeyQuarantine(ward.QuarantineLimits())
     item = {
         "mark": "m",
         "letter": LETTER.to_json(),
@@ -199,9 +203,9 @@ def _dead_letter_input() -> Any:
 def _sent() -> Iterator[tuple[str, Any]]:
     for command in COMMANDS:
         # The command's word tells the forms apart
-        form = Parked(command, ORIGIN, LETTER, 5.0, 65.0).to_json()
+        form = WaitingCommand(command, ORIGIN, LETTER, 5.0, 65.0).to_json()
         yield f"waiting command {form['verb']}", form
-    yield "message envelope", wrap({}, ORIGIN, {"seen": "", "remember": 1})
+    yield "message envelope", wrap_payload({}, ORIGIN, {"seen": "", "remember": 1})
     yield "saga input", start_input(saga_definition(), {})
     yield "saga status", _custom_status()
     yield "cancel acknowledged", _acknowledged()
@@ -227,8 +231,8 @@ def _event() -> Event:
 
 def headers() -> list[str]:
     """Headers of dead letters and of published events, with the values of a sample."""
-    told = dead_letter(MESSAGE, POSITION, CAUSE)
-    found = [f"dead letter {name}: {value!r}" for name, value in told.headers]
+    received = dead_letter(MESSAGE, POSITION, CAUSE)
+    found = [f"dead letter {name}: {value!r}" for name, value in received.headers]
     for kind, encode in (("binary", encode_binary), ("structured", encode_structured)):
         message = encode(_event())
         found += [f"cloudevent {kind} {name}: {value!r}" for name, value in message.headers]
@@ -260,10 +264,10 @@ def values() -> list[str]:
     found = {
         "entity of an instance": names.target_id("a@b~c"),
         "entity of an instance, hashed": names.target_id("i" * 300),
-        "entity of an ordering key": names.ward_key("orders", b"bk"),
+        "entity of an ordering key": names.quarantine_key("orders", b"bk"),
         "orchestration of a dead letter": names.letter_id("k", "m", 1.5),
-        "mark of a command": lot.mark(ORIGIN),
-        "mark of a delivery": ward.mark_of(POSITION),
+        "mark of a command": lot.origin_key(ORIGIN),
+        "mark of a delivery": ward.delivery_id(POSITION),
         "digest of a message": digest(ORIGIN.key),
         "position": str(POSITION),
         "ordering key, bytes": repr(ordering_key.encode(b"k")),
@@ -276,7 +280,7 @@ def values() -> list[str]:
         "metadata of a Kafka commit": progress.encode(10, [11, 13]),
         "headers of the local broker": repr(local_headers.encode(MESSAGE.headers)),
         "id of a dead letter on Service Bus": dead_letters._identity(MESSAGE, POSITION),
-        "message envelope": json.dumps(wrap({"a": 1}, ORIGIN)),
+        "message envelope": json.dumps(wrap_payload({"a": 1}, ORIGIN)),
         "state of an entity": json.dumps(bare_state({"bridge:entity": {"v": 1, "seen": "", "state": {"a": 1}}})),
         "reasons of messages that waited": ", ".join(lot.REASONS),
     }

@@ -21,7 +21,7 @@ from bridge import errors
 from bridge.answers import Key, Keyring
 from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine
-from bridge.app.own_workflows import OwnWorkflows
+from bridge.app.own_workflows import SystemWorkflows
 from bridge.cli import exit_codes
 from bridge.commands import Command
 from bridge.config.source import load as load_config
@@ -59,7 +59,7 @@ def registered() -> dict[str, Callable[..., Any]]:
         path.write_text(CONFIG)
         loaded, loop = load_config([path]), asyncio.get_running_loop()
         engine = build_engine(loaded, "default", host=True)
-        own = OwnWorkflows(
+        own = SystemWorkflows(
             loaded,
             {"default": engine},
             {"local": build_broker(loaded, "local")},
@@ -200,15 +200,15 @@ def statuses() -> list[str]:
     translated = {
         f"{code.name} is {kind.__name__}" for code, kind in engine_errors.STATUS.items() if code in grpc.StatusCode
     }
-    told = {f"{each.code.name}: {each.details}" for each in (rejection.unread_full(1, 2),)}
-    for text in told:
+    received = {f"{each.code.name}: {each.details}" for each in (rejection.unread_full(1, 2),)}
+    for text in received:
         translated.add(f"{text} is {type(engine_errors.translate(_Refused(text), what='x')).__name__}")
     return sorted({f"answered {each}" for each in answered} | translated)
 
 
 class _Refused(grpc.RpcError):
-    def __init__(self, told: str) -> None:
-        name, _, self._details = told.partition(": ")
+    def __init__(self, received: str) -> None:
+        name, _, self._details = received.partition(": ")
         self._code = grpc.StatusCode[name]
 
     def code(self) -> grpc.StatusCode:

@@ -51,8 +51,8 @@ def differences(old: Sections, new: Sections) -> Iterator[str]:
 def test_names_on_the_wire_are_as_they_were() -> None:
     """See the message of a failure for what to do."""
     found, text = inventory(), FILE.read_text()
-    told = "\n".join(differences(json.loads(text), found))
-    assert not told, f"\n{told}"
+    received = "\n".join(differences(json.loads(text), found))
+    assert not received, f"\n{received}"
     assert rendered(found) == text, f"the inventory is not as it is written: {_RENEW}"
 
 

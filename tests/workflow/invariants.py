@@ -139,7 +139,7 @@ def _in_reverse(wood: Wood, undone: list[Decision]) -> None:
         assert len(set(begun)) <= 1
 
 
-def told(published: Sequence[dict[str, Any]], outcome: dict[str, Any]) -> None:
+def received(published: Sequence[dict[str, Any]], outcome: dict[str, Any]) -> None:
     """The outcome was published; again only under its id."""
     results = [event for event in published if event["target"] == RESULTS]
     assert len({event["id"] for event in results}) == 1

@@ -72,7 +72,7 @@ class Simulation:
     instance_id: str = "simulated"
     together: float = 0.0
     """Events that are due within so many seconds reach the orchestrator in one turn."""
-    told: Callable[[str, Any], Answer | None] = lambda name, data: None
+    received: Callable[[str, Any], Answer | None] = lambda name, data: None
     lost_turns: Iterator[float | None] = field(default_factory=lambda: iter(()))
     lost_runs: Iterator[float | None] = field(default_factory=lambda: iter(()))
     history: list[pb.HistoryEvent] = field(default_factory=list)
@@ -252,7 +252,7 @@ class Simulation:
         child = self._children[instance_id]
         waiting = [each for each in self._due if each[2] is not child.done]
         one = self.scheduled[child.scheduled]
-        reaction = self.told(name, one.input)
+        reaction = self.received(name, one.input)
         if len(waiting) == len(self._due) or reaction is None or self.now + reaction[0] >= one.over:
             return
         self._due = waiting

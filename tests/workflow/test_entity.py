@@ -14,7 +14,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from google.protobuf.wrappers_pb2 import StringValue
 from pydantic import BaseModel
 
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, Entity
 from bridge.workflow.entity import STATE_KEY, bare_state
 from bridge.workflow.repeats import REPEATS
@@ -100,7 +100,7 @@ class Bench:
 
 
 def signal(data: Any, number: int) -> Any:
-    return wrap(data, Origin(f"m-{number}", "r"))
+    return wrap_payload(data, MessageOrigin(f"m-{number}", "r"))
 
 
 @pytest.mark.parametrize("converter", [DataConverter(), JsonDataConverter()])

@@ -13,18 +13,18 @@ from durabletask import task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.origin import KEY, Origin, wrap
-from bridge.seen import Seen, digest
+from bridge.origin import KEY, MessageOrigin, wrap_payload
+from bridge.seen import DeduplicationWindow, digest
 from bridge.workflow import Inbox, MessageTimedOut, Received, continue_as_new, origin, wait_for_message
-from bridge.workflow.parallel import Steps, together
+from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.repeats import REPEATS
 from tests.workflow.simulation import Simulation
 
-START = Origin("shop/start", "begin")
+START = MessageOrigin("shop/start", "begin")
 
 
 def message(data: Any, number: int | str, route: str = "r", part: int = 0) -> Any:
-    return wrap(data, Origin(f"m-{number}", route, part))
+    return wrap_payload(data, MessageOrigin(f"m-{number}", route, part))
 
 
 def no_activities(name: str, given: Any) -> Any:
@@ -85,9 +85,9 @@ def test_a_damaged_envelope_of_another_client_is_a_message_without_an_id(wrong: 
     assert simulate(take(2), (1, "item", damaged), (2, "item", damaged), given=damaged).output == [3, 3]
 
 
-@pytest.mark.parametrize("given", [wrap(None, START), wrap({"x": 1}, START)])
+@pytest.mark.parametrize("given", [wrap_payload(None, START), wrap_payload({"x": 1}, START)])
 def test_the_starting_message_was_seen(given: Any) -> None:
-    events = [(1, "item", wrap("start again", START)), (2, "item", message("a", 1))]
+    events = [(1, "item", wrap_payload("start again", START)), (2, "item", message("a", 1))]
     assert simulate(take(1), *events, given=given).output == ["a"]
     assert simulate(take(1), *events).output == ["start again"]
 
@@ -99,11 +99,11 @@ def test_the_starting_message_is_never_forgotten() -> None:
 
     events = [(number, "item", message(number, number)) for number in range(1, 5)]
     events += [
-        (5, "item", wrap("start", START)),
+        (5, "item", wrap_payload("start", START)),
         (6, "item", message("4 again", 4)),
         (7, "item", message("1 again", 1)),
     ]
-    assert simulate(orchestrator, *events, given=wrap(None, START)).output == [1, 2, 3, 4, "1 again"]
+    assert simulate(orchestrator, *events, given=wrap_payload(None, START)).output == [1, 2, 3, 4, "1 again"]
 
 
 def test_the_window_has_a_floor() -> None:
@@ -221,13 +221,13 @@ def test_a_cancelled_task_of_the_inbox_leaves_events_to_others() -> None:
 
 def test_accept_refuses_what_it_cannot_know() -> None:
     def orchestrator(ctx: task.OrchestrationContext, _: Any) -> Steps:
-        inbox, told = Inbox(ctx), []
+        inbox, received = Inbox(ctx), []
         for foreign in (ctx.wait_for_external_event("x"), inbox.task("y")):
             try:
                 inbox.accept(foreign)
             except ValueError as error:
-                told.append(str(error))
-        return told
+                received.append(str(error))
+        return received
         yield
 
     assert simulate(orchestrator).output == ["not a task of this inbox", "the task is not complete"]
@@ -266,7 +266,7 @@ def test_branches_that_wait_for_the_same_name_share_what_comes() -> None:
             return "let go"
 
         branches = [branch(3), branch(1), branch(2), branch(9, timedelta(seconds=2)), hand()]
-        return (yield from together(branches))
+        return (yield from gather(branches))
 
     events = [
         (5, "item", message(1, 1)),
@@ -293,8 +293,8 @@ def generations(ctx: task.OrchestrationContext, state: dict[str, Any]) -> Steps:
 def test_generations_take_along_what_was_seen_kept_and_not_read(together: float) -> None:
     numbers = [1, 2, 2, 3, 4, 1, 4, 2, 6, 3, 5]
     events = [(number, "item", message(value, value)) for number, value in enumerate(numbers, 1)]
-    events.append((12, "item", wrap(8, START)))
-    given = wrap({"taken": [], "evens": 3, "odds": 3}, START)
+    events.append((12, "item", wrap_payload(8, START)))
+    given = wrap_payload({"taken": [], "evens": 3, "odds": 3}, START)
     found = simulate(generations, *events, given=given, together=together)
     assert found.output == [[2, 4, 6], [1, 3, 5], "shop/start"]
     assert len(found.generations) == 3
@@ -368,12 +368,12 @@ def test_an_unprepared_worker_is_told_so() -> None:
 
 
 def test_seen_is_bounded_and_comes_back() -> None:
-    seen = Seen(limit=3)
-    keys = [Origin(f"m-{number}", "r", number) for number in range(5)]
+    seen = DeduplicationWindow(limit=3)
+    keys = [MessageOrigin(f"m-{number}", "r", number) for number in range(5)]
     assert [seen.add(key.key) for key in keys] == [True] * 5
     text = seen.text()
     assert text == "".join(digest(key.key) for key in keys[2:])
-    again = Seen(text, limit=3)
+    again = DeduplicationWindow(text, limit=3)
     assert [again.add(key.key) for key in keys[2:]] == [False] * 3
     assert again.add(keys[0].key)
     assert again.add(keys[2].key)  # the oldest made room

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 from bridge.workflow import Child, Saga, SagaAborted, Step, StepFailed
 from tests.workflow.sagas import RETRY, names, simulate, two_steps
 from tests.workflow.simulation import Simulation
@@ -130,7 +130,7 @@ def test_a_saga_drops_repeats_of_a_message() -> None:
 
     done = simulate(body)
     for at, number in ((1.0, 1), (2.0, 1), (3.0, 2)):
-        done.event(at, "paid", wrap(number, Origin(f"m-{number}", "paid")))
+        done.event(at, "paid", wrap_payload(number, MessageOrigin(f"m-{number}", "paid")))
     assert done.run().output["result"] == [1, 2]
 
 

@@ -80,17 +80,17 @@ def test_a_saga_waits_for_an_event(events: list[tuple[float, str, Any]], outcome
     for at, name, data in events:
         done.event(at, name, data)
     done.run()
-    told = done.output
-    assert (told["status"], told["reason"], told["result"], done.now) == outcome
+    received = done.output
+    assert (received["status"], received["reason"], received["result"], done.now) == outcome
 
 
 def test_a_cancel_is_told_in_the_turn_that_hears_it() -> None:
     done = simulate(two_steps, {"reserve": (10.0, "r"), "release": (1.0, None)})
     done.event(4.0, "cancel", "please")
     done.run()
-    told = [(one["status"], one["steps"]) for one in done.statuses]
-    assert ("cancelling", {"stock": "running"}) in told
-    assert [status for status, _ in told] == ["running", "cancelling", "compensating", "compensated"]
+    received = [(one["status"], one["steps"]) for one in done.statuses]
+    assert ("cancelling", {"stock": "running"}) in received
+    assert [status for status, _ in received] == ["running", "cancelling", "compensating", "compensated"]
 
 
 def test_a_cancel_behind_the_point_of_no_return_is_not_told() -> None:

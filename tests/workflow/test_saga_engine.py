@@ -23,21 +23,21 @@ from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step,
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 BRIEF = timedelta(milliseconds=300)
 AGAIN = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 
-told: dict[str, list[Any]] = {}
+received: dict[str, list[Any]] = {}
 """What activities were told, by the instance that the first part of their input names."""
 
 
 def note(ctx: task.ActivityContext, call: StepInput) -> str:
-    told.setdefault(call.input["of"], []).append(("note", call.key))
+    received.setdefault(call.input["of"], []).append(("note", call.key))
     return "noted"
 
 
 def erase(ctx: task.ActivityContext, call: CompensationInput) -> None:
-    told.setdefault(call.input["of"], []).append(("erase", call.key, call.known))
+    received.setdefault(call.input["of"], []).append(("erase", call.key, call.known))
 
 
 def obedient_child(ctx: task.OrchestrationContext, call: StepInput) -> Any:
@@ -77,7 +77,7 @@ class Hub:
         return instance_id
 
     async def reaches(self, instance_id: str, **steps: str) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 state = await self.client.get_orchestration_state(instance_id)
                 assert state is not None
@@ -87,7 +87,7 @@ class Hub:
                 await asyncio.sleep(0.01)
 
     async def outcome(self, instance_id: str) -> dict[str, Any]:
-        state = await self.client.wait_for_orchestration_completion(instance_id, timeout=int(PATIENCE))
+        state = await self.client.wait_for_orchestration_completion(instance_id, timeout=int(TIMEOUT))
         assert state is not None
         state.raise_if_failed()
         output = state.get_output()
@@ -113,7 +113,7 @@ async def test_a_failed_child_is_tried_again_as_a_new_instance(hub: Hub) -> None
     outcome = await hub.outcome(instance_id)
     assert outcome["status"] == "completed"
     assert outcome["result"].startswith(f"{instance_id}:")
-    keys = [key for _, key in told[instance_id]]
+    keys = [key for _, key in received[instance_id]]
     assert len(keys) == 4
     assert len(set(keys[1:])) == 1
     assert keys[1].endswith("/child")
@@ -126,19 +126,19 @@ async def test_cancel_is_passed_to_the_child_and_all_is_undone(hub: Hub) -> None
     outcome = await hub.outcome(instance_id)
     assert (outcome["status"], outcome["reason"], outcome["detail"]) == ("compensated", "cancelled", "typo")
     assert outcome["compensated"] == ["child", "noted"]
-    assert [one[0] for one in told[instance_id]] == ["note", "note", "erase", "erase"]
-    assert told[instance_id][1] == ("note", "cancelled")
-    assert [one[2] for one in told[instance_id][2:]] == [True, True]
+    assert [one[0] for one in received[instance_id]] == ["note", "note", "erase", "erase"]
+    assert received[instance_id][1] == ("note", "cancelled")
+    assert [one[2] for one in received[instance_id][2:]] == [True, True]
 
 
 async def test_a_child_that_takes_too_long_is_told_so_and_undone(hub: Hub) -> None:
     instance_id = await hub.start(child="obedient_child", brief=True)
     outcome = await hub.outcome(instance_id)
     assert (outcome["status"], outcome["reason"], outcome["step"]) == ("compensated", "timeout", "child")
-    erased = [one for one in told[instance_id] if one[0] == "erase"]
+    erased = [one for one in received[instance_id] if one[0] == "erase"]
     assert [known for _, _, known in erased] == [False, True]
-    async with asyncio.timeout(PATIENCE):
-        while ("note", "timeout") not in told[instance_id]:
+    async with asyncio.timeout(TIMEOUT):
+        while ("note", "timeout") not in received[instance_id]:
             await asyncio.sleep(0.01)
 
 
@@ -147,4 +147,4 @@ async def test_one_key_for_a_step_and_its_compensation(hub: Hub) -> None:
     await hub.reaches(instance_id, child="running")
     await hub.client.raise_orchestration_event(instance_id, "cancel")
     await hub.outcome(instance_id)
-    assert told[instance_id][0][1] == told[instance_id][-1][1]
+    assert received[instance_id][0][1] == received[instance_id][-1][1]

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workflow.invariants import check, decision, told
+from tests.workflow.invariants import check, decision, received
 from tests.workflow.simulation import Simulation
 from tests.workflow.trees import RESULTS, No, Plan, Wood, siblings, woods
 
@@ -51,7 +51,7 @@ def simulate(wood: Wood, together: float, lost_turns: list[float | None], lost_r
         wood.orchestrator(1.0),
         answers,
         together=together,
-        told=obey,
+        received=obey,
         lost_turns=iter(lost_turns),
         lost_runs=iter(lost_runs),
     )
@@ -76,7 +76,7 @@ def test_every_step_is_kept_or_undone_once_and_in_reverse(
     ]
     decisions = [one for one in decided if one is not None]
     check(wood, outcome, last["steps"], decisions)
-    told([one.input for one in simulation.scheduled if one.name == "bridge.publish"], outcome)
+    received([one.input for one in simulation.scheduled if one.name == "bridge.publish"], outcome)
     assert simulation.scheduled[-1].input.get("target") == RESULTS
 
     # Nothing goes forward once it was shown that the saga gives up

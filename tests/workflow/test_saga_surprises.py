@@ -117,9 +117,9 @@ def test_a_saga_that_fails_behind_the_point_of_no_return_says_so_where_it_was_as
         yield from one.step(Step("parcel", "ship", refusals=("ValueError",)))
 
     done = simulate(body, {"ship": (1.0, ValueError("no"))}, publish_outcome="results").run()
-    (told,) = [one.input for one in done.scheduled if one.name != "ship"]
-    assert told["type"] == "order.failed"
-    assert told["data"]["step"] == "parcel"
+    (received,) = [one.input for one in done.scheduled if one.name != "ship"]
+    assert received["type"] == "order.failed"
+    assert received["data"]["step"] == "parcel"
     assert (done.status, done.failure.split(":")[0]) == ("FAILED", "bridge.workflow.outcome.StepFailed")
     away = simulate(body, {"ship": (1.0, ValueError("no"))}, publish_outcome="results")
     away.answers = lambda name, _: (1.0, ValueError("no"))

@@ -14,11 +14,11 @@ from durabletask.serialization import JsonDataConverter
 from durabletask.worker import _OrchestrationExecutor, _Registry
 from pydantic import BaseModel
 
-from bridge.origin import KEY, Origin, wrap
+from bridge.origin import KEY, MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, message_aware, origin
 
 QUIET = logging.getLogger("tests.start")
-ORIGIN = Origin("shop/42", "start-order")
+ORIGIN = MessageOrigin("shop/42", "start-order")
 
 
 class Model(BaseModel):
@@ -107,23 +107,23 @@ OURS = [
     [(*each, JsonDataConverter()) for each in INPUTS] + [(*each, DataConverter()) for each in INPUTS + OURS],
 )
 def test_inputs_are_bare_and_typed(function: Any, data: Any, kind: str, wrapped: bool, converter: Any) -> None:
-    text = json.dumps(wrap(data, ORIGIN) if wrapped else data)
-    found, _, told = execute(function, text, converter=converter)
+    text = json.dumps(wrap_payload(data, ORIGIN) if wrapped else data)
+    found, _, received = execute(function, text, converter=converter)
     assert found == kind
-    assert told == (["shop/42", "start-order"] if wrapped else None)
+    assert received == (["shop/42", "start-order"] if wrapped else None)
 
 
 def test_an_input_that_does_not_fit_fails_with_its_places() -> None:
     with pytest.raises(AssertionError, match=r"does not fit Model: total"):
-        execute(typed_model, json.dumps(wrap({"total": "many"}, ORIGIN)))
+        execute(typed_model, json.dumps(wrap_payload({"total": "many"}, ORIGIN)))
 
 
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("function", [bare, typed_record, typed_model])
 def test_a_worker_that_does_not_tell_still_gives_bare_inputs(function: Any, aware: bool) -> None:
-    _, value, told = execute(function, json.dumps(wrap({"total": 5}, ORIGIN)), aware=aware)
+    _, value, received = execute(function, json.dumps(wrap_payload({"total": 5}, ORIGIN)), aware=aware)
     assert value == {"total": 5}
-    assert told == (["shop/42", "start-order"] if aware else None)
+    assert received == (["shop/42", "start-order"] if aware else None)
 
 
 def test_no_input_at_all() -> None:
@@ -131,7 +131,7 @@ def test_no_input_at_all() -> None:
 
 
 def test_events_are_bare_and_typed() -> None:
-    text = json.dumps(wrap({"total": 5}, ORIGIN))
+    text = json.dumps(wrap_payload({"total": 5}, ORIGIN))
     assert execute(waits, None, text, text) == [{"total": 5}, "Record", 5]
     assert execute(waits, None, '{"total": 5}', '{"total": 5}') == [{"total": 5}, "Record", 5]
 
@@ -145,7 +145,7 @@ def test_data_that_looks_like_an_envelope_comes_back_as_it_was() -> None:
     converter = DataConverter()
     forged = {KEY: {"v": 1, "id": "forged", "route": "r", "data": 1}}
     assert converter.deserialize(converter.serialize(forged)) == forged
-    assert execute(bare, json.dumps(wrap(forged, ORIGIN))) == ["dict", forged, ["shop/42", "start-order"]]
+    assert execute(bare, json.dumps(wrap_payload(forged, ORIGIN))) == ["dict", forged, ["shop/42", "start-order"]]
 
 
 def test_names_and_docs_stay() -> None:

@@ -20,7 +20,7 @@ import workflows
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
 from workflows.purchase import Order
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds a test waits for something that should take milliseconds."""
 
 CARRIER_IS_AWAY = "carrier-is-away"
@@ -64,7 +64,7 @@ class Hub:
 
     def _answers(self) -> None:
         """A gRPC server that has just started cancels a call now and then: ask until it answers."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while True:
             try:
                 self.client.get_orchestration_state("nobody")
@@ -101,14 +101,14 @@ class Hub:
 
     def reaches(self, instance_id: str, wanted: str) -> None:
         """Wait until the custom status holds the text `wanted`."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while wanted not in (self.state(instance_id).serialized_custom_status or ""):
             assert time.monotonic() < ends, f"{instance_id} never reached {wanted}: {self.state(instance_id)}"
             time.sleep(0.02)
 
     def result(self, instance_id: str) -> dict[str, Any]:
         """Wait for the end and return the output; a failed orchestration fails the test."""
-        state = self.client.wait_for_orchestration_completion(instance_id, timeout=int(PATIENCE))
+        state = self.client.wait_for_orchestration_completion(instance_id, timeout=int(TIMEOUT))
         assert state is not None
         state.raise_if_failed()
         output = state.get_output()

@@ -12,13 +12,13 @@ import pytest
 from bridge.app.composition import build_broker
 from bridge.app.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.codecs import registry
 from bridge.config.source import Loaded, load
 from bridge.envelope import Event
 from bridge.testing import LocalBridge
-from tests.brokers.consumer import PATIENCE, Assignments, take
+from tests.brokers.consumer import TIMEOUT, Assignments, take
 from tests.brokers.kafka.conftest import bootstrap
 from tests.servicebus.server import ServerConfig, ServiceBusServer, emulator
 
@@ -55,8 +55,8 @@ async def shipped(loaded: Loaded, broker_name: str, topic: str, count: int) -> l
     """Who is told, through a consumer of its own."""
     broker = build_broker(loaded, broker_name)
     await broker.start()
-    wishes = ServiceBusWishes(sessions=Sessions(idle=0.3)) if broker_name == "bus" else None
-    subscription = await broker.subscribe(SubscribeOptions((topic,), "follower", wishes=wishes), Assignments())
+    options = ServiceBusReceiverOptions(sessions=Sessions(idle=0.3)) if broker_name == "bus" else None
+    subscription = await broker.subscribe(SubscribeOptions((topic,), "follower", broker_options=options), Assignments())
     codec = registry.get("cloudevents")
     found = []
     for delivery in await take(subscription, count):
@@ -83,7 +83,7 @@ async def test_ordered_on_kafka_paid_on_service_bus_shipped_on_both(
         await daemon.brokers["bus"].publish("payments", [codec.encode(paid(number)) for number in ("a", "b")])
         # Paid before it was ordered: the brokers are independent
         await kafka.publish("dispatch-orders", [codec.encode(ordered("b"))])
-        async with asyncio.timeout(PATIENCE * 2):
+        async with asyncio.timeout(TIMEOUT * 2):
             assert await shipped(loaded, "kafka", "dispatch-events", 2) == ["a", "b"]
             assert await shipped(loaded, "bus", "warehouse", 2) == ["a", "b"]
         await kafka.stop()

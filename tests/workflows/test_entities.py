@@ -8,12 +8,12 @@ from typing import Any
 
 from durabletask.entities import EntityInstanceId
 
-from .conftest import PATIENCE, Hub
+from .conftest import TIMEOUT, Hub
 
 
 def settled(hub: Hub, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
     """Wait until `field` of the state is `wanted`."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while True:
         found = hub.client.get_entity(entity)
         state = json.loads(found.get_state() or "{}") if found is not None else {}

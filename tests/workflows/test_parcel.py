@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 
-from bridge.origin import Origin, wrap
+from bridge.origin import MessageOrigin, wrap_payload
 from workflows import shipment_watch
 from workflows.parcel import Parcel
 
-from .conftest import PATIENCE, Hub
+from .conftest import TIMEOUT, Hub
 
 
 def test_scans_are_followed_to_the_end(hub: Hub) -> None:
     hub.start("shipment_watch", "parcel-t1", {"tracking": "t1", "order_id": "o1", "status": "dispatched", "extra": 1})
     for number, status in ((1, "scanned"), (1, "scanned"), (2, "delivered")):
-        message = Origin(f"scan-{number}", "follow-parcel")
-        hub.tell("parcel-t1", "scan", wrap({"status": status}, message))
+        message = MessageOrigin(f"scan-{number}", "follow-parcel")
+        hub.tell("parcel-t1", "scan", wrap_payload({"status": status}, message))
     assert hub.result("parcel-t1") == {
         "tracking": "t1", "order_id": "o1", "status": "delivered", "scans": ["dispatched", "scanned", "delivered"],
         "alerts": 0,
@@ -29,7 +29,7 @@ def test_a_parcel_that_is_lost_at_once_needs_no_scan(hub: Hub) -> None:
 
 def test_silence_is_reported_and_the_next_scan_is_not_swallowed(hub: Hub) -> None:
     hub.start(shipment_watch, "parcel-t3", Parcel("t3", "o3", "dispatched", silent_after=0.3))
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while not hub.published_for("t3"):
         assert time.monotonic() < ends
         time.sleep(0.02)

@@ -20,7 +20,7 @@ def bridge() -> Iterator[LocalBridge]:
         yield running
 
 
-def told(bridge: LocalBridge, subject: str) -> list[str]:
+def received(bridge: LocalBridge, subject: str) -> list[str]:
     return [event.type for event in bridge.published("pattern-results") if event.subject == subject]
 
 
@@ -38,13 +38,13 @@ def test_function_chaining(bridge: LocalBridge) -> None:
     lines = [{"text": "tea", "price": 250, "quantity": 2}, {"text": "cup", "price": 900}]
     bridge.publish("patterns", {"number": "i1", "lines": lines}, type="invoice.requested")
     assert bridge.result("invoice-i1") == {"number": "i1", "total": 1400, "filed": "archive/i1.json"}
-    assert told(bridge, "i1") == ["invoice.filed"]
+    assert received(bridge, "i1") == ["invoice.filed"]
 
 
 def test_a_failed_activity_is_handled(bridge: LocalBridge) -> None:
     bridge.publish("patterns", {"number": "i2", "lines": []}, type="invoice.requested")
     assert bridge.result("invoice-i2")["refused"] == "an invoice needs a line"
-    assert told(bridge, "i2") == ["invoice.refused"]
+    assert received(bridge, "i2") == ["invoice.refused"]
 
 
 def test_fan_out_and_sub_orchestrations(bridge: LocalBridge) -> None:
@@ -65,11 +65,11 @@ def test_an_empty_wave(bridge: LocalBridge) -> None:
 
 def test_a_person_is_asked_reminded_and_overtaken(bridge: LocalBridge) -> None:
     bridge.publish("patterns", {"number": "e1", "amount": 900}, type="expense.requested")
-    assert told(bridge, "e1") == ["expense.asked"]
+    assert received(bridge, "e1") == ["expense.asked"]
     bridge.advance(days=2)
-    assert told(bridge, "e1") == ["expense.asked", "expense.reminded"]
+    assert received(bridge, "e1") == ["expense.asked", "expense.reminded"]
     bridge.advance(days=2)
-    assert told(bridge, "e1")[-1] == "expense.escalated"
+    assert received(bridge, "e1")[-1] == "expense.escalated"
     bridge.publish("patterns", {"number": "e1", "approved": True, "by": "eve"}, type="expense.decided")
     assert bridge.result("expense-e1") == {
         "number": "e1", "status": "approved", "by": "eve", "told": ["team lead", "team lead", "head of department"],
@@ -135,7 +135,7 @@ def test_a_booking_that_is_paid(bridge: LocalBridge) -> None:
     answer(bridge, "b1", {"receipt": "r-1"})
     result = bridge.result("booking-b1")
     assert (result["status"], result["result"]["receipt"]) == ("completed", {"receipt": "r-1"})
-    assert told(bridge, "booking-b1") == ["booking.completed"]
+    assert received(bridge, "booking-b1") == ["booking.completed"]
 
 
 def test_a_booking_that_is_not_paid_is_undone(bridge: LocalBridge) -> None:

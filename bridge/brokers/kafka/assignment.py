@@ -21,7 +21,7 @@ from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Inflation
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.restlessness import Restlessness
+from bridge.brokers.kafka.restlessness import RebalanceStormDetector
 from bridge.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
 
 
-class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
     """Called by aiokafka from a task of its own, at any moment. Every assignment makes new partitions: new epochs."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self.gaps: Counter[str] = Counter()
         """Offsets without a record for us that were passed, by kind; see `PartitionLog`."""
         self.inflation = Inflation(connection.config.max_batch)
-        self.restless = Restlessness()
+        self.storms = RebalanceStormDetector()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Finish what is in flight, commit, let go. The client joins the group again when this returns."""
@@ -74,10 +74,10 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         # The client is only the member of the group: records are read by the fetcher, from positions of our own
         self.consumer.pause(*assigned)
         self.rebalances += 1
-        self.restless.note(asyncio.get_running_loop().time())
+        self.storms.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
-    async def release(self, patience: float, *, tell: bool = True) -> None:
+    async def release(self, timeout: float, *, tell: bool = True) -> None:
         """Give all partitions up, after at most `patience` seconds and the time of one commit.
 
         tell: let the listener finish what is in flight.
@@ -97,9 +97,9 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             return
         try:
             if tell:
-                await self._tell(gone, patience)
+                await self._tell(gone, timeout)
             self._commits.interrupt()
-            await self._commits.commit(self.consumer, gone, max(1.0, patience / 2))
+            await self._commits.commit(self.consumer, gone, max(1.0, timeout / 2))
         except BrokerError as error:
             _log.warning("group %s: the last commit before a hand-over failed: %s", self._options.group, error)
         finally:
@@ -109,12 +109,12 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             self._fetcher.assign({})
             self._commits.interrupt()
 
-    async def _tell(self, gone: list[KafkaPartition], patience: float) -> None:
+    async def _tell(self, gone: list[KafkaPartition], timeout: float) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._listener.revoked(gone)
         except TimeoutError:
-            _log.warning("group %s: what is in flight did not end in %g s", self._options.group, patience)
+            _log.warning("group %s: what is in flight did not end in %g s", self._options.group, timeout)
         except Exception as error:
             _log.error("the listener failed", exc_info=error)
 

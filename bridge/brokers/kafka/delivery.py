@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.brokers.record import RecordDelivery
+from bridge.brokers.record import LogDelivery
 from bridge.provenance import Cause
 
 if TYPE_CHECKING:
     from bridge.brokers.kafka.partition import KafkaPartition
 
 
-class KafkaDelivery(RecordDelivery):
+class KafkaDelivery(LogDelivery):
     """Implements `bridge.brokers.base.Delivery`."""
 
     __slots__ = ()

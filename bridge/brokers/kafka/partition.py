@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
-from bridge.brokers.epoch import Epoch
+from bridge.brokers.epoch import AssignedPartition
 from bridge.brokers.kafka import progress
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
@@ -15,7 +15,7 @@ from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.offsets import OffsetTracker
 
 
-class KafkaPartition(Epoch):
+class KafkaPartition(AssignedPartition):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = ("committed", "dead_letters", "log", "tp")

@@ -9,7 +9,7 @@ WINDOW = 60.0
 """More hand-overs than `LIMIT` within so many seconds are no group of processes that come and go."""
 
 
-class Restlessness:
+class RebalanceStormDetector:
     """Most often two processes have one `instance_id`: each of them puts the other out of the group, for ever."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Restlessness:
         """Partitions were handed to us at monotonic time `now`."""
         self._times.append(now)
 
-    def told(self, now: float, instance_id: str | None) -> str | None:
+    def message(self, now: float, instance_id: str | None) -> str | None:
         """A sentence for a person, None while the group is at rest."""
         if len(self._times) <= LIMIT or now - self._times[0] > WINDOW:
             return None

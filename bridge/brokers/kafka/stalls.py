@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 
-class Stalls:
+class StalledPartitionDetector:
     """Looks at every partition again and again, and remembers since when it stands still."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, tuple[object, float]] = {}
 
-    def look(self, partitions: Mapping[Hashable, tuple[object, bool]], now: float) -> None:
+    def observe(self, partitions: Mapping[Hashable, tuple[object, bool]], now: float) -> None:
         """By partition: what changes with every record that is read or done, and whether records wait."""
         self._seen = {
             partition: (

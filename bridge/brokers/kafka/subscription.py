@@ -12,7 +12,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
-from bridge.brokers.kafka.assignment import Assignment
+from bridge.brokers.kafka.assignment import RebalanceListener
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection, close
@@ -21,8 +21,8 @@ from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.range import OutOfRange
-from bridge.brokers.kafka.stalls import Stalls
-from bridge.brokers.kafka.wishes import KafkaWishes
+from bridge.brokers.kafka.stalls import StalledPartitionDetector
+from bridge.brokers.kafka.wishes import KafkaConsumerOptions
 from bridge.errors import BrokerUnavailable, PartitionRevoked
 from bridge.message import Message
 
@@ -55,7 +55,7 @@ class KafkaSubscription:
         self._connection = connection
         self._cluster = cluster
         self._options = options
-        self._wishes = KafkaWishes.of(options)
+        self._consumer_options = KafkaConsumerOptions.of(options)
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
@@ -63,14 +63,14 @@ class KafkaSubscription:
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
-        self._out_of_range = OutOfRange(self._wishes.on_out_of_range)
+        self._out_of_range = OutOfRange(self._consumer_options.on_out_of_range)
         self._fetcher = Fetcher(
             connection,
-            isolation=self._wishes.isolation,
+            isolation=self._consumer_options.isolation,
             wake=self._wake,
             out_of_range=lambda tp, offset: self._out_of_range.found(tp, offset, self._assignment.partitions.get(tp)),
         )
-        self._assignment = Assignment(
+        self._assignment = RebalanceListener(
             connection=connection,
             cluster=cluster,
             commits=self._commits,
@@ -86,7 +86,7 @@ class KafkaSubscription:
         self._failures = 0
         self._closing: asyncio.Task[None] | None = None
         self._away = ""
-        self._stalls = Stalls()
+        self._stalls = StalledPartitionDetector()
 
     async def start(self) -> None:
         """Join the group. Raises: BrokerUnavailable."""
@@ -108,14 +108,14 @@ class KafkaSubscription:
         self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _open(self) -> None:
-        options, wishes, config = self._options, self._wishes, self._connection.config
+        options, consumer_options, config = self._options, self._consumer_options, self._connection.config
         consumer = AIOKafkaConsumer(
             **self._connection.arguments,
             group_id=options.group,
-            group_instance_id=wishes.instance_id,
+            group_instance_id=consumer_options.instance_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level=wishes.isolation,
+            isolation_level=consumer_options.isolation,
             session_timeout_ms=int(config.session_timeout * 1000),
             heartbeat_interval_ms=int(config.session_timeout * 100),
             rebalance_timeout_ms=int(config.rebalance_timeout * 1000),
@@ -123,8 +123,8 @@ class KafkaSubscription:
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
         self._consumer = self._assignment.consumer = consumer
-        if wishes.pattern is not None:
-            consumer.subscribe(pattern=wishes.pattern, listener=self._assignment)
+        if consumer_options.pattern is not None:
+            consumer.subscribe(pattern=consumer_options.pattern, listener=self._assignment)
         else:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
@@ -240,7 +240,7 @@ class KafkaSubscription:
                 self._wake()
             now = loop.time()
             lag = self.lag()
-            self._stalls.look(
+            self._stalls.observe(
                 {
                     tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)
                     for tp, partition in self._assignment.partitions.items()
@@ -311,9 +311,9 @@ class KafkaSubscription:
         }
         if self._away:
             found["broker"] = self._away
-        restless = self._assignment.restless.told(asyncio.get_running_loop().time(), self._wishes.instance_id)
-        if restless is not None:
-            found["group"] = restless
+        storms = self._assignment.storms.message(asyncio.get_running_loop().time(), self._consumer_options.instance_id)
+        if storms is not None:
+            found["group"] = storms
         return found
 
     def stalled(self, seconds: float) -> dict[str, str]:

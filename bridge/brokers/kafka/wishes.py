@@ -8,7 +8,7 @@ from bridge.brokers.base import SubscribeOptions
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaWishes:
+class KafkaConsumerOptions:
     """pattern: regular expression that names the topics instead of `SubscribeOptions.topics`. instance_id: a name that
     keeps this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`.
     on_out_of_range: `stop`, `earliest` or `latest`.
@@ -20,11 +20,11 @@ class KafkaWishes:
     on_out_of_range: str = "stop"
 
     @classmethod
-    def of(cls, options: SubscribeOptions) -> KafkaWishes:
+    def of(cls, options: SubscribeOptions) -> KafkaConsumerOptions:
         """Those of the options, or the defaults. Raises: TypeError for another broker's."""
-        wishes = options.wishes
-        if wishes is None:
+        consumer_options = options.broker_options
+        if consumer_options is None:
             return cls()
-        if not isinstance(wishes, cls):
-            raise TypeError(f"{type(wishes).__name__} are not wishes that Kafka understands")
-        return wishes
+        if not isinstance(consumer_options, cls):
+            raise TypeError(f"{type(consumer_options).__name__} are not wishes that Kafka understands")
+        return consumer_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bridge.brokers import dead_letter
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.record import RecordDelivery
+from bridge.brokers.record import LogDelivery
 from bridge.message import Message
 from bridge.provenance import Cause
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.brokers.local.partition import LocalPartition
 
 
-class LocalDelivery(RecordDelivery):
+class LocalDelivery(LogDelivery):
     """Implements `bridge.brokers.base.Delivery`."""
 
     __slots__ = ()

@@ -209,12 +209,12 @@ class Log:
         """The next offset to be written, by partition id."""
         return dict(orjson.loads(self.connection.execute(_ENDS, (orjson.dumps(partitions).decode(),)).fetchone()[0]))
 
-    def fetch(self, partitions: Sequence[int], wishes: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
+    def fetch(self, partitions: Sequence[int], fetches: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
         """The ends of all `partitions`, and records for those wishes that have any, of one moment."""
         self.connection.execute("BEGIN")
         try:
             ends = self.ends(partitions)
-            batches = {wish.partition: self._read(wish) for wish in wishes if wish.offset < ends[wish.partition]}
+            batches = {fetch.partition: self._read(fetch) for fetch in fetches if fetch.offset < ends[fetch.partition]}
         finally:
             self.connection.execute("COMMIT")
         return ends, batches
@@ -231,17 +231,17 @@ class Log:
             size -= len(batch.data)
         return found
 
-    def _read(self, wish: Fetch) -> Batch:
-        base = wish.partition << _OFFSET_BITS
-        end = (wish.partition + 1) << _OFFSET_BITS
-        sizes = self.connection.execute(_SIZES, (base, base + wish.offset, end, wish.limit)).fetchone()[0]
+    def _read(self, fetch: Fetch) -> Batch:
+        base = fetch.partition << _OFFSET_BITS
+        end = (fetch.partition + 1) << _OFFSET_BITS
+        sizes = self.connection.execute(_SIZES, (base, base + fetch.offset, end, fetch.limit)).fetchone()[0]
         rows: list[Row] = orjson.loads(sizes)
         if not rows:
             return Batch([], b"")
         total = 0
         for count, (*_, size) in enumerate(rows):
             total += size
-            if total > wish.size and count:
+            if total > fetch.size and count:
                 del rows[count:]
                 break
         data = self.connection.execute(_DATA, (base + rows[0][0], base + rows[-1][0])).fetchone()[0]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from bridge.brokers.base import stop_reason
-from bridge.brokers.epoch import Epoch
+from bridge.brokers.epoch import AssignedPartition
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.log import Batch, Fetch, unpack
@@ -21,7 +21,7 @@ FETCH_RECORDS = 500
 """Records of one read; up to twice as many wait here."""
 
 
-class LocalPartition(Epoch):
+class LocalPartition(AssignedPartition):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
@@ -89,7 +89,7 @@ class LocalPartition(Epoch):
             and not self.stopped
         )
 
-    def wish(self) -> Fetch:
+    def next_fetch_request(self) -> Fetch:
         """What to read next, when there is room."""
         return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self.share - self.buffered_bytes)
 

@@ -34,7 +34,7 @@ async def read(
     following = {key: options.first(0, end) for key, end in ends.items()}
     while True:
         wishes = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
-        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), wishes=wishes))
+        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=wishes))
         seen = False
         for key, batch in batches.items():
             for offset, message in batch.messages():

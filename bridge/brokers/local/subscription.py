@@ -172,7 +172,7 @@ class LocalSubscription:
             return False
         for partition in partitions:
             partition.share = BUFFER_BYTES // len(partitions)
-        wishes = [partition.wish() for partition in partitions if partition.has_room]
+        wishes = [partition.next_fetch_request() for partition in partitions if partition.has_room]
         now = asyncio.get_running_loop().time()
         if not wishes and now < self._polled + self._check:
             return False

@@ -115,14 +115,14 @@ class Waker:
         listener = self._listener
         if listener is None:
             return
-        told: set[bytes] = set()
+        received: set[bytes] = set()
         try:
             while True:
-                told.add(listener.recv(1))
+                received.add(listener.recv(1))
         except BlockingIOError:
             pass
         for wake in Wake:
-            if wake.value in told:
+            if wake.value in received:
                 self._woken(wake)
 
 

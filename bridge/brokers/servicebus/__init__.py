@@ -1,6 +1,6 @@
 """Azure Service Bus, on azure-servicebus. Needs the extra `servicebus`."""
 
 from bridge.brokers.servicebus.broker import ServiceBusBroker
-from bridge.brokers.servicebus.wishes import ServiceBusWishes
+from bridge.brokers.servicebus.wishes import ServiceBusReceiverOptions
 
-__all__ = ["ServiceBusBroker", "ServiceBusWishes"]
+__all__ = ["ServiceBusBroker", "ServiceBusReceiverOptions"]

@@ -63,13 +63,13 @@ class Clock:
         """A message or session came in. enqueued, wall: seconds since the epoch. remaining: of its lock, it seems."""
         behind = max(0.0 if enqueued is None else enqueued - wall, remaining - LONGEST_LOCK)
         if behind > TOLERANCE:
-            self._beware(f"the local clock is behind the service's by {behind:.1f} s and more: set it")
+            self._report_skew(f"the local clock is behind the service's by {behind:.1f} s and more: set it")
 
     def lost(self, remaining: float) -> bool:
         """A lock was lost that seemed to last for `remaining` seconds more. Returns whether that is a sign."""
         if remaining <= TOLERANCE:
             return False
-        self._beware(
+        self._report_skew(
             f"a lock was lost {remaining:.1f} s before its end by the local clock, which may be behind the service's"
         )
         return True
@@ -78,13 +78,13 @@ class Clock:
         """Seconds of a lock that can be counted on."""
         return min(remaining, SHORTEST_LOCK) if time.monotonic() < self._cautious_until else remaining
 
-    def _beware(self, why: str) -> None:
+    def _report_skew(self, why: str) -> None:
         now = time.monotonic()
         if now >= self._cautious_until:
             _log.warning("%s; locks are renewed every %.1f s for now", why, SHORTEST_LOCK / 2)
         self._cautious_until = now + CAUTIOUS_SECONDS
 
-    def forgive(self) -> bool:
+    def reset_skew(self) -> bool:
         """Whether reading may be tried (again)."""
         now = time.monotonic()
         if self.skew and (abs(time.time() - now - self._offset) >= STEP or now - self._since >= AGAIN_SECONDS):

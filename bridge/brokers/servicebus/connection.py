@@ -167,7 +167,7 @@ class Connection:
 
     async def close(self, part: ServiceBusReceiver | ServiceBusSender) -> None:
         """Close within a bound, so that what was received ahead is given back. Never raises for what it meets."""
-        seam.patience(part, CLOSE_READ)
+        seam.set_read_timeout(part, CLOSE_READ)
         await self._bounded(part.close(), "close a link")
 
     async def _bounded(self, closing: Any, what: str) -> None:

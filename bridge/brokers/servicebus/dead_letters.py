@@ -62,12 +62,12 @@ def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
     if not ours:
         return kept
     try:
-        told = orjson.loads(line)
+        fields = orjson.loads(line)
     except orjson.JSONDecodeError:
         return kept
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         return kept
-    texts = {"reason": own_text(found.get(REASON) or b""), "detail": text, **told}
+    texts = {"reason": own_text(found.get(REASON) or b""), "detail": text, **fields}
     return kept + [(RESERVED_HEADER_PREFIX + name, str(value).encode()) for name, value in texts.items()]
 
 

@@ -59,8 +59,8 @@ class ServiceBusDelivery:
         "raw",
         "renewed_before",
         "settled_before",
+        "settlement_unknown",
         "size",
-        "unsure",
     )
 
     def __init__(
@@ -80,7 +80,7 @@ class ServiceBusDelivery:
         self.partition = partition
         self._owner = owner
         self.lost = False
-        self.unsure = False
+        self.settlement_unknown = False
         self.over = False
         """Settled, given back, or lost: there is nothing to renew."""
         self.failures = 0
@@ -127,7 +127,7 @@ class ServiceBusDelivery:
         until = self.raw.locked_until_utc
         return UNKNOWN_LOCK if until is None else until.timestamp() - wall
 
-    def lose(self) -> None:
+    def mark_lock_lost(self) -> None:
         """The lock has passed."""
         if not self.over:
             self.lost = True

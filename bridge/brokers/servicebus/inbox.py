@@ -70,7 +70,7 @@ class Inbox:
         """They came in."""
         self.deliveries.extend(deliveries)
         self.bytes += sum(each.size for each in deliveries)
-        self.tell()
+        self.notify()
 
     def drop(self, partition: ServiceBusPartition) -> None:
         """A session is no longer ours: what nobody asked for goes with it."""
@@ -79,7 +79,7 @@ class Inbox:
             self.deliveries = deque(kept)
             self.bytes = sum(each.size for each in kept)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something came, or a receiver's state has changed."""
         self._changed.set()
 
@@ -96,7 +96,7 @@ class Inbox:
         before = self.held.get(key)
         self.held[key] = delivery
         if before is not None:
-            before.lose()
+            before.mark_lock_lost()
         return before
 
     def forget(self, delivery: ServiceBusDelivery) -> None:

@@ -43,7 +43,7 @@ class MessageLocks:
         """Try once more at `at`: the renewal met an outage."""
         heapq.heappush(self._due, (at, next(self._order), delivery))
 
-    def hasten(self, at: float) -> None:
+    def renew_all_now(self, at: float) -> None:
         """Everything is due at `at`, or sooner: the times were wrong."""
         self._due = [(min(due, at), order, delivery) for due, order, delivery in self._due]
         heapq.heapify(self._due)

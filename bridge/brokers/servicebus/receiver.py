@@ -92,7 +92,7 @@ class Receiver:
         self.reconnects = 0
         self.closing = False
         self.renewals = 0
-        self.heard = 0.0
+        self.last_service_response = 0.0
         """When the service was heard last, in monotonic seconds."""
         self.broken: BrokerError | None = None
         """What has made the present connection useless."""
@@ -127,7 +127,7 @@ class Receiver:
         if not self._woken.is_set():
             self._woken.set()
             if self._reading is not None:
-                _call_off(self._reading)
+                _cancel_read(self._reading)
 
     def close(self) -> None:
         """Let `run` end."""
@@ -163,7 +163,7 @@ class Receiver:
                     self._link = None
                     # Before anybody waits for those who wait for this
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
-                    await self.leave(link, sound)
+                    await self.close_link(link, sound)
             except LockLost as error:
                 # Of a session: the next one is taken at once
                 self.reconnects += 1
@@ -187,7 +187,7 @@ class Receiver:
 
     async def _connect(self) -> ServiceBusReceiver | None:
         """An open receiver that is ours now; None when there is none. Raises: BrokerError."""
-        if not self.clock.forgive():
+        if not self.clock.reset_skew():
             self._fail(ClockSkew(str(self.clock)))
             await self._pause(1.0)
             return None
@@ -201,9 +201,9 @@ class Receiver:
             return None
         if link is not None:
             self._link, self.broken, self.away = link, None, None
-            self.heard = time.monotonic()
+            self.last_service_response = time.monotonic()
             self.ready.set()
-            self.inbox.tell()
+            self.inbox.notify()
         return link
 
     async def open(self) -> ServiceBusReceiver | None:
@@ -215,7 +215,7 @@ class Receiver:
     async def dispose(self) -> None:
         """Close what `leave` keeps."""
 
-    async def leave(self, link: ServiceBusReceiver, sound: bool) -> None:
+    async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
         """Close the receiver. At the end what is in flight is given back first. sound: nothing has failed."""
         if self.closing:
             self.partition.revoked = True
@@ -225,7 +225,7 @@ class Receiver:
             self._locks.clear()
         nameless, self._nameless = self._nameless, []
         for delivery in nameless:
-            delivery.lose()
+            delivery.mark_lock_lost()
         unusable, self._unusable = self._unusable, []
         if self.clock.skew:
             for raw in unusable:
@@ -250,7 +250,7 @@ class Receiver:
         delivery = self.deliver(raw)
         before = self.inbox.hold(delivery)
         if before is not None and self.clock.lost(before.remaining(wall)):
-            self._locks.hasten(now)
+            self._locks.renew_all_now(now)
         remaining = delivery.remaining(wall)
         self.clock.received(delivery.message.timestamp, remaining, wall)
         if not transport.has_token(raw):
@@ -261,7 +261,7 @@ class Receiver:
             self._locks.add(delivery, self.clock.usable(remaining), now)
         else:
             self.clock.expired(-remaining)
-            delivery.lose()
+            delivery.mark_lock_lost()
             self._unusable.append(raw)
         return delivery
 
@@ -274,7 +274,7 @@ class Receiver:
             due = self.next_renewal()
             if due is not None and due <= time.monotonic():
                 await self.renew(link)
-            if time.monotonic() - self.heard >= QUIET_SECONDS:
+            if time.monotonic() - self.last_service_response >= QUIET_SECONDS:
                 await self._ask(link)
             taken = await self.take(link)
             if self.over():
@@ -304,7 +304,7 @@ class Receiver:
         if not found:
             return
         now, wall = time.monotonic(), time.time()
-        self.heard = now
+        self.last_service_response = now
         admitted = [self.admit(raw, now, wall) for raw in found if self._settleable(raw, now)]
         if self.clock.skew:
             # Nothing can be done with these, whose locks seem to have passed: they are given back
@@ -366,7 +366,7 @@ class Receiver:
         if self.closing or self._settlements.waiting:
             return
         due = self.next_renewal()
-        limit = self.patience() if due is None else min(self.patience(), due - time.monotonic())
+        limit = self.read_timeout() if due is None else min(self.read_timeout(), due - time.monotonic())
         limit = max(0.0, limit)
         if not self.wanted():
             try:
@@ -376,7 +376,7 @@ class Receiver:
             await self._pause(min(limit, IDLE_READ))
             return
         # Again each time: an SDK that is not the one that is known may make another connection by itself
-        seam.patience(link, IDLE_READ)
+        seam.set_read_timeout(link, IDLE_READ)
         loop = asyncio.get_running_loop()
         # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
         # is lost when this is called off.
@@ -404,9 +404,9 @@ class Receiver:
         """Whether more is to be read."""
         return self.inbox.room and not self.partition.paused
 
-    def patience(self) -> float:
+    def read_timeout(self) -> float:
         """Seconds that a wait may last at most."""
-        return self.heard + QUIET_SECONDS - time.monotonic()
+        return self.last_service_response + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
         """A connection whose other end has gone is as silent as an empty queue, and so is a link that was forgotten."""
@@ -417,7 +417,7 @@ class Receiver:
             )
         except FOREIGN as error:
             raise self.translate(error, "ask about") from error
-        self.heard = time.monotonic()
+        self.last_service_response = time.monotonic()
         waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
         known, self._waiting = self._waiting, waiting
         if waiting is not None and waiting == known and self.wanted():
@@ -437,9 +437,9 @@ class Receiver:
 
     # -- what faults mean
 
-    def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+    def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
         """The service does not know the lock any more; returns what to tell who wanted to settle."""
-        delivery.lose()
+        delivery.mark_lock_lost()
         return error
 
     def _check(self) -> None:
@@ -451,15 +451,15 @@ class Receiver:
         self.away = error
         self.ready.set()
         self._settlements.fail(error)
-        self.inbox.tell()
+        self.inbox.notify()
 
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """The bridge's error for what the SDK raised at this entity."""
         return self.connection.translate(error, f"{what} {self.path}", path=self.path)
 
 
-def _call_off(reading: asyncio.Task[Any]) -> None:
+def _cancel_read(reading: asyncio.Task[Any]) -> None:
     """Again and again: a cancellation that meets the end of a read is swallowed on Python 3.11."""
     if not reading.done():
         reading.cancel()
-        asyncio.get_running_loop().call_later(0.002, _call_off, reading)
+        asyncio.get_running_loop().call_later(0.002, _cancel_read, reading)

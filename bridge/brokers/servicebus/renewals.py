@@ -79,8 +79,8 @@ class Renewals:
                     # No sign where it met a settlement: that may have been done, and its answer lost
                     lost = deliveries[0]
                     if not lost.over and self._owner.clock.lost(lost.remaining(time.time())):
-                        self._locks.hasten(time.monotonic())
-                    self._owner.lose(deliveries[0], found)
+                        self._locks.renew_all_now(time.monotonic())
+                    self._owner.mark_lock_lost(deliveries[0], found)
                     return
                 await self._renew(link, deliveries[:half])
                 await self._renew(link, deliveries[half:])
@@ -144,4 +144,4 @@ class Renewals:
             self._locks.again(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
             return
         _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
-        self._owner.lose(delivery, LockLost(f"the lock of {delivery.position} has passed: {found}"))
+        self._owner.mark_lock_lost(delivery, LockLost(f"the lock of {delivery.position} has passed: {found}"))

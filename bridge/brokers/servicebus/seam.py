@@ -24,7 +24,7 @@ from bridge.brokers.servicebus.transport import Transport
 _log = logging.getLogger(__name__)
 
 
-def patience(part: Any, seconds: float) -> bool:
+def set_read_timeout(part: Any, seconds: float) -> bool:
     """Let reads of an open receiver or sender last `seconds` where nothing comes; False when that cannot be set.
 
     Without it a waiting receiver wakes as often as its `socket_timeout` says, which costs CPU and nothing else.
@@ -36,7 +36,7 @@ def patience(part: Any, seconds: float) -> bool:
     return True
 
 
-def attached(receiver: ServiceBusReceiver) -> bool:
+def is_link_attached(receiver: ServiceBusReceiver) -> bool:
     """Whether the receiver's link stands; True when that cannot be told."""
     handler: Any = getattr(receiver, "_handler", receiver)
     state: Any = getattr(getattr(handler, "_link", None), "state", None)

@@ -37,13 +37,13 @@ class SessionReceiver(Receiver):
     nothing of it is at work, and with its connection: then whatever was in flight is no longer ours.
     """
 
-    def __init__(self, *, listener: Listener, wishes: Sessions, **given: Any) -> None:
+    def __init__(self, *, listener: Listener, receiver_options: Sessions, **given: Any) -> None:
         """given: see `Receiver`."""
         super().__init__(**given)
         self.sessions = 0
         """Sessions that were taken."""
         self._listener = listener
-        self._wishes = wishes
+        self._receiver_options = receiver_options
         self._renew_at: float | None = None
         self._handing: asyncio.Task[None] | None = None
         """The end of a turn."""
@@ -51,7 +51,7 @@ class SessionReceiver(Receiver):
         """The connection, with or without a session."""
         self._took = 0.0
         self._begun = 0.0
-        self._quiet = self._hurry = wishes.idle
+        self._quiet = self._hurry = receiver_options.idle
         """Silence after which a session is left: before its first message, and after it."""
         self._busy = 0.0
 
@@ -79,12 +79,12 @@ class SessionReceiver(Receiver):
         self.sessions += 1
         now = time.monotonic()
         self._begun = self._busy = now
-        self._quiet = self._wishes.idle
-        if now - begun < self._wishes.idle / 4:
+        self._quiet = self._receiver_options.idle
+        if now - begun < self._receiver_options.idle / 4:
             # This one was waiting, so others may be: silence of two round trips says that it has no more
-            self._hurry = min(self._wishes.idle, max(SHORTEST_QUIET, 2 * (now - begun)))
+            self._hurry = min(self._receiver_options.idle, max(SHORTEST_QUIET, 2 * (now - begun)))
         else:
-            self._hurry = self._wishes.idle
+            self._hurry = self._receiver_options.idle
         self._handing = None
         until = link.session.locked_until_utc
         remaining = UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
@@ -121,7 +121,7 @@ class SessionReceiver(Receiver):
             raise
         return link
 
-    async def leave(self, link: ServiceBusReceiver, sound: bool) -> None:
+    async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
         """See `Receiver.leave`: the service gives the messages back, uncounted. The connection stays for the next."""
         self._renew_at = None
         partition = self.partition
@@ -179,16 +179,16 @@ class SessionReceiver(Receiver):
             return False
         return now - self._busy >= self._quiet
 
-    def patience(self) -> float:
+    def read_timeout(self) -> float:
         """See `Receiver.patience`."""
         if self.inbox.stuck:
-            return super().patience()
+            return super().read_timeout()
         now = time.monotonic()
-        turn = self._begun + self._wishes.turn - now
+        turn = self._begun + self._receiver_options.turn - now
         if self._handing is not None:
-            return super().patience()
+            return super().read_timeout()
         if self.partition.gap:
-            return min(super().patience(), turn)
+            return min(super().read_timeout(), turn)
         return max(0.0, min(self._busy + self._quiet - now, turn))
 
     def wanted(self) -> bool:
@@ -196,7 +196,7 @@ class SessionReceiver(Receiver):
         return super().wanted() and not self._turn_is_over(time.monotonic())
 
     def _turn_is_over(self, now: float) -> bool:
-        return now - self._begun >= self._wishes.turn
+        return now - self._begun >= self._receiver_options.turn
 
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """See `Receiver.admit`: the session's lock is the message's."""
@@ -240,11 +240,11 @@ class SessionReceiver(Receiver):
         found = super().translate(error, what)
         if isinstance(found, LockLost):
             if what not in _VERBS:  # a settlement may have been done, and its answer lost
-                self._suspect()
+                self._check_clock_skew()
             self.partition.lost = self.partition.revoked = True
         return found
 
-    def _suspect(self) -> None:
+    def _check_clock_skew(self) -> None:
         """Was there time left, by the local clock?"""
         until = None if self._link is None else self._link.session.locked_until_utc
         if until is not None and not self.partition.lost:

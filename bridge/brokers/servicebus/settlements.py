@@ -87,7 +87,7 @@ class Settlements:
             else:
                 self._broken(request, found)
         else:
-            owner.heard = asyncio.get_running_loop().time()
+            owner.last_service_response = asyncio.get_running_loop().time()
             if answer is None:
                 self._settled += 1
                 request.succeed()
@@ -109,19 +109,19 @@ class Settlements:
             request.fail(BrokerUnavailable(str(found)))
         elif may_be_the_message(answer):
             # An error inside the service tells nothing of what it did before
-            request.delivery.unsure = True
+            request.delivery.settlement_unknown = True
             request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
         else:
             request.fail(BrokerUnavailable(str(found)))
 
     def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
         # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
-        request.delivery.unsure = request.delivery.unsure or not seam.attached(link)
-        request.fail(self._owner.lose(request.delivery, error))
+        request.delivery.settlement_unknown = request.delivery.settlement_unknown or not seam.is_link_attached(link)
+        request.fail(self._owner.mark_lock_lost(request.delivery, error))
 
     def _broken(self, request: Request, found: BrokerError) -> None:
         """There was no answer. Where others are settled and only this one never, the message is to blame."""
-        request.delivery.unsure = True
+        request.delivery.settlement_unknown = True
         self._owner.broken = found
         others = self._others_are_settled(request.delivery)
         if others and request.delivery.failures >= FAILURES and not isinstance(found, Refused):

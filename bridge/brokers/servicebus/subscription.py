@@ -15,7 +15,7 @@ from bridge.brokers.servicebus.faults import Refused
 from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.session import SessionReceiver
-from bridge.brokers.servicebus.wishes import ServiceBusWishes
+from bridge.brokers.servicebus.wishes import ServiceBusReceiverOptions
 from bridge.errors import BrokerUnavailable, ClockSkew
 
 _log = logging.getLogger(__name__)
@@ -45,28 +45,30 @@ class ServiceBusSubscription:
         closed: Callable[[], None],
     ) -> None:
         """`closed` is called once, at the end of `close`."""
-        wishes = ServiceBusWishes.of(options)
+        receiver_options = ServiceBusReceiverOptions.of(options)
         self._connection = connection
         self._listener = listener
         self._on_closed = closed
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
-        parts = wishes.receivers if wishes.sessions is None else wishes.sessions.concurrent
-        self._inbox = Inbox(wishes.prefetch, wishes.prefetch_bytes, parts * len(options.topics))
-        self._sessions = wishes.sessions is not None
+        parts = (
+            receiver_options.receivers if receiver_options.sessions is None else receiver_options.sessions.concurrent
+        )
+        self._inbox = Inbox(receiver_options.prefetch, receiver_options.prefetch_bytes, parts * len(options.topics))
+        self._sessions = receiver_options.sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         for path in options.topics:
             for number in range(parts):
                 given = {
-                    "connection": connection, "path": path, "number": number, "prefetch": wishes.prefetch,
+                    "connection": connection, "path": path, "number": number, "prefetch": receiver_options.prefetch,
                     "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
                     Receiver(**given)  # type: ignore[arg-type]  # a dict of different kinds
-                    if wishes.sessions is None
-                    else SessionReceiver(listener=listener, wishes=wishes.sessions, **given)
+                    if receiver_options.sessions is None
+                    else SessionReceiver(listener=listener, receiver_options=receiver_options.sessions, **given)
                 )
 
     async def start(self) -> None:
@@ -119,7 +121,7 @@ class ServiceBusSubscription:
         """See `Subscription.close`."""
         if self._closing is None:
             self._closed = True
-            self._inbox.tell()
+            self._inbox.notify()
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
@@ -149,8 +151,8 @@ class ServiceBusSubscription:
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
-        told = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
-        return {part: text for part, text in told if text is not None}
+        troubles = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
+        return {part: text for part, text in troubles if text is not None}
 
     @property
     def rebalances(self) -> int:

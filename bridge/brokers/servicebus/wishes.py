@@ -19,7 +19,7 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceBusWishes:
+class ServiceBusReceiverOptions:
     """sessions: None for entities without. prefetch: messages that a receiver has under way to us. receivers: how many
     there are of an entity without sessions, each with its own connection. prefetch_bytes: encoded bytes that wait to be
     handed out, above which no receiver asks for more.
@@ -31,11 +31,11 @@ class ServiceBusWishes:
     prefetch_bytes: int = 64 * 1024 * 1024
 
     @classmethod
-    def of(cls, options: SubscribeOptions) -> ServiceBusWishes:
+    def of(cls, options: SubscribeOptions) -> ServiceBusReceiverOptions:
         """Those of the options, or the defaults. Raises: TypeError for another broker's."""
-        wishes = options.wishes
-        if wishes is None:
+        receiver_options = options.broker_options
+        if receiver_options is None:
             return cls()
-        if not isinstance(wishes, cls):
-            raise TypeError(f"{type(wishes).__name__} are not wishes that Service Bus understands")
-        return wishes
+        if not isinstance(receiver_options, cls):
+            raise TypeError(f"{type(receiver_options).__name__} are not wishes that Service Bus understands")
+        return receiver_options

@@ -40,13 +40,13 @@ def command(instance_id: str, output: Path | None, **engine: Any) -> None:
     async def look(instances: Instances) -> Recording:
         return await instances.recording(instance_id)
 
-    told = on_instances(engine, look).to_json()
+    document = on_instances(engine, look).to_json()
     if output is None:
-        print_json(told)
+        print_json(document)
         return
     try:
         with private.replacing(output) as out:
-            out.write(f"{json.dumps(told, indent=1)}\n".encode())
+            out.write(f"{json.dumps(document, indent=1)}\n".encode())
     except OSError as error:
         raise BridgeError(f"{output} cannot be written: {error.strerror}") from error
-    say(f"{instance_id}: {len(told['events'])} events written to {output}")
+    say(f"{instance_id}: {len(document['events'])} events written to {output}")

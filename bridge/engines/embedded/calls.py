@@ -18,13 +18,20 @@ from bridge.engines.embedded.clock import due
 from bridge.engines.embedded.hub import Deferred, TaskHub
 from bridge.engines.embedded.identity import check_execution, check_id, new_id
 from bridge.engines.embedded.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
-from bridge.engines.embedded.rejection import Rejection, invalid, late, missing, precondition, unread_full
+from bridge.engines.embedded.rejection import (
+    Rejection,
+    instance_finished,
+    invalid_argument,
+    not_found,
+    precondition,
+    unread_full,
+)
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.unread import note
 from bridge.engines.embedded.waiters import Waiter, found
-from bridge.origin import head_of
+from bridge.origin import read_origin
 
 DEFERRED: Any = object()
 """The answer comes later."""
@@ -52,7 +59,7 @@ def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
     found = frozenset(policy.replaceableStatus)
     if found & _OPEN and TERMINATED not in found and _earlier_action(policy) is None:
         # A running instance is replaced by terminating it. The scheduler says so in these words.
-        raise invalid(
+        raise invalid_argument(
             "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
         )
     return found
@@ -65,7 +72,7 @@ def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | 
         check_name("a version", version)
         check_tags(tags or {})
     except BeyondBound as error:
-        raise invalid(f"The call {error}") from error
+        raise invalid_argument(f"The call {error}") from error
 
 
 class Calls:
@@ -78,7 +85,7 @@ class Calls:
     def start(self, request: pb.CreateInstanceRequest) -> pb.CreateInstanceResponse:
         hub = self._hub
         if not request.name:
-            raise invalid("The orchestration's name is empty")
+            raise invalid_argument("The orchestration's name is empty")
         if len(request.name) > MAX_NAME or request.HasField("version") or request.tags:
             _bounded("an orchestration's name", request.name, request.version.value, request.tags)
         replaceable = _replaceable(request)
@@ -89,7 +96,7 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            old, new = head_of(existing.start.executionStarted.input.value), head_of(request.input.value)
+            old, new = read_origin(existing.start.executionStarted.input.value), read_origin(request.input.value)
             if existing.reported not in replaceable or not may_replace(old, new):
                 status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
                 why = telling(status, started_by(old, new.origin))
@@ -119,14 +126,14 @@ class Calls:
         try:
             self._hub.limits.check_payload(what, payload)
         except BeyondBound as error:
-            raise invalid(f"The call {error}") from error
+            raise invalid_argument(f"The call {error}") from error
 
     def _bounded_event(self, what: str, data: str) -> None:
         """Raises: Rejection for an event's data, or a reason, beyond the bound of events."""
         try:
             self._hub.limits.check_event(data, what)
         except BeyondBound as error:
-            raise invalid(f"The call {error}") from error
+            raise invalid_argument(f"The call {error}") from error
 
     def get(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
         instance = self._hub.find(request.instanceId)
@@ -151,14 +158,14 @@ class Calls:
         """
         hub = self._hub
         if not request.name:
-            raise invalid("The event's name is empty")
+            raise invalid_argument("The event's name is empty")
         _bounded("an event's name", request.name)
         self._bounded_event("an event's data", request.input.value)
         instance = hub.find(request.instanceId)
         if instance is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         if instance.finished:
-            raise late(request.instanceId)
+            raise instance_finished(request.instanceId)
         if answered_by(request.name) is not None:
             self._unanswered(instance, request)
         data = request.input if request.HasField("input") else None
@@ -180,7 +187,7 @@ class Calls:
         waiting = (event for _, event in instance.inbox)
         for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
             if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
-                first, again = head_of(event.eventRaised.input.value), head_of(answer.input.value)
+                first, again = read_origin(event.eventRaised.input.value), read_origin(answer.input.value)
                 same = first.origin is not None and again.origin is not None and first.origin.key == again.origin.key
                 raise Rejection(
                     grpc.StatusCode.ALREADY_EXISTS, f"The request was answered before{telling(ANSWERED, same)}"
@@ -218,7 +225,7 @@ class Calls:
         self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         if not instance.finished and not instance.suspended:
             instance.suspended = True
             hub.touch(instance)
@@ -231,7 +238,7 @@ class Calls:
         self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         if instance.suspended and not instance.finished:
             instance.suspended = False
             instance.failure = None  # the reason why the engine suspended it
@@ -244,7 +251,7 @@ class Calls:
         hub = self._hub
         instance = hub.find(request.instanceId)
         if instance is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         if not instance.finished and not request.restartWithNewInstanceId:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
         instance_id = new_id() if request.restartWithNewInstanceId else instance.id
@@ -267,7 +274,7 @@ class Calls:
         self._bounded_event("a reason", request.reason.value)
         instance = hub.find(request.instanceId)
         if instance is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         if instance.status != FAILED:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a failed state")
         rewind(hub, instance, request.reason.value if request.HasField("reason") else None)
@@ -279,9 +286,9 @@ class Calls:
             target = entity_id(request.instanceId)
             hub.limits.check_id("an entity's id", target)
         except (BadResponse, BeyondBound) as error:
-            raise invalid(f"The call {error}") from error
+            raise invalid_argument(f"The call {error}") from error
         if not request.name:
-            raise invalid("The operation's name is empty")
+            raise invalid_argument("The operation's name is empty")
         _bounded("an operation's name", request.name)
         event = events.signal(
             hub.now,
@@ -297,7 +304,7 @@ class Calls:
         try:
             entity = self._hub.entities.find(entity_id(request.instanceId))
         except BadResponse as error:
-            raise invalid(f"The call {error}") from error
+            raise invalid_argument(f"The call {error}") from error
         if entity is None or entity.state is None:
             # Without a state it only passes operations on, or holds a lock; to clients it is not there.
             return pb.GetEntityResponse(exists=False)

@@ -19,7 +19,7 @@ from bridge.engines.embedded.hub import TaskHub
 from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
 from bridge.engines.embedded.rejection import Rejection
-from bridge.engines.embedded.rewind import adopt
+from bridge.engines.embedded.rewind import take_over
 from bridge.engines.embedded.turn import BadResponse, Outcome, apply, entity_id
 from bridge.engines.embedded.unread import settle
 
@@ -57,7 +57,7 @@ class Completions:
             failure = events.failure("InvalidOrchestratorResponse", f"The worker's answer {error}")
             hub.fail(instance, failure)
             return
-        hub.let_go(instance.key)
+        hub.release(instance.key)
         instance.token = None
         instance.turn = None
         reported = None if instance.request is None else instance.request.unread
@@ -77,7 +77,7 @@ class Completions:
             instance.status = RUNNING
         hub.touch(instance)
         if outcome.rewind is not None:
-            adopt(hub, instance, outcome.rewind)
+            take_over(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome, lease.stream)
         if hub.deferred:
@@ -224,7 +224,7 @@ class Completions:
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
         batch = entity.batch
-        hub.let_go(entity.id)
+        hub.release(entity.id)
         entity.token = None
         entity.batch = None
         processed = batch[: len(result.results)]
@@ -328,7 +328,7 @@ class Completions:
             instance = hub.find_key(lease.subject)
             if instance is None or instance.token != lease.token:
                 return False
-            hub.let_go(instance.key)
+            hub.release(instance.key)
             instance.token = None
             instance.turn = None
             instance.taken = 0
@@ -338,7 +338,7 @@ class Completions:
             entity = hub.entities.find(lease.subject)
             if entity is None or entity.token != lease.token:
                 return False
-            hub.let_go(entity.id)
+            hub.release(entity.id)
             entity.token = None
             entity.batch = None
             hub.entities.advance(entity)

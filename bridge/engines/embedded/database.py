@@ -26,14 +26,14 @@ from bridge.engines.embedded.payloads import Payloads
 from bridge.engines.embedded.purge import Purges
 from bridge.engines.embedded.reader import Reader
 from bridge.engines.embedded.recovery import recover
-from bridge.engines.embedded.rejection import invalid, precondition, unavailable
+from bridge.engines.embedded.rejection import invalid_argument, precondition, unavailable
 from bridge.engines.embedded.reply import Reply
 from bridge.engines.embedded.retention import Retention, RetentionPolicy
 from bridge.engines.embedded.running import RunningItems, record_of
 from bridge.engines.embedded.schema import check_keys, connect, prepare, record_key
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.unread import UnreadLimits
-from bridge.engines.embedded.warmth import Warmth
+from bridge.engines.embedded.warmth import IndexWarmup
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable
@@ -138,7 +138,7 @@ class Database:
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem, payloads)
-        self._warmth = Warmth(self.path, self.path.stem)
+        self._warmup = IndexWarmup(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,
             "GetInstance": self._calls.get,
@@ -184,7 +184,7 @@ class Database:
             for item in self.running.read():
                 self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
-        self._warmth.start()
+        self._warmup.start()
 
     def stop(self) -> None:
         """Finish what was accepted and close the file. Idempotent."""
@@ -192,7 +192,7 @@ class Database:
             return
         self._open = False
         self._retention.stop()
-        self._warmth.stop()
+        self._warmup.stop()
         self.writer.stop()
         self._reader.stop()
         if self.running is not None:
@@ -227,7 +227,7 @@ class Database:
         if question is not None:
             self._reader.submit(question, request, reply)
             return DEFERRED
-        raise invalid(f"{method} is not a call of this engine")
+        raise invalid_argument(f"{method} is not a call of this engine")
 
     def forget(self, instance_id: str, reply: Reply) -> None:
         """The caller of a wait has gone."""
@@ -272,7 +272,9 @@ class Database:
     def _check_size(self, method: str, request: Any) -> None:
         size = request.ByteSize()
         if size > self.options.max_request:
-            raise invalid(f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken")
+            raise invalid_argument(
+                f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken"
+            )
 
     def complete(self, method: str, request: Any) -> pb.CompleteTaskResponse:
         """Take a worker's answer: end its lease now, record the result in a coming transaction.

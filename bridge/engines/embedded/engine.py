@@ -26,10 +26,10 @@ from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.parenthood import BEFORE, ParentInterceptor
+from bridge.engines.parenthood import BEFORE, TraceInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
-from bridge.engines.witness import Witness, Witnessed
+from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
 from bridge.parking.sealed import MessageSealer
@@ -46,10 +46,10 @@ class EmbeddedEngine:
     """
 
     durable = True
-    announces = True
+    notifies_instance_started = True
     messages = MessageSealer()
     """Leaves messages as they are: the file that keeps them is encrypted as a whole."""
-    certain = True
+    confirms_event_delivery = True
 
     def __init__(
         self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool, keys: Keys = no_keys
@@ -85,7 +85,7 @@ class EmbeddedEngine:
         hub = self._database.hub
         return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
 
-    def empty(self, entity_id: str) -> bool:
+    def has_no_early_messages(self, entity_id: str) -> bool:
         """The process that hosts the engine knows: what it has acknowledged is in this set."""
         return self._database is not None and entity_id not in self._database.hub.entities.parking
 
@@ -166,7 +166,7 @@ class EmbeddedEngine:
         self._client = AsyncTaskHubGrpcClient(
             host_address=self._address.target,
             logger=quiet_logger(f"{self.name}.client"),
-            interceptors=[deadline, ParentInterceptor(), OnStreams(deadline)],
+            interceptors=[deadline, TraceInterceptor(), OnStreams(deadline)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
         )
 
@@ -213,7 +213,10 @@ class EmbeddedEngine:
         return True
 
     def worker(
-        self, workflows: Workflows, data_converter: DataConverter | None = None, witness: Witness | None = None
+        self,
+        workflows: Workflows,
+        data_converter: DataConverter | None = None,
+        monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         stuck_after = self._config.worker.stuck_after
         # A dead host breaks the stream at once, so silence means only that there is nothing to do.
@@ -236,18 +239,18 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return register(worker, workflows, witness, stuck_after)
+                return register(worker, workflows, monitor, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            worker_ = Witnessed(channel=channel, **options)
+            worker_ = MonitoredWorker(channel=channel, **options)
             worker_.running = self._database.running
-            return register(worker_, workflows, witness, stuck_after)
+            return register(worker_, workflows, monitor, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
-        attached = Witnessed(
+        attached = MonitoredWorker(
             host_address=self._address.target,
             channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
             **options,
         )
         attached.drain_mark = DRAINING
-        return register(attached, workflows, witness, stuck_after)
+        return register(attached, workflows, monitor, stuck_after)

@@ -83,9 +83,9 @@ class Entities:
                     entity.token, entity.batch = lease.token, list(lease.taken)
         return entity
 
-    def let_go(self, entity_id: str) -> None:
+    def release(self, entity_id: str) -> None:
         """The entity's batch is no longer in flight; its operations are still queued."""
-        self._hub.let_go(entity_id)
+        self._hub.release(entity_id)
         entity = self._cache.get(entity_id)
         if entity is not None:
             entity.token = None

@@ -44,7 +44,7 @@ def _leased(hub: TaskHub, lease: Lease, failure: pb.TaskFailureDetails) -> Itera
         yield from _task(hub, lease.subject, failure)
     elif lease.kind == ENTITY:
         if (held := hub.in_hand.get(lease.subject)) is not None and held is lease:
-            yield (lambda: hub.entities.let_go(lease.subject),)
+            yield (lambda: hub.entities.release(lease.subject),)
             yield from _operations(hub, lease.subject, [seq for seq, _ in lease.taken], failure)
     elif hub.in_hand.get(lease.subject) is lease:
         yield from _instance(hub, lease.subject, failure)

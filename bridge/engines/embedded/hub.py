@@ -26,7 +26,7 @@ from bridge.engines.embedded.identity import new_id
 from bridge.engines.embedded.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
 from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.operation import Kind, Operation, Orchestration, Queued, Subject
-from bridge.engines.embedded.rejection import late, missing, unavailable
+from bridge.engines.embedded.rejection import instance_finished, not_found, unavailable
 from bridge.engines.embedded.reply import Reply, settle_all
 from bridge.engines.embedded.schema import APPLICATION_ID
 from bridge.engines.embedded.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
@@ -170,10 +170,10 @@ class TaskHub:
         """Remove all that the hub holds. Its workers stay connected; what they have in hand no longer counts."""
         for key in list(self.deferred):
             instance = self.find_key(key)
-            gone = missing("" if instance is None else instance.id)
+            gone = not_found("" if instance is None else instance.id)
             self.settled.extend((each.reply, gone) for each in self._take_deferred(key))
         for subject in list(self.in_hand):
-            self.let_go(subject)
+            self.release(subject)
         self.tx.wipe()
         self._woken.clear()
         self._moved.clear()
@@ -241,7 +241,7 @@ class TaskHub:
         """The lease's turn or batch is in flight. After the commit only."""
         self.in_hand[lease.subject] = lease
 
-    def let_go(self, subject: int | str) -> Lease | None:
+    def release(self, subject: int | str) -> Lease | None:
         """The turn of the instance, or the batch of the entity, is no longer in flight."""
         lease = self.in_hand.pop(subject, None)
         if lease is not None:
@@ -311,7 +311,9 @@ class TaskHub:
     def replace(self, instance: Instance) -> None:
         """Remove the instance, so that its id is free. To the parent of one that still runs it counts as terminated."""
         if not instance.finished:
-            self.settled.extend((each.reply, late(instance.id)) for each in self._take_deferred(instance.key))
+            self.settled.extend(
+                (each.reply, instance_finished(instance.id)) for each in self._take_deferred(instance.key)
+            )
             if instance.parent is not None:
                 self._tell_parent(instance)
         self.entities.release_locks(instance)
@@ -322,7 +324,7 @@ class TaskHub:
 
     def void(self, instance: Instance) -> None:
         """What is under way for the instance no longer counts."""
-        lease = self.let_go(instance.key)
+        lease = self.release(instance.key)
         instance.token = None
         if lease is not None:
             self.after.append(lease.avoid)
@@ -411,11 +413,11 @@ class TaskHub:
     def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> None:
         """Fail an instance without a look at it, as nothing else is possible. Its owners are told afterwards."""
         self.tx.fail_unseen(key, self.now, failure)
-        lease = self.let_go(key)
+        lease = self.release(key)
         if lease is not None:
             self.after.append(lease.avoid)
         for each in self._take_deferred(key):
-            self.settled.append((each.reply, late("")))
+            self.settled.append((each.reply, instance_finished("")))
         self.cancelled.add(key)
         self.unseen[key] = True
         instance = self.instances.by_key(key)
@@ -441,7 +443,7 @@ class TaskHub:
     def settle_deferred(self, instance: Instance) -> None:
         """Answer the raises that waited for the turn in flight: taken, or too late."""
         for each in self._take_deferred(instance.key):
-            self.settled.append((each.reply, each.answer if not instance.finished else late(instance.id)))
+            self.settled.append((each.reply, each.answer if not instance.finished else instance_finished(instance.id)))
 
     def _tell_parent(self, child: Instance) -> None:
         link = child.start.executionStarted.parentInstance
@@ -613,10 +615,10 @@ class TaskHub:
         for entity in self.entities.woken.values():
             if entity.token is None and entity.queue:
                 ready[ENTITY].add(entity.name, None, entity.id)
-        told: list[tuple[Reply, Any]] = []
+        replies: list[tuple[Reply, Any]] = []
         finished: list[str] = []
         for instance in self._moved.values():
-            told += self.waiters.notify(instance)
+            replies += self.waiters.notify(instance)
             if instance.finished:
                 finished.append(instance.id)
                 self.instances.remove(instance)
@@ -627,8 +629,8 @@ class TaskHub:
                 listener(finished, started)
             except Exception:
                 logger.exception("A listener of runs failed")
-        if told:
-            settle_all(told)
+        if replies:
+            settle_all(replies)
         self.dispatcher.pump()
         if self.cancelled and not len(ready[ACTIVITY]) and not self.dispatcher.resting:
             self.cancelled.clear()

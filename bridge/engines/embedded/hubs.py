@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.engines.embedded.aio import AioSidecarService
 from bridge.engines.embedded.database import Database, DatabaseOptions
-from bridge.engines.embedded.rejection import exhausted, invalid, unavailable
+from bridge.engines.embedded.rejection import exhausted, invalid_argument, unavailable
 from bridge.errors import EngineError
 
 DEFAULT = "default"
@@ -58,7 +58,7 @@ class TaskHubs:
         if hub is not None:
             return hub
         if not _NAME.fullmatch(name):
-            raise invalid("The task hub's name must be 1 to 64 letters, digits, hyphens and underscores")
+            raise invalid_argument("The task hub's name must be 1 to 64 letters, digits, hyphens and underscores")
         try:
             return self._start(name)
         except EngineError as error:

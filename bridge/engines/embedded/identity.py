@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from bridge.engines.embedded.bounds import MAX_NAME, BeyondBound, Limits
-from bridge.engines.embedded.rejection import invalid
+from bridge.engines.embedded.rejection import invalid_argument
 
 _source = random.Random()  # noqa: S311 -- ids must differ, not be unguessable; seeded by the system at start
 
@@ -18,21 +18,23 @@ def new_id() -> str:
 def check_id(instance_id: str, limits: Limits) -> str:
     """Raises: Rejection when no orchestration may have this id."""
     if not instance_id:
-        raise invalid("The instance id is empty")
+        raise invalid_argument("The instance id is empty")
     try:
         limits.check_id("an instance id", instance_id)
     except BeyondBound as error:
-        raise invalid(f"The call {error}") from error
+        raise invalid_argument(f"The call {error}") from error
     if instance_id.startswith("@"):
-        raise invalid("Instance ids that begin with @ belong to entities")
+        raise invalid_argument("Instance ids that begin with @ belong to entities")
     if "\0" in instance_id:
-        raise invalid("The instance id has a NUL character")
+        raise invalid_argument("The instance id has a NUL character")
     return instance_id
 
 
 def check_execution(execution: str) -> None:
     """Raises: Rejection when no execution may have this id. An empty one stands for a new id."""
     if len(execution) > MAX_NAME:
-        raise invalid(f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed")
+        raise invalid_argument(
+            f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed"
+        )
     if any(letter < " " for letter in execution):
-        raise invalid("The execution id has a control character")
+        raise invalid_argument("The execution id has a control character")

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from bridge.engines.embedded.clock import micros, timestamp
 from bridge.engines.embedded.instance import FINISHED, SUSPENDED, Instance, text
 from bridge.engines.embedded.payloads import STATE, Payloads
-from bridge.engines.embedded.rejection import internal, invalid, missing
+from bridge.engines.embedded.rejection import internal, invalid_argument, not_found
 from bridge.engines.embedded.store import INSTANCE_COLUMNS, instance_of, unreadable_instance
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Queries:
         moment, separator, instance_id = key.removeprefix(_KEY).partition("|")
         if separator and _is_number(moment):
             return int(moment), instance_id
-        raise invalid("lastInstanceKey is neither one that this engine gave nor the id of a finished instance")
+        raise invalid_argument("lastInstanceKey is neither one that this engine gave nor the id of a finished instance")
 
     def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
         query = request.query
@@ -172,7 +172,7 @@ class Queries:
         """The instance's history, in pieces that fit a message."""
         row = self._connection.execute("SELECT key FROM instances WHERE id=?", (request.instanceId,)).fetchone()
         if row is None:
-            raise missing(request.instanceId)
+            raise not_found(request.instanceId)
         try:
             return list(self._chunks(row[0]))
         except DecodeError as error:
@@ -225,7 +225,7 @@ def _cursor(token: str) -> int:
     if not token:
         return 0
     if not _is_number(token):
-        raise invalid("continuationToken is not one that this engine gave")
+        raise invalid_argument("continuationToken is not one that this engine gave")
     return int(token)
 
 

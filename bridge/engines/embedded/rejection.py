@@ -14,11 +14,11 @@ class Rejection(Exception):
         self.details = details
 
 
-def invalid(details: str) -> Rejection:
+def invalid_argument(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
-def missing(instance_id: str) -> Rejection:
+def not_found(instance_id: str) -> Rejection:
     return Rejection(grpc.StatusCode.NOT_FOUND, f"Orchestration instance '{instance_id[:256]}' not found")
 
 
@@ -42,5 +42,5 @@ def exhausted(details: str) -> Rejection:
     return Rejection(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
 
 
-def late(instance_id: str) -> Rejection:
+def instance_finished(instance_id: str) -> Rejection:
     return precondition(f"Orchestration instance '{instance_id[:256]}' has finished")

@@ -182,7 +182,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
         hub.tx.flush()
 
 
-def adopt(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
+def take_over(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
     """Go on with a history that a worker has rewritten. Children that cannot be rewound fail again."""
     waiting = open_of(history)
     rewound = next((event.executionRewound for event in history if event.HasField("executionRewound")), None)

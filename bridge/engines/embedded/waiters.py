@@ -49,17 +49,17 @@ class Waiters:
         if not waiting:
             return []
         if instance.finished:
-            told, rest = waiting, []
+            notified, rest = waiting, []
         elif instance.status == PENDING:
             return []
         else:
-            told = [waiter for waiter in waiting if waiter.for_start]
+            notified = [waiter for waiter in waiting if waiter.for_start]
             rest = [waiter for waiter in waiting if not waiter.for_start]
         if rest:
             self._by_id[instance.id] = rest
         else:
             del self._by_id[instance.id]
-        return [(waiter.reply, found(instance, waiter.payloads)) for waiter in told]
+        return [(waiter.reply, found(instance, waiter.payloads)) for waiter in notified]
 
     def end(self, instance_id: str) -> None:
         """The instance is gone: those who wait learn that there is none."""

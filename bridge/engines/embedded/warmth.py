@@ -14,7 +14,7 @@ STEP = 20_000
 """Ids that one statement reads at most: while it runs, the write-ahead log cannot begin anew."""
 
 
-class Warmth:
+class IndexWarmup:
     """A thread that touches every page of the index in which each start looks for its id, then ends.
 
     Ids are mostly random, so that every start needs another page of it. SQLite's own cache is not shared, but that of

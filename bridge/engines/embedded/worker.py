@@ -28,7 +28,7 @@ from bridge.engines.embedded.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, St
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.session_worker import SessionWorker
 from bridge.engines.embedded.workitem import ActivityItem, TurnRequest
-from bridge.engines.witness import Witnessed
+from bridge.engines.witness import MonitoredWorker
 from bridge.kinds import Kind
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class DirectStub:
         return self._call("AbandonTaskEntityWorkItem", request)
 
 
-class DirectWorker(Witnessed, SessionWorker):
+class DirectWorker(MonitoredWorker, SessionWorker):
     """A worker in the engine's process. Everything but how work arrives, and what is kept between turns, is the SDK's.
 
     `turn_threads`, `activity_threads` and `entity_threads` size its pools: turns only compute, so that two threads

@@ -131,7 +131,7 @@ class Writer:
         group: list[Operation] = []
         queue = self._queue
         try:
-            operation = queue.get(timeout=self._patience())
+            operation = queue.get(timeout=self._wait())
             while operation is not _STOP:
                 group.append(operation)
                 if len(group) >= MAX_GROUP:
@@ -141,20 +141,20 @@ class Writer:
             return group, True
         return group, False
 
-    def _patience(self) -> float | None:
+    def _wait(self) -> float | None:
         """Seconds until something is due by itself."""
         if self.broken is not None:
             return max(0.0, self._retry_at - time.monotonic())
         if self._hub.later or self._hub.failed or self._hub.stepped:
             return 0.0
-        patience = None
+        wait = None
         if self._next_timer is not None:
             # No longer than a second, so that a step of the wall clock is noticed.
-            patience = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
+            wait = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
         wake = self._hub.dispatcher.next_wake()
         if wake is not None:
-            patience = min(LOOK_SECONDS if patience is None else patience, max(0.0, wake - time.monotonic()))
-        return patience
+            wait = min(LOOK_SECONDS if wait is None else wait, max(0.0, wake - time.monotonic()))
+        return wait
 
     def _transact(self, group: list[Operation]) -> None:
         """Apply what is due and the group; what cannot be applied is given up, all else is applied.

@@ -19,14 +19,14 @@ from bridge.engines.parking.executor import STARTED, Executor
 from bridge.engines.parking.letters import send
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineTimeout, EngineUnavailable
-from bridge.origin import Origin
-from bridge.parking.lot import Bounds, Deliver, Lot, NotNow, Turn
+from bridge.origin import MessageOrigin
+from bridge.parking.lot import Deliver, EarlyMessageLimits, EarlyMessageQueue, OperationResult, RetryLater
 from bridge.parking.names import PARKING
-from bridge.parking.parked import Parked
+from bridge.parking.parked import WaitingCommand
 from bridge.parking.sealed import MessageSealer
 from bridge.settlement import RetryPolicy
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that one delivery may take: a command is at most a few calls, and each has a shorter deadline."""
 
 _LATER = 0.1
@@ -52,7 +52,7 @@ class ParkingEntities:
         self,
         executor: Executor,
         loop: asyncio.AbstractEventLoop,
-        bounds: Bounds,
+        bounds: EarlyMessageLimits,
         policy: RetryPolicy,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         slots: int = 4,
@@ -90,15 +90,17 @@ class ParkingEntities:
         # A call before its time: the engine's clock has run ahead, too. The next one goes by that clock.
         early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
-        lot = Lot(self._bounds, self._policy, state, lambda item: Parked.from_json(self._messages.open(item)))
+        queue = EarlyMessageQueue(
+            self._bounds, self._policy, state, lambda item: WaitingCommand.from_json(self._messages.open(item))
+        )
         target = state.get("target")
-        before = (len(lot.items), lot.size)
-        turn = self._turn(lot, ctx.operation, value or {}, now, early=early)
+        before = (len(queue.items), queue.size)
+        turn = self._turn(queue, ctx.operation, value or {}, now, early=early)
         if self._totals is not None:
             # What parks a message has counted it already
             counted = (1, value["size"]) if ctx.operation == "park" else (0, 0)
-            self._totals.changed(len(lot.items) - before[0] - counted[0], lot.size - before[1] - counted[1])
-        told = lot.to_json()
+            self._totals.changed(len(queue.items) - before[0] - counted[0], queue.size - before[1] - counted[1])
+        told = queue.to_json()
         if told is not None:
             told["target"] = target or (value or {}).get("target")
         ctx.set_state(told)
@@ -109,39 +111,41 @@ class ParkingEntities:
         with self._lock:
             self.events.update(turn.events)
 
-    def _turn(self, lot: Lot, operation: str, value: dict[str, Any], now: float, early: bool) -> Turn:
+    def _turn(
+        self, queue: EarlyMessageQueue, operation: str, value: dict[str, Any], now: float, early: bool
+    ) -> OperationResult:
         deliver: Deliver = self._deliver
         if operation == "park":
             item = {name: part for name, part in value.items() if name not in ("target", "size")}
-            return lot.park(item, value["size"], deliver, now)
+            return queue.park(item, value["size"], deliver, now)
         if operation in (STARTED, "release"):
-            return lot.look(deliver, now)
+            return queue.deliver_now(deliver, now)
         if operation == "tick":
-            return lot.tick(value["at"], deliver, now, early=early)
+            return queue.on_timer(value["at"], deliver, now, early=early)
         if operation == "drop":
-            return lot.drop(value.get("marks"), value.get("forget", False), now)
-        return Turn()
+            return queue.drop(value.get("marks"), value.get("forget", False), now)
+        return OperationResult()
 
-    def _deliver(self, command: Command, origin: Origin) -> None:
+    def _deliver(self, command: Command, origin: MessageOrigin) -> None:
         """Raises: EngineError, NotNow."""
         if not self._slots.acquire(blocking=False):
-            raise NotNow(_LATER * (0.5 + random.random()))  # noqa: S311 -- jitter, not a secret
+            raise RetryLater(_LATER * (0.5 + random.random()))  # noqa: S311 -- jitter, not a secret
         try:
             self._call(command, origin)
         finally:
             self._slots.release()
 
-    def _call(self, command: Command, origin: Origin) -> None:
+    def _call(self, command: Command, origin: MessageOrigin) -> None:
         what = "deliver a parked message"
         try:
             done = asyncio.run_coroutine_threadsafe(_awaited(self._executor, command, origin), self._loop)
         except RuntimeError as error:
             raise EngineUnavailable(f"{what}: this process is stopping") from error
         try:
-            done.result(PATIENCE)
+            done.result(TIMEOUT)
         except concurrent.futures.TimeoutError as error:
             done.cancel()
-            raise EngineTimeout(f"{what}: no answer within {PATIENCE:.0f} s") from error
+            raise EngineTimeout(f"{what}: no answer within {TIMEOUT:.0f} s") from error
         except concurrent.futures.CancelledError as error:
             raise EngineUnavailable(f"{what}: this process is stopping") from error
         finally:
@@ -149,5 +153,5 @@ class ParkingEntities:
             del done
 
 
-async def _awaited(executor: Executor, command: Command, origin: Origin) -> None:
+async def _awaited(executor: Executor, command: Command, origin: MessageOrigin) -> None:
     await executor.execute(command, origin)

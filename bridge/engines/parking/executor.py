@@ -33,11 +33,11 @@ from bridge.errors import (
     InstanceParked,
     InvalidCommand,
 )
-from bridge.origin import Origin
-from bridge.parking.letter import Letter
-from bridge.parking.lot import mark
+from bridge.origin import MessageOrigin
+from bridge.parking.letter import StoredMessage
+from bridge.parking.lot import origin_key
 from bridge.parking.names import PARKING, target_id, target_key
-from bridge.parking.parked import Parked, parkable
+from bridge.parking.parked import WaitingCommand, waiting_command
 
 STARTED = "started"
 """Operation of a parking entity: its instance was started."""
@@ -46,7 +46,7 @@ STARTED = "started"
 class Executor(Protocol):
     """What executes a command once its instance is there: `bridge.engines.execution.CommandExecutor`."""
 
-    def execute(self, command: Command, origin: Origin | None = None) -> Awaitable[None]:
+    def execute(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
         """Raises: EngineError."""
         ...
 
@@ -85,7 +85,7 @@ class ParkingExecutor:
         self._rules = rules
         self._now = now
 
-    async def execute(self, command: Command, origin: Origin | None = None) -> None:
+    async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat
         of one that did.
         """
@@ -105,12 +105,12 @@ class ParkingExecutor:
                     raise
                 await self._start_first(command, command.on_missing, origin)
 
-    async def park(self, command: Command, origin: Origin, letter: Letter, ttl: float) -> None:
+    async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
         """Return when the command is durably parked. Raises: EngineError (WaitingFull), InvalidCommand for its size."""
-        kept = parkable(command)
+        kept = waiting_command(command)
         assert kept is not None
         since = self._now().timestamp() - ahead_seconds()
-        plain = Parked(kept, origin, letter, since, since + ttl).to_json()
+        plain = WaitingCommand(kept, origin, letter, since, since + ttl).to_json()
         what = f"park for {kept.instance_id!r}"
         try:
             item = self._engine.messages.seal(plain)
@@ -126,8 +126,8 @@ class ParkingExecutor:
     def _may_raise(self, command: ScheduleOrchestration | StartOrRaise) -> bool:
         return isinstance(command, StartOrRaise) or command.on_existing is OnExisting.RAISE
 
-    async def _start(self, command: ScheduleOrchestration | StartOrRaise, origin: Origin | None) -> None:
-        tell = not self._engine.announces and self._guarded(command.instance_id)
+    async def _start(self, command: ScheduleOrchestration | StartOrRaise, origin: MessageOrigin | None) -> None:
+        tell = not self._engine.notifies_instance_started and self._guarded(command.instance_id)
         try:
             await self._inner.execute(command, origin)
         except (InstanceAlreadyExists, AlreadyTaken):
@@ -138,16 +138,16 @@ class ParkingExecutor:
         if tell:
             await self._tell(command.instance_id)
 
-    async def _start_first(self, command: Any, first: StartFirst, origin: Origin | None) -> None:
+    async def _start_first(self, command: Any, first: StartFirst, origin: MessageOrigin | None) -> None:
         """The start's origin is a part of its own: to an inbox the command that follows is another message."""
         started = None if origin is None else replace(origin, part=-1 - origin.part)
         with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message was quicker, which is as good
             await self._start(ScheduleOrchestration(first.orchestration, command.instance_id, first.input), started)
         await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
 
-    async def _in_turn(self, command: Any, origin: Origin | None) -> None:
+    async def _in_turn(self, command: Any, origin: MessageOrigin | None) -> None:
         """Raises: InstanceParked, AlreadyTaken."""
-        if self._engine.empty(target_id(command.instance_id)):
+        if self._engine.has_no_early_messages(target_id(command.instance_id)):
             return
         what = f"look for what waits for {command.instance_id!r}"
         # Not get_entity: to that an entity is not there until its first operation is done
@@ -155,18 +155,18 @@ class ParkingExecutor:
         if entity is None:
             return
         told = json.loads(entity.get_state() or "null") or {}
-        if origin is not None and mark(origin) in told.get("delivered", ()):
+        if origin is not None and origin_key(origin) in told.get("delivered", ()):
             raise AlreadyTaken(f"{what}: the message was delivered from there already")
         if not told.get("items") and not entity.backlog_queue_size:
             return
-        if parkable(command) is None:
+        if waiting_command(command) is None:
             # It cannot wait there. While the instance is missing nobody is overtaken
             state = await self._asked(
                 self._engine.client.get_orchestration_state(command.instance_id, fetch_payloads=False), what
             )
             if state is None:
                 return
-            if not (self._engine.announces or entity.backlog_queue_size or told.get("attempts")):
+            if not (self._engine.notifies_instance_started or entity.backlog_queue_size or told.get("attempts")):
                 # Something else than the bridge started it; the entity would look by itself, but only now and then
                 await self._tell(command.instance_id)
         raise InstanceParked(f"{what}: earlier messages wait for the instance")

@@ -20,11 +20,11 @@ from bridge.engines.parking.letters import send
 from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineUnavailable
-from bridge.parking.held import HeldKey
-from bridge.parking.lot import Turn
-from bridge.parking.names import QUARANTINE, ward_key, ward_prefix
+from bridge.parking.held import QuarantinedKey
+from bridge.parking.lot import OperationResult
+from bridge.parking.names import QUARANTINE, quarantine_key, quarantine_prefix
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import Ward, WardBounds
+from bridge.parking.ward import KeyQuarantine, QuarantineLimits
 
 T = TypeVar("T")
 
@@ -59,42 +59,44 @@ class QuarantineEntities:
 
     def _operate(self, ctx: EntityContext, value: dict[str, Any]) -> None:
         # The bounds travel with each message: they are the source's, whose configuration this worker need not have
-        bounds = WardBounds(*value["bounds"]) if "bounds" in value else WardBounds()
-        ward = Ward(bounds, ctx.get_state())
-        before = (len(ward.held), ward.size)
-        turn = self._turn(ward, ctx.operation, value)
+        bounds = QuarantineLimits(*value["bounds"]) if "bounds" in value else QuarantineLimits()
+        quarantine = KeyQuarantine(bounds, ctx.get_state())
+        before = (len(quarantine.held), quarantine.size)
+        turn = self._turn(quarantine, ctx.operation, value)
         if self._totals is not None:
             # What holds a message has counted it already
             counted = (1, value["item"]["size"]) if ctx.operation in _ADDS else (0, 0)
-            self._totals.changed(len(ward.held) - before[0] - counted[0], ward.size - before[1] - counted[1])
-        ctx.set_state(ward.to_json())
+            self._totals.changed(
+                len(quarantine.held) - before[0] - counted[0], quarantine.size - before[1] - counted[1]
+            )
+        ctx.set_state(quarantine.to_json())
         send(ctx, turn.undelivered)
         with self._lock:
             self.events.update(turn.events)
 
-    def _turn(self, ward: Ward, operation: str, value: dict[str, Any]) -> Turn:
+    def _turn(self, quarantine: KeyQuarantine, operation: str, value: dict[str, Any]) -> OperationResult:
         if operation == "hold":
-            return ward.hold(value)
+            return quarantine.hold(value)
         if operation == "follow":
-            return ward.follow(value)
+            return quarantine.append(value)
         if operation == "done":
-            return ward.done(value["mark"])
+            return quarantine.done(value["mark"])
         if operation == "again":
-            return ward.again(
+            return quarantine.requeue(
                 value["mark"], value["cause"], value.get("until"), value["attempts"], value.get("executed", ())
             )
         if operation == "release":
-            return ward.release()
+            return quarantine.release()
         if operation == "drop":
-            return ward.drop(value.get("marks"), value.get("forget", False), self._now().timestamp())
+            return quarantine.drop(value.get("marks"), value.get("forget", False), self._now().timestamp())
         if operation == "claim":
-            return ward.claim(value["owner"], self._now().timestamp())
+            return quarantine.claim(value["owner"], self._now().timestamp())
         if operation == "unclaim":
-            return ward.unclaim(value["owner"])
-        return Turn()
+            return quarantine.unclaim(value["owner"])
+        return OperationResult()
 
 
-class EngineWards:
+class EngineQuarantineStore:
     """The quarantine of one source: `bridge.pipeline.quarantine.Wards` over an engine's client."""
 
     def __init__(self, engine: Engine, source: str, totals: WaitingTotals | None = None) -> None:
@@ -103,22 +105,22 @@ class EngineWards:
         self._engine = engine
         self._source = source
 
-    async def load(self) -> Sequence[HeldKey]:
+    async def load(self) -> Sequence[QuarantinedKey]:
         """Every key that is held, with its messages; those with operations before them are `unsettled`.
 
         Raises: EngineError.
         """
-        prefix = f"@{QUARANTINE}@{ward_prefix(self._source)}"
+        prefix = f"@{QUARANTINE}@{quarantine_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
         found = await asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
-        return [held for each in found if (held := held_key(each, self._engine.messages)) is not None]
+        return [held for each in found if (held := quarantined_key(each, self._engine.messages)) is not None]
 
-    async def settled(self) -> Sequence[HeldKey]:
+    async def settled(self) -> Sequence[QuarantinedKey]:
         """The same, once what was sent to them has been processed; after a few seconds as it is.
 
         Raises: EngineUnavailable when a key is not even known then, since no worker has processed it.
         """
-        found: Sequence[HeldKey] = ()
+        found: Sequence[QuarantinedKey] = ()
         for _ in range(_LOOKS):
             found = await self.load()
             if not any(each.unsettled for each in found):
@@ -130,7 +132,7 @@ class EngineWards:
 
     async def holds(self, key: bytes) -> bool:
         """Whether this key is held, or may be. Raises: EngineError."""
-        entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
+        entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
         call = look(self._engine.client, entity, include_state=False)
         return await asked(call, "look for a quarantined key") is not None
 
@@ -140,7 +142,7 @@ class EngineWards:
             value = self._sealed(key, value)
             if self._totals is not None:
                 self._totals.admit(value["item"]["size"])
-        entity = EntityInstanceId(QUARANTINE, ward_key(self._source, key))
+        entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
         call = self._engine.client.signal_entity(entity, operation, input=value)
         await asked(call, f"quarantine: {operation}")
 
@@ -151,20 +153,20 @@ class EngineWards:
         if key_of(item) is None:
             return value
         size = len(json.dumps(item, separators=(",", ":")))
-        place = ward_key(self._source, key)
+        place = quarantine_key(self._source, key)
         return value | {"item": item | {"size": size}, "key": messages.seal_key(value["key"], place)}
 
 
-def held_key(entity: EntityMetadata, messages: MessageSealer) -> HeldKey | None:
+def quarantined_key(entity: EntityMetadata, messages: MessageSealer) -> QuarantinedKey | None:
     """The key that an entity holds. None: it holds nothing, and nothing is before it.
 
     Raises: EngineError when a message cannot be decrypted.
     """
     told = json.loads(entity.get_state() or "null")
     if told is None:
-        return HeldKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
+        return QuarantinedKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
     told |= {
         "key": messages.open_key(told["key"], entity.id.key),
         "held": [messages.open(item) for item in told["held"]],
     }
-    return HeldKey.of(told, unsettled=bool(entity.backlog_queue_size))
+    return QuarantinedKey.of(told, unsettled=bool(entity.backlog_queue_size))

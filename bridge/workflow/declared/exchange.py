@@ -12,7 +12,7 @@ from durabletask import task
 from bridge.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.errors import MessageError
 from bridge.workflow.attempts import STEP_KEY
-from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, until
+from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
@@ -57,7 +57,7 @@ class Exchange(Attempts):
             if event is None:
                 correlation_id = "" if self.reply_to is None else new_correlation_id(ctx)
                 event = self._event(ctx, call, fields, correlation_id, deadline)
-            yield from until(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
+            yield from first_of(ctx.call_activity(PUBLISH_ACTIVITY, input=event), call, timer)
             if self.reply_to is None:
                 return None
             reply = yield from answer(ctx, reply_event(correlation_id), call, timer)
@@ -84,7 +84,7 @@ class Exchange(Attempts):
         """The block's values. Raises: StepFailed with this reason when an expression fails: trying again is no use."""
         request = {"block": block, "variables": self.variables(block, given)}
         try:
-            return (yield from until(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
+            return (yield from first_of(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
         except task.TaskFailedError as error:
             if error.details.is_caused_by(MessageError):
                 raise StepFailed(call.name, reason, describe(error)) from error

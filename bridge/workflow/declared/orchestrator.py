@@ -113,12 +113,12 @@ class _Run:
         return variables
 
 
-def _policy(told: Mapping[str, Any]) -> task.RetryPolicy:
+def _policy(settings: Mapping[str, Any]) -> task.RetryPolicy:
     return task.RetryPolicy(
-        first_retry_interval=timedelta(seconds=told["initial"]),
-        max_number_of_attempts=told["attempts"],
-        backoff_coefficient=told["multiplier"],
-        max_retry_interval=timedelta(seconds=told["max_delay"]),
+        first_retry_interval=timedelta(seconds=settings["initial"]),
+        max_number_of_attempts=settings["attempts"],
+        backoff_coefficient=settings["multiplier"],
+        max_retry_interval=timedelta(seconds=settings["max_delay"]),
     )
 
 

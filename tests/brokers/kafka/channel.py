@@ -10,7 +10,7 @@ from confluent_kafka import Message as Sent
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bridge.message import Message
-from tests.acceptance.daemon import PATIENCE, Serve
+from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.kafka.harness import unique
 
 
@@ -26,13 +26,13 @@ class KafkaChannel:
         self.source = f"topics: [{self.topic}], group: {self.topic}"
         self._bootstrap = bootstrap
         admin = AdminClient({"bootstrap.servers": bootstrap})
-        admin.create_topics([NewTopic(self.topic, 4, 1)])[self.topic].result(PATIENCE)
+        admin.create_topics([NewTopic(self.topic, 4, 1)])[self.topic].result(TIMEOUT)
         self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
 
     def publish(self, messages: Sequence[Message]) -> None:
         for each in messages:
             self._producer.produce(self.topic, each.body, each.key, headers=list(each.headers), on_delivery=_taken)
-        assert self._producer.flush(PATIENCE) == 0
+        assert self._producer.flush(TIMEOUT) == 0
 
     def left(self, daemon: Serve) -> int:
         return daemon.lag()
@@ -42,10 +42,10 @@ class KafkaChannel:
         found: list[Message] = []
         try:
             topic = f"{self.topic}.dlq"
-            numbers = consumer.list_topics(topic, PATIENCE).topics[topic].partitions
-            ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), PATIENCE)[1] for number in numbers]
+            numbers = consumer.list_topics(topic, TIMEOUT).topics[topic].partitions
+            ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), TIMEOUT)[1] for number in numbers]
             consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + TIMEOUT
             while len(found) < sum(ends):
                 assert time.monotonic() < end, f"{len(found)} of {sum(ends)} dead letters"
                 message = consumer.poll(0.5)

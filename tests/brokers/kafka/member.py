@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.commands import Command, ScheduleOrchestration
 from bridge.engines.execution import CommandExecutor
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
@@ -27,7 +27,7 @@ async def run(config: Path, effects: int, name: str = "kafka") -> None:
     await broker.start()
     execute = CommandExecutor(engine).execute
 
-    async def recorded(command: Command, origin: Origin) -> None:
+    async def recorded(command: Command, origin: MessageOrigin) -> None:
         await execute(command, origin)
         assert isinstance(command, ScheduleOrchestration)
         _, key, number = command.instance_id.split("-")

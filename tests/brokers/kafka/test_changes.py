@@ -13,10 +13,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bridge.brokers.base import SubscribeOptions, Subscription
-from bridge.brokers.kafka.wishes import KafkaWishes
+from bridge.brokers.kafka.wishes import KafkaConsumerOptions
 from bridge.errors import BrokerUnavailable
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers, take
+from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.node import Node
@@ -35,7 +35,7 @@ async def settle(subscription: Subscription, into: list[int]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = TIMEOUT) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not condition():
@@ -66,7 +66,7 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
     topic = unique("leader")
     broker = await harness.broker(commit_interval="200ms", publish_timeout="60s", replication=2)
     await until(lambda: second.process is not None, "the second node")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len((await broker._cluster._admin.describe_cluster())["brokers"]) < 2:
             await asyncio.sleep(0.1)
     await broker.create_topic(topic, 6)
@@ -84,7 +84,7 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
             count += 20
             await asyncio.sleep(0.1)
     await until(lambda: set(seen) == set(range(count)), "everything")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             places = [TopicPartition(topic, number) for number in range(6)]
             found = await broker._cluster.committed(topic, places)
@@ -114,13 +114,13 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
     await harness.create_topic(topic, 1)
     broker = await harness.broker(commit_interval="200ms")
     await broker.publish(topic, numbered(10))
-    options = SubscribeOptions((topic,), topic, wishes=KafkaWishes(on_out_of_range="earliest"))
+    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(on_out_of_range="earliest"))
     subscription = await broker.subscribe(options, Assignments())
     seen: list[int] = []
     reading = asyncio.create_task(settle(subscription, seen))
     await until(lambda: len(seen) == 10, "the old ones")
     await remake(harness, topic, pause)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 await broker.publish(topic, numbered(3, 100))
@@ -128,7 +128,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
             except BrokerUnavailable:
                 await asyncio.sleep(0.2)
     await until(lambda: set(seen) >= {100, 101, 102}, "the new ones", 90)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:  # and they are committed: nothing loops over the position of the old topic
             found = await broker._cluster.committed(topic, [TopicPartition(topic, 0)])
             if found and found[TopicPartition(topic, 0)].offset >= 3:
@@ -173,13 +173,13 @@ async def test_the_event_loop_stands_still_for_longer_than_the_session(harness: 
 async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHarness) -> None:
     topic = unique("twins")
     await harness.create_topic(topic, 2)
-    options = SubscribeOptions((topic,), topic, wishes=KafkaWishes(instance_id="same"))
+    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(instance_id="same"))
     first = await (await harness.broker()).subscribe(options, Assignments())
     second = await (await harness.broker()).subscribe(options, Assignments())
     tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]
     await until(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", 60)
-    told = first.stopped() | second.stopped()
-    assert "is another process running with `instance_id: same`" in told["group"]
+    received = first.stopped() | second.stopped()
+    assert "is another process running with `instance_id: same`" in received["group"]
     for task in tasks:
         task.cancel()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.brokers.kafka.test_unreadable import Bytes, harness, options
 
 __all__ = ["harness"]
@@ -28,4 +28,4 @@ async def test_closing_while_the_client_answers_ends(harness: Bytes) -> None:
     await asked.wait()
     closing = asyncio.create_task(subscription.close())
     answer.set()
-    await asyncio.wait_for(closing, PATIENCE / 3)
+    await asyncio.wait_for(closing, TIMEOUT / 3)

@@ -91,8 +91,8 @@ async def test_an_old_message_with_an_offset_behind_the_end_is_damaged(harness: 
 
 def test_batches_that_overlap_are_damaged() -> None:
     """The base offset is not covered by the checksum."""
-    for told, faults in ((1, [False, True]), (5, [False, True])):
-        data = b"".join((plain("a", 3), at_offset(plain("b", 3), told), at_offset(plain("c", 3), 6)))
+    for received, faults in ((1, [False, True]), (5, [False, True])):
+        data = b"".join((plain("a", 3), at_offset(plain("b", 3), received), at_offset(plain("c", 3), 6)))
         found = split(data, 0, 9, None)
         assert [each.fault is not None for each in found] == faults
         assert found[-1].fault is not None

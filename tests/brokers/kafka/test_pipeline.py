@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from bridge.app.watch import SourceView
 from bridge.commands import Command
 from bridge.errors import EngineUnavailable, InstanceNotFound
-from tests.brokers.consumer import PATIENCE
+from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.pipeline.harness import Bench, message, offsets_by_key
@@ -98,9 +98,9 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
         assert one.faults.taken == []
         fail = False
         # The second one joins: the first has to let all go, far sooner than its retries are due
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await two.source.start()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(one.faults.taken) + len(two.faults.taken) < 200:
                 await asyncio.sleep(0.05)
         assert one.source.ledger.abandoned["revoked"] >= 20
@@ -137,7 +137,7 @@ async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: 
             assert 100 <= partition.gap <= 100 + 256  # one batch may pass over it
         assert not one.faults.taken + two.faults.taken
         blocked = False
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(one.faults.taken) + len(two.faults.taken) < 2000:
                 await asyncio.sleep(0.05)
         found = offsets_by_key(one.faults.taken) | offsets_by_key(two.faults.taken)

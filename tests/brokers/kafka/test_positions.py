@@ -10,10 +10,10 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka import KafkaWishes
+from bridge.brokers.kafka import KafkaConsumerOptions
 from bridge.errors import BrokerError
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE, Assignments, nothing_more, numbered, numbers, take
+from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import batch, record
 from tests.kafka.produce import produce
@@ -21,7 +21,7 @@ from tests.kafka.produce import produce
 
 async def until(condition: Any, what: str) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 await asyncio.sleep(0.05)
     except TimeoutError:
@@ -63,7 +63,7 @@ async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarne
     waiting = asyncio.create_task(subscription.receive(1))  # the end is only seen by those who read on
     await until(lambda: sum(subscription.lag().values()) == 0, "lag 0")
     place = TopicPartition(topic, 0)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await broker._cluster.committed(topic, [place]))[place].offset != 24:
             await asyncio.sleep(0.05)
     await subscription.close()
@@ -83,7 +83,7 @@ async def test_a_compacted_topic_has_holes(harness: KafkaHarness) -> None:
     await broker.publish(topic, [Message(b"200", b"last")])
 
     found: list[int] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(found) != 4:
             await asyncio.sleep(0.5)
             await broker.publish(topic, [Message(b"200", b"last")])
@@ -144,7 +144,7 @@ async def test_out_of_range_stops_the_partition_and_says_so(harness: KafkaHarnes
 async def test_out_of_range_goes_on_and_counts(harness: KafkaHarness, policy: str, expected: list[int]) -> None:
     topic = unique("gone")
     await harness.create_topic(topic, 1)
-    options = SubscribeOptions((topic,), topic, wishes=KafkaWishes(on_out_of_range=policy))
+    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(on_out_of_range=policy))
     broker = await harness.broker()
     await broker.publish(topic, numbered(10))
     subscription = await broker.subscribe(options, Assignments())
@@ -174,7 +174,7 @@ async def test_added_partitions_are_read_from_their_beginning(harness: KafkaHarn
     for number in range(3):
         await produce(harness.bootstrap, topic, number, batch([record(0, b"%d" % number)]))
     seen: set[int] = set()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while seen != {0, 1, 2}:  # what was handed out before the rebalance comes again
             seen |= set(numbers(await subscription.receive(10)))
     assert len(listener.assigned_now) == 3
@@ -184,13 +184,13 @@ async def test_a_pattern_takes_new_topics_in(harness: KafkaHarness) -> None:
     prefix = unique("pattern")
     await harness.create_topic(f"{prefix}.a", 1)
     broker = await harness.broker(metadata_max_age="500ms")
-    options = SubscribeOptions((), prefix, wishes=KafkaWishes(pattern=rf"{prefix}\."))
+    options = SubscribeOptions((), prefix, broker_options=KafkaConsumerOptions(pattern=rf"{prefix}\."))
     subscription = await broker.subscribe(options, Assignments())
     await harness.create_topic(f"{prefix}.b", 1)
     await broker.publish(f"{prefix}.a", numbered(1))
     await broker.publish(f"{prefix}.b", numbered(1, 1))
     seen: set[int] = set()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while seen != {0, 1}:
             for delivery in await subscription.receive(10):
                 await delivery.complete()

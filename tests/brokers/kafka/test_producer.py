@@ -115,14 +115,14 @@ async def test_a_dead_letter_too_large_keeps_its_position(harness: KafkaHarness)
         await delivery.dead_letter(CAUSE)
     await subscription.flush()
     first, second = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 2)
-    told = dict(first.message.headers)
-    assert (first.message.body, first.message.key, told["a"]) == (b"", b"k", b"1")
-    assert (told[provenance.TRUNCATED], told[provenance.OFFSET], told[provenance.TOPIC]) == (
+    received = dict(first.message.headers)
+    assert (first.message.body, first.message.key, received["a"]) == (b"", b"k", b"1")
+    assert (received[provenance.TRUNCATED], received[provenance.OFFSET], received[provenance.TOPIC]) == (
         b"payload", b"0", topic.encode(),
     )  # fmt: skip
-    told = dict(second.message.headers)
-    assert (second.message.body, second.message.key, "h" in told) == (b"", None, False)
-    assert (told[provenance.TRUNCATED], told[provenance.OFFSET]) == (b"payload, headers, key", b"1")
+    received = dict(second.message.headers)
+    assert (second.message.body, second.message.key, "h" in received) == (b"", None, False)
+    assert (received[provenance.TRUNCATED], received[provenance.OFFSET]) == (b"payload, headers, key", b"1")
 
 
 async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarness) -> None:
@@ -158,11 +158,11 @@ async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: K
         letters = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments())
         [letter] = await take(letters, 1)
         await nothing_more(letters, 0.1)
-        told = dict(letter.message.headers)
-        assert (told[provenance.TOPIC], told[provenance.OFFSET], told[provenance.REASON]) == (
+        received = dict(letter.message.headers)
+        assert (received[provenance.TOPIC], received[provenance.OFFSET], received[provenance.REASON]) == (
             topic.encode(), b"0", CAUSE.reason.encode(),
         )  # fmt: skip
-        missing.append(told.get(provenance.TRUNCATED))
+        missing.append(received.get(provenance.TRUNCATED))
         await letters.close()
     assert missing == [None, b"payload", b"payload, headers", b"payload, headers, key"]
 
@@ -186,9 +186,9 @@ async def test_an_unreadable_message_without_bytes_dies_with_its_position(harnes
     delivery.message = Message(None, unreadable=Unreadable("crc", "the checksum is wrong", last=4))
     await delivery.dead_letter(CAUSE)
     [letter] = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 1)
-    told = dict(letter.message.headers)
-    assert (letter.message.body, told[provenance.OFFSET], told[provenance.LAST_OFFSET]) == (b"", b"0", b"4")
-    assert told[provenance.TRUNCATED] == b"payload"
+    received = dict(letter.message.headers)
+    assert (letter.message.body, received[provenance.OFFSET], received[provenance.LAST_OFFSET]) == (b"", b"0", b"4")
+    assert received[provenance.TRUNCATED] == b"payload"
 
 
 async def test_a_dead_letter_that_cannot_be_written_settles_nothing(harness: KafkaHarness) -> None:

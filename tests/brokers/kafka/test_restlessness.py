@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-from bridge.brokers.kafka.restlessness import LIMIT, WINDOW, Restlessness
+from bridge.brokers.kafka.restlessness import LIMIT, WINDOW, RebalanceStormDetector
 
 
 def test_a_group_that_comes_to_rest_is_fine_again() -> None:
-    group = Restlessness()
+    group = RebalanceStormDetector()
     for number in range(LIMIT):
         group.note(float(number))
-    assert group.told(LIMIT, None) is None
+    assert group.message(LIMIT, None) is None
     group.note(float(LIMIT))
-    assert "do its members crash" in (group.told(LIMIT, None) or "")
-    assert "`instance_id: a`" in (group.told(LIMIT, "a") or "")
-    assert group.told(WINDOW + 1, "a") is None
+    assert "do its members crash" in (group.message(LIMIT, None) or "")
+    assert "`instance_id: a`" in (group.message(LIMIT, "a") or "")
+    assert group.message(WINDOW + 1, "a") is None
 
 
 def test_seldom_changes_are_no_unrest() -> None:
-    group = Restlessness()
+    group = RebalanceStormDetector()
     for number in range(50):
         now = number * WINDOW / (LIMIT - 0.5)
         group.note(now)
-        assert group.told(now, None) is None
+        assert group.message(now, None) is None

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks._sidecar import sidecar
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
-from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import Log, acceptable
@@ -60,7 +60,7 @@ async def test_rot_costs_its_batch_alone(node: Node, seed: int) -> None:
     subscription = await broker.subscribe(options, Assignments())
     found: dict[int, list[tuple[int, int, bytes | None]]] = defaultdict(list)
     expected = {number: _with(log, rotten[number]) for number, log in enumerate(logs)}
-    async with asyncio.timeout(PATIENCE * 2):
+    async with asyncio.timeout(TIMEOUT * 2):
         while sum(map(len, found.values())) < sum(map(len, expected.values())):
             for delivery in await subscription.receive(20):
                 message, offset = delivery.message, delivery.position.offset
@@ -127,7 +127,7 @@ async def test_rot_while_the_node_is_down(node: Node, tmp_path: Path, seed: int)
         damaged = DamagedTopic(tmp_path / "daemon", harness, topic, [part.log for part in parts], POLICIES[0], engine)
         with damaged.serve() as daemon:
             stopped: dict[int, str] = {}
-            end = asyncio.get_running_loop().time() + PATIENCE * 2
+            end = asyncio.get_running_loop().time() + TIMEOUT * 2
             while True:
                 positions = await damaged.positions()
                 shown = daemon.get("/readyz")[1]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.brokers.base import Delivery
-from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.brokers.kafka.test_unreadable import Bytes, Entry, entry, harness, options
 from tests.kafka.batches import DAMAGES, Log, compacted, healthy
 
@@ -44,14 +44,14 @@ class Rotten:
         if kind == "length":
             swallowed = rng.randrange(which, len(self.bases))
             size = sum(map(len, self.log.batches[which : swallowed + 1]))
-            told = rng.choice((size - 12, size - 12, rng.randrange(1 << 16), 1 << rng.randrange(31)))
-            struct.pack_into(">i", data, 8, told)
+            received = rng.choice((size - 12, size - 12, rng.randrange(1 << 16), 1 << rng.randrange(31)))
+            struct.pack_into(">i", data, 8, received)
         else:
             near = max(0, self.first + rng.choice((-1, 1)) * rng.randrange(1, 8))
-            told = rng.choice((near, near, self.first ^ 1 << rng.randrange(63)))
-            if told < self.first and which % self.segment == 0:
-                told = 2 * self.first - told  # no fetch shows the first batch of a segment with lower offsets
-            struct.pack_into(">q", data, 0, told)
+            received = rng.choice((near, near, self.first ^ 1 << rng.randrange(63)))
+            if received < self.first and which % self.segment == 0:
+                received = 2 * self.first - received  # no fetch shows the first batch of a segment with lower offsets
+            struct.pack_into(">q", data, 0, received)
         self.sound = bytes(data) == self.log.batches[which]
         self.log.batches[which] = bytes(data)
         starts = [0, self.first, rng.randrange(self.first + 1), rng.randrange(self.first, self.last + 1)]
@@ -95,7 +95,7 @@ async def read(harness: Bytes, partitions: list[Rotten], rng: random.Random) -> 
                 await delivery.complete()
 
     worker = asyncio.create_task(work())
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not ended():
             await asyncio.sleep(0.02)
             subscription._wake()  # gaps at the end of a partition are passed when something is asked for

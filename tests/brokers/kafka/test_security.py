@@ -106,10 +106,10 @@ async def test_what_is_refused_is_told_in_seconds(
     node: Node, authority: Authority, listener: str, config: dict[str, str], what: str
 ) -> None:
     begun = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match=what) as told:
+    with pytest.raises(BrokerUnavailable, match=what) as received:
         await _at(node, listener).broker(tls={"ca": str(authority.file)}, sasl={"username": "bridge", **config})
     assert time.monotonic() - begun < 5
-    assert "wrong" not in str(told.value)
+    assert "wrong" not in str(received.value)
 
 
 async def test_an_untrusted_certificate_is_told_in_seconds(node: Node, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}
     begun = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="a server that refuses the token looks like this") as told:
+    with pytest.raises(BrokerUnavailable, match="a server that refuses the token looks like this") as received:
         await _at(node, "OAUTH").broker(sasl=sasl)
     assert time.monotonic() - begun < 8
-    assert "AKID" not in str(told.value)
+    assert "AKID" not in str(received.value)

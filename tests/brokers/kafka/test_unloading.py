@@ -10,7 +10,7 @@ import pytest
 from bridge.commands import Command
 from bridge.errors import EngineRejected
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE
+from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.pipeline.harness import Bench, message, offsets_by_key
@@ -62,7 +62,7 @@ async def test_the_next_owner_gets_them_in_order(tmp_path: Path, harness: KafkaH
         )
         await one.source.start()
         await one.until(lambda: one.source.unloading.count > 100, "unloaded")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await two.source.start()
         await one.source.drain(5)
         written = one.source.ledger.dead_letters["engine_rejected"]

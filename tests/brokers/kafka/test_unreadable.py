@@ -21,7 +21,7 @@ from bridge.brokers.kafka import KafkaBroker
 from bridge.brokers.reading import ReadOptions
 from bridge.errors import BrokerError, BrokerUnavailable
 from bridge.message import Message, Position
-from tests.brokers.consumer import CAUSE, PATIENCE, Assignments, nothing_more, take
+from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments, nothing_more, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.batches import DAMAGES, Log, healthy, mixed
 from tests.kafka.server.server import Server
@@ -80,7 +80,7 @@ async def collect(subscription: Subscription, count: int, rng: random.Random) ->
     """Deliveries by partition in the order of receipt; all are completed, in random order."""
     found: dict[int, list[Entry]] = defaultdict(list)
     open_ones: list[Delivery] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while count:
             taken = await subscription.receive(min(rng.randrange(1, 9), count))
             count -= len(taken)
@@ -103,7 +103,7 @@ async def test_each_entry_is_delivered_once_in_its_place(harness: Bytes, seed: i
     subscription = await (await harness.broker()).subscribe(options(), Assignments())
     found = await collect(subscription, sum(len(log.entries) for log in logs), rng)
     assert dict(found) == {number: log.entries for number, log in enumerate(logs) if log.entries}
-    await asyncio.wait_for(_all_read(subscription), PATIENCE)
+    await asyncio.wait_for(_all_read(subscription), TIMEOUT)
     await subscription.flush()
     # Each offset up to the committed one has an outcome or a gap with a name
     assert [harness.committed("g", number) for number in range(PARTITIONS)] == [log.end for log in logs]
@@ -130,7 +130,7 @@ async def test_a_crash_repeats_what_was_not_committed_and_loses_nothing(harness:
     seen: dict[int, list[Entry]] = {number: [] for number in range(PARTITIONS)}
     done: set[tuple[int, int]] = set()
     everything = {(number, first) for number, log in enumerate(logs) for first, *_ in log.entries}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while done != everything:
             subscription = await (await harness.broker()).subscribe(options(), Assignments())
             committed = set(done)
@@ -183,7 +183,7 @@ async def test_a_rebalance_in_the_middle_costs_nothing(harness: Bytes, seed: int
     first = await (await harness.broker()).subscribe(options(), Assignments())
     workers = [asyncio.create_task(work(first))]
     second: Subscription | None = None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while sum(map(len, done.values())) < total:
             await asyncio.sleep(0.01)
             if second is None and sum(map(len, done.values())) > total // 4:
@@ -245,7 +245,7 @@ async def test_many_damaged_partitions_take_few_connections(harness: Bytes) -> N
     subscription = await broker.subscribe(options(), Assignments())
     before = harness.server.connections
     peak = before
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         left = 40
         while left:
             left -= len(await subscription.receive(9))
@@ -433,7 +433,7 @@ def _shown(position: Position, message: Message) -> Entry:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.01)
 

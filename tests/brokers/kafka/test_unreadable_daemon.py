@@ -17,7 +17,7 @@ from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.brokers.base import SubscribeOptions
-from tests.brokers.consumer import PATIENCE, Assignments, take
+from tests.brokers.consumer import TIMEOUT, Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
 from tests.kafka.batches import DAMAGES, Log, batch, record
 from tests.kafka.server.server import Server
@@ -81,7 +81,7 @@ async def fill(harness: Bytes, *batches: bytes) -> None:
 
 
 async def until(daemon: Daemon, condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             assert all(source.ledger.balanced() for source in daemon.sources)
             await asyncio.sleep(0.01)
@@ -93,7 +93,7 @@ def outcomes(daemon: Daemon) -> dict[str, int]:
 
 async def held(parked: ParkedMessages, count: int) -> list[Waiting]:
     """What waits, once the entity has taken all of it."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(found := await parked.list(Which())) != count:
             await asyncio.sleep(0.02)
     return found

@@ -25,7 +25,7 @@ from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
 
 PARTITIONS = 3
-PATIENCE = 90.0
+TIMEOUT = 90.0
 
 by_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 
@@ -60,7 +60,7 @@ async def done(topic: DamagedTopic) -> bool:
 async def until_done(topic: DamagedTopic, *daemons: Serve) -> None:
     """The group stands where it has to, and the daemons show where it cannot go on."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not (await done(topic) and topic.stops_are_shown(*daemons)):
                 await asyncio.sleep(0.1)
     except TimeoutError:

@@ -53,7 +53,7 @@ routes:
 ops: {{http: {{port: 0}}}}
 """
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def message(kind: str, id_: str, number: int) -> Message:
@@ -72,12 +72,12 @@ async def daemon(directory: Path, bootstrap: str, topic: str, engine: str, **opt
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.02)
 
 
-class Quiet:
+class NullListener:
     async def assigned(self, partitions: Any) -> None:
         pass
 
@@ -95,8 +95,8 @@ async def test_the_dead_letter_of_one_that_waited_in_vain(tmp_path: Path, bootst
         await broker.publish(topic, [sent])
         await until(lambda: it.sources[0].ledger.outcomes["parked"] == 1)
         await until(lambda: it.own.undeliverable.written["orders", "parking_expired"] == 1)
-        subscription = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), f"{topic}-reader"), Quiet())
-        async with asyncio.timeout(PATIENCE):
+        subscription = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), f"{topic}-reader"), NullListener())
+        async with asyncio.timeout(TIMEOUT):
             (delivery,) = await subscription.receive(1)
         letter = delivery.message
         headers = dict(letter.headers)
@@ -122,12 +122,12 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         remote = f'type: scheduler, endpoint: "http://127.0.0.1:{port}"'
         second = await daemon(tmp_path / "two", bootstrap, topic, remote, worker=False)
         both = (first.sources[0], second.sources[0])
-        await until(lambda: both[1].assignment and both[1].keeping.ready)
+        await until(lambda: both[1].assignment and both[1].quarantine_stage.ready)
         await broker.publish(topic, [message("told", key, 1) for key in keys])
         await until(lambda: sum(source.ledger.outcomes["parked"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client
         parked = ParkedMessages(first.engines["default"])
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(await parked.list(Which())) < 2 * len(keys):
                 await asyncio.sleep(0.02)
         for key in keys:
@@ -135,7 +135,7 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
             await parked.release_key("orders", key)
         await broker.publish(topic, [message("told", key, 2) for key in keys])
         for key in keys:
-            state = await client.wait_for_orchestration_completion(f"order-{key}", timeout=PATIENCE)
+            state = await client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)
             assert state is not None
             assert state.get_output() == [0, 1, 2]
     finally:

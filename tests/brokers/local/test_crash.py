@@ -16,7 +16,7 @@ from typing import Any
 from bridge import provenance
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.brokers.local import positions
-from tests.brokers.consumer import PATIENCE, Assignments, nothing_more, numbers, take
+from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
 from tests.brokers.local.harness import LocalHarness
 
@@ -97,8 +97,8 @@ class DeadLetters:
         self._received += await take(self._subscription, end - len(self._received))
         found: dict[Place, int] = {}
         for delivery in self._received:
-            told = dict(delivery.message.headers)
-            place = int(told[provenance.PARTITION]), int(told[provenance.OFFSET])
+            received = dict(delivery.message.headers)
+            place = int(received[provenance.PARTITION]), int(received[provenance.OFFSET])
             assert place not in found, "a dead letter and its settlement are one transaction"
             found[place] = int(delivery.message.body or b"")
         return found
@@ -121,7 +121,7 @@ async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: 
             await forks.fork("publish", turn * RECORDS, RECORDS)
             while len(alive) < 2:
                 alive.append(await forks.fork("consume"))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while len(read_effects(effects_path)) == before:
                     await asyncio.sleep(0.002)
             await asyncio.sleep(seeds.uniform(0, 0.15))
@@ -136,7 +136,7 @@ async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: 
 
         rest = await broker.subscribe(OPTIONS, Assignments())
         wanted = set(range(ROUNDS * RECORDS))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len({**done, **read_effects(effects_path), **await dead.places()}) < len(wanted):
                 for delivery in await rest.receive(100):
                     done[delivery.position.partition, delivery.position.offset] = int(delivery.message.body or b"")

@@ -49,11 +49,11 @@ async def test_what_is_too_large_goes_without_what_makes_it_so(
         (each.message for each in await take(await broker.subscribe(DEAD, Assignments()), 2)),
         key=lambda message: dict(message.headers)[provenance.OFFSET] or b"",
     )
-    told = dict(first.headers)
-    assert (first.body, first.key, told["a"], told[provenance.TRUNCATED]) == (b"", b"k", b"1", b"payload")
-    told = dict(second.headers)
-    assert (second.body, second.key, told[provenance.OFFSET]) == (b"", None, b"1")
-    assert told[provenance.TRUNCATED] == b"payload, headers, key"
+    received = dict(first.headers)
+    assert (first.body, first.key, received["a"], received[provenance.TRUNCATED]) == (b"", b"k", b"1", b"payload")
+    received = dict(second.headers)
+    assert (second.body, second.key, received[provenance.OFFSET]) == (b"", None, b"1")
+    assert received[provenance.TRUNCATED] == b"payload, headers, key"
     assert sum(subscription.lag().values()) == 0
 
 
@@ -80,9 +80,9 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
     write = Undeliverable({"local": broker}, asyncio.get_running_loop())
     item = parked(1).to_json()
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
-    told = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
-    await asyncio.to_thread(write, told)
+    received = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
+    await asyncio.to_thread(write, received)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
-    told = dict(letter.message.headers)
+    received = dict(letter.message.headers)
     assert (letter.message.body, letter.message.key) == (b"", b"k")
-    assert (told[provenance.TRUNCATED], told[provenance.OFFSET]) == (b"payload, headers", b"1")
+    assert (received[provenance.TRUNCATED], received[provenance.OFFSET]) == (b"payload, headers", b"1")

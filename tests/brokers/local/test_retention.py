@@ -7,7 +7,7 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers, take
+from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
@@ -22,7 +22,7 @@ async def age(harness: LocalHarness, seconds: int) -> None:
 
 async def until_records(harness: LocalHarness, count: int) -> None:
     connection = sqlite3.connect(harness.directory / "log.db")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while connection.execute("SELECT count(*) FROM records").fetchone()[0] != count:
             await asyncio.sleep(0.02)
     connection.close()

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import subscription as subscriptions
-from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers, take
+from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
@@ -28,8 +28,8 @@ async def ping(harness: LocalHarness) -> None:
 
 @pytest.fixture
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.brokers.local.broker.CHECK_SECONDS", PATIENCE * 10)
-    monkeypatch.setattr(subscriptions, "CHECK_SECONDS", PATIENCE * 10)
+    monkeypatch.setattr("bridge.brokers.local.broker.CHECK_SECONDS", TIMEOUT * 10)
+    monkeypatch.setattr(subscriptions, "CHECK_SECONDS", TIMEOUT * 10)
 
 
 @pytest.mark.usefixtures("no_polling")

@@ -60,7 +60,7 @@ class ServiceBusHarness:
                 for receiver in subscription._receivers:
                     receiver.partition.revoked = True
                 subscription._closed = True
-                subscription._inbox.tell()
+                subscription._inbox.notify()
                 broker._subscriptions.discard(subscription)
         if self.server is not None:
             self.server.faults.drop()

@@ -32,7 +32,7 @@ async def test_a_clock_that_is_ahead_is_told(
         await bench.source.start()
         server.faults.skew(-60.0)
         await bench.publish(*(message("start", n, "k") for n in range(3)), topic=queue)
-        await bench.until(lambda: "clock" in bench.source.gate.holds, "it is said")
+        await bench.until(lambda: "clock" in bench.source.gate.pause_reasons, "it is said")
         reading = SourceView(bench.source).reading()
         assert any("set the clock" in text for text in reading.holds.values())
         delivered = server.counters.deliveries[queue]
@@ -68,20 +68,20 @@ def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60)
     clock.expired(5.0)
-    assert clock.forgive()
+    assert clock.reset_skew()
     monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60 + clocks.BLOCKED / 2)
     clock.tick()
     clock.expired(5.0)
-    assert clock.forgive()
+    assert clock.reset_skew()
 
 
 def test_a_step_of_the_clock_is_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     clock.expired(5.0)
-    assert not clock.forgive()
+    assert not clock.reset_skew()
     wall = time.time()
     monkeypatch.setattr(clocks.time, "time", lambda: wall - 5)
-    assert clock.forgive()
+    assert clock.reset_skew()
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def order(each: Message) -> tuple[str, str]:
     return repr(each.key), repr(each.partition_key)
 
 
-def told(each: Message) -> Any:
+def received(each: Message) -> Any:
     """Everything but the broker's time and the message's encoded form, which `lies` compares."""
     return each.body, each.key, each.headers, each.message_id, each.content_type, each.partition_key
 
@@ -238,7 +238,9 @@ def test_a_line_is_the_whole_message(raw: bytes) -> None:
 def test_a_copy_on_service_bus(bus: BusCopier, messages: list[bytes]) -> None:
     bus.store([raw for raw in messages if peeked(raw).unreadable is None])
     first, second = bus.copy("one", "other")
-    assert [told(each) for each in sorted(second, key=order)] == [told(each) for each in sorted(first, key=order)]
+    assert [received(each) for each in sorted(second, key=order)] == [
+        received(each) for each in sorted(first, key=order)
+    ]
     assert bus.lies("other") == bus.lies("one")
 
 
@@ -254,7 +256,7 @@ def test_a_copy_of_what_the_bridge_published(bus: BusCopier, messages: list[Mess
         )
     )
     first, second = bus.copy("one", "other")
-    assert list(map(told, second)) == list(map(told, first))
+    assert list(map(received, second)) == list(map(received, first))
     assert bus.lies("other") == bus.lies("one")
 
 

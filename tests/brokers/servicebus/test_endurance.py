@@ -25,7 +25,7 @@ async def test_a_server_that_is_busy_for_a_minute(tmp_path: Path, server: Servic
         await publish(server, queue, bench, 0, 40)
         await bench.until(lambda: bench.faults.taken, "under way")
         server.faults.busy(60.0)
-        await bench.until(lambda: bench.source.gate.holds or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
+        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
         await asyncio.sleep(60.0)
         await bench.until(lambda: not bench.source.subscription.stopped(), "it reads again")  # type: ignore[union-attr]
         await publish(server, queue, bench, 40, 20)
@@ -39,7 +39,7 @@ async def test_a_server_that_is_frozen_for_half_a_minute(tmp_path: Path, server:
         await bench.source.start()
         await publish(server, queue, bench, 0, 40)
         bench.faults.outage = EngineUnavailable("so that something is in flight")
-        await bench.until(lambda: bench.source.gate.holds, "held")
+        await bench.until(lambda: bench.source.gate.pause_reasons, "held")
         server.faults.freeze()
         await asyncio.sleep(5.0)
         bench.faults.outage = None

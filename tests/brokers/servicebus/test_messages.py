@@ -183,17 +183,17 @@ def test_a_description_tells_what_headers_would() -> None:
     message = Message(b"x", b"k", (("h", b"1"),))
     reason, description = describe(message, POSITION, cause())[0]
     headers = [("h", b"1"), ("DeadLetterReason", reason.encode()), ("DeadLetterErrorDescription", description.encode())]
-    told = dict(unfold(headers))
-    assert (told["bridge.reason"], told["bridge.detail"]) == (b"no_route", b"no rule\nmatched")
-    assert (told["bridge.executed"], told["bridge.deliveries"]) == (b"route-0,route-1", b"3")
-    assert told["h"] == b"1"
+    received = dict(unfold(headers))
+    assert (received["bridge.reason"], received["bridge.detail"]) == (b"no_route", b"no rule\nmatched")
+    assert (received["bridge.executed"], received["bridge.deliveries"]) == (b"route-0,route-1", b"3")
+    assert received["h"] == b"1"
 
 
 def test_a_description_keeps_the_limit() -> None:
     [(_, description), *_] = describe(Message(b"x"), POSITION, cause(2000))
     assert len(description.encode()) <= LIMIT
-    told = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
-    assert told["bridge.truncated"] == b"executed"
+    received = dict(unfold([("DeadLetterReason", b"r"), ("DeadLetterErrorDescription", description.encode())]))
+    assert received["bridge.truncated"] == b"executed"
 
 
 def test_a_description_keeps_an_identity_that_is_made_of_bytes() -> None:

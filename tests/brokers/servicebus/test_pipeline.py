@@ -41,7 +41,7 @@ async def test_an_outage_longer_than_lock_times_delivery_count(
         await bench.publish(*(message("start", f"{n % 4}-{n}", str(n % 4)) for n in range(40)), topic=queue)
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
-        await bench.until(lambda: bench.source.gate.holds, "held")
+        await bench.until(lambda: bench.source.gate.pause_reasons, "held")
         await asyncio.sleep(LOCK * 3 + 2)
         bench.faults.outage = None
         await bench.settled(40)
@@ -197,7 +197,7 @@ async def test_a_drain_gives_everything_back_uncounted(tmp_path: Path, server: S
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
         locked = server.queue("slow").contents
-        await bench.until(lambda: bench.source.gate.holds and locked().locked >= 10, "held")
+        await bench.until(lambda: bench.source.gate.pause_reasons and locked().locked >= 10, "held")
         await bench.source.drain(1)
     assert not server.counters.expired_locks
     contents = server.queue("slow").contents()

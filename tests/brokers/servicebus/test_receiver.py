@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.errors import BrokerUnavailable, LockLost
-from tests.brokers.consumer import PATIENCE, Assignments, numbered, numbers
+from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -25,7 +25,7 @@ from tests.servicebus.server.management import messages as management
 from tests.servicebus.server.management import node
 from tests.servicebus.server.management.body import Answer, Body
 
-OPTIONS = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(prefetch=20))
+OPTIONS = SubscribeOptions(("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(prefetch=20))
 
 
 SERVER = ServerConfig(
@@ -38,7 +38,7 @@ BROKER = {"request_timeout": "3s"}
 
 
 async def drain_all(
-    server: ServiceBusServer, subscription: ServiceBusSubscription, unsure: list[int] | None = None
+    server: ServiceBusServer, subscription: ServiceBusSubscription, unknown: list[int] | None = None
 ) -> list[int]:
     """Receive and complete whatever happens, until there is nothing left. Returns whose completion was confirmed.
 
@@ -46,7 +46,7 @@ async def drain_all(
     """
     done: list[int] = []
     left = server.queue("orders").contents
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while left().active + left().locked:
             try:
                 async with asyncio.timeout(0.2):
@@ -62,8 +62,8 @@ async def drain_all(
                         await asyncio.sleep(0.05)
                         continue
                     except Exception:
-                        if unsure is not None and delivery.unsure:
-                            unsure += numbers([delivery])
+                        if unknown is not None and delivery.settlement_unknown:
+                            unknown += numbers([delivery])
                         break
                     done += numbers([delivery])
                     break
@@ -112,10 +112,10 @@ async def test_a_fault_at_every_step(
     server.faults.add(step, action, entity=None if step == "claim" else "orders", condition="amqp:internal-error")
     if step in ("claim", "attach", "attached", "flow"):
         server.faults.drop("orders")
-    unsure: list[int] = []
-    done = await drain_all(server, subscription, unsure)
+    unknown: list[int] = []
+    done = await drain_all(server, subscription, unknown)
     # Where the service acted and could not say so, nobody confirms it a second time
-    assert set(done) | set(unsure) == set(range(10))
+    assert set(done) | set(unknown) == set(range(10))
     assert len(set(done)) >= 9
     assert server.counters.dead_letters == []
     contents = server.queue("orders").contents()
@@ -126,7 +126,7 @@ async def test_in_flight_survives_its_connection(server: ServiceBusServer, broke
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
     taken = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < 10:
             taken += await subscription.receive(10)
     server.faults.drop()
@@ -138,7 +138,7 @@ async def test_in_flight_survives_its_connection(server: ServiceBusServer, broke
 
 
 async def _settled(settle: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 await settle()  # type: ignore[misc]  # a coroutine
@@ -152,7 +152,7 @@ async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer,
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(5))
     taken = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < 5:
             taken += await subscription.receive(5)
     server.faults.freeze()
@@ -165,7 +165,7 @@ async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer,
     server.faults.lose_locks("orders")
     # The frozen server may carry out later what nobody waits for any more
     assert set(await drain_all(server, subscription)) >= {1, 2, 3, 4}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while subscription.stopped():
             await asyncio.sleep(0.05)
 
@@ -175,7 +175,7 @@ async def test_a_silent_connection_is_asked(
 ) -> None:
     monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.5)
     subscription = await broker.subscribe(OPTIONS, Assignments())
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while server.counters.operations["peek-message"] < 2:
             await asyncio.sleep(0.05)
         server.faults.freeze()
@@ -210,7 +210,7 @@ async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: Service
         await bench.publish(*(message("start", n, str(n % 3)) for n in range(20)), topic=queue)
         await bench.until(lambda: outcomes(bench), "under way")
         await server.stop()
-        await bench.until(lambda: bench.source.gate.holds or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
+        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
         await asyncio.sleep(3)
         await server.start()
         await bench.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
@@ -241,7 +241,7 @@ async def test_a_link_that_the_service_forgot_is_replaced(
     server.queue("orders")._consumers.clear()
     await broker.publish("orders", numbered(1, 1))
     found: list[ServiceBusDelivery] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not found:
             try:
                 found += await subscription.receive(1)
@@ -267,10 +267,12 @@ async def test_a_service_that_renews_few_locks_at_once(
         return management.renew_lock(queue, body)
 
     monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
-    subscription = await broker.subscribe(replace(OPTIONS, wishes=ServiceBusWishes(prefetch=60)), Assignments())
+    subscription = await broker.subscribe(
+        replace(OPTIONS, wishes=ServiceBusReceiverOptions(prefetch=60)), Assignments()
+    )
     await broker.publish("orders", numbered(60))
     taken = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < 60:
             taken += await subscription.receive(60)
         while sum(count for count in asked if count <= most) < 120:
@@ -302,7 +304,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(12))
     taken: list[ServiceBusDelivery] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < 12:
             taken += await subscription.receive(12)
         again = list(await subscription.receive(1))
@@ -328,7 +330,7 @@ async def test_locks_may_go_with_their_connection_or_not(
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
     taken = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(taken) < 10:
             taken += await subscription.receive(10)
     server.faults.drop()

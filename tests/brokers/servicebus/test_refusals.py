@@ -120,7 +120,7 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
         # Some attempts for each delivery, and no more; no new connection for any of them
         assert 3 * DELIVERIES <= settling.refused[verb] <= 5 * DELIVERIES
         assert bench.source.subscription.reconnects == 0  # type: ignore[union-attr]  # this subscription counts them
-        assert not bench.source.gate.holds
+        assert not bench.source.gate.pause_reasons
         assert server.counters.expired_session_locks == Counter()
 
 
@@ -138,7 +138,7 @@ async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBus
         mixed = [each for pair in zip(bad, healthy(60), strict=True) for each in pair]
         await bench.publish(*mixed)
         await bench.until(lambda: outcomes(bench) == {"executed": 60}, "the others are executed")
-        assert not bench.source.gate.holds
+        assert not bench.source.gate.pause_reasons
         await bench.until(lambda: len(server.counters.dead_letters) == 60, "the service ends them")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
         assert bench.source.ledger.abandoned == Counter(settlement_refused=60 * DELIVERIES)
@@ -307,8 +307,8 @@ async def test_an_unknown_queue_for_dead_letters_is_named_and_costs_the_letter_n
     async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: missing") as bench:
         await bench.source.start()
         await bench.publish(fat(b"{no json"))
-        await bench.until(lambda: "broker" in bench.source.gate.holds, "held")
-        words = bench.source.gate.holds["broker"]
+        await bench.until(lambda: "broker" in bench.source.gate.pause_reasons, "held")
+        words = bench.source.gate.pause_reasons["broker"]
         assert "orders/0@" in words
         assert f"no queue or topic missing in {NAMESPACE}" in words
         entities = server.namespace._entities
@@ -387,8 +387,8 @@ async def test_an_entity_that_refuses_everybody_s_settlements_is_named(
     async with bus_bench(tmp_path, server.connection_string) as bench:
         await bench.source.start()
         await bench.publish(*healthy(3))
-        await bench.until(lambda: "broker" in bench.source.gate.holds, "held")
-        assert f"orders is disabled in {NAMESPACE}" in bench.source.gate.holds["broker"]
+        await bench.until(lambda: "broker" in bench.source.gate.pause_reasons, "held")
+        assert f"orders is disabled in {NAMESPACE}" in bench.source.gate.pause_reasons["broker"]
         settling.refuses = lambda *_: None
         await bench.settled(3)
         assert not bench.source.ledger.abandoned

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.inbox import GROWTH, Inbox
 from bridge.brokers.servicebus.seats import PUBLISHING, Seats
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import EngineUnavailable
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message, offsets_by_key
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -44,7 +44,7 @@ def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -58,7 +58,7 @@ async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBus
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
         counters = server.counters
-        await bench.until(lambda: bench.source.gate.holds and counters.renewed_sessions["one"] >= 4, "held")
+        await bench.until(lambda: bench.source.gate.pause_reasons and counters.renewed_sessions["one"] >= 4, "held")
         connections, granted = counters.connections, counters.granted_sessions["one"]
         await bench.until(lambda: counters.renewed_sessions["one"] >= 20, "five renewals of each")
         assert (counters.connections, counters.granted_sessions["one"]) == (connections, granted)
@@ -96,10 +96,12 @@ async def test_sessions_one_after_the_other_over_one_connection(
 ) -> None:
     await broker.publish("one", [Message(b"x", f"k{number}".encode()) for number in range(30)])
     before = server.counters.connections
-    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1, idle=10.0))
-    subscription = await broker.subscribe(SubscribeOptions(("one",), dead_letter=None, wishes=wishes), Assignments())
+    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1, idle=10.0))
+    subscription = await broker.subscribe(
+        SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
+    )
     done = 0
-    async with asyncio.timeout(PATIENCE):  # which would not do for thirty times `idle`
+    async with asyncio.timeout(TIMEOUT):  # which would not do for thirty times `idle`
         while done < 30:
             for delivery in await subscription.receive(10):
                 await delivery.complete()
@@ -112,8 +114,10 @@ async def test_a_wait_for_sessions_needs_no_new_connections(
     server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.brokers.servicebus.session.ACCEPT_SECONDS", 0.3)
-    wishes = ServiceBusWishes(sessions=Sessions(concurrent=2))
-    subscription = await broker.subscribe(SubscribeOptions(("one",), dead_letter=None, wishes=wishes), Assignments())
+    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=2))
+    subscription = await broker.subscribe(
+        SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
+    )
     await until(lambda: server.counters.refused_attaches["one"] >= 8)
     assert server.counters.connections == 2
     await broker.publish("one", [Message(b"x", b"k")])
@@ -128,17 +132,19 @@ async def test_bytes_are_bounded_before_anybody_asks(
     """As large as they may be, and none of them is asked for: no more than was allowed, and one for each receiver."""
     allowed, count = 1_000_000, 60
     session = queue == "one"
-    wishes = ServiceBusWishes(sessions=Sessions(concurrent=3) if session else None, prefetch_bytes=allowed)
+    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=3) if session else None, prefetch_bytes=allowed)
     for number in range(count):
         key = f"k{number % 6}".encode() if session else None
         await broker.publish(queue, [Message(b"x" * KILOBYTES_200, key)])
-    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    subscription = await broker.subscribe(
+        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+    )
     inbox = subscription._inbox
     await until(lambda: inbox.stuck)
     assert inbox.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
     assert server.counters.deliveries[queue] == len(inbox.deliveries)
     done = 0
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while done < count:
             for delivery in await subscription.receive(3):
                 await delivery.complete()
@@ -192,9 +198,9 @@ async def test_two_sources_and_publishing_within_ten_connections(
 ) -> None:
     """As many as the emulator takes."""
     listeners = [Assignments(), Assignments()]
-    wishes = ServiceBusWishes(sessions=Sessions())
+    options = ServiceBusReceiverOptions(sessions=Sessions())
     subscriptions = [
-        await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), listener)
+        await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, broker_options=options), listener)
         for queue, listener in zip(("one", "two"), listeners, strict=True)
     ]
     for queue in ("one", "two"):
@@ -211,7 +217,7 @@ async def test_two_sources_and_publishing_within_ten_connections(
                 most = max(most, server.open_connections)
                 done += 1
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await asyncio.gather(*map(consume, subscriptions))
     assert most <= 10
     assert all(not subscription.stopped() for subscription in subscriptions)

@@ -17,7 +17,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import (
     ServiceBusBroker,
-    ServiceBusWishes,
+    ServiceBusReceiverOptions,
     attaching,
     decoding,
     encoding,
@@ -29,7 +29,7 @@ from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import PublishFailed
 from bridge.message import Message
-from tests.brokers.consumer import PATIENCE, Assignments
+from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 BRIDGE = Path(__file__).parents[3] / "bridge"
@@ -54,11 +54,11 @@ async def test_patience_is_kept(client: ServiceBusClient) -> None:
     """A read lasts as long as it was told to, so a waiting receiver wakes that seldom."""
     async with client.get_queue_receiver("orders", prefetch_count=1, socket_timeout=0.01, keep_alive=0) as receiver:
         await receiver.receive_messages(3, max_wait_time=1)
-        assert seam.patience(receiver, 0.7)
+        assert seam.set_read_timeout(receiver, 0.7)
         begun = time.monotonic()
         await receiver.receive_messages(1, max_wait_time=0.1)
         assert 0.5 < time.monotonic() - begun < 2
-    assert not seam.patience(object(), 1.0)
+    assert not seam.set_read_timeout(object(), 1.0)
 
 
 async def test_a_detached_link_is_seen(server: ServiceBusServer, client: ServiceBusClient) -> None:
@@ -66,12 +66,12 @@ async def test_a_detached_link_is_seen(server: ServiceBusServer, client: Service
     async with client.get_queue_receiver("orders", keep_alive=0) as receiver:
         first, second = await receiver.receive_messages(2, max_wait_time=5)
         await receiver.complete_message(first)
-        assert seam.attached(receiver)
+        assert seam.is_link_attached(receiver)
         assert server.faults.detach("amqp:link:detach-forced", entity="orders") == 1
         with contextlib.suppress(exceptions.MessageLockLostError):  # the first way was heard, the second came too late
             await receiver.complete_message(second)
-        assert not seam.attached(receiver)
-    assert seam.attached(object())  # type: ignore[arg-type]  # nothing can be told of it
+        assert not seam.is_link_attached(receiver)
+    assert seam.is_link_attached(object())  # type: ignore[arg-type]  # nothing can be told of it
 
 
 async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:
@@ -187,10 +187,12 @@ async def test_it_goes_without(
     await broker.start()
     session = queue == "by-session"
     await broker.publish(queue, [Message(b"%d" % n, b"k%d" % (n % 3) if session else None) for n in range(6)])
-    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1, idle=0.1) if session else None)
-    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1, idle=0.1) if session else None)
+    subscription = await broker.subscribe(
+        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+    )
     done = 0
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while done < 6:
             for delivery in await subscription.receive(10):
                 await delivery.complete()

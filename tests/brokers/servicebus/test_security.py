@@ -11,7 +11,7 @@ import pytest
 from azure.identity import aio as identity
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
@@ -39,7 +39,7 @@ def make(**config: Any) -> ServiceBusBroker:
     return ServiceBusBroker("bus", settings, lambda field, value: Path(value))
 
 
-async def told(action: Callable[[], Awaitable[Any]]) -> str:
+async def received(action: Callable[[], Awaitable[Any]]) -> str:
     with pytest.raises(BrokerError) as error:
         async with asyncio.timeout(SECONDS):
             await action()
@@ -58,7 +58,7 @@ async def test_refusals_are_said_within_seconds(serve: Serve) -> None:
         broker = make(connection_string=server.connection_string_with(key))
         await broker.start()
         options = SubscribeOptions((queue,), dead_letter=None)
-        assert text in await told(lambda broker=broker, options=options: broker.subscribe(options, Assignments()))  # type: ignore[misc]
+        assert text in await received(lambda broker=broker, options=options: broker.subscribe(options, Assignments()))  # type: ignore[misc]
         await broker.stop()
 
 
@@ -70,7 +70,7 @@ async def test_an_unknown_entity_is_no_matter_of_credentials(serve: Serve) -> No
         await broker.start()
         server.faults.add("claim", "reject", condition="amqp:not-found", times=1)
         options = SubscribeOptions(("orders",), dead_letter=None)
-        assert "no queue orders in" in await told(
+        assert "no queue orders in" in await received(
             lambda broker=broker, options=options: broker.subscribe(options, Assignments())  # type: ignore[misc]
         )
         server.faults.clear()
@@ -101,7 +101,7 @@ async def test_nobody_there_is_said(serve: Serve) -> None:
     await server.stop()
     broker = make(connection_string=text)
     await broker.start()
-    await told(lambda: broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments()))
+    await received(lambda: broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments()))
     await broker.stop()
 
 
@@ -130,7 +130,7 @@ async def test_tls_and_shared_access(secure: tuple[ServiceBusServer, TokenIssuer
     await round_trip(make(**place, sas={"name": "root", "key": "the-root-key"}))
     broker = make(**{**place, "tls": None}, sas={"name": "root", "key": "the-root-key"})
     await broker.start()
-    text = await told(lambda: broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments()))
+    text = await received(lambda: broker.subscribe(SubscribeOptions(("orders",), dead_letter=None), Assignments()))
     assert "tls.ca" in text
     await broker.stop()
 
@@ -171,7 +171,9 @@ async def test_a_new_token_is_shown_while_nothing_is_read(
     broker = make(namespace="localhost.test", **place)
     await broker.start()
     await broker.publish("orders", [Message(b"7", b"k") for _ in range(30)])
-    options = SubscribeOptions(("orders",), dead_letter=None, wishes=ServiceBusWishes(sessions=sessions, prefetch=5))
+    options = SubscribeOptions(
+        ("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(sessions=sessions, prefetch=5)
+    )
     subscription = await broker.subscribe(options, Assignments())
     deliveries = await take(subscription, 1)
     claims = server.counters.claims

@@ -123,7 +123,7 @@ async def test_no_session_is_no_fault(
         subscription = bench.source.subscription
         assert subscription is not None
         assert (subscription.stopped(), subscription.reconnects) == ({}, 0)  # type: ignore[attr-defined]
-        assert bench.source.gate.holds == {}
+        assert bench.source.gate.pause_reasons == {}
         await bench.publish(message("start", "k-0", "k"), topic="by-session")
         await bench.settled(1)
 

@@ -37,8 +37,10 @@ async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
         queue = bench.source.settings.subscribe.topics[0]
         await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
         await bench.source.start()
-        await bench.until(lambda: bench.source.gate.holds, "unready")
-        assert any("clock" in str(why) for why in bench.source.gate.holds.values()), bench.source.gate.holds
+        await bench.until(lambda: bench.source.gate.pause_reasons, "unready")
+        assert any("clock" in str(why) for why in bench.source.gate.pause_reasons.values()), (
+            bench.source.gate.pause_reasons
+        )
         await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
         assert outcomes(bench) == {}
         assert server.counters.dead_letters == []
@@ -63,7 +65,7 @@ async def test_a_clock_behind_is_said_and_suffered_once_at_most(
             server.faults.skew(120)
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
-        await bench.until(lambda: bench.source.gate.holds, "held")
+        await bench.until(lambda: bench.source.gate.pause_reasons, "held")
         await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
         bench.faults.outage = None
         await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")

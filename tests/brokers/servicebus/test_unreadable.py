@@ -14,9 +14,9 @@ import pytest
 
 from bridge.brokers.base import Delivery, SubscribeOptions
 from bridge.brokers.reading import ReadOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusWishes
+from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.wishes import Sessions
-from tests.brokers.consumer import CAUSE, PATIENCE, Assignments
+from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import Bench, offsets_by_key
@@ -174,10 +174,12 @@ async def test_a_source_may_skip_them(tmp_path: Path, server: ServiceBusServer, 
 
 
 async def take(broker: ServiceBusBroker, queue: str, count: int) -> tuple[Any, list[Delivery]]:
-    wishes = ServiceBusWishes(sessions=Sessions(concurrent=1) if queue == "by-session" else None)
-    subscription = await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, wishes=wishes), Assignments())
+    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1) if queue == "by-session" else None)
+    subscription = await broker.subscribe(
+        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+    )
     found: list[Delivery] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(found) < count:
             found += await subscription.receive(count - len(found))
     return subscription, found

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.correlation import FLOWS, instances
-from tests.acceptance.daemon import PATIENCE, Serve
+from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.servicebus import poison
 from tests.prove.stage import Engine
 from tests.servicebus.process import ServerProcess
@@ -152,7 +152,7 @@ async def killed(
 
 def check(directory: Path, wanted: dict[str, list[int]], *, ordered: bool) -> None:
     """Each orchestration was told each number once; in order where sessions keep it."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         found = {one["instance_id"]: one["output"] for one in instances(directory, "told-")}
         if all(found.get(name) is not None for name in wanted):

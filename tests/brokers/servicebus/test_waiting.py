@@ -11,7 +11,7 @@ from bridge.app.check import check
 from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
 from bridge.settlement import Outcome
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
@@ -67,14 +67,14 @@ async def test_a_retry_goes_on_on_the_engine(tmp_path: Path, server: ServiceBusS
     try:
         await daemon.brokers["bus"].publish("orders", [message("start", "1")])
         ledger = daemon.sources[0].ledger
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not ledger.outcomes[Outcome.PARKED]:
                 await asyncio.sleep(0.02)
         contents = server.queue("orders").contents()
         assert (contents.active, contents.locked) == (0, 0)
         client = daemon.engines["default"].client
         await client.schedule_new_orchestration("order", instance_id="order-1")
-        state = await client.wait_for_orchestration_completion("order-1", timeout=PATIENCE)
+        state = await client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         assert state is not None
         assert state.runtime_status.name == "COMPLETED"
         assert server.counters.dead_letters == []

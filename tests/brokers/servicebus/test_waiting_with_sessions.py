@@ -13,7 +13,7 @@ from bridge.app.composition import load_config
 from bridge.app.daemon import Daemon
 from bridge.app.parked import ParkedMessages
 from bridge.settlement import Outcome
-from tests.app.project import PATIENCE
+from tests.app.project import TIMEOUT
 from tests.brokers.servicebus.test_waiting import write
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
@@ -35,7 +35,7 @@ async def running(path: Path) -> AsyncIterator[Daemon]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -46,7 +46,7 @@ async def start(daemon: Daemon, number: str) -> None:
 
 async def ended(daemon: Daemon, number: str) -> None:
     client = daemon.engines["default"].client
-    state = await client.wait_for_orchestration_completion(f"order-{number}", timeout=PATIENCE)
+    state = await client.wait_for_orchestration_completion(f"order-{number}", timeout=TIMEOUT)
     assert state is not None
     assert state.runtime_status.name == "COMPLETED"
 

@@ -14,7 +14,7 @@ LOCK = 5.0
 ENTITIES = pytest.mark.parametrize(
     "entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"], ids=["plain", "sessions"]
 )
-PATIENCE = 90.0
+TIMEOUT = 90.0
 
 
 SERVER = ServerConfig(
@@ -30,7 +30,7 @@ async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int
     """Numbered starts of four sessions."""
     numbers = range(first, first + count)
     messages = [message("start", f"{n % 4}-{n}", str(n % 4)) for n in numbers]
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 await bench.publish(*messages, topic=queue)
@@ -41,7 +41,7 @@ async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int
 
 async def ended(server: ServiceBusServer, queue: str, bench: Bench, count: int) -> None:
     """All were executed once, in their sessions' order, and none is left."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while server.queue(queue).contents().unsettled or bench.source.ledger.in_flight:
             assert bench.source.ledger.balanced()
             await asyncio.sleep(0.05)

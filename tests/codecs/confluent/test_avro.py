@@ -114,9 +114,9 @@ def test_references_are_known_by_name() -> None:
     ],
 )
 def test_what_does_not_fit_names_the_place_and_no_value(change: dict[str, Any], what: str) -> None:
-    with pytest.raises(DecodeError, match=what) as told:
+    with pytest.raises(DecodeError, match=what) as received:
         schema(ORDER).encode(ORDER_DATA | change)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(received.value)
 
 
 def test_a_default_fills_in() -> None:

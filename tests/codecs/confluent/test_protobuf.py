@@ -83,9 +83,9 @@ def test_references_are_imported_by_name() -> None:
     ],
 )
 def test_what_does_not_fit_names_the_field_and_no_value(data: Any, what: str) -> None:
-    with pytest.raises(DecodeError, match=f"does not fit the message shop.Order: {what}$") as told:
+    with pytest.raises(DecodeError, match=f"does not fit the message shop.Order: {what}$") as received:
         schema().encode(data)
-    assert "secret" not in str(told.value).replace("secret_field", "")
+    assert "secret" not in str(received.value).replace("secret_field", "")
 
 
 @given(st.binary(max_size=120))

@@ -151,9 +151,9 @@ async def test_credentials(server: RegistryServer, connect: MakeRegistry) -> Non
     message = Message(write(number, None) + LINE_DATA)
     server.authorization = "Basic " + base64.b64encode(b"me:se:cret").decode()
     assert await read(connect(server.url, username="me", password="se:cret"), message) == [{"sku": "a"}]
-    with pytest.raises(RegistryUnavailable, match="refused the credentials") as told:
+    with pytest.raises(RegistryUnavailable, match="refused the credentials") as received:
         await read(connect(server.url, username="me", password="wrong"), message)
-    assert "wrong" not in str(told.value)
+    assert "wrong" not in str(received.value)
     server.authorization = "Bearer tok"
     assert await read(connect(server.url, token="tok"), message) == [{"sku": "a"}]
     cloud = connect(server.url, token="tok", logical_cluster="lsrc-1", identity_pool="pool-1")

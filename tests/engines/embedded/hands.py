@@ -16,7 +16,7 @@ from bridge.engines.embedded.dispatch import Stream
 from bridge.engines.embedded.reply import ThreadReply
 from bridge.engines.embedded.wire import StringValue
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 def begin(database: Database, method: str, request: Any) -> ThreadReply:
@@ -29,7 +29,7 @@ def begin(database: Database, method: str, request: Any) -> ThreadReply:
 
 
 def call(database: Database, method: str, request: Any) -> Any:
-    return begin(database, method, request).future.result(PATIENCE)
+    return begin(database, method, request).future.result(TIMEOUT)
 
 
 def start(database: Database, name: str, instance_id: str, data: Any = None, **fields: Any) -> None:
@@ -70,7 +70,7 @@ class Hands:
         database.connect(self.stream)
 
     def take(self) -> pb.WorkItem:
-        return self._items.get(timeout=PATIENCE)
+        return self._items.get(timeout=TIMEOUT)
 
     def nothing(self) -> bool:
         """Whether there is no work, after all that was asked for so far is done."""

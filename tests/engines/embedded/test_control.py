@@ -227,9 +227,9 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
 
 
 def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -> None:
-    told: list[tuple[list[str], list[str]]] = []
+    received: list[tuple[list[str], list[str]]] = []
     database.hub.run_listeners.append(
-        lambda finished, started: told.append((list(finished), list(started))) if finished or started else None
+        lambda finished, started: received.append((list(finished), list(started))) if finished or started else None
     )
     start(database, "work", "a")
     hands = Hands(database)
@@ -239,7 +239,7 @@ def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -
     terminate(database, "a")
     call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
     terminate(database, "a")
-    assert told == [
+    assert received == [
         ([], ["a"]), (["a"], []),
         ([], ["a"]), (["a"], []),
         ([], ["a"]), (["a"], []),

@@ -38,7 +38,7 @@ from tests.engines.embedded.hands import (
 )
 from tests.engines.embedded.test_entity import calling
 
-PATIENCE = 30
+TIMEOUT = 30
 
 
 def nested(levels: int, message: str = "no", **fields: Any) -> pb.TaskFailureDetails:
@@ -140,8 +140,8 @@ def test_a_failure_of_any_depth_is_delivered_however_it_comes(
 ) -> None:
     start(restartable.now, "work", "i")
     way(Hands(restartable.now), nested(depth))
-    told = state(restartable.now, "i").failureDetails
-    found = levels(told)
+    received = state(restartable.now, "i").failureDetails
+    found = levels(received)
     assert [each.errorType for each in found] == [f"E{n + 1}" for n in range(min(depth, MAX_LEVELS))]
     assert found[-1].properties[MARK].bool_value == (depth > MAX_LEVELS)
     delivered(restartable, "i")
@@ -259,7 +259,7 @@ def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
 
         def answer(method: str, message: Any, more: bytes) -> None:
             send = channel.unary_unary(f"/TaskHubSidecarService/{method}")
-            send(message.SerializeToString() + more, timeout=PATIENCE)
+            send(message.SerializeToString() + more, timeout=TIMEOUT)
 
         token = items["activityRequest"].completionToken
         answer("CompleteActivityTask", pb.ActivityResponse(taskId=1, completionToken=token), failure)
@@ -277,7 +277,7 @@ def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
             framed(pb.OrchestratorResponse, "actions", own),
         )
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary("/TaskHubSidecarService/CompleteActivityTask")(b"\xff\xff\xff", timeout=PATIENCE)
+            channel.unary_unary("/TaskHubSidecarService/CompleteActivityTask")(b"\xff\xff\xff", timeout=TIMEOUT)
     found = [event.taskFailed.failureDetails for event in news if event.HasField("taskFailed")]
     found += [event.entityOperationFailed.failureDetails for event in news if event.HasField("entityOperationFailed")]
     found.append(state(restartable.now, "i").failureDetails)
@@ -438,7 +438,7 @@ def _finish_with_sdk(database: Database, ids: list[str]) -> None:
             worker.add_orchestrator(work)
             worker.start()
             for instance_id in ids:
-                done = client.wait_for_orchestration_completion(instance_id, timeout=PATIENCE)
+                done = client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
                 assert done is not None
                 assert done.runtime_status is OrchestrationStatus.COMPLETED
                 client.get_orchestration_history(instance_id)

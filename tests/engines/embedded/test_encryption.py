@@ -133,7 +133,7 @@ def on_disk(path: Path) -> bytes:
     return b"".join(each.read_bytes() for each in sorted(path.parent.iterdir()) if each.is_file())
 
 
-def told(database: Database) -> dict[str, Any]:
+def received(database: Database) -> dict[str, Any]:
     """All that the engine says of its instances and entities."""
     query = pb.InstanceQuery(fetchInputsAndOutputs=True)
     found = call(database, "QueryInstances", pb.QueryInstancesRequest(query=query)).orchestrationState
@@ -173,11 +173,11 @@ def test_nothing_of_a_payload_is_on_disk(path: Path, tmp_path: Path) -> None:
         assert MARKER.encode() not in on_disk(path)
         backup(path, tmp_path / "copies")
         assert MARKER.encode() not in (tmp_path / "copies").read_bytes()
-        before = told(database)
+        before = received(database)
     assert MARKER.encode() not in on_disk(path)
     assert set(counts(path, OLD)) == {"old"}
     with Opened(path, options(OLD)) as database:
-        assert told(database) == before
+        assert received(database) == before
     assert b"work" in on_disk(path)
     assert b"done" in on_disk(path)
 
@@ -188,9 +188,9 @@ def test_the_engine_says_the_same_with_and_without_encryption(tmp_path: Path) ->
         path = tmp_path / name / "hub.db"
         with Opened(path, chosen) as database:
             fill(database)
-            said.append({id_: shape(each) for id_, each in told(database).items()})
+            said.append({id_: shape(each) for id_, each in received(database).items()})
         with Opened(path, chosen) as database:
-            assert {id_: shape(each) for id_, each in told(database).items()} == said[-1]
+            assert {id_: shape(each) for id_, each in received(database).items()} == said[-1]
     assert said[0] == said[1]
 
 
@@ -223,20 +223,20 @@ def test_work_goes_on_from_an_encrypted_file(path: Path) -> None:
 def test_old_values_stay_readable_beside_new_ones(path: Path) -> None:
     with Opened(path, options()) as database:
         fill(database, "a-")
-        before = told(database)
+        before = received(database)
     with Opened(path, options(OLD)) as database:
-        assert told(database) == before
+        assert received(database) == before
         fill(database, "b-")
-        before = told(database)
+        before = received(database)
     with Opened(path, options(NEW, OLD)) as database:
-        assert told(database) == before
+        assert received(database) == before
         fill(database, "c-")
-        before = told(database)
+        before = received(database)
     found = counts(path)
     assert set(found) == {PLAIN, "old", "new"}
     assert min(found.values()) > 20
     with Opened(path, options(NEW, OLD, active=False)) as database:
-        assert told(database) == before
+        assert received(database) == before
     assert check(path, Keyring([NEW, OLD])) == []
 
 
@@ -247,7 +247,7 @@ def test_rewriting_leaves_nothing_of_the_former_values(path: Path, after: list[K
         call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId="a-done"))
     with Opened(path, options(OLD)) as database:
         fill(database, "b-")
-        before = told(database)
+        before = received(database)
     waiting = sum(number for id_, number in counts(path).items() if id_ != after[0].id)
     result = reencrypt(path, Keyring(after))
     assert result.rewritten == waiting
@@ -255,7 +255,7 @@ def test_rewriting_leaves_nothing_of_the_former_values(path: Path, after: list[K
     assert set(result.values) == {after[0].id}
     assert MARKER.encode() not in on_disk(path)
     with Opened(path, options(after[0])) as database:
-        assert told(database) == before
+        assert received(database) == before
     assert reencrypt(path, Keyring(after)).rewritten == 0
     assert check(path, Keyring([after[0]])) == []
 
@@ -263,13 +263,13 @@ def test_rewriting_leaves_nothing_of_the_former_values(path: Path, after: list[K
 def test_encryption_is_turned_off_by_rewriting_without(path: Path) -> None:
     with Opened(path, options(OLD)) as database:
         fill(database)
-        before = told(database)
+        before = received(database)
     with pytest.raises(EngineMisconfigured, match="encrypted with key 'old'"):
         Database(path, options()).start()
     result = reencrypt(path, Keyring([OLD], active=False))
     assert set(result.values) == {PLAIN}
     with Opened(path, options()) as database:
-        assert told(database) == before
+        assert received(database) == before
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
         assert connection.execute("SELECT 1 FROM sqlite_master WHERE name='cipher_keys'").fetchone() is None
@@ -315,14 +315,14 @@ def test_a_lost_key_is_named_and_the_file_stays_as_it_is(path: Path, given: list
 def test_structure_is_looked_after_without_keys(path: Path, tmp_path: Path) -> None:
     with Opened(path, options(OLD)) as database:
         fill(database)
-        before = told(database)
+        before = received(database)
     assert check(path, decrypts=False) == []
     compact(path)
     backup(path, tmp_path / "copy")
     path.unlink()
     assert restore(tmp_path / "copy", path, decrypts=False).problems == []
     with Opened(path, options(OLD)) as database:
-        assert told(database) == before
+        assert received(database) == before
 
 
 def test_backups_and_exports_with_keys(path: Path, tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_rewriting_goes_on_after_it_was_killed(path: Path, tmp_path: Path) -> No
         fill(database, "a-")
     with Opened(path, options(OLD)) as database:
         fill(database, "b-")
-        before = told(database)
+        before = received(database)
     died = 0
     for number in range(1, 200):
         work = tmp_path / f"work-{number}"
@@ -471,11 +471,11 @@ def test_rewriting_goes_on_after_it_was_killed(path: Path, tmp_path: Path) -> No
         assert code in (0, -signals.SIGKILL)
         # As it is, with both keys; and after it went on, with the new one
         with Opened(work / "hub.db", options(NEW, OLD)) as database:
-            assert told(database) == before
+            assert received(database) == before
         assert set(reencrypt(work / "hub.db", Keyring([NEW, OLD])).values) == {"new"}
         assert MARKER.encode() not in on_disk(work / "hub.db")
         with Opened(work / "hub.db", options(NEW)) as database:
-            assert told(database) == before
+            assert received(database) == before
         shutil.rmtree(work)
         if code == 0:
             break

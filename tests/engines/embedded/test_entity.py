@@ -164,10 +164,10 @@ def test_a_delayed_signal_waits_for_its_time(database: Database) -> None:
 def test_what_an_entity_does_reaches_others(database: Database) -> None:
     hands = Hands(database)
     signal(database, "@c@x", "go")
-    told = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="@c@y", name="hello"))
+    received = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="@c@y", name="hello"))
     begun = pb.OperationAction(startNewOrchestration=pb.StartNewOrchestrationAction(instanceId="o", name="work"))
     wrong = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="nonsense", name="hello"))
-    hands.batch(hands.take(), None, new_state=1, actions=[told, wrong, begun])
+    hands.batch(hands.take(), None, new_state=1, actions=[received, wrong, begun])
     items = {each.WhichOneof("request"): each for each in (hands.take(), hands.take())}
     assert operations(items["entityRequestV2"]) == ["hello"]
     assert state(database, "o").name == "work"

@@ -150,8 +150,10 @@ def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_
 
     monkeypatch.setattr(database.hub, "add_task", broken)
     hands.turn(items["poison"], activity(1, "x"))
-    told = call(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="poison")).orchestrationState
-    assert told.failureDetails.errorType == "EngineError"
+    received = call(
+        database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="poison")
+    ).orchestrationState
+    assert received.failureDetails.errorType == "EngineError"
     hands.turn(items["fine"], complete(1, "ok"))
     assert state(database, "fine").output.value == '"ok"'
 

@@ -27,7 +27,7 @@ from bridge.engines.embedded.upkeep import check, export
 from tests.engines.embedded.hands import Hands, begin
 from tests.engines.embedded.test_fuzz import REQUESTS, messages
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 make_stub: Any = stubs.TaskHubSidecarServiceStub
 IDS = st.sampled_from(["a", "b", "c", "é\u202e", "x" * 1024])
 ENTITIES = st.sampled_from(["@c@x", "@c@y", "@C@x"])
@@ -75,7 +75,7 @@ class Remote:
         call_ = self.channel.unary_unary(
             f"/TaskHubSidecarService/{method}", request_serializer=None, response_deserializer=None
         )
-        call_(data, timeout=PATIENCE)
+        call_(data, timeout=TIMEOUT)
 
     def work(self, failure: bytes) -> None:
         """Take everything; every activity and operation fails so, orchestrations end with what they got."""
@@ -120,7 +120,7 @@ class Remote:
 
     def close(self) -> None:
         self.stream.cancel()
-        self.thread.join(PATIENCE)
+        self.thread.join(TIMEOUT)
         self.channel.close()
 
 
@@ -238,7 +238,7 @@ def test_what_is_accepted_can_be_read_and_delivered(
         listed = list(pages(remote))
         for each in listed:
             for _ in remote.stub.StreamInstanceHistory(
-                pb.StreamInstanceHistoryRequest(instanceId=each.instanceId), timeout=PATIENCE
+                pb.StreamInstanceHistoryRequest(instanceId=each.instanceId), timeout=TIMEOUT
             ):
                 pass
         for each in listed:
@@ -250,13 +250,13 @@ def test_what_is_accepted_can_be_read_and_delivered(
                     continue
                 try:
                     remote.stub.RaiseEvent(
-                        pb.RaiseEventRequest(instanceId=each.instanceId, name="go"), timeout=PATIENCE
+                        pb.RaiseEventRequest(instanceId=each.instanceId, name="go"), timeout=TIMEOUT
                     )
                 except grpc.RpcError as error:
                     if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
                         raise
                 ended = remote.stub.WaitForInstanceCompletion(
-                    pb.GetInstanceRequest(instanceId=each.instanceId), timeout=PATIENCE
+                    pb.GetInstanceRequest(instanceId=each.instanceId), timeout=TIMEOUT
                 )
                 assert ended.orchestrationState.failureDetails.errorType, ended
         assert remote.error is None, remote.error
@@ -290,7 +290,7 @@ def pages(remote: Remote) -> Iterator[pb.OrchestrationState]:
     token = None
     while True:
         query = pb.InstanceQuery(continuationToken=token, fetchInputsAndOutputs=False)
-        page = remote.stub.QueryInstances(pb.QueryInstancesRequest(query=query), timeout=PATIENCE)
+        page = remote.stub.QueryInstances(pb.QueryInstancesRequest(query=query), timeout=TIMEOUT)
         yield from page.orchestrationState
         if not page.HasField("continuationToken"):
             return

@@ -42,7 +42,7 @@ from tests.engines.embedded.hands import (
 )
 from tests.engines.embedded.test_entity import calling, entities, locking, unlocking
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 FAILED = pb.ORCHESTRATION_STATUS_FAILED
 
 
@@ -53,10 +53,10 @@ def together(database: Database) -> Iterator[None]:
 
     def wait() -> None:
         reached.set()
-        held.wait(PATIENCE)
+        held.wait(TIMEOUT)
 
     database.writer.submit(wait, kind=Kind.WORKER)
-    assert reached.wait(PATIENCE)
+    assert reached.wait(TIMEOUT)
     yield
     held.set()
 
@@ -69,7 +69,7 @@ def ended(database: Database, instance_id: str) -> pb.OrchestrationState:
 
 def refused(reply: Any) -> str:
     with pytest.raises(Rejection) as error:
-        reply.future.result(PATIENCE)
+        reply.future.result(TIMEOUT)
     assert error.value.code is grpc.StatusCode.INTERNAL
     return error.value.details
 
@@ -119,7 +119,7 @@ def a_call(case: Case) -> None:
         }
     assert "see its log for fault" in refused(replies["poison"])
     for each in ("before", "after"):
-        assert replies[each].future.result(PATIENCE).instanceId == each
+        assert replies[each].future.result(TIMEOUT).instanceId == each
         assert state(case.database, each).name == "work"
     assert not call(case.database, "GetInstance", pb.GetInstanceRequest(instanceId="poison")).exists
 
@@ -195,7 +195,7 @@ def a_worker(case: Case) -> None:
     with together(case.database):
         Hands(case.database)
         reply = begin(case.database, "StartInstance", pb.CreateInstanceRequest(instanceId="fine", name="work"))
-    reply.future.result(PATIENCE)
+    reply.future.result(TIMEOUT)
 
 
 def a_timer(case: Case) -> None:
@@ -249,7 +249,7 @@ def a_retention(case: Case) -> None:
         removed = begin(case.database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId=f"next-{round_}"))
         start(case.database, "work", f"next-{round_}")
         case.hands.turn(case.hands.take(), complete(1))
-        removed.future.result(PATIENCE)
+        removed.future.result(TIMEOUT)
         case.database.writer.submit(case.database._retention.step, kind=Kind.RETENTION)
         for _ in range(3):
             call(case.database, "GetInstance", pb.GetInstanceRequest(instanceId="x"))
@@ -315,8 +315,8 @@ def test_an_operation_of_any_kind_is_given_up_alone(
     case = Case(restartable, monkeypatch)
     INJECTIONS[kind](case)
     assert case.database.writer.given_up == {kind: 1}
-    told = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [record.args[0] for record in told if record.args] == [kind]  # type: ignore[index] # args of ours are a tuple
+    received = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.args[0] for record in received if record.args] == [kind]  # type: ignore[index] # args of ours are a tuple
     assert case.database.writer.broken is None
     # It stays that way, and the engine works.
     start(case.database, "work", "later")
@@ -363,14 +363,14 @@ def test_what_is_in_flight_stays_so_when_another_operation_fails(database: Datab
 
     def broken() -> None:
         database.hub.end(database.hub.find("a"), FAILED, None, None)  # type: ignore[arg-type] # it is there
-        database.hub.entities.let_go("@c@x")
+        database.hub.entities.release("@c@x")
         raise RuntimeError("a bug")
 
     database.writer.submit(broken)
     assert hands.nothing()
     assert not raised.future.done()
     hands.turn(turn, activity(1, "x"))
-    raised.future.result(PATIENCE)
+    raised.future.result(TIMEOUT)
     hands.batch(batch, None, new_state=1)
     found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
     assert kinds(found["orchestratorRequest"]) == ["eventRaised"]
@@ -462,7 +462,7 @@ def test_after_a_fault_between_two_transactions_the_engine_rests_and_reads_its_f
         ]
         for reply in replies:
             with pytest.raises(Rejection, match="see its log"):
-                reply.future.result(PATIENCE)
+                reply.future.result(TIMEOUT)
         assert len(hits) == 1
     finally:
         database.stop()
@@ -502,7 +502,7 @@ def test_a_worker_that_connects_beside_an_operation_that_fails_is_connected_once
         database.writer.submit(broken)
     start(database, "work", "i")
     hands.turn(hands.take(), complete(1))
-    assert waiting.future.result(PATIENCE).orchestrationState.instanceId == "i"
+    assert waiting.future.result(TIMEOUT).orchestrationState.instanceId == "i"
     assert database.hub.dispatcher.streams == [hands.stream]
     hands.leave()
     start(database, "work", "j")

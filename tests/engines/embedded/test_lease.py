@@ -159,9 +159,9 @@ def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: 
     while state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING:
         if not hands.nothing():
             hands.turn(hands.take())
-    told = state(database, "a")
-    assert told.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
-    assert told.failureDetails.errorType == "HistoryTooLarge"
+    received = state(database, "a")
+    assert received.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
+    assert received.failureDetails.errorType == "HistoryTooLarge"
 
 
 def test_news_too_large_for_a_message_fail_an_instance_whose_history_is_streamed(database: Database) -> None:

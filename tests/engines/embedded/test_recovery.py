@@ -108,8 +108,8 @@ def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> 
     start(restartable.now, "work", "a", {"x": 1})
     hands.turn(hands.take(), complete(1, "ok"), customStatus=None)
     database = restartable.again()
-    told = state(database, "a")
-    assert (told.input.value, told.output.value) == ('{"x": 1}', '"ok"')
+    received = state(database, "a")
+    assert (received.input.value, received.output.value) == ('{"x": 1}', '"ok"')
     assert len(database.hub.instances) == 0
 
 

@@ -209,7 +209,7 @@ def turn(instance_id: str, past: list[pb.HistoryEvent], new: list[pb.HistoryEven
     return TurnRequest(instance_id, past, new, pb.OrchestrationTraceContext(), "token", size)
 
 
-def told(data: str) -> list[pb.HistoryEvent]:
+def received(data: str) -> list[pb.HistoryEvent]:
     return [helpers.new_orchestrator_started_event(), helpers.new_event_raised_event("a", f'"{data}"')]
 
 
@@ -217,12 +217,12 @@ def test_a_session_goes_on_where_the_history_does() -> None:
     session, first = begun()
     sessions = Sessions(10, 1000)
     sessions.keep("i", session)
-    second = turn("i", list(first.newEvents), told("x"))
+    second = turn("i", list(first.newEvents), received("x"))
     assert sessions.take(second) is session
     assert session.run(second).actions == []
     assert sessions.take(second) is None  # it has been taken
     sessions.keep("i", session)
-    third = turn("i", [*first.newEvents, *second.newEvents], told("y"))
+    third = turn("i", [*first.newEvents, *second.newEvents], received("y"))
     assert sessions.take(third) is session
     (done,) = session.run(third).actions
     assert done.completeOrchestration.result.value == '["x", "y"]'
@@ -231,19 +231,19 @@ def test_a_session_goes_on_where_the_history_does() -> None:
 
 def test_a_turn_that_was_not_recorded_ends_the_session() -> None:
     session, first = begun()
-    session.run(turn("i", list(first.newEvents), told("x")))
-    again = turn("i", list(first.newEvents), told("x"))
+    session.run(turn("i", list(first.newEvents), received("x")))
+    again = turn("i", list(first.newEvents), received("x"))
     assert not session.follows(again)
 
 
 def test_a_turn_that_another_worker_took_ends_the_session() -> None:
     """Though it had the same event, and came to the same length."""
     session, first = begun()
-    lost = turn("i", list(first.newEvents), told("x"))
+    lost = turn("i", list(first.newEvents), received("x"))
     session.run(lost)
     theirs = [helpers.new_orchestrator_started_event(), lost.newEvents[1]]
-    assert not session.follows(turn("i", [*first.newEvents, *theirs], told("y")))
-    assert session.follows(turn("i", [*first.newEvents, *lost.newEvents], told("y")))
+    assert not session.follows(turn("i", [*first.newEvents, *theirs], received("y")))
+    assert session.follows(turn("i", [*first.newEvents, *lost.newEvents], received("y")))
 
 
 def test_what_is_let_go_is_freed_at_once() -> None:
@@ -289,12 +289,12 @@ def test_the_oldest_are_let_go_when_there_are_too_many_or_too_large() -> None:
     for number in range(4):
         sessions.keep(f"i-{number}", begun(f"i-{number}")[0])
     assert len(sessions) == 3
-    request = turn("i-0", [], told("x"))
+    request = turn("i-0", [], received("x"))
     assert sessions.take(request) is None
     large, first = begun("large", 950)
     sessions.keep("large", large)
     assert len(sessions) < 3
     assert sessions.bytes <= 1000
-    assert sessions.take(turn("large", list(first.newEvents), told("x"))) is large
+    assert sessions.take(turn("large", list(first.newEvents), received("x"))) is large
     sessions.keep("huge", begun("huge", 2000)[0])
     assert (len(sessions), sessions.bytes) == (0, 0)

@@ -13,7 +13,7 @@ from bridge.engines.embedded.clock import now, timestamp
 from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.rejection import Rejection
 from tests.engines.embedded.hands import (
-    PATIENCE,
+    TIMEOUT,
     Hands,
     activity,
     begin,
@@ -41,8 +41,8 @@ def test_first_turn_carries_all_that_was_said_at_the_start(database: Database) -
     assert started.parentTraceContext == trace
     assert started.orchestrationInstance.instanceId == "a"
     assert started.orchestrationInstance.executionId.value
-    told = state(database, "a")
-    assert (told.version.value, dict(told.tags), told.executionId.value) == (
+    received = state(database, "a")
+    assert (received.version.value, dict(received.tags), received.executionId.value) == (
         "1.2",
         {"team": "blue"},
         started.orchestrationInstance.executionId.value,
@@ -168,7 +168,7 @@ def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
     start(database, "work", "a", orchestrationIdReusePolicy=policy)
     with pytest.raises(Rejection, match="has finished"):
-        raised.future.result(PATIENCE)
+        raised.future.result(TIMEOUT)
     assert kinds(hands.take()) == ["executionStarted"]
 
 

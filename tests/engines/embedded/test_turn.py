@@ -205,9 +205,9 @@ def test_an_answer_that_no_orchestrator_may_give_fails_its_instance_clearly(data
     hands = Hands(database)
     start(database, "work", "a")
     hands.turn(hands.take(), complete(1), complete(2))
-    told = state(database, "a")
-    assert told.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
-    assert "completes the orchestration twice" in told.failureDetails.errorMessage
+    received = state(database, "a")
+    assert received.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
+    assert "completes the orchestration twice" in received.failureDetails.errorMessage
 
 
 def test_a_fan_out_of_thousands_completes(database: Database) -> None:

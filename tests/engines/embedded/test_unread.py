@@ -24,7 +24,7 @@ from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import Channel
 
 from .conftest import Restartable
-from .hands import PATIENCE, Hands, call, raise_event, start, state
+from .hands import TIMEOUT, Hands, call, raise_event, start, state
 from .test_worker import outcome, quiet
 
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
@@ -84,7 +84,7 @@ def test_events_that_no_turn_takes_are_bounded(small: Restartable) -> None:
 
 def until_read(database: Database, instance_id: str, left: int) -> None:
     """Return when the turns of an instance have left so many events unread."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while (instance := database.hub.instances.by_id(instance_id)) is None or instance.unread_events != left:
         assert time.monotonic() < end
         state(database, instance_id)

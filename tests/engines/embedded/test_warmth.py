@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.engines.embedded import warmth
-from bridge.engines.embedded.warmth import Warmth
+from bridge.engines.embedded.warmth import IndexWarmup
 from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import start
 
@@ -16,7 +16,7 @@ def test_every_id_is_read_in_steps(restartable: Restartable, monkeypatch: pytest
     for number in range(10):
         start(restartable.now, "work", f"w-{number}")
     monkeypatch.setattr(warmth, "STEP", 3)
-    warm = Warmth(restartable.path, "hub")
+    warm = IndexWarmup(restartable.path, "hub")
     warm.start()
     warm._thread.join()
     assert warm.read == 10
@@ -25,8 +25,8 @@ def test_every_id_is_read_in_steps(restartable: Restartable, monkeypatch: pytest
 
 def test_what_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "hub.db").write_bytes(b"no database" * 1000)
-    warm = Warmth(tmp_path / "hub.db", "hub")
+    warm = IndexWarmup(tmp_path / "hub.db", "hub")
     warm.start()
     warm._thread.join()
     assert warm.read == 0
-    Warmth(tmp_path / "hub.db", "hub").stop()
+    IndexWarmup(tmp_path / "hub.db", "hub").stop()

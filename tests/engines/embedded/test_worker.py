@@ -288,12 +288,12 @@ def test_functions_as_entities_see_their_context(make_worker: MakeWorker, client
         if ctx.get_state(int, 0) == 2:
             ctx.schedule_new_orchestration("told", f"at {ctx.get_state(int)}", instance_id="told")
 
-    def told(ctx: task.OrchestrationContext, text: str) -> str:
+    def received(ctx: task.OrchestrationContext, text: str) -> str:
         return text
 
     worker = make_worker()
     worker.add_entity(counter)
-    worker.add_orchestrator(told)
+    worker.add_orchestrator(received)
     worker.start()
     for _ in range(2):
         client.signal_entity(EntityInstanceId("counter", "x"), "add", input=1)

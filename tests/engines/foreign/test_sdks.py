@@ -18,7 +18,7 @@ from tests.engines.foreign import toolchain
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 STATUS = "ORCHESTRATION_STATUS_"
 
 
@@ -29,7 +29,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "bridge", "engine", "--listen", "127.0.0.1:0", "--path", str(tmp_path / "hubs")]
     with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.PIPE, text=True) as engine:
         try:
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + TIMEOUT
             while not ready.exists():
                 assert engine.poll() is None, engine.communicate()[1]
                 assert time.monotonic() < until
@@ -37,11 +37,11 @@ def address(tmp_path: Path) -> Iterator[str]:
             yield json.loads(ready.read_text())["address"]
         finally:
             engine.terminate()
-            log = engine.communicate(timeout=PATIENCE)[1]
+            log = engine.communicate(timeout=TIMEOUT)[1]
     assert "Traceback" not in log
 
 
-def told(command: list[str], address: str, hub: str) -> dict[str, Any]:
+def received(command: list[str], address: str, hub: str) -> dict[str, Any]:
     """What the program says came out."""
     ran = subprocess.run([*command, address, hub], capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
@@ -79,7 +79,7 @@ def expected(prefix: str, names: Callable[[str], str] = str, statuses: str = "")
 
 
 def test_javascript(address: str) -> None:
-    found = told(toolchain.javascript(), address, "foreign")
+    found = received(toolchain.javascript(), address, "foreign")
     assert found == expected("js") | {
         "entity": {"value": 2},
         "entity_calls": [7, 7],
@@ -100,12 +100,12 @@ def test_javascript(address: str) -> None:
 def test_java(address: str) -> None:
     # It creates its task hub first and deletes it at the end.
     wanted = expected("java") | {"start_over": "Hello, later!", "deleted": True}
-    assert told(toolchain.java(), address, "foreign") == wanted
+    assert received(toolchain.java(), address, "foreign") == wanted
     assert seen_from_here(address) == {}
 
 
 def test_go(address: str) -> None:
-    found = told(toolchain.go(), address, "foreign")
+    found = received(toolchain.go(), address, "foreign")
     wanted = expected("go", lambda name: name.title().replace("_", ""), STATUS)
     # Its client has no queries, no restart and does not tell why an orchestration failed.
     for missing in ("query", "query_status", "restart", "purge"):

@@ -18,8 +18,8 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
 from bridge.message import Message, Position
-from bridge.origin import Origin
-from bridge.parking.letter import Letter
+from bridge.origin import MessageOrigin
+from bridge.parking.letter import StoredMessage
 
 EVENTS = 3
 """Events per instance and process."""
@@ -33,11 +33,13 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
     rng = random.Random(number)
 
     async def send(command: Command, message: str) -> None:
-        origin = Origin(message, "paid")
+        origin = MessageOrigin(message, "paid")
         try:
             await executor.execute(command, origin)
         except (InstanceNotFound, InstanceParked):
-            letter = Letter(Message(b"{}"), Position("c", "orders", 0, 0), "local", "orders.dlq", "orders", message)
+            letter = StoredMessage(
+                Message(b"{}"), Position("c", "orders", 0, 0), "local", "orders.dlq", "orders", message
+            )
             await asyncio.sleep(rng.random() * 0.01)
             await executor.park(command, origin, letter, TTL)
         except (AlreadyTaken, InstanceAlreadyExists):

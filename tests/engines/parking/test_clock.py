@@ -20,14 +20,14 @@ from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.origin import Origin
-from bridge.parking.lot import Bounds, Turn
+from bridge.origin import MessageOrigin
+from bridge.parking.lot import EarlyMessageLimits, OperationResult
 from bridge.parking.names import PARKING
 from bridge.settlement import RetryPolicy
 from bridge.workflow import DataConverter
 from tests.parking.sample import letter
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 HOUR = 3600
 
 
@@ -45,11 +45,11 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     def now() -> datetime:
         return datetime.fromtimestamp(SYSTEM.wall() / 1_000_000, UTC)
 
-    ticks: list[Turn] = []
+    ticks: list[OperationResult] = []
 
     class Watched(ParkingEntities):
-        def _turn(self, lot: Any, operation: str, *arguments: Any, **more: Any) -> Turn:
-            turn = super()._turn(lot, operation, *arguments, **more)
+        def _turn(self, early_messages: Any, operation: str, *arguments: Any, **more: Any) -> OperationResult:
+            turn = super()._turn(early_messages, operation, *arguments, **more)
             if operation == "tick":
                 ticks.append(turn)
             return turn
@@ -58,30 +58,30 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     await engine.start()
     executor = CommandExecutor(engine, now)
     parking = ParkingExecutor(engine, executor, ParkingRules(("order-",), 4096), now)
-    entities = Watched(executor, asyncio.get_running_loop(), Bounds(), RetryPolicy(), now)
+    entities = Watched(executor, asyncio.get_running_loop(), EarlyMessageLimits(), RetryPolicy(), now)
     workflows = Workflows(orchestrators={"order": order}, entities={PARKING: entities.function()})
     worker = engine.worker(workflows, DataConverter())
     worker.start()
     try:
         command = RaiseEvent("order-1", "paid", "yes", ParkFor(30.0))
-        await parking.park(command, Origin("m-1", "paid"), letter(1), 30.0)
-        async with asyncio.timeout(PATIENCE):
+        await parking.park(command, MessageOrigin("m-1", "paid"), letter(1), 30.0)
+        async with asyncio.timeout(TIMEOUT):
             while not entities.events["parked"]:
                 await asyncio.sleep(0.01)
         offset = HOUR
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not ticks:
                 await asyncio.sleep(0.01)
         offset = 0 if back else HOUR
-        await parking.execute(ScheduleOrchestration("order", "order-1"), Origin("m-2", "start"))
-        done = await engine.client.wait_for_orchestration_completion("order-1", timeout=int(PATIENCE))
+        await parking.execute(ScheduleOrchestration("order", "order-1"), MessageOrigin("m-2", "start"))
+        done = await engine.client.wait_for_orchestration_completion("order-1", timeout=int(TIMEOUT))
         assert done is not None
         assert "yes" in (done.serialized_output or "")
         assert entities.events["expired"] == 0
         assert entities.events["delivered"] == 1
         assert len(ticks) <= 2  # no call after the other while the clock is ahead
     finally:
-        await stop_worker(worker, PATIENCE)
+        await stop_worker(worker, TIMEOUT)
         await engine.stop()
         monkeypatch.undo()
         SYSTEM.now()

@@ -39,12 +39,12 @@ from bridge.errors import (
     InstanceParked,
     InvalidCommand,
 )
-from bridge.origin import Origin
+from bridge.origin import MessageOrigin
 from bridge.parking.names import PARKING, target_key
 from tests.engines.sidecar import Sidecar
 from tests.parking.sample import letter
 
-ORIGIN = Origin("m-1", "paid")
+ORIGIN = MessageOrigin("m-1", "paid")
 
 
 class Bench:
@@ -61,7 +61,7 @@ class Bench:
 
     async def park(self, number: int = 1, data: Any = None) -> None:
         command = RaiseEvent("order-1", "paid", data, ParkFor(60.0))
-        await self.executor.park(command, Origin(f"m-{number}", "paid"), letter(number), 60.0)
+        await self.executor.park(command, MessageOrigin(f"m-{number}", "paid"), letter(number), 60.0)
 
 
 @asynccontextmanager
@@ -98,16 +98,16 @@ async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
         await it.executor.execute(PAID, ORIGIN)
     await it.park()
     with pytest.raises(InstanceParked):
-        await it.executor.execute(PAID, Origin("m-2", "paid"))
-    await it.executor.execute(START, Origin("m-3", "start"))
+        await it.executor.execute(PAID, MessageOrigin("m-2", "paid"))
+    await it.executor.execute(START, MessageOrigin("m-3", "start"))
     with pytest.raises(InstanceParked):
-        await it.executor.execute(PAID, Origin("m-2", "paid"))
+        await it.executor.execute(PAID, MessageOrigin("m-2", "paid"))
 
 
 async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: Bench) -> None:
     for neighbour in ("order-10", "order-1~", "order-1~e", "order-1@"):
         command = RaiseEvent(neighbour, "paid", None, ParkFor(60.0))
-        await it.executor.park(command, Origin(f"m-{neighbour}", "paid"), letter(1), 60.0)
+        await it.executor.park(command, MessageOrigin(f"m-{neighbour}", "paid"), letter(1), 60.0)
     assert await it.waiting("order-1") == 0
     with pytest.raises(InstanceNotFound):
         await it.executor.execute(PAID, ORIGIN)
@@ -125,7 +125,7 @@ async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back
 )
 async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Bench, command: Command) -> None:
     await it.park()
-    await it.executor.execute(START, Origin("m-3", "start"))
+    await it.executor.execute(START, MessageOrigin("m-3", "start"))
     with pytest.raises(InstanceParked):
         await it.executor.execute(command, ORIGIN)
 
@@ -145,25 +145,27 @@ async def test_what_cannot_wait_goes_its_own_way_while_the_instance_is_missing(i
     await it.park()
     with pytest.raises(InstanceNotFound):
         await it.executor.execute(RaiseEvent("order-1", "paid", 1, OnMissing.RETRY), ORIGIN)
-    await it.executor.execute(StartOrRaise("order", "order-1", "paid"), Origin("m-9", "start"))
+    await it.executor.execute(StartOrRaise("order", "order-1", "paid"), MessageOrigin("m-9", "start"))
 
 
 async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: Bench) -> None:
     await it.park()
     before = await it.waiting("order-1")
-    await it.executor.execute(START, Origin("m-3", "start"))
-    told = before + (1 if it.engine.announces else 2)  # the engine behind both tells of starts by itself
-    assert await it.waiting("order-1") == told
-    if not it.engine.announces:
+    await it.executor.execute(START, MessageOrigin("m-3", "start"))
+    received = before + (
+        1 if it.engine.notifies_instance_started else 2
+    )  # the engine behind both tells of starts by itself
+    assert await it.waiting("order-1") == received
+    if not it.engine.notifies_instance_started:
         with pytest.raises(AlreadyTaken):
-            await it.executor.execute(START, Origin("m-3", "start"))
+            await it.executor.execute(START, MessageOrigin("m-3", "start"))
         with pytest.raises(InstanceAlreadyExists):
-            await it.executor.execute(START, Origin("m-4", "start"))
-        assert await it.waiting("order-1") == told + 2
+            await it.executor.execute(START, MessageOrigin("m-4", "start"))
+        assert await it.waiting("order-1") == received + 2
 
 
 async def test_ids_for_which_no_rule_parks_cost_nothing(it: Bench) -> None:
-    await it.executor.execute(ScheduleOrchestration("order", "other-1"), Origin("m-3", "start"))
+    await it.executor.execute(ScheduleOrchestration("order", "other-1"), MessageOrigin("m-3", "start"))
     assert await it.waiting("other-1") == 0
     await it.executor.execute(SignalEntity("counter", "k", "add"), ORIGIN)
     await it.executor.execute(RaiseEvent("other-1", "paid", 1), ORIGIN)
@@ -175,7 +177,7 @@ async def test_a_missing_instance_is_started_and_then_told(it: Bench) -> None:
     state = await it.engine.client.get_orchestration_state("made-1")
     assert state is not None
     assert (state.name, '"by"' in (state.serialized_input or "")) == ("order", True)
-    await it.executor.execute(command, Origin("m-2", "paid"))
+    await it.executor.execute(command, MessageOrigin("m-2", "paid"))
 
 
 async def test_what_is_too_large_or_no_json_is_refused_at_once(it: Bench) -> None:

@@ -61,7 +61,7 @@ async def test_every_event_comes_once_and_in_the_order_of_its_sender(tmp_path: P
             for number in range(PROCESSES):
                 mine = [event for sender, event in got if sender == number]
                 assert mine == list(range(EVENTS)), f"order-{instance}: {got}"
-        events = daemon.own.keepers["default"].events
+        events = daemon.own.waiting_stores["default"].events
         assert events["parked"] > 0
         assert events["delivered"] == events["parked"]
     finally:

@@ -13,14 +13,14 @@ import pytest
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.parking.wards import EngineWards, QuarantineEntities
+from bridge.engines.parking.wards import EngineQuarantineStore, QuarantineEntities
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.parking.names import QUARANTINE
 from bridge.workflow import DataConverter
 from tests.parking.sample import letter
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 KEY = b"bk"
 
 
@@ -29,16 +29,16 @@ class Bench:
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.engine = engine
-        self.wards = EngineWards(engine, "orders")
+        self.store = EngineQuarantineStore(engine, "orders")
 
     async def put(self, operation: str, number: int, key: bytes = KEY) -> None:
         """`hold` or `follow`."""
         item = {"mark": str(number), "letter": letter(number).to_json(), "since": 0.0, "size": 10}
         value: dict[str, Any] = {"source": "orders", "key": base64.b64encode(key).decode(), "item": item}
-        await self.wards.signal(key, operation, value | {"cause": {"reason": "no_route"}, "until": None})
+        await self.store.signal(key, operation, value | {"cause": {"reason": "no_route"}, "until": None})
 
     async def done(self, number: int) -> None:
-        await self.wards.signal(KEY, "done", {"mark": str(number)})
+        await self.store.signal(KEY, "done", {"mark": str(number)})
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
@@ -49,17 +49,17 @@ class Bench:
         try:
             yield
         finally:
-            assert await stop_worker(worker, PATIENCE)
+            assert await stop_worker(worker, TIMEOUT)
 
     async def processed(self, *numbers: int) -> None:
         """Until the key holds these messages and nothing is before it."""
         wanted = [([str(number) for number in numbers], False)] if numbers else []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while await self._held() != wanted:
                 await asyncio.sleep(0.01)
 
     async def _held(self) -> list[tuple[list[str], bool]]:
-        return [([one.mark for one in each.messages], each.unsettled) for each in await self.wards.load()]
+        return [([one.mark for one in each.messages], each.unsettled) for each in await self.store.load()]
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ async def it(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_what_no_worker_has_processed_yet_is_held_already(it: Bench) -> None:
-    assert not await it.wards.holds(KEY)
+    assert not await it.store.holds(KEY)
     await it.put("hold", 0)
-    assert [(each.key, each.unsettled) for each in await it.wards.load()] == [(b"", True)], "the key is not known yet"
-    assert await it.wards.holds(KEY)
-    assert not await it.wards.holds(b"bk2")
-    assert not await it.wards.holds(b"b")
-    assert not await EngineWards(it.engine, "orders2").holds(KEY)
-    assert not await EngineWards(it.engine, "order").holds(KEY)
+    assert [(each.key, each.unsettled) for each in await it.store.load()] == [(b"", True)], "the key is not known yet"
+    assert await it.store.holds(KEY)
+    assert not await it.store.holds(b"bk2")
+    assert not await it.store.holds(b"b")
+    assert not await EngineQuarantineStore(it.engine, "orders2").holds(KEY)
+    assert not await EngineQuarantineStore(it.engine, "order").holds(KEY)
 
 
 async def test_a_key_is_held_until_the_last_of_its_messages_is_done(it: Bench) -> None:
@@ -86,13 +86,13 @@ async def test_a_key_is_held_until_the_last_of_its_messages_is_done(it: Bench) -
         await it.put("hold", 0)
         await it.put("follow", 1)
         await it.processed(0, 1)
-        assert await it.wards.holds(KEY)
+        assert await it.store.holds(KEY)
         await it.done(0)
         await it.processed(1)
-        assert await it.wards.holds(KEY)
+        assert await it.store.holds(KEY)
         await it.done(1)
         await it.processed()
-        assert not await it.wards.holds(KEY)
+        assert not await it.store.holds(KEY)
 
 
 async def test_a_key_whose_last_message_is_done_while_another_is_on_its_way_is_held(it: Bench) -> None:
@@ -102,10 +102,10 @@ async def test_a_key_whose_last_message_is_done_while_another_is_on_its_way_is_h
         await it.done(0)
         await it.processed()
     await it.put("follow", 1)
-    assert await it.wards.holds(KEY)
+    assert await it.store.holds(KEY)
     async with it.worker():
         await it.processed(1)
-        assert await it.wards.holds(KEY)
+        assert await it.store.holds(KEY)
 
 
 async def test_a_key_that_is_held_stays_so_while_its_end_is_on_its_way(it: Bench) -> None:
@@ -113,8 +113,8 @@ async def test_a_key_that_is_held_stays_so_while_its_end_is_on_its_way(it: Bench
         await it.put("hold", 0)
         await it.processed(0)
     await it.done(0)
-    assert [each.unsettled for each in await it.wards.load()] == [True]
-    assert await it.wards.holds(KEY)
+    assert [each.unsettled for each in await it.store.load()] == [True]
+    assert await it.store.holds(KEY)
     async with it.worker():
         await it.processed()
-        assert not await it.wards.holds(KEY)
+        assert not await it.store.holds(KEY)

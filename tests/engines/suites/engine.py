@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def engine(directory: Path) -> Iterator[int]:
         subprocess.Popen([*command, "--ready-file", str(ready)], stdout=out, stderr=out) as child,
     ):
         try:
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + TIMEOUT
             while not ready.exists():
                 if child.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"the engine did not start: {log.read_text()[-4000:]}")
@@ -37,4 +37,4 @@ def engine(directory: Path) -> Iterator[int]:
                 raise RuntimeError(f"the engine ended by itself: {log.read_text()[-4000:]}")
         finally:
             child.terminate()
-            child.wait(PATIENCE)
+            child.wait(TIMEOUT)

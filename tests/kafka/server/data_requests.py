@@ -40,7 +40,7 @@ def produce(state: State, reader: Reader, writer: Writer, version: int) -> bool:
 async def fetch(state: State, reader: Reader, writer: Writer, version: int) -> None:
     """Waits until there is enough, or for as long as the client says."""
     reader.int32()
-    patience, least, most, isolated = reader.int32() / 1000, reader.int32(), reader.int32(), bool(reader.int8())
+    timeout, least, most, isolated = reader.int32() / 1000, reader.int32(), reader.int32(), bool(reader.int8())
     if version >= 7:
         reader.int64()
 
@@ -53,16 +53,16 @@ async def fetch(state: State, reader: Reader, writer: Writer, version: int) -> N
             reader.int64()
         return number, offset, reader.int32()
 
-    wishes = [(topic, *each) for topic, wanted in reader.by_topic(wish) for each in wanted]
-    end = state.loop.time() + patience
+    options = [(topic, *each) for topic, wanted in reader.by_topic(wish) for each in wanted]
+    end = state.loop.time() + timeout
     while True:
-        found = [_read(state, *each, isolated) for each in wishes]
+        found = [_read(state, *each, isolated) for each in options]
         size = sum(len(each[-1]) for each in found)
         left = end - state.loop.time()
         if size >= least or left <= 0 or any(each[2] for each in found):
             break
         waiter = state.loop.create_future()
-        partitions = [partition for topic, number, *_ in wishes if (partition := state.partition(topic, number))]
+        partitions = [partition for topic, number, *_ in options if (partition := state.partition(topic, number))]
         for partition in partitions:
             partition.waiters.add(waiter)
         await asyncio.wait([waiter], timeout=left)

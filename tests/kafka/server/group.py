@@ -149,8 +149,8 @@ class Group:
             answer(member.syncing, errors.REBALANCE_IN_PROGRESS)
             member.syncing = None
         self._stop_timer()
-        patience = max((member.rebalance for member in self.members.values()), default=0.0)
-        self._timer = self._loop.call_later(patience, self._complete)
+        timeout = max((member.rebalance for member in self.members.values()), default=0.0)
+        self._timer = self._loop.call_later(timeout, self._complete)
         self._maybe_complete()
 
     def _stop_timer(self) -> None:
@@ -182,8 +182,8 @@ class Group:
             self.touch(member)
             waiting, member.joining = member.joining, None
             answer(waiting, errors.NONE if shared else errors.INCONSISTENT_PROTOCOL)
-        patience = max(member.rebalance for member in joined)
-        self._timer = self._loop.call_later(patience, self._give_up_sync)
+        timeout = max(member.rebalance for member in joined)
+        self._timer = self._loop.call_later(timeout, self._give_up_sync)
 
     def _give_up_sync(self) -> None:
         for member in [each for each in self.members.values() if each.syncing is None]:

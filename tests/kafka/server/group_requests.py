@@ -106,13 +106,13 @@ def commit_offsets(state: State, reader: Reader, writer: Writer, version: int) -
 
     results: list[tuple[str, list[tuple[int, int]]]] = []
     for topic, positions in reader.by_topic(wish):
-        told: list[tuple[int, int]] = []
+        received: list[tuple[int, int]] = []
         for number, offset, text in positions:
             each = code or (errors.NONE if state.partition(topic, number) else errors.UNKNOWN_TOPIC)
             if not each:
                 group.offsets[topic, number] = offset, text
-            told.append((number, each))
-        results.append((topic, told))
+            received.append((number, each))
+        results.append((topic, received))
     if version >= 3:
         writer.int32(0)
     writer.by_topic(results, lambda each: writer.int32(each[0]).int16(each[1]))

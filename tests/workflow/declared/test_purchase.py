@@ -27,10 +27,10 @@ def types(bridge: LocalBridge, target: str) -> list[str]:
 
 
 def outcome(bridge: LocalBridge) -> dict[str, Any]:
-    (told,) = bridge.published("results")
+    (received,) = bridge.published("results")
     output: dict[str, Any] = bridge.result(ID)
-    assert told.data == output
-    assert told.type == f"purchase.{output['status']}"
+    assert received.data == output
+    assert received.type == f"purchase.{output['status']}"
     return output
 
 

@@ -30,7 +30,7 @@ from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, 
 from tests.workflow.trees import RESULTS, No, Wood
 
 UNIT = 0.05
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds."""
 
 
@@ -158,7 +158,7 @@ class Grove:
             with contextlib.suppress(AlreadyTaken, InstanceFinished):
                 await self._executor.execute(Cancel(name, reason="asked"))
         try:
-            await self._engine.client.wait_for_orchestration_completion(name, timeout=PATIENCE)
+            await self._engine.client.wait_for_orchestration_completion(name, timeout=TIMEOUT)
         except TimeoutError:
             state = await self._engine.client.get_orchestration_state(name)
             assert state is not None

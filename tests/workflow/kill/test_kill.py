@@ -18,7 +18,7 @@ from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.workflow.kill.shop import STEPS
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -60,7 +60,7 @@ class Shop:
         return lambda: any(one["name"] == name and one["moment"] == moment for one in self.log)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 await asyncio.sleep(0.002)
 
@@ -97,7 +97,7 @@ async def run(shop: Shop, plan: dict[str, Any], moment: Callable[[], bool] | flo
     engine = await attached(shop)
     if after is not None:
         await engine.client.raise_orchestration_event("s-1", after, data={"reason": "asked"})
-    state = await engine.client.wait_for_orchestration_completion("s-1", timeout=int(PATIENCE))
+    state = await engine.client.wait_for_orchestration_completion("s-1", timeout=int(TIMEOUT))
     assert state is not None
     state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
     events = await engine.client.get_orchestration_history("s-1")

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from tests.workflow.invariants import Decision, check, decision, told
+from tests.workflow.invariants import Decision, check, decision, received
 from tests.workflow.kill.grove import instance
 from tests.workflow.trees import Wood, woods
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -42,7 +42,7 @@ async def run(directory: Path, kills: list[float]) -> None:
             cwd=ROOT, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await process.stdout.readline() == b"ready\n"
             try:
                 async with asyncio.timeout(lives):
@@ -96,7 +96,7 @@ async def judge(directory: Path, all_woods: list[Wood]) -> None:
             found, published = decisions(await engine.client.get_orchestration_history(instance(number)))
             try:
                 check(wood, outcome, steps, found)
-                told(published, outcome)
+                received(published, outcome)
             except AssertionError as error:
                 error.add_note(f"{wood}\n{outcome}")
                 raise
