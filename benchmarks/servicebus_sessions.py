@@ -16,7 +16,7 @@ from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig

@@ -22,7 +22,8 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import (
+from bridge.deduplication import DeduplicationWindow
+from bridge.instance_protocol import (
     ENDS,
     UNKNOWN,
     CallResult,
@@ -36,7 +37,6 @@ from bridge.correlation import (
     telling,
 )
 from bridge.origin import Key, MessageOrigin, Unwrapped
-from bridge.seen import DeduplicationWindow
 
 SCHEDULES = [
     ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)

@@ -15,7 +15,7 @@ from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.tags import instances
 from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
-from bridge.pipeline.population import Count, RunningInstances
+from bridge.pipeline.running_instances import Count, RunningInstances
 from bridge.pipeline.values import Values
 from bridge.routing.per import SHARED, TAG
 from bridge.routing.template import constant_prefix

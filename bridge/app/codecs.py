@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from bridge.codecs import registry as codecs
 from bridge.codecs.base import Codec
+from bridge.codecs.json_stand_in import StandInCodec
 from bridge.codecs.limits import Limits
-from bridge.codecs.stand_in import StandInCodec
 from bridge.config.brokers import TargetSchemaConfig
 from bridge.config.source import Loaded
 from bridge.config.sources import LimitsConfig

@@ -248,7 +248,7 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     config = loaded.config.sources[source]
     match loaded.config.brokers[config.broker]:
         case ServiceBusBrokerConfig():
-            from bridge.brokers.servicebus.wishes import ServiceBusReceiverOptions, Sessions
+            from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions, Sessions
 
             more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
             wishes = ServiceBusReceiverOptions(
@@ -264,7 +264,7 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
                 unreadable=_unreadable(config, stops=False),
             )
         case KafkaBrokerConfig():
-            from bridge.brokers.kafka.wishes import KafkaConsumerOptions
+            from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
 
             kafka = (
                 KafkaConsumerOptions(**config.kafka.model_dump(exclude={"amqp_headers"}))

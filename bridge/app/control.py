@@ -21,7 +21,7 @@ from yarl import URL
 
 from bridge import errors
 from bridge.app import state
-from bridge.app.attachment import attached, chosen
+from bridge.app.connection import attached, chosen
 from bridge.app.operations import BY_NAME, OPERATIONS, Operation, begun, perform
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine

@@ -33,20 +33,20 @@ from bridge.app.composition import (
     own_packages,
 )
 from bridge.app.control import control
-from bridge.app.own_workflows import SystemWorkflows
+from bridge.app.orphaned_quarantine import OrphanedQuarantine
 from bridge.app.readiness import clear_ready, write_ready
 from bridge.app.state import trails
-from bridge.app.stranded import OrphanedQuarantine
+from bridge.app.system_workflows import SystemWorkflows
 from bridge.app.topics import check_topics
 from bridge.app.watch import Watch
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
+from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker import stop_worker
 from bridge.errors import BridgeError, ConfigError, EngineOutage
 from bridge.ops import logging

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 from bridge import private
-from bridge.app.attachment import chosen
 from bridge.app.composition import read_keyring
+from bridge.app.connection import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
 from bridge.encryption import Keyring

@@ -11,7 +11,7 @@ from durabletask.client import CleanEntityStorageResult, EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
-from bridge.app.attachment import payload, stamp
+from bridge.app.connection import payload, stamp
 from bridge.commands import SignalEntity
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from bridge.app.attachment import attached, payload
+from bridge.app.connection import attached, payload
 from bridge.app.entities import Entities
 from bridge.app.instances import Filter, Instance, Instances
 from bridge.app.parked import ParkedMessages, Waiting, Which

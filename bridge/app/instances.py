@@ -12,7 +12,7 @@ from durabletask.client import OrchestrationQuery, OrchestrationState, Orchestra
 from durabletask.history import HistoryEvent
 from durabletask.task import FailureDetails
 
-from bridge.app.attachment import payload, stamp
+from bridge.app.connection import payload, stamp
 from bridge.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked, details_of, translate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bridge.answers import KEEPS, SPREAD, Key, Keyring
-from bridge.app.attachment import stamp
+from bridge.app.connection import stamp
 from bridge.engines.answers import AnswerKeys
 from bridge.engines.base import Engine
 from bridge.errors import EngineRejected, InstanceNotFound

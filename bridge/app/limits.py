@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bridge.app.attachment import attached
+from bridge.app.connection import attached
 from bridge.app.names import require
 from bridge.app.parking import engine_of
 from bridge.config.source import Loaded

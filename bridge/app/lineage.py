@@ -17,7 +17,7 @@ from typing import Any, Literal
 from durabletask import history
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
-from bridge.app.attachment import stamp
+from bridge.app.connection import stamp
 from bridge.app.undelivered import Undelivered, every
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked

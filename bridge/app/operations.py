@@ -20,8 +20,8 @@ from bridge.app.entities import Entities
 from bridge.app.erase import Erasure, condition_of
 from bridge.app.instances import Filter, Instances, Start
 from bridge.app.keys import Keys
+from bridge.app.orphaned_quarantine import refuse_release
 from bridge.app.parked import ParkedMessages, Which
-from bridge.app.stranded import refuse_release
 from bridge.app.timeline import as_json as history_as_json
 from bridge.config.source import Loaded
 from bridge.config.types import Model

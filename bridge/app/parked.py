@@ -13,19 +13,19 @@ from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
-from bridge.app.attachment import stamp
+from bridge.app.connection import stamp
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.engines.parking.look import look
-from bridge.engines.parking.wards import quarantined_key
+from bridge.engines.parking.quarantine import quarantined_key
 from bridge.errors import EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.message import Message
-from bridge.parking.held import QuarantinedKey
 from bridge.parking.key import raw, shown
-from bridge.parking.letter import StoredMessage
-from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, target_key, quarantine_key, quarantine_prefix
+from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
+from bridge.parking.names import PARKING, QUARANTINE, key_prefixes, quarantine_key, quarantine_prefix, target_key
+from bridge.parking.quarantined_key import QuarantinedKey
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import KeyQuarantine, QuarantineLimits
+from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 10.0
 """Seconds until a worker must have done what was asked of it."""

@@ -11,17 +11,17 @@ from datetime import datetime
 import structlog
 
 from bridge.config.engines import ParkingConfig
-from bridge.config.missing import ParkMissing, StartMissing
+from bridge.config.on_missing import ParkMissing, StartMissing
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.parking.quarantine import EngineQuarantineStore, QuarantineEntities
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.engines.parking.wards import EngineQuarantineStore, QuarantineEntities
 from bridge.errors import EngineError
-from bridge.parking.lot import EarlyMessageLimits
+from bridge.parking.early_message_queue import EarlyMessageLimits
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.quarantine import QuarantineStore

@@ -6,7 +6,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from bridge.app.attachment import chosen
+from bridge.app.connection import chosen
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.config.source import Loaded
 from bridge.ops.trail import Trail

@@ -11,7 +11,7 @@ from durabletask import history
 from durabletask.client import OrchestrationStatus
 from durabletask.task import FailureDetails
 
-from bridge.app.attachment import payload, stamp
+from bridge.app.connection import payload, stamp
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)

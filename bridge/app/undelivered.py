@@ -9,7 +9,7 @@ from typing import Literal
 
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
-from bridge.app.attachment import payload, stamp
+from bridge.app.connection import payload, stamp
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked

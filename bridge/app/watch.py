@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
 from bridge.clock import SYSTEM
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
 from bridge.ops.metrics import Metrics, ParkingStats
 from bridge.pipeline.admission import RouteLimit

@@ -97,7 +97,7 @@ def _loaded(options: dict[str, Any]) -> Loaded:
 
 
 def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:
-    from bridge.app.attachment import attached
+    from bridge.app.connection import attached
 
     name: str | None = options["engine"]
     loaded = _loaded(options)

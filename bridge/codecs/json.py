@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bridge.codecs.header_attributes import plain_message, read_plain
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, parse_json, write_json
-from bridge.codecs.plain import plain_message, read_plain
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
 

@@ -8,7 +8,7 @@ from bridge.codecs.base import Codec
 from bridge.codecs.cloudevents import CloudEventsBinaryCodec, CloudEventsCodec
 from bridge.codecs.json import JsonCodec
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits
-from bridge.codecs.raw import BytesCodec, TextCodec
+from bridge.codecs.text_and_bytes import BytesCodec, TextCodec
 
 CodecFactory = Callable[[Limits], Codec]
 """Makes a codec that keeps the given limits: a codec alone knows which of its parts are recursive."""

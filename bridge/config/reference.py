@@ -16,8 +16,8 @@ from bridge.config import (
     brokers,
     encryption,
     engines,
-    missing,
     model,
+    on_missing,
     registries,
     routes,
     sagas,
@@ -25,7 +25,7 @@ from bridge.config import (
     sources,
     tls,
 )
-from bridge.config.shape import members
+from bridge.config.model_fields import members
 from bridge.config.types import (
     NAME_PATTERN,
     check_entity,
@@ -172,7 +172,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "routes": (
         routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
-        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, missing.ParkMissing, missing.StartMissing,
+        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, on_missing.ParkMissing, on_missing.StartMissing,
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
@@ -190,7 +190,7 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
-    missing.ParkMissing: "on_missing: {park: ...}", missing.StartMissing: "on_missing: {start: ...}",
+    on_missing.ParkMissing: "on_missing: {park: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
     engines.ParkingConfig: "parking", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
     sources.QuarantineConfig: "quarantine",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from bridge.commands import OnExisting, OnFinished, OnMissing
-from bridge.config.missing import MissingConfig
+from bridge.config.on_missing import MissingConfig
 from bridge.config.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template
 
 Scalar = str | bool | int | float

@@ -16,10 +16,10 @@ from bridge.config.document import read
 from bridge.config.interpolation import interpolate
 from bridge.config.merge import DEFAULTS, apply_defaults, expand, join, overlay
 from bridge.config.model import BridgeConfig
+from bridge.config.model_fields import keys_at
 from bridge.config.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
+from bridge.config.partial_config import partial_config
 from bridge.config.rendering import masked, render
-from bridge.config.salvage import partial_config
-from bridge.config.shape import keys_at
 from bridge.config.translation import REQUIRED, suggestion, translate
 from bridge.errors import ConfigError, Problem
 

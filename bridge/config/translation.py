@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.model_fields import is_secret, keys_at
 from bridge.config.node import ALIASES, MappingNode, Node, Path, ScalarNode, SequenceNode, find, key_mark, kind, place
-from bridge.config.shape import is_secret, keys_at
 from bridge.config.types import format_duration, parse_duration
 from bridge.errors import Problem
 

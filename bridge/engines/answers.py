@@ -33,7 +33,7 @@ from bridge.answers import (
 from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
-from bridge.engines.inquiry import InstanceReader
+from bridge.engines.instance_reader import InstanceReader
 from bridge.engines.parking.look import look
 from bridge.errors import (
     AlreadyTaken,
@@ -44,7 +44,7 @@ from bridge.errors import (
     UnexpectedReply,
 )
 from bridge.origin import MessageOrigin, read_origin
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 
 ANSWERS = "bridge.answers"
 """Name of the entity that holds the keys."""

@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
+from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import CompatibilityMonitor
 from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]

@@ -22,7 +22,21 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.correlation import (
+from bridge.engines.base import Engine
+from bridge.engines.cancel_grace import start_cancel_grace
+from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
+from bridge.engines.instance_reader import InstanceReader, PreviousRun
+from bridge.engines.trace_propagation import PARENT
+from bridge.errors import (
+    AlreadyTaken,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    InstanceNotFound,
+)
+from bridge.instance_protocol import (
     ANSWERED,
     ENDS,
     FINISHED,
@@ -34,20 +48,6 @@ from bridge.correlation import (
     next_step,
     read_refusal,
     restart_of,
-)
-from bridge.engines.base import Engine
-from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
-from bridge.engines.grace import start_cancel_grace
-from bridge.engines.inquiry import InstanceReader, PreviousRun
-from bridge.engines.parenthood import PARENT
-from bridge.errors import (
-    AlreadyTaken,
-    EngineError,
-    EngineRejected,
-    EngineTimeout,
-    InstanceAlreadyExists,
-    InstanceFinished,
-    InstanceNotFound,
 )
 from bridge.origin import MessageOrigin, wrap_payload
 
@@ -76,7 +76,7 @@ _REFUSALS = 3
 class CommandExecutor:
     """Executes commands on one engine. The engine's client gives every call its deadline.
 
-    Which calls, in which order, `bridge.correlation` decides. The message's id travels in every start, event and
+    Which calls, in which order, `bridge.instance_protocol` decides. The message's id travels in every start, event and
     signal, so that what has taken effect is recognized: in the start input of an instance, in the history of one that
     has finished, by an inbox.
 

@@ -27,13 +27,13 @@ from durabletask.serialization import DataConverter
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.engines import credentials
 from bridge.engines.base import RunListener
+from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.parenthood import TraceInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
-from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.trace_propagation import TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 from bridge.parking.sealed import MessageSealer

@@ -17,9 +17,9 @@ from durabletask.worker import (
 )
 
 from bridge.config.engines import WorkerConfig
+from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import presentable
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
 
 W = TypeVar("W", bound=MonitoredWorker)
 

@@ -68,7 +68,9 @@ class KnownNames:
         return name in self.names[kind] or (kind != TARGET and name in self.external)
 
 
-def known_in(project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]) -> KnownNames:
+def known_in(
+    project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]
+) -> KnownNames:
     """Names that the modules register, with targets and external names of the configuration."""
     found: dict[str, set[str]] = {kind.value: set() for kind in Kind}
     for module in modules:

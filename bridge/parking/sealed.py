@@ -21,7 +21,7 @@ _SECRET = ("body", "key", "headers")
 
 
 class MessageSealer:
-    """Seals and opens items: the JSON of `Parked`, and of messages in quarantine.
+    """Seals and opens items: the JSON of `WaitingCommand`, and of messages in quarantine.
 
     keys: read when they are needed first. Without a keyring items stay as they are.
     """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from bridge.commands import Command, ScheduleOrchestration, StartOrRaise
-from bridge.pipeline.item import InFlightDelivery
-from bridge.pipeline.population import RunningInstances, RunningValue
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.pipeline.values import Values
 from bridge.routing.per import SHARED
 

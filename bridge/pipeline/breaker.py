@@ -126,13 +126,13 @@ class Breaker:
         self._task = None
         self._tell()
 
-    async def _probed(self, timeout: float) -> EngineOutage | None:
+    async def _probed(self, limit: float) -> EngineOutage | None:
         """None when the engine answered within `patience` seconds."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await self._probe()
         except TimeoutError:
-            return EngineTimeout(f"engine {self.name!r}: no answer within {timeout:g} s")
+            return EngineTimeout(f"engine {self.name!r}: no answer within {limit:g} s")
         except EngineOutage as error:
             return error
         except BridgeError:

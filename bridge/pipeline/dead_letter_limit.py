@@ -15,7 +15,7 @@ import structlog
 
 from bridge.errors import EngineError
 from bridge.pace import NO_ROUTE, SUCCESSES, Paces
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 log = structlog.get_logger("bridge.source")
 

@@ -22,10 +22,10 @@ from bridge.errors import (
     frameless,
 )
 from bridge.origin import MessageOrigin
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 

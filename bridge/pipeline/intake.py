@@ -13,7 +13,7 @@ from bridge.errors import kept
 from bridge.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.settings import SourceSettings

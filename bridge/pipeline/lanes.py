@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
 class LaneState(Enum):

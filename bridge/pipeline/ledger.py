@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from bridge.pipeline.histogram import Histogram
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.settlement import Outcome
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from bridge.errors import BridgeError
 from bridge.pipeline.execution import Target
-from bridge.pipeline.gate import FlowControl
+from bridge.pipeline.flow_control import FlowControl
 from bridge.pipeline.lanes import Lanes
 from bridge.settlement import RetryPolicy
 

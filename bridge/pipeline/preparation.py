@@ -9,7 +9,7 @@ import structlog
 
 from bridge.errors import RegistryUnavailable
 from bridge.message import Message
-from bridge.pipeline.gate import FlowControl
+from bridge.pipeline.flow_control import FlowControl
 from bridge.settlement import RetryPolicy
 
 log = structlog.get_logger("bridge.source")

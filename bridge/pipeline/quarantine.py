@@ -17,11 +17,11 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.errors import BrokerUnavailable, EngineError
 from bridge.message import Message, Position
-from bridge.parking.held import QuarantinedKey, QuarantinedMessage
 from bridge.parking.key import decode, encode
-from bridge.parking.letter import StoredMessage
-from bridge.parking.ward import LEASE, delivery_id
-from bridge.pipeline.item import InFlightDelivery
+from bridge.parking.key_quarantine import LEASE, delivery_id
+from bridge.parking.quarantined_key import QuarantinedKey, QuarantinedMessage
+from bridge.parking.stored_message import StoredMessage
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.provenance import Cause
 from bridge.settlement import Park, Wait
 
@@ -33,7 +33,10 @@ _REMEMBERED = 10_000
 
 
 class QuarantineStore(Protocol):
-    """Where they are held: `bridge.engines.parking.wards.EngineWards`. Every method raises EngineError."""
+    """Quarantined keys of a source on its engine (`bridge.engines.parking.quarantine.EngineQuarantineStore`).
+
+    Every method raises EngineError.
+    """
 
     async def load(self) -> Sequence[QuarantinedKey]: ...
 

@@ -11,7 +11,7 @@ from bridge.brokers.base import Partition
 from bridge.commands import Step
 from bridge.pace import NO_ROUTE
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 from bridge.provenance import Cause
 from bridge.settlement import Complete, DeadLetter, Outcome

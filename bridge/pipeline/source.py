@@ -23,15 +23,15 @@ from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import SLICE, Execution, Routes, Target
-from bridge.pipeline.gate import FlowControl
+from bridge.pipeline.flow_control import FlowControl
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Decode, Intake
-from bridge.pipeline.item import InFlightDelivery
-from bridge.pipeline.keeping import QuarantineStage, leaves, letters
 from bridge.pipeline.lanes import Lane, Lanes, LaneState
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.outages import Outages
 from bridge.pipeline.preparation import Prepare, prepared
 from bridge.pipeline.quarantine import QuarantineStore
+from bridge.pipeline.quarantine_stage import QuarantineStage, leaves, letters
 from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.shares import Shares

@@ -11,7 +11,7 @@ from typing import Any
 from bridge.brokers import dead_letter
 from bridge.brokers.base import Broker
 from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 30.0
 """Seconds until a dead letter must be confirmed; then the engine tries again."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from bridge.brokers.base import Partition, RereadableSubscription, Subscription, UnloadableDelivery
 from bridge.message import Message, Unreadable
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 
 _SHARE = 4

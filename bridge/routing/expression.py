@@ -16,13 +16,13 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
 from bridge.errors import ExpressionCost, ExpressionError, Locate, Problem, wire_name
-from bridge.routing import failure, traversal, zones
+from bridge.routing import cel_map_order, failure, zones
+from bridge.routing.cel_tokens import Reading, readings, tokens
 from bridge.routing.comparison import Answer, comparison
 from bridge.routing.cost import FREE, affordable, estimate, free_weight, reading_cost
 from bridge.routing.nulls import LOSES_NULLS, recount
 from bridge.routing.projection import Projection, Projections
 from bridge.routing.scope import EVENT, Scope
-from bridge.routing.syntax import Reading, readings, tokens
 from bridge.routing.tree import Node, read
 from bridge.routing.value import json_value, kind_name, text
 
@@ -49,7 +49,7 @@ def _environment(variables: frozenset[str]) -> cel.Env:
             ext_encoders.ExtEncoders(),
             ext_bindings.ExtBindings(),
         ],
-        functions=traversal.functions(),
+        functions=cel_map_order.functions(),
     )
 
 
@@ -333,7 +333,7 @@ class Compiler:
             self.report(path, what)
             return None
         projection = self._projections.of(environment, found)
-        if (rewritten := traversal.in_order(zones.checked(source))) != source:
+        if (rewritten := cel_map_order.in_order(zones.checked(source))) != source:
             try:
                 program = environment.compile(rewritten)
             except RuntimeError:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from bridge.config.missing import StartMissing
 from bridge.config.model import BridgeConfig
+from bridge.config.on_missing import StartMissing
 from bridge.config.routes import RouteConfig
 from bridge.config.sources import LimitsConfig
 from bridge.config.types import format_duration, format_size
 from bridge.errors import Locate, Problem
+from bridge.routing.cel_tokens import readings
 from bridge.routing.expression import Expression
 from bridge.routing.index import values
-from bridge.routing.syntax import readings
 from bridge.routing.template import constant_prefix
 
 _ORDINARY = 32 * 1024

@@ -11,7 +11,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from bridge.errors import ExpressionError
-from bridge.routing.syntax import Reading
+from bridge.routing.cel_tokens import Reading
 
 DEPTH_LIMIT = 1000
 """Deepest nesting that is given to CEL, which some thousands of levels would crash."""

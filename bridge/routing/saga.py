@@ -13,8 +13,8 @@ from typing import Any
 from bridge.config.model import BridgeConfig
 from bridge.config.sagas import AttemptsConfig, CommandConfig, SagaConfig, SagaStepConfig
 from bridge.errors import Locate
+from bridge.routing.cel_tokens import closing_braces, readings
 from bridge.routing.expression import Compiler
-from bridge.routing.syntax import closing_braces, readings
 from bridge.routing.template import compile_template
 
 SAGA_ORCHESTRATION = "bridge.saga"

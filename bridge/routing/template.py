@@ -6,9 +6,9 @@ To write two braces literally, write them as an expression: `{{ '{{' }}`.
 from __future__ import annotations
 
 from bridge.errors import ExpressionError
+from bridge.routing.cel_tokens import closing_braces
 from bridge.routing.expression import ROUTE, Compiler, Expression
 from bridge.routing.scope import Scope
-from bridge.routing.syntax import closing_braces
 
 
 class Template:

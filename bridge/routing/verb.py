@@ -23,7 +23,7 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.config.missing import MissingConfig, ParkMissing
+from bridge.config.on_missing import MissingConfig, ParkMissing
 from bridge.config.routes import (
     CancelVerb,
     IgnoreVerb,

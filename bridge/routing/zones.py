@@ -7,7 +7,7 @@ no zone has, unless it is short and stays in the directory of zones.
 
 from __future__ import annotations
 
-from bridge.routing.syntax import tokens
+from bridge.routing.cel_tokens import tokens
 
 _METHODS = frozenset(
     (

@@ -10,11 +10,11 @@ from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
 from bridge.engines.base import RunListener
+from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.inprocess import AioChannel, Channel
-from bridge.engines.parenthood import BEFORE
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.trace_propagation import BEFORE
 from bridge.engines.worker import quiet_logger, register
 from bridge.parking.sealed import MessageSealer
 from bridge.testing.backend import VirtualBackend

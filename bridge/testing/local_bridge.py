@@ -25,7 +25,7 @@ from bridge.app.daemon import Daemon
 from bridge.app.names import require
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
-from bridge.codecs.stand_in import StandInCodec
+from bridge.codecs.json_stand_in import StandInCodec
 from bridge.config.brokers import LocalBrokerConfig
 from bridge.config.source import Loaded, load
 from bridge.config.sources import SourceConfig

@@ -14,6 +14,9 @@ from bridge.workflow.start import message_aware, origin
 from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
 from bridge.workflow.tracing import trace_of
 
+Origin = MessageOrigin
+"""Former name of `MessageOrigin`."""
+
 __all__ = [
     "PUBLISH_ACTIVITY",
     "Branch",
@@ -26,6 +29,7 @@ __all__ = [
     "Inbox",
     "MessageOrigin",
     "MessageTimedOut",
+    "Origin",
     "Received",
     "RequestTimedOut",
     "Saga",

@@ -16,10 +16,10 @@ from bridge.errors import is_final_failure
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.cancelling import reason_of
-from bridge.workflow.heard import OnComplete
 from bridge.workflow.identity import new_id
 from bridge.workflow.inbox import Inbox, Received
 from bridge.workflow.journal import Entry, Group
+from bridge.workflow.on_complete import OnComplete
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
 from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.progress import Progress

@@ -42,7 +42,9 @@ class Running:
 
     async def read(self, topic: str, count: int) -> list[Message]:
         """The first messages of a topic."""
-        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions((topic,), "reader"), NullListener())
+        subscription = await self.daemon.brokers["local"].subscribe(
+            SubscribeOptions((topic,), "reader"), NullListener()
+        )
         found: list[Message] = []
         try:
             async with asyncio.timeout(TIMEOUT):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bridge.app.attachment import payload
+from bridge.app.connection import payload
 from bridge.origin import MessageOrigin, wrap_payload
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.grace import GUARD_PREFIX, PROBE_EVENT, CancelGrace, acknowledged
+from bridge.engines.cancel_grace import GUARD_PREFIX, PROBE_EVENT, CancelGrace, acknowledged
 
 from .project import TIMEOUT
 from .running import ENGINES, Running, running

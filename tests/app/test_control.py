@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.app.attachment import attached
+from bridge.app.connection import attached
 from bridge.app.control import control, operate
 from bridge.app.operations import OPERATIONS, Operation, perform
 from bridge.app.state import trail

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.app.attachment import attached
+from bridge.app.connection import attached
 from bridge.app.entities import Entities, Entity
 from bridge.config.source import Loaded
 from bridge.errors import InstanceNotFound, InvalidCommand

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.app.attachment import attached
+from bridge.app.connection import attached
 from bridge.app.instances import Filter, Instances, Start
 from bridge.app.timeline import as_json, timeline
 from bridge.config.source import Loaded, load

@@ -10,11 +10,11 @@ import pytest
 
 from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine, load_config
-from bridge.app.own_workflows import SystemWorkflows
+from bridge.app.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys
+from bridge.engines.cancel_grace import GUARD
 from bridge.engines.execution import CommandExecutor
-from bridge.engines.grace import GUARD
 from bridge.engines.parking.executor import ParkingExecutor
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE

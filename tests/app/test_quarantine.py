@@ -93,7 +93,9 @@ class Ground:
         return found
 
     async def letters(self, count: int) -> list[str]:
-        subscription = await self.daemon.brokers["local"].subscribe(SubscribeOptions(("orders.dlq",), "r"), NullListener())
+        subscription = await self.daemon.brokers["local"].subscribe(
+            SubscribeOptions(("orders.dlq",), "r"), NullListener()
+        )
         found: list[str] = []
         async with asyncio.timeout(TIMEOUT):
             while len(found) < count:

@@ -80,9 +80,8 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     received = dict(letter.headers)
     missing = received.get(provenance.TRUNCATED, b"").decode().split(", ")
     assert (received[provenance.REASON], received[provenance.SOURCE]) == (b"decode_error", b"orders")
-    assert [received[name] for name in (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)] == [
-        b"cluster", b"orders", b"3", b"42",
-    ]  # fmt: skip
+    place = (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)
+    assert [received[name] for name in place] == [b"cluster", b"orders", b"3", b"42"]
     # Every part is there, or named as missing
     assert letter.body == message.body or "payload" in missing or dead_letter.TOMBSTONE in missing
     assert (letter.key == message.key) != ("key" in missing)

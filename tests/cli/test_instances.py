@@ -336,8 +336,8 @@ HOSTILE = (
 
 def _start_hostile(project: Path) -> None:
     """As any client of the engine may: the bridge's own commands and rules refuse such ids."""
-    from bridge.app.attachment import attached
     from bridge.app.composition import load_config
+    from bridge.app.connection import attached
 
     async def start() -> None:
         async with attached(load_config([project / "bridge.yaml"]), None) as engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.commands import OnMissing
-from bridge.config.missing import ParkMissing, StartMissing
+from bridge.config.on_missing import ParkMissing, StartMissing
 from tests.config.conftest import Write, loaded, problems
 
 CONFIG = """\

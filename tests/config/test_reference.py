@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from bridge.config.model import BridgeConfig
+from bridge.config.model_fields import fields, members
 from bridge.config.reference import EXAMPLES, reference
-from bridge.config.shape import fields, members
 from tests.config.conftest import Write, loaded
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"

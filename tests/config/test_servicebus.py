@@ -12,7 +12,7 @@ from bridge.app.composition import load_config, message_shape, subscribe_options
 from bridge.app.publish import destination
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusReceiverOptions
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.config.source import Loaded
 from bridge.errors import ConfigError
 from bridge.message import Message

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import provenance
 from bridge.cli import exit_codes, root
-from bridge.config import shape
+from bridge.config import model_fields
 from bridge.config.engines import SchedulerEngineConfig
 from bridge.config.routes import VERBS
 from bridge.errors import (
@@ -28,7 +28,7 @@ from bridge.errors import (
 from bridge.message import Message, Position, Unreadable
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
-from bridge.parking import lot, ward
+from bridge.parking import early_message_queue, key_quarantine
 from bridge.settlement import Outcome, reason_of
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
 
@@ -138,7 +138,7 @@ def test_configuration_keys(document: str) -> None:
         if code.removeprefix("limits.").removeprefix("per.") in ("running", "rate", "burst"):
             path = ("routes", 0, "limits")
         for part in found[2].split(".")[1:]:
-            assert part in shape.keys_at(path), f"{document}: {code}"
+            assert part in model_fields.keys_at(path), f"{document}: {code}"
             path = (*path, part)
 
 
@@ -179,7 +179,7 @@ def test_every_reason_of_a_dead_letter() -> None:
         - {AlreadyTaken, InstanceParked}
     )
     reasons = {error.reason for error in errors} | {EngineError.reason, EngineRejected.reason, reason_of(ValueError())}
-    reasons |= {*lot.REASONS, *ward.REASONS}
+    reasons |= {*early_message_queue.REASONS, *key_quarantine.REASONS}
     assert {row[0] for row in table("docs/messages.md", "Reason")} == reasons
 
 

@@ -12,7 +12,7 @@ from bridge.engines.base import EngineUsage
 from bridge.message import Message
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.histogram import Histogram
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.shares import PerValue, Shares
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bridge.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
 from bridge.message import Message, Position
 from bridge.origin import MessageOrigin
-from bridge.parking.letter import StoredMessage
-from bridge.parking.parked import InstanceCommand, WaitingCommand
+from bridge.parking.stored_message import StoredMessage
+from bridge.parking.waiting_command import InstanceCommand, WaitingCommand
 
 COMMANDS: tuple[InstanceCommand, ...] = (
     RaiseEvent("order-1", "paid", {"amount": 5}, ParkFor(60.0), OnFinished.IGNORE),

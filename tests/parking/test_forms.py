@@ -13,9 +13,17 @@ from bridge import provenance
 from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
 from bridge.origin import MessageOrigin
 from bridge.parking.key import decode, encode, shown
-from bridge.parking.letter import StoredMessage
-from bridge.parking.names import PARKING, key_prefix, letter_id, target_id, target_key, quarantine_key, quarantine_prefix
-from bridge.parking.parked import InstanceCommand, WaitingCommand, waiting_command
+from bridge.parking.names import (
+    PARKING,
+    key_prefix,
+    letter_id,
+    quarantine_key,
+    quarantine_prefix,
+    target_id,
+    target_key,
+)
+from bridge.parking.stored_message import StoredMessage
+from bridge.parking.waiting_command import InstanceCommand, WaitingCommand, waiting_command
 from tests.parking.sample import COMMANDS, letter, parked
 
 

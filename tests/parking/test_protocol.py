@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from bridge.commands import Command
 from bridge.errors import EngineUnavailable, InstanceNotFound
 from bridge.origin import MessageOrigin
-from bridge.parking.lot import DEDUPLICATION_WINDOW, EarlyMessageLimits, EarlyMessageQueue, command_key
+from bridge.parking.early_message_queue import DEDUPLICATION_WINDOW, EarlyMessageLimits, EarlyMessageQueue, command_key
 from bridge.parking.names import letter_id
 from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked

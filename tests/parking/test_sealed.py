@@ -9,11 +9,11 @@ import pytest
 
 from bridge.encryption import Key, Keyring
 from bridge.errors import EngineMisconfigured
-from bridge.parking.letter import StoredMessage
-from bridge.parking.lot import command_key
-from bridge.parking.parked import WaitingCommand
+from bridge.parking.early_message_queue import command_key
+from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import KeyQuarantine, QuarantineLimits
+from bridge.parking.stored_message import StoredMessage
+from bridge.parking.waiting_command import WaitingCommand
 from tests.parking.sample import COMMANDS, letter, parked
 
 OLD, NEW = Key("old", bytes(32)), Key("new", bytes([1]) * 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bridge.message import Message, Position
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.provenance import Cause
 
 

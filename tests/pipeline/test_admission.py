@@ -14,7 +14,7 @@ from bridge.app.composition import build_router, load_config
 from bridge.commands import Command, ScheduleOrchestration
 from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
-from bridge.pipeline.population import RECOUNT, Count, RunningInstances, without_children
+from bridge.pipeline.running_instances import RECOUNT, Count, RunningInstances, without_children
 
 from .harness import CONFIG, Bench, bench, message
 

@@ -11,7 +11,7 @@ import pytest
 from bridge.errors import EngineUnavailable
 from bridge.pace import Paces
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
 class Store:

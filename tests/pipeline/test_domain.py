@@ -19,7 +19,7 @@ from bridge.errors import ConfigError, InstanceNotFound
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Target
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
 
 from .harness import TIMEOUT, Faults, message

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.pipeline.gate import FlowControl
+from bridge.pipeline.flow_control import FlowControl
 
 from .deliveries import Part
 

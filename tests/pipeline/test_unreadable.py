@@ -12,7 +12,7 @@ from bridge.codecs.decoder import SourceDecoder
 from bridge.codecs.json import JsonCodec
 from bridge.errors import ConfigError, UnreadableMessage
 from bridge.message import Message, Position, Unreadable
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 from bridge.provenance import Cause, dead_letter
 from bridge.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
 

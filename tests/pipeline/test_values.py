@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bridge.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.domain import OrderingDomain
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
-from bridge.pipeline.population import RunningInstances, RunningValue
+from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.pipeline.shares import PerValue, Share, Shares
 from bridge.pipeline.values import KEEP, Values
 from bridge.routing.per import SHARED, digest

@@ -17,9 +17,9 @@ DAYS = 14
 """Age in days up to which a result stands although the code has changed since."""
 
 _LINE = (
-    "bridge/app/composition.py", "bridge/app/daemon.py", "bridge/brokers/base.py", "bridge/brokers/epoch.py",
-    "bridge/brokers/offsets.py", "bridge/correlation.py", "bridge/message.py", "bridge/origin.py", "bridge/pipeline",
-    "bridge/provenance.py", "bridge/settlement.py",
+    "bridge/app/composition.py", "bridge/app/daemon.py", "bridge/brokers/base.py",
+    "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/instance_protocol.py",
+    "bridge/message.py", "bridge/origin.py", "bridge/pipeline", "bridge/provenance.py", "bridge/settlement.py",
 )  # fmt: skip
 """The way of every delivery, whatever its broker and engine."""
 

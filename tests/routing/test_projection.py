@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import ExpressionError
+from bridge.routing.cel_tokens import readings
 from bridge.routing.expression import ROUTE, Compiler, Expression
 from bridge.routing.projection import Projections, project
 from bridge.routing.scope import RouteScope
-from bridge.routing.syntax import readings
 from tests.routing.config import envelope, locate
 
 KEYS = ["a", "b", "c"]

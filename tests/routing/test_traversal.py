@@ -5,7 +5,7 @@ import pytest
 from cel_expr_python import cel
 
 from bridge.errors import ExpressionError
-from bridge.routing.traversal import in_order
+from bridge.routing.cel_map_order import in_order
 from tests.routing.test_expression import compiled, refused, scope, value
 
 LETTERS = {letter * 3: at for at, letter in enumerate("kbxaqzmcpfydlw")}

@@ -324,7 +324,7 @@ async def kafka() -> dict[str, Any]:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from bridge.brokers.base import SubscribeOptions
-    from bridge.brokers.kafka import KafkaBroker, progress
+    from bridge.brokers.kafka import KafkaBroker, commit_metadata
     from bridge.config.brokers import KafkaBrokerConfig
     from bridge.message import Message
     from tests.kafka.server import ThreadedServer
@@ -371,7 +371,11 @@ async def kafka() -> dict[str, Any]:
         "offset": position.offset,
         "metadata": position.metadata,
         "shapes": {
-            name: {"base": base, "text": (text := progress.encode(base, given)), "done": progress.decode(base, text)}
+            name: {
+                "base": base,
+                "text": (text := commit_metadata.encode(base, given)),
+                "done": commit_metadata.decode(base, text),
+            }
             for name, (base, given) in shapes.items()
             if name != "past what fits"
         },
@@ -409,7 +413,7 @@ def servicebus() -> list[dict[str, Any]]:
 def letters() -> list[dict[str, Any]]:
     """Messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.message import Message, Position
-    from bridge.parking.letter import StoredMessage
+    from bridge.parking.stored_message import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)
     shapes = {

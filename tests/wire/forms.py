@@ -15,7 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.answers import Key, Keyring, parse, reply_event
-from bridge.brokers.kafka import progress
+from bridge.brokers.kafka import commit_metadata
 from bridge.brokers.local import headers as local_headers
 from bridge.brokers.local.database import open_database
 from bridge.brokers.servicebus import dead_letters
@@ -23,8 +23,9 @@ from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
 from bridge.commands import ParkFor, RaiseEvent
 from bridge.config.source import load
+from bridge.deduplication import digest
 from bridge.engines.embedded.schema import connect, prepare
-from bridge.engines.parking import letters
+from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.recording import Recording
 from bridge.envelope import Event
 from bridge.errors import EngineError, Problem
@@ -33,14 +34,13 @@ from bridge.ops.audit import Actor, Change, Trail
 from bridge.ops.health import Check, Readiness
 from bridge.origin import MessageOrigin, wrap_payload
 from bridge.pace import Paces
+from bridge.parking import early_message_queue, key_quarantine, names
 from bridge.parking import key as ordering_key
-from bridge.parking import lot, names, ward
-from bridge.parking.letter import StoredMessage
-from bridge.parking.parked import WaitingCommand
+from bridge.parking.stored_message import StoredMessage
+from bridge.parking.waiting_command import WaitingCommand
 from bridge.provenance import Cause, dead_letter
 from bridge.routing.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
-from bridge.seen import digest
 from bridge.settlement import RetryPolicy
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
 from bridge.workflow.cancelling import acknowledge_cancel
@@ -88,7 +88,7 @@ def shape(value: Any, path: str = "") -> Iterator[str]:
 
 def early_state() -> Any:
     """State of the entity of an instance: one message waits and fails, one was delivered."""
-    kept = lot.EarlyMessageQueue(lot.EarlyMessageLimits(), RetryPolicy())
+    kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
     first, second = (
         WaitingCommand(
             RaiseEvent("order-1", "paid", number, ParkFor(60.0)),
@@ -109,7 +109,7 @@ def _away(command: Any, origin: Any) -> None:
 
 
 def quarantine_state() -> Any:
-    kept = ward.KeyQuarantine(ward.QuarantineLimits())
+    kept = key_quarantine.KeyQuarantine(key_quarantine.QuarantineLimits())
     item = {
         "mark": "m",
         "letter": LETTER.to_json(),
@@ -196,7 +196,9 @@ def _dead_letter_input() -> Any:
     ctx: Any = SimpleNamespace(
         entity_id=SimpleNamespace(key="k"), schedule_new_orchestration=lambda *given: sent.append(given)
     )
-    letters.send(ctx, [lot.Undelivered({"mark": "m", "since": NOW}, lot.EXPIRED, "d", "E", 2)])
+    dead_letter_workflow.send(
+        ctx, [early_message_queue.Undelivered({"mark": "m", "since": NOW}, early_message_queue.EXPIRED, "d", "E", 2)]
+    )
     return list(sent[0])
 
 
@@ -266,8 +268,8 @@ def values() -> list[str]:
         "entity of an instance, hashed": names.target_id("i" * 300),
         "entity of an ordering key": names.quarantine_key("orders", b"bk"),
         "orchestration of a dead letter": names.letter_id("k", "m", 1.5),
-        "mark of a command": lot.origin_key(ORIGIN),
-        "mark of a delivery": ward.delivery_id(POSITION),
+        "mark of a command": early_message_queue.origin_key(ORIGIN),
+        "mark of a delivery": key_quarantine.delivery_id(POSITION),
         "digest of a message": digest(ORIGIN.key),
         "position": str(POSITION),
         "ordering key, bytes": repr(ordering_key.encode(b"k")),
@@ -277,12 +279,12 @@ def values() -> list[str]:
         "event of an answer": reply_event(correlation),
         "signed correlation id": signed,
         "signed correlation id, event": "" if parsed is None else parsed.event,
-        "metadata of a Kafka commit": progress.encode(10, [11, 13]),
+        "metadata of a Kafka commit": commit_metadata.encode(10, [11, 13]),
         "headers of the local broker": repr(local_headers.encode(MESSAGE.headers)),
         "id of a dead letter on Service Bus": dead_letters._identity(MESSAGE, POSITION),
         "message envelope": json.dumps(wrap_payload({"a": 1}, ORIGIN)),
         "state of an entity": json.dumps(bare_state({"bridge:entity": {"v": 1, "seen": "", "state": {"a": 1}}})),
-        "reasons of messages that waited": ", ".join(lot.REASONS),
+        "reasons of messages that waited": ", ".join(early_message_queue.REASONS),
     }
     return sorted(f"{name}: {value}" for name, value in found.items())
 

@@ -21,7 +21,7 @@ from bridge import errors
 from bridge.answers import Key, Keyring
 from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine
-from bridge.app.own_workflows import SystemWorkflows
+from bridge.app.system_workflows import SystemWorkflows
 from bridge.cli import exit_codes
 from bridge.commands import Command
 from bridge.config.source import load as load_config

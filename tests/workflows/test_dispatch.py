@@ -13,7 +13,7 @@ from bridge.app.composition import build_broker
 from bridge.app.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusReceiverOptions
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.codecs import registry
 from bridge.config.source import Loaded, load
 from bridge.envelope import Event

@@ -51,7 +51,7 @@ class Cluster:
 
     async def ping(self) -> None:
         """Raises: BrokerUnavailable when nobody answers."""
-        await self._ask("reach the cluster", lambda: self._admin.describe_cluster(), timeout=0.0)
+        await self._ask("reach the cluster", lambda: self._admin.describe_cluster(), longest=0.0)
 
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
@@ -132,11 +132,11 @@ class Cluster:
             if code and error is not TopicAlreadyExistsError:
                 raise self._connection.translate(error(), f"create topic {name}")
 
-    async def _ask(self, what: str, question: Callable[[], Awaitable[_T]], timeout: float | None = None) -> _T:
-        """Ask until there is an answer, for at most `patience` seconds (default: the request timeout)."""
+    async def _ask(self, what: str, question: Callable[[], Awaitable[_T]], longest: float | None = None) -> _T:
+        """Ask until there is an answer, for at most `longest` seconds (default: the request timeout)."""
         limit = self._connection.config.request_timeout
         loop = asyncio.get_running_loop()
-        end = loop.time() + (limit if timeout is None else timeout)
+        end = loop.time() + (limit if longest is None else longest)
         while True:
             try:
                 return await asyncio.wait_for(question(), limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.brokers.record import LogDelivery
+from bridge.brokers.log_delivery import LogDelivery
 from bridge.provenance import Cause
 
 if TYPE_CHECKING:

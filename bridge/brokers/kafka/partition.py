@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
-from bridge.brokers.epoch import AssignedPartition
-from bridge.brokers.kafka import progress
+from bridge.brokers.assigned_partition import AssignedPartition
+from bridge.brokers.kafka import commit_metadata
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.inflation import Room
@@ -31,8 +31,8 @@ class KafkaPartition(AssignedPartition):
         dead_letters: DeadLetters,
         changed: Callable[[], None],
     ) -> None:
-        """log: what is read of it, from the group's position on. done, changed: see `Epoch`. committed: the group's
-        position and its metadata now.
+        """log: reads the partition from the group's position on. done, changed: see `AssignedPartition`. committed: the
+        group's position and its metadata now.
         """
         super().__init__(
             cluster=cluster, topic=tp.topic, number=tp.partition, start=log.position, done=done, changed=changed
@@ -53,7 +53,7 @@ class KafkaPartition(AssignedPartition):
         self.log.close()
 
     def drain(self) -> None:
-        """See `Epoch.drain`. As for `pause`."""
+        """See `AssignedPartition.drain`. As for `pause`."""
         super().drain()
         self.log.close()
 
@@ -86,7 +86,9 @@ class KafkaPartition(AssignedPartition):
         the log has named.
         """
         offset = self.log.position if self.idle else self.prefix
-        return offset, progress.encode(offset, [each for each in self._tracker.completed_above if each >= offset])
+        return offset, commit_metadata.encode(
+            offset, [each for each in self._tracker.completed_above if each >= offset]
+        )
 
     @property
     def progress(self) -> tuple[int, int, int]:

@@ -12,17 +12,17 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
-from bridge.brokers.kafka.assignment import RebalanceListener
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.range import OutOfRange
-from bridge.brokers.kafka.stalls import StalledPartitionDetector
-from bridge.brokers.kafka.wishes import KafkaConsumerOptions
+from bridge.brokers.kafka.rebalance_listener import RebalanceListener
+from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
 from bridge.errors import BrokerUnavailable, PartitionRevoked
 from bridge.message import Message
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bridge.brokers import dead_letter
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.record import LogDelivery
+from bridge.brokers.log_delivery import LogDelivery
 from bridge.message import Message
 from bridge.provenance import Cause
 

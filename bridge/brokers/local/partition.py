@@ -6,8 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from bridge.brokers.assigned_partition import AssignedPartition
 from bridge.brokers.base import stop_reason
-from bridge.brokers.epoch import AssignedPartition
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.log import Batch, Fetch, unpack
@@ -73,7 +73,7 @@ class LocalPartition(AssignedPartition):
         return max(self.end - self.next_fetch, 0) + self.buffered + self._tracker.outstanding
 
     def drain(self) -> None:
-        """See `Epoch.drain`."""
+        """See `AssignedPartition.drain`."""
         super().drain()
         self._batches.clear()
         self.buffered = self.buffered_bytes = 0

@@ -12,7 +12,7 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import attaching, seam, transport
+from bridge.brokers.servicebus import attaching, sdk_internals, transport
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
 from bridge.brokers.servicebus.seats import Seats
@@ -167,7 +167,7 @@ class Connection:
 
     async def close(self, part: ServiceBusReceiver | ServiceBusSender) -> None:
         """Close within a bound, so that what was received ahead is given back. Never raises for what it meets."""
-        seam.set_read_timeout(part, CLOSE_READ)
+        sdk_internals.set_read_timeout(part, CLOSE_READ)
         await self._bounded(part.close(), "close a link")
 
     async def _bounded(self, closing: Any, what: str) -> None:

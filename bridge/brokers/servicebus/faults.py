@@ -9,7 +9,7 @@ from typing import Literal
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.servicebus import exceptions
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.transport import closed
 from bridge.errors import (
@@ -142,12 +142,12 @@ def meaning_of_condition(condition: str) -> Meaning | None:
 
 def refuses_message(error: BaseException) -> bool:
     """Whether the service will never do for this message what it was asked for."""
-    return _CONDITIONS.get(seam.condition(error) or "") is Meaning.REFUSED
+    return _CONDITIONS.get(sdk_internals.condition(error) or "") is Meaning.REFUSED
 
 
 def is_answer(error: BaseException) -> bool:
     """Whether the service has answered one message, rather than that its connection or the entity failed."""
-    found = seam.condition(error)
+    found = sdk_internals.condition(error)
     if found is None or found in _OF_THE_SERVICE | _OF_THE_CLIENT:
         return False
     return not found.startswith(_OF_CONNECTIONS)
@@ -155,7 +155,7 @@ def is_answer(error: BaseException) -> bool:
 
 def may_be_the_message(error: BaseException) -> bool:
     """Whether an error that may pass can be the fault of the one message that met it, however often it comes."""
-    return seam.condition(error) not in _OF_THE_SERVICE
+    return sdk_internals.condition(error) not in _OF_THE_SERVICE
 
 
 def translate(
@@ -195,7 +195,7 @@ def translate(
 def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
     if doing in ("settling", "publishing") and refuses_message(error):
         return Meaning.REFUSED
-    found = _CONDITIONS.get(seam.condition(error) or "")
+    found = _CONDITIONS.get(sdk_internals.condition(error) or "")
     if found is Meaning.DENIED and type(error) is exceptions.ServiceBusError:  # the SDK has no class for it
         return found
     return next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), None)
@@ -218,7 +218,7 @@ class Refused(BrokerUnavailable):
 
 def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> str:
     text = str(error)
-    deleted = seam.condition(error) == "amqp:resource-deleted"
+    deleted = sdk_internals.condition(error) == "amqp:resource-deleted"
     if isinstance(error, exceptions.MessagingEntityNotFoundError) or deleted or _status(error) == NOT_FOUND:
         return _not_found(path, namespace, doing)
     if _status(error) is not None or isinstance(error, exceptions.ServiceBusAuthenticationError):

@@ -12,7 +12,7 @@ from typing import Any
 from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
 
-from bridge.brokers.servicebus import attaching, messages, seam, transport
+from bridge.brokers.servicebus import attaching, messages, sdk_internals, transport
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
@@ -220,7 +220,7 @@ class Receiver:
         if self.closing:
             self.partition.revoked = True
             for delivery in list(self._locks):
-                await seam.release(link, delivery.raw)
+                await sdk_internals.release(link, delivery.raw)
                 delivery.finish()
             self._locks.clear()
         nameless, self._nameless = self._nameless, []
@@ -229,7 +229,7 @@ class Receiver:
         unusable, self._unusable = self._unusable, []
         if self.clock.skew:
             for raw in unusable:
-                await seam.release(link, raw)
+                await sdk_internals.release(link, raw)
         await self.connection.close(link)
 
     def over(self) -> bool:
@@ -376,7 +376,7 @@ class Receiver:
             await self._pause(min(limit, IDLE_READ))
             return
         # Again each time: an SDK that is not the one that is known may make another connection by itself
-        seam.set_read_timeout(link, IDLE_READ)
+        sdk_internals.set_read_timeout(link, IDLE_READ)
         loop = asyncio.get_running_loop()
         # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
         # is lost when this is called off.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from azure.servicebus.aio import ServiceBusReceiver
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
@@ -70,7 +70,7 @@ class Renewals:
         limit = self._owner.connection.config.request_timeout
         try:
             async with asyncio.timeout(limit):
-                ends = await seam.renew(link, [delivery.raw for delivery in deliveries], limit)
+                ends = await sdk_internals.renew(link, [delivery.raw for delivery in deliveries], limit)
         except FOREIGN as error:
             found = self._owner.translate(error, "renew locks of")
             half = len(deliveries) // 2

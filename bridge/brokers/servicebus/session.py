@@ -17,7 +17,7 @@ from bridge.brokers.servicebus.delivery import ServiceBusDelivery, Verb
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.receiver import Receiver
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageAlreadySettled
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
@@ -75,7 +75,7 @@ class Settlements:
         raw, owner = request.delivery.raw, self._owner
         try:
             async with asyncio.timeout(owner.connection.config.request_timeout):
-                answer = await seam.settle(
+                answer = await sdk_internals.settle(
                     link, raw, request.verb.value, request.reason or None, request.description or None
                 )
         except MessageAlreadySettled:
@@ -116,7 +116,9 @@ class Settlements:
 
     def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
         # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
-        request.delivery.settlement_unknown = request.delivery.settlement_unknown or not seam.is_link_attached(link)
+        request.delivery.settlement_unknown = request.delivery.settlement_unknown or not sdk_internals.is_link_attached(
+            link
+        )
         request.fail(self._owner.mark_lock_lost(request.delivery, error))
 
     def _broken(self, request: Request, found: BrokerError) -> None:

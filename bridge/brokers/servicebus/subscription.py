@@ -14,8 +14,8 @@ from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused
 from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.receiver import Receiver
+from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.session import SessionReceiver
-from bridge.brokers.servicebus.wishes import ServiceBusReceiverOptions
 from bridge.errors import BrokerUnavailable, ClockSkew
 
 _log = logging.getLogger(__name__)

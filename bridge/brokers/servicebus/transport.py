@@ -1,8 +1,9 @@
 """The SDK's transport with four of its habits changed: how transfers become messages, when credit is given, how peeked
 messages are decoded, and how copies of them are sent.
 
-As `seam` this touches private parts of the SDK, whose minor version is pinned; tests/brokers/servicebus/test_seam.py
-and test_unreadable.py fail when a touch has lost its grip. Without them the SDK's own ways remain.
+Like `sdk_internals`, this module touches private parts of the SDK, whose minor version is pinned;
+tests/brokers/servicebus/test_sdk_internals.py and test_unreadable.py fail when a touch has lost its grip. Without them
+the SDK's own ways remain.
 """
 
 from __future__ import annotations

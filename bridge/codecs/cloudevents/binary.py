@@ -19,8 +19,8 @@ from bridge.codecs.cloudevents.attributes import (
     identity,
 )
 from bridge.codecs.content_type import decode_data, parse_content_type
+from bridge.codecs.header_attributes import binary_key, binary_text, plain_envelope, text_headers, text_key
 from bridge.codecs.limits import Limits, write_json
-from bridge.codecs.plain import binary_key, binary_text, plain_envelope, text_headers, text_key
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Headers, Message, Position

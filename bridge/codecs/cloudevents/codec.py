@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from bridge.codecs.cloudevents.binary import attributes_of, decode_binary, encode_binary
 from bridge.codecs.cloudevents.structured import decode_structured, encode_structured
 from bridge.codecs.content_type import content_type_of, parse_content_type
+from bridge.codecs.header_attributes import text_headers
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.codecs.plain import text_headers
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Message, Position

@@ -11,7 +11,6 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
 from bridge.answers import answered_by
-from bridge.correlation import ANSWERED, may_replace, started_by, telling
 from bridge.engines.embedded import event as events
 from bridge.engines.embedded.bounds import MAX_NAME, BeyondBound, check_name, check_tags
 from bridge.engines.embedded.clock import due
@@ -31,6 +30,7 @@ from bridge.engines.embedded.rewind import rewind
 from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.unread import note
 from bridge.engines.embedded.waiters import Waiter, found
+from bridge.instance_protocol import ANSWERED, may_replace, started_by, telling
 from bridge.origin import read_origin
 
 DEFERRED: Any = object()

@@ -19,6 +19,7 @@ from bridge.engines.embedded.calls import DEFERRED, Calls
 from bridge.engines.embedded.completions import Completions
 from bridge.engines.embedded.dispatch import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.engines.embedded.hub import TaskHub
+from bridge.engines.embedded.index_warmup import IndexWarmup
 from bridge.engines.embedded.lock import FileLock
 from bridge.engines.embedded.losses import Losses
 from bridge.engines.embedded.operation import Kind, Operation
@@ -33,7 +34,6 @@ from bridge.engines.embedded.running import RunningItems, record_of
 from bridge.engines.embedded.schema import check_keys, connect, prepare, record_key
 from bridge.engines.embedded.store import Store
 from bridge.engines.embedded.unread import UnreadLimits
-from bridge.engines.embedded.warmth import IndexWarmup
 from bridge.engines.embedded.wire import Empty
 from bridge.engines.embedded.writer import Writer
 from bridge.errors import EngineUnavailable

@@ -14,6 +14,7 @@ from durabletask.serialization import DataConverter
 from bridge import private
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.base import EngineUsage, RunListener
+from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
@@ -26,10 +27,9 @@ from bridge.engines.embedded.service import SidecarService
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.parenthood import BEFORE, TraceInterceptor
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
-from bridge.engines.witness import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.errors import EngineUnavailable
 from bridge.parking.sealed import MessageSealer

@@ -15,15 +15,21 @@ from durabletask.entities import EntityContext
 
 from bridge.clock import ahead_seconds
 from bridge.commands import Command
+from bridge.engines.parking.dead_letter_workflow import send
 from bridge.engines.parking.executor import STARTED, Executor
-from bridge.engines.parking.letters import send
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineTimeout, EngineUnavailable
 from bridge.origin import MessageOrigin
-from bridge.parking.lot import Deliver, EarlyMessageLimits, EarlyMessageQueue, OperationResult, RetryLater
+from bridge.parking.early_message_queue import (
+    Deliver,
+    EarlyMessageLimits,
+    EarlyMessageQueue,
+    OperationResult,
+    RetryLater,
+)
 from bridge.parking.names import PARKING
-from bridge.parking.parked import WaitingCommand
 from bridge.parking.sealed import MessageSealer
+from bridge.parking.waiting_command import WaitingCommand
 from bridge.settlement import RetryPolicy
 
 TIMEOUT = 60.0

@@ -34,10 +34,10 @@ from bridge.errors import (
     InvalidCommand,
 )
 from bridge.origin import MessageOrigin
-from bridge.parking.letter import StoredMessage
-from bridge.parking.lot import origin_key
+from bridge.parking.early_message_queue import origin_key
 from bridge.parking.names import PARKING, target_id, target_key
-from bridge.parking.parked import WaitingCommand, waiting_command
+from bridge.parking.stored_message import StoredMessage
+from bridge.parking.waiting_command import WaitingCommand, waiting_command
 
 STARTED = "started"
 """Operation of a parking entity: its instance was started."""

@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bridge.brokers.base import SubscribeOptions, Subscription
-from bridge.brokers.kafka.wishes import KafkaConsumerOptions
+from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
 from bridge.errors import BrokerUnavailable
 from bridge.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take

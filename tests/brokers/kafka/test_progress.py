@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bridge.brokers.kafka.progress import LIMIT, decode, encode
+from bridge.brokers.kafka.commit_metadata import LIMIT, decode, encode
 
 
 def test_nothing_done_is_no_text() -> None:

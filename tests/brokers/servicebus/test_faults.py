@@ -14,7 +14,7 @@ from azure.servicebus._common import constants
 from azure.servicebus._pyamqp.error import ErrorCondition, MessageException, TokenAuthFailure
 from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 
-from bridge.brokers.servicebus import seam
+from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.faults import (
     Doing,
     Meaning,
@@ -105,7 +105,7 @@ def test_every_condition_is_told_apart_in_an_answer_to_a_message(
     found = meaning_of_condition(condition)
     assert found is not None, f"{condition} has no meaning"
     error = _of_the_sdk(condition, status)
-    assert seam.condition(error) == condition
+    assert sdk_internals.condition(error) == condition
     assert type(translate(error, "bus: try", doing=doing)) is _expected(found, doing)
 
 

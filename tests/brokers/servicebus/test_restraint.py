@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.inbox import GROWTH, Inbox
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.brokers.servicebus.seats import PUBLISHING, Seats
-from bridge.brokers.servicebus.wishes import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import EngineUnavailable
 from bridge.message import Message

@@ -12,7 +12,7 @@ from azure.identity import aio as identity
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.message import Message

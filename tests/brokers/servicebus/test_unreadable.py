@@ -15,7 +15,7 @@ import pytest
 from bridge.brokers.base import Delivery, SubscribeOptions
 from bridge.brokers.reading import ReadOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes

@@ -249,9 +249,7 @@ def test_what_is_accepted_can_be_read_and_delivered(
                 ):
                     continue
                 try:
-                    remote.stub.RaiseEvent(
-                        pb.RaiseEventRequest(instanceId=each.instanceId, name="go"), timeout=TIMEOUT
-                    )
+                    remote.stub.RaiseEvent(pb.RaiseEventRequest(instanceId=each.instanceId, name="go"), timeout=TIMEOUT)
                 except grpc.RpcError as error:
                     if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
                         raise

@@ -19,7 +19,7 @@ from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
 from bridge.message import Message, Position
 from bridge.origin import MessageOrigin
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 
 EVENTS = 3
 """Events per instance and process."""

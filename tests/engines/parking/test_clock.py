@@ -21,7 +21,7 @@ from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.origin import MessageOrigin
-from bridge.parking.lot import EarlyMessageLimits, OperationResult
+from bridge.parking.early_message_queue import EarlyMessageLimits, OperationResult
 from bridge.parking.names import PARKING
 from bridge.settlement import RetryPolicy
 from bridge.workflow import DataConverter

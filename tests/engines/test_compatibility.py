@@ -11,8 +11,8 @@ import pytest
 from durabletask import task
 
 from bridge.engines.base import Engine
+from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.engines.registry import Workflows
-from bridge.engines.witness import CompatibilityMonitor, IncompatibleInstance
 from bridge.engines.worker import stop_worker
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 from tests.engines.ways import TIMEOUT, WAYS, engine_of, until

@@ -9,7 +9,7 @@ from typing import Any
 from durabletask import task
 from durabletask.entities import EntityContext
 
-from bridge.parking.lot import Undelivered
+from bridge.parking.early_message_queue import Undelivered
 from bridge.parking.names import DEAD_LETTER, letter_id
 from bridge.parking.sealed import MessageSealer
 

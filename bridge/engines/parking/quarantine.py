@@ -16,15 +16,15 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
-from bridge.engines.parking.letters import send
+from bridge.engines.parking.dead_letter_workflow import send
 from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import EngineUnavailable
-from bridge.parking.held import QuarantinedKey
-from bridge.parking.lot import OperationResult
+from bridge.parking.early_message_queue import OperationResult
+from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
 from bridge.parking.names import QUARANTINE, quarantine_key, quarantine_prefix
+from bridge.parking.quarantined_key import QuarantinedKey
 from bridge.parking.sealed import MessageSealer, key_of
-from bridge.parking.ward import KeyQuarantine, QuarantineLimits
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class QuarantineEntities:
 
 
 class EngineQuarantineStore:
-    """The quarantine of one source: `bridge.pipeline.quarantine.Wards` over an engine's client."""
+    """The quarantine of one source: `bridge.pipeline.quarantine.QuarantineStore` over an engine's client."""
 
     def __init__(self, engine: Engine, source: str, totals: WaitingTotals | None = None) -> None:
         """totals: of the engine, which bound all that waits; None: no bound."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.engines.embedded import warmth
-from bridge.engines.embedded.warmth import IndexWarmup
+from bridge.engines.embedded import index_warmup
+from bridge.engines.embedded.index_warmup import IndexWarmup
 from tests.engines.embedded.conftest import Restartable
 from tests.engines.embedded.hands import start
 
@@ -15,7 +15,7 @@ from tests.engines.embedded.hands import start
 def test_every_id_is_read_in_steps(restartable: Restartable, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         start(restartable.now, "work", f"w-{number}")
-    monkeypatch.setattr(warmth, "STEP", 3)
+    monkeypatch.setattr(index_warmup, "STEP", 3)
     warm = IndexWarmup(restartable.path, "hub")
     warm.start()
     warm._thread.join()

@@ -15,9 +15,9 @@ from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.grace import GUARD, CancelGrace, cancel_grace
+from bridge.engines.cancel_grace import GUARD, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
-from bridge.engines.parking import letters
+from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
@@ -64,13 +64,13 @@ class SystemWorkflows:
             orchestrators={
                 **{name: message_aware(each) for name, each in orchestrators.items()},
                 GUARD: cancel_grace,
-                DEAD_LETTER: letters.orchestrator(),
+                DEAD_LETTER: dead_letter_workflow.orchestrator(),
             },
             activities={
                 **workflows.activities,
                 **grace.activities(),
                 EVALUATE_ACTIVITY: evaluate,
-                DEAD_LETTER: letters.activity(self.undeliverable, self._engines[engine].messages),
+                DEAD_LETTER: dead_letter_workflow.activity(self.undeliverable, self._engines[engine].messages),
             },
             entities={
                 **workflows.entities,

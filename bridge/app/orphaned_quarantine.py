@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from durabletask.client import EntityQuery
 
-from bridge.app.attachment import chosen
+from bridge.app.connection import chosen
 from bridge.app.parking import quarantine_engine
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
@@ -26,7 +26,7 @@ _LATER = 60.0
 """The same otherwise: a process with an earlier configuration may still hold keys."""
 
 
-@wire_name("bridge.app.stranded.NotTakenUp")
+@wire_name("bridge.app.orphaned_quarantine.NotTakenUp")
 class QuarantineOrphaned(BridgeError):
     """Who releases these keys would wait for nothing."""
 
@@ -36,7 +36,7 @@ class QuarantineOrphaned(BridgeError):
 def refuse_release(loaded: Loaded, source: str, engine: str | None) -> None:
     """Raises: NotTakenUp when a source of the configuration keeps no keys on this engine; LookupError: no such engine.
 
-    engine: as `bridge.app.attachment.chosen` takes it.
+    engine: as `bridge.app.connection.chosen` takes it.
     """
     if source not in loaded.config.sources:
         return

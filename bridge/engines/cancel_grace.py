@@ -27,7 +27,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.commands import Cancel
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.engines.inquiry import InstanceReader
+from bridge.engines.instance_reader import InstanceReader
 from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
 from bridge.origin import MessageOrigin
 

@@ -12,7 +12,7 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bridge.brokers.base import Listener, SubscribeOptions
-from bridge.brokers.kafka import progress
+from bridge.brokers.kafka import commit_metadata
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.connection import Connection
@@ -21,7 +21,7 @@ from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Inflation
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.restlessness import RebalanceStormDetector
+from bridge.brokers.kafka.rebalance_storms import RebalanceStormDetector
 from bridge.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self.storms.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
-    async def release(self, timeout: float, *, tell: bool = True) -> None:
+    async def release(self, limit: float, *, tell: bool = True) -> None:
         """Give all partitions up, after at most `patience` seconds and the time of one commit.
 
         tell: let the listener finish what is in flight.
@@ -97,9 +97,9 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             return
         try:
             if tell:
-                await self._tell(gone, timeout)
+                await self._tell(gone, limit)
             self._commits.interrupt()
-            await self._commits.commit(self.consumer, gone, max(1.0, timeout / 2))
+            await self._commits.commit(self.consumer, gone, max(1.0, limit / 2))
         except BrokerError as error:
             _log.warning("group %s: the last commit before a hand-over failed: %s", self._options.group, error)
         finally:
@@ -109,12 +109,12 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             self._fetcher.assign({})
             self._commits.interrupt()
 
-    async def _tell(self, gone: list[KafkaPartition], timeout: float) -> None:
+    async def _tell(self, gone: list[KafkaPartition], limit: float) -> None:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await self._listener.revoked(gone)
         except TimeoutError:
-            _log.warning("group %s: what is in flight did not end in %g s", self._options.group, timeout)
+            _log.warning("group %s: what is in flight did not end in %g s", self._options.group, limit)
         except Exception as error:
             _log.error("the listener failed", exc_info=error)
 
@@ -169,7 +169,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                     tp,
                     cluster=self._cluster.id,
                     log=log,
-                    done=progress.decode(start, position.metadata or "") if position is not None else (),
+                    done=commit_metadata.decode(start, position.metadata or "") if position is not None else (),
                     committed=None if position is None else (position.offset, position.metadata or ""),
                     dead_letters=self._dead_letters,
                     changed=self._changed,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.codecs.content_type import content_type_of, decode_text
+from bridge.codecs.header_attributes import binary_text, plain_message, read_plain
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits
-from bridge.codecs.plain import binary_text, plain_message, read_plain
 from bridge.envelope import Envelope, Event
 from bridge.errors import DecodeError
 from bridge.message import Message, Position

@@ -17,7 +17,7 @@ from bridge.commands import (
     Terminate,
 )
 from bridge.origin import MessageOrigin
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 
 InstanceCommand = RaiseEvent | Cancel | Terminate | Suspend | Resume
 """Commands that need an instance which is there already."""

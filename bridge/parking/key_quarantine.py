@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.message import Position
-from bridge.parking.lot import OperationResult, Undelivered
+from bridge.parking.early_message_queue import OperationResult, Undelivered
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
 """Why a message of a quarantined key is dead-lettered."""

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.message import Position
-from bridge.parking.lot import OperationResult
-from bridge.parking.ward import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
+from bridge.parking.early_message_queue import OperationResult
+from bridge.parking.key_quarantine import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
 
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bridge.codecs.base import IN_BODY
 from bridge.codecs.cloudevents.binary import around, encode_binary
+from bridge.codecs.header_attributes import text_headers
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json
-from bridge.codecs.plain import text_headers
 from bridge.envelope import Envelope, Event
 from bridge.message import Message, Position
 

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.parking.letter import StoredMessage
+from bridge.parking.stored_message import StoredMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class QuarantinedMessage:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedKey:
-    """key: as of `bridge.parking.key`. until, owner, lease: as in `bridge.parking.ward.Ward`.
+    """key: as of `bridge.parking.key`. until, owner, lease: as in `bridge.parking.key_quarantine.KeyQuarantine`.
 
     unsettled: operations wait that may change it.
     """

@@ -10,8 +10,8 @@ from typing import Any
 
 from cel_expr_python import cel
 
+from bridge.routing.cel_tokens import Token, tokens
 from bridge.routing.nulls import LOSES_NULLS, recount
-from bridge.routing.syntax import Token, tokens
 
 _MACROS = ("map", "filter")
 """Those whose result has the order of their range; `all`, `exists` and `exists_one` come to the same in any."""

@@ -22,10 +22,10 @@ from bridge.brokers.servicebus import (
     decoding,
     encoding,
     native,
-    seam,
+    sdk_internals,
     transport,
 )
-from bridge.brokers.servicebus.wishes import Sessions
+from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.config.servicebus import ServiceBusBrokerConfig
 from bridge.errors import PublishFailed
 from bridge.message import Message
@@ -54,11 +54,11 @@ async def test_patience_is_kept(client: ServiceBusClient) -> None:
     """A read lasts as long as it was told to, so a waiting receiver wakes that seldom."""
     async with client.get_queue_receiver("orders", prefetch_count=1, socket_timeout=0.01, keep_alive=0) as receiver:
         await receiver.receive_messages(3, max_wait_time=1)
-        assert seam.set_read_timeout(receiver, 0.7)
+        assert sdk_internals.set_read_timeout(receiver, 0.7)
         begun = time.monotonic()
         await receiver.receive_messages(1, max_wait_time=0.1)
         assert 0.5 < time.monotonic() - begun < 2
-    assert not seam.set_read_timeout(object(), 1.0)
+    assert not sdk_internals.set_read_timeout(object(), 1.0)
 
 
 async def test_a_detached_link_is_seen(server: ServiceBusServer, client: ServiceBusClient) -> None:
@@ -66,22 +66,22 @@ async def test_a_detached_link_is_seen(server: ServiceBusServer, client: Service
     async with client.get_queue_receiver("orders", keep_alive=0) as receiver:
         first, second = await receiver.receive_messages(2, max_wait_time=5)
         await receiver.complete_message(first)
-        assert seam.is_link_attached(receiver)
+        assert sdk_internals.is_link_attached(receiver)
         assert server.faults.detach("amqp:link:detach-forced", entity="orders") == 1
         with contextlib.suppress(exceptions.MessageLockLostError):  # the first way was heard, the second came too late
             await receiver.complete_message(second)
-        assert not seam.is_link_attached(receiver)
-    assert seam.is_link_attached(object())  # type: ignore[arg-type]  # nothing can be told of it
+        assert not sdk_internals.is_link_attached(receiver)
+    assert sdk_internals.is_link_attached(object())  # type: ignore[arg-type]  # nothing can be told of it
 
 
 async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:
     async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
         messages = await receiver.receive_messages(3, max_wait_time=5)
-        assert [await seam.release(receiver, message) for message in messages] == [True] * 3
+        assert [await sdk_internals.release(receiver, message) for message in messages] == [True] * 3
     async with client.get_queue_receiver("orders") as receiver:
         [message] = await receiver.receive_messages(1, max_wait_time=5)
         assert message.delivery_count == 0
-        assert not await seam.release(client.get_queue_receiver("orders"), message)
+        assert not await sdk_internals.release(client.get_queue_receiver("orders"), message)
 
 
 async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, client: ServiceBusClient) -> None:
@@ -91,13 +91,13 @@ async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, c
             messages += await receiver.receive_messages(3, max_wait_time=5)
         before = [message.locked_until_utc for message in messages]
         await asyncio.sleep(0.05)
-        ends = await seam.renew(receiver, messages, 5)
+        ends = await sdk_internals.renew(receiver, messages, 5)
         assert server.counters.operations["renew-lock"] == 1
         assert [message.locked_until_utc.timestamp() for message in messages] == ends
         assert all(message.locked_until_utc > old for message, old in zip(messages, before, strict=True))
         await receiver.complete_message(messages[0])
         with pytest.raises(exceptions.MessageLockLostError):
-            await seam.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)
+            await sdk_internals.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)
 
 
 async def test_a_refused_settlement_leaves_the_link_as_it_is(
@@ -108,16 +108,19 @@ async def test_a_refused_settlement_leaves_the_link_as_it_is(
         first, second, third = await receiver.receive_messages(3, max_wait_time=5)
         link = receiver._handler
         server.faults.add("settle", "reject", condition="amqp:not-allowed")
-        assert seam.condition(await seam.settle(receiver, first, "complete")) == "amqp:not-allowed"
+        assert sdk_internals.condition(await sdk_internals.settle(receiver, first, "complete")) == "amqp:not-allowed"
         # The second time goes over the management link
         server.faults.add("manage", "reject", operation="update-disposition", condition="com.microsoft:argument-error")
-        assert seam.condition(await seam.settle(receiver, first, "complete")) == "com.microsoft:argument-error"
-        assert await seam.settle(receiver, first, "complete") is None
-        assert await seam.settle(receiver, second, "abandon") is None
-        assert await seam.settle(receiver, third, "dead_letter", "reason", "description") is None
+        assert (
+            sdk_internals.condition(await sdk_internals.settle(receiver, first, "complete"))
+            == "com.microsoft:argument-error"
+        )
+        assert await sdk_internals.settle(receiver, first, "complete") is None
+        assert await sdk_internals.settle(receiver, second, "abandon") is None
+        assert await sdk_internals.settle(receiver, third, "dead_letter", "reason", "description") is None
         assert receiver._handler is link
         with pytest.raises(exceptions.MessageAlreadySettled):
-            await seam.settle(receiver, first, "complete")
+            await sdk_internals.settle(receiver, first, "complete")
     [dead] = server.counters.dead_letters
     assert (dead.reason, dead.description) == ("reason", "description")
     assert server.counters.settled == Counter({"orders complete": 1, "orders abandon": 1, "orders dead_letter": 1})
@@ -126,7 +129,7 @@ async def test_a_refused_settlement_leaves_the_link_as_it_is(
 async def test_settlements_do_without_the_touch(server: ServiceBusServer, client: ServiceBusClient) -> None:
     async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
         [message, *_] = await receiver.receive_messages(1, max_wait_time=5)
-        assert await seam.settle(Public(receiver), message, "dead_letter", "reason", "description") is None  # type: ignore[arg-type]
+        assert await sdk_internals.settle(Public(receiver), message, "dead_letter", "reason", "description") is None  # type: ignore[arg-type]
     assert server.counters.dead_letters[0].description == "description"
 
 

@@ -20,8 +20,8 @@ from bridge.commands import (
     SignalEntity,
     StartOrRaise,
 )
+from bridge.deduplication import remembers
 from bridge.origin import MessageOrigin, Unwrapped
-from bridge.seen import remembers
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELED"})
 """Statuses of an instance that does not go on."""

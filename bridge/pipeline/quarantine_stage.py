@@ -17,14 +17,14 @@ from bridge.envelope import Envelope
 from bridge.errors import EngineError, EngineOutage, EngineRejected, kept
 from bridge.message import Message, Position
 from bridge.pace import NO_ROUTE
-from bridge.parking.held import QuarantinedMessage
-from bridge.parking.letter import StoredMessage
-from bridge.parking.ward import FULL
+from bridge.parking.key_quarantine import FULL
+from bridge.parking.quarantined_key import QuarantinedMessage
+from bridge.parking.stored_message import StoredMessage
 from bridge.pipeline.admission import Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 from bridge.pipeline.execution import SLICE, Execution, Target
-from bridge.pipeline.gate import FlowControl
-from bridge.pipeline.item import InFlightDelivery
+from bridge.pipeline.flow_control import FlowControl
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.quarantine import Quarantine, QuarantinedDelivery, QuarantineSettings, QuarantineStore

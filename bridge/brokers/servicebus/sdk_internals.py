@@ -1,7 +1,7 @@
 """What the SDK can do and does not offer in public, in small: touches with a way to do without each.
 
 The larger ones are in `transport` (how transfers become messages, and credit), `decoding` and `attaching`. The SDK's
-minor version is pinned, and tests/brokers/servicebus/test_seam.py fails when one of them has lost its grip.
+minor version is pinned, and tests/brokers/servicebus/test_sdk_internals.py fails when one of them has lost its grip.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 
 from bridge.config.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.parking.wards import EngineQuarantineStore, QuarantineEntities
+from bridge.engines.parking.quarantine import EngineQuarantineStore, QuarantineEntities
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.parking.names import QUARANTINE

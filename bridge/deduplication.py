@@ -62,7 +62,7 @@ class DeduplicationWindow:
         return True
 
     def text(self) -> str:
-        """What `Seen(text)` begins with, oldest first."""
+        """What `DeduplicationWindow(text)` begins with, oldest first."""
         old = self._text if self._old is None else "".join(self._old)
         return (old + "".join(digest(key) for key in self._keys))[-self.limit * _LENGTH :]
 

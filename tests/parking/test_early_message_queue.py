@@ -10,7 +10,7 @@ import pytest
 from bridge.commands import Command, OnFinished, ParkFor, RaiseEvent
 from bridge.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
 from bridge.origin import MessageOrigin
-from bridge.parking.lot import (
+from bridge.parking.early_message_queue import (
     DEDUPLICATION_WINDOW,
     REMEMBERED,
     EarlyMessageLimits,

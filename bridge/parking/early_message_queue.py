@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.commands import Command
 from bridge.origin import MessageOrigin
-from bridge.parking.parked import WaitingCommand
+from bridge.parking.waiting_command import WaitingCommand
 from bridge.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
 
 DEDUPLICATION_WINDOW = 300.0
@@ -49,7 +49,7 @@ class EarlyMessageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """A message whose dead letter is to be written, as JSON of `Parked`, and why."""
+    """A message whose dead letter is to be written, as JSON of `WaitingCommand`, and why."""
 
     parked: dict[str, Any]
     reason: str
@@ -74,7 +74,7 @@ class OperationResult:
 class EarlyMessageQueue:
     """The messages of one instance, oldest first.
 
-    items: JSON of `Parked`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
+    items: JSON of `WaitingCommand`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
     attempts, failed_at: of the oldest message, when its instance is there and it fails. read: makes an item what it
     says.
     """
