@@ -49,6 +49,9 @@ MAX_RECORDS = 500_000
 _CROWDED = 2 * MAX_HEADERS
 """Bytes of a record that cannot have too many headers."""
 
+_SMALL = 1 << 20
+"""Bytes of a batch whose headers take bounded memory (50 MB) before they are counted."""
+
 _CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 
 Found = tuple[int, int, Message]
@@ -161,7 +164,10 @@ class Batch:
                     return
                 expected = offset + 1
                 if offset >= first:
-                    yield offset, offset, _message(record.value, record.key, tuple(record.headers), record.timestamp)
+                    headers = tuple(record.headers)
+                    if len(headers) > MAX_HEADERS:
+                        raise _too_many_headers()
+                    yield offset, offset, _message(record.value, record.key, headers, record.timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
         except _Damaged as damage:
@@ -190,7 +196,7 @@ class Batch:
         plain = _inflated(self.raw, limit)
         self.inflated = len(plain) if plain is not self.raw else 0
         records = DefaultRecordBatch(plain)
-        return cast(Iterable[Any], records) if len(plain) <= _CROWDED else _sparing(plain, records)
+        return cast(Iterable[Any], records) if len(plain) <= _SMALL else _sparing(plain, records)
 
 
 @dataclass(frozen=True, slots=True)
