@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
+from bridge.app.connection import attached
 from bridge.app.daemon import Daemon
-from bridge.app.erase import erase
+from bridge.app.erase import Erasure, condition_of
 from bridge.app.parked import ParkedMessages, Waiting, Which
 from bridge.errors import EngineMisconfigured
 from tests.app.project import TIMEOUT
@@ -205,8 +206,8 @@ async def test_encrypted_messages_are_found_and_erased(tmp_path: Path) -> None:
         await publish(it, "early", "e")
         await publish(it, "held", "h")
         await waiting(it, 2)
-        found = await erase(
-            load_config([tmp_path / "bridge.yaml"]), None, f"payload.note == '{MARKER}-0'", dry_run=False
-        )
+        condition = condition_of(f"payload.note == '{MARKER}-0'")
+        async with attached(load_config([tmp_path / "bridge.yaml"])) as engine:
+            found = [each async for each in Erasure(engine, condition, dry_run=False).run(lambda done, total: None)]
         assert sorted((each.kind, each.state) for each in found) == [("early", "erased"), ("quarantined", "erased")]
         await waiting(it, 0)

@@ -16,7 +16,13 @@ from tests.app.project import CONFIG, write_project
 from tests.cli.test_audit import DATA, MARKER, STEPS
 from tests.cli.test_control_channel import PORT, daemon
 
-HERE = {"publish": "cli", "engine backup": "cli", "engine restore": "cli", "engine compact": "cli"}
+HERE = {
+    "publish": "cli",
+    "engine backup": "cli",
+    "engine restore": "cli",
+    "engine compact": "cli",
+    "engine reencrypt": "cli",
+}
 """Commands that no daemon does: they ask a broker, or look after an engine's file."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from durabletask.client import OrchestrationQuery
+from structlog.testing import capture_logs
 
 from bridge.app.admission import build_admission, count, listen
 from bridge.app.composition import build_router, load_config
@@ -406,22 +407,23 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
     limits: {per: {value: "{{ payload.tenant + payload.suffix }}", max_in_flight: 1, max_waiting: 3}}
 """
     routes = CAPPED.replace("payload.tenant", "payload.tenant + payload.suffix")
-    async with bench(tmp_path, routes, source) as it:
-        await it.publish(*(message("start", n, f"k{n}", tenant=marker, suffix="!") for n in range(12)))
-        await it.publish(*(message("start", n, f"k{n}", tenant=marker) for n in range(12, 18)))
-        await go(it)
-        await it.until(lambda: it.source.gate.full and it.source.limits["start"].waiting, "its own bounds hold it")
-        view = SourceView(it.source, stuck_after=60.0)
-        metrics = Metrics(
-            lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
-        ).render()
-        reading = view.reading()
-        assert reading.limited
-        assert b"bridge_value_waiting" in metrics
-        shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
+    with capture_logs() as logs:
+        async with bench(tmp_path, routes, source) as it:
+            await it.publish(*(message("start", n, f"k{n}", tenant=marker, suffix="!") for n in range(12)))
+            await it.publish(*(message("start", n, f"k{n}", tenant=marker) for n in range(12, 18)))
+            await go(it)
+            await it.until(lambda: it.source.gate.full and it.source.limits["start"].waiting, "its own bounds hold it")
+            view = SourceView(it.source, stuck_after=60.0)
+            metrics = Metrics(
+                lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
+            ).render()
+            reading = view.reading()
+            assert reading.limited
+            assert b"bridge_value_waiting" in metrics
+            shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
     printed = capsys.readouterr()
-    shown += [printed.out, printed.err]
-    assert "read no further" in printed.out + printed.err
+    shown += [printed.out, printed.err, str(logs)]
+    assert "read no further" in str(logs)
     assert not [text for text in shown if marker in text]
 
 

@@ -183,7 +183,8 @@ def test_outcomes_and_requests_are_published_once(finished: Finished) -> None:
 
 def test_early_messages_are_delivered_and_counted(finished: Finished) -> None:
     lasting = [each for each in finished.it.expected["waiting"] if each["instance_id"] != "brief-1"]
-    assert [each for each in finished.waiting if each["instance_id"] != "brief-1"] == lasting
+    found = [each for each in finished.waiting if each["instance_id"] != "brief-1"]
+    assert [{name: now[name] for name in then} for now, then in zip(found, lasting, strict=True)] == lasting
     assert finished.left == []
     delivered = finished.events['{engine="default",event="delivered"}']
     # One more came for an instance before what waits for it was delivered, or it went straight to it
