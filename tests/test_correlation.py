@@ -84,7 +84,7 @@ def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
 
 @pytest.mark.parametrize("command", STARTS, ids=str)
 @pytest.mark.parametrize("life", [InstanceState.RUNNING, InstanceState.FINISHED])
-@pytest.mark.parametrize("certain", [False, True])
+@pytest.mark.parametrize("confirms", [False, True])
 def test_the_same_message_is_always_a_repeat(command: Command, life: InstanceState, confirms: bool) -> None:
     assert next_step(command, InstanceFacts(CallResult.EXISTS, life, True), confirms) is NextStep.REPEATED
     assert next_step(command, InstanceFacts(CallResult.UNSURE, life, True), confirms) is NextStep.DONE
