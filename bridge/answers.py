@@ -81,7 +81,9 @@ class Key:
 
     @classmethod
     def new(cls, now: float, delay: float = 0.0) -> Key:
-        return cls(_text(secrets.token_bytes(3)), secrets.token_bytes(32), now, delay)
+        id_ = _text(secrets.token_bytes(3))
+        # A command line takes an argument that begins with a dash for an option
+        return cls(f"k{id_[1:]}" if id_[0] in "-_" else id_, secrets.token_bytes(32), now, delay)
 
     def sign(self, plain: str, until: int | None) -> str:
         """The correlation id with a signature."""

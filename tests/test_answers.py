@@ -79,3 +79,8 @@ def test_a_new_key_signs_when_every_process_knows_it_and_the_old_ones_verify() -
     for number in range(20):
         ring = ring.rotate(Key.new(float(number)))
     assert len(ring.keys) == KEEPS
+
+
+def test_ids_of_keys_are_no_options_of_a_command_line() -> None:
+    """`bridge keys retire ID` takes one that begins with a dash for an option: one in 64 would."""
+    assert not [key.id for key in (Key.new(0.0) for _ in range(5000)) if not key.id[0].isalnum()]

@@ -77,10 +77,14 @@ def expected_of(topic: str, tally: Tally) -> int:
     return sum(number for (other, _), number in tally.dead_letters.items() if other == topic)
 
 
+POLL = 60.0
+"""Seconds between two looks for a start that a killed process did not report, while an early message waits for it."""
+
+
 def ends_as(expected: Tally, directory: Path, config: tuple[str, ...]) -> None:
     """Wait until the shop's workflows stand as expected."""
     wanted = expected.orders, expected.early, expected.returns, expected.parcels
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + POLL + TIMEOUT
     while True:
         listed = observe("", json.loads(bridge("instances", "list", "--limit", "0", "--json", *config, cwd=directory)))
         found = listed.orders, listed.early, listed.returns, listed.parcels

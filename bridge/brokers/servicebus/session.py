@@ -250,7 +250,7 @@ class SessionReceiver(Receiver):
         if until is not None and not self.partition.lost:
             self.clock.lost(until.timestamp() - time.time())
 
-    def lose(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """See `Receiver.lose`: with the session all its messages are lost, and it counts once."""
+    def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+        """See `Receiver.mark_lock_lost`: with the session all its messages are lost, and it counts once."""
         self.broken = error
         return PartitionRevoked(str(error))

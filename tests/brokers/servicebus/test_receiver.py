@@ -268,7 +268,7 @@ async def test_a_service_that_renews_few_locks_at_once(
 
     monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
     subscription = await broker.subscribe(
-        replace(OPTIONS, wishes=ServiceBusReceiverOptions(prefetch=60)), Assignments()
+        replace(OPTIONS, broker_options=ServiceBusReceiverOptions(prefetch=60)), Assignments()
     )
     await broker.publish("orders", numbered(60))
     taken = []

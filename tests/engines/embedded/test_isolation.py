@@ -176,7 +176,7 @@ def a_batch(case: Case) -> None:
 
 def a_return(case: Case) -> None:
     items = case.turns("poison", "fine")
-    case.break_(case.database.hub, "let_go", lambda _: not case.hits)
+    case.break_(case.database.hub, "release", lambda _: not case.hits)
     case.hits.clear()
     with together(case.database):
         for each in ("poison", "fine"):

@@ -286,7 +286,7 @@ def test_functions_as_entities_see_their_context(make_worker: MakeWorker, client
     def counter(ctx: EntityContext, amount: int) -> None:
         ctx.set_state(ctx.get_state(int, 0) + amount)
         if ctx.get_state(int, 0) == 2:
-            ctx.schedule_new_orchestration("told", f"at {ctx.get_state(int)}", instance_id="told")
+            ctx.schedule_new_orchestration("received", f"at {ctx.get_state(int)}", instance_id="told")
 
     def received(ctx: task.OrchestrationContext, text: str) -> str:
         return text
