@@ -89,7 +89,7 @@ class ServiceBusSubscription:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
         away = [each.away for each in self._seated() if each.away is not None]
-        skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set while the source waits, not ready
+        skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set during the wait, not ready
         if refused is not None or (len(away) == len(self._seated()) and not skewed):
             await self.close()
             raise refused or away[0]
