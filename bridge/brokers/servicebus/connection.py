@@ -39,7 +39,7 @@ IDLE_READ = 1.0
 """Longest read in seconds while nothing is in flight; a pending write ends it."""
 
 CLOSE_READ = 0.2
-"""Duration of silence in seconds that, after two of them, makes a link count as drained."""
+"""Seconds of silence, twice in a row, after which a closing link counts as drained."""
 
 CLOSE_SECONDS = 8.0
 

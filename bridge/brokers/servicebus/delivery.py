@@ -36,8 +36,9 @@ class Verb(Enum):
 
 @wire_name("bridge.brokers.servicebus.delivery.DoubtfulRefusal")
 class DoubtfulRefusal(SettlementRefused):
-    """The service refused one settlement with an error that may pass. others: meanwhile it has settled other
-    messages.
+    """The service refused one settlement with an error that may pass.
+
+    others: the service has settled other messages meanwhile.
     """
 
     def __init__(self, text: str, others: bool) -> None:

@@ -17,7 +17,7 @@ STUCK_SECONDS = 1.0
 """Seconds without a `take` from a full inbox after which the inbox counts as stuck."""
 
 GROWTH = 8
-"""Credit granted for each measured message. Sizes of received messages limit further credit; each step costs a round
+"""Most credit per measured message. The sizes of measured messages then limit further credit. Each step costs a round
 trip."""
 
 _FADING = 0.99

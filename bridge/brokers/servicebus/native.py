@@ -20,7 +20,7 @@ _PROPERTIES_LIMIT = 65_536
 
 
 class Timestamp(int):
-    """Milliseconds since the epoch."""
+    """AMQP timestamp in milliseconds since the epoch."""
 
 
 class Binary(bytes):

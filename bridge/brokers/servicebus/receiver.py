@@ -143,7 +143,7 @@ class Receiver:
     """True for a receiver that can do without a connection where a namespace allows few of them."""
 
     def give_way(self) -> None:
-        """Release the connection because another receiver needs it."""
+        """Give way to another receiver that needs the connection; does nothing in a receiver without sessions."""
 
     # -- the task
 
