@@ -1,4 +1,4 @@
-"""One partition of a log for as long as it is ours once: what is handed out, what came back, what is done."""
+"""One partition of a log during one assignment: records handed out, returned and completed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ D = TypeVar("D")
 
 
 class AssignedPartition:
-    """The part of `bridge.brokers.base.Partition` that is alike for all logs. A new object for every assignment: the
-    object is the epoch.
-    """
+    """Common part of `bridge.brokers.base.Partition` for all logs. Every assignment creates a new object."""
 
     __slots__ = (
         "_changed", "_paused", "_returned", "_start", "_tracker", "cluster", "draining", "number", "revoked", "topic",
     )  # fmt: skip
 
     lost = False
-    """Partitions are handed over, never lost."""
+    """Always False: a partition is revoked by its group, never lost."""
 
     def __init__(
         self, *, cluster: str, topic: str, number: int, start: int, done: Iterable[int], changed: Callable[[], None]
     ) -> None:
-        """start: offset to begin at. done: offsets above it that an earlier epoch completed. changed: called when there
-        may be something to hand out.
+        """start: first offset. done: offsets above it that an earlier assignment completed. changed: called when there
+        may be records to hand out.
         """
         self.cluster = cluster
         self.topic = topic
@@ -43,38 +41,40 @@ class AssignedPartition:
 
     @property
     def gap(self) -> int:
-        """Records handed out since the committable prefix ended; what is only read ahead does not count."""
+        """Number of records handed out since the end of the committable prefix; records that are only read ahead do not
+        count.
+        """
         return self._tracker.gap
 
     @property
     def prefix(self) -> int:
-        """The offset that may be committed: everything handed out below it is done."""
+        """Offset that may be committed: all records handed out below it are completed."""
         committable = self._tracker.committable
         return self._start if committable is None else committable
 
     def pause(self) -> None:
-        """Hand out no more; what was read ahead stays, which is bounded."""
+        """Stop handing out records. Records read ahead stay; their number is limited."""
         self._paused = True
 
     def resume(self) -> None:
-        """Hand out again."""
+        """Hand out records again."""
         if self._paused:
             self._paused = False
             self._changed()
 
     def drain(self) -> None:
-        """Hand out no more, for good: the partition is about to be revoked."""
+        """Stop handing out records permanently, because the partition is about to be revoked."""
         self.draining = True
         self._returned.clear()
 
     def give_back(self, offset: int, message: Message) -> None:
-        """A delivery was abandoned: hand the record out again, before all later ones."""
+        """Take an abandoned record back and hand it out again, before all later ones."""
         if not self.draining:
             insort(self._returned, (offset, message), key=lambda returned: returned[0])
             self._changed()
 
     def take_returned(self, limit: int, into: list[D], make: Callable[[Message, int], D]) -> None:
-        """Hand out what was given back, oldest first, as long as there are less than `limit` in `into`."""
+        """Hand out returned records, oldest first, up to `limit` items in `into`."""
         room = max(0, limit - len(into))
         into += [make(message, offset) for offset, message in self._returned[:room]]
         del self._returned[:room]

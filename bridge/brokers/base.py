@@ -1,7 +1,7 @@
-"""The seam to brokers: what the pipeline asks of one, and what it promises in return.
+"""Broker interface: the calls that the pipeline makes on a broker, and the guarantees of the broker in return.
 
-A broker hands out deliveries and takes them back settled. It alone knows offsets, locks and commits; it knows nothing
-of rules and engines. All calls happen on one event loop.
+A broker hands out deliveries and takes them back settled. Only the broker knows offsets, locks and commits. A broker
+knows nothing of rules and engines. All calls happen on one event loop.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bridge.provenance import Cause
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a broker can do; the contract suite asks for exactly this.
+    """Capabilities of a broker. The contract test suite relies on exactly these.
 
-    durable: survives a crash of the broker's process. groups: several processes share a subscription by partition.
-    commits: settlement is a contiguous prefix (else each message is settled alone). dead_letter_topics: dead letters go
-    to a topic that can be subscribed to like any other. tombstones: a body may be absent. bytes_keys: a key may be any
-    bytes (else text). repeated_headers: a header's name may occur more than once. timestamps: a publisher may set the
-    time. ordered: what is given back comes again in its old place. keyless_tombstones: a message may have neither body
-    nor key. max_message: bytes of the largest message.
+    durable: messages survive a crash of the broker's process. groups: several processes share a subscription by
+    partition. commits: settlement is a contiguous prefix (otherwise each message is settled alone). dead_letter_topics:
+    dead letters go to a topic that accepts subscriptions like any other. tombstones: a body may be absent. bytes_keys:
+    a key may be any bytes (otherwise text). repeated_headers: a header name may occur more than once. timestamps: a
+    publisher may set the time. ordered: an abandoned message comes again in its old place. keyless_tombstones: a
+    message may have neither body nor key. max_message: size of the largest message in bytes.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Features:
 
 
 class Partition(Protocol):
-    """One ordered part of a subscription, for as long as it is assigned to us once (one epoch)."""
+    """One ordered part of a subscription, for the duration of one assignment to this process."""
 
     @property
     def topic(self) -> str: ...
@@ -52,21 +52,23 @@ class Partition(Protocol):
 
     @property
     def revoked(self) -> bool:
-        """True from the moment the partition is taken away; it never turns false again."""
+        """True from the moment the partition is revoked; never turns false again."""
         ...
 
     @property
     def lost(self) -> bool:
-        """Whether it was taken away by a lock that passed: one lost lock, however many messages it held."""
+        """True when the partition was revoked because its lock expired. One lost lock counts once, however many
+        messages it covered.
+        """
         ...
 
     @property
     def gap(self) -> int:
-        """Records fetched since the committable prefix ended: what a crash now would redeliver."""
+        """Number of records fetched since the end of the committable prefix; a crash now would redeliver them."""
         ...
 
     def pause(self) -> None:
-        """Fetch no more from this partition; membership is kept. Idempotent."""
+        """Stop fetching from this partition. Group membership is kept. Idempotent."""
         ...
 
     def resume(self) -> None:
@@ -76,7 +78,7 @@ class Partition(Protocol):
 
 @runtime_checkable
 class Delivery(Protocol):
-    """A message and the right to settle it, once."""
+    """A message and the right to settle it once."""
 
     @property
     def message(self) -> Message: ...
@@ -89,45 +91,50 @@ class Delivery(Protocol):
 
     @property
     def attempt(self) -> int:
-        """How often the broker has delivered this message, from 1; 1 where the broker does not count."""
+        """Number of times the broker has delivered this message, from 1; always 1 for a broker that does not count."""
         ...
 
     @property
     def lost(self) -> bool:
-        """Whether this message's own lock has passed: it cannot be settled any more, and is on its way again."""
+        """True when this message's own lock has expired. The message cannot be settled any more and will be
+        redelivered.
+        """
         ...
 
     @property
     def settlement_unknown(self) -> bool:
-        """Whether an attempt to settle it had no answer: with its lock passed, it may be done all the same."""
+        """True when a settlement attempt got no answer. After the lock expires, the message may nevertheless be
+        settled.
+        """
         ...
 
     async def complete(self) -> None:
-        """The message is done. May be made durable later, in a batch; never before all earlier effects are.
+        """Mark the message as done.
 
+        The broker may make this durable later, in a batch, but never before all earlier effects are durable.
         Raises: LockLost, PartitionRevoked, SettlementRefused (do not settle again), BrokerUnavailable (settle again).
         """
         ...
 
     async def dead_letter(self, cause: Cause) -> None:
-        """Write the dead letter durably, then complete.
+        """Write the dead letter durably, then complete the message.
 
         Raises: BrokerUnavailable (nothing was settled; try again), LockLost, PartitionRevoked, SettlementRefused.
         """
         ...
 
     async def abandon(self) -> None:
-        """Give the message back unsettled: it will be redelivered, here or elsewhere. Never raises for a lost right."""
+        """Give the message back unsettled, for redelivery here or elsewhere. Never raises for a lost right."""
         ...
 
 
 class Listener(Protocol):
-    """Told about assignments. The broker waits for `revoked` before it gives the partitions away."""
+    """Receiver of assignment notifications. The broker waits for `revoked` before it gives the partitions away."""
 
     async def assigned(self, partitions: Sequence[Partition]) -> None: ...
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Drop what is queued from them and wait, within the broker's deadline, for what is in flight."""
+        """Drop queued deliveries of the partitions and wait, within the broker's deadline, for those in flight."""
         ...
 
 
@@ -136,8 +143,9 @@ class UnreadablePolicy:
     """Treatment of messages that cannot be parsed, by whether their ordering key can be read.
 
     `dead_letter`: hand the message out with `Message.unreadable` set; the pipeline dead-letters or quarantines it.
-    `stop_partition`: hand out nothing at or after it in its partition, and say so in `stopped`.
-    `skip`: hand it out with `Message.unreadable` set; the pipeline completes it as ignored, counted and logged.
+    `stop_partition`: hand out nothing at or after the message in its partition, and report the reason in `stopped`.
+    `skip`: hand the message out with `Message.unreadable` set; the pipeline completes it as ignored, counted and
+    logged.
     """
 
     key_known: OnUnreadable = "dead_letter"
@@ -162,12 +170,13 @@ def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = ""
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOptions:
-    """One source's wishes.
+    """Options of one source's subscription.
 
-    topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, where
-    a group has no position yet. dead_letter: topic for dead letters, `{topic}` stands for the origin's name; None: the
-    place that the broker itself has for them. wishes: what only one kind of broker understands, a value of a class that
-    this broker defines; None: its defaults. unreadable: treatment of messages that cannot be parsed.
+    topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, used
+    while a group has no position yet. dead_letter: topic for dead letters, in which `{topic}` stands for the name of
+    the original topic; None: the broker's own dead-letter place. broker_options: options of one kind of broker, an
+    instance of a class that this broker defines; None: its defaults. unreadable: treatment of messages that cannot be
+    parsed.
     """
 
     topics: tuple[str, ...]
@@ -179,41 +188,41 @@ class SubscribeOptions:
 
 
 class Subscription(Protocol):
-    """A live consumer."""
+    """An open consumer."""
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for deliveries, at most `limit`; empty only once the subscription is closed. Event-driven.
+        """Wait for at most `limit` deliveries. Event-driven; the result is empty only after the subscription is closed.
 
         Raises: BrokerUnavailable when the broker is away; the caller may call again.
         """
         ...
 
     async def flush(self) -> None:
-        """Return when everything completed so far is durably settled. Raises: BrokerUnavailable."""
+        """Return when all completed deliveries are durably settled. Raises: BrokerUnavailable."""
         ...
 
     async def close(self) -> None:
-        """Flush what was completed, give the rest back, leave the group. Idempotent. Wakes `receive`."""
+        """Flush completed deliveries, give the rest back and leave the group. Idempotent. Wakes `receive`."""
         ...
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """Per assigned (topic, partition): records behind the end that are not completed, as last known.
+        """Last known number of records that are not completed, by assigned (topic, partition).
 
-        Partitions whose end is not known yet are left out.
+        Partitions with an unknown end are left out.
         """
         ...
 
 
 @runtime_checkable
 class UnloadableDelivery(Protocol):
-    """A delivery whose message need not stay in memory, since its log hands it out again."""
+    """A delivery whose message need not stay in memory, since its log can hand it out again."""
 
     def unload(self) -> None:
-        """Forget body and headers of the message; `load` it before it is settled."""
+        """Drop body and headers of the message from memory; call `load` before settlement."""
         ...
 
     def load(self, message: Message) -> None:
-        """Take the message back."""
+        """Put the message back."""
         ...
 
 
@@ -224,11 +233,11 @@ class RereadableSubscription(Protocol):
     async def reread(
         self, partition: Partition, offsets: Sequence[int], size: int
     ) -> Sequence[tuple[int, Message | None]]:
-        """Messages that were handed out before, without a change of any position.
+        """Read messages that were handed out before. No position changes.
 
-        offsets: ascending. size: bytes after which no further message is read; the first one always is, and the others
-        are left out. None stands for a message that the log has no more, or that cannot be read any more.
-
+        offsets: ascending. size: bytes after which no further message is read. The first message is always read;
+        messages after the limit are left out. None stands for a message that the log no longer has, or can no longer
+        read.
         Raises: BrokerUnavailable.
         """
         ...
@@ -239,13 +248,13 @@ class StoppableSubscription(Protocol):
     """A subscription whose partitions may stop."""
 
     def stopped(self) -> dict[str, str]:
-        """Reasons why no progress is made, by partition or part, each a sentence that says what to do."""
+        """Reasons for missing progress, by partition or part; each is a sentence with the remedy."""
         ...
 
 
 @runtime_checkable
 class ObservedSubscription(StoppableSubscription, Protocol):
-    """What a subscription may tell of itself beside its lag, for readiness and metrics."""
+    """Facts about a subscription beside its lag, for readiness and metrics."""
 
     @property
     def rebalances(self) -> int: ...
@@ -257,36 +266,38 @@ class ObservedSubscription(StoppableSubscription, Protocol):
 
     @property
     def gaps(self) -> Mapping[str, int]:
-        """Offsets passed that hold no message for a consumer, by kind: `control`, `aborted`, `compacted`, `deleted`."""
+        """Passed offsets without a message for a consumer, by kind: `control`, `aborted`, `compacted`, `deleted`."""
         ...
 
     @property
     def commits(self) -> tuple[int, float]:
-        """How many commits there were, and the seconds they took together."""
+        """Number of commits, and their total duration in seconds."""
         ...
 
 
 @runtime_checkable
 class LockingSubscription(Protocol):
-    """What a subscription tells of itself whose messages are locked and not positioned."""
+    """Counters of a subscription whose messages are locked instead of positioned."""
 
     @property
     def reconnects(self) -> int:
-        """Receivers that were replaced after a fault."""
+        """Number of receivers that were replaced after a fault."""
         ...
 
     @property
     def renewals(self) -> int:
-        """Locks that were renewed."""
+        """Number of renewed locks."""
         ...
 
 
 @runtime_checkable
 class StallingSubscription(Protocol):
-    """A subscription that knows which of its partitions stand still."""
+    """A subscription that detects partitions without progress."""
 
     def stalled(self, seconds: float) -> dict[str, str]:
-        """Partitions that made no progress for longer than that though records wait, with a sentence for a person."""
+        """Partitions that made no progress for more than `seconds` although records wait, each with a sentence for a
+        person.
+        """
         ...
 
 
@@ -310,17 +321,17 @@ class Broker(Protocol):
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Subscription: ...
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """Return when all messages are durably taken. Raises: BrokerUnavailable, PublishFailed."""
+        """Return when the broker has durably accepted all messages. Raises: BrokerUnavailable, PublishFailed."""
         ...
 
 
 @runtime_checkable
 class TopicBroker(Protocol):
-    """A broker whose topics have to be there before they are used."""
+    """A broker whose topics must exist before use."""
 
     @property
     def cluster(self) -> str:
-        """Identity of what is behind it, known once it is started: two brokers may be one cluster."""
+        """Identity of the cluster behind this broker, known after the start. Two brokers may be one cluster."""
         ...
 
     async def topics(self) -> dict[str, int]:
@@ -328,8 +339,8 @@ class TopicBroker(Protocol):
         ...
 
     async def ensure(self, topics: Collection[str]) -> None:
-        """See that the topics are there; make them where that is wanted.
+        """Ensure that the topics exist; create missing topics where the configuration allows it.
 
-        Raises: BrokerError naming those that are missing, with the remedy; BrokerUnavailable.
+        Raises: BrokerError naming the missing topics, with the remedy; BrokerUnavailable.
         """
         ...

@@ -1,4 +1,4 @@
-"""Dead letters in ever smaller forms, and the one way to write them. The same for all brokers."""
+"""Dead letters in ever smaller forms, and the only function that writes them. The same for all brokers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
 from bridge.provenance import Cause
 
 DETAIL_LIMIT = 128
-"""Bytes of a detail that is cut."""
+"""Longest detail in bytes after shortening."""
 
 TOMBSTONE = "tombstone without a key"
 
 Send = Callable[[Message], Awaitable[None]]
-"""Return when the topic has taken the letter. Raises: PublishFailed (the letter is refused), TargetRefused,
-BrokerUnavailable."""
+"""Sends a dead letter and returns when the topic has accepted it. Raises: PublishFailed (the dead letter is refused),
+TargetRefused, BrokerUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ _STEPS = (
     _Less(payload=True),
     _Less(payload=True, headers=True),
     *(
-        # `detail` changes fastest: a cut sentence is the smallest loss, a lost identity the greatest
+        # `detail` changes fastest: a shortened sentence is the smallest loss, a missing identity the greatest
         _Less(True, True, True, detail, executed, message_id)
         for message_id, executed, detail in product((False, True), repeat=3)
     ),
@@ -48,11 +48,10 @@ _STEPS = (
 def ladder(message: Message, position: Position, cause: Cause, *, keyless_tombstones: bool = True) -> Iterator[Message]:
     """Dead letters of a message, the most complete first; each later one leaves out more.
 
-    Whole; without the payload; without the message's own headers too; without the key; then with a shorter detail,
-    without the executed routes, without the message id, and the combinations of these. All carry position, reason and
-    source, and `bridge.truncated` names the parts that are missing. A letter that would not differ is left out.
-
-    keyless_tombstones: False where the broker takes no message that has neither body nor key; its body is empty then.
+    The order is: whole; without the payload; without the message's own headers too; without the key; then with a
+    shorter detail, without the executed routes, without the message id, and combinations of these. All carry position,
+    reason and source, and `bridge.truncated` names the missing parts. A form equal to the one before is skipped.
+    keyless_tombstones: False where the broker accepts no message with neither body nor key; the body is empty then.
     """
     before: Message | None = None
     for less in _STEPS:
@@ -69,7 +68,7 @@ def ladder(message: Message, position: Position, cause: Cause, *, keyless_tombst
 async def write(
     send: Send, topic: str, message: Message, position: Position, cause: Cause, *, keyless_tombstones: bool = True
 ) -> None:
-    """Write the most complete dead letter that the topic takes.
+    """Write the most complete dead letter that the topic accepts.
 
     Raises: BrokerUnavailable, also where the topic refuses even the smallest: nothing was written, try again later.
     """
@@ -78,7 +77,7 @@ async def write(
         try:
             await send(letter)
         except PublishFailed as error:
-            refusal = error.with_traceback(None)  # its traceback leads to this frame, which holds the message
+            refusal = error.with_traceback(None)  # its traceback refers to this frame, which holds the message
             if isinstance(error, TargetRefused):
                 break
         else:
@@ -114,13 +113,15 @@ def _letter(message: Message, position: Position, cause: Cause, less: _Less, key
     letter = provenance.dead_letter(message, position, cause)
     if not keyless_tombstones and letter.body is None and letter.key is None:
         letter = replace(letter, body=b"")
-        # Of an unreadable message nobody knows whether it was a tombstone
+        # An unreadable message may or may not have been a tombstone
         missing.insert(0, "payload" if unreadable else TOMBSTONE)
     return _mark(letter, missing) if missing else letter
 
 
 def _mark(letter: Message, missing: list[str]) -> Message:
-    """The letter with the names of its missing parts, after those that were missing when it was written before."""
+    """Add the names of the missing parts to the dead letter, after those that were missing when it was written
+    before.
+    """
     earlier = next((value for name, value in letter.headers if name == provenance.TRUNCATED), None)
     names = [*(earlier or b"").decode("utf-8", "replace").split(", "), *missing]
     value = ", ".join(dict.fromkeys(name for name in names if name))

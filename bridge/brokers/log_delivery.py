@@ -1,4 +1,4 @@
-"""A record of a log in the hands of the consumer: what is alike for brokers that commit positions."""
+"""Delivery of a record from a log: the common part of brokers that commit positions."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from bridge.message import Message, Position
 
 
 class LogPartition(Partition, Protocol):
-    """What a delivery asks of its partition."""
+    """Operations of a partition that a delivery uses."""
 
     cluster: str
 
     def complete(self, offset: int) -> None:
-        """A delivery is done."""
+        """Mark a delivery as completed."""
         ...
 
     def give_back(self, offset: int, message: Message) -> None:
-        """A delivery was abandoned."""
+        """Take an abandoned delivery back."""
         ...
 
 
 class LogDelivery:
-    """Implements `bridge.brokers.base.Delivery` but for `dead_letter`. Settles once: a second call does nothing."""
+    """Implements `bridge.brokers.base.Delivery` except `dead_letter`. Settles once: a second call does nothing."""
 
     __slots__ = ("_loaded", "_offset", "_settled", "message", "partition")
 
     attempt = 1
-    """A log does not count deliveries."""
+    """Always 1: a log does not count deliveries."""
     lost = False
     settlement_unknown = False
-    """There are no locks of single messages."""
+    """Always False, like `lost`: single messages have no locks."""
 
     def __init__(self, message: Message, partition: LogPartition, offset: int) -> None:
         self.message = message
@@ -54,7 +54,7 @@ class LogDelivery:
 
     @property
     def position(self) -> Position:
-        """Where the record stands."""
+        """Position of the record."""
         partition = self.partition
         return Position(partition.cluster, partition.topic, partition.number, self._offset)
 
@@ -65,9 +65,10 @@ class LogDelivery:
             self.partition.complete(self._offset)
 
     async def abandon(self) -> None:
-        """See `Delivery.abandon`. Redelivered here while the partition stays, else by its next owner.
+        """See `Delivery.abandon`. The message is redelivered here while the partition stays assigned, otherwise by its
+        next owner.
 
-        An unloaded one comes from the log again, after the next start or assignment.
+        An unloaded delivery comes from the log again, after the next start or assignment.
         """
         if not self._settled:
             self._settled = True
@@ -75,7 +76,7 @@ class LogDelivery:
                 self.partition.give_back(self._offset, self.message)
 
     def _open(self) -> bool:
-        """Whether it may still be settled. Raises: PartitionRevoked."""
+        """Return whether the delivery can still be settled. Raises: PartitionRevoked."""
         if self.partition.revoked:
             raise PartitionRevoked(
                 f"{self.position} belongs to another member of the group, or the subscription is closed"

@@ -1,4 +1,4 @@
-"""Which offsets of one partition may be committed. Pure; one tracker lives as long as one assignment (epoch)."""
+"""Committable offsets of one partition. Pure; one tracker lives as long as one assignment."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Iterable
 
 _LONGEST_SPAN = 1 << 20
-"""Offsets of one span that are listed one by one; what is longer is done again after a restart."""
+"""Most offsets of one span that are listed one by one; the rest of a longer span is repeated after a restart."""
 
 
 class OffsetTracker:
-    """The contiguous prefix over what was fetched, while records complete in any order.
+    """Tracks the contiguous completed prefix of fetched records, which complete in any order.
 
-    Offsets need not be contiguous: a compacted or transactional log has holes, and only what was fetched counts.
-    `done` holds offsets that an earlier epoch completed above its prefix; they are not to be processed again.
+    Offsets need not be contiguous: a compacted or transactional log has holes, and only fetched records count. `done`
+    holds offsets that an earlier assignment completed above its prefix; they are not processed again.
     """
 
     __slots__ = ("_committable", "_done", "_last", "_open", "_pending", "_spans")
@@ -22,15 +22,15 @@ class OffsetTracker:
         self._pending: deque[int] = deque()
         self._open: set[int] = set()
         self._spans: dict[int, int] = {}
-        """Last offset of records that stand for several, by their first."""
+        """Last offset of records that stand for several offsets, by their first."""
         self._done = set(done)
         self._last = -1
         self._committable: int | None = None
 
     def fetched(self, offset: int, last: int | None = None) -> bool:
-        """Note the next record; False when an earlier epoch has completed it already.
+        """Record the next fetched record; False when an earlier assignment has completed it already.
 
-        last: the last offset that it stands for, when they are several.
+        last: last offset that the record stands for, when it stands for several.
         Raises: ValueError when offsets do not increase.
         """
         if offset <= self._last:
@@ -43,7 +43,7 @@ class OffsetTracker:
         self._pending.append(offset)
         if self._done:
             stands_for = range(offset, self._last + 1)
-            # Some of them may have been done while they could be told apart: the others are not
+            # Some of these offsets may have been completed as separate records: the others were not
             if all(each in self._done for each in stands_for):
                 self._done.difference_update(stands_for)
                 self._advance()
@@ -52,7 +52,7 @@ class OffsetTracker:
         return True
 
     def complete(self, offset: int) -> bool:
-        """Note that a fetched record is done; False when it is not open (completed before, or never fetched)."""
+        """Mark a fetched record as completed; False when it is not open (completed before, or never fetched)."""
         try:
             self._open.remove(offset)
         except KeyError:
@@ -69,17 +69,17 @@ class OffsetTracker:
 
     @property
     def committable(self) -> int | None:
-        """The offset to commit: all fetched records below it are done. None while no prefix is done."""
+        """Offset to commit: all fetched records below it are completed. None while no prefix is completed."""
         return self._committable
 
     @property
     def gap(self) -> int:
-        """Records fetched since the prefix ended, done ones among them."""
+        """Number of records fetched since the end of the prefix, including completed ones."""
         return len(self._pending)
 
     @property
     def completed_above(self) -> list[int]:
-        """Offsets above the prefix that are done, ascending: what a restart must not repeat."""
+        """Completed offsets above the prefix, ascending; a restart must not repeat them."""
         above: list[int] = []
         for offset in self._pending:
             if offset not in self._open:
@@ -91,5 +91,5 @@ class OffsetTracker:
 
     @property
     def outstanding(self) -> int:
-        """Records fetched and not done."""
+        """Number of fetched records that are not completed."""
         return len(self._open)

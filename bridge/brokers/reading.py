@@ -1,4 +1,4 @@
-"""Reading a topic beside those who consume it: no group is joined, no position committed, no lock taken."""
+"""Reading of a topic beside its consumers: no group is joined, no position committed, no lock taken."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bridge.message import Message, Position
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What to read.
+    """Range of messages to read.
 
-    start: `earliest`, `latest` for what comes from now on, or the offset of the first message, in every partition.
-    partition: None for all. follow: go on with what comes. Else a log ends with what was there at the beginning, and
-    a queue when nothing more is.
+    start: `earliest`, `latest` for future messages only, or the offset of the first message in every partition.
+    partition: None for all. follow: continue with future messages. Without `follow`, a log ends with the messages that
+    existed at the beginning, and a queue when no message is left.
     """
 
     topic: str
@@ -24,7 +24,7 @@ class ReadOptions:
     follow: bool = False
 
     def first(self, begin: int, end: int) -> int:
-        """The offset to begin with, of a partition that has those from `begin` up to `end`."""
+        """First offset to read in a partition that has the offsets from `begin` up to `end`."""
         match self.start:
             case "earliest":
                 return begin
@@ -39,7 +39,7 @@ class ReadableBroker(Protocol):
     """A broker whose topics can be read without consuming them."""
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
-        """Messages with where they stand, in order within a partition; to be closed when it is left early.
+        """Messages with their positions, in order within a partition. Close the iterator when leaving it early.
 
         Raises: BrokerError when there is no such topic or partition, BrokerUnavailable.
         """

@@ -1,6 +1,6 @@
-"""Header values as Azure Event Hubs hands them out on its Kafka endpoint when the sender spoke AMQP.
+"""Header values in AMQP's encoding, as Azure Event Hubs delivers them on its Kafka endpoint for AMQP senders.
 
-Event Hubs leaves them in AMQP's own encoding: `a1 03 61 62 63` for the string `abc`. Pure.
+Event Hubs leaves the values encoded: `a1 03 61 62 63` for the string `abc`. Pure.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from bridge.message import Headers
 
 
 def decode_headers(headers: Headers) -> Headers:
-    """Headers with their values as text, where the sender spoke AMQP; the same headers where it did not.
+    """Headers with their values as text for an AMQP sender; the same headers for any other sender.
 
-    A single letter or a few may be both text and an AMQP value (`A` is `true`). Headers are taken for AMQP when at
-    least one value is exactly one AMQP value and no printable text; then every value that is an AMQP value is decoded.
+    One or a few letters may be both text and an AMQP value (`A` is `true`). Headers count as AMQP when at least one
+    value is exactly one AMQP value and not printable text. Then every value that is an AMQP value is decoded.
     """
     found = [(name, value, None if value is None else _decode(name, value)) for name, value in headers]
     if not any(decoded is not None and value is not None and not _is_text(value) for _, value, decoded in found):
@@ -35,7 +35,7 @@ def _is_text(value: bytes) -> bool:
 
 
 def _decode(name: str, value: bytes) -> tuple[bytes | None] | None:
-    """The text of exactly one primitive AMQP value; None where this is something else."""
+    """Text of exactly one primitive AMQP value; None for anything else."""
     if not value:
         return None
     code, rest = value[0], value[1:]
@@ -70,4 +70,4 @@ _NUMBERS: dict[int, tuple[str, Callable[[Any], str]]] = {
     0x80: (">Q", str), 0x81: (">q", str), 0x82: (">d", str), 0x83: (">q", amqptext.timestamp),
     0x98: (">16s", lambda value: str(UUID(bytes=value))),
 }  # fmt: skip
-"""By constructor: the layout of the value, and its text. Decimals and characters are left as they are."""
+"""Layout of the value and its conversion to text, by constructor. Decimals and characters are left unchanged."""

@@ -1,4 +1,4 @@
-"""The seam to payload formats."""
+"""Codec interface: payload formats of messages."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ IN_BODY = (RECORD_NAME, SCHEMA_ID)
 
 
 class Codec(Protocol):
-    """Turns messages into envelopes and events into messages. Stateless; safe to share."""
+    """Converts messages into envelopes and events into messages. Stateless; safe to share."""
 
     @property
     def name(self) -> str: ...
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError, with a sentence that says what is wrong and never quotes the payload."""
+        """Decode a message. Raises: DecodeError, with a sentence that names the fault and never quotes the payload."""
         ...
 
     def encode(self, event: Event) -> Message:
-        """Raises: DecodeError when the event's data cannot be written in this format."""
+        """Encode an event. Raises: DecodeError when the event's data cannot be written in this format."""
         ...
 
 
 @runtime_checkable
 class PreparedCodec(Protocol):
-    """A codec that has to look something up first: schemas. What it found it keeps."""
+    """A codec that first has to look up schemas, and caches them."""
 
     async def prepare_decode(self, messages: Iterable[Message]) -> None:
-        """Before `decode` of these messages. Raises: RegistryUnavailable, an outage: try again."""
+        """Look up schemas before `decode` of these messages. Raises: RegistryUnavailable, an outage: try again."""
         ...
 
     async def prepare_encode(self, event: Event) -> None:
-        """Before `encode` of this event. Raises: RegistryUnavailable, SchemaError, DecodeError."""
+        """Look up schemas before `encode` of this event. Raises: RegistryUnavailable, SchemaError, DecodeError."""
         ...

@@ -1,4 +1,4 @@
-"""What a content type means for a body."""
+"""Content types and their meaning for a body."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bridge.message import Message
 
 _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:-]{1,40})\"?\s*(?:;|$)", re.IGNORECASE)
-# Only true text encodings: Python also knows codecs like "idna" that are none
+# Only true text encodings: Python also has codecs such as "idna" that are not
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16", "utf-16le", "utf-16be"})
 _REMEMBERED = 256
-"""Longest text, in characters, whose meaning is remembered: senders choose these texts."""
+"""Longest text, in characters, whose parse result is cached: senders choose these texts."""
 _TEXT = frozenset({"application/xml", "application/yaml", "application/x-www-form-urlencoded"})
 
 
 @dataclass(frozen=True, slots=True)
 class ContentType:
-    """A parsed content type. cloudevents: this is the format of a whole event, not of its data."""
+    """A parsed content type. cloudevents: the type is the format of a whole event, not of its data."""
 
     media: str
     kind: Literal["json", "text", "binary"]
@@ -31,7 +31,7 @@ class ContentType:
 
 
 def parse_content_type(text: str) -> ContentType:
-    """Raises: DecodeError when it is no media type."""
+    """Parse a content type. Raises: DecodeError when the text is not a media type."""
     return _remembered(text) if len(text) <= _REMEMBERED else _parse(text)
 
 
@@ -59,9 +59,9 @@ _remembered = lru_cache(maxsize=256)(_parse)
 
 
 def content_type_of(message: Message) -> str | None:
-    """The broker's content-type property, else the last header of that name in any case, else None.
+    """The broker's content-type property, otherwise the last header of that name in any case, otherwise None.
 
-    The last, as rules see it and as Kafka's clients take it. Raises: DecodeError when the header is not text.
+    The last header counts, as for rules and for Kafka's clients. Raises: DecodeError when the header is not text.
     """
     if message.content_type:
         return message.content_type
@@ -75,7 +75,7 @@ def content_type_of(message: Message) -> str | None:
 
 
 def decode_data(body: bytes, content_type: ContentType, limits: Limits) -> Any:
-    """JSON types, `str` or `bytes`, by content type. Raises: DecodeError."""
+    """Decode a body by content type into JSON types, `str` or `bytes`. Raises: DecodeError."""
     if content_type.kind == "json":
         return parse_json(body, limits)
     if content_type.kind == "text":
@@ -84,7 +84,7 @@ def decode_data(body: bytes, content_type: ContentType, limits: Limits) -> Any:
 
 
 def decode_text(body: bytes, charset: str = "utf-8") -> str:
-    """The text of a body; a byte order mark of UTF-8 or UTF-16 is no part of it.
+    """Text of a body, without a byte order mark of UTF-8 or UTF-16.
 
     Raises: DecodeError when the body is not text in this charset, or the charset is unknown.
     """

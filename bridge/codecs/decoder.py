@@ -1,4 +1,4 @@
-"""From a message to the envelope of its source: the codec, then what the source's configuration adds."""
+"""Conversion of a message into the envelope of its source: first the codec, then the source's configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bridge.errors import DecodeError, ExpressionError, UnreadableMessage
 from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
 
 IDENTITY_LIMIT = 512
-"""Longest identity in characters; a longer one is replaced by its hash, so that dedupe windows stay bounded."""
+"""Longest identity in characters. A longer identity is replaced by its hash, to limit the size of deduplication
+windows."""
 
 REQUIRED = frozenset({"id", "source", "type"})
 OPTIONAL = frozenset({"subject", "time", "datacontenttype", "dataschema"})
@@ -39,11 +40,13 @@ class SourceDecoder:
         trusted: Literal["replay"] | None = None,
         amqp_headers: bool = False,
     ) -> None:
-        """attributes, identity: called with what `scope` makes of the variables headers, key, topic, partition, offset,
-        timestamp, message_id (the broker's own), payload and message (with raw bytes), given as keywords; absent
-        ones are None.
+        """Configure the decoder.
+
+        attributes, identity: called with the result of `scope` for the variables headers, key, topic, partition,
+        offset, timestamp, message_id (the broker's own), payload and message (with raw bytes), given as keywords;
+        absent ones are None.
         trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
-        amqp_headers: header values may be in the encoding of AMQP, as Azure Event Hubs hands them out.
+        amqp_headers: header values may be in the encoding of AMQP, as Azure Event Hubs delivers them.
         """
         self._codec = codec
         self._limits = limits
@@ -55,20 +58,22 @@ class SourceDecoder:
         self._amqp_headers = amqp_headers
         self._computed = bool(self._attributes) or identity is not None
         self.prepare = self._prepare if isinstance(codec, PreparedCodec) else None
-        """To await before messages are decoded, where the codec looks something up."""
+        """Coroutine function to await before messages are decoded, where the codec has lookups; otherwise None."""
 
     async def _prepare(self, messages: Iterable[Message]) -> None:
         assert isinstance(self._codec, PreparedCodec)
         await self._codec.prepare_decode([self._with_text(message) for message in messages])
 
     def _with_text(self, message: Message) -> Message:
-        """The message with its header values decoded, where the source says that they may be AMQP."""
+        """The message with decoded header values, where the source allows AMQP encoding."""
         if not self._amqp_headers or not message.headers:
             return message
         return replace(message, headers=decode_headers(message.headers))
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: UnreadableMessage, DecodeError, SchemaError (a tombstone is not validated), ExpressionError."""
+        """Decode a message. Raises: UnreadableMessage, DecodeError, SchemaError (a tombstone is not validated),
+        ExpressionError.
+        """
         if message.unreadable is not None:
             raise UnreadableMessage(message.unreadable.detail)
         body = message.body
@@ -94,7 +99,7 @@ class SourceDecoder:
         return envelope
 
     def _compute(self, envelope: Envelope, message: Message, position: Position) -> Envelope:
-        # One for all expressions, so that what it converts it converts once
+        # One object for all expressions: each conversion happens once
         variables = self._scope(
             headers=envelope.headers,
             key=envelope.key,
@@ -133,7 +138,7 @@ class SourceDecoder:
 
 
 def attribute_problem(name: str) -> str | None:
-    """What is wrong with a name under a source's `attributes:`, None when nothing is. For checking a configuration."""
+    """Problem of a name under a source's `attributes:`, for checking a configuration; None for a valid name."""
     if name in REQUIRED or name in OPTIONAL:
         return None
     if name in ("specversion", "data", "headers", "key", "topic", "payload"):
@@ -164,7 +169,7 @@ def _required(name: str, value: Any) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    """Numbers are rendered, whole ones without a fraction."""
+    """Text of an attribute's value. Numbers are rendered, whole ones without a fraction. Raises: ExpressionError."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What the codecs without an event format have in common: attributes come from the message around the body."""
+"""Common part of codecs without an event format: attributes come from the message around the body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGE_TYPE_HEADER = "message-type"
 
 
 def text_headers(headers: Headers) -> dict[str, str]:
-    """Headers as text, as `text_of` makes it; of a repeated name the last value wins. A null is no header."""
+    """Headers as text, as `text_of` makes it. The last value of a repeated name counts. A null value is no header."""
     return {name: text_of(value) for name, value in headers if value is not None}
 
 
@@ -29,12 +29,12 @@ def text_key(key: bytes | None) -> str | None:
 
 
 def binary_key(key: str | None) -> bytes | None:
-    """Raises: DecodeError when the key holds a lone surrogate."""
+    """Bytes of a key. Raises: DecodeError when the key holds a lone surrogate."""
     return None if key is None else binary_text(key, "key")
 
 
 def binary_text(text: str, what: str) -> bytes:
-    """Bytes of a header value or key: the reverse of `text_of`, so that what came in goes out as the same bytes.
+    """Bytes of a header value or key, as the reverse of `text_of`: received bytes are sent unchanged.
 
     Raises: DecodeError, naming `what`, for a lone surrogate.
     """
@@ -47,7 +47,7 @@ def binary_text(text: str, what: str) -> bytes:
 def read_plain(
     message: Message, position: Position, limits: Limits, read: Callable[[bytes], Any], media: str
 ) -> Envelope:
-    """An envelope around what `read` makes of the body; a tombstone has no data and no content type.
+    """Envelope with the result of `read` for the body; a tombstone has no data and no content type.
 
     Raises: DecodeError, also for a body beyond the limits.
     """
@@ -59,9 +59,9 @@ def read_plain(
 
 
 def plain_envelope(message: Message, position: Position, data: Any, content_type: str | None) -> Envelope:
-    """An envelope with the default attributes: id and identity from the broker, source from the topic, no type."""
+    """Envelope with the default attributes: id and identity from the broker, source from the topic, no type."""
     id_ = message.message_id or str(position)
-    # A sender's own id is unique within its entity only, and must not be taken for a position in it
+    # A sender's own id is unique within its entity only, and must not be taken for a position in the entity
     message_id = id_
     if message.message_id:
         slash = "/" if _LIKE_A_POSITION.fullmatch(message.message_id) else ""
@@ -82,7 +82,7 @@ def plain_envelope(message: Message, position: Position, data: Any, content_type
 
 
 def plain_message(event: Event, body: bytes | None, content_type: str) -> Message:
-    """A message with the event's id and type as headers, since the body has no place for them."""
+    """Message with the event's id and type as headers, since the body has no place for them."""
     headers = {MESSAGE_ID_HEADER: event.id, MESSAGE_TYPE_HEADER: event.type, **event.headers}
     headers["content-type"] = content_type
     return Message(

@@ -14,15 +14,17 @@ _MEDIA = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class JsonCodec:
-    """Attributes have defaults (no type, source from the topic) until the source's `attributes:` set them."""
+    """Codec for plain JSON. Attributes have defaults (no type, source from the topic) until the source's `attributes:`
+    set them.
+    """
 
     limits: Limits = DEFAULT_LIMITS
     name: str = "json"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError."""
+        """See `Codec.decode`. Raises: DecodeError."""
         return read_plain(message, position, self.limits, lambda body: parse_json(body, self.limits), _MEDIA)
 
     def encode(self, event: Event) -> Message:
-        """Raises: DecodeError when the data has no JSON form."""
+        """See `Codec.encode`. Raises: DecodeError when the data has no JSON form."""
         return plain_message(event, write_json(event.data), _MEDIA)

@@ -1,4 +1,4 @@
-"""What reads and writes JSON where a schema registry would be asked: for tests, and for `bridge route`."""
+"""JSON replacement for the codecs that need a schema registry: for tests, and for `bridge route`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bridge.message import Message, Position
 
 @dataclass(frozen=True, slots=True)
 class StandInCodec:
-    """For `avro` and `protobuf`: attributes are where theirs are, and the data is JSON.
+    """Replacement for `avro` and `protobuf`: attributes are headers as usual, and the data is JSON.
 
-    What those read from the body (`recordname`, `schemaid`) are headers here.
+    Attributes that the original codecs read from the body (`recordname`, `schemaid`) are headers here.
     """
 
     limits: Limits = DEFAULT_LIMITS
     name: str = "stand-in"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError."""
+        """See `Codec.decode`. Raises: DecodeError."""
         data = None
         if message.body is not None:
             check_size(message.body, self.limits)
@@ -32,5 +32,5 @@ class StandInCodec:
         return around(message, position, data, "application/json", given)
 
     def encode(self, event: Event) -> Message:
-        """Raises: DecodeError when the data has no JSON form."""
+        """See `Codec.encode`. Raises: DecodeError when the data has no JSON form."""
         return encode_binary(event)

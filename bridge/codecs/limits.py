@@ -1,4 +1,4 @@
-"""Parsing JSON that a stranger wrote: bounded in depth, exact in integers, strict in encoding."""
+"""Parsing of untrusted JSON: limited in depth, exact in integers, strict in encoding."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LONG_NEGATIVE = b"-" + b"0" * 19
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a message body.
+    """Limits of a message body.
 
     max_payload: bytes. max_depth: nested arrays and objects (1 is a flat one). max_values: members and items of the
-    payload, at any depth. max_decoded: bytes of names and texts in the payload, of a format that is not JSON.
+    payload, at any depth. max_decoded: bytes of names and texts in the payload, for a format other than JSON.
     """
 
     max_payload: int = 1_048_576
@@ -52,7 +52,7 @@ class Budget:
         self.size = limits.max_decoded
 
     def take(self, values: int, size: int = 0) -> None:
-        """Account for values, and bytes of names and texts, before they are made.
+        """Account for values, and bytes of names and texts, before they are created.
 
         Raises: TooManyValues, DecodedTooLarge.
         """
@@ -67,17 +67,17 @@ class Budget:
 
 
 def too_many_values(limits: Limits) -> TooManyValues:
-    """The refusal."""
+    """Error for a body with more than `max_values` values."""
     return TooManyValues(f"the body has more than the {limits.max_values} values that limits.max_values allows")
 
 
 def without_mark(body: bytes) -> bytes:
-    """The body without the byte order mark of UTF-8 that some editors and libraries write first."""
+    """The body without a leading UTF-8 byte order mark, which some editors and libraries write."""
     return body.removeprefix(codecs.BOM_UTF8)
 
 
 def check_size(body: bytes, limits: Limits) -> None:
-    """Raises: DecodeError when the body is larger than `max_payload`."""
+    """Check the size of a body. Raises: DecodeError when the body is larger than `max_payload`."""
     if len(body) > limits.max_payload:
         raise DecodeError(
             f"the body has {len(body)} bytes, more than the {limits.max_payload} that limits.max_payload allows"
@@ -85,17 +85,17 @@ def check_size(body: bytes, limits: Limits) -> None:
 
 
 def check_depth(body: bytes, max_depth: int) -> None:
-    """Look at the brackets of a JSON text without parsing it.
+    """Check the nesting of a JSON text by its brackets, without parsing it.
 
-    Exact for well-formed JSON; for malformed text never lower than what a parser would reach before it stops.
-    Raises: DecodeError when arrays and objects nest deeper than `max_depth`.
+    The depth is exact for well-formed JSON. For malformed text it is never lower than the depth that a parser would
+    reach before it stops. Raises: DecodeError when arrays and objects nest deeper than `max_depth`.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
     if b"\\" in body:
-        # Runs of backslashes pair up from the left, so what is left before a quote escapes it
+        # Runs of backslashes pair up from the left; a backslash that is left before a quote escapes it
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Two quotes without a bracket between them: taking both out leaves every bracket inside or outside as it was
+    # Two quotes without a bracket between them: without both, every bracket stays inside or outside of strings
     marks = body.translate(_SIGNS, _NO_MARKS).replace(b'""', b"")
     outside_strings = b"".join(marks.split(b'"')[::2])
     if max(accumulate(memoryview(outside_strings).cast("b")), default=0) > max_depth:
@@ -111,7 +111,7 @@ def check_values(body: bytes, limits: Limits) -> None:
         return
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A quote stays where a string was, so that ["a"] is not taken for an empty array
+    # A quote stays in place of a string; otherwise ["a"] would look like an empty array
     bare = b'"'.join(body.translate(None, b" \t\r\n").split(b'"')[::2])
     empty = bare.count(b"[]") + bare.count(b"{}")
     if bare.count(b",") + bare.count(b"[") + bare.count(b"{") - empty >= limits.max_values:
@@ -119,12 +119,11 @@ def check_values(body: bytes, limits: Limits) -> None:
 
 
 def parse_json(body: bytes, limits: Limits) -> Any:
-    """The value of a JSON text in UTF-8; a byte order mark before it is no part of it.
+    """Value of a JSON text in UTF-8, with or without a byte order mark.
 
-    Integers are exact up to the range of a double (308 digits); of a repeated key the last value wins.
-
-    Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the
-        range of a double, and nesting beyond `max_depth`; TooManyValues. The text never quotes the body.
+    Integers are exact up to the range of a double (308 digits); the last value of a repeated key counts.
+    Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the range
+    of a double, and nesting beyond `max_depth`; TooManyValues. The text never quotes the body.
     """
     body = without_mark(body)
     check_depth(body, limits.max_depth)
@@ -145,7 +144,9 @@ def parse_json(body: bytes, limits: Limits) -> Any:
 
 
 def _exact(body: bytes) -> Any:
-    """Parse again what orjson accepted, keeping integers of more than 64 bits, which it turns into floats."""
+    """Parse again a body that orjson accepted, to keep integers of more than 64 bits, which orjson turns into
+    floats.
+    """
     try:
         return json.loads(body)
     except RecursionError:
@@ -153,7 +154,7 @@ def _exact(body: bytes) -> Any:
 
 
 def write_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8, integers of any size included.
+    """Compact JSON in UTF-8, including integers of any size.
 
     Raises: DecodeError when the value has no JSON form (NaN, Infinity, bytes, sets, lone surrogates, cycles).
     """
@@ -161,7 +162,7 @@ def write_json(value: Any) -> bytes:
         text = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:
         return _write_exact(value)
-    # orjson writes NaN and Infinity as null: look closer only where there is one
+    # orjson writes NaN and Infinity as null: a closer check is needed only when there is a null
     if b"null" in text and not _is_finite(value):
         raise DecodeError("the event's data holds NaN or Infinity, which JSON cannot carry")
     return text
@@ -181,7 +182,9 @@ def _is_finite(value: Any) -> bool:
 
 
 def _write_exact(value: Any) -> bytes:
-    """The way of what orjson refuses: integers of more than 64 bits, or a reason to tell."""
+    """Write a value that orjson refuses: either it has integers of more than 64 bits, or the error states the
+    reason.
+    """
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Numbers and bytes as JSON, and back without silent loss. Pure."""
+"""Conversion of numbers and bytes to JSON, and back without silent loss. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def float_to_json(value: float) -> float | str:
 def single_to_json(value: float) -> float | str:
     """A 32-bit float as JSON: the shortest decimal that reads back as the same float (0.1, not 0.10000000149011612).
 
-    Whole numbers are exact as long as a double counts by ones.
+    Whole numbers are exact up to 2^53, where a double still represents every integer.
     """
     if not math.isfinite(value):
         return float_to_json(value)
@@ -54,7 +54,7 @@ def double(value: Any) -> float:
 
 
 def single(value: Any) -> float:
-    """As `double`, for a 32-bit float: a fraction becomes the nearest float.
+    """A JSON number as a 32-bit float, like `double`; a fraction becomes the nearest float.
 
     Raises: TypeError, or OverflowError, also for numbers beyond the range of a float, at either end.
     """

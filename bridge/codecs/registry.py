@@ -11,7 +11,7 @@ from bridge.codecs.limits import DEFAULT_LIMITS, Limits
 from bridge.codecs.text_and_bytes import BytesCodec, TextCodec
 
 CodecFactory = Callable[[Limits], Codec]
-"""Makes a codec that keeps the given limits: a codec alone knows which of its parts are recursive."""
+"""Creates a codec that observes the given limits: only the codec knows which of its parts are recursive."""
 
 _factories: dict[str, CodecFactory] = {
     "cloudevents": CloudEventsCodec,

@@ -1,4 +1,4 @@
-"""JSON Schema: what a payload has to look like."""
+"""Validation of payloads against a JSON Schema."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _PATH_LIMIT = 120
 _TEXT_LIMIT = 200
 _BACKTRACK_LIMIT = 100_000
 _TOLD = 500
-"""Most values of a payload whose faults are named: the library gathers all of them, at all branches of the schema."""
+"""Most values of a payload whose faults are named. The library gathers all faults, in all branches of the schema."""
 
 _SHALLOW = 4
 """Levels of a payload up to which its faults are named where a schema refers to definitions."""
 
 _STEPS = 100_000_000
-"""What the texts of a payload may cost a pattern that looks around or refers back, each the square of its length."""
+"""Limit of the cost of a payload's texts, each the square of its length, for patterns with lookaround or
+backreferences."""
 _MASK = "the value"
 
 
 class SchemaProblem(Exception):
-    """The schema itself cannot be used. Its text is for the person who wrote the configuration."""
+    """The schema itself cannot be used. The text is for the author of the configuration."""
 
 
 class Schema:
@@ -42,8 +43,7 @@ class Schema:
         """Compile the schema in `path` (draft 2020-12 unless its `$schema` says otherwise).
 
         `$ref` may point into the file and to other local files, relative to it; nothing is ever fetched.
-
-        Raises: SchemaProblem, with a text that says what is wrong.
+        Raises: SchemaProblem, whose text names the fault.
         """
         self.path = path
         schema = _load(path)
@@ -82,9 +82,11 @@ class Schema:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
 
     def validate(self, data: Any) -> None:
-        """Raises: SchemaError naming up to three places and what is wrong there, never what the sender chose.
+        """Check a payload. Raises: SchemaError, which names up to three places with their faults and nothing that the
+        sender chose.
 
-        At most 1 KB. It names no place in a payload with many values, or one that a schema may look at in many ways.
+        The text has at most 1 KB. It names no place in a payload with many values, nor where a schema may examine the
+        payload in many ways.
         """
         if self._looks_around and not _affordable(data):
             raise SchemaError(f"the payload holds a text that is too long for the patterns of {self.path.name}")
@@ -107,7 +109,7 @@ class Schema:
 
 
 def schema_problem(path: Path) -> str | None:
-    """What is wrong with the schema in `path`, None when nothing is. For checking a configuration."""
+    """Fault of the schema in `path`, for checking a configuration; None for a valid schema."""
     try:
         Schema(path)
     except SchemaProblem as problem:
@@ -134,7 +136,7 @@ def _retrieve(uri: str) -> Any:
 
 
 def _keys(schema: Any) -> Iterator[str]:
-    """Every key of a schema, its names of properties among them."""
+    """Every key of a schema, including property names."""
     waiting = [schema]
     while waiting:
         part = waiting.pop()
@@ -146,7 +148,9 @@ def _keys(schema: Any) -> Iterator[str]:
 
 
 def _tellable(data: Any, names: Container[str]) -> bool:
-    """Naming its faults costs little. Where definitions may refer to themselves it doubles with each level."""
+    """Return whether naming the payload's faults costs little. Where definitions may refer to themselves, the cost
+    doubles with each level.
+    """
     deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _TOLD
     left, level = _TOLD, [data]
     for _ in range(deepest):
@@ -163,7 +167,7 @@ def _tellable(data: Any, names: Container[str]) -> bool:
 
 
 def _affordable(data: Any) -> bool:
-    """Its texts, keys among them, are short enough for patterns that look around."""
+    """Return whether all texts, including keys, are short enough for patterns with lookaround."""
     cost, waiting = 0, [data]
     while waiting:
         part = waiting.pop()
@@ -178,7 +182,7 @@ def _affordable(data: Any) -> bool:
 
 
 def _looks_around(schema: Any) -> bool:
-    """True when a pattern of the schema needs more than one pass over a text."""
+    """Return whether a pattern of the schema needs more than one pass over a text."""
     waiting = [schema]
     while waiting:
         part = waiting.pop()
@@ -201,14 +205,16 @@ def _is_linear(pattern: str) -> bool:
 
 
 def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
-    """Place and fault. A property that is not named in the schema is `*`: the sender chose the name."""
+    """Place and fault of an error. A property that the schema does not name appears as `*`, since the sender chose its
+    name.
+    """
     path = "payload" + "".join(
         f"[{part}]" if isinstance(part, int) else f".{part if part in names else '*'}" for part in error.instance_path
     )
     if len(path) > _PATH_LIMIT:
         path = path[: _PATH_LIMIT - 1] + "…"
     kind = error.kind
-    # These quote names that the sender chose
+    # These messages quote names that the sender chose
     if isinstance(
         kind,
         jsonschema_rs.ValidationErrorKind.AdditionalProperties

@@ -1,4 +1,4 @@
-"""Bodies that are taken as they are: text and bytes."""
+"""Codecs for bodies that stay unchanged: text and bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bridge.message import Message, Position
 
 @dataclass(frozen=True, slots=True)
 class TextCodec:
-    """The body is UTF-8 text."""
+    """Codec for UTF-8 text."""
 
     limits: Limits = DEFAULT_LIMITS
     name: str = "text"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError when the body is not UTF-8."""
+        """See `Codec.decode`. Raises: DecodeError when the body is not UTF-8."""
         return read_plain(message, position, self.limits, decode_text, content_type_of(message) or "text/plain")
 
     def encode(self, event: Event) -> Message:
-        """Data None becomes a tombstone. Raises: DecodeError when the data is no string."""
+        """See `Codec.encode`. Data None becomes a tombstone. Raises: DecodeError when the data is no string."""
         if event.data is None:
             return plain_message(event, None, "text/plain; charset=utf-8")
         if not isinstance(event.data, str):
@@ -34,18 +34,20 @@ class TextCodec:
 
 @dataclass(frozen=True, slots=True)
 class BytesCodec:
-    """The body is opaque."""
+    """Codec for opaque bytes."""
 
     limits: Limits = DEFAULT_LIMITS
     name: str = "bytes"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError when the body is too large."""
+        """See `Codec.decode`. Raises: DecodeError when the body is too large."""
         media = content_type_of(message) or "application/octet-stream"
         return read_plain(message, position, self.limits, lambda body: body, media)
 
     def encode(self, event: Event) -> Message:
-        """Data None becomes a tombstone; a string is written as UTF-8. Raises: DecodeError for any other type."""
+        """See `Codec.encode`. Data None becomes a tombstone; a string is written as UTF-8. Raises: DecodeError for any
+        other type.
+        """
         data = event.data
         if isinstance(data, str):
             data = binary_text(data, "data")

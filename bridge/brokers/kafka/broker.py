@@ -1,4 +1,4 @@
-"""The Kafka broker's front: start and stop, publish and subscribe."""
+"""The Kafka broker: start and stop, publish and subscribe."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class KafkaBroker:
         await self._cluster.start()
 
     async def stop(self) -> None:
-        """See `Broker.stop`. Closes the subscriptions that are open."""
+        """See `Broker.stop`. Closes open subscriptions."""
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._producer.stop()
         await self._cluster.stop()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """See `Broker.publish`. Records with one key go to one partition, the one that Java clients choose.
+        """See `Broker.publish`. Records with one key go to one partition, the same that Java clients choose.
 
         Raises: BrokerUnavailable, PublishFailed.
         """
@@ -80,7 +80,7 @@ class KafkaBroker:
         return await self._cluster.topics()
 
     async def create_topic(self, name: str, partitions: int) -> None:
-        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
@@ -88,7 +88,7 @@ class KafkaBroker:
         return read(self._connection, self._cluster, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
-        """See `Broker.subscribe`. Returns once the group has given us our share.
+        """See `Broker.subscribe`. Returns once the group has assigned partitions.
 
         Raises: BrokerUnavailable, BrokerError when a topic is missing.
         """

@@ -1,4 +1,4 @@
-"""What is asked of the cluster itself: its identity, topics, and the positions of a group."""
+"""Requests to the cluster itself: its identity, topics, and the positions of a group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 _PAUSE = 0.1
 _FIRST_ANSWER = 3.0
-"""Seconds for the first answer of a server that is connected: a person waits for it, or for what is wrong."""
+"""Seconds for the first answer of a connected server; short, because a person waits for the result."""
 
 
 class Cluster:
@@ -50,7 +50,7 @@ class Cluster:
             await close(admin.close)
 
     async def ping(self) -> None:
-        """Raises: BrokerUnavailable when nobody answers."""
+        """Check that the cluster answers. Raises: BrokerUnavailable."""
         await self._ask("reach the cluster", lambda: self._admin.describe_cluster(), longest=0.0)
 
     async def topics(self) -> dict[str, int]:
@@ -59,16 +59,16 @@ class Cluster:
         return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
 
     async def create_topic(self, name: str, partitions: int) -> None:
-        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._create({name}, partitions)
         existing = (await self.topics()).get(name)
         if existing is not None and existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number is not changed to {partitions}")
 
     async def ensure(self, names: Collection[str]) -> None:
-        """See that the topics exist; make them when `create_topics` says so.
+        """Ensure that the topics exist; create missing ones when `create_topics` is set.
 
-        Raises: BrokerError naming those that are missing, BrokerUnavailable.
+        Raises: BrokerError naming the missing topics, BrokerUnavailable.
         """
         unknown = {name for name in names if name not in self._known}
         if not unknown:
@@ -84,7 +84,7 @@ class Cluster:
             )
         if missing:
             await self._create(missing, config.partitions)
-            # Until every node knows it; a client that asks one that does not yet would make it with other settings
+            # Wait until every node knows the topic; a client that asks another node would create it with other settings
             await self._seen(missing)
         self._known |= unknown
 
@@ -97,7 +97,7 @@ class Cluster:
             await asyncio.sleep(_PAUSE)
 
     def forget(self, topic: str) -> None:
-        """A topic may have been deleted: look again before it is used."""
+        """Check the topic again before its next use, because it may have been deleted."""
         self._known.discard(topic)
 
     async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Any]:
@@ -108,9 +108,9 @@ class Cluster:
 
         async def fetch() -> dict[TopicPartition, OffsetAndMetadata]:
             found = dict(await self._admin.list_consumer_group_offsets(group, partitions=wanted))
-            # The client overlooks an error that stands above the topics of the answer, of which there are none then. A
-            # partition without a position has an entry of its own (-1), so a missing entry is never "no position":
-            # taken for one, the group would begin anew
+            # The client overlooks an error above the topics of the answer, which then has no topics. A partition
+            # without a position has an entry of its own (-1), and a missing entry never means "no position": treated as
+            # such, the group would start from the beginning
             if len(found) < len(wanted):
                 raise GroupLoadInProgressError(
                     f"the coordinator of group {group} tells no positions: it is starting, or refuses the group"
@@ -133,7 +133,7 @@ class Cluster:
                 raise self._connection.translate(error(), f"create topic {name}")
 
     async def _ask(self, what: str, question: Callable[[], Awaitable[_T]], longest: float | None = None) -> _T:
-        """Ask until there is an answer, for at most `longest` seconds (default: the request timeout)."""
+        """Repeat a request until there is an answer, for at most `longest` seconds (default: the request timeout)."""
         limit = self._connection.config.request_timeout
         loop = asyncio.get_running_loop()
         end = loop.time() + (limit if longest is None else longest)
@@ -141,7 +141,7 @@ class Cluster:
             try:
                 return await asyncio.wait_for(question(), limit)
             except (KafkaError, OSError, TimeoutError, AttributeError) as error:
-                # AttributeError: the client stumbles over its own answer where a node is away
+                # AttributeError: the client fails on its own answer where a node is away
                 if loop.time() >= end:
                     raise self._connection.translate(error, what) from error
             await asyncio.sleep(_PAUSE)

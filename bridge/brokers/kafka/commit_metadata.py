@@ -1,4 +1,4 @@
-"""What is done above the committed offset, as text that travels in the commit's metadata. Pure."""
+"""Completed offsets above the committed offset, as text in the commit's metadata. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FARTHEST = 1 << 20
 
 
 def encode(base: int, done: Sequence[int]) -> str:
-    """done: offsets at or above `base`, ascending. The highest are left out when not all fit: they are then redone."""
+    """done: offsets at or above `base`, ascending. When not all fit, the highest are left out and processed again."""
     if not done:
         return ""
     span = min(done[-1] - base + 1, _FARTHEST)
@@ -35,7 +35,7 @@ def encode(base: int, done: Sequence[int]) -> str:
 
 
 def decode(base: int, text: str) -> list[int]:
-    """Offsets at or above `base` that are done, ascending. What others wrote into the metadata says nothing to us."""
+    """Completed offsets at or above `base`, ascending. Metadata of other programs is ignored."""
     if not text.startswith(_PREFIX):
         return []
     try:

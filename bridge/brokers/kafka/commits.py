@@ -1,4 +1,4 @@
-"""Positions of a group on their way to the broker: gathered, bounded in time, never for a revoked partition."""
+"""Commits of a group's positions to the broker: gathered, with a time limit, never for a revoked partition."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from bridge.errors import BrokerError, BrokerUnavailable, PartitionRevoked
 _log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 10.0
-"""How long one commit may take; the client itself would wait for ever."""
+"""Longest duration of one commit in seconds; the client itself would wait forever."""
 
 
 class Commits:
-    """One subscription's commits. The consumer may change; partitions are those that are ours at the moment."""
+    """Commits of one subscription. The consumer may change; the caller passes the partitions assigned at the moment."""
 
     def __init__(self, connection: Connection, group: str) -> None:
         self._connection = connection
@@ -34,7 +34,7 @@ class Commits:
         self.seconds = 0.0
 
     async def keep(self, consumer: Any, partitions: Callable[[], Collection[KafkaPartition]]) -> None:
-        """Commit every `commit_interval`, for as long as this runs."""
+        """Commit every `commit_interval` seconds until cancelled."""
         while True:
             await asyncio.sleep(self._connection.config.commit_interval)
             try:
@@ -49,9 +49,10 @@ class Commits:
     async def commit(
         self, consumer: Any, partitions: Collection[KafkaPartition], seconds: float = COMMIT_SECONDS
     ) -> None:
-        """Return when everything completed before the call is committed.
+        """Return when every earlier completion is committed.
 
-        Raises: BrokerUnavailable (it is kept for the next commit), PartitionRevoked (the group gave them away).
+        Raises: BrokerUnavailable (the positions are kept for the next commit), PartitionRevoked (the group reassigned
+        the partitions).
         """
         async with self._turn:
             offsets: dict[Any, OffsetAndMetadata] = {}
@@ -86,8 +87,8 @@ class Commits:
             self.seconds += time.monotonic() - begun
 
     def interrupt(self) -> None:
-        """Give up the commit that is under way: repeated by the client after a rebalance, it would rewind a position
-        that is another member's by then.
+        """Cancel the commit in progress. The client would repeat it after a rebalance, and rewind a position that then
+        belongs to another member.
         """
         if self._sending is not None:
             self._sending.cancel()

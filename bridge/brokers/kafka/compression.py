@@ -1,4 +1,4 @@
-"""Decompression of record batches within a bound, so that a small batch cannot fill the memory. Pure.
+"""Decompression of record batches within a size limit: a small batch cannot fill the memory. Pure.
 
 Codec numbers: https://kafka.apache.org/documentation/#recordbatch (attributes, bits 0 to 2).
 """
@@ -19,13 +19,13 @@ _NO_ROOM = "failed to write whole buffer"
 """Text of cramjam's error when the output buffer is too small."""
 
 _MEMBERS = 1_000
-"""Most members of gzip data; each costs time, though it may hold nothing."""
+"""Most members of gzip data; each costs time, even an empty one."""
 
 _FIRST_GUESS = 1 << 16
 
 
 class CodecError(Exception):
-    """The data cannot be decompressed. `fault` is `codec`, or `inflated_size` when the bound is exceeded."""
+    """Failed decompression. `fault` is `codec`, or `inflated_size` when the limit is exceeded."""
 
     def __init__(self, fault: str, detail: str) -> None:
         super().__init__(detail)
@@ -69,7 +69,7 @@ def _gzip(data: bytes, limit: int) -> bytes:
 
 
 def _snappy(data: bytes, limit: int) -> bytes:
-    """Raw snappy, or the blocks of xerial's stream format that most Kafka producers write."""
+    """Decompress raw snappy, or the blocks of xerial's stream format that most Kafka producers write."""
     if not data.startswith(_XERIAL) or len(data) < _XERIAL_HEADER:
         return _snappy_block(data, limit, limit)
     parts: list[bytes] = []
@@ -89,7 +89,7 @@ def _snappy(data: bytes, limit: int) -> bytes:
 
 def _snappy_block(block: bytes, room: int, limit: int) -> bytes:
     try:
-        # The length stands in front of the data, so the bound is checked before anything is allocated
+        # The data begins with its length; the limit is checked before anything is allocated
         if cramjam.snappy.decompress_raw_len(block) > room:
             raise _too_large(limit)
         return bytes(cramjam.snappy.decompress_raw(block))
@@ -98,7 +98,7 @@ def _snappy_block(block: bytes, room: int, limit: int) -> bytes:
 
 
 def _into(name: str, decompress_into: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytearray:
-    """Decompress into buffers of growing size: the frame header need not tell the size, and may lie about it."""
+    """Decompress into buffers of growing size: the frame header may lack the size, or state a wrong one."""
     size = min(limit, max(_FIRST_GUESS, 8 * len(data)))
     while True:
         buffer = bytearray(size)

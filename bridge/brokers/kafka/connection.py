@@ -1,4 +1,4 @@
-"""How aiokafka's clients are made and opened, and why they could not be."""
+"""Creation and opening of aiokafka's clients, with the cause of a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _CLOSED = (KafkaConnectionError, NodeNotReadyError, StaleMetadata)
 
 CLOSE_SECONDS = 5.0
-"""How long a client may take to close before it is left alone: one whose broker hangs never would."""
+"""Seconds after which a client that does not close is abandoned; with a hanging broker a client would never close."""
 
 
 class Connection:
@@ -34,7 +34,7 @@ class Connection:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Raises: BrokerError when a certificate cannot be read."""
+        """Arguments for a client. Raises: BrokerError when a certificate cannot be read."""
         if self._arguments is None:
             config = self.config
             self._arguments = {
@@ -47,7 +47,7 @@ class Connection:
         return self._arguments
 
     async def open(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a client. Raises: BrokerUnavailable with the cause, which the client itself tells only its log."""
+        """Start a client. Raises: BrokerUnavailable with the cause, which the client itself only logs."""
         causes = _Causes()
         logger = logging.getLogger("aiokafka")
         logger.addHandler(causes)
@@ -62,11 +62,11 @@ class Connection:
             logger.removeHandler(causes)
 
     def translate(self, error: BaseException, what: str) -> BridgeError:
-        """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
+        """See `faults.translate`. A bug is logged and reported as BrokerUnavailable: nothing was settled."""
         found = translate(error, f"{self.name}: {what}")
         sasl = self.config.sasl
         if sasl is not None and sasl.mechanism == "OAUTHBEARER" and isinstance(error, _CLOSED):
-            # It takes the server's challenge for a consent, and is put out with its next request
+            # The client takes the server's challenge for consent, and is disconnected at its next request
             return BrokerUnavailable(
                 f"{found}; a server that refuses the token looks like this to the client: "
                 "check the token's audience, rights and expiry"
@@ -78,7 +78,7 @@ class Connection:
 
 
 class _Causes(logging.Handler):
-    """Remembers the last exception that was logged as an argument."""
+    """Stores the last exception that was logged as an argument."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -91,7 +91,7 @@ class _Causes(logging.Handler):
 
 
 async def close(stop: Callable[[], Coroutine[Any, Any, None]], seconds: float = CLOSE_SECONDS) -> None:
-    """Stop a client within a bound. Never raises for what the client meets on its way out."""
+    """Stop a client within a time limit. Never raises for errors of the client."""
     try:
         await asyncio.wait_for(stop(), seconds)
     except (KafkaError, OSError, TimeoutError) as error:

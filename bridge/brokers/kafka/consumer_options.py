@@ -1,4 +1,4 @@
-"""What a subscription may want of Kafka and of no other broker."""
+"""Options of a subscription that only Kafka has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from bridge.brokers.base import SubscribeOptions
 
 @dataclass(frozen=True, slots=True)
 class KafkaConsumerOptions:
-    """pattern: regular expression that names the topics instead of `SubscribeOptions.topics`. instance_id: a name that
-    keeps this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`.
-    on_out_of_range: `stop`, `earliest` or `latest`.
+    """Options of a Kafka consumer.
+
+    pattern: regular expression that selects the topics instead of `SubscribeOptions.topics`. instance_id: name that
+    keeps this member's partitions over a restart. isolation: `read_committed` or `read_uncommitted`. on_out_of_range:
+    `stop`, `earliest` or `latest`.
     """
 
     pattern: str | None = None
@@ -21,7 +23,7 @@ class KafkaConsumerOptions:
 
     @classmethod
     def of(cls, options: SubscribeOptions) -> KafkaConsumerOptions:
-        """Those of the options, or the defaults. Raises: TypeError for another broker's."""
+        """Kafka options of a subscription, or the defaults. Raises: TypeError for options of another broker."""
         consumer_options = options.broker_options
         if consumer_options is None:
             return cls()

@@ -11,7 +11,7 @@ from bridge.provenance import Cause
 
 
 class DeadLetters:
-    """Writes them to the topic that `template` names; `{topic}` in it stands for the origin's."""
+    """Writes dead letters to the topic that `template` names; `{topic}` in it stands for the original topic."""
 
     def __init__(self, cluster: Cluster, producer: Producer, template: str) -> None:
         self._cluster = cluster
@@ -19,9 +19,9 @@ class DeadLetters:
         self._template = template
 
     async def write(self, message: Message, position: Position, cause: Cause) -> None:
-        """Return when the dead letter is acknowledged. One that is too large goes without what makes it so.
+        """Return when the dead letter is acknowledged. Parts of a dead letter that is too large are left out.
 
-        Raises: BrokerUnavailable; whatever else stops it must stop the source, not lose the message.
+        Raises: BrokerUnavailable, for all errors of the broker: the source must stop, not lose the message.
         """
         topic = self._template.replace("{topic}", position.topic)
 

@@ -1,4 +1,4 @@
-"""A record in the hands of the consumer."""
+"""Delivery of a Kafka record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KafkaDelivery(LogDelivery):
     partition: KafkaPartition
 
     async def dead_letter(self, cause: Cause) -> None:
-        """See `Delivery.dead_letter`. A crash between the two halves writes the dead letter again."""
+        """See `Delivery.dead_letter`. A crash between the two steps writes the dead letter again."""
         if self._open():
             await self.partition.dead_letters.write(self.message, self.position, cause)
             await self.complete()

@@ -1,4 +1,4 @@
-"""What an error of aiokafka means for the bridge: the only place where its errors are translated."""
+"""Translation of aiokafka errors into errors of the bridge. No other module translates them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from bridge.errors import BridgeError, BrokerUnavailable, PartitionRevoked, Publ
 
 
 class Meaning(Enum):
-    """AWAY: may pass, go on trying. DENIED: a person has to act, go on trying meanwhile. REFUSED: this message will
-    never be taken. REVOKED: another member owns the partition. BUG: we used the client wrongly, must stay visible.
+    """Meaning of an aiokafka error for the caller.
+
+    AWAY: the fault may pass; retry. DENIED: a person has to act; retry meanwhile. REFUSED: the cluster will never
+    accept this message. REVOKED: another member owns the partition. BUG: the bridge used the client wrongly; the error
+    must stay visible.
     """
 
     AWAY = 1
@@ -70,18 +73,18 @@ _MEANINGS: dict[Meaning, tuple[type[BaseException], ...]] = {
 _BY_CLASS = {kind: meaning for meaning, kinds in _MEANINGS.items() for kind in kinds}
 
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordTooLargeError, errors.RecordListTooLargeError)
-"""The message does not fit the topic, or this producer's limit."""
+"""Errors of a message that exceeds the topic's limit or this producer's limit."""
 
 
 def meaning(kind: type[BaseException]) -> Meaning | None:
-    """What errors of exactly this class mean; None for a class that is not known."""
+    """Meaning of errors of exactly this class; None for an unknown class."""
     return _BY_CLASS.get(kind)
 
 
 def translate(error: BaseException, what: str) -> BridgeError | None:
-    """The bridge's error for a foreign one; None for a bug, which must stay visible as itself.
+    """Translate a foreign error into an error of the bridge; None for a bug, which must stay visible as itself.
 
-    what: what was tried, beginning with the broker's name.
+    what: attempted operation, beginning with the broker's name.
     """
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"{what}: no answer in time")

@@ -1,7 +1,7 @@
-"""Fetch requests of one consumer: which partitions are asked for at which node, and rereads of damaged batches.
+"""Fetch requests of one consumer: choice of partitions and nodes, and rereads of damaged batches.
 
-aiokafka's client carries the requests; its own fetcher is not used. That one moves positions before records are handed
-out, and an error in one partition discards what it had drained from others.
+aiokafka's client carries the requests; its own fetcher is not used. The latter moves positions before records are
+handed out, and an error in one partition discards records that it had drained from others.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from bridge.message import Message
 _log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 500
-"""How long a node may wait for records before it answers."""
+"""Milliseconds for which a node may wait for records before it answers."""
 
 _SHORT_WAIT_MS = 100
-"""The same for the second request to a node, so that its partitions soon join the first."""
+"""The same limit for the second request to a node, whose partitions should soon join the first."""
 
 _RETRY_SECONDS = 0.1
 _METADATA_SECONDS = 0.25
@@ -49,28 +49,29 @@ _SLICE = 0.005
 """Seconds after which the decoding of an answer lets other tasks run."""
 
 _SLACK = 1 << 20
-"""Bytes asked for beyond a damaged batch, to see what follows it."""
+"""Bytes requested beyond a damaged batch, to see the data that follows."""
 
 _FRESH = 2
-"""New connections at once for rereads of damaged batches."""
+"""Number of simultaneous new connections for rereads of damaged batches."""
 
 _REREADS = 5
-"""Fetches of a record that was handed out before, after which it counts as gone."""
+"""Number of fetches of a record that was handed out before, after which the record counts as gone."""
 
 _REPLACE_AFTER = 10
-"""Failures in a row after which the client is replaced."""
+"""Number of consecutive failures after which the client is replaced."""
 
 _OUT_OF_RANGE = 1
 _DENIED = 29
 _MOVED = frozenset({3, 5, 6, 9, 56, 74, 75, 78})
 """Error codes that pass when the partition's leader is known again: unknown topic or partition, leader not available,
 not leader, replica not available, storage error, fenced or unknown leader epoch, offset not available.
+
 https://kafka.apache.org/protocol#protocol_error_codes
 """
 
 
 class Fetcher:
-    """Fetches for the partitions that it was given by `assign`, for as long as they want more."""
+    """Fetches for the partitions given to `assign`, for as long as they need more."""
 
     def __init__(
         self,
@@ -80,8 +81,8 @@ class Fetcher:
         wake: Callable[[], None],
         out_of_range: Callable[[TopicPartition, int], None],
     ) -> None:
-        """isolation: `read_committed` or `read_uncommitted`. wake: called when there may be something to hand out, or
-        an error. out_of_range: called when the broker does not have an offset.
+        """isolation: `read_committed` or `read_uncommitted`. wake: called when there may be records to hand out, or an
+        error. out_of_range: called when the broker does not have an offset.
         """
         self._connection = connection
         self._committed_only = isolation == "read_committed"
@@ -91,11 +92,12 @@ class Fetcher:
         self._logs: dict[TopicPartition, PartitionLog] = {}
         self._topics: frozenset[str] = frozenset()
         self._asked: set[PartitionLog] = set()
-        """Partitions that a request is under way for."""
+        """Partitions with a request in progress."""
         self._resting: dict[PartitionLog, asyncio.TimerHandle] = {}
-        """Partitions that are not asked for until some time after an error."""
+        """Partitions that are not fetched until some time after an error."""
         self._slots: dict[tuple[int, int], bool] = {}
-        """Requests under way by node and slot; True where all of its partitions are at the end of their log."""
+        """Requests in progress by node and slot; True where all partitions of the request are at the end of their
+        log."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fresh = asyncio.Semaphore(_FRESH)
@@ -105,12 +107,12 @@ class Fetcher:
         self._error: KafkaError | None = None
 
     async def start(self) -> None:
-        """Connect and begin. Raises: BrokerUnavailable."""
+        """Connect and begin fetching. Raises: BrokerUnavailable."""
         self._client = await self._open()
         self._running = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Give up what is under way and disconnect. Idempotent."""
+        """Cancel requests in progress and disconnect. Idempotent."""
         running, self._running = self._running, None
         tasks = [*self._tasks] if running is None else [*self._tasks, running]
         for task in tasks:
@@ -122,18 +124,18 @@ class Fetcher:
             await close(client.close)
 
     def assign(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
-        """Fetch for these partitions from now on, and for no others. Answers for others are dropped."""
+        """Fetch for exactly these partitions from now on. Answers for others are dropped."""
         self._logs = dict(logs)
         self._follow_topics()
         self._kick.set()
 
     def look(self, log: PartitionLog) -> None:
-        """Look at a partition from which something was taken: it may want more, or hold damage."""
+        """Check a partition from which records were taken: it may need more, or hold damage."""
         if log not in self._asked and log not in self._resting and (log.wants or log.suspect is not None):
             self._kick.set()
 
     def take_error(self) -> KafkaError | None:
-        """The broker's refusal of a topic, once."""
+        """Return and clear the broker's refusal of a topic."""
         error, self._error = self._error, None
         return error
 
@@ -146,11 +148,11 @@ class Fetcher:
             await self._kick.wait()
 
     def _send(self) -> None:
-        """Start a request at each node that has partitions to ask for.
+        """Start a request at each node that has partitions to fetch.
 
-        A node answers the requests of one connection one after another, so a wait at the end of one log would delay the
-        backlog of another. Two slots, each with a connection of its own, keep them apart: long waits in the first,
-        short waits in the second while the first is taken.
+        A node answers the requests of one connection one after another, and a wait at the end of one log would delay
+        the backlog of another. Two slots, each with its own connection, keep them apart: long waits in the first, short
+        waits in the second while the first is busy.
         """
         nodes: dict[int, list[tuple[TopicPartition, PartitionLog]]] = {}
         lost: dict[TopicPartition, PartitionLog] = {}
@@ -175,7 +177,7 @@ class Fetcher:
                 slot = 1
             else:
                 continue
-            # The first partition of a request gets its batch whatever its size, so each has its turn
+            # The first partition of a request gets its batch whatever its size; all partitions take turns
             self._turn += 1
             first = self._turn % len(logs)
             ordered = logs[first:] + logs[:first]
@@ -198,7 +200,7 @@ class Fetcher:
         task.add_done_callback(done)
 
     def _find_leaders(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
-        """Ask for partitions as soon as their leaders are known, or again after a while."""
+        """Fetch the partitions as soon as their leaders are known, or again after a pause."""
         client = self._client
         self._rest(logs.values(), _METADATA_SECONDS)
 
@@ -231,7 +233,7 @@ class Fetcher:
             response = await self._client.send(
                 node,
                 self._request(offsets, _SHORT_WAIT_MS if slot else MAX_WAIT_MS, extra),
-                # Metadata goes over the default connection, which no long wait may block
+                # Metadata uses the default connection, which no long wait may block
                 group=ConnectionGroup.DEFAULT if slot else ConnectionGroup.COORDINATION,
             )
             if code := getattr(response, "error_code", 0):
@@ -244,7 +246,7 @@ class Fetcher:
         self._failures = 0
         answers = list(_answers(response, self._committed_only))
         if not slot_waits and not any(answer.data for _, _, answer in answers):
-            # Records are there and were not sent: asking again at once would not help
+            # Records exist and were not sent: an immediate repetition would not help
             self._rest(asked.values(), _RETRY_SECONDS)
         begun = time.monotonic()
         for tp, code, answer in answers:
@@ -275,7 +277,7 @@ class Fetcher:
     def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
         error = for_code(code)
         if code == _OUT_OF_RANGE and log.look_ahead(offset):
-            return  # what lay before a batch was deleted meanwhile
+            return  # the data before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)
             self._rest([log], _RETRY_SECONDS)
@@ -296,7 +298,7 @@ class Fetcher:
             self._rest([log], _REFUSED_SECONDS)
 
     async def _failed(self, node: int, error: Exception) -> None:
-        """Wait after a request that got no answer; positions have not moved."""
+        """Pause after a request without an answer; positions have not moved."""
         self._failures += 1
         _log.debug("node %d does not answer a fetch: %s: %s", node, type(error).__name__, error)
         self._client.force_metadata_update()
@@ -319,7 +321,7 @@ class Fetcher:
         return found
 
     async def _records_at(self, tp: TopicPartition, offset: int) -> tuple[dict[int, Message], int]:
-        """Records from this offset on, and the offset after them. Without the first where it cannot be read."""
+        """Records from this offset on, and the offset after them. The first is missing when it cannot be read."""
         limit = self._connection.config.max_batch
         log = PartitionLog(
             tp.topic, tp.partition, offset, limit=limit, low_water=1, treatment=lambda unreadable: "dead_letter"
@@ -368,7 +370,7 @@ class Fetcher:
     # -- damage
 
     async def _reread(self, tp: TopicPartition, log: PartitionLog, batch: Batch) -> None:
-        """Read a damaged batch twice more, the second time over a new connection, before its damage is believed."""
+        """Read a damaged batch twice more, the second time over a new connection, before its damage is accepted."""
         try:
             # The log may have lost the beginning of the batch, and the broker would refuse its base offset
             offset = max(batch.base, log.position) if batch.asked is None else batch.asked
@@ -413,10 +415,10 @@ class Fetcher:
         self._wake()
 
     async def _following(self, tp: TopicPartition, batch: Batch, answer: Answer, client: Any) -> int | None:
-        """Offset after a batch whose own header cannot be believed; None when it cannot be told.
+        """Offset after a batch whose own header is unreliable; None when it cannot be determined.
 
-        The batch that follows in the answer tells it. Where none follows, the damaged header is believed as far as the
-        broker agrees: the log ends where it says, or another batch begins there. Raises: _Grown, to be tried again.
+        The following batch in the answer shows the offset. Without one, the damaged header is accepted if the broker
+        agrees: the log ends at the stated offset, or another batch begins there. Raises: _Grown, for another attempt.
         """
         lowest = batch.base if batch.placed else 0
         if not whole(batch.raw) or await asyncio.to_thread(hides_batch, batch.raw, lowest, answer.end):
@@ -444,7 +446,7 @@ class Fetcher:
         return await self._read_at(tp, offset, client, len(batch.raw) + _SLACK)
 
     async def _read_at(self, tp: TopicPartition, offset: int, client: Any, extra: int) -> Answer | None:
-        """The answer to a fetch of one partition, None when the broker refuses. Raises: KafkaError, OSError."""
+        """Answer to a fetch of one partition; None when the broker refuses. Raises: KafkaError, OSError."""
         code, answer = await self._ask(tp, offset, client, extra)
         return None if code else answer
 
@@ -470,12 +472,14 @@ class _Grown(Exception):
 
 
 def _same(batch: Batch, answer: Answer | None) -> Answer | None:
-    """The answer from the batch on, where it shows the same damage; for an incomplete batch, no more of it."""
+    """Answer from the batch on, where it shows the same damage; None otherwise. An incomplete batch must still be
+    incomplete.
+    """
     if answer is None or was_early(batch, answer.end):
         return None
     if not whole(batch.raw):
         return answer if answer.data.startswith(batch.raw) and not begins_whole(answer.data) else None
-    # Others may stand in front, where the header of one of them tells later offsets than it has
+    # Other batches may come first, when the header of one of them states offsets that are too high
     at = answer.data.find(batch.raw)
     return None if at < 0 else replace(answer, data=answer.data[at:])
 

@@ -1,4 +1,4 @@
-"""Bounds of decompressed data over all partitions of one consumer. Pure."""
+"""Limits of decompressed data over all partitions of one consumer. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TAKE_BYTES = 8 << 20
 
 
 class Room:
-    """What one call may hand out yet, in bytes."""
+    """Bytes that one call may still hand out."""
 
     __slots__ = ("left",)
 
@@ -20,30 +20,30 @@ class Room:
 class Inflation:
     """Decompressed batches that are being handed out, by reader.
 
-    A reader opens a batch while all open ones together are below the limit, so that they never hold more than the limit
-    and one batch. Readers that are gone count no more.
+    A reader may open a batch while all open batches together are below the limit. The total therefore never exceeds the
+    limit by more than one batch. Readers that no longer exist do not count.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self.refused = False
-        """A reader had to wait since this was last reset."""
+        """True when a reader had to wait since the last reset."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of all open batches."""
+        """Size of all open batches in bytes."""
         return sum(self._open.values())
 
     def admits(self, reader: object) -> bool:
-        """Whether the reader may open a batch now."""
+        """Return whether the reader may open a batch now."""
         if not self._open or reader in self._open or self.bytes < self._limit:
             return True
         self.refused = True
         return False
 
     def note(self, reader: object, size: int) -> None:
-        """The reader holds an open batch of this size; 0: none."""
+        """Record the size in bytes of the reader's open batch; 0: none."""
         if size:
             self._open[reader] = size
         else:

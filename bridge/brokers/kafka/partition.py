@@ -1,4 +1,4 @@
-"""One partition for as long as it is ours: what is handed out, what is done, what may be committed."""
+"""One partition during one assignment: records handed out, completed and committable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KafkaPartition(AssignedPartition):
         changed: Callable[[], None],
     ) -> None:
         """log: reads the partition from the group's position on. done, changed: see `AssignedPartition`. committed: the
-        group's position and its metadata now.
+        group's present position and its metadata.
         """
         super().__init__(
             cluster=cluster, topic=tp.topic, number=tp.partition, start=log.position, done=done, changed=changed
@@ -44,46 +44,47 @@ class KafkaPartition(AssignedPartition):
 
     @property
     def stopped(self) -> str:
-        """Why nothing is read from it any more, or at present; empty while it is."""
+        """Reason why nothing is read, permanently or at present; empty while reading continues."""
         return self.log.stopped or self.log.trouble
 
     def pause(self) -> None:
-        """See `bridge.brokers.base.Partition`. What is decompressed would be in the way of other partitions."""
+        """See `bridge.brokers.base.Partition`. Releases decompressed data, which would block other partitions."""
         super().pause()
         self.log.close()
 
     def drain(self) -> None:
-        """See `AssignedPartition.drain`. As for `pause`."""
+        """See `AssignedPartition.drain`. Releases decompressed data, like `pause`."""
         super().drain()
         self.log.close()
 
     def take(self, limit: int, into: list[KafkaDelivery], room: Room) -> None:
-        """Hand out what was given back, then what was fetched, up to `limit` in `into` and what `room` has left."""
+        """Hand out returned deliveries, then fetched records, up to `limit` in `into` and the rest of `room`."""
         if self._paused or self.draining:
             return
         if self._returned:
             self.take_returned(limit, into, lambda message, offset: KafkaDelivery(message, self, offset))
         fetched = self._tracker.fetched
-        # Again while what was taken had been done before: nothing wakes a consumer for what is here already
+        # Repeat while the taken records were already completed: nothing wakes a consumer for records that are here
+        # already
         while len(into) < limit and (found := self.log.take(limit - len(into), room)):
             for first, last, message in found:
                 if fetched(first, last):
                     into.append(KafkaDelivery(message, self, first))
 
     def complete(self, offset: int) -> None:
-        """A delivery is done."""
+        """Mark a delivery as completed."""
         self._tracker.complete(offset)
 
     @property
     def idle(self) -> bool:
-        """Everything that was handed out is done."""
+        """True when all handed-out records are completed."""
         return not (self._tracker.gap or self._returned)
 
     def snapshot(self) -> tuple[int, str]:
         """Offset and metadata that may be committed now.
 
-        While idle that is the position of the log: everything before it was handed out and is done, or is a gap that
-        the log has named.
+        While idle, the offset is the position of the log: all records before it are completed, and the log has passed
+        the gaps.
         """
         offset = self.log.position if self.idle else self.prefix
         return offset, commit_metadata.encode(
@@ -92,11 +93,13 @@ class KafkaPartition(AssignedPartition):
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Changes whenever a record is handed out or done."""
+        """Value that changes whenever a record is handed out or completed."""
         return self.log.position, self.prefix, self._tracker.outstanding
 
     def skip_to(self, offset: int) -> None:
-        """Go on at `offset`: what lies before is gone. Raises: ValueError while records are in flight."""
+        """Continue at `offset`; the log no longer has earlier records. Raises: ValueError while records are in
+        flight.
+        """
         if not self.idle:
             raise ValueError(f"{self.topic}/{self.number} has records in flight")
         self._start = offset
@@ -104,7 +107,9 @@ class KafkaPartition(AssignedPartition):
         self._tracker = OffsetTracker()
 
     def lag(self) -> int | None:
-        """Records up to the end of the log, as last known, that are not done; None while the end is not known."""
+        """Number of records up to the last known end of the log that are not completed; None while the end is
+        unknown.
+        """
         if self.log.end is None:
             return None
         return max(self.log.end - self.log.position, 0) + self._tracker.outstanding

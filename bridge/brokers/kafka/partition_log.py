@@ -1,7 +1,7 @@
-"""Reading state of one partition: what was fetched, what was handed out, what cannot be read. Pure.
+"""Reading state of one partition: fetched records, handed-out records and unreadable records. Pure.
 
-The position here is the only one that counts. It moves when records are handed out or a gap is passed, never because a
-client library says so.
+Only the position kept here counts. It moves when records are handed out or a gap is passed, independently of the client
+library.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from bridge.message import Unreadable
 Treatment = Callable[[Unreadable], OnUnreadable]
 
 LOW_WATER = 512
-"""Records fetched and not handed out below which more are fetched: enough to work on during one fetch."""
+"""Number of fetched but not handed-out records below which more are fetched; enough work for the duration of one
+fetch."""
 
 _FAR = 4 << 20
-"""Bytes that are asked for beyond the usual number, at most about twice as many, to see what lies around a batch."""
+"""Limit of the additional bytes requested to see the surroundings of a batch; exceeded at most about twofold."""
 
 _SILENCES = 5
-"""Answers without the records that lie there after which the partition is in trouble: a broker may throttle."""
+"""Number of answers without the records that exist there after which the partition reports trouble. A broker may
+throttle, so one such answer is normal."""
 
 _REMEDY = (
     "restore the partition from a replica, or move the group past the damage with kafka-consumer-groups "
@@ -38,8 +40,8 @@ _REMEDY = (
 class Answer:
     """A broker's answer for one partition.
 
-    end: high watermark. readable_end: the offset up to which this consumer may read, less than `end` while a
-    transaction is open. aborted: see `record_batch.split`. start: where the log begins.
+    end: high watermark. readable_end: offset up to which this consumer may read, less than `end` while a transaction is
+    open. aborted: see `record_batch.split`. start: first offset of the log.
     """
 
     data: bytes
@@ -50,10 +52,10 @@ class Answer:
 
 
 class PartitionLog:
-    """What is read of one partition from `start` on, in order.
+    """Ordered reading of one partition from `start` on.
 
-    `fetch_offset` is where the next fetch begins, `position` the offset of the next record to hand out. A fetch begins
-    before what is expected next where the batches around a doubtful one are to be seen.
+    `fetch_offset` is the offset of the next fetch, `position` the offset of the next record to hand out. A fetch begins
+    before the next expected offset when the batches around a doubtful batch are needed.
     """
 
     def __init__(
@@ -68,23 +70,26 @@ class PartitionLog:
         gaps: Counter[str] | None = None,
         inflation: Inflation | None = None,
     ) -> None:
-        """limit: bytes that one batch may hold when decompressed. low_water: bytes fetched and not handed out below
-        which more are fetched. treatment: of messages that cannot be parsed. gaps: counts offsets that hold no record
-        for a consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
-        inflation: what the partitions of the consumer hold decompressed; None: of this one alone.
+        """Start reading at `start`.
+
+        limit: bytes that one batch may hold when decompressed. low_water: bytes fetched and not handed out below which
+        more are fetched. treatment: of messages that cannot be parsed. gaps: counter of offsets without a record for a
+        consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
+        inflation: decompressed bytes of all partitions of the consumer; None: of this partition alone.
         """
         self._inflation = inflation or Inflation(limit)
         self.topic = topic
         self.number = number
         self.position = self.fetch_offset = start
         self.extra = 0
-        """Bytes to ask for beyond the usual number, so that what lies around a batch is seen."""
+        """Bytes to request beyond the usual number, to see the surroundings of a batch."""
         self.end: int | None = None
-        """High watermark, None before the first answer."""
+        """High watermark; None before the first answer."""
         self.stopped = ""
-        """Why nothing more is read, as a sentence for a person; empty while it is."""
+        """Reason why nothing more is read, as a sentence for a person; empty while reading continues."""
         self.trouble = ""
-        """Why the broker does not answer for this partition at present; empty while it does."""
+        """Reason why the broker does not answer for this partition at present, as a sentence; empty while it
+        answers."""
         self._gaps: Counter[str] = Counter() if gaps is None else gaps
         self._limit = limit
         self._low_water = low_water
@@ -94,65 +99,66 @@ class PartitionLog:
         self._readable_end: int | None = None
         self._blocked = False
         self._next = start
-        """Offset after what was fetched."""
+        """Next expected offset: the offset after the fetched records."""
         self._boundary = False
-        """A batch is known to begin there."""
+        """True when a batch is known to begin at the next expected offset."""
         self._settled = False
-        """What lies around a doubtful batch is being looked at, or cannot be seen."""
+        """True when the surroundings of a doubtful batch are being fetched, or cannot be seen."""
         self._unfollowed: Batch | None = None
-        """A batch that the next answer is to show from its last offset on."""
+        """Batch that the next answer is to show from its last offset on."""
         self._resume = start
-        """Where that batch was fetched from."""
+        """Offset of the fetch that returned this batch."""
         self._verdict: Verdict | None = None
         self._telling: int | None = None
-        """The lowest offset before what is expected next from which something doubtful was seen."""
+        """Lowest offset before the next expected one from which a fetch showed something doubtful."""
         self._deepest = False
-        """No fetch from a lower offset tells more."""
+        """True when no fetch from a lower offset can show more."""
         self._useless = -1
-        """Answers from this offset and lower ones do not reach what is expected next."""
+        """Answers from this offset and lower ones do not reach the next expected offset."""
         self._under = self._above = -1
-        """Offsets between which the segment of what is expected next may begin, while that is looked for."""
+        """Offsets between which the segment of the next expected offset may begin, during the search for its start."""
         self._landmark = b""
-        """A doubtful batch that such answers have to show."""
+        """Bytes of a doubtful batch that such answers have to contain."""
         self._passed = b""
-        """A damaged batch that was passed; a broker sends it again where its header tells later offsets."""
+        """Bytes of a damaged batch that was passed. A broker sends the batch again where its header states later
+        offsets."""
         self._unsent = False
-        """The last answer was empty, though records lie at the broker."""
+        """True when the last answer was empty although the broker has records."""
         self._silences = 0
-        """Answers without records from what is expected next, though records lie there."""
+        """Number of answers without records from the next expected offset, although records exist there."""
         self._size = 0
-        """Bytes of the batch that was fetched last."""
+        """Size of the last fetched batch in bytes."""
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.number}"
 
     @property
     def wants(self) -> bool:
-        """More is to be fetched."""
+        """True when more is to be fetched."""
         if self.stopped or self._blocked:
             return False
         return self._count < LOW_WATER and self._bytes < self._low_water
 
     @property
     def behind(self) -> bool:
-        """Records are known to lie at the broker: a fetch is answered at once."""
+        """True when the broker is known to have more records: a fetch is answered at once."""
         return self._readable_end is not None and self.fetch_offset < self._readable_end
 
     @property
     def empty(self) -> bool:
-        """Nothing that was fetched waits to be handed out."""
+        """True when no fetched record waits to be handed out."""
         return not self._batches
 
     @property
     def suspect(self) -> Batch | None:
-        """The damaged batch at the position that has to be read again before it is believed."""
+        """The damaged batch at the position that must be read again before its damage is accepted; None without one."""
         if not self._batches:
             return None
         head = self._batches[0]
         return head if head.fault is not None and not head.confirmed else None
 
     def accept(self, offset: int, answer: Answer) -> None:
-        """Take in the answer to a fetch from `offset`; one that was overtaken by a seek says nothing any more."""
+        """Process the answer to a fetch from `offset`. An answer that a seek has overtaken is ignored."""
         if offset != self.fetch_offset or self._blocked or self.stopped:
             return
         self.end = answer.end
@@ -170,7 +176,7 @@ class PartitionLog:
                 data = b""  # cut by the size of the answer
         first = base_at(data, 0)
         if max(answer.start, 0) < offset < self._next and (unsent or (first is not None and first > self._next)):
-            # What lies before was not seen
+            # The batch before was not shown
             self._above = offset
             lower = max(answer.start, 0, self._useless + 1, self._next - 2 * (self._next - offset))
             if self._under >= 0:
@@ -180,7 +186,7 @@ class PartitionLog:
             self.fetch_offset = self._next if self._deepest else lower
             return
         if unsent and self._unsent and self._next == offset:
-            # A broker passes over a batch whose offsets are too low
+            # A broker skips a batch whose offsets are too low
             self._silences += 1
             if self._silences == _SILENCES:
                 self.trouble = (
@@ -219,7 +225,7 @@ class PartitionLog:
             if batch.doubtful:
                 ends = batch.unfollowed and batch.last is not None and batch.last < self._next
                 if ends and offset + 1 < self._above:
-                    # The next segment, if it begins in between, tells more
+                    # The next segment, if it begins between these offsets, shows more
                     self._under = offset
                     self.fetch_offset = (offset + self._above + 1) // 2
                 elif batch.unfollowed and self._settled:
@@ -233,7 +239,7 @@ class PartitionLog:
             self._count += batch.count
             self._bytes += len(batch.raw)
             if batch.fault is not None:
-                # Where the next batch begins is not known
+                # The beginning of the next batch is unknown
                 self._blocked = True
                 return
             assert batch.last is not None
@@ -253,7 +259,7 @@ class PartitionLog:
         self.extra = self._silences = 0
 
     def _look_around(self, batch: Batch, answer: Answer) -> None:
-        """Fetch a doubtful batch once more, with what lies before it and behind it."""
+        """Fetch a doubtful batch again, together with its surroundings."""
         distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
         if self.fetch_offset < self._next:
             self._telling = self.fetch_offset
@@ -266,9 +272,10 @@ class PartitionLog:
         self._settled = True
 
     def _look_elsewhere(self, offset: int, data: bytes) -> None:
-        """Go on after an answer that does not reach what was seen from a later offset.
+        """Continue after an answer that does not reach the batches seen from a later offset.
 
-        It was cut, or a segment of the log ends there. Then the lowest offset of the next segment is looked for.
+        Either the answer was cut, or a segment of the log ends there. In the second case, search for the lowest offset
+        of the next segment.
         """
         if self._deepest:
             self.look_ahead(offset)
@@ -281,17 +288,19 @@ class PartitionLog:
             self._deepest = self.fetch_offset == telling
 
     def _look_behind(self, batch: Batch, answer: Answer) -> None:
-        """Judge a batch by an answer from its last offset on, and fetch it again."""
+        """Judge a batch by an answer from its last offset on, and fetch the batch again."""
         self._unfollowed = None
         self.fetch_offset = self._resume
         self._verdict = verdict_on(batch, answer.data)
         if self._verdict is None or (not self._verdict.agrees and self.extra < _FAR):
-            # What follows in the same segment shows with the batch itself
+            # A following batch of the same segment appears together with the batch itself
             self._verdict = None
             self.extra = 2 * (self.extra + len(answer.data))
 
     def look_ahead(self, offset: int) -> bool:
-        """Fetch from what is expected next again; False when that was asked for. offset: see `accept`."""
+        """Fetch from the next expected offset again; False when the answered fetch already began there. offset: see
+        `accept`.
+        """
         if offset != self.fetch_offset or offset == self._next:
             return False
         self._unfollowed = None
@@ -299,9 +308,9 @@ class PartitionLog:
         return True
 
     def take(self, limit: int, room: Room | None = None) -> list[Found]:
-        """Messages from the position on, at most `limit`, in order. Gaps are passed and counted.
+        """Return at most `limit` messages from the position on, in order. Gaps are passed and counted.
 
-        room: bytes that may be handed out; the message that exceeds it is the last. None: no bound.
+        room: bytes that may be handed out; the message that exceeds them is the last. None: no limit.
         """
         found: list[Found] = []
         room = room or Room(sys.maxsize)
@@ -338,11 +347,11 @@ class PartitionLog:
         return found
 
     def note_end(self, end: int) -> None:
-        """Take the high watermark from a lookup, for a partition that is fetched no more."""
+        """Record the high watermark from a lookup, for a partition that is no longer fetched."""
         self.end = end
 
     def seek(self, offset: int) -> None:
-        """Go on at `offset`; what was fetched is forgotten, and offsets up to there are gone from the log."""
+        """Continue at `offset`. Fetched batches are dropped; offsets before `offset` count as deleted from the log."""
         self._forget()
         self._fetch_from(offset, boundary=False)
         self._passed = b""
@@ -351,14 +360,16 @@ class PartitionLog:
         self.stopped = ""
 
     def reread(self, batch: Batch) -> None:
-        """Fetch a damaged batch, and what follows it, again: another read gave other bytes."""
+        """Fetch a damaged batch and the following ones again, because another read returned different bytes."""
         if self._batches and self._batches[0] is batch:
             self._forget()
-            # Where it began the batch before had ended, or reading began in the middle of it
+            # Either the previous batch ended at its beginning, or reading began in the middle of it
             self._fetch_from(self.position, boundary=self._boundary and batch.base >= self.position)
 
     def confirm(self, batch: Batch, following: int | None) -> None:
-        """Believe the damage of the batch. following: base offset of the next batch where its own header is damaged."""
+        """Accept the damage of the batch. following: base offset of the next batch, where the damaged header cannot
+        state it.
+        """
         if not self._batches or self._batches[0] is not batch:
             return
         batch.confirm(self.position, None if following is None else following - 1, self._limit)
@@ -369,15 +380,15 @@ class PartitionLog:
             self.extra = len(batch.raw)
 
     def refused(self, reason: str) -> None:
-        """Note why the broker does not answer for this partition; the next answer clears it."""
+        """Record why the broker does not answer for this partition; the next answer clears the reason."""
         self.trouble = reason
 
     def stop(self, reason: str) -> None:
-        """Fetch nothing more until the next seek, for `reason`, a sentence; what was fetched is still handed out."""
+        """Fetch nothing more until the next seek. reason: a sentence. Fetched records are still handed out."""
         self.stopped = reason
 
     def distrust(self, batch: Batch) -> None:
-        """Stop: where the damaged batch ends cannot be told."""
+        """Stop reading because the end of the damaged batch cannot be determined."""
         if self._batches and self._batches[0] is batch:
             fault = batch.fault
             assert fault is not None
@@ -399,7 +410,7 @@ class PartitionLog:
             self.position = offset
 
     def close(self) -> None:
-        """Hand out nothing for a while: the batch at the position is decompressed again when it goes on."""
+        """Release decompressed data for a pause; the batch at the position is decompressed again afterwards."""
         if self._batches:
             self._batches[0].close()
             self._inflation.note(self, 0)

@@ -1,4 +1,4 @@
-"""An idempotent producer that is replaced when it is dead, with a deadline for every call."""
+"""An idempotent producer that is replaced when it fails, with a deadline for every call."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BATCH_BYTES = 256 * 1024
 
 
 class Producer:
-    """Publishes with acks=all and without duplicates of its own making.
+    """Publishes with acks=all and without duplicates of its own.
 
-    aiokafka's idempotent producer stays dead after a gap in its sequence numbers, and its futures stay pending while
-    a broker hangs. Whatever ends in anything but success therefore costs the producer its place: the next call gets a
-    fresh one, and calls that still wait on the old one run into their own deadlines at worst.
+    aiokafka's idempotent producer stays unusable after a gap in its sequence numbers, and its futures stay pending
+    while a broker hangs. Therefore any result other than success retires the producer. The next call gets a new one,
+    and calls that still wait on the old one at worst meet their own deadlines.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -35,7 +35,7 @@ class Producer:
         self._retired: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Lock()
         self._together = 0
-        """Calls under way whose records may share a batch."""
+        """Number of calls in progress whose records may share a batch."""
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.replaced = 0
@@ -50,7 +50,7 @@ class Producer:
             await asyncio.wait(tuple(self._retired))
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """Return when all messages are acknowledged by all in-sync replicas.
+        """Return when all in-sync replicas have acknowledged all messages.
 
         Raises: BrokerUnavailable (some may have been written), PublishFailed.
         """
@@ -69,7 +69,7 @@ class Producer:
                     self._together -= 1
                     if not self._together:
                         self._quiet.set()
-                # A topic refuses a batch as a whole: only a record that is alone in its batch is judged by its size
+                # A topic refuses a whole batch: only a record alone in its batch is judged by its own size
                 async with self._alone:
                     await self._quiet.wait()
                     await self._publish(topic, messages)
@@ -88,7 +88,7 @@ class Producer:
                 if final or not isinstance(error, _DEAD):
                     raise self._connection.translate(error, f"publish to {topic}") from error
             except asyncio.CancelledError:
-                # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
+                # Deadline or cancellation: the result of the publish is unknown and may never arrive
                 self._retire(producer)
                 raise
             else:
@@ -96,7 +96,7 @@ class Producer:
 
     async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> None:
         pending = []
-        # Before any is sent: the client takes no record without key and value
+        # Checked before any is sent: the client accepts no record without key and value
         if any(message.body is None and message.key is None for message in messages):
             raise PublishFailed(f"{self._connection.name}: a tombstone needs a key")
         try:
@@ -148,7 +148,7 @@ class Producer:
             return
         self._current = None
         self.replaced += 1
-        # Others may wait for what it has accepted: it gets the time of one publish to deliver that
+        # Other calls may wait for records that the producer has accepted: stopping gets the time of one publish
         task = asyncio.create_task(close(producer.stop, self._connection.config.publish_timeout))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
@@ -163,4 +163,4 @@ _DEAD = (
     errors.ProducerClosed,
     errors.CorruptRecordException,
 )
-"""The producer is at fault, not the message: worth one more attempt with another."""
+"""Errors of the producer, not of the message; another producer is worth one more attempt."""

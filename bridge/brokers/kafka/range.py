@@ -18,17 +18,17 @@ _LOOK_SECONDS = 10.0
 
 
 class OutOfRange:
-    """Stops such a partition, or goes on elsewhere and counts what is skipped; as `policy` says."""
+    """Stops partitions with such a position, or moves them and counts skipped offsets, according to `policy`."""
 
     def __init__(self, policy: str) -> None:
         """policy: `stop`, `earliest` or `latest`."""
         self._policy = policy
         self.lost: dict[TopicPartition, int] = {}
-        """Partitions that wait for a new position, with the offset they stood at."""
+        """Partitions that wait for a new position, with their last offset."""
         self.skipped = 0
 
     def found(self, tp: TopicPartition, offset: int, partition: KafkaPartition | None) -> None:
-        """The broker does not have this offset."""
+        """Handle the broker's report that it does not have this offset."""
         if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
             return
         partition.log.stop(
@@ -41,7 +41,7 @@ class OutOfRange:
             self.lost[tp] = offset
 
     async def settle(self, consumer: Any, partitions: Mapping[TopicPartition, KafkaPartition]) -> None:
-        """Go on where the policy says, as soon as nothing of the partition is in flight any more."""
+        """Continue at the position of the policy, as soon as no delivery of the partition is in flight."""
         for tp, offset in list(self.lost.items()):
             partition = partitions.get(tp)
             if partition is None or not partition.log.stopped:
@@ -49,7 +49,7 @@ class OutOfRange:
                 continue
             if not (partition.idle and partition.log.empty):
                 continue
-            # A lookup alone: it moves no position of the client, and ours only when it has answered
+            # Only a lookup: it moves no position of the client, and the bridge's only after the answer
             look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
             try:
                 target: int = (await asyncio.wait_for(look([tp]), _LOOK_SECONDS))[tp]
@@ -57,7 +57,7 @@ class OutOfRange:
                 _log.warning("%s/%d: cannot look for a new position: %s", partition.topic, partition.number, error)
                 continue
             if partitions.get(tp) is not partition:
-                continue  # it changed hands while we looked
+                continue  # it was reassigned during the lookup
             del self.lost[tp]
             partition.skip_to(target)
             self.skipped += max(target - offset, 0)

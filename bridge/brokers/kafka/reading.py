@@ -1,4 +1,4 @@
-"""Reads a topic with a client that is in no group."""
+"""Reading of a topic with a client outside any group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.errors import BrokerError
 from bridge.message import Message, Position
 
 _PING_SECONDS = 10.0
-"""Seconds without records after which the cluster is asked whether it is there: the client waits silently."""
+"""Seconds without records after which the cluster is pinged: the client waits silently."""
 
 _BATCH = 500
 
@@ -27,13 +27,13 @@ _BATCH = 500
 async def read(
     connection: Connection, cluster: Cluster, options: ReadOptions
 ) -> AsyncIterator[tuple[Position, Message]]:
-    """See `ReadableBroker.read`. What a transaction has not committed is not read.
+    """See `ReadableBroker.read`. Uncommitted messages of a transaction are not read.
 
-    A message that cannot be parsed comes with `unreadable` set. Where a partition cannot be read on, the others are
+    A message that cannot be parsed comes with `unreadable` set. When a partition cannot be read further, the others are
     read to their end first. Raises: BrokerError, BrokerUnavailable.
     """
     topic = options.topic
-    # Asked for by its name, a topic that is not there might be made
+    # A request for a missing topic by its name might create it
     count = (await cluster.topics()).get(topic, 0)
     if not count:
         raise BrokerError(f"{connection.name}: no topic {topic}")
@@ -115,13 +115,13 @@ async def _messages(
 async def _range(
     connection: Connection, partitions: list[TopicPartition], options: ReadOptions
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Offsets to begin and to end at. Raises: BrokerUnavailable."""
+    """First and end offsets of the partitions. Raises: BrokerUnavailable."""
     consumer: Any = AIOKafkaConsumer(
         **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
     )
     try:
         await connection.open(consumer.start)
-        # Lookups alone: the client reads nothing
+        # Only lookups: the client reads nothing
         begin = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
     except KafkaError as error:

@@ -1,4 +1,4 @@
-"""Partitions that the group gives to one consumer and takes away."""
+"""Assignment and revocation of one consumer's partitions by its group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RETRY_SECONDS = 0.5
 
 
 class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
-    """Called by aiokafka from a task of its own, at any moment. Every assignment makes new partitions: new epochs."""
+    """Listener that aiokafka calls from its own task, at any moment. Every assignment creates new partition objects."""
 
     def __init__(
         self,
@@ -56,36 +56,39 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self.consumer: Any = None
         self.partitions: dict[TopicPartition, KafkaPartition] = {}
         self.settled = asyncio.Event()
-        """Set while partitions are ours, or known to be none; not while they change hands."""
+        """Set while the assignment is known, even when it is empty; cleared during a rebalance."""
         self.error: BrokerError | None = None
-        """Why partitions that the group gave us cannot be read yet."""
+        """Reason for which assigned partitions cannot be read yet."""
         self.rebalances = 0
         self.gaps: Counter[str] = Counter()
-        """Offsets without a record for us that were passed, by kind; see `PartitionLog`."""
+        """Passed offsets without a record for a consumer, by kind; see `PartitionLog`."""
         self.inflation = Inflation(connection.config.max_batch)
         self.storms = RebalanceStormDetector()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Finish what is in flight, commit, let go. The client joins the group again when this returns."""
+        """Finish deliveries in flight, commit and release. The client joins the group again when this returns."""
         await self.release(self._connection.config.rebalance_timeout / 2)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """The client sends no heartbeats before this returns, so the work is done beside it."""
-        # The client is only the member of the group: records are read by the fetcher, from positions of our own
+        """Prepare the assigned partitions in a separate task, because the client sends no heartbeats before this
+        returns.
+        """
+        # The client is only the member of the group: the fetcher reads records, from the bridge's own positions
         self.consumer.pause(*assigned)
         self.rebalances += 1
         self.storms.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
     async def release(self, limit: float, *, tell: bool = True) -> None:
-        """Give all partitions up, after at most `patience` seconds and the time of one commit.
+        """Release all partitions, after at most `limit` seconds and the time of one commit.
 
-        tell: let the listener finish what is in flight.
+        tell: let the listener finish deliveries in flight.
         """
         self.settled.clear()
         self._changed()
         if self._task is not None:
-            # `wait_for` may drop a cancellation that comes with its answer (Python 3.11): cancelled until it ends
+            # `wait_for` may drop a cancellation that coincides with its result (Python 3.11): cancel until the task
+            # ends
             while not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=1.0)
@@ -126,7 +129,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             except BrokerError as error:
                 self.error = error
             except Exception as error:
-                # Whatever it is, partitions that are ours and not read must not look idle
+                # Assigned partitions that are not read must not look idle, whatever the error
                 _log.error("group %s: taking partitions failed unexpectedly", self._options.group, exc_info=error)
                 self.error = BrokerUnavailable(
                     f"{self._connection.name}: taking partitions failed: unexpected {type(error).__name__}, see the log"
@@ -143,7 +146,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self._changed()
 
     async def _prepare(self, assigned: list[TopicPartition]) -> list[KafkaPartition]:
-        # Complete, or an error: see there
+        # Complete, or an error: see `Cluster.committed`
         committed = await self._cluster.committed(self._options.group, assigned)
         fresh = [tp for tp in assigned if tp not in committed]
         starts = await self._starts(fresh, {tp.topic for tp in committed})
@@ -152,7 +155,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         for tp in assigned:
             position = committed.get(tp)
             start = starts[tp] if position is None else position.offset
-            # Without a position the client would look for one of its own
+            # Without a position the client would look up one of its own
             self.consumer.seek(tp, start)
             log = PartitionLog(
                 tp.topic,
@@ -176,15 +179,15 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 )
             )
         if fresh:
-            # So that `latest` is decided once, and not again after a crash
+            # Decides `latest` once, and not again after a crash
             await self._commits.commit(self.consumer, [each for each in partitions if each.committed is None])
         return partitions
 
     async def _starts(self, fresh: list[TopicPartition], known: Iterable[str]) -> dict[TopicPartition, int]:
-        """Where partitions begin that the group has no position in.
+        """Start offsets of partitions in which the group has no position.
 
-        One that was added to a topic is read from its beginning also by `latest`: what was written to it before it was
-        noticed came after the group's start.
+        A partition that was added to a known topic is read from its beginning even with `latest`: records written
+        before its discovery came after the group's start.
         """
         if not fresh:
             return {}
@@ -192,7 +195,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         earliest = [tp for tp in fresh if tp not in set(latest)]
         limit = self._connection.config.request_timeout
         try:
-            # One lookup of all partitions: it raises when any has no answer, and moves no position of the client
+            # One lookup for all partitions: it raises when any has no answer, and moves no position of the client
             starts = await asyncio.wait_for(self.consumer.beginning_offsets(earliest), limit) if earliest else {}
             ends = await asyncio.wait_for(self.consumer.end_offsets(latest), limit) if latest else {}
         except (KafkaError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""A group that does not come to rest. Pure."""
+"""Detection of a group that rebalances continuously. Pure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from collections import deque
 
 LIMIT = 8
 WINDOW = 60.0
-"""More hand-overs than `LIMIT` within so many seconds are no group of processes that come and go."""
+"""Seconds within which more than `LIMIT` rebalances are a storm, and not processes that start and stop."""
 
 
 class RebalanceStormDetector:
-    """Most often two processes have one `instance_id`: each of them puts the other out of the group, for ever."""
+    """Counts rebalances within a time window.
+
+    The usual cause of a storm is two processes with one `instance_id`: each continuously expels the other from the
+    group.
+    """
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=LIMIT + 1)
 
     def note(self, now: float) -> None:
-        """Partitions were handed to us at monotonic time `now`."""
+        """Record an assignment of partitions at monotonic time `now`, in seconds."""
         self._times.append(now)
 
     def message(self, now: float, instance_id: str | None) -> str | None:
-        """A sentence for a person, None while the group is at rest."""
+        """Sentence for a person about a rebalance storm; None without one. now: monotonic seconds."""
         if len(self._times) <= LIMIT or now - self._times[0] > WINDOW:
             return None
         what = f"the group changed hands more than {LIMIT} times within {WINDOW:g} s; "

@@ -1,10 +1,9 @@
-"""Record batches as a broker answers them: where each begins and ends, and the records in it. Pure.
+"""Record batches in a broker's answers: their boundaries and their records. Pure.
 
-A fault of one record costs that record; a fault of a batch (checksum, codec, inflated size) costs that batch.
-aiokafka's own parser reads healthy records. Its error ends the whole fetch, so damaged batches are read here.
-
-Formats: https://kafka.apache.org/documentation/#recordbatch (magic 2), KIP-98; message sets (magic 0 and 1) are read by
-aiokafka alone.
+A fault of one record affects that record; a fault of a batch (checksum, codec, inflated size) affects that batch.
+aiokafka's own parser reads healthy records. Its error would end the whole fetch; therefore this module reads damaged
+batches. Formats: https://kafka.apache.org/documentation/#recordbatch (magic 2), KIP-98. Only aiokafka reads message
+sets (magic 0 and 1).
 """
 
 from __future__ import annotations
@@ -29,40 +28,41 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")
 id and epoch, base sequence, number of records."""
 
 _PREFIX = struct.Struct(">qiib")
-"""Base offset, length, leader epoch (a CRC in old formats) and magic: at the same place in every format."""
+"""Base offset, length, leader epoch (a CRC in old formats) and magic, at the same place in every format."""
 
 _LENGTH_END = 12
 _CRC_END = 21
 _ATTRIBUTES_AT = 21
 _MINIMUM = 14
-"""Bytes after the length field that the smallest message of magic 0 has."""
+"""Bytes after the length field in the smallest message of magic 0."""
 
 _LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
-"""Bytes whose checksum is taken to find a batch within a damaged one, and what looking at one is counted as."""
+"""Limit of the bytes whose checksums are computed to find a batch within a damaged one, and the bytes charged for each
+candidate."""
 
 MAX_HEADERS = 1_000
-"""Most headers of a record. Each takes two bytes of a batch and 100 of memory."""
+"""Most headers of a record. Each takes two bytes of a batch and 100 bytes of memory."""
 
 MAX_RECORDS = 500_000
-"""Most records of a batch: a reader that goes on within one reads all before its position again."""
+"""Most records of a batch. A reader that resumes within a batch reads all records before its position again."""
 
 _CROWDED = 2 * MAX_HEADERS
-"""Bytes of a record that cannot have too many headers."""
+"""Bytes of a record up to which too many headers are impossible."""
 
 _SMALL = 1 << 20
-"""Bytes of a batch whose headers take bounded memory (50 MB) before they are counted."""
+"""Bytes of a batch up to which headers take limited memory (50 MB) before they are counted."""
 
 _CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 
 Found = tuple[int, int, Message]
-"""A message with the first and last offset that it stands for; they differ for a damaged batch alone."""
+"""A message with the first and last offset that it stands for. The two differ for damaged data only."""
 
 Kind = Literal["records", "control", "aborted"]
 
 
 @dataclass(slots=True)
 class Fault:
-    """Damage of a batch, as seen once. Rereading decides if it stays.
+    """Damage of a batch, as seen once. A repeated read decides whether it is permanent.
 
     word, detail: see `bridge.message.Unreadable`. beyond: the only sign is that the log ends before the last offset.
     """
@@ -76,8 +76,8 @@ class Fault:
 class Batch:
     """One batch of an answer.
 
-    base, last: offsets; `last` is None where the header that tells it is damaged. raw: its bytes, headers included.
-    kind: `control` and `aborted` batches hold nothing for a consumer. fault: damage that was met so far.
+    base, last: offsets; `last` is None where the header that states it is damaged. raw: bytes of the batch, headers
+    included. kind: `control` and `aborted` batches hold nothing for a consumer. fault: damage that was met so far.
     """
 
     base: int
@@ -87,39 +87,40 @@ class Batch:
     fault: Fault | None = None
     confirmed: bool = False
     count: int = 1
-    """Records in it, as far as its header can be believed."""
+    """Number of records, as stated in the header."""
     inflated: int = 0
-    """Bytes that it takes decompressed, while it is being handed out."""
+    """Decompressed size in bytes, while records are being handed out."""
     doubtful: bool = False
-    """Its offsets are to be compared with those of the batches around it before they are believed."""
+    """True when the offsets must be compared with those of the surrounding batches before they are accepted."""
     unfollowed: bool = False
-    """The answer ends with it, so nothing behind it confirms its offsets; see `Verdict`."""
+    """True when the answer ends with this batch, and no following batch confirms its offsets; see `Verdict`."""
     ambiguous: bool = False
-    """The offsets of this batch or those of the next one are wrong, and nothing tells which."""
+    """True when either the offsets of this batch or those of the next one are wrong, and nothing shows which."""
     placed: bool = True
-    """A damaged batch begins at its base. One at the beginning of an answer may lie before it, under a wrong header."""
+    """True when the damaged batch begins at its base. One at the beginning of an answer may lie before it, under a
+    wrong header."""
     asked: int | None = None
-    """Offset of the fetch that shows the batch, where that is not its base."""
+    """Offset of the fetch that returned the batch, where it differs from its base."""
     _records: Iterator[Found] | None = field(default=None, repr=False)
 
     @property
     def compressed(self) -> bool:
-        """Whether reading it holds more than its bytes, or may."""
+        """True when reading the batch may need more memory than its bytes."""
         return len(self.raw) > _ATTRIBUTES_AT + 1 and (
             self.raw[_PREFIX.size - 1] < 2 or bool(self.raw[_ATTRIBUTES_AT + 1] & _CODEC)
         )
 
     def close(self) -> None:
-        """Let go of its decompressed data; `records` begins again at the offset that it is given then."""
+        """Release the decompressed data; `records` then begins again at the offset it is given."""
         if self.fault is None:
             self._records = None
             self.inflated = 0
 
     def records(self, first: int, limit: int) -> Iterator[Found]:
-        """Messages from offset `first` on; the iterator goes on where the last one stopped.
+        """Messages from offset `first` on. The iterator continues where the last one stopped.
 
         limit: bytes that the batch may hold when decompressed.
-        Ends early with `fault` set when damage is met; after `confirmed` was set the damage comes as unreadable
+        Damage ends the iteration early and sets `fault`. After `confirmed` is set, the damage appears as unreadable
         messages.
         """
         if self._records is None:
@@ -130,9 +131,10 @@ class Batch:
         return self._records
 
     def confirm(self, first: int, last: int | None, limit: int) -> None:
-        """Accept the damage: what is left of the batch from offset `first` is read around it.
+        """Accept the damage. The rest of the batch from offset `first` is read around it.
 
-        last: offset of the last record, found by what follows the batch; None where the batch's own word is good.
+        last: offset of the last record, found by means of the following batch; None where the batch's own header is
+        valid.
         """
         assert self.fault is not None
         self.confirmed = True
@@ -147,14 +149,14 @@ class Batch:
         assert self.fault is not None
         assert self.last is not None
         if self.last < first:
-            return []  # it lies before the position, and the broker sends it all the same
+            return []  # the batch lies before the position, and the broker sends it nevertheless
         unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
 
     def _healthy(self, first: int, limit: int) -> Iterator[Found]:
         last = self.last
         assert last is not None
-        # Of an old compressed set only the last offset is known before it is decompressed
+        # For an old compressed set, only the last offset is known before decompression
         expected = self.base if self.raw[_PREFIX.size - 1] == 2 else 0
         try:
             for record in self._parsed(limit):
@@ -175,19 +177,19 @@ class Batch:
         except UnicodeDecodeError:
             self.fault = Fault("header_name", "the name of a header is not UTF-8")
         except Exception as error:
-            # Whatever aiokafka's parser raises, it raises for these bytes
+            # Any error of aiokafka's parser is caused by these bytes
             self.fault = Fault(
                 "record" if self.raw[_PREFIX.size - 1] == 2 else "batch",
                 f"the records cannot be parsed ({type(error).__name__})",
             )
 
     def _parsed(self, limit: int) -> Iterable[Any]:
-        """aiokafka's records: offset, timestamp, key, value, headers."""
+        """aiokafka's records, with offset, timestamp, key, value and headers."""
         magic = self.raw[_PREFIX.size - 1]
         if magic < 2:
             codec = _legacy_codec(self.raw)
             if codec:
-                # The parser itself has no bound
+                # The parser itself has no size limit
                 self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), limit))
             return cast(Iterable[Any], LegacyRecordBatch(self.raw, magic))
         count = _HEADER.unpack_from(self.raw)[12]
@@ -201,7 +203,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a look behind a batch has shown. agrees: nothing contradicts its offsets."""
+    """Result of a fetch from the last offset of a batch. agrees: nothing contradicts the batch's offsets."""
 
     raw: bytes
     agrees: bool
@@ -220,20 +222,19 @@ def split(
     deepest: bool = False,
     verdict: Verdict | None = None,
 ) -> list[Batch]:
-    """Batches from `position` on in the answer to a fetch. The last may be damaged or doubtful: nothing after it is
-    looked at.
+    """Batches from `position` on in the answer to a fetch. The last may be damaged or doubtful; nothing after it is
+    examined.
 
     boundary: a batch is known to begin at the position, since the one before it ended there.
     end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
     to read uncommitted ones too.
-    asked: offset of the fetch, less than the position where the batch before it is to be seen; the result is empty
-    where that one tells nothing. readable_end: see `partition_log.Answer`. settled: call no batch doubtful, except an
-    unfollowed one. deepest: no fetch shows what lies in front of the first batch. verdict: of a fetch from the last
-    offset of an unfollowed batch.
-    An incomplete batch at the end is left out, as brokers cut there, unless it is the first.
-
-    No checksum covers a base offset. One is believed when it continues the batch before, or when the batch that lies
-    behind it continues it. Gaps are compacted batches, and believed where both neighbours in the log are seen.
+    asked: offset of the fetch, less than the position when the previous batch is needed; the result is empty when that
+    batch shows nothing. readable_end: see `partition_log.Answer`. settled: mark no batch doubtful, except an unfollowed
+    one. deepest: no fetch can show the data in front of the first batch. verdict: of a fetch from the last offset of an
+    unfollowed batch.
+    An incomplete batch at the end is left out, because brokers cut answers there, unless it is the first.
+    No checksum covers a base offset. A base offset is accepted when it continues the previous batch, or when the next
+    batch continues it. Gaps are compacted batches. They are accepted when both neighbours in the log are known.
     """
     found: list[Batch] = []
     pending = sorted(aborted or (), key=lambda each: each[1])
@@ -241,7 +242,7 @@ def split(
     start = position if asked is None else asked
     before = start < position
     floor = None if before or not (boundary or position == 0) else position
-    """Offset after the batch in front, None while none is known."""
+    """Offset after the previous batch; None while it is unknown."""
     if floor is not None and (size := _size(data, 0)) is not None and _batch(data[:size], floor, end).fault is not None:
         data = data[_place(data, floor) :]
     at = 0
@@ -264,14 +265,14 @@ def split(
                 batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {floor}")
         if batch.fault is None and not (floor == batch.base and _tells_base(raw)):
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
-            # A broker passes over a batch whose offsets are too low; only from the one before it is seen
+            # A broker skips a batch whose offsets are too low; only an answer from the batch before shows it
             batch.doubtful |= at == 0 and not before and batch.base > position
             if base_at(data, at + size) is None:
                 _judge(batch, verdict)
             assert batch.last is not None
             hidden = before and floor is None and start > 0 and batch.last < position and not deepest
             if batch.ambiguous and batch.last + 1 == position:
-                # Where the group stands agrees with it
+                # The position of the group agrees with the batch
                 batch.doubtful = batch.ambiguous = False
             elif settled and not found and not hidden and not batch.unfollowed:
                 batch.doubtful = False
@@ -285,7 +286,7 @@ def split(
                 if following is None and at + size < len(data):
                     return []
                 if following is not None and following <= position:
-                    # It lies before the position, like the one that was to be seen
+                    # The following batch lies before the position, like the one that was needed
                     floor = following
                     at += size
                     continue
@@ -310,7 +311,8 @@ def split(
             batch.kind = "control"
             marker = _marker(raw)
             if marker is None:
-                # If it ended an aborted transaction is unknown: the broker tells it anew from the next offset on
+                # Whether the marker ended an aborted transaction is unknown: the broker states it again from the next
+                # offset on
                 break
             if marker == ABORT_MARKER:
                 aborting.discard(producer)
@@ -320,9 +322,9 @@ def split(
 
 
 def _place(data: bytes, base: int) -> int:
-    """Beginning of the batch with this base offset; 0 where none is found.
+    """Position in the data of the batch with this base offset; 0 where none is found.
 
-    A broker sends batches before it, too, where the first of them is damaged and tells later offsets than it has.
+    A broker also sends earlier batches when the first of them is damaged and states offsets that are too high.
     """
     at = 0
     while (size := _size(data, at)) is not None:
@@ -333,7 +335,7 @@ def _place(data: bytes, base: int) -> int:
 
 
 def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable_end: int) -> None:
-    """Compare the offsets of a batch that does not continue the one before with those of the next one, at `at`."""
+    """Compare the offsets of a batch that does not continue the previous one with those of the next batch, at `at`."""
     assert batch.last is not None
     behind = batch.last + 1
     follows = base_at(data, at)
@@ -342,7 +344,7 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
     elif follows > behind:
         batch.doubtful = floor is None
     elif follows < behind:
-        # Either this one's offsets are too high, or the next one's too low: is there room for it elsewhere?
+        # Either this batch's offsets are too high, or the next one's too low: check for room elsewhere
         room_before = floor is None or not _tells_base(batch.raw) or floor <= follows - (behind - batch.base)
         next_end = _end_at(data, at, readable_end)
         room_behind = next_end is None or next_end[0] >= behind + next_end[1]
@@ -353,9 +355,10 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
 
 
 def _judge(batch: Batch, verdict: Verdict | None) -> None:
-    """Doubt a batch at the end of an answer, where nothing behind it confirms its offsets, until there is a verdict.
+    """Mark a batch at the end of an answer as doubtful until a verdict exists, since no following batch confirms its
+    offsets.
 
-    The answer was cut there, or a segment of the log ends: an answer never goes beyond one.
+    Either the answer was cut there, or a segment of the log ends: an answer never spans two segments.
     """
     if verdict is None or verdict.raw != batch.raw:
         batch.doubtful = batch.unfollowed = True
@@ -364,9 +367,11 @@ def _judge(batch: Batch, verdict: Verdict | None) -> None:
 
 
 def verdict_on(batch: Batch, data: bytes) -> Verdict | None:
-    """Compare a batch with the answer to a fetch from its last offset, where it has to be. None: more has to be seen.
+    """Compare a batch with the answer to a fetch from its last offset, which must contain it. None: more data is
+    needed.
 
-    A batch that stands elsewhere has another one in its place, in the next segment or behind it in the same one.
+    A batch with wrong offsets has another batch in its place, either in the next segment or behind it in the same
+    segment.
     """
     assert batch.last is not None
     at = data.find(batch.raw)
@@ -377,7 +382,7 @@ def verdict_on(batch: Batch, data: bytes) -> Verdict | None:
 
 
 def base_at(data: bytes, at: int) -> int | None:
-    """Offset in the header at `at`, None when there is none."""
+    """Base offset in the header at `at`; None when there is no header."""
     if len(data) - at < _PREFIX.size:
         return None
     base, length, _, magic = _PREFIX.unpack_from(data, at)
@@ -385,7 +390,7 @@ def base_at(data: bytes, at: int) -> int | None:
 
 
 def _end_at(data: bytes, at: int, readable_end: int) -> tuple[int, int] | None:
-    """Offset in the header behind the batch at `at`, and the number of offsets of that batch; None when not told."""
+    """Offset in the header behind the batch at `at`, and the number of offsets of that batch; None when unknown."""
     size = _size(data, at)
     if size is None or size < _HEADER.size:
         return None
@@ -395,14 +400,18 @@ def _end_at(data: bytes, at: int, readable_end: int) -> tuple[int, int] | None:
 
 
 def _tells_base(raw: bytes) -> bool:
-    """The header has the offset of the first record; that of an old compressed set has the last one's."""
+    """Return whether the header states the offset of the first record. The header of an old compressed set states the
+    last one.
+    """
     return raw[_PREFIX.size - 1] == 2 or not _legacy_codec(raw)
 
 
 def hides_batch(raw: bytes, base: int, end: int) -> bool:
-    """A whole batch lies within a damaged one, so the length of that one is wrong; also when looking takes too long.
+    """Return whether a damaged batch contains a whole batch, and its length is therefore wrong; also True when the
+    search takes too long.
 
-    base: offset of the damaged batch. end: the high watermark. Payload that holds copies of batches looks the same.
+    base: offset of the damaged batch. end: the high watermark. A payload that contains copies of batches looks the
+    same.
     """
     if len(raw) >= _HEADER.size and calc_crc32c(raw[_ATTRIBUTES_AT:]) == _HEADER.unpack_from(raw)[4]:
         return False  # the checksum covers the length indirectly
@@ -440,7 +449,7 @@ def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> in
     if behind is None:
         return base if 0 <= magic <= 2 else None
     raw = bytes(data[size : size + behind])
-    # Where the length is damaged, payload stands here, and may look like a header
+    # Where the length is damaged, payload is at this place and may look like a header
     if _batch(raw, base, end).fault is not None:
         return base if 0 <= magic <= 2 and _header_at(data, size + behind, base, end) else None
     # The offset of an old compressed set is that of its last message
@@ -448,7 +457,7 @@ def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> in
 
 
 def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
-    """Another batch seems to begin at `at`, or the data ends there."""
+    """Return whether another batch seems to begin at `at`, or the data ends there."""
     if len(data) - at < _PREFIX.size:
         return len(data) == at
     base, length, _, magic = _PREFIX.unpack_from(data, at)
@@ -456,18 +465,20 @@ def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
 
 
 def was_early(batch: Batch, end: int) -> bool:
-    """The log holds the offsets of the batch by now: a broker tells the end first, and then reads what may be more."""
+    """Return whether the log has meanwhile reached the offsets of the batch. A broker determines the end first and then
+    reads data that may lie beyond.
+    """
     claimed = claimed_next(batch.raw)
     return batch.fault is not None and batch.fault.beyond and claimed is not None and claimed <= end
 
 
 def whole(raw: bytes) -> bool:
-    """The bytes are as many as their own length field says."""
+    """Return whether the data has the size that its own length field states."""
     return _size(raw, 0) == len(raw)
 
 
 def is_cut(data: bytes) -> bool:
-    """An answer ends within a batch."""
+    """Return whether an answer ends within a batch."""
     at = 0
     while (size := _size(data, at)) is not None:
         at += size
@@ -475,12 +486,12 @@ def is_cut(data: bytes) -> bool:
 
 
 def begins_whole(data: bytes) -> bool:
-    """The first batch is there as a whole, as far as its length field can be believed."""
+    """Return whether the first batch is complete according to its length field."""
     return _size(data, 0) is not None
 
 
 def claimed_next(raw: bytes) -> int | None:
-    """Offset after a batch as its own header says, whatever that is worth."""
+    """Offset after a batch according to its own header, which may be wrong; None when the header cannot be read."""
     if len(raw) >= _PREFIX.size and raw[_PREFIX.size - 1] in (0, 1):
         return int(_PREFIX.unpack_from(raw)[0]) + 1
     if len(raw) < _HEADER.size:
@@ -490,7 +501,7 @@ def claimed_next(raw: bytes) -> int | None:
 
 
 def _size(data: bytes, at: int) -> int | None:
-    """Bytes of the batch at `at`, None when it is not there as a whole."""
+    """Size in bytes of the batch at `at`; None when it is incomplete."""
     if len(data) - at < _PREFIX.size:
         return None
     length: int = _PREFIX.unpack_from(data, at)[1]
@@ -509,7 +520,7 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
     if calc_crc32c(memoryview(raw)[_ATTRIBUTES_AT:]) != header[4]:
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
     last = base + header[6]
-    # Neither the base offset nor the leader epoch is covered by the checksum
+    # The checksum covers neither the base offset nor the leader epoch
     if header[6] < 0 or base < 0 or last >= end >= 0:
         detail = f"the batch says that it holds offsets {base} to {last}, and the log ends at {end}"
         beyond = header[6] >= 0 and base >= 0
@@ -528,7 +539,7 @@ def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Bat
     if offset >= end:
         detail = f"the message says that it has offset {offset}, and the log ends at {end}"
         return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=True))
-    # The offset of compressed messages is the one of the last of them
+    # The offset of compressed messages is that of the last one
     return Batch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)
 
 
@@ -572,7 +583,7 @@ def _message(
     return Message(body, key, headers, stamp / 1000, unreadable=unreadable, timestamp_ms=None if exact else stamp)
 
 
-# -- records of a batch some of which are damaged
+# -- records of a batch that is damaged in part
 
 
 class _Damaged(Exception):
@@ -585,7 +596,7 @@ class _Damaged(Exception):
 
 
 def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
-    """Look at the number of a record's headers before they are made. Raises: _Damaged."""
+    """Check the number of a record's headers before they are created. Raises: _Damaged."""
     at, remaining = _HEADER.size, iter(records)
     while True:
         if at < len(data):
@@ -603,7 +614,7 @@ def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
 
 
 def _check_headers(data: bytes, at: int, end: int) -> None:
-    """Raises: _Damaged."""
+    """Check the number of headers of the record in `data[at:end]`. Raises: _Damaged."""
     _, at = _varint(data, at + 1, end)
     _, at = _varint(data, at, end)
     for _ in range(2):
@@ -619,17 +630,17 @@ def _too_many_headers() -> _Damaged:
 
 
 def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
-    """Records of a batch of magic 2 from offset `first` on, the damaged ones as unreadable messages.
+    """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
 
-    The length in front of each record leads past a damaged one. Damaged records that do not tell their offset take
-    those up to the next healthy one. Where a length leads nowhere, the rest of the batch is one unreadable message.
+    The length in front of each record leads past a damaged one. Damaged records without a readable offset take the
+    offsets up to the next healthy record. After an unusable length, the rest of the batch is one unreadable message.
     """
     assert batch.last is not None
     header = _HEADER.unpack_from(batch.raw)
     data = _inflated(batch.raw, limit)
     at, expected = _HEADER.size, batch.base
     lost: tuple[int, _Damaged] | None = None
-    """Where damaged records without an offset begin in the data, and the first damage."""
+    """Position in the data of the first damaged record without an offset, and the first damage."""
     for _ in range(header[12]):
         start = at
         try:
@@ -660,7 +671,7 @@ def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
 
 
 def _run(raw: bytes, first: int, last: int, damage: _Damaged) -> Iterator[Found]:
-    """One unreadable message for a run of offsets, if there are any."""
+    """One unreadable message for a run of offsets, unless the run is empty."""
     if first <= last:
         yield first, last, Message(raw, unreadable=Unreadable(damage.word, damage.detail, last=last))
 
@@ -668,7 +679,7 @@ def _run(raw: bytes, first: int, last: int, damage: _Damaged) -> Iterator[Found]
 def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[int, Message]:
     """Offset and message of the record in `data[at:end]`. Raises: _Damaged when not even the offset can be read."""
     begin = at
-    delta, at = _varint(data, at + 1, end)  # behind the attributes, of which there are none yet
+    delta, at = _varint(data, at + 1, end)  # behind the attributes, which have no meaning yet
     timestamp = header[8] if header[5] & _LOG_APPEND_TIME else header[7] + delta
     delta, at = _varint(data, at, end)
     offset = header[0] + delta
@@ -700,7 +711,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
         if at != end:
             raise _Damaged("record", "bytes follow the last header of a record")
     except _Damaged as damage:
-        # All of its bytes: nobody can tell which of them are payload
+        # All bytes of the record: the payload among them cannot be identified
         unreadable = Unreadable(damage.word, damage.detail, key_known)
         return offset, _message(data[begin:end], key, tuple(headers), timestamp, unreadable)
     found = Unreadable("header_name", "the name of a header is not UTF-8", key_known) if name_fault else None
@@ -725,7 +736,9 @@ def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A zigzag varint, as Protocol Buffers writes them."""
+    """Read a zigzag varint, as Protocol Buffers writes it, and return its value and the next position. Raises:
+    _Damaged.
+    """
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]

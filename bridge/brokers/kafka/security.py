@@ -1,4 +1,4 @@
-"""TLS contexts, passwords and providers of tokens, as arguments of aiokafka's clients."""
+"""TLS contexts, passwords and token providers, as arguments of aiokafka's clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions that make no progress though records wait. Pure."""
+"""Partitions that make no progress although records wait. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Hashable, Mapping
 
 
 class StalledPartitionDetector:
-    """Looks at every partition again and again, and remembers since when it stands still."""
+    """Observes every partition repeatedly, and stores since when it has made no progress."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, tuple[object, float]] = {}
 
     def observe(self, partitions: Mapping[Hashable, tuple[object, bool]], now: float) -> None:
-        """By partition: what changes with every record that is read or done, and whether records wait."""
+        """Record an observation at `now`.
+
+        partitions: by partition, a value that changes with every record read or completed, and whether records wait.
+        """
         self._seen = {
             partition: (
                 state,
@@ -24,5 +27,5 @@ class StalledPartitionDetector:
         }
 
     def longer(self, seconds: float, now: float) -> dict[Hashable, float]:
-        """Those that stand still for longer than so many seconds, and for how long."""
+        """Partitions without progress for more than `seconds`, with the duration in seconds."""
         return {partition: now - since for partition, (_, since) in self._seen.items() if now - since > seconds}

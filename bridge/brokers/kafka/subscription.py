@@ -1,4 +1,4 @@
-"""A live consumer of Kafka topics."""
+"""An open consumer of Kafka topics."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from bridge.message import Message
 _log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
-"""How often the client is asked for errors of its own tasks, which tells it that we are alive, too."""
+"""Seconds between checks of the client for errors of its own tasks. Each check also shows the client that the consumer
+is alive."""
 
 PING_SECONDS = 10.0
-"""How long nothing may be read before the cluster is asked whether it is there: the client waits silently."""
+"""Seconds without records after which the cluster is pinged: the client waits silently."""
 
 REOPEN_AFTER = 3
-"""Failures in a row after which the client is replaced: its tasks do not come back from what they did not expect."""
+"""Number of consecutive failures after which the client is replaced: its tasks do not recover from unexpected
+errors."""
 
 
 class KafkaSubscription:
@@ -51,7 +53,7 @@ class KafkaSubscription:
         dead_letters: DeadLetters,
         closed: Callable[[], None],
     ) -> None:
-        """`closed` is called once, at the end of `close`."""
+        """closed: called once, at the end of `close`."""
         self._connection = connection
         self._cluster = cluster
         self._options = options
@@ -138,7 +140,7 @@ class KafkaSubscription:
         )
 
     async def _shut(self, *, tell: bool) -> None:
-        """Commit, give the partitions up, and end the client."""
+        """Commit, release the partitions, and stop the client. tell: see `RebalanceListener.release`."""
         if self._committing is not None:
             self._committing.cancel()
             await asyncio.wait([self._committing])
@@ -158,7 +160,7 @@ class KafkaSubscription:
         return ()
 
     def _take(self, limit: int) -> list[KafkaDelivery]:
-        """Deliveries of all partitions in turn, so that none starves another."""
+        """Deliveries of all partitions in turn; no partition starves another."""
         partitions = list(self._assignment.partitions.values())
         taken: list[KafkaDelivery] = []
         if partitions:
@@ -172,7 +174,7 @@ class KafkaSubscription:
                     self._fetcher.look(partition.log)
                     if len(taken) >= limit or room.left <= 0:
                         break
-                # The batch that one had to wait for may have held nothing more
+                # The open batch that blocked a partition may have held nothing more
                 again = inflation.refused and not taken
         if taken:
             self._read = asyncio.get_running_loop().time()
@@ -181,14 +183,14 @@ class KafkaSubscription:
         return taken
 
     def _raise_errors(self) -> None:
-        """Raises: BrokerUnavailable when the group or a topic is refused to us."""
+        """Raise a pending error. Raises: BrokerUnavailable when the cluster refuses the group or a topic."""
         if self._assignment.error is not None:
             raise BrokerUnavailable(str(self._assignment.error))
         error = self._group_error or self._fetcher.take_error()
         self._group_error = None
         if error is not None:
             found = self._connection.translate(error, f"read as group {self._options.group}")
-            # Whatever it is, it may be over at the next call
+            # Any such error may be gone at the next call
             raise BrokerUnavailable(str(found)) from error
 
     def _wake(self) -> None:
@@ -212,7 +214,7 @@ class KafkaSubscription:
             raise BrokerUnavailable(str(error)) from error
 
     async def close(self) -> None:
-        """See `Subscription.close`. The listener is not asked: who closes has nothing in flight, or gives it up."""
+        """See `Subscription.close`. The listener is not notified: the caller has nothing in flight, or abandons it."""
         if self._closing is None:
             self._closed = True
             self._wake()
@@ -228,11 +230,12 @@ class KafkaSubscription:
         await self._fetcher.stop()
         self._on_closed()
 
-    # -- what is watched beside the flow of records
+    # -- checks beside the flow of records
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        # Cancelled just as the client answers, `wait_for` returns the answer and drops the cancellation (Python 3.11)
+        # `wait_for` may return an answer and drop a simultaneous cancellation (Python 3.11); therefore `_closed` is
+        # checked
         while not self._closed:
             await asyncio.sleep(WATCH_SECONDS)
             if self._out_of_range.lost:
@@ -253,16 +256,17 @@ class KafkaSubscription:
                 await self._ping()
 
     async def _stay(self) -> None:
-        """Let the client show the errors of its own tasks, and that we are alive, or it leaves the group.
+        """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves
+        the group.
 
-        All partitions are paused for the client, so it has no records to give.
+        All partitions are paused in the client, which therefore returns no records.
         """
         if not self._assignment.settled.is_set():
             return
         try:
             await asyncio.wait_for(self._consumer.getmany(timeout_ms=0), WATCH_SECONDS)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError, TimeoutError):
-            pass  # it looks for positions that we do not ask it for, or partitions are changing hands
+            pass  # it looks for positions that the bridge does not use, or a rebalance is in progress
         except Exception as error:
             if not isinstance(error, KafkaError | ConsumerStoppedError):
                 _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
@@ -278,12 +282,12 @@ class KafkaSubscription:
             self._failures = 0
 
     async def _look_at_stopped(self) -> None:
-        """Keep the lag of stopped partitions true: nothing is fetched from them that would tell it."""
+        """Update the lag of stopped partitions, from which no fetch reports the end."""
         stopped = {tp: each.log for tp, each in self._assignment.partitions.items() if each.log.stopped}
         if not stopped:
             return
         try:
-            # A lookup alone: it moves no position
+            # Only a lookup: it moves no position
             ends = await asyncio.wait_for(self._consumer.end_offsets(list(stopped)), WATCH_SECONDS)
         except (KafkaError, TimeoutError):
             return

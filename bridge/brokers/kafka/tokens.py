@@ -1,4 +1,4 @@
-"""Tokens for OAUTHBEARER: of Entra ID, of AWS IAM for MSK, or of a function of the user's."""
+"""Tokens for OAUTHBEARER: of Entra ID, of AWS IAM for MSK, or of a user's function."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bridge.config.brokers import KafkaBrokerConfig, KafkaSaslConfig
 from bridge.errors import BrokerError, BrokerUnavailable
 
 EARLY_SECONDS = 60.0
-"""How long before its end a token is not used any more."""
+"""Seconds before its expiry at which a token is no longer used."""
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
-    """Asked at every connection; a token is kept until shortly before it expires."""
+    """Token provider that aiokafka calls for every connection. A token is kept until shortly before it expires."""
 
     def __init__(self, name: str, config: KafkaBrokerConfig, sasl: KafkaSaslConfig) -> None:
         self._name = name
@@ -30,7 +30,9 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
         self._until = 0.0
 
     async def token(self) -> str:
-        """Raises: BrokerUnavailable when there is none, BrokerError when none can be had here."""
+        """Return a valid token. Raises: BrokerUnavailable when none was given, BrokerError when a needed package is
+        missing.
+        """
         async with self._turn:
             if time.time() < self._until:
                 return self._token
@@ -39,7 +41,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
             except BrokerError:
                 raise
             except Exception as error:
-                # A function of the user's may quote its token; the clouds' own clients say what to do
+                # A user's function may quote its token in an error; errors of the cloud clients name the remedy
                 own = ":" in (self._sasl.token or "")
                 why = type(error).__name__ if own else f"{type(error).__name__}: {error}"
                 raise BrokerUnavailable(f"{self._name}: no token was given: {why}") from error

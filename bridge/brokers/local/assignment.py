@@ -1,4 +1,4 @@
-"""Who gets which partition. Pure: every member computes the same from the same members."""
+"""Assignment of partitions to members. Pure: every member computes the same result from the same members."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Member:
 def assign(members: Sequence[Member], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
     """Member id by (topic, partition), as even as the members' topics allow.
 
-    partitions: their number by topic. Members take their share in the order of joining, each from those who have most,
-    so that a newcomer moves no more partitions than it gets.
+    partitions: number of partitions by topic. Members take their share in the order of joining, each from the members
+    with most partitions. A new member therefore moves no more partitions than it gets.
     """
     owners: dict[tuple[str, int], str] = {}
     held: dict[str, int] = {}

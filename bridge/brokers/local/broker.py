@@ -1,4 +1,4 @@
-"""The local broker's front: start and stop, publish and subscribe."""
+"""The local broker: start and stop, publish and subscribe."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from bridge.message import Message, Position
 _log = logging.getLogger(__name__)
 
 REVOKE_SECONDS = 10.0
-"""How long a partition that another member gets may wait for what is in flight."""
+"""Seconds for which a partition that moves to another member may wait for deliveries in flight."""
 
 POLL_SECONDS = 0.25
-"""How often a consumer looks for records where it cannot be woken."""
+"""Seconds between polls for records where a consumer cannot be woken."""
 
 EXPIRE_RECORDS = 500
-"""Records of a partition that are deleted in one transaction, so that publishers hardly wait."""
+"""Most records of a partition deleted in one transaction; a small number keeps waits of publishers short."""
 
 FEATURES = Features("local", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True)
 
@@ -50,7 +50,9 @@ class LocalBroker:
     def __init__(
         self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
     ) -> None:
-        """directory: where the log lies; `config.path` is not looked at. revoke_timeout: seconds for hand-overs."""
+        """directory: place of the log; `config.path` is not used. revoke_timeout: seconds for the release of
+        partitions.
+        """
         self.name = name
         self._directory = directory
         self._config = config
@@ -63,7 +65,7 @@ class LocalBroker:
         self._expiry: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """See `Broker.start`. Makes the directory when it is missing, and it and its files private to this user.
+        """See `Broker.start`. Creates a missing directory, and makes it and its files private to this user.
 
         Raises: BrokerUnavailable, BrokerError when the log is of a newer version of the bridge.
         """
@@ -75,7 +77,7 @@ class LocalBroker:
         self._reader.start()
         self._writer.start()
         try:
-            # On the writer, so that a log that cannot be written shows now.
+            # On the writer: a log that cannot be written fails now
             self._cluster = await self._writer.submit(_begin)
         except BaseException:
             await self.stop()
@@ -84,7 +86,7 @@ class LocalBroker:
             self._expiry = asyncio.create_task(self._expire(self._config.retention))
 
     async def stop(self) -> None:
-        """See `Broker.stop`. Closes the subscriptions that are open."""
+        """See `Broker.stop`. Closes open subscriptions."""
         if self._expiry is not None:
             self._expiry.cancel()
             await asyncio.wait([self._expiry])
@@ -96,9 +98,10 @@ class LocalBroker:
         self._waker.stop()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """See `Broker.publish`. All messages are taken, or none. The topic is made when it is missing.
+        """See `Broker.publish`. Either all messages are written, or none. A missing topic is created.
 
-        Records with one key go to one partition, the same in every process; those without one are spread.
+        Records with one key go to one partition, the same in every process; those without a key are distributed over
+        all.
         """
         given, partitions = tuple(messages), self._config.partitions
         if given:
@@ -109,7 +112,7 @@ class LocalBroker:
         return await self._reader.query(lambda log: log.topics())
 
     async def create_topic(self, name: str, partitions: int) -> None:
-        """Make a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
+        """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
@@ -119,7 +122,7 @@ class LocalBroker:
         return read(self.name, self._cluster, self._reader, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> LocalSubscription:
-        """See `Broker.subscribe`. Topics are made when they are missing. Raises: BrokerUnavailable."""
+        """See `Broker.subscribe`. Missing topics are created. Raises: BrokerUnavailable."""
         latest, count = options.start == "latest", self._config.partitions
         places = await self._writer.submit(lambda log: log.enter(options.group, options.topics, count, latest))
         self._waker.listen()
@@ -173,7 +176,7 @@ class LocalBroker:
             pause = min(max(retention / 10, 1.0), 60.0)
             try:
                 if await self._writer.submit(lambda log: log.expire(time.time() - retention, EXPIRE_RECORDS)):
-                    # There may be more, but publishers come first.
+                    # There may be more expired records, but publishers have priority
                     pause = 0.01
             except BrokerUnavailable as error:
                 _log.warning("old records are not deleted yet: %s", error)

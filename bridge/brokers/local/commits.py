@@ -1,4 +1,4 @@
-"""Positions of a group on their way into the log, gathered for a moment and committed together."""
+"""Commits of a group's positions to the log, gathered for an interval and written together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_SECONDS = 1.0
 
 
 class Commits:
-    """One subscription's commits."""
+    """Commits of one subscription."""
 
     def __init__(self, writer: Writer, group: str, interval: float) -> None:
         self.writer = writer
@@ -33,7 +33,7 @@ class Commits:
         self._failing = False
 
     def soon(self, partition: LocalPartition) -> None:
-        """Something in the partition was completed: commit it within the interval."""
+        """Commit the partition within the interval, because a delivery in it was completed."""
         self._dirty.add(partition)
         if self._timer is None and self._background is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval, self._start)
@@ -59,22 +59,22 @@ class Commits:
             self._timer = asyncio.get_running_loop().call_later(delay, self._start)
 
     async def commit(self) -> None:
-        """Return when everything completed before the call, and every dead letter begun before it, is durable.
+        """Return when every earlier completion, and every dead letter begun before the call, is durable.
 
-        Raises: BrokerUnavailable; then it is kept for the next commit.
+        Raises: BrokerUnavailable; the positions are then kept for the next commit.
         """
         async with self._turn:
             dirty, self._dirty = self._dirty, set()
             given = [(partition, partition.snapshot()) for partition in dirty]
             try:
-                # Also without positions: the writer keeps the order, so this waits for what it was given before.
+                # Submitted without positions too: the writer keeps the order, and this waits for earlier work
                 await self.writer.submit(lambda log: _commit(log, self.group, given))
             except BaseException:
                 self._dirty |= dirty
                 raise
 
     async def stop(self) -> None:
-        """Commit no more in the background. Idempotent."""
+        """Stop committing in the background. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""The SQLite file: where it lies, how it is opened, and its schema's version."""
+"""The SQLite file: its place, opening and schema version."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bridge.errors import BrokerError
 FILE = "log.db"
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38, 0)
-"""The first with JSON and its operators always built in."""
+"""Oldest SQLite version with JSON and its operators always built in."""
 
 BUSY_SECONDS = 10.0
-"""How long a statement waits for another process's write transaction."""
+"""Seconds for which a statement waits for another process's write transaction."""
 
 PAGE_BYTES = 8192
 
 # A record's id is its partition's id shifted left, plus its offset: one clustered key serves appends and range reads.
 # `data` is key, body and headers in a row; a NULL size means absent, which is not the same as empty.
-# `timestamp` is the message's own in microseconds, `appended` the log's in seconds: retention goes by the latter, so
-# that records with old timestamps are not deleted on arrival.
+# `timestamp` is the message's own in microseconds, `appended` the log's in seconds. Retention uses the latter: records
+# with old timestamps are not deleted on arrival.
 _SCHEMA = """
 CREATE TABLE cluster (id TEXT NOT NULL) STRICT;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
@@ -43,7 +43,7 @@ CREATE TABLE positions (
 
 
 def open_database(directory: Path) -> sqlite3.Connection:
-    """A connection to the log in `directory`, which must exist; the file and its schema are made when missing.
+    """Open a connection to the log in `directory`, which must exist. A missing file and its schema are created.
 
     Raises: BrokerError for a file of a newer version, sqlite3.Error, OSError.
     """
@@ -54,7 +54,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
     private.database(path)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        # Switching to WAL is not covered by SQLite's busy timeout, so processes that start together take turns.
+        # SQLite's busy timeout does not cover the change to WAL: processes that start together take turns
         with FileLock.acquire(directory / "open.lock"):
             _prepare(connection, path)
     except BaseException:
@@ -78,7 +78,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             raise BrokerError(f"{path} is a database of another program; choose another `path`")
-        # Under the lock nobody else makes it, and the version, set last, says that it is whole.
+        # The lock excludes other creators; the version, set last, marks the schema as complete
         connection.executescript(f"BEGIN; {_SCHEMA}")
         connection.execute("INSERT INTO cluster VALUES (?)", (f"local-{secrets.token_hex(8)}",))
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

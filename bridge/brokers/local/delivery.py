@@ -1,4 +1,4 @@
-"""A record in the hands of the consumer."""
+"""Delivery of a record of the local log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LocalDelivery(LogDelivery):
 
             written = partition.commits.writer.submit(work)
             written.add_done_callback(self._dead_lettered)
-            # A caller that is cancelled must not undo what the transaction settles.
+            # Cancellation of the caller must not undo the settlement by the transaction
             await asyncio.shield(written)
 
         await dead_letter.write(send, topic, self.message, self.position, cause)

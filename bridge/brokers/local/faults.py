@@ -1,4 +1,4 @@
-"""What an error of SQLite or the file system means for the broker's caller."""
+"""Translation of errors of SQLite and the file system into errors of the broker."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ _OS = {
 
 
 def translate(error: sqlite3.Error | OSError, path: Path) -> BrokerError | None:
-    """The broker's error for a foreign one, None for a bug in this code, which must stay visible as itself.
+    """Translate a foreign error into an error of the broker; None for a bug in this code, which must stay visible as
+    itself.
 
-    path: the file or directory that was used, named in the text.
+    path: file or directory that was used, named in the text.
     """
     if isinstance(error, OSError):
         what = (error.strerror or type(error).__name__).lower()
@@ -57,7 +58,7 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> BrokerError | None:
         return BrokerUnavailable(f"local broker {path}: {what}")
     if isinstance(error, _PROGRAMMING):
         return None
-    # Extended codes keep the primary one in their low byte.
+    # Extended codes keep the primary one in their low byte
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_TOOBIG or isinstance(error, sqlite3.DataError):
         return PublishFailed("a message is larger than the local broker can hold (about 1 GB)")

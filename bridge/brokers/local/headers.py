@@ -17,14 +17,14 @@ def encode(headers: Headers) -> bytes:
     """Bytes for the log; empty for no headers."""
     parts: list[bytes] = []
     for name, value in headers:
-        # Surrogates cannot come from a broker, yet a caller's name must come back as it was.
+        # Surrogates cannot come from a broker, but a caller's name must be returned unchanged
         encoded = name.encode("utf-8", "surrogatepass")
         parts += (_LENGTHS.pack(len(encoded), _NULL if value is None else len(value)), encoded, value or b"")
     return b"".join(parts)
 
 
 def decode(data: bytes) -> Headers:
-    """Headers that `encode` was given. Raises: ValueError when the data is none of its making."""
+    """Headers that were given to `encode`. Raises: ValueError when the data was not written by `encode`."""
     headers: list[tuple[str, bytes | None]] = []
     at, end = 0, len(data)
     while at < end:

@@ -1,4 +1,4 @@
-"""Exclusive locks on files. The kernel releases them when their holder dies, however it dies."""
+"""Exclusive locks on files. The kernel releases a lock when its holder dies in any way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge import private
 
 
 class FileLock:
-    """A held lock. Two locks on one file exclude each other within a process as well."""
+    """A held lock. Two locks on one file also exclude each other within a process."""
 
     __slots__ = ("_descriptor",)
 
@@ -31,7 +31,7 @@ class FileLock:
 
     @classmethod
     def try_acquire(cls, path: Path) -> FileLock | None:
-        """The lock, or None when it is held. Raises: OSError."""
+        """Acquire the lock; None when it is held. Raises: OSError."""
         descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +44,7 @@ class FileLock:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Give the lock back. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -57,10 +57,10 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock on an existing file. Raises: OSError, FileNotFoundError among them."""
+    """Return whether a process holds the lock on an existing file. Raises: OSError, including FileNotFoundError."""
     descriptor = private.opened(path, os.O_RDONLY)
     try:
-        # Shared, so that two who look at a dead member's file at once do not take each other for it.
+        # Shared: two simultaneous checks of a dead member's file must not take each other for that member
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -1,7 +1,7 @@
-"""The queries of the log, on one connection.
+"""Queries of the log, on one connection.
 
-Many records go in and come out with one statement each, packed in JSON and one blob: SQLite's Python module gives up
-the interpreter lock at every row it steps to, and beside a busy event loop each of those costs up to 5 ms to get back.
+One statement writes or reads many records, packed in JSON and one blob. SQLite's Python module releases the interpreter
+lock at every row step, and beside a busy event loop each step takes up to 5 ms to get the lock back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id >= ? AND id < ?
 """
 
 Row = tuple[int, int, int | None, int | None, int, int]
-"""Offset, timestamp in microseconds, sizes of key, body and headers, and the size of all data."""
+"""Offset, timestamp in microseconds, sizes of key, body and headers, and the size of all data; sizes in bytes."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Batch:
     data: bytes
 
     def messages(self) -> Iterator[tuple[int, Message]]:
-        """With their offsets."""
+        """Messages with their offsets."""
         at = 0
         for row in self.rows:
             message, at = unpack(self.data, at, row)
@@ -69,7 +69,9 @@ class Batch:
 
 
 def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
-    """The message that begins at `at`, and where it ends; one whose sizes or headers are damaged is unreadable."""
+    """Message that begins at `at`, and the position of its end. A message with damaged sizes or headers is
+    unreadable.
+    """
     _, stamp, key_size, body_size, headers_size, size = row
     sizes = (key_size or 0, body_size or 0, headers_size)
     if sum(sizes) != size or min(sizes) < 0:
@@ -96,7 +98,7 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
 
 
 def _microseconds(message: Message, now: float) -> int:
-    """Time of a message for the log, which holds 64 bits. Raises: PublishFailed."""
+    """Time of a message in microseconds for the log, which stores 64 bits. Raises: PublishFailed."""
     milliseconds = message.milliseconds
     if milliseconds is None:
         return int(now * 1e6)
@@ -111,7 +113,9 @@ def _microseconds(message: Message, now: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A wish for records of a partition from `offset` on: at most `limit` and `size` bytes, yet at least one."""
+    """Request for records of a partition from `offset` on: at most `limit` records and `size` bytes, but at least one
+    record.
+    """
 
     partition: int
     offset: int
@@ -120,14 +124,14 @@ class Fetch:
 
 
 class Log:
-    """One connection's view of the log. Not for several threads at once."""
+    """The log, seen through one connection. Only one thread at a time may use it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.appended = False
-        """Set when records were appended; the writer resets it."""
+        """True after records were appended; the writer resets it."""
         self._topics: dict[str, list[int]] = {}
-        # Where records without a key go: round the partitions, from a place that differs between processes.
+        # Records without a key go to the partitions in turn, from a start that differs between processes
         self._turn = itertools.count(secrets.randbelow(1 << 16))
 
     def close(self) -> None:
@@ -146,14 +150,14 @@ class Log:
         return dict(rows.fetchall())
 
     def partitions(self, name: str) -> list[int]:
-        """Ids of the topic's partitions by number; none when there is no such topic."""
+        """Ids of the topic's partitions by number; empty when there is no such topic."""
         query = "SELECT partitions.id FROM partitions JOIN topics ON topic = topics.id WHERE name = ? ORDER BY number"
         return [row[0] for row in self.connection.execute(query, (name,))]
 
     def topic(self, name: str, partitions: int) -> list[int]:
-        """Ids of the topic's partitions by number; the topic is made with `partitions` when it is missing.
+        """Ids of the topic's partitions by number. A missing topic is created with `partitions`.
 
-        Only within a write transaction: what a rolled back one made must be forgotten with its connection.
+        Call only within a write transaction. After a rollback, drop the connection: created topics are cached in it.
         """
         known = self._topics.get(name)
         if known is not None:
@@ -170,12 +174,12 @@ class Log:
         return self._topics[name]
 
     def append(self, topic: str, messages: Sequence[Message], partitions: int) -> None:
-        """Append to a topic, made with `partitions` when it is missing. Only within a write transaction."""
+        """Append to a topic; a missing topic is created with `partitions`. Call only within a write transaction."""
         ids = self.topic(topic, partitions)
         ends = self.ends(ids)
         now = time.time()
         rows: list[tuple[int, int, int | None, int | None, int, int, int]] = []
-        # SQLite hands an empty blob to its functions as NULL, so the first byte is never used.
+        # SQLite passes an empty blob to its functions as NULL; the first byte is therefore never used
         parts, at = [b"\0"], 2
         for message in messages:
             key, body = message.key, message.body
@@ -206,11 +210,11 @@ class Log:
             self.connection.execute(_INSERT, (now, b"".join(parts), orjson.dumps(rows).decode()))
 
     def ends(self, partitions: Sequence[int]) -> dict[int, int]:
-        """The next offset to be written, by partition id."""
+        """Next offset to be written, by partition id."""
         return dict(orjson.loads(self.connection.execute(_ENDS, (orjson.dumps(partitions).decode(),)).fetchone()[0]))
 
     def fetch(self, partitions: Sequence[int], fetches: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
-        """The ends of all `partitions`, and records for those wishes that have any, of one moment."""
+        """Ends of all `partitions`, and records for those fetches that have any, read in one transaction."""
         self.connection.execute("BEGIN")
         try:
             ends = self.ends(partitions)
@@ -220,7 +224,7 @@ class Log:
         return ends, batches
 
     def at(self, partition: int, offsets: Sequence[int], size: int) -> list[tuple[int, Message | None]]:
-        """Records at these offsets, the first ones up to `size` bytes, yet at least one; None where there is none."""
+        """Records at these offsets up to `size` bytes, but at least one; None for a missing record."""
         found: list[tuple[int, Message | None]] = []
         for offset in offsets:
             if found and size <= 0:
@@ -248,7 +252,9 @@ class Log:
         return Batch(rows, data or b"")
 
     def enter(self, group: str, topics: Sequence[str], partitions: int, latest: bool) -> dict[str, list[int]]:
-        """Partition ids of the topics by name; fixes where the group begins in partitions that are new to it."""
+        """Partition ids of the topics by name. Stores the group's start position in partitions that are new to the
+        group.
+        """
         found = {name: self.topic(name, partitions) for name in topics}
         ids = [partition for topic in found.values() for partition in topic]
         starts = self.ends(ids) if latest else dict.fromkeys(ids, 0)
@@ -259,13 +265,13 @@ class Log:
         return found
 
     def position(self, group: str, partition: int) -> CommittedPosition:
-        """What the group has committed."""
+        """Committed position of the group."""
         query = "SELECT next, done FROM positions WHERE consumer_group = ? AND partition = ?"
         found = self.connection.execute(query, (group, partition)).fetchone()
         return CommittedPosition(0) if found is None else CommittedPosition(found[0], positions.decode(found[1]))
 
     def commit(self, group: str, partition: int, given: CommittedPosition) -> None:
-        """Add to what the group has committed. Only within a write transaction."""
+        """Merge a position into the committed one. Call only within a write transaction."""
         merged = self.position(group, partition).merge(given)
         self.connection.execute(
             "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
@@ -273,9 +279,10 @@ class Log:
         )
 
     def expire(self, before: float, limit: int) -> int:
-        """Delete the oldest records that were appended before a time (seconds); how many, at most `limit` a partition.
+        """Delete the oldest records that were appended before a time, and return their number.
 
-        Only within a write transaction.
+        before: seconds since the epoch. limit: most records deleted per partition. Call only within a write
+        transaction.
         """
         deleted = 0
         for (partition,) in self.connection.execute("SELECT id FROM partitions").fetchall():

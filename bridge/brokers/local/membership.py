@@ -1,7 +1,8 @@
 """Membership of a consumer group, and ownership of its partitions, by locked files.
 
-A member is a file in the group's directory that is locked for as long as the member lives. A partition is owned by
-whoever holds the lock on its file: two live members can never own it at once, and the kernel frees a killed one's.
+A member is a file in the group's directory, locked for as long as the member lives. The holder of the lock on a
+partition's file owns the partition. Two live members can never own it at once, and the kernel releases the locks of a
+killed member.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ class Membership:
     """One member. All methods block on files; all raise OSError."""
 
     def __init__(self, directory: Path, group: str, topics: tuple[str, ...]) -> None:
-        # A group's name may hold anything; its directory's name may not.
+        # A group's name may contain any character; the name of its directory may not
         self._group = directory / DIRECTORY / hashlib.sha256(group.encode()).hexdigest()[:32]
         self._members = self._group / "members"
-        # Sorts by the time of joining.
+        # Sorts by the time of joining
         self.member = Member(f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}", topics)
         self._presence: FileLock | None = None
         self._owned: dict[int, FileLock] = {}
 
     def join(self) -> None:
-        """Become visible to the others."""
+        """Become visible to the other members."""
         for directory in (self._group.parent, self._group, self._members):
             private.directory(directory)
-        # Those of partitions that this member does not own yet, too
+        # Including files of partitions that this member does not own yet
         private.narrow(self._group.glob("*.owner"))
         made = self._group / f"{self.member.id}.new"
         self._presence = FileLock.acquire(made)
         made.write_bytes(orjson.dumps(self.member.topics))
-        # Locked before it is visible: a file that can be locked is a dead member's.
+        # Locked before it is visible: a member file without a lock belongs to a dead member
         made.rename(self._members / self.member.id)
 
     def leave(self) -> None:
-        """Give all partitions back and be gone. Idempotent."""
+        """Release all partitions and leave the group. Idempotent."""
         self.disown(tuple(self._owned))
         if self._presence is not None:
             with contextlib.suppress(OSError):
@@ -57,7 +58,7 @@ class Membership:
             self._presence = None
 
     def members(self) -> list[Member]:
-        """All live members, this one among them; what dead ones left is removed."""
+        """All live members, including this one; files of dead members are removed."""
         found = [self.member]
         for path in self._members.iterdir():
             if path.name == self.member.id:
@@ -70,7 +71,7 @@ class Membership:
         return found
 
     def try_own(self, partition: int) -> bool:
-        """Own the partition with this id, unless another still does."""
+        """Own the partition with this id; False while another member owns it."""
         if partition not in self._owned:
             lock = FileLock.try_acquire(self._group / f"{partition}.owner")
             if lock is None:
@@ -79,7 +80,7 @@ class Membership:
         return True
 
     def disown(self, partitions: Iterable[int]) -> None:
-        """Let others own them. Idempotent."""
+        """Release the partitions with these ids. Idempotent."""
         for partition in partitions:
             lock = self._owned.pop(partition, None)
             if lock is not None:

@@ -1,4 +1,4 @@
-"""Which partitions of the group are ours: follows the members that come and go."""
+"""Partitions of the group that this member owns, as members join and leave."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bridge.errors import BrokerError
 _log = logging.getLogger(__name__)
 
 Make = Callable[[int, str, int, CommittedPosition], LocalPartition]
-"""Makes a partition from its id, topic, number and the group's position."""
+"""Creates a partition from its id, topic, number and the group's position."""
 
 
 class Ownership:
-    """The partitions of one subscription."""
+    """Partitions of one subscription."""
 
     def __init__(
         self,
@@ -37,9 +37,11 @@ class Ownership:
         make: Make,
         revoke_timeout: float,
     ) -> None:
-        """`places`: ids of the partitions by topic. `revoke_timeout`: seconds the listener gets to finish."""
+        """places: ids of the partitions by topic. make: creates a partition. revoke_timeout: seconds for the listener
+        to finish.
+        """
         self.partitions: dict[int, LocalPartition] = {}
-        """By id; those being revoked among them until they are given away."""
+        """Owned partitions by id, including those being revoked until their release."""
         self._membership = membership
         self._places = places
         self._reader = reader
@@ -51,12 +53,14 @@ class Ownership:
         self._counts = {topic: len(ids) for topic, ids in places.items()}
 
     async def join(self) -> None:
-        """Become a member. Raises: BrokerUnavailable."""
+        """Join the group. Raises: BrokerUnavailable."""
         await self._reader.run(self._membership.join)
         self._waker.notify(Wake.MEMBERS)
 
     async def rebalance(self) -> bool:
-        """Give away what is another's now, take what is ours; whether anything was taken. Raises: BrokerUnavailable."""
+        """Release partitions of other members and take this member's; return whether any were taken. Raises:
+        BrokerUnavailable.
+        """
         members = await self._reader.run(self._membership.members)
         owners = assign(members, await self._known(members))
         me = self._membership.member.id
@@ -68,7 +72,7 @@ class Ownership:
         return bool(missing) and await self._take(missing)
 
     async def _known(self, members: Sequence[Member]) -> dict[str, int]:
-        """Partition counts of all members' topics: with fewer, members would compute different assignments."""
+        """Partition counts of all members' topics. With fewer topics, members would compute different assignments."""
         if any(topic not in self._counts for member in members for topic in member.topics):
             self._counts = await self._reader.query(lambda log: log.topics())
         return self._counts
@@ -86,7 +90,7 @@ class Ownership:
         except Exception:
             _log.exception("the listener failed when %s were revoked", _names(lost))
         for partition in lost:
-            # Before the last commit, so that nothing can be completed after it.
+            # Set before the last commit: no delivery may complete after it
             partition.revoked = True
         try:
             await self._commits.commit()
@@ -103,7 +107,7 @@ class Ownership:
             return False
         group = self._commits.group
         try:
-            # Read while owned: the last owner's final commit is in.
+            # Read while owned: the last owner's final commit is included
             positions = await self._reader.query(lambda log: {key: log.position(group, key) for key in free})
         except BrokerError:
             await self._reader.run(lambda: self._membership.disown(free))
@@ -117,7 +121,7 @@ class Ownership:
         return True
 
     async def leave(self) -> None:
-        """Commit what is done, then give everything back, without asking the listener. Idempotent."""
+        """Commit completed deliveries, then release all partitions without notifying the listener. Idempotent."""
         for partition in self.partitions.values():
             partition.drain()
             partition.revoked = True

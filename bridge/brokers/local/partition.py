@@ -1,4 +1,4 @@
-"""One partition for as long as it is ours: what was read ahead, what is handed out, what is done."""
+"""One partition during one assignment: records read ahead, handed out and completed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.message import Unreadable
 _log = logging.getLogger(__name__)
 
 FETCH_RECORDS = 500
-"""Records of one read; up to twice as many wait here."""
+"""Number of records of one read; up to twice as many are buffered."""
 
 
 class LocalPartition(AssignedPartition):
@@ -43,8 +43,8 @@ class LocalPartition(AssignedPartition):
         treatment: Callable[[Unreadable], OnUnreadable],
         changed: Callable[[], None],
     ) -> None:
-        """treatment: of messages that cannot be parsed. `changed` is called when there may be something to hand out or
-        to read again.
+        """treatment: of messages that cannot be parsed. changed: called when there may be records to hand out, or space
+        to read more.
         """
         super().__init__(
             cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed
@@ -55,7 +55,7 @@ class LocalPartition(AssignedPartition):
         self.new_topic_partitions = new_topic_partitions
         self.next_fetch = self.end = committed.next
         self.is_end_known = False
-        """The end of the log was looked up; before, `end` is a guess."""
+        """True when the end of the log was looked up; before, `end` is a guess."""
         self.buffered = 0
         self.buffered_bytes = 0
         self.share = 0
@@ -63,13 +63,13 @@ class LocalPartition(AssignedPartition):
         self.skipped = 0
         self.treatment = treatment
         self.stopped = ""
-        """Why nothing more is read, as a sentence for a person; empty while it is."""
+        """Reason why nothing more is read, as a sentence for a person; empty while reading continues."""
         self._batches: deque[Batch] = deque()
         self._row = self._at = 0
 
     @property
     def lag(self) -> int:
-        """Records up to the end, as last known, that are not done."""
+        """Number of records up to the last known end that are not completed."""
         return max(self.end - self.next_fetch, 0) + self.buffered + self._tracker.outstanding
 
     def drain(self) -> None:
@@ -80,7 +80,7 @@ class LocalPartition(AssignedPartition):
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be read ahead."""
+        """True when more may be read ahead."""
         return (
             self.buffered < FETCH_RECORDS
             and self.buffered_bytes < self.share
@@ -90,11 +90,11 @@ class LocalPartition(AssignedPartition):
         )
 
     def next_fetch_request(self) -> Fetch:
-        """What to read next, when there is room."""
+        """Next read of this partition, for use when `has_room` is true."""
         return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self.share - self.buffered_bytes)
 
     def add(self, batch: Batch) -> None:
-        """Take what was read."""
+        """Add records that were read."""
         if self.draining or not batch.rows:
             return
         first = batch.rows[0][0]
@@ -143,10 +143,10 @@ class LocalPartition(AssignedPartition):
         _log.error("%s/%d: %s", self.topic, self.number, self.stopped)
 
     def complete(self, offset: int) -> None:
-        """A delivery is done."""
+        """Mark a delivery as completed."""
         if self._tracker.complete(offset):
             self.commits.soon(self)
 
     def snapshot(self) -> CommittedPosition:
-        """What may be committed now."""
+        """Position that may be committed now."""
         return CommittedPosition(self.prefix, tuple(self._tracker.completed_above))

@@ -1,4 +1,4 @@
-"""A group's committed position in one partition: the next offset, and what is done above it."""
+"""A group's committed position in one partition: the next offset, and completed offsets above it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class CommittedPosition:
-    """Everything below `next` is done, and so are the offsets in `done` (ascending)."""
+    """Committed position: all offsets below `next`, and the offsets in `done` (ascending), are completed."""
 
     next: int
     done: tuple[int, ...] = ()
 
     def merge(self, other: CommittedPosition) -> CommittedPosition:
-        """Both together. What was done never becomes undone, so commits may arrive in any order."""
+        """Union of both positions. Completed offsets stay completed, and commits may arrive in any order."""
         start = max(self.next, other.next)
         if not self.done and not other.done:
             return CommittedPosition(start)
@@ -36,7 +36,7 @@ def encode(offsets: Iterable[int]) -> str:
 
 
 def decode(text: str) -> tuple[int, ...]:
-    """What `encode` was given."""
+    """Offsets that were given to `encode`."""
     if text == "[]":
         return ()
     return tuple(offset for first, last in orjson.loads(text) for offset in range(first, last + 1))

@@ -1,4 +1,4 @@
-"""The one thread that reads, for everything that must not hold up the event loop."""
+"""The one reading thread, for all work that must not block the event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Runs queries and work on files on its thread, one after the other."""
+    """Runs queries and file operations on its thread, one after another."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -26,11 +26,11 @@ class Reader:
         self._open: Log | None = None
 
     def start(self) -> None:
-        """Get ready to run."""
+        """Prepare for running work."""
         self._pool = ThreadPoolExecutor(1, "local-broker-reader")
 
     async def stop(self) -> None:
-        """Finish what was asked for, then close. Idempotent."""
+        """Finish requested work, then close. Idempotent."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.submit(self._close)
@@ -41,7 +41,7 @@ class Reader:
         return await self.run(lambda: self._query(work))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Result of `work`, such as something with files. Raises: BrokerUnavailable."""
+        """Result of `work`, such as file operations. Raises: BrokerUnavailable."""
         if self._pool is None:
             raise BrokerUnavailable(f"local broker {self._directory}: it is stopped")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)

@@ -1,4 +1,4 @@
-"""Reads a topic of the log without being a member of a group."""
+"""Reading of a topic of the log without membership in a group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.message import Message, Position
 
 _RECORDS = 500
 _BYTES = 1024 * 1024
-"""What is read at once, of each partition."""
+"""Number of records, and their bytes, that one read takes from each partition."""
 
 _POLL_SECONDS = 0.25
 
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.25
 async def read(
     name: str, cluster: str, reader: Reader, options: ReadOptions
 ) -> AsyncIterator[tuple[Position, Message]]:
-    """See `ReadableBroker.read`. name: the broker's."""
+    """See `ReadableBroker.read`. name: of the broker."""
     topic = options.topic
     ids = await reader.query(lambda log: log.partitions(topic))
     if not ids:

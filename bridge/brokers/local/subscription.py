@@ -1,4 +1,4 @@
-"""A live consumer of the log."""
+"""An open consumer of the log."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bridge.message import Message
 _log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-"""How often a consumer looks for itself: a killed member wakes nobody, and a datagram may be lost."""
+"""Seconds between polls by a consumer: a killed member wakes no other, and a datagram may be lost."""
 
 RETRY_SECONDS = 1.0
-"""How long a consumer waits after a failure."""
+"""Pause of a consumer after a failure, in seconds."""
 
 BUFFER_BYTES = 32 * 1024 * 1024
 """Bytes read ahead by one subscription, over all its partitions; a single record may be larger."""
@@ -35,7 +35,7 @@ class LocalSubscription:
     def __init__(
         self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
     ) -> None:
-        """`check`: seconds between looks for what no wake-up told. `closed` is called once, at the end of `close`."""
+        """check: seconds between polls for records without a wake-up. closed: called once, at the end of `close`."""
         self._ownership = ownership
         self._commits = commits
         self._reader = reader
@@ -60,11 +60,11 @@ class LocalSubscription:
         ]
 
     def wake(self, wake: Wake) -> None:
-        """Look at the log, or at the group."""
+        """Check the log for records, or the group for changes."""
         (self._records if wake is Wake.RECORDS else self._members).set()
 
     def changed(self) -> None:
-        """Partitions may have something to hand out, or room."""
+        """Check partitions again, since they may have records to hand out, or space to read more."""
         self._ready.set()
         self._records.set()
 
@@ -85,7 +85,7 @@ class LocalSubscription:
         partitions = list(self._ownership.partitions.values())
         taken: list[LocalDelivery] = []
         if partitions:
-            # Another one is first each time, so that none starves behind a full one.
+            # A different partition comes first each time, so none starves behind a full one
             self._first = (self._first + 1) % len(partitions)
             for partition in itertools.chain(partitions[self._first :], partitions[: self._first]):
                 taken += partition.take(limit - len(taken))
@@ -118,7 +118,7 @@ class LocalSubscription:
         }
 
     async def close(self) -> None:
-        """See `Subscription.close`. The listener is not asked: who closes has nothing in flight, or gives it up."""
+        """See `Subscription.close`. The listener is not notified: the caller has nothing in flight, or abandons it."""
         if self._closing is None:
             self._closed = True
             self._ready.set()
@@ -135,7 +135,9 @@ class LocalSubscription:
         self._on_closed()
 
     async def _keep(self, work: Callable[[], Awaitable[bool]], event: asyncio.Event, check: float) -> None:
-        """Do `work` whenever `event` is set or `check` seconds have passed, at once again while it returns True."""
+        """Run `work` when `event` is set or `check` seconds have passed, and again at once while `work` returns
+        True.
+        """
         while True:
             event.clear()
             try:
@@ -151,7 +153,7 @@ class LocalSubscription:
                         await event.wait()
 
     def _fail(self, error: Exception) -> None:
-        """Let `receive` tell it: a consumer must not look idle when it is broken."""
+        """Let `receive` raise the error: a broken consumer must not look idle."""
         if not isinstance(error, BrokerUnavailable):
             _log.error("the local consumer failed unexpectedly", exc_info=error)
             error = BrokerUnavailable(
@@ -166,7 +168,7 @@ class LocalSubscription:
         return False
 
     async def _read(self) -> bool:
-        """Read for the partitions that have room; whether there is more to read at once."""
+        """Read for the partitions that have room; return whether there is more to read at once."""
         partitions = list(self._ownership.partitions.values())
         if not partitions:
             return False

@@ -1,4 +1,4 @@
-"""Wakes consumers in all processes of the machine: each listens on a datagram socket in the log's directory."""
+"""Wakes consumers in all processes of the machine. Each process listens on a datagram socket in the log's directory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _log = logging.getLogger(__name__)
 
 DIRECTORY = "wake"
 LONGEST_PATH = 100
-"""Bytes of a socket's path that every platform takes."""
+"""Longest path of a socket that every platform accepts, in bytes."""
 
 
 class Wake(Enum):
-    """Why a consumer is woken: records were appended, or a group's members or partitions changed."""
+    """Reason for waking a consumer: records were appended, or a group's members or partitions changed."""
 
     RECORDS = b"r"
     MEMBERS = b"m"
 
 
 class Waker:
-    """One process's end: tells all others, and calls `woken` on the event loop when told."""
+    """Wake-up endpoint of one process: notifies all others, and calls `woken` on the event loop when notified."""
 
     def __init__(self, directory: Path, woken: Callable[[Wake], None]) -> None:
         self._directory = directory / DIRECTORY
@@ -42,11 +42,11 @@ class Waker:
 
     @property
     def listening(self) -> bool:
-        """Whether others can wake this process; else it has to look for itself."""
+        """True when others can wake this process; otherwise the process has to poll."""
         return self._listener is not None
 
     def start(self) -> None:
-        """Get ready to tell. Raises: OSError."""
+        """Prepare for notifying others. Raises: OSError."""
         self._loop = asyncio.get_running_loop()
         private.directory(self._directory)
         if hasattr(socket, "AF_UNIX"):
@@ -54,7 +54,7 @@ class Waker:
             self._sender.setblocking(False)
 
     def listen(self) -> None:
-        """Be woken from now on. Where there are no such sockets, a warning says that consumers look for themselves."""
+        """Listen for notifications from now on. Without such sockets, a warning reports that consumers poll."""
         if self._listener is not None or self._sender is None:
             return
         assert self._loop is not None
@@ -72,7 +72,7 @@ class Waker:
         self._loop.add_reader(listener.fileno(), self._receive)
 
     def stop(self) -> None:
-        """Stop listening and telling. Idempotent."""
+        """Stop listening and notifying. Idempotent."""
         if self._listener is not None and self._loop is not None:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
@@ -84,9 +84,9 @@ class Waker:
             self._sender = None
 
     def notify(self, wake: Wake) -> None:
-        """Tell this process and all others; from any thread."""
+        """Notify this process and all others. Callable from any thread."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody here is left to tell
+            with contextlib.suppress(RuntimeError):  # the loop has closed: this process has no consumer left
                 self._loop.call_soon_threadsafe(self._woken, wake)
         sender = self._sender
         if sender is None:
@@ -104,11 +104,11 @@ class Waker:
         try:
             sender.sendto(wake.value, path)
         except ConnectionRefusedError:
-            # Its process died without removing it.
+            # The process of this socket died without removing it
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108 - the path may lead through a descriptor
         except OSError as error:
-            # A full buffer belongs to somebody who is woken already; all others look for themselves within a second.
+            # The owner of a full buffer is woken already; all others poll within a second
             _log.debug("cannot wake %s: %s", name, error)
 
     def _receive(self) -> None:
@@ -128,7 +128,7 @@ class Waker:
 
 @contextlib.contextmanager
 def _reachable(directory: Path) -> Iterator[str]:
-    """A path to the directory that leaves room for a socket's name."""
+    """Path to the directory that leaves room for the name of a socket."""
     path = str(directory)
     if len(os.fsencode(path)) + 32 <= LONGEST_PATH or sys.platform != "linux":
         yield path

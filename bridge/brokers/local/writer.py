@@ -1,4 +1,4 @@
-"""The one thread that writes: what waits together is committed together."""
+"""The one writing thread: requests that wait together are committed together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP = 1000
-"""Most requests in one transaction, so that the first of them does not wait without bound."""
+"""Most requests in one transaction; limits the wait of the first."""
 
 _Request = tuple[Callable[[Log], Any], "asyncio.Future[Any]"]
 
@@ -28,11 +28,12 @@ _Request = tuple[Callable[[Log], Any], "asyncio.Future[Any]"]
 class Writer:
     """Runs work on the log, each piece in a transaction, many pieces in the same one.
 
-    A piece of work may run twice (alone, after the transaction it shared was rolled back), so it changes only the log.
+    A piece of work may run twice (alone, after a rollback of the shared transaction). It must therefore change only the
+    log.
     """
 
     def __init__(self, directory: Path, appended: Callable[[], None]) -> None:
-        """`appended` is called on the writer's thread after each commit that appended records."""
+        """appended: called on the writer's thread after each commit that appended records."""
         self._directory = directory
         self._appended = appended
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -43,19 +44,20 @@ class Writer:
     def start(self) -> None:
         """Start the thread for the running loop."""
         self._loop = asyncio.get_running_loop()
-        # A daemon: a process that ends without stopping the broker has crashed, and the log is made for that.
+        # A daemon thread: a process that ends without stopping the broker has crashed, and the log survives crashes
         self._thread = threading.Thread(target=self._run, name="local-broker-writer", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
-        """Finish what was submitted, then end the thread. Idempotent."""
+        """Finish submitted work, then end the thread. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
             await asyncio.to_thread(thread.join)
 
     def submit(self, work: Callable[[Log], T]) -> asyncio.Future[T]:
-        """Have `work` done; the future has its result once that is durable. Work is done in the order submitted.
+        """Queue `work`; the returned future has its result once the result is durable. Work runs in the order
+        submitted.
 
         The future raises: BrokerUnavailable, PublishFailed; then nothing of this work was done.
         """
@@ -84,14 +86,14 @@ class Writer:
         self._close()
 
     def _together(self, group: list[_Request]) -> list[Any]:
-        """Results of the group, or the exceptions in their place."""
+        """Results or exceptions of the group, in order."""
         works = [work for work, _ in group]
         try:
             return self._transact(works)
         except Exception as error:
             if len(works) == 1:
                 return [error]
-        # One of them may be at fault: the others must not suffer for it.
+        # One piece of work may be at fault: the others must not fail with it
         results: list[Any] = []
         for work in works:
             try:
@@ -110,7 +112,7 @@ class Writer:
             results = [work(log) for work in works]
             log.connection.execute("COMMIT")
         except BaseException as error:
-            # A fresh connection is the surest roll back, and forgets what the transaction had cached.
+            # A new connection is the safest rollback, and drops the caches of the transaction
             self._close()
             known = translate(error, self._directory) if isinstance(error, sqlite3.Error | OSError) else None
             if known is None:

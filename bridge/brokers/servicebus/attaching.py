@@ -1,8 +1,8 @@
-"""A receiver's connection and its link, opened apart, so that one connection serves one session after the other.
+"""Separate opening of a receiver's connection and its link; one connection then serves one session after another.
 
-The SDK opens both at once, sleeps between the frames of it, and makes a new connection for every session. As `seam` and
-`transport` this touches private parts of the SDK; where one of them is missing, `possible` says so, and the caller
-falls back to what the SDK offers in public.
+The SDK opens both at once, sleeps between the frames, and creates a new connection for every session. Like
+`sdk_internals` and `transport`, this module uses private parts of the SDK. Where a part is missing, `possible` returns
+False and the caller uses the SDK's public methods.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _GONE = (LinkState.DETACHED, LinkState.ERROR)
 
 
 def possible(part: Any) -> bool:
-    """Whether connection and link can be opened apart: of a receiver, when it is as we know it."""
+    """Return whether connection and link can be opened separately. The part must be a receiver of the known SDK."""
     ours = isinstance(part, ServiceBusReceiver) and getattr(part, "_amqp_transport", None) is Transport
     return ours and hasattr(part, "_create_handler") and hasattr(part, "_get_source")
 
 
 async def connect(receiver: ServiceBusReceiver) -> None:
-    """Open the receiver's connection and show the claim. Raises what the SDK raises."""
+    """Open the receiver's connection and authenticate with the claim. Raises: errors of the SDK."""
     given: Any = receiver
     with public_errors():
         claim = await create_authentication(given)  # type: ignore[no-untyped-call]  # the SDK's
@@ -43,18 +43,18 @@ async def connect(receiver: ServiceBusReceiver) -> None:
         await given._handler.open_async()
         while not await given._handler.auth_complete_async():
             pass  # each round reads one frame
-    # Else each settlement that finds its connection broken makes another one, as many at once as are under way
+    # Otherwise each settlement on a broken connection opens another one, as many at once as are in progress
     given._open = partial(_stay_closed, given)
 
 
 async def _stay_closed(receiver: Any, *_: object) -> None:
-    """Stand in for what the SDK does to connect a receiver again by itself. Raises: ServiceBusConnectionError."""
+    """Replace the SDK's automatic reconnection of a receiver. Raises: ServiceBusConnectionError."""
     if not receiver._running:
         raise ServiceBusConnectionError(message="The connection was closed meanwhile.")
 
 
 async def attach(receiver: ServiceBusReceiver) -> None:
-    """Attach the link, of the next session where the receiver is one for sessions. Raises what the SDK raises."""
+    """Attach the link; a session receiver gets the next session. Raises: errors of the SDK."""
     given: Any = receiver
     client: Any = given._handler
     with public_errors():
@@ -64,7 +64,7 @@ async def attach(receiver: ServiceBusReceiver) -> None:
 
 
 async def detach(receiver: ServiceBusReceiver) -> None:
-    """Give the session and all that came of it back; the connection stays. Raises what the SDK raises."""
+    """Give the session and all its messages back; the connection stays. Raises: errors of the SDK."""
     given: Any = receiver
     client: Any = given._handler
     link: Any = client._link
@@ -73,7 +73,7 @@ async def detach(receiver: ServiceBusReceiver) -> None:
         with public_errors():
             link.transfers.over = True
             if link.state in _GONE:
-                # Refused: the SDK takes the service's end of the link for the end of ours
+                # Refused: the SDK takes the service's detach for its own
                 await link._outgoing_detach(close=True)
             else:
                 await link.detach(close=True)
@@ -84,7 +84,7 @@ async def detach(receiver: ServiceBusReceiver) -> None:
         ours._output_handles.pop(link.handle, None)
         if ours._input_handles.get(link.remote_handle) is link:
             del ours._input_handles[link.remote_handle]
-    # As the receiver was when it was made
+    # Reset the receiver to its initial state
     client._link, client._received_messages = None, queue.Queue()
     unknown: Any = NEXT_AVAILABLE_SESSION
     given._session_id, given._session = unknown, ServiceBusSession(unknown, given)
@@ -92,7 +92,9 @@ async def detach(receiver: ServiceBusReceiver) -> None:
 
 
 async def authorize(receiver: ServiceBusReceiver) -> None:
-    """Show a new claim when the present one ends soon, which else happens with reads. Raises what the SDK raises."""
+    """Send a new claim when the present one expires soon. Without this call, only reads do so. Raises: errors of the
+    SDK.
+    """
     client: Any = getattr(receiver, "_handler", None)
     if client is not None and possible(receiver):
         with public_errors():
@@ -101,7 +103,7 @@ async def authorize(receiver: ServiceBusReceiver) -> None:
 
 @contextmanager
 def public_errors() -> Iterator[None]:
-    """The SDK's public errors for those of its AMQP library."""
+    """Translate errors of the SDK's AMQP library into the SDK's public errors."""
     try:
         yield
     except AMQPException as error:

@@ -1,4 +1,4 @@
-"""The Service Bus broker's front: start and stop, publish and subscribe."""
+"""The Service Bus broker: start and stop, publish and subscribe."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class ServiceBusBroker:
         self._subscriptions: set[ServiceBusSubscription] = set()
 
     async def start(self) -> None:
-        """See `Broker.start`. Connections belong to entities, so none is made yet. Raises: BrokerError."""
+        """See `Broker.start`. Opens no connection yet, since connections belong to entities. Raises: BrokerError."""
         self._connection = Connection(self.name, self._config, Access(self.name, self._config, self._resolve))
         self._senders = Senders(self._connection)
 
     async def stop(self) -> None:
-        """See `Broker.stop`. Closes the subscriptions that are open."""
+        """See `Broker.stop`. Closes open subscriptions."""
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         senders, self._senders = self._senders, None
@@ -67,7 +67,7 @@ class ServiceBusBroker:
         return read(self._connection, options)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
-        """See `Broker.subscribe`. Raises: BrokerUnavailable, when the service is away or refuses us."""
+        """See `Broker.subscribe`. Raises: BrokerUnavailable when the service is away or refuses the connection."""
         assert self._connection is not None, "the broker is not started"
         assert self._senders is not None
         queue = None if options.dead_letter is None else DeadLetterQueue(self._senders, options.dead_letter)

@@ -1,4 +1,4 @@
-"""Whether the local clock can be trusted with locks. The clock is read here and nowhere else to judge it."""
+"""Trust in the local clock for locks. Only this module reads the clock to judge it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from bridge.brokers.servicebus.locks import SOONEST
 _log = logging.getLogger(__name__)
 
 BLOCKED = 3.0
-"""Seconds without a tick after which the event loop was blocked: what comes in then may have waited for long."""
+"""Seconds without a tick after which the event loop counts as blocked: messages received then may have waited for
+long."""
 
 STEP = 0.5
-"""Seconds by which the clock must be set to be worth another try."""
+"""Least change of the clock setting, in seconds, that allows another attempt."""
 
 AGAIN_SECONDS = 300.0
-"""After this time it is tried again all the same: the other clock may have been wrong."""
+"""Seconds after which reading is tried again in any case: the other clock may have been wrong."""
 
 TOLERANCE = 1.0
-"""Seconds by which clocks may differ without a word."""
+"""Difference of the clocks in seconds that is not reported."""
 
 LONGEST_LOCK, SHORTEST_LOCK = 300.0, 5.0
-"""Seconds: what the service lets locks last."""
+"""Longest and shortest lock duration of the service, in seconds."""
 
 CAUTIOUS_SECONDS = 600.0
-"""How long no lock is taken to last longer than the shortest, after the last sign that our clock is behind."""
+"""Seconds after the last sign of a slow local clock during which locks count as no longer than the shortest."""
 
 
 class Clock:
-    """A fresh message whose lock has passed by our clock means that our clock is ahead: no lock could ever be held.
+    """Judge of the local clock.
 
-    Behind, locks seem to last longer than they do. Signs of that are a message that was enqueued in our future, a lock
-    longer than the service has any, and a lock that is lost early; then renewals no longer go by the clock.
+    A fresh message whose lock has expired by the local clock shows that the local clock is ahead: no lock could ever be
+    held. With a clock that is behind, locks seem to last too long. Signs of it are a message enqueued in the future, a
+    lock longer than the service allows, and a lock that is lost early. Renewals then no longer follow the clock.
     """
 
     def __init__(self) -> None:
         self.skew = 0.0
-        """Seconds by which the local clock is ahead at least; 0 while nothing speaks against it."""
+        """Least number of seconds by which the local clock is ahead; 0 without a sign of it."""
         self._offset = 0.0
         self._since = 0.0
         self._ticked = time.monotonic()
@@ -45,14 +47,14 @@ class Clock:
         self._cautious_until = -1.0
 
     def tick(self) -> None:
-        """Called every second or so, by the event loop that reads."""
+        """Record that the event loop runs. The reading event loop calls this about every second."""
         now = time.monotonic()
         if now - self._ticked > BLOCKED:
             self._blocked = now
         self._ticked = now
 
     def expired(self, ago: float) -> None:
-        """A message came in whose lock passed `ago` seconds ago by the local clock."""
+        """Record a received message whose lock expired `ago` seconds ago by the local clock."""
         self.tick()
         now = time.monotonic()
         if not self._blocked or now - self._blocked > BLOCKED:
@@ -60,13 +62,18 @@ class Clock:
             self._offset, self._since = time.time() - now, now
 
     def received(self, enqueued: float | None, remaining: float, wall: float) -> None:
-        """A message or session came in. enqueued, wall: seconds since the epoch. remaining: of its lock, it seems."""
+        """Record a received message or session.
+
+        enqueued, wall: seconds since the epoch. remaining: apparent seconds left of its lock.
+        """
         behind = max(0.0 if enqueued is None else enqueued - wall, remaining - LONGEST_LOCK)
         if behind > TOLERANCE:
             self._report_skew(f"the local clock is behind the service's by {behind:.1f} s and more: set it")
 
     def lost(self, remaining: float) -> bool:
-        """A lock was lost that seemed to last for `remaining` seconds more. Returns whether that is a sign."""
+        """Record the loss of a lock that seemed to last `remaining` more seconds. Returns whether this is a sign of a
+        slow clock.
+        """
         if remaining <= TOLERANCE:
             return False
         self._report_skew(
@@ -75,7 +82,7 @@ class Clock:
         return True
 
     def usable(self, remaining: float) -> float:
-        """Seconds of a lock that can be counted on."""
+        """Reliable seconds of a lock."""
         return min(remaining, SHORTEST_LOCK) if time.monotonic() < self._cautious_until else remaining
 
     def _report_skew(self, why: str) -> None:
@@ -85,7 +92,7 @@ class Clock:
         self._cautious_until = now + CAUTIOUS_SECONDS
 
     def reset_skew(self) -> bool:
-        """Whether reading may be tried (again)."""
+        """Return whether reading may be tried (again)."""
         now = time.monotonic()
         if self.skew and (abs(time.time() - now - self._offset) >= STEP or now - self._since >= AGAIN_SECONDS):
             self.skew = 0.0

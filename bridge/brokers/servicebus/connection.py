@@ -1,4 +1,4 @@
-"""How the SDK's receivers and senders are made, opened and closed within bounds."""
+"""Creation, opening and closing of the SDK's receivers and senders, within time limits."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 FOREIGN = (AzureError, OSError, TimeoutError, ValueError, RuntimeError)
-"""What the SDK raises: its own errors, the system's, and ValueError and RuntimeError for what was closed meanwhile."""
+"""Errors that the SDK raises: its own, those of the system, and ValueError and RuntimeError for links closed
+meanwhile."""
 
 SETTLE_READ = 0.02
-"""Longest read in seconds while others wait to write on the same connection: of the settlements that run side by side
-those that find nothing to read any more wait for each other's reads to end."""
+"""Longest read in seconds while others wait to write on the same connection. Concurrent settlements that find nothing
+to read wait for each other's reads to end."""
 
 SESSION_READ = 0.2
-"""The same where a connection has one session, whose messages are settled one after the other."""
+"""The same limit for a connection with one session, whose messages are settled one after another."""
 
 IDLE_READ = 1.0
-"""Longest read while nothing is in flight; whoever wants to write ends it."""
+"""Longest read in seconds while nothing is in flight; a pending write ends it."""
 
 CLOSE_READ = 0.2
-"""How long silence lasts, twice, before a link counts as drained."""
+"""Seconds of silence, twice in a row, after which a closing link counts as drained."""
 
 CLOSE_SECONDS = 8.0
 
 
 class Connection:
-    """Makes receivers and senders of one namespace."""
+    """Creates receivers and senders of one namespace."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, access: Access) -> None:
         self.name = name
@@ -55,7 +56,7 @@ class Connection:
 
     @property
     def client(self) -> ServiceBusClient:
-        """One for all receivers and senders; each of them connects by itself."""
+        """SDK client for all receivers and senders; each of them opens its own connection."""
         if self._client is None:
             self._client = self.access.client()
             if not transport.install(self._client):
@@ -66,7 +67,7 @@ class Connection:
 
     @property
     def exact(self) -> bool:
-        """The client sends encoded values as they are."""
+        """True when the client sends encoded values unchanged."""
         return transport.exact(self.client)
 
     async def stop(self) -> None:
@@ -83,14 +84,16 @@ class Connection:
         accept: float | None = None,
         credit: Callable[[], int] | None = None,
     ) -> ServiceBusReceiver:
-        """A receiver that is not open. accept: for the next session, seconds to wait for one. credit: returns how many
-        messages may come now.
+        """Create a receiver without opening it.
+
+        accept: wait for the next session in seconds; None for a receiver without sessions. credit: returns the number
+        of messages that may come now.
         """
         given: dict[str, Any] = {
             "prefetch_count": prefetch,
             "socket_timeout": SETTLE_READ,
             "timeout": self.config.request_timeout,
-            # The owner of a receiver reads all the time; a task beside it that does too would keep it from writing
+            # The owner of a receiver reads continuously; a second reading task would block its writes
             "keep_alive": 0,
         }
         if accept is not None:
@@ -99,14 +102,14 @@ class Connection:
         make = client.get_queue_receiver if path.subscription is None else client.get_subscription_receiver
         receiver: Any = make(**path.arguments, **given)
         receiver.credit = credit
-        return receiver  # type: ignore[no-any-return]  # what was made is one
+        return receiver  # type: ignore[no-any-return]  # the created object is one
 
     def sender(self, entity: str) -> ServiceBusSender:
-        """A sender to a queue or topic, which is one and the same on the wire, that is not open."""
+        """Create a sender to a queue or topic without opening it. Queues and topics are the same on the wire."""
         return self.client.get_queue_sender(entity)
 
     async def open(self, part: ServiceBusReceiver | ServiceBusSender, what: str, seconds: float) -> None:
-        """Open a receiver or sender. Raises: BrokerError; then it is closed."""
+        """Open a receiver or sender. Raises: BrokerError; the part is then closed."""
         if attaching.possible(part):
             await self._bounding(part, self._connect_and_attach(part), what, seconds)
         else:
@@ -118,13 +121,13 @@ class Connection:
         await attaching.attach(part)
 
     async def connect(self, part: ServiceBusReceiver, what: str, seconds: float) -> None:
-        """Open the connection of a receiver, without its link. Raises: BrokerError; then it is closed."""
+        """Open the connection of a receiver, without its link. Raises: BrokerError; the receiver is then closed."""
         await self._bounding(part, attaching.connect(part), what, seconds)
 
     async def attach(self, part: ServiceBusReceiver, what: str, seconds: float) -> bool:
-        """Attach the link of a receiver that is connected, to the next session; False when there is none.
+        """Attach the link of a connected receiver to the next session; False when there is none.
 
-        Raises: BrokerError; then it is closed.
+        Raises: BrokerError; the receiver is then closed.
         """
         return await self._bounding(part, self._next(part), what, seconds)
 
@@ -133,13 +136,15 @@ class Connection:
         try:
             await attaching.attach(part)
         except OperationTimeoutError:
-            # So says the service, after the time that it was given
+            # The service answers so after the given time
             await attaching.detach(part)
             return False
         return True
 
     async def detach(self, part: ServiceBusReceiver) -> bool:
-        """Give the session of a receiver back; True when its connection can take another one, else it is closed."""
+        """Give the session of a receiver back. True when its connection can take another session, otherwise the
+        receiver is closed.
+        """
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await attaching.detach(part)
@@ -166,7 +171,9 @@ class Connection:
             raise
 
     async def close(self, part: ServiceBusReceiver | ServiceBusSender) -> None:
-        """Close within a bound, so that what was received ahead is given back. Never raises for what it meets."""
+        """Close within a time limit; messages received in advance are given back. Never raises for errors of the
+        SDK.
+        """
         sdk_internals.set_read_timeout(part, CLOSE_READ)
         await self._bounded(part.close(), "close a link")
 
@@ -178,7 +185,7 @@ class Connection:
             _log.debug("%s: %s: %s: %s", self.name, what, type(error).__name__, error)
 
     def translate(self, error: BaseException, what: str, *, doing: Doing = "reading", path: str = "") -> BrokerError:
-        """See `faults.translate`; a bug is logged and told as unavailability: nothing was settled."""
+        """See `faults.translate`. A bug is logged and reported as BrokerUnavailable: nothing was settled."""
         found = translate(error, f"{self.name}: {what}", doing=doing, path=path, namespace=self.access.namespace)
         if found is None:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)

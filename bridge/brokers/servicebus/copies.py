@@ -1,4 +1,4 @@
-"""Copies of messages that were peeked at: what a message of the bridge has no place for is kept in its encoded form."""
+"""Copies of peeked messages. Parts without a place in a message of the bridge are kept in their encoded form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bridge.message import Message
 _PARTITION_KEY = b"x-opt-partition-key"
 _MESSAGE_ID = FIELDS.index("message_id")
 _SHOWN = {"content_type": CONTENT_TYPE} | {field: PREFIX + name for name, field in PROPERTIES.items()}
-"""Fields that travel as headers, with the names of these."""
+"""Fields that become headers, with the names of these headers."""
 
 Header = tuple[str, bytes | None]
 
 
 def read(raw: ServiceBusReceivedMessage) -> Message:
-    """A message that was peeked at, with its encoded form where publishing it would lose some of that."""
+    """A peeked message. The encoded form is included where publishing the message without it would lose parts."""
     message = messages.received(raw)
     payload = transport.encoded(raw)
     if payload is None or message.unreadable is not None or not encoding.extend():
@@ -33,7 +33,7 @@ def read(raw: ServiceBusReceivedMessage) -> Message:
     try:
         own = encoding.parse(payload)
     except ValueError:
-        return message  # its annotations are broken, at which nothing else looks
+        return message  # its annotations are broken, and nothing else uses them
     try:
         plain = _plain(messages.outgoing(replace(message, content_type=None)))
     except PublishFailed:
@@ -42,7 +42,7 @@ def read(raw: ServiceBusReceivedMessage) -> Message:
 
 
 def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
-    """See `messages.outgoing`. Of a copy, parts that the message still tells as it was read keep their encoded form.
+    """See `messages.outgoing`. In a copy, parts that the message still has unchanged keep their encoded form.
 
     Raises: PublishFailed.
     """
@@ -62,7 +62,7 @@ def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
     sent = messages.outgoing(rest, cloudevents_prefix)
     plain = _plain(sent)
     if source.message_id is None and message.message_id is None:
-        plain.fields[_MESSAGE_ID] = None  # the SDK has made one up
+        plain.fields[_MESSAGE_ID] = None  # the SDK has generated one
     if source.partition_key != message.partition_key:
         own.annotations.pop(_PARTITION_KEY, None)
     parts = Parts(
@@ -79,7 +79,7 @@ def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
 
 
 def _plain(sent: ServiceBusMessage) -> Parts:
-    """The parts of a message as the SDK sends it."""
+    """Parts of a message as the SDK sends it."""
     amqp = PyamqpTransport.to_outgoing_amqp_message(sent.raw_amqp_message)
     return encoding.parse(encoding.encode(amqp))
 
@@ -87,9 +87,9 @@ def _plain(sent: ServiceBusMessage) -> Parts:
 def _unchanged(
     own: Parts, source: Message, message: Message
 ) -> tuple[list[Raw | None], dict[Any, Raw], tuple[Header, ...]]:
-    """Fields and application properties that the message still tells, and its headers that none of them is.
+    """Fields and application properties that the message still has unchanged, and the remaining headers.
 
-    source: the message as it was read. What it did not show is kept.
+    source: the message as it was read. Parts that it did not show are kept.
     """
     shown, left = Counter(source.headers), Counter(message.headers)
 
@@ -99,7 +99,7 @@ def _unchanged(
         shown[header] -= 1
         left[header] -= 1
         if left[header] < 0:
-            del left[header]  # it was changed or taken out
+            del left[header]  # it was changed or removed
             return False
         return True
 
@@ -123,7 +123,7 @@ def _unchanged(
             kept = True
         if not kept:
             fields[number] = None
-    # What is shown and no part is told by a part, as the cause of a dead letter is by its description
+    # Some headers come from parts with other names, such as the cause of a dead letter from its description
     left -= +shown
     found = []
     for header in message.headers:

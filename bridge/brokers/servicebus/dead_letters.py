@@ -18,22 +18,22 @@ REASON = "DeadLetterReason"
 DESCRIPTION = "DeadLetterErrorDescription"
 
 LIMIT = 4096
-"""Bytes of a description, as the service allows them."""
+"""Most bytes of a description, as the service allows."""
 
 _OURS = "\nbridge: "
 
 REMEMBERED = 10_000
-"""Dead letters of a subscription that are not written again when their messages come again."""
+"""Number of dead letters of a subscription that are not written again when their messages come again."""
 
 SHORT = 256
 """Bytes of a description for a message that is near the service's limit of properties."""
 
 
 def describe(message: Message, position: Position, cause: Cause) -> list[tuple[str, str]]:
-    """Reasons and descriptions for the service, which takes nothing else; each smaller than the one before.
+    """Reasons and descriptions for the service, which accepts nothing else; each smaller than the one before.
 
-    The first tells all that fits: a sentence for people, then a line of JSON with the headers of a dead letter.
-    The last says nothing: the message itself is moved, and keeps its body, its properties and its place.
+    The first contains all that fits: a sentence for people, then a line of JSON with the headers of a dead letter. The
+    last is empty: the message itself is moved, and keeps its body, its properties and its place.
     """
     ours = tuple(each for each in message.headers if each[0].startswith(RESERVED_HEADER_PREFIX))
     bare = replace(message, body=None, key=None, headers=ours, content_type=None, partition_key=None)
@@ -55,7 +55,7 @@ def _fold(letter: Message) -> str:
 
 
 def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """Headers of a message from a dead-letter sub-queue, with `bridge.*` headers instead of what `describe` folded."""
+    """Headers of a message from a dead-letter sub-queue, with `bridge.*` headers instead of the text of `describe`."""
     kept = [(name, value) for name, value in headers if not name.startswith(RESERVED_HEADER_PREFIX)]
     found = dict(kept)
     text, ours, line = own_text(found.get(DESCRIPTION) or b"").partition(_OURS)
@@ -72,9 +72,10 @@ def unfold(headers: Headers) -> list[tuple[str, bytes | None]]:
 
 
 class DeadLetterQueue:
-    """Another queue for the dead letters of a subscription; `{topic}` in its name stands for the origin's.
+    """Another queue for the dead letters of a subscription; `{topic}` in its name stands for the original queue or
+    topic.
 
-    A dead letter is written once by a process, however often its message comes again because it cannot be settled.
+    A process writes a dead letter once, even when its message cannot be settled and comes again.
     """
 
     def __init__(self, senders: Senders, template: str) -> None:
@@ -84,15 +85,15 @@ class DeadLetterQueue:
         """Identities of the last dead letters."""
 
     async def write(self, message: Message, position: Position, cause: Cause) -> None:
-        """Return when the dead letter is taken. One that is too large goes without its payload.
+        """Return when the queue has accepted the dead letter. Parts of a dead letter that is too large are left out.
 
-        Raises: BrokerUnavailable; whatever else stops it must stop the source, not lose the message.
+        Raises: BrokerUnavailable, for all errors of the broker: the source must stop, not lose the message.
         """
         identity = _identity(message, position)
         if identity in self._written:
             return
         queue = self._template.replace("{topic}", position.topic.partition("/")[0])
-        # Without a number from the service the position is of this process alone
+        # Without a sequence number from the service, the position is valid in this process only
         message_id = identity if position.offset >= 0 else None
 
         async def send(letter: Message) -> None:
@@ -105,9 +106,9 @@ class DeadLetterQueue:
 
 
 def _identity(message: Message, position: Position) -> str:
-    """Message id of the dead letter: the same at each delivery of the message, and of no other.
+    """Message id of the dead letter: the same at each delivery of the message, and unique to the message.
 
-    The time of arrival tells messages apart that had the same number in queues that were deleted and created again.
+    The enqueued time distinguishes messages with the same number in queues that were deleted and created again.
     """
     facts = f"{position} {message.timestamp} {message.message_id}"
     return f"bridge-dead-letter-{hashlib.sha256(facts.encode()).hexdigest()}"

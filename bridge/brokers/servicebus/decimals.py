@@ -18,7 +18,7 @@ _FORMATS = {4: _Format(8, 101, 7), 8: _Format(10, 398, 16), 16: _Format(14, 6176
 
 
 def char(raw: bytes) -> str:
-    """Text of one character. Raises: ValueError for what is no Unicode scalar value."""
+    """Text of one character. Raises: ValueError when the code is not a Unicode scalar value."""
     code = int.from_bytes(raw)
     if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
         raise ValueError("an AMQP char that is no Unicode character")
@@ -26,7 +26,7 @@ def char(raw: bytes) -> str:
 
 
 def decimal(raw: bytes) -> Decimal:
-    """Value of 4, 8 or 16 bytes in the binary integer encoding, the one that AMQP prescribes."""
+    """Value of 4, 8 or 16 bytes in the binary integer encoding, which AMQP prescribes."""
     form = _FORMATS[len(raw)]
     bits = int.from_bytes(raw)
     width = len(raw) * 8 - 1
@@ -38,7 +38,7 @@ def decimal(raw: bytes) -> Decimal:
         return Decimal("-Infinity" if sign else "Infinity")
     trailing = width - form.exponent
     if leading >> 3 == 0b11:
-        # Two bits less remain for a coefficient that begins with 0b100
+        # Two bits fewer remain for a coefficient that begins with 0b100
         trailing -= 2
         exponent = (bits >> trailing) & ((1 << form.exponent) - 1)
         coefficient = (0b100 << trailing) | (bits & ((1 << trailing) - 1))
@@ -46,5 +46,5 @@ def decimal(raw: bytes) -> Decimal:
         exponent = bits >> trailing
         coefficient = bits & ((1 << trailing) - 1)
     if coefficient >= 10**form.digits:
-        coefficient = 0  # as the standard has it
+        coefficient = 0  # as the standard requires
     return Decimal((sign, tuple(map(int, str(coefficient))), exponent - form.bias))

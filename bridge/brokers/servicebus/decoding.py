@@ -1,8 +1,9 @@
-"""Messages from their encoded sections, none of which can raise: what the SDK cannot decode is marked and kept.
+"""Decoding of messages from their encoded sections. Decoding never raises: values that the SDK cannot decode are marked
+and kept.
 
-The SDK's decoder stops at the first value that it does not know, and its message is gone with that. Here every section
-is decoded by itself, and within one that fails, every entry. Types that the SDK lacks are entered into its table of
-decoders, as is a bound for arrays of values that take no bytes.
+The SDK's decoder stops at the first unknown value and loses the whole message. This module decodes every section by
+itself, and every entry within a section that fails. Types that the SDK lacks are entered into its table of decoders, as
+is a limit for arrays of values without bytes.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ SEQUENCE_NUMBER, ENQUEUED, LOCKED_UNTIL = b"x-opt-sequence-number", b"x-opt-enqu
 LOCK_TOKEN = b"x-opt-lock-token"
 _TIMES = (ENQUEUED, LOCKED_UNTIL)
 _LATEST = 253402300799999
-"""Milliseconds since the epoch that a date can express."""
+"""Latest time that a date can express, in milliseconds since the epoch."""
 
 _EMPTY_ELEMENTS = 16
-"""Elements that an array may have where one takes no bytes: otherwise ten bytes make half a megabyte."""
+"""Most elements of an array whose elements take no bytes. Without this limit ten bytes become half a megabyte."""
 
 _STRUCTURED = 1024 * 1024
-"""Bytes of a list or map that are decoded: each of them can become fifty in memory."""
+"""Most bytes of a list or map that are decoded: each byte can become fifty in memory."""
 
 _STRINGS = (0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3)
 
@@ -61,7 +62,7 @@ _SMALL = 0x53
 """Constructor of the short form of descriptors."""
 
 _BINARY = {0xA0: 2, 0xB0: 5}
-"""Constructors of binary, and where its content begins."""
+"""Constructors of binary values, each with the offset of its content."""
 
 _NARROW, _WIDE = frozenset((0xA0, 0xC0, 0xC1)), frozenset((0xB0, 0xD0, 0xD1))
 """Constructors of most sections, with their sizes in one byte and in four."""
@@ -75,7 +76,9 @@ _GROUP_ID = 10
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What about a message cannot be decoded. raw: the whole message as it came. key_known: `group-id` is not hit."""
+    """Part of a message that cannot be decoded. raw: the whole message as received. key_known: `group-id` is not
+    affected.
+    """
 
     word: str
     detail: str
@@ -84,13 +87,13 @@ class Fault:
 
 
 class Received(Message):
-    """A message of the SDK with what the bridge wants to know beside it."""
+    """A message of the SDK with further facts that the bridge needs."""
 
     fault: Fault | None
     size: int
-    """Encoded bytes."""
+    """Encoded size in bytes."""
     encoded: bytes | None = None
-    """The message as it came, kept of those that were peeked at and of those that hold a list or map."""
+    """The message as received; kept for peeked messages and for messages that contain a list or map."""
 
 
 class Malformed(ValueError):
@@ -98,9 +101,9 @@ class Malformed(ValueError):
 
 
 def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> Received:
-    """Decode what can be decoded. Never raises.
+    """Decode all that can be decoded. Never raises.
 
-    named: the lock's name came beside the message, and delivery annotations are passed over.
+    named: the lock token came beside the message; delivery annotations are skipped.
     """
     buffer = memoryview(payload)
     found: dict[str, Any] = {}
@@ -129,7 +132,9 @@ def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> R
 
 
 def _structured(found: dict[str, Any]) -> bool:
-    """Whether there is a list or map, which JSON may not be able to tell; annotations are told to nobody."""
+    """Return whether the message contains a list or map, which JSON may not be able to express. Annotations do not
+    count, since they are not passed on.
+    """
     if "sequence" in found or isinstance(found.get("value"), _COMPOUND):
         return True
     values = (*found.get("application_properties", {}).values(), *found.get("properties", ()))
@@ -137,7 +142,9 @@ def _structured(found: dict[str, Any]) -> bool:
 
 
 def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, bool]:
-    """Enter one section. Returns what is wrong with it, empty when nothing is, and whether the key is unhurt."""
+    """Decode one section into `found`. Returns its fault, empty without one, and whether the ordering key is
+    unaffected.
+    """
     if code == HEADER:
         fields, _ = _fields(value, 5)
         numbers: Any = [each if isinstance(each, int) else None for each in fields]
@@ -156,7 +163,7 @@ def _take(code: int, value: memoryview, found: dict[str, Any]) -> tuple[str, boo
         return trouble, True
     elif code == DATA and value[0] in _BINARY:
         found.setdefault("data", []).append(value[_BINARY[value[0]] :].tobytes())
-    elif code != FOOTER:  # which is for signatures: nothing here looks at it
+    elif code != FOOTER:  # a footer is for signatures, which are not used here
         return _body(code, value, found), True
     return "", True
 
@@ -178,14 +185,14 @@ def _body(code: int, value: memoryview, found: dict[str, Any]) -> str:
 
 
 def _annotations(value: memoryview) -> tuple[dict[Any, Any], str]:
-    """Those that can be decoded; what the bridge relies on is there in the right type, or not at all."""
+    """Annotations that can be decoded. Those that the bridge relies on are present with the right type, or absent."""
     found, trouble = _mapping(value)
     if not isinstance(found.get(SEQUENCE_NUMBER, 0), int):
         del found[SEQUENCE_NUMBER]
     for name in _TIMES:
         if name in found and not (isinstance(found[name], int) and 0 <= found[name] <= _LATEST):
             del found[name]
-    # Nobody reads the annotations of others: one that cannot be decoded hurts only where the whole map is broken
+    # Other annotations are not used: one that cannot be decoded matters only when the whole map is broken
     return found, trouble if trouble.startswith("broken") else ""
 
 
@@ -211,7 +218,7 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
 
 
 def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
-    """The fields of a list, None where there is none, and what is wrong with which; -1 stands for all."""
+    """Fields of a list, None for an absent one, and the faults by field number; -1 stands for all fields."""
     try:
         whole = value_of(value)
         if isinstance(whole, list) and len(whole) <= count:
@@ -236,7 +243,7 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
 
 
 def value_of(buffer: memoryview) -> Any:
-    """The one value that the buffer holds. Raises whatever the SDK's decoders raise."""
+    """Decode the one value in the buffer. Raises: any error of the SDK's decoders."""
     decoder = _decode._DECODE_BY_CONSTRUCTOR[buffer[0]]
     if decoder is None:
         raise Malformed(f"there is no AMQP type 0x{buffer[0]:02x}")
@@ -247,7 +254,7 @@ def value_of(buffer: memoryview) -> Any:
 
 
 def _explain(error: Exception) -> str:
-    """A sentence without anything of the message's content."""
+    """Sentence about the error without any content of the message."""
     if isinstance(error, Malformed):
         return str(error)
     text = str(error)
@@ -303,7 +310,7 @@ def _long(buffer: memoryview) -> int | None:
 
 
 def elements(buffer: memoryview) -> Iterator[memoryview]:
-    """The encoded elements of a list or map. Raises: ValueError where the structure is broken."""
+    """Encoded elements of a list or map. Raises: ValueError where the structure is broken."""
     code = buffer[0]
     if code == 0x45:
         return
@@ -321,7 +328,7 @@ _SHORT, _LONG = (0xA, 0xC, 0xE), (0xB, 0xD, 0xF)
 
 
 def _skip(buffer: memoryview, at: int) -> int:
-    """Where the value that begins at `at` ends. Without recursion: a described value only adds one more to pass."""
+    """Offset of the end of the value that begins at `at`. Not recursive: a described value adds one value to skip."""
     pending = 1
     length = len(buffer)
     try:
@@ -348,7 +355,7 @@ def _skip(buffer: memoryview, at: int) -> int:
     return at
 
 
-# -- what the SDK's table of decoders lacks
+# -- decoders that the SDK's table lacks
 
 
 def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[memoryview, Any]]:
@@ -362,8 +369,9 @@ def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[m
 
 
 def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..., Any]:
-    """The decoder of an array, with a bound for elements without bytes. The SDK's leaves the constructor of an empty
-    one behind, to be taken for the next value.
+    """Wrap the SDK's decoder of an array with a limit for elements without bytes.
+
+    The SDK's decoder leaves the constructor of an empty array in the buffer, where it is taken for the next value.
     """
     begin = 2 * number.size
 
@@ -383,9 +391,9 @@ def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..
 
 
 def extend() -> bool:
-    """Enter the missing decoders into the SDK's table; False when it is not the table that we know.
+    """Enter the missing decoders into the SDK's table; False when the table has an unknown form.
 
-    Without them their values make a message unreadable, and that is all.
+    Without the decoders only messages with such values become unreadable.
     """
     table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
     if not isinstance(table, list) or len(table) != 256:
@@ -401,7 +409,7 @@ def extend() -> bool:
 
 
 def has_token(tag: Any, message: Message) -> bool:
-    """Whether a delivery has a lock token."""
+    """Return whether a delivery has a lock token."""
     if isinstance(tag, bytes) and len(tag) == 16:
         return True
     return isinstance((message.delivery_annotations or {}).get(LOCK_TOKEN), uuid.UUID)

@@ -1,4 +1,4 @@
-"""A message in the hands of the consumer, and the requests to settle it."""
+"""Deliveries of Service Bus messages, and the requests to settle them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PAUSES = (0.1, 0.4)
-"""Seconds before a settlement is asked for again, in the same form, that the service has refused for good."""
+"""Seconds before each repetition of a settlement that the service has refused permanently."""
 
 
 class Verb(Enum):
-    """Service Bus's words."""
+    """Settlement operations, in the words of Service Bus."""
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -36,7 +36,10 @@ class Verb(Enum):
 
 @wire_name("bridge.brokers.servicebus.delivery.DoubtfulRefusal")
 class DoubtfulRefusal(SettlementRefused):
-    """The service has refused one settlement as if that might pass. others: it has settled others meanwhile."""
+    """The service refused one settlement with an error that may pass.
+
+    others: the service has settled other messages meanwhile.
+    """
 
     def __init__(self, text: str, others: bool) -> None:
         super().__init__(text)
@@ -82,29 +85,33 @@ class ServiceBusDelivery:
         self.lost = False
         self.settlement_unknown = False
         self.over = False
-        """Settled, given back, or lost: there is nothing to renew."""
+        """True when the message is settled, given back or lost: its lock needs no renewal."""
         self.failures = 0
-        """Times that settling it met a fault which may be this message's."""
+        """Number of settlement attempts that met a fault possibly caused by this message."""
         self.settled_before = 0
-        """How many others had been settled when it met the first of them."""
+        """Number of other messages settled before the first of these faults."""
         self.renewed_before: int | None = None
-        """How many locks had been renewed when the service first refused to renew this one."""
+        """Number of renewed locks when the service first refused to renew this one."""
         self._refusals = 0
         self._refusal: SettlementRefused | None = None
-        """The last of them."""
+        """Last refusal of a settlement."""
 
     @property
     def attempt(self) -> int:
-        """From 1; the service dead-letters a message by itself after the entity's max delivery count."""
+        """Number of deliveries, from 1. The service itself dead-letters a message after the entity's max delivery
+        count.
+        """
         return (self.raw.delivery_count or 0) + 1
 
     async def complete(self) -> None:
-        """See `Delivery.complete`. Idempotent. Raises: BrokerError, as there."""
+        """See `Delivery.complete`. Idempotent. Raises: BrokerError, as documented there."""
         await self._settle(Verb.COMPLETE)
 
     async def dead_letter(self, cause: Cause) -> None:
-        """See `Delivery.dead_letter`. In one step in the entity's own sub-queue. On another queue a crash between the
-        two steps writes the dead letter again, with the same message id.
+        """See `Delivery.dead_letter`.
+
+        The entity's own sub-queue takes the dead letter in one step. With another queue, a crash between the two steps
+        writes the dead letter again, with the same message id.
         """
         if self._open():
             queue = self._owner.dead_letter_queue
@@ -115,7 +122,7 @@ class ServiceBusDelivery:
                 await self._settle(Verb.COMPLETE)
 
     async def abandon(self) -> None:
-        """See `Delivery.abandon`. Counts as a delivery, so it is for messages that somebody else should try now."""
+        """See `Delivery.abandon`. Counts as a delivery: only for messages that another consumer should try now."""
         try:
             if self._open():
                 await self._owner.settle(Request(self, Verb.ABANDON))
@@ -123,25 +130,25 @@ class ServiceBusDelivery:
             return
 
     def remaining(self, wall: float) -> float:
-        """Seconds that the lock lasts by the local clock, which shows `wall` (since the epoch)."""
+        """Seconds until the lock expires by the local clock, which shows `wall` (seconds since the epoch)."""
         until = self.raw.locked_until_utc
         return UNKNOWN_LOCK if until is None else until.timestamp() - wall
 
     def mark_lock_lost(self) -> None:
-        """The lock has passed."""
+        """Record that the lock has expired."""
         if not self.over:
             self.lost = True
             self.finish()
 
     def finish(self) -> None:
-        """Nothing more can be done with it. Idempotent."""
+        """Record that the delivery needs no further work. Idempotent."""
         if not self.over:
             self.over = True
             self.partition.left()
             self._owner.inbox.forget(self)
 
     async def _settle(self, verb: Verb, forms: Sequence[tuple[str, str]] = (("", ""),)) -> None:
-        """forms: reason and description, each smaller than the one before."""
+        """forms: pairs of reason and description, each shorter than the one before."""
         tries = [forms[0]] * len(PAUSES) + list(forms)
         while self._open():
             if self._refusal is not None and self._refusals >= len(tries):
@@ -166,7 +173,7 @@ class ServiceBusDelivery:
             raise
         except SettlementRefused as error:
             if isinstance(error, DoubtfulRefusal) and not error.others:
-                # It takes nothing at all: the service is at fault, not the message
+                # The service accepts no settlement at all: the service is at fault, not the message
                 self._again(refusal)
                 raise BrokerUnavailable(str(refusal)) from refusal
             fate = "not even given back, and comes again when its lock has passed"
@@ -176,17 +183,17 @@ class ServiceBusDelivery:
             "%s: the service refuses to settle this message: %s; it is %s. The entity's max delivery count ends that",
             self.position, refusal, fate,
         )  # fmt: skip
-        # Its lock is renewed no more
+        # End the renewal of the lock
         self.finish()
         raise refusal
 
     def _again(self, refusal: SettlementRefused) -> None:
-        """Begin anew after an outage, where that may have been the reason."""
+        """Restart the attempts after an outage that may have caused the refusals."""
         if isinstance(refusal, DoubtfulRefusal):
             self._refusals = 0
 
     def _open(self) -> bool:
-        """Whether it can be settled; False when it is. Raises: LockLost, PartitionRevoked."""
+        """Return whether the delivery can still be settled. Raises: LockLost, PartitionRevoked."""
         if self.lost:
             raise LockLost(f"the lock of {self.position} has passed; the message is on its way again")
         if self.partition.revoked:
@@ -195,7 +202,7 @@ class ServiceBusDelivery:
 
 
 class Request:
-    """A wish to settle, and where its end is told."""
+    """Settlement request with a future for its result."""
 
     __slots__ = ("delivery", "description", "done", "reason", "verb")
 
@@ -207,12 +214,12 @@ class Request:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
-        """It is settled."""
+        """Report that the message is settled."""
         self.delivery.finish()
         if not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """It is not, or nobody knows."""
+        """Report that settlement failed, or that its outcome is unknown."""
         if not self.done.done():
             self.done.set_exception(error)

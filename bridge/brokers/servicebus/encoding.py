@@ -1,4 +1,6 @@
-"""Messages in their encoded parts, and back: values keep their AMQP types, since nothing decodes them. Pure."""
+"""Splitting of messages into encoded parts, and the reverse. Nothing decodes the values; they keep their AMQP types.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ class Parts:
     """The parts of a message that its sender determines, encoded.
 
     annotations, application, footer: values by decoded names. fields: of the properties section. body: codes of
-    sections, each with its value; of a data section the content. The time of expiry is left out: it follows from
-    `ttl`, and the service reckons it from the time of arrival.
+    sections, each with its value; for a data section, its content. The expiry time is left out: it follows from `ttl`,
+    and the service computes it from the time of arrival.
     """
 
     ttl: Raw | None = None
@@ -54,7 +56,7 @@ class Parts:
 
 
 def parse(payload: bytes) -> Parts:
-    """Take a message apart. Raises: ValueError for what is no message."""
+    """Split a message into its parts. Raises: ValueError when the payload is not a message."""
     parts = Parts()
     for code, value in decoding.sections(memoryview(payload)):
         match code:
@@ -81,7 +83,7 @@ def parse(payload: bytes) -> Parts:
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of an outgoing message."""
+    """Bytes of an outgoing message."""
     return bytes(_encode.encode_payload(bytearray(), message))
 
 
@@ -106,7 +108,7 @@ def outgoing(parts: Parts) -> Message:
 
 
 def extend() -> bool:
-    """Teach the SDK's encoder to write encoded values as they are; False where its table is not the known one."""
+    """Extend the SDK's encoder to write encoded values unchanged; False where its table is not the known one."""
     table: Any = getattr(_encode, "_ENCODE_MAP", None)
     if not isinstance(table, dict) or not callable(table.get(None)):
         return False
@@ -127,7 +129,7 @@ def _raw_too(original: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Described(tuple[Any, ...]):
-    """A section that is a list of encoded fields, in the form that the SDK describes sections in."""
+    """A section that is a list of encoded fields, in the form in which the SDK describes sections."""
 
     _code: int
     _definition: tuple[Any, ...]

@@ -16,7 +16,8 @@ _SUB_QUEUES = {
 
 @dataclass(frozen=True, slots=True)
 class EntityPath:
-    """`queue`, `topic/Subscriptions/name`, and either with `/$DeadLetterQueue` or `/$Transfer/$DeadLetterQueue`.
+    """Path of an entity: `queue` or `topic/Subscriptions/name`, and either with `/$DeadLetterQueue` or
+    `/$Transfer/$DeadLetterQueue`.
 
     name: queue or topic. subscription: None for a queue. sub_queue: None for the entity itself.
     """
@@ -27,7 +28,7 @@ class EntityPath:
 
     @classmethod
     def parse(cls, path: str) -> EntityPath:
-        """Names keep their case, which Service Bus does not look at."""
+        """Parse a path. Names keep their case, which Service Bus ignores."""
         sub_queue = None
         for ending, kind in reversed(_SUB_QUEUES.items()):
             if path.lower().endswith(ending):
@@ -40,7 +41,7 @@ class EntityPath:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the client's methods that make a receiver."""
+        """Arguments of the client's methods that create a receiver."""
         given: dict[str, Any] = {"queue_name": self.name}
         if self.subscription is not None:
             given = {"topic_name": self.name, "subscription_name": self.subscription}

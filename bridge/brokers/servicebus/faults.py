@@ -1,4 +1,4 @@
-"""What an error of azure-servicebus means for the bridge: the only place where its errors are translated."""
+"""Translation of azure-servicebus errors into errors of the bridge. No other module translates them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ from bridge.errors import (
 
 
 class Meaning(Enum):
-    """AWAY: may pass, go on trying. DENIED: a person has to act, go on trying meanwhile. REFUSED: this message will
-    never be taken. LOST: the lock has passed. QUIET: nothing was there in time. BUG: we used the client wrongly.
+    """Meaning of an SDK error for the caller.
+
+    AWAY: the fault may pass; retry. DENIED: a person has to act; retry meanwhile. REFUSED: the service will never
+    accept this message. LOST: the lock has expired. QUIET: nothing arrived in time. BUG: the bridge used the client
+    wrongly.
     """
 
     AWAY = 1
@@ -38,8 +41,11 @@ class Meaning(Enum):
 
 
 Doing = Literal["reading", "settling", "opening", "publishing"]
-"""What met the error; `opening` is of a sender. Conditions such as `amqp:not-allowed` refuse one message where one was
-settled or published."""
+"""Operation that met the error.
+
+`opening` is the opening of a sender. While settling or publishing, conditions such as `amqp:not-allowed` refuse one
+message.
+"""
 
 
 _MEANINGS: dict[type[BaseException], Meaning] = {
@@ -112,7 +118,7 @@ _CONDITIONS: dict[str, Meaning] = {
     "com.microsoft:entity-already-exists": Meaning.DENIED,
     "com.microsoft:precondition-failed": Meaning.REFUSED,
 }
-"""Meanings of the service's conditions in an answer to one message. Many of them have no class of their own."""
+"""Meanings of the service's AMQP conditions in an answer to one message. Many conditions have no SDK class."""
 
 _OF_THE_SERVICE = frozenset(
     {
@@ -125,28 +131,30 @@ _OF_THE_SERVICE = frozenset(
 """Conditions that say nothing about the message that met them."""
 
 _OF_THE_CLIENT = frozenset({"amqp:client-error", "amqp:unknown-error", "amqp:vendor-error", "amqp:socket-error"})
-"""Conditions that the SDK makes itself, where there was no answer."""
+"""Conditions that the SDK itself creates when there was no answer."""
 
 _OF_CONNECTIONS = ("amqp:connection:", "amqp:session:", "amqp:link:")
 
 
 def meaning(kind: type[BaseException]) -> Meaning | None:
-    """What errors of exactly this class mean; None for a class that is not known."""
+    """Meaning of errors of exactly this class; None for an unknown class."""
     return _MEANINGS.get(kind)
 
 
 def meaning_of_condition(condition: str) -> Meaning | None:
-    """What a condition means in an answer to one message; None for one that is not known."""
+    """Meaning of a condition in an answer to one message; None for an unknown condition."""
     return _CONDITIONS.get(condition)
 
 
 def refuses_message(error: BaseException) -> bool:
-    """Whether the service will never do for this message what it was asked for."""
+    """Return whether the service permanently refuses the requested operation for this message."""
     return _CONDITIONS.get(sdk_internals.condition(error) or "") is Meaning.REFUSED
 
 
 def is_answer(error: BaseException) -> bool:
-    """Whether the service has answered one message, rather than that its connection or the entity failed."""
+    """Return whether the error is the service's answer to one message, not a failure of the connection or the
+    entity.
+    """
     found = sdk_internals.condition(error)
     if found is None or found in _OF_THE_SERVICE | _OF_THE_CLIENT:
         return False
@@ -154,17 +162,19 @@ def is_answer(error: BaseException) -> bool:
 
 
 def may_be_the_message(error: BaseException) -> bool:
-    """Whether an error that may pass can be the fault of the one message that met it, however often it comes."""
+    """Return whether a temporary error can be caused by the one message that met it, however often the error
+    repeats.
+    """
     return sdk_internals.condition(error) not in _OF_THE_SERVICE
 
 
 def translate(
     error: BaseException, what: str, *, doing: Doing = "reading", path: str = "", namespace: str = ""
 ) -> BridgeError | None:
-    """The bridge's error for a foreign one; None for a bug, which must stay visible as itself.
+    """Translate an SDK error into an error of the bridge; None for a bug, which must stay visible as itself.
 
-    what: what was tried, beginning with the broker's name. path, namespace: of the entity, for the words. An error that
-    only a person can mend fails a publish at once.
+    what: attempted operation, beginning with the broker's name. path, namespace: of the entity, for the text. An error
+    that only a person can fix fails a publish at once.
     """
     if isinstance(error, BridgeError):
         return error
@@ -174,7 +184,7 @@ def translate(
         return BrokerUnavailable(f"{what}: {_explain(error, path, namespace, doing)}")
     text = f"{what}: {_explain(error, path, namespace, doing)}"
     if _status(error) is not None:
-        # The claim was refused; at an endpoint of its own the SDK calls it a broken connection
+        # The service refused the claim. At an endpoint of its own the SDK reports a broken connection instead
         return TargetRefused(text) if doing in ("opening", "publishing") else Refused(text)
     if closed(error):
         return BrokerUnavailable(f"{what}: the link was closed meanwhile")
@@ -202,18 +212,18 @@ def _meaning(error: BaseException, doing: Doing) -> Meaning | None:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether the service answered a request and would not do it, over a connection that is sound."""
+    """Return whether the service answered a request and refused it over an intact connection."""
     return type(error) in (exceptions.ServiceBusError, exceptions.MessageSizeExceededError)
 
 
 def busy(error: BaseException) -> bool:
-    """Whether the service asks us to come again later, over a connection that is sound."""
+    """Return whether the service asks for a later retry over an intact connection."""
     return isinstance(error, exceptions.ServiceBusServerBusyError)
 
 
 @wire_name("bridge.brokers.servicebus.faults.Refused")
 class Refused(BrokerUnavailable):
-    """The service answered, and said no: credentials, rights or the entity itself have to be mended."""
+    """The service refused the request: credentials, rights or the entity itself need a fix."""
 
 
 def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> str:
@@ -254,7 +264,7 @@ NOT_FOUND = 404
 
 
 def _status(error: BaseException) -> int | None:
-    """Status with which the service refused a claim: it knows no claim for an entity that does not exist."""
+    """Status with which the service refused a claim. An entity that does not exist also refuses the claim (404)."""
     cause = getattr(error, "inner_exception", None)
     found = getattr(cause, "status_code", None)
     return found if type(cause).__name__ == "TokenAuthFailure" and isinstance(found, int) else None
@@ -278,5 +288,5 @@ def _short(text: str) -> str:
 
 
 def broker_error(error: BridgeError) -> BrokerError:
-    """The same error as one of a broker, which every other would be a bug."""
+    """Return the error as a broker error; any other class would be a bug and becomes BrokerUnavailable."""
     return error if isinstance(error, BrokerError) else BrokerUnavailable(str(error))

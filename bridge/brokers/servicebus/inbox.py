@@ -1,4 +1,4 @@
-"""What receivers have taken and nobody has asked for yet."""
+"""Deliveries that receivers have received and the subscription has not handed out yet."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ if TYPE_CHECKING:
     from bridge.brokers.servicebus.partition import ServiceBusPartition
 
 STUCK_SECONDS = 1.0
-"""Nothing was taken for so long though there was something: nobody wants it for now."""
+"""Seconds without a `take` from a full inbox after which the inbox counts as stuck."""
 
 GROWTH = 8
-"""Messages that may come for each that has come, by whose sizes they are judged. Each step costs a round trip."""
+"""Most credit per measured message. The sizes of measured messages then limit further credit. Each step costs a round
+trip."""
 
 _FADING = 0.99
-"""What remains of the size that is reckoned with, by every smaller message that comes."""
+"""Factor that every smaller message applies to the assumed message size."""
 
 
 class Inbox:
-    """Shared by the receivers of a subscription. high, high_bytes: messages and encoded bytes above which they take no
-    more. receivers: how many share it.
+    """Buffer that the receivers of a subscription share.
+
+    high, high_bytes: messages and encoded bytes above which the receivers take no more. receivers: number of receivers.
     """
 
     def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
         self.held: dict[tuple[str, int], ServiceBusDelivery] = {}
-        """What is locked for us, by path and sequence number."""
+        """Deliveries whose messages are locked for this process, by path and sequence number."""
         self.bytes = 0
-        """Encoded, of the deliveries."""
+        """Encoded size of the deliveries."""
         self.unnumbered = 0
-        """Messages that came without a sequence number."""
+        """Number of messages that came without a sequence number."""
         self._high = high
         self._high_bytes = high_bytes
         self._receivers = receivers
@@ -46,51 +48,54 @@ class Inbox:
 
     @property
     def room(self) -> bool:
-        """Whether more is wanted."""
+        """True when the inbox accepts more messages."""
         return len(self.deliveries) < self._high and self.bytes < self._high_bytes
 
     @property
     def stuck(self) -> bool:
-        """Whether it is full and nothing is taken from it."""
+        """True when the inbox is full and nothing is taken from it."""
         return not self.room and time.monotonic() - self._taken >= STUCK_SECONDS
 
     def credit(self, most: int) -> int:
-        """Messages that one receiver may be sent, by the largest size of late; few as long as few have come."""
+        """Number of messages that one receiver may be sent, by the largest recent size; small while few messages have
+        come.
+        """
         if not self._size:
             return 1
         share = (self._high_bytes - self.bytes) / self._receivers
         return max(1, min(most, int(share / self._size), GROWTH * self._measured))
 
     def measure(self, length: int) -> None:
-        """A message of so many bytes came in."""
+        """Record the encoded size of a received message, in bytes."""
         self._size = max(length, self._size * _FADING, 1.0)
         self._measured += 1
 
     def put(self, deliveries: Sequence[ServiceBusDelivery]) -> None:
-        """They came in."""
+        """Add received deliveries."""
         self.deliveries.extend(deliveries)
         self.bytes += sum(each.size for each in deliveries)
         self.notify()
 
     def drop(self, partition: ServiceBusPartition) -> None:
-        """A session is no longer ours: what nobody asked for goes with it."""
+        """Drop the buffered deliveries of a session that this process has lost."""
         kept = [each for each in self.deliveries if each.partition is not partition]
         if len(kept) < len(self.deliveries):
             self.deliveries = deque(kept)
             self.bytes = sum(each.size for each in kept)
 
     def notify(self) -> None:
-        """Something came, or a receiver's state has changed."""
+        """Wake `wait` because deliveries came or the state of a receiver changed."""
         self._changed.set()
 
     async def wait(self) -> None:
-        """Until `tell` is called."""
+        """Wait until `notify` is called."""
         self._changed.clear()
         await self._changed.wait()
 
     def hold(self, delivery: ServiceBusDelivery) -> ServiceBusDelivery | None:
-        """A delivery of a message of which we have one already means that the lock of that one, which is returned, has
-        passed.
+        """Register a delivery as locked.
+
+        An earlier delivery of the same message has lost its lock; it is marked so and returned.
         """
         key = delivery.position.topic, delivery.position.offset
         before = self.held.get(key)
@@ -100,14 +105,15 @@ class Inbox:
         return before
 
     def forget(self, delivery: ServiceBusDelivery) -> None:
-        """It is settled, given back, or lost."""
+        """Remove a delivery that is settled, given back or lost."""
         key = delivery.position.topic, delivery.position.offset
         if self.held.get(key) is delivery:
             del self.held[key]
 
     def take(self, limit: int) -> list[ServiceBusDelivery]:
-        """At most `limit`, without those that went with their session. Those whose own lock has passed meanwhile are
-        among them, since their loss is counted there.
+        """Take at most `limit` deliveries, without those of revoked sessions.
+
+        Deliveries whose own lock has expired meanwhile are included, since the caller counts their loss.
         """
         taken: list[ServiceBusDelivery] = []
         self._taken = time.monotonic()

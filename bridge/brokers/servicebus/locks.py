@@ -1,4 +1,4 @@
-"""When locks are renewed, and which have passed. Pure: clocks are passed in."""
+"""Renewal times of locks. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -11,66 +11,70 @@ if TYPE_CHECKING:
     from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 
 UNKNOWN_LOCK = 30.0
-"""Seconds of a lock of which the service does not say how long it lasts."""
+"""Assumed duration in seconds of a lock whose end the service does not state."""
 
 SOONEST = 0.05
-"""Least seconds between two renewals of one lock, however little of it is left."""
+"""Shortest time in seconds between two renewals of one lock."""
 
 
 def renew_after(remaining: float, took: float) -> float:
-    """Seconds after which a lock is renewed that has `remaining` seconds left.
+    """Seconds after which a lock with `remaining` seconds left is renewed.
 
-    At half of it, so that a local clock that is behind by less than the lock's length does no harm; sooner where
-    renewing everything that was due `took` so long of late that half would not be enough for it twice.
+    Renewal is due after half of the time left. A local clock that is behind by less than the lock's length then does no
+    harm. Renewal is due earlier where all due renewals recently took `took` seconds, and half would not suffice for
+    this twice.
     """
     return max(SOONEST, min(remaining / 2, remaining - 2 * took))
 
 
 class MessageLocks:
-    """Locks of single messages, by when they are due."""
+    """Locks of single messages, ordered by renewal time."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, ServiceBusDelivery]] = []
         self._order = count()
         self.took = 0.0
-        """Seconds that the slowest of the last renewals took, fading."""
+        """Duration in seconds of the slowest recent renewal, decaying."""
 
     def add(self, delivery: ServiceBusDelivery, remaining: float, now: float) -> None:
-        """Renew the delivery's lock in time, unless it is settled by then. now: monotonic seconds."""
+        """Schedule the renewal of the delivery's lock, unless it is settled by then.
+
+        remaining: seconds left of the lock. now: monotonic seconds.
+        """
         heapq.heappush(self._due, (now + renew_after(remaining, self.took), next(self._order), delivery))
 
     def again(self, delivery: ServiceBusDelivery, at: float) -> None:
-        """Try once more at `at`: the renewal met an outage."""
+        """Schedule another attempt at `at` (monotonic seconds) after an outage."""
         heapq.heappush(self._due, (at, next(self._order), delivery))
 
     def renew_all_now(self, at: float) -> None:
-        """Everything is due at `at`, or sooner: the times were wrong."""
+        """Make all renewals due at `at` (monotonic seconds) or earlier, since the lock times were wrong."""
         self._due = [(min(due, at), order, delivery) for due, order, delivery in self._due]
         heapq.heapify(self._due)
 
     @property
     def next_due(self) -> float | None:
-        """Monotonic seconds of the next renewal."""
+        """Monotonic time of the next renewal in seconds; None without locks."""
         due = self._due
         while due and due[0][2].over:
             heapq.heappop(due)
         return due[0][0] if due else None
 
     def due(self, now: float, limit: int) -> list[ServiceBusDelivery]:
-        """Take out those that are due, at most `limit`."""
+        """Remove and return deliveries whose renewal is due, at most `limit`."""
         found: list[ServiceBusDelivery] = []
         while len(found) < limit and (at := self.next_due) is not None and at <= now:
             found.append(heapq.heappop(self._due)[2])
         return found
 
     def renewed(self, seconds: float) -> None:
-        """Note how long renewing a batch took."""
+        """Record the duration of renewing a batch, in seconds."""
         self.took = max(seconds, self.took * 0.9)
 
     def __iter__(self) -> Iterator[ServiceBusDelivery]:
-        """Everything that is not settled."""
+        """Deliveries that are not settled."""
         return (delivery for _, _, delivery in self._due if not delivery.over)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all locks."""
         self._due.clear()

@@ -1,4 +1,4 @@
-"""Messages between their AMQP shape and ours. Pure."""
+"""Conversion of messages between AMQP and the bridge. Pure."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ PROPERTIES = {
     "reply_to": "reply_to",
     "reply_to_session_id": "reply_to_group_id",
 }
-"""Properties that travel as headers `servicebus.subject` and so on, in both directions, and what AMQP calls them."""
+"""Properties that become headers `servicebus.subject` and so on, in both directions, with their AMQP names."""
 
 _ENQUEUED, _PARTITION_KEY = b"x-opt-enqueued-time", b"x-opt-partition-key"
 
 _PLAIN = 40
-"""Zeros of a decimal that are written out."""
+"""Most zeros of a decimal that are written out."""
 
 PREFIX = "servicebus."
 CONTENT_TYPE = "content-type"
 TOMBSTONE = PREFIX + "tombstone"
 """Property of an empty message that stands for one without a body, which AMQP does not have."""
 SESSION_LIMIT = 128
-"""Characters of a session id, partition key or message id, as the service allows them."""
+"""Most characters of a session id, partition key or message id, as the service allows."""
 
 
 def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Message:
-    """Application properties become headers, numbers and dates in them text; the session id is the key.
+    """Convert a received message. Never raises.
 
-    key: of the session in which the message came. A message that cannot be decoded has `unreadable` set, and its whole
-    encoded form for a body. Never raises.
+    Application properties become headers, with numbers and dates as text. The session id becomes the key. key: of the
+    session in which the message came. A message that cannot be decoded has `unreadable` set, and its whole encoded form
+    as body.
     """
     fault = transport.fault(raw)
     try:
@@ -62,7 +63,9 @@ def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Messag
 
 
 def read(amqp: AmqpAnnotatedMessage) -> Message:
-    """Read from the AMQP message once: every property of the SDK's own looks through all of them again."""
+    """Read a message directly from its AMQP form, because every property of the SDK's own message searches all
+    properties.
+    """
     headers: list[tuple[str, bytes | None]] = []
     application = amqp.application_properties
     if application:
@@ -101,13 +104,13 @@ def read(amqp: AmqpAnnotatedMessage) -> Message:
 
 
 def header(name: str | bytes, value: Any) -> tuple[str, bytes | None]:
-    """The header that an application property becomes."""
+    """Header for an application property."""
     text = _text(name)
     return text, None if value is None else _bytes(native.header(text, value))
 
 
 def field(name: str, value: Any) -> bytes:
-    """The value of the header that a field of the properties section becomes."""
+    """Header value for a field of the properties section."""
     return _text(value).encode() if name == "content_type" else _bytes(value)
 
 
@@ -141,7 +144,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """JSON types for a value within a list or map. Raises: ValueError for one that JSON would change."""
+    """JSON types for a value within a list or map. Raises: ValueError for a value that JSON would change."""
     match value:
         case bytes():
             return text_of(value)
@@ -165,20 +168,21 @@ def _plain(value: Any) -> Any:
 
 
 def _decimal(value: Decimal) -> str:
-    """Without an exponent, where that is not long."""
+    """Text of a decimal, without an exponent where this is not long."""
     return f"{value:f}" if value.is_finite() and abs(int(value.as_tuple().exponent)) <= _PLAIN else str(value)
 
 
 def _text(value: Any) -> str:
-    """Text of an id or name. Its AMQP type is no part of it: the client reads strings and binary alike, as bytes."""
+    """Text of an id or name. The client reads strings and binary alike as bytes, and the AMQP type is not kept."""
     return text_of(value) if isinstance(value, bytes) else str(value)
 
 
 def outgoing(message: Message, cloudevents_prefix: str = "cloudEvents_") -> ServiceBusMessage:
-    """Headers become application properties, text where they are UTF-8; `ce_` is what Kafka calls CloudEvents.
+    """Convert a message for sending.
 
-    A message without a body goes as an empty one with the property `servicebus.tombstone`.
-    Raises: PublishFailed when a key or a header cannot be carried.
+    Headers become application properties, as text where they are UTF-8. The Kafka prefix `ce_` of CloudEvents
+    attributes is replaced. A message without a body is sent as an empty one with the property `servicebus.tombstone`.
+    cloudevents_prefix: replaces `ce_`. Raises: PublishFailed when a key or a header cannot be carried.
     """
     given: dict[str, Any] = {}
     properties: dict[str | bytes, Any] = {}
@@ -220,14 +224,14 @@ def _identify(sent: ServiceBusMessage, message_id: str) -> None:
     elif len(data) > SESSION_LIMIT:
         raise PublishFailed(f"the message id has {len(data)} bytes; Service Bus takes 1 to {SESSION_LIMIT}")
     else:
-        # The SDK's own property takes text only
+        # The SDK's own property accepts text only
         properties = sent.raw_amqp_message.properties or AmqpMessageProperties()
         properties.message_id = data
         sent.raw_amqp_message.properties = properties
 
 
 def _given(name: str, value: bytes) -> str | bytes:
-    """A property of the message: text, but for a correlation id that is none, which AMQP carries as binary."""
+    """Value of a message property as text. A correlation id that is not UTF-8 stays binary."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -238,7 +242,7 @@ def _property(value: bytes) -> str | bytearray:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        # As bytes the SDK would decode it too, and fail
+        # Given bytes, the SDK would decode them too, and fail
         return bytearray(value)
 
 
@@ -253,7 +257,9 @@ def _identifier(what: str, value: bytes) -> str:
 
 
 def runs(messages: Iterable[Message]) -> list[list[Message]]:
-    """What may go in one batch, in order: a partitioned entity wants one session or partition key in each."""
+    """Messages grouped for batches, in order: a partitioned entity requires one session or partition key in each
+    batch.
+    """
     found: dict[tuple[bytes | None, str | None], list[Message]] = {}
     for message in messages:
         found.setdefault((message.key, message.partition_key), []).append(message)

@@ -1,7 +1,7 @@
-"""AMQP types that the SDK's decoder loses: timestamps come as integers, and strings and binary alike as bytes.
+"""AMQP types that the SDK's decoder loses: timestamps become integers, and strings and binary alike become bytes.
 
-Here the decoder is taught to mark them. Where its table is not the known one, the marks are missing: then the `time` of
-a CloudEvent is known by its name, and binary by not being UTF-8.
+This module extends the decoder to mark them. Where its table is not the known one, the marks are missing. The `time` of
+a CloudEvent is then recognized by its name, and binary by not being UTF-8.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bridge import amqptext
 _TIMESTAMP, _BINARY = 0x83, (0xA0, 0xB0)
 _TIMES = ("cloudEvents:time", "cloudEvents_time")
 _PROPERTIES_LIMIT = 65_536
-"""Bytes of a property; longer binary is a body, which needs no mark."""
+"""Most bytes of a property; longer binary is a body, which needs no mark."""
 
 
 class Timestamp(int):
-    """Milliseconds since the epoch."""
+    """AMQP timestamp in milliseconds since the epoch."""
 
 
 class Binary(bytes):
@@ -28,9 +28,9 @@ class Binary(bytes):
 
 
 def header(name: str, value: Any) -> Any:
-    """An application property, with text for what only its AMQP type tells.
+    """Application property, as text where only its AMQP type shows its meaning.
 
-    Attributes of CloudEvents take the canonical form of their type, as the AMQP binding says in section 3.1.3.2.
+    Attributes of CloudEvents get the canonical form of their type, according to section 3.1.3.2 of the AMQP binding.
     """
     if isinstance(value, Timestamp):
         return amqptext.timestamp(value)

@@ -1,4 +1,4 @@
-"""What a subscription counts for one entity, or for one session for as long as it is ours."""
+"""Counts and state of one entity, or of one session while this process holds it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 class ServiceBusPartition:
     """Implements `bridge.brokers.base.Partition`.
 
-    Without sessions: one receiver of an entity, for as long as the subscription is open; a receiver that is replaced
-    keeps it, since locks of messages outlive connections. With sessions: a new one for every session that is taken, the
-    object is the epoch. number: the receiver's, not the session's, so that metrics stay few.
+    Without sessions, a partition is one receiver of an entity for as long as the subscription is open. A replacement
+    receiver keeps the partition, since locks of messages outlive connections. With sessions, every accepted session
+    gets a new partition. number: number of the receiver, not of the session, to keep metrics few.
     """
 
     __slots__ = ("_changed", "_gap", "_paused", "lost", "number", "revoked", "topic")
 
     def __init__(self, topic: str, number: int, changed: Callable[[], None]) -> None:
-        """topic: path of the entity. `changed` is called when there may be something to do again."""
+        """topic: path of the entity. changed: called when there may be work again."""
         self.topic = topic
         self.number = number
         self.revoked = False
@@ -27,28 +27,28 @@ class ServiceBusPartition:
 
     @property
     def gap(self) -> int:
-        """Messages that are locked for us and not settled."""
+        """Number of messages that are locked for this process and not settled."""
         return self._gap
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is to be taken from it."""
+        """True while no more messages are to be taken."""
         return self._paused
 
     def pause(self) -> None:
-        """Take no more; what the receiver has under way still comes, and is kept locked."""
+        """Take no more messages. Messages already on their way still come, and stay locked."""
         self._paused = True
 
     def resume(self) -> None:
-        """Take again."""
+        """Take messages again."""
         if self._paused:
             self._paused = False
             self._changed()
 
     def taken(self) -> None:
-        """A message came in."""
+        """Count a received message."""
         self._gap += 1
 
     def left(self) -> None:
-        """A message was settled, given back, or lost."""
+        """Count a message that was settled, given back or lost."""
         self._gap -= 1

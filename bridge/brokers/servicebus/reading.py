@@ -1,4 +1,4 @@
-"""Peeks at the messages of an entity: none is locked, and no delivery is counted."""
+"""Peeking at the messages of an entity: no message is locked, and no delivery is counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_SECONDS = 1.0
 
 
 async def read(connection: Connection, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
-    """See `ReadableBroker.read`. Scheduled and deferred messages are seen too. An entity with sessions refuses."""
+    """See `ReadableBroker.read`. Includes scheduled and deferred messages. An entity with sessions refuses."""
     if options.partition not in (None, 0):
         raise BrokerError(f"{connection.name}: {options.topic} has no partitions")
     link = connection.receiver(EntityPath.parse(options.topic), 0)

@@ -1,4 +1,4 @@
-"""One receiver of the SDK and the only task that speaks through it."""
+"""One receiver of the SDK and the only task that uses it."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ from bridge.message import Position, Unreadable
 _log = logging.getLogger(__name__)
 
 TURNS = 4
-"""Turns of the event loop that a message needs which leads to no I/O. Waiting for that is cheaper than a read that is
-begun and called off."""
+"""Number of event-loop cycles that a message without I/O needs. Waiting for them is cheaper than starting and
+cancelling a read."""
 
 QUIET_SECONDS = 60.0
-"""Silence after which the service is asked whether it is there."""
+"""Seconds of silence after which the receiver queries the service."""
 
 PEEKED = 10
-"""Messages that are looked at then."""
+"""Number of messages that are peeked at in that query."""
 
 STEADY_SECONDS = 5.0
-"""A receiver that served so long was no failure: the next pause is a short one again."""
+"""Seconds of service after which the count of failures restarts; the next pause is short again."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds between two attempts to connect, at most."""
+"""Longest pause between two attempts to connect, in seconds."""
 
 TAKEN = 100
-"""Messages that are taken from the receiver's buffer at once."""
+"""Number of messages that are taken from the receiver's buffer at once."""
 
 SHOWN_SECONDS = 300.0
-"""How long a message with which nothing can be done is shown."""
+"""Seconds for which a message that cannot be settled is shown."""
 
 _UNNUMBERED = "the service gave the message no sequence number, by which it could be told from others"
 
 NOTHING = 1e-6
-"""A wait this short only takes what the receiver has buffered."""
+"""Wait, in seconds, that is so short that a read only returns messages the receiver has buffered."""
 
 
 class Receiver:
-    """Reads messages of one entity without sessions, renews their locks, settles them.
+    """Reads messages of one entity without sessions, renews their locks and settles them.
 
-    Reads and writes of a connection share one lock in the SDK, and a read holds it until something comes. So one task
-    does it all in turns: take, renew, settle, and wait, which anybody's wish to settle ends. What fails in a way that
-    touches the connection ends the receiver; the next one takes over what is in flight, since locks of messages do not
-    end with their connection.
+    In the SDK, reads and writes of a connection share one lock, and a read holds this lock until a message comes.
+    Therefore one task does everything in turns: take, renew, settle, wait. A settlement request ends the wait. A fault
+    that affects the connection ends the receiver. The next receiver takes over the messages in flight, since locks of
+    messages survive their connection.
     """
 
     def __init__(
@@ -86,36 +86,39 @@ class Receiver:
         self.number = number
         self.partition = ServiceBusPartition(path, number, self.wake)
         self.away: BrokerError | None = None
-        """Why nothing can be read at the moment."""
+        """Reason for which nothing can be read at the moment."""
         self.ready = asyncio.Event()
-        """Set once the first attempt to connect has ended, one way or the other."""
+        """Set after the first attempt to connect has succeeded or failed."""
         self.reconnects = 0
         self.closing = False
         self.renewals = 0
         self.last_service_response = 0.0
-        """When the service was heard last, in monotonic seconds."""
+        """Time of the last answer of the service, in monotonic seconds."""
         self.broken: BrokerError | None = None
-        """What has made the present connection useless."""
+        """Error that made the present connection useless."""
         self.unsettleable = 0
-        """Messages that came without a delivery id, with which nothing can be done."""
+        """Number of messages that came without a delivery id and cannot be settled."""
         self._unsettleable: tuple[float, str] | None = None
         self._waiting: int | None = None
-        """Number of a message that waited when the service was asked last."""
+        """Sequence number of a message that waited at the last query of the service."""
         self._locks = MessageLocks()
         self._renewals = Renewals(self, self._locks)
         self._nameless: list[ServiceBusDelivery] = []
         self._unusable: list[ServiceBusReceivedMessage] = []
-        """Messages whose locks had passed when they came, by the local clock; not settled."""
+        """Unsettled messages whose locks had expired on arrival by the local clock."""
         self._settlements = Settlements(self)
         self._link: ServiceBusReceiver | None = None
         self._opening: asyncio.Task[ServiceBusReceiver | None] | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
 
-    # -- what others call
+    # -- calls from outside
 
     async def settle(self, request: Request) -> None:
-        """Return when the service has confirmed it. Raises: LockLost, BrokerUnavailable (nobody knows: try again)."""
+        """Return when the service has confirmed the settlement.
+
+        Raises: LockLost, BrokerUnavailable (the result is unknown: try again).
+        """
         if self._link is None and self.away is not None:
             raise BrokerUnavailable(str(self.away))
         self._settlements.add(request)
@@ -123,7 +126,7 @@ class Receiver:
         await request.done
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Wake the task because there is work."""
         if not self._woken.is_set():
             self._woken.set()
             if self._reading is not None:
@@ -137,15 +140,15 @@ class Receiver:
         self.wake()
 
     spare = False
-    """Whether it can do without a connection, where a namespace takes few of them."""
+    """True for a receiver that can do without a connection where a namespace allows few of them."""
 
     def give_way(self) -> None:
-        """Its connection is wanted by another receiver."""
+        """Give way to another receiver that needs the connection; does nothing in a receiver without sessions."""
 
     # -- the task
 
     async def run(self) -> None:
-        """Until it is closed. Never raises for what the service does, nor for what nobody foresaw."""
+        """Run until the receiver is closed. Never raises, neither for service faults nor for unexpected errors."""
         failures = 0
         while not self.closing:
             try:
@@ -161,11 +164,11 @@ class Receiver:
                     if time.monotonic() - begun > STEADY_SECONDS:
                         failures = 0
                     self._link = None
-                    # Before anybody waits for those who wait for this
+                    # Fail pending settlements before `close_link`, which may wait for their callers
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
                     await self.close_link(link, sound)
             except LockLost as error:
-                # Of a session: the next one is taken at once
+                # Lock of a session: the next session is taken at once
                 self.reconnects += 1
                 _log.warning("%s: %s", self.path, error)
                 continue
@@ -186,7 +189,7 @@ class Receiver:
         self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
 
     async def _connect(self) -> ServiceBusReceiver | None:
-        """An open receiver that is ours now; None when there is none. Raises: BrokerError."""
+        """Open a receiver and make it the current one; None when there is none. Raises: BrokerError."""
         if not self.clock.reset_skew():
             self._fail(ClockSkew(str(self.clock)))
             await self._pause(1.0)
@@ -207,16 +210,16 @@ class Receiver:
         return link
 
     async def open(self) -> ServiceBusReceiver | None:
-        """An open receiver; None to look again at what is wanted. Raises: BrokerError."""
+        """Open a receiver; None when the caller has to check again what to open. Raises: BrokerError."""
         link = self.connection.receiver(self.entity, self.prefetch, credit=self.credit)
         await self.connection.open(link, f"read {self.path}", self.connection.config.request_timeout)
         return link
 
     async def dispose(self) -> None:
-        """Close what `leave` keeps."""
+        """Close the resources that `close_link` keeps."""
 
     async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
-        """Close the receiver. At the end what is in flight is given back first. sound: nothing has failed."""
+        """Close the SDK receiver. On shutdown, give messages in flight back first. sound: nothing has failed."""
         if self.closing:
             self.partition.revoked = True
             for delivery in list(self._locks):
@@ -233,20 +236,23 @@ class Receiver:
         await self.connection.close(link)
 
     def over(self) -> bool:
-        """Whether this receiver has done its part and another takes its place."""
+        """Return whether this receiver has finished and another takes its place."""
         return False
 
     async def renew(self, link: ServiceBusReceiver) -> None:
-        """Renew what is due. Raises: BrokerError when the connection is broken."""
+        """Renew the locks that are due. Raises: BrokerError when the connection is broken."""
         await self._renewals.renew(link)
         self._check()
 
     def next_renewal(self) -> float | None:
-        """Monotonic seconds when `renew` is due next."""
+        """Monotonic time at which `renew` is due next, in seconds; None when no lock is to be renewed."""
         return self._locks.next_due
 
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
-        """A delivery of what came in, lost already when its lock has passed. now: monotonic, wall: since the epoch."""
+        """Create a delivery from a received message; marked as lost when its lock has already expired.
+
+        now: monotonic seconds. wall: seconds since the epoch.
+        """
         delivery = self.deliver(raw)
         before = self.inbox.hold(delivery)
         if before is not None and self.clock.lost(before.remaining(wall)):
@@ -254,7 +260,7 @@ class Receiver:
         remaining = delivery.remaining(wall)
         self.clock.received(delivery.message.timestamp, remaining, wall)
         if not transport.has_token(raw):
-            # A lock without a name cannot be renewed, nor the message settled beside its link
+            # A lock without a token cannot be renewed, and its message can be settled on its own link only
             self._nameless.append(delivery)
             return delivery
         if remaining > 0:
@@ -265,7 +271,7 @@ class Receiver:
             self._unusable.append(raw)
         return delivery
 
-    # -- the turns
+    # -- the loop
 
     async def _serve(self, link: ServiceBusReceiver) -> None:
         while not self.closing:
@@ -288,7 +294,9 @@ class Receiver:
                 await self._wait(link)
 
     async def take(self, link: ServiceBusReceiver) -> int:
-        """Hand out what the receiver has buffered, even beyond the room that there is: it is locked for us already."""
+        """Hand out the messages that the receiver has buffered, even when the inbox is full: they are locked for this
+        process.
+        """
         count = 0
         while True:
             try:
@@ -307,7 +315,7 @@ class Receiver:
         self.last_service_response = now
         admitted = [self.admit(raw, now, wall) for raw in found if self._settleable(raw, now)]
         if self.clock.skew:
-            # Nothing can be done with these, whose locks seem to have passed: they are given back
+            # Locks that seem to have expired: the messages cannot be processed and are given back
             admitted = [delivery for delivery in admitted if not delivery.lost]
         else:
             self._unusable.clear()
@@ -316,12 +324,12 @@ class Receiver:
             raise ClockSkew(str(self.clock))
 
     def deliver(self, raw: ServiceBusReceivedMessage) -> ServiceBusDelivery:
-        """A delivery of what came in, whether it can be read or not."""
+        """Create a delivery from a received message, readable or not."""
         size = transport.size(raw)
         self.inbox.measure(size)
         number, message = raw.sequence_number, messages.received(raw, self.key)
         if number is None:
-            # No number that the service gives: each such message is one by itself
+            # No sequence number from the service: each such message gets a number of its own
             self.inbox.unnumbered += 1
             number = -self.inbox.unnumbered
             if message.unreadable is None:
@@ -332,11 +340,11 @@ class Receiver:
 
     @property
     def key(self) -> bytes | None:
-        """The key of all messages that come; None where each has its own."""
+        """Ordering key of all messages; None where each message has its own."""
         return None
 
     def credit(self) -> int:
-        """Messages that may come now: as many as there is room for, judged by the size of those that came before."""
+        """Number of messages that may come now, by the free space and the sizes of earlier messages."""
         return self.inbox.credit(self.prefetch) if self.wanted() else 0
 
     def _settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
@@ -353,7 +361,9 @@ class Receiver:
         return False
 
     def trouble(self) -> str | None:
-        """What a person should know: why nothing can be read, or that something came with which nothing can be done."""
+        """Text for a person: why nothing can be read, or which message cannot be settled; None without such a
+        problem.
+        """
         if self.away is not None:
             return str(self.away)
         if self._unsettleable is not None and time.monotonic() - self._unsettleable[0] < SHOWN_SECONDS:
@@ -361,7 +371,7 @@ class Receiver:
         return None
 
     async def _wait(self, link: ServiceBusReceiver) -> None:
-        """Until a message comes, somebody wants something settled, or a lock is to be renewed."""
+        """Wait until a message comes, a settlement is requested or a lock is due for renewal."""
         self._woken.clear()
         if self.closing or self._settlements.waiting:
             return
@@ -375,11 +385,11 @@ class Receiver:
                 raise self.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
-        # Again each time: an SDK that is not the one that is known may make another connection by itself
+        # Set at each wait: an SDK of an unknown version may create another connection by itself
         sdk_internals.set_read_timeout(link, IDLE_READ)
         loop = asyncio.get_running_loop()
-        # One message: whatever else is there is taken without waiting. The receiver's buffer is empty now, so nothing
-        # is lost when this is called off.
+        # One message: any others are taken afterwards without waiting. The receiver's buffer is empty now, and a
+        # cancellation loses nothing.
         reading = asyncio.create_task(link.receive_messages(1, max_wait_time=limit + 1.0))
         self._reading = reading
         alarm = loop.call_later(limit, self.wake)
@@ -401,15 +411,18 @@ class Receiver:
         self._hand_out(reading.result())
 
     def wanted(self) -> bool:
-        """Whether more is to be read."""
+        """Return whether more messages are to be read."""
         return self.inbox.room and not self.partition.paused
 
     def read_timeout(self) -> float:
-        """Seconds that a wait may last at most."""
+        """Longest duration of a wait, in seconds."""
         return self.last_service_response + QUIET_SECONDS - time.monotonic()
 
     async def _ask(self, link: ServiceBusReceiver) -> None:
-        """A connection whose other end has gone is as silent as an empty queue, and so is a link that was forgotten."""
+        """Query the service by peeking.
+
+        A connection with a dead peer is as silent as an empty queue, and so is a link that the service has forgotten.
+        """
         first = 1 + max((number for path, number in self.inbox.held if path == self.path), default=0)
         try:
             found = await link.peek_messages(
@@ -421,7 +434,7 @@ class Receiver:
         waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
         known, self._waiting = self._waiting, waiting
         if waiting is not None and waiting == known and self.wanted():
-            # Or somebody else has it in hand for so long: then a new link does no harm
+            # Another consumer may have held the message for all this time: a new link does no harm then
             self._waiting = None
             raise BrokerUnavailable(f"{self.path}: message {waiting} waits, and the link is silent")
 
@@ -435,10 +448,12 @@ class Receiver:
         except TimeoutError:
             return
 
-    # -- what faults mean
+    # -- faults
 
     def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """The service does not know the lock any more; returns what to tell who wanted to settle."""
+        """Mark a delivery whose lock the service does not know any more; return the error for the caller of the
+        settlement.
+        """
         delivery.mark_lock_lost()
         return error
 
@@ -447,19 +462,19 @@ class Receiver:
             raise self.broken
 
     def _fail(self, error: BrokerError) -> None:
-        """Nothing can be settled now: whoever waits is told, and asks again."""
+        """Report the receiver as away and fail pending settlements. Their callers ask again."""
         self.away = error
         self.ready.set()
         self._settlements.fail(error)
         self.inbox.notify()
 
     def translate(self, error: BaseException, what: str) -> BrokerError:
-        """The bridge's error for what the SDK raised at this entity."""
+        """Translate an SDK error raised at this entity into an error of the bridge."""
         return self.connection.translate(error, f"{what} {self.path}", path=self.path)
 
 
 def _cancel_read(reading: asyncio.Task[Any]) -> None:
-    """Again and again: a cancellation that meets the end of a read is swallowed on Python 3.11."""
+    """Cancel a read repeatedly: Python 3.11 swallows a cancellation that coincides with the end of the read."""
     if not reading.done():
         reading.cancel()
         asyncio.get_running_loop().call_later(0.002, _cancel_read, reading)

@@ -1,4 +1,4 @@
-"""What a subscription may want of Service Bus and of no other broker."""
+"""Options of a subscription that only Service Bus has."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from bridge.brokers.base import SubscribeOptions
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """concurrent: sessions held at the same time. idle: seconds that one without messages is kept. turn: seconds after
-    which a busy one makes room for the next.
+    """Options of session receivers.
+
+    concurrent: sessions held at the same time. idle: seconds for which a session without messages is kept. turn:
+    seconds after which a busy session makes room for the next.
     """
 
     concurrent: int = 8
@@ -20,9 +22,11 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class ServiceBusReceiverOptions:
-    """sessions: None for entities without. prefetch: messages that a receiver has under way to us. receivers: how many
-    there are of an entity without sessions, each with its own connection. prefetch_bytes: encoded bytes that wait to be
-    handed out, above which no receiver asks for more.
+    """Options of Service Bus receivers.
+
+    sessions: None for entities without sessions. prefetch: messages that the service may send to a receiver in advance.
+    receivers: number of receivers of an entity without sessions, each with its own connection. prefetch_bytes: encoded
+    bytes waiting to be handed out, above which no receiver requests more.
     """
 
     sessions: Sessions | None = None
@@ -32,7 +36,7 @@ class ServiceBusReceiverOptions:
 
     @classmethod
     def of(cls, options: SubscribeOptions) -> ServiceBusReceiverOptions:
-        """Those of the options, or the defaults. Raises: TypeError for another broker's."""
+        """Service Bus options of a subscription, or the defaults. Raises: TypeError for options of another broker."""
         receiver_options = options.broker_options
         if receiver_options is None:
             return cls()

@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BATCH = 100
-"""Locks that are renewed in one request."""
+"""Number of locks renewed in one request."""
 
 AGAIN_SECONDS = 0.5
-"""Until a renewal is tried again that met a fault, on the next receiver."""
+"""Seconds until a failed renewal is tried again, on the next receiver."""
 
 
 class Renewals:
-    """Renews what is due. What breaks the connection is noted at the receiver."""
+    """Renews due locks. An error that breaks the connection is recorded in the receiver."""
 
     def __init__(self, owner: Receiver, locks: MessageLocks) -> None:
         self._owner = owner
         self._locks = locks
         self._batch = BATCH
         self._full = 0
-        """Full batches renewed since the batch last changed."""
+        """Full batches renewed since the batch size last changed."""
         self._grow_after = 1
-        """Full batches until the batch grows: twice as many with each refusal, half with each growth."""
+        """Full batches until the batch size grows: doubled by each refusal, halved by each growth."""
         self._renewed = 0
-        """Locks renewed so far."""
+        """Number of locks renewed so far."""
         self._refused: list[tuple[ServiceBusDelivery, BrokerError, bool]] = []
-        """Locks that were refused one by one, and whether the condition says that it is for good."""
+        """Locks that were refused one by one, each with its error and whether the condition is permanent."""
 
     async def renew(self, link: ServiceBusReceiver) -> None:
-        """All that is due now, as long as the connection holds."""
+        """Renew all due locks, as long as the connection holds."""
         now = time.monotonic()
         due = self._locks.due(now, self._batch)
         while due:
-            # One that was refused would have the others refused with it
+            # A lock that was refused would cause the refusal of the others
             alone = [delivery for delivery in due if delivery.renewed_before is not None]
             if together := [delivery for delivery in due if delivery.renewed_before is None]:
                 await self._renew(link, together)
@@ -63,7 +63,7 @@ class Renewals:
             due = self._locks.due(now, self._batch)
 
     async def _renew(self, link: ServiceBusReceiver, deliveries: list[ServiceBusDelivery]) -> None:
-        """All at once; by halves when some are lost, until it is known which, and when so many are refused."""
+        """Renew locks in one request. After a lost lock or a refusal, halves are tried, down to single locks."""
         if self._owner.broken is not None:
             self._later(deliveries)
             return
@@ -76,7 +76,7 @@ class Renewals:
             half = len(deliveries) // 2
             if isinstance(found, LockLost):
                 if not half:
-                    # No sign where it met a settlement: that may have been done, and its answer lost
+                    # No sign of clock skew after a settlement: the settlement may be done, and its answer lost
                     lost = deliveries[0]
                     if not lost.over and self._owner.clock.lost(lost.remaining(time.time())):
                         self._locks.renew_all_now(time.monotonic())
@@ -88,7 +88,7 @@ class Renewals:
             if busy(error):
                 _log.debug("%s", found)
             else:
-                # It may be their number that the service does not take, or not in time
+                # The service may refuse their number, or need too long for it
                 self._batch, self._full = max(1, half), 0
                 self._grow_after = min(BATCH, 2 * self._grow_after)
                 if refused(error) and half:
@@ -112,7 +112,7 @@ class Renewals:
                 self._locks.add(delivery, self._owner.clock.usable(end - wall), now)
 
     def _grow(self, renewed: int) -> None:
-        """Try one lock more at once, rarely where that was refused each time: every refusal costs two requests."""
+        """Let the batch size grow by one. After repeated refusals growth is rare: every refusal costs two requests."""
         if renewed < self._batch:
             return
         self._full += 1
@@ -126,18 +126,18 @@ class Renewals:
             self._locks.again(delivery, again)
 
     def _judge(self) -> None:
-        """Tell refusals of single locks from an outage: by their condition, or by others that were renewed since."""
+        """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since."""
         refused, self._refused = self._refused, []
         for delivery, found, for_good in refused:
             if for_good or self._renewed > (delivery.renewed_before or 0):
-                self._batch, self._grow_after = BATCH, 1  # it was not their number
+                self._batch, self._grow_after = BATCH, 1  # their number was not the cause
                 self._leave(delivery, found)
             else:
                 self._owner.broken = found
                 self._later([delivery])
 
     def _leave(self, delivery: ServiceBusDelivery, found: BrokerError) -> None:
-        """Ask again, less than ten times, until the lock has passed; then the message comes again."""
+        """Ask again, fewer than ten times, until the lock has expired; then the message comes again."""
         remaining = delivery.remaining(time.time())
         if remaining > 0:
             _log.debug("%s: %s", delivery.position, found)

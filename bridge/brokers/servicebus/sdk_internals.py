@@ -1,7 +1,8 @@
-"""What the SDK can do and does not offer in public, in small: touches with a way to do without each.
+"""Small uses of private parts of the SDK, each with a fallback.
 
-The larger ones are in `transport` (how transfers become messages, and credit), `decoding` and `attaching`. The SDK's
-minor version is pinned, and tests/brokers/servicebus/test_sdk_internals.py fails when one of them has lost its grip.
+The larger ones are in `transport` (assembly of transfers into messages, and credit), `decoding` and `attaching`. The
+SDK's minor version is pinned, and tests/brokers/servicebus/test_sdk_internals.py fails when the SDK changes one of
+these parts.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 def set_read_timeout(part: Any, seconds: float) -> bool:
-    """Let reads of an open receiver or sender last `seconds` where nothing comes; False when that cannot be set.
+    """Set how long reads of an open receiver or sender last when nothing comes, in seconds; False when the SDK does not
+    allow it.
 
-    Without it a waiting receiver wakes as often as its `socket_timeout` says, which costs CPU and nothing else.
+    Without this setting a waiting receiver wakes as often as its `socket_timeout` says, which only costs CPU.
     """
     handler: Any = getattr(part, "_handler", None)
     if not hasattr(handler, "_socket_timeout"):
@@ -37,7 +39,7 @@ def set_read_timeout(part: Any, seconds: float) -> bool:
 
 
 def is_link_attached(receiver: ServiceBusReceiver) -> bool:
-    """Whether the receiver's link stands; True when that cannot be told."""
+    """Return whether the receiver's link is attached; True when that is unknown."""
     handler: Any = getattr(receiver, "_handler", receiver)
     state: Any = getattr(getattr(handler, "_link", None), "state", None)
     return handler is not None and getattr(state, "name", "ATTACHED") == "ATTACHED"
@@ -46,7 +48,7 @@ def is_link_attached(receiver: ServiceBusReceiver) -> bool:
 async def release(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> bool:
     """Give a message back without raising its delivery count; False when it stays locked until its lock expires.
 
-    The SDK does this for messages that it has buffered, when a receiver closes; this is one that we had taken.
+    The SDK does this only for buffered messages when a receiver closes. This message had already been received.
     """
     handler: Any = getattr(receiver, "_handler", None)
     try:
@@ -60,11 +62,11 @@ async def release(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessa
 async def renew(
     receiver: ServiceBusReceiver, messages: Sequence[ServiceBusReceivedMessage], limit: float
 ) -> list[float]:
-    """Renew locks; returns when they end, in seconds since the epoch. limit: seconds. Raises what the SDK raises.
+    """Renew locks and return their new ends, in seconds since the epoch. limit: seconds. Raises: errors of the SDK.
 
-    In one request, as the protocol has it; the SDK in public makes one for each message, and a hundred of them at a
-    time get in each other's way. When one of the locks is lost the request is refused as a whole. The SDK's own way
-    closes the receiver when a request is refused; this one does not.
+    All locks are renewed in one request, as the protocol allows. The SDK's public method sends one request for each
+    message, and a hundred at a time slow each other down. The service refuses the whole request when one of the locks
+    is lost. The SDK's public method closes the receiver after a refusal; this function does not.
     """
     ask: Any = getattr(receiver, "_mgmt_request_response", None)
     if ask is None:
@@ -74,7 +76,7 @@ async def renew(
         answer = await ask(RENEW, {TOKENS: tokens}, message_lock_renew_op, timeout=limit)
     ends = [end / 1000 for end in answer[b"expirations"]]
     for message, end in zip(messages, ends, strict=True):
-        # What the SDK looks at before it settles
+        # The SDK checks this time before it settles
         message._expiry = datetime.fromtimestamp(end, UTC)
     return ends
 
@@ -88,8 +90,8 @@ async def settle(
 ) -> Exception | None:
     """Settle a message by `complete`, `abandon` or `dead_letter`; return the service's answer where it refuses.
 
-    Raises what the SDK raises where the service gave no answer. In public the SDK closes the link after most refusals:
-    all messages are given back, and a session ends with all its locks, for the sake of one message.
+    Raises: errors of the SDK where the service gave no answer. The SDK's public methods close the link after most
+    refusals: one message then gives all messages back and ends a session with all its locks.
     """
     given = {"reason": reason, "error_description": description} if verb == "dead_letter" else {}
     inner: Any = getattr(receiver, "_settle_message", None)
@@ -106,7 +108,7 @@ async def settle(
         await inner(message, operation, reason, description)
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, ServiceBusError):
-            # A closed link, which the SDK takes for something unexpected, and logs with a traceback
+            # A closed link, which the SDK treats as unexpected and logs with a traceback
             raise await _handled(sdk, ServiceBusConnectionError(message=str(error), error=error)) from None
         if not _is_answer(error):
             raise await _handled(sdk, error) from None
@@ -118,17 +120,19 @@ async def settle(
 
 
 async def _handled(sdk: Any, error: Exception) -> Exception:
-    """The error that the SDK makes of one, after it has closed the link; settlements side by side meet it at once."""
+    """Let the SDK close the link and return the SDK's error for the given one. Concurrent settlements may meet the same
+    error.
+    """
     try:
         handled: Exception = await sdk._handle_exception(error)
     except AttributeError:
-        # Another one has closed it meanwhile
+        # Another settlement has closed the link meanwhile
         return ServiceBusConnectionError(message="The link was closed meanwhile.", error=error)
     return handled
 
 
 def _is_answer(error: Exception) -> bool:
-    """Whether the service has refused this very request: its link stands, and its connection too."""
+    """Return whether the service has refused this very request, with its link and connection intact."""
     of_message = any(kind.__name__ == "MessageException" for kind in type(error).__mro__)
     return of_message or getattr(error, "_status_code", None) is not None
 

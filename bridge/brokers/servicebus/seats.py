@@ -1,4 +1,4 @@
-"""Which receivers may have a connection, where a namespace takes few of them. Pure."""
+"""Distribution of connections among receivers where a namespace allows few of them. Pure."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
 
 PUBLISHING = 3
-"""Connections that are left to senders."""
+"""Number of connections reserved for senders."""
 
 
 class Seats:
-    """Connections of one namespace. most: None for as many as are wanted.
+    """Connections of one namespace. most: number of connections; None: no limit.
 
-    The first receiver of an entity always has one, as has every receiver without sessions. The other session receivers
-    share what is left, in turns over the entities.
+    The first receiver of an entity always has a connection, and so has every receiver without sessions. The other
+    session receivers share the rest, in turns over the entities.
     """
 
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._receivers: list[Receiver] = []
         self._taken: set[Receiver] = set()
-        """Those that may do without and have one, perhaps no longer rightly."""
+        """Spare receivers that have a connection, possibly beyond their share."""
 
     def join(self, receivers: Sequence[Receiver]) -> None:
-        """They want connections. Receivers that lose theirs to them are told."""
+        """Add receivers that need connections. Receivers that lose their connections to them are notified."""
         self._receivers += receivers
         for receiver in self._receivers:
             if not self.has(receiver):
                 receiver.give_way()
 
     def leave(self, receivers: Sequence[Receiver]) -> None:
-        """They want none any more."""
+        """Remove receivers that need no connection any more."""
         self._receivers = [each for each in self._receivers if each not in receivers]
         self._taken.difference_update(receivers)
 
     def has(self, receiver: Receiver) -> bool:
-        """Whether the receiver is to have a connection."""
+        """Return whether the receiver is entitled to a connection."""
         if self._most is None or not receiver.spare:
             return True
         spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
         return receiver in spare[: self._left(self._most)]
 
     def take(self, receiver: Receiver) -> bool:
-        """Whether the receiver may connect now, which it may not before others have given theirs back."""
+        """Return whether the receiver may connect now. A spare receiver may have to wait until others have released
+        theirs.
+        """
         if self._most is None or not receiver.spare or receiver in self._taken:
             return self.has(receiver)
         if not self.has(receiver) or len(self._taken) >= self._left(self._most):
@@ -54,7 +56,7 @@ class Seats:
         return True
 
     def give_back(self, receiver: Receiver) -> None:
-        """Its connection is closed. Idempotent."""
+        """Record that the receiver's connection is closed. Idempotent."""
         self._taken.discard(receiver)
 
     def _left(self, most: int) -> int:

@@ -19,10 +19,10 @@ from bridge.tls import MAX_FILE
 
 
 class Access:
-    """Makes clients of one namespace. `namespace` is its full name."""
+    """Creates clients of one namespace. `namespace` is its full name."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path. Raises: BrokerError for what is malformed."""
+        """resolve: from a field below `tls` and its value to a path. Raises: BrokerError for malformed settings."""
         self._config = config
         self._given: dict[str, Any] = {"retry_total": 0}
         if config.tls is not None and config.tls.ca is not None:
@@ -40,7 +40,7 @@ class Access:
             try:
                 found = parse_connection_string(config.connection_string.get_secret_value())
             except ValueError as error:
-                # Its text may quote the string
+                # The text of the error may quote the string
                 raise BrokerError(
                     f"{name}: the connection string cannot be read ({type(error).__name__}); it is written "
                     "Endpoint=sb://HOST/;SharedAccessKeyName=NAME;SharedAccessKey=KEY"
@@ -51,7 +51,7 @@ class Access:
             self.namespace = config.namespace
 
     def client(self) -> ServiceBusClient:
-        """A client that retries nothing by itself: what fails is replaced and counted here."""
+        """Create a client without retries of its own: the bridge replaces and counts failed parts."""
         config = self._config
         if config.connection_string is not None:
             return ServiceBusClient.from_connection_string(_of_all(config.connection_string), **self._given)
@@ -60,14 +60,14 @@ class Access:
         return ServiceBusClient(self.namespace, self._credential, **self._given)
 
     async def close(self) -> None:
-        """Let go of what the credential holds open. Idempotent."""
+        """Close the credential. Idempotent."""
         credential, self._credential = self._credential, None
         if hasattr(credential, "close"):
             await credential.close()
 
 
 def _of_all(connection_string: SecretStr) -> str:
-    """Without the name of one entity: sources and targets name theirs, and the key decides."""
+    """Connection string without an entity's name: sources and targets name theirs, and the key decides."""
     parts = connection_string.get_secret_value().split(";")
     return ";".join(part for part in parts if not part.strip().lower().startswith("entitypath="))
 

@@ -18,11 +18,11 @@ from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.message import Message
 
 PROPERTY_LIMIT, PROPERTIES_LIMIT = 32 * 1024, 64 * 1024
-"""Bytes of one application property and of all of a message, as the service documents them."""
+"""Most bytes of one application property, and of all properties of a message, as the service documents them."""
 
 
 class Senders:
-    """All senders of a broker. Calls for one entity line up: a link carries one send at a time."""
+    """All senders of a broker. Calls for one entity queue up: a link carries one send at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -31,9 +31,9 @@ class Senders:
         self.replaced = 0
 
     async def publish(self, entity: str, messages: Sequence[Message]) -> None:
-        """Return when the service has taken all messages, in their order per session or partition key.
+        """Return when the service has accepted all messages, in their order per session or partition key.
 
-        Raises: BrokerUnavailable (some may have been taken; their ids let duplicate detection drop the repeats),
+        Raises: BrokerUnavailable (some may have been accepted; duplicate detection drops the repeats by their ids),
         PublishFailed.
         """
         prefix = self._connection.config.cloudevents_prefix
@@ -64,13 +64,13 @@ class Senders:
                 await self._give(await self._open(entity, line), entity, messages)
             except BrokerUnavailable:
                 self._replace(line)
-                # A sender that was there before may only have been idle for too long
+                # An existing sender may only have been idle for too long
                 if final or fresh:
                     raise
             except PublishFailed:
-                raise  # an answer: the sender has done its part
+                raise  # an answer: the sender works
             except BaseException:
-                # The deadline, or the caller's: how it ended is unknown, and nothing says it ever will
+                # Deadline or cancellation: the result of the send is unknown and may never arrive
                 self._replace(line)
                 raise
             else:
@@ -95,7 +95,7 @@ class Senders:
                 try:
                     batch.add_message(message)
                 except ValueError:
-                    # Alone it may pass: the limit of a message is higher than that of a batch
+                    # Alone the message may be accepted: the limit of a message is higher than that of a batch
                     batch = None
                     await sender.send_messages(message, timeout=limit)
             if batch is not None:
@@ -103,7 +103,7 @@ class Senders:
         except FOREIGN as error:
             found = self._connection.translate(error, what, doing="publishing", path=entity)
             if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_crowded, messages)):
-                # The service has no word of its own for that, and answers as if it might pass
+                # The service has no condition of its own for this and answers with a temporary one
                 raise PublishFailed(
                     f"{found}; properties of a message may have {PROPERTY_LIMIT // 1024} KiB each and "
                     f"{PROPERTIES_LIMIT // 1024} KiB together"
@@ -122,7 +122,7 @@ class Senders:
         self._retire(line)
 
     def _retire(self, line: _Line) -> None:
-        """Nobody waits for it to close."""
+        """Close the line's sender in the background."""
         sender, line.sender = line.sender, None
         if sender is not None:
             closing = asyncio.create_task(self._connection.close(sender))
@@ -131,7 +131,7 @@ class Senders:
 
 
 class _Line:
-    """Who waits to send to one entity."""
+    """Sender of one entity, and the lock on which its callers queue."""
 
     __slots__ = ("sender", "turn")
 
@@ -141,7 +141,7 @@ class _Line:
 
 
 def _crowded(message: ServiceBusMessage) -> bool:
-    """Whether the message has more application properties than the service documents."""
+    """Return whether the message exceeds the size of application properties that the service documents."""
     amqp: Any = message.raw_amqp_message
     properties: dict[Any, Any] = getattr(amqp, "encoded", amqp).application_properties or {}
     sizes = [len(name) + _size(value) for name, value in properties.items()]
@@ -149,7 +149,7 @@ def _crowded(message: ServiceBusMessage) -> bool:
 
 
 def _size(value: Any) -> int:
-    """Bytes of a property; those of a number or a null do not count."""
+    """Size of a property in bytes; 0 for a number or a null."""
     if isinstance(value, dict):
         value = value[VALUE]  # encoded
     return len(value.encode() if isinstance(value, str) else value) if isinstance(value, str | bytes | bytearray) else 0

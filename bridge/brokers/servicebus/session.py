@@ -1,4 +1,4 @@
-"""A receiver that takes one session after the other."""
+"""A receiver that accepts one session after another."""
 
 from __future__ import annotations
 
@@ -21,42 +21,44 @@ from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0
-"""How long the service is asked to wait for a session that nobody holds."""
+"""Seconds for which the service is asked to wait for a free session."""
 
 ROOM_SECONDS = 1.0
-"""Between two looks whether there is room for what another session holds."""
+"""Seconds between checks for free space in the inbox."""
 
 SHORTEST_QUIET = 0.05
-"""Silence in seconds that says that a session has no more, at least."""
+"""Shortest silence, in seconds, that shows that a session has no more messages."""
 
 _VERBS = {verb.value for verb in Verb}
 
 
 class SessionReceiver(Receiver):
-    """One lock holds the session and all its messages. It ends when the session is idle, when its turn is over and
-    nothing of it is at work, and with its connection: then whatever was in flight is no longer ours.
+    """Receiver of sessions. One lock covers the session and all its messages.
+
+    A session ends when it is idle, when its turn is over and no message of it is in process, or with its connection. In
+    the last case this process loses all messages in flight.
     """
 
     def __init__(self, *, listener: Listener, receiver_options: Sessions, **given: Any) -> None:
         """given: see `Receiver`."""
         super().__init__(**given)
         self.sessions = 0
-        """Sessions that were taken."""
+        """Number of accepted sessions."""
         self._listener = listener
         self._receiver_options = receiver_options
         self._renew_at: float | None = None
         self._handing: asyncio.Task[None] | None = None
-        """The end of a turn."""
+        """Task that ends a turn."""
         self._kept: ServiceBusReceiver | None = None
-        """The connection, with or without a session."""
+        """Open connection, with or without a session."""
         self._took = 0.0
         self._begun = 0.0
         self._quiet = self._hurry = receiver_options.idle
-        """Silence after which a session is left: before its first message, and after it."""
+        """Seconds of silence after which a session is left: before its first message, and after it."""
         self._busy = 0.0
 
     async def open(self) -> ServiceBusReceiver | None:
-        """See `Receiver.open`: wait for the next session, over the connection of the one before."""
+        """See `Receiver.open`: wait for the next session, over the connection of the previous one."""
         if self._kept is None:
             self.connection.seats.give_back(self)
         seated = self.connection.seats.take(self)
@@ -65,13 +67,13 @@ class SessionReceiver(Receiver):
             self.away = None
             self.ready.set()
         if not seated or not self.inbox.room:
-            # Without room nothing could be read of another session either
+            # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
             return None
         begun = time.monotonic()
         link = await self._accept()
         if link is None:
-            # There was none, and the service is there to say so
+            # No session was free, and the service answered
             self.away = None
             self.ready.set()
             return None
@@ -81,7 +83,7 @@ class SessionReceiver(Receiver):
         self._begun = self._busy = now
         self._quiet = self._receiver_options.idle
         if now - begun < self._receiver_options.idle / 4:
-            # This one was waiting, so others may be: silence of two round trips says that it has no more
+            # This session was waiting, and others may be too: silence of two round trips shows that it has no more
             self._hurry = min(self._receiver_options.idle, max(SHORTEST_QUIET, 2 * (now - begun)))
         else:
             self._hurry = self._receiver_options.idle
@@ -99,7 +101,7 @@ class SessionReceiver(Receiver):
         return link
 
     async def _accept(self) -> ServiceBusReceiver | None:
-        """The next session; None where there is none. Raises: BrokerError."""
+        """Accept the next session; None where there is none. Raises: BrokerError."""
         what, limit = f"take a session of {self.path}", self.connection.config.request_timeout
         link, self._kept = self._kept, None
         if link is None:
@@ -112,7 +114,7 @@ class SessionReceiver(Receiver):
         return link if taken else None
 
     async def _open_whole(self, link: ServiceBusReceiver, what: str, limit: float) -> ServiceBusReceiver | None:
-        """With a connection of its own, as the SDK does it."""
+        """Open the receiver with its own connection, in the SDK's way."""
         try:
             await self.connection.open(link, what, ACCEPT_SECONDS + limit)
         except BrokerUnavailable as error:
@@ -122,7 +124,9 @@ class SessionReceiver(Receiver):
         return link
 
     async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
-        """See `Receiver.leave`: the service gives the messages back, uncounted. The connection stays for the next."""
+        """See `Receiver.close_link`. The service gives the messages back without counting. The connection stays for the
+        next session.
+        """
         self._renew_at = None
         partition = self.partition
         partition.revoked = True
@@ -135,7 +139,7 @@ class SessionReceiver(Receiver):
         if self._handing is not None:
             await self._handing
         elif not self.closing:
-            # Before the next session is taken, which may be this one again
+            # Before the next session is accepted, which may be the same one again
             await self._listener.revoked([partition])
         await closing
 
@@ -149,7 +153,7 @@ class SessionReceiver(Receiver):
         return self.number > 0
 
     def give_way(self) -> None:
-        """See `Receiver.give_way`: a session that is held is kept to its end."""
+        """See `Receiver.give_way`: a held session is kept to its end."""
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
 
@@ -166,11 +170,11 @@ class SessionReceiver(Receiver):
             return self._handing.done()
         now = time.monotonic()
         if self.inbox.stuck:
-            # Nobody wants anything now: neither from this session nor from the next
+            # The inbox is full: neither this session nor the next could deliver messages
             self._busy = now
             return False
         if self._turn_is_over(now):
-            # What waits is given back with the session, what is at work is finished and settled meanwhile
+            # Waiting messages are given back with the session; those in process are finished and settled meanwhile
             self._handing = asyncio.create_task(self._listener.revoked([self.partition]))
             self._handing.add_done_callback(lambda _: self.wake())
             return False
@@ -180,7 +184,7 @@ class SessionReceiver(Receiver):
         return now - self._busy >= self._quiet
 
     def read_timeout(self) -> float:
-        """See `Receiver.patience`."""
+        """See `Receiver.read_timeout`."""
         if self.inbox.stuck:
             return super().read_timeout()
         now = time.monotonic()
@@ -192,14 +196,14 @@ class SessionReceiver(Receiver):
         return max(0.0, min(self._busy + self._quiet - now, turn))
 
     def wanted(self) -> bool:
-        """See `Receiver.wanted`: at the end of a turn what is in flight is finished and no more is read."""
+        """See `Receiver.wanted`: at the end of a turn messages in flight are finished and no more are read."""
         return super().wanted() and not self._turn_is_over(time.monotonic())
 
     def _turn_is_over(self, now: float) -> bool:
         return now - self._begun >= self._receiver_options.turn
 
     def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
-        """See `Receiver.admit`: the session's lock is the message's."""
+        """See `Receiver.admit`: the session's lock covers the message."""
         self._busy = now
         self._quiet = self._hurry
         delivery = self.deliver(raw)
@@ -232,25 +236,25 @@ class SessionReceiver(Receiver):
         self._renew_at = now + renew_after(self.clock.usable(until.timestamp() - time.time()), self._took)
 
     async def take(self, link: ServiceBusReceiver) -> int:
-        """See `Receiver.take`: after its turn a session gives back what was buffered."""
+        """See `Receiver.take`: after its turn a session gives buffered messages back."""
         return 0 if self._turn_is_over(time.monotonic()) else await super().take(link)
 
     def translate(self, error: BaseException, what: str) -> BrokerError:
         """See `Receiver.translate`: a lost lock is that of the session."""
         found = super().translate(error, what)
         if isinstance(found, LockLost):
-            if what not in _VERBS:  # a settlement may have been done, and its answer lost
+            if what not in _VERBS:  # a settlement may be done, and its answer lost
                 self._check_clock_skew()
             self.partition.lost = self.partition.revoked = True
         return found
 
     def _check_clock_skew(self) -> None:
-        """Was there time left, by the local clock?"""
+        """Check whether the lost lock had time left by the local clock."""
         until = None if self._link is None else self._link.session.locked_until_utc
         if until is not None and not self.partition.lost:
             self.clock.lost(until.timestamp() - time.time())
 
     def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """See `Receiver.mark_lock_lost`: with the session all its messages are lost, and it counts once."""
+        """Mark the session as lost with all its messages; the loss counts once. See `Receiver.mark_lock_lost`."""
         self.broken = error
         return PartitionRevoked(str(error))

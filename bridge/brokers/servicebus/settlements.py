@@ -1,4 +1,4 @@
-"""Settlements of one receiver, side by side."""
+"""Concurrent settlements of one receiver."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver
 
 BATCH = 100
-"""How many run side by side: where the round trip is long they share it."""
+"""Number of concurrent settlements, which share a long round trip."""
 
 FAILURES = 3
-"""Times that a settlement may meet a fault, alone, while others do not: then the message is to blame."""
+"""Number of faults that one settlement may meet while others succeed; then the message is at fault."""
 
 
 class Settlements:
-    """What is asked for waits here until the receiver's task comes by."""
+    """Queue of settlement requests until the receiver's task carries them out."""
 
     def __init__(self, owner: Receiver) -> None:
         self._owner = owner
@@ -35,21 +35,21 @@ class Settlements:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to do."""
+        """True when requests are waiting."""
         return bool(self._requests)
 
     def add(self, request: Request) -> None:
-        """Settle it in its turn."""
+        """Queue a request."""
         self._requests.append(request)
 
     def fail(self, error: BrokerError) -> None:
-        """Nothing can be settled now: whoever waits is told, and asks again."""
+        """Fail all waiting requests with BrokerUnavailable. Their callers ask again."""
         requests, self._requests = self._requests, deque()
         for request in requests:
             request.fail(BrokerUnavailable(str(error)))
 
     async def carry_out(self, link: ServiceBusReceiver) -> None:
-        """One batch of what waits. What breaks the connection is noted at the receiver."""
+        """Carry out one batch of waiting requests. An error that breaks the connection is recorded in the receiver."""
         requests: list[Request] = []
         while self._requests and len(requests) < BATCH:
             request = self._requests.popleft()
@@ -62,7 +62,7 @@ class Settlements:
             await self._settle(link, together[0])
         elif together:
             await asyncio.gather(*(self._settle(link, request) for request in together))
-        # A fault that takes the connection strikes all: one after the other shows which message brings it
+        # A fault of the connection affects all concurrent requests: one at a time shows which message causes it
         for request in sorted(
             (request for request in requests if request.delivery.failures), key=lambda each: each.delivery.failures
         ):
@@ -95,7 +95,7 @@ class Settlements:
                 self._refused(link, request, answer)
 
     def _refused(self, link: ServiceBusReceiver, request: Request, answer: Exception) -> None:
-        """The service has answered no; the connection is as good as before."""
+        """Handle a refusal by the service; the connection is intact."""
         owner, what = self._owner, request.verb.value
         refusal = owner.connection.translate(answer, f"{what} {owner.path}", doing="settling", path=owner.path)
         if isinstance(refusal, SettlementRefused):
@@ -108,21 +108,21 @@ class Settlements:
             owner.broken = found
             request.fail(BrokerUnavailable(str(found)))
         elif may_be_the_message(answer):
-            # An error inside the service tells nothing of what it did before
+            # An error inside the service does not show what the service did before
             request.delivery.settlement_unknown = True
             request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
         else:
             request.fail(BrokerUnavailable(str(found)))
 
     def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
-        # Where the link has gone, the SDK asks once more beside it: the first time may have been heard
+        # Where the link has gone, the SDK sends a second request beside it: the first one may have reached the service
         request.delivery.settlement_unknown = request.delivery.settlement_unknown or not sdk_internals.is_link_attached(
             link
         )
         request.fail(self._owner.mark_lock_lost(request.delivery, error))
 
     def _broken(self, request: Request, found: BrokerError) -> None:
-        """There was no answer. Where others are settled and only this one never, the message is to blame."""
+        """Handle a missing answer. When others are settled and only this message never is, the message is at fault."""
         request.delivery.settlement_unknown = True
         self._owner.broken = found
         others = self._others_are_settled(request.delivery)
@@ -132,7 +132,7 @@ class Settlements:
             request.fail(BrokerUnavailable(str(found)))
 
     def _others_are_settled(self, delivery: ServiceBusDelivery) -> bool:
-        """Count a failure; whether others have been settled since the first."""
+        """Count a failure; return whether others have been settled since the first."""
         if not delivery.failures:
             delivery.settled_before = self._settled
         delivery.failures += 1

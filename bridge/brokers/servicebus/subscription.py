@@ -1,4 +1,4 @@
-"""A live consumer of queues and subscriptions."""
+"""An open consumer of queues and subscriptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bridge.errors import BrokerUnavailable, ClockSkew
 _log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 5.0
-"""How long a refusal may take to show at the start; where there are sessions, consent looks like silence."""
+"""Seconds within which a refusal usually shows at the start. With sessions, acceptance looks like silence."""
 
 TICK_SECONDS = 1.0
 
@@ -30,10 +30,10 @@ class ServiceBusSubscription:
     """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `LockingSubscription`."""
 
     commits = (0, 0.0)
-    """See `ObservedSubscription.commits`: every message is settled by itself."""
+    """See `ObservedSubscription.commits`: every message is settled by itself, and no commits are counted."""
 
     skipped = 0
-    """See `ObservedSubscription.skipped`: the service keeps what it has."""
+    """See `ObservedSubscription.skipped`: always 0, since the service drops no messages that a consumer would skip."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """`closed` is called once, at the end of `close`."""
+        """closed: called once, at the end of `close`."""
         receiver_options = ServiceBusReceiverOptions.of(options)
         self._connection = connection
         self._listener = listener
@@ -66,13 +66,13 @@ class ServiceBusSubscription:
                     "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
-                    Receiver(**given)  # type: ignore[arg-type]  # a dict of different kinds
+                    Receiver(**given)  # type: ignore[arg-type]  # a dict of different types
                     if receiver_options.sessions is None
                     else SessionReceiver(listener=listener, receiver_options=receiver_options.sessions, **given)
                 )
 
     async def start(self) -> None:
-        """Connect. Raises: BrokerUnavailable, when the service is away or refuses us."""
+        """Connect. Raises: BrokerUnavailable when the service is away or refuses the connection."""
         if not self._sessions:
             await self._listener.assigned([receiver.partition for receiver in self._receivers])
         self._connection.seats.join(self._receivers)
@@ -89,7 +89,7 @@ class ServiceBusSubscription:
                 each.cancel()
         refused = next((each.away for each in self._receivers if isinstance(each.away, Refused)), None)
         away = [each.away for each in self._seated() if each.away is not None]
-        skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set while we wait, unready
+        skewed = any(isinstance(error, ClockSkew) for error in away)  # the clock can be set during the wait, not ready
         if refused is not None or (len(away) == len(self._seated()) and not skewed):
             await self.close()
             raise refused or away[0]
@@ -111,11 +111,11 @@ class ServiceBusSubscription:
         return ()
 
     def _seated(self) -> list[Receiver]:
-        """The receivers that may connect: at least one of each entity."""
+        """Receivers that may connect: at least one of each entity."""
         return [each for each in self._receivers if self._connection.seats.has(each)]
 
     async def flush(self) -> None:
-        """See `Subscription.flush`: what was completed is, or its `complete` has not returned."""
+        """See `Subscription.flush`: `complete` returns only after settlement, and nothing is left to flush."""
 
     async def close(self) -> None:
         """See `Subscription.close`."""
@@ -146,7 +146,9 @@ class ServiceBusSubscription:
             await asyncio.sleep(TICK_SECONDS)
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """See `Subscription.lag`: what is locked for us; how many wait is told to managers only."""
+        """See `Subscription.lag`. Counts the locked messages; only clients with manage rights can query the number of
+        waiting ones.
+        """
         return {(each.path, each.number): each.partition.gap for each in self._receivers}
 
     def stopped(self) -> dict[str, str]:
@@ -156,7 +158,7 @@ class ServiceBusSubscription:
 
     @property
     def rebalances(self) -> int:
-        """See `ObservedSubscription.rebalances`: sessions that were taken."""
+        """See `ObservedSubscription.rebalances`: number of accepted sessions."""
         return sum(each.sessions for each in self._receivers if isinstance(each, SessionReceiver))
 
     @property

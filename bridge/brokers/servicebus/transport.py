@@ -1,9 +1,9 @@
-"""The SDK's transport with four of its habits changed: how transfers become messages, when credit is given, how peeked
-messages are decoded, and how copies of them are sent.
+"""The SDK's transport with four changes: assembly of transfers into messages, link credit, decoding of peeked messages,
+and sending of their copies.
 
-Like `sdk_internals`, this module touches private parts of the SDK, whose minor version is pinned;
-tests/brokers/servicebus/test_sdk_internals.py and test_unreadable.py fail when a touch has lost its grip. Without them
-the SDK's own ways remain.
+Like `sdk_internals`, this module uses private parts of the SDK, whose minor version is pinned.
+tests/brokers/servicebus/test_sdk_internals.py and test_unreadable.py fail when the SDK changes these parts. Without the
+changes the SDK's own behavior remains.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _CLOSED = (
     "no matching pending transfer",
     "did not receive reciprocal protocol header",
 )
-"""Words of the ValueErrors and RuntimeErrors that the SDK raises at links and handlers that went meanwhile."""
+"""Words of the ValueErrors and RuntimeErrors that the SDK raises at links and handlers that were closed meanwhile."""
 
 
 def closed(error: BaseException) -> bool:
-    """Whether the SDK only says so that a link or handler went meanwhile, which others may have closed."""
+    """Return whether the error only reports a link or handler that was closed meanwhile, possibly by another task."""
     if isinstance(error, AttributeError):
         return str(error).startswith("'NoneType' object has no attribute")
     return isinstance(error, ValueError | RuntimeError) and any(word in str(error).lower() for word in _CLOSED)
 
 
 class Transfers:
-    """Puts the frames of one receiver link together and decodes them.
+    """Assembles the frames of one receiver link and decodes them.
 
-    The SDK's link raises in the middle of a read where a value cannot be decoded: then the message is gone without a
-    trace, or the link with it, and what was collected of its frames is taken for the beginning of the next message.
+    The SDK's link raises in the middle of a read when a value cannot be decoded. The message is then lost without a
+    trace, or the link with it, and the collected frames are taken for the beginning of the next message.
     """
 
     def __init__(self, link: Any) -> None:
@@ -63,12 +63,12 @@ class Transfers:
         self._first: list[Any] | None = None
         self._collected = bytearray()
         self.over = False
-        """Nothing is taken any more: the link is on its way out, and what comes goes back with it."""
+        """True when nothing is accepted any more: the link is closing, and arriving messages go back with it."""
         link._incoming_transfer = self.incoming
         link.transfers = self
 
     async def incoming(self, frame: list[Any]) -> None:
-        """One frame."""
+        """Handle one frame."""
         link = self._link
         if self._first is None:
             self._first = frame
@@ -88,16 +88,16 @@ class Transfers:
         message = decoding.decode(collected or frame[PAYLOAD], named=named)
         first[PAYLOAD] = b""  # it is kept with the message
         if not named:
-            first[2] = str(first[1]).encode()  # the SDK tells deliveries apart by it
+            first[2] = str(first[1]).encode()  # the SDK distinguishes deliveries by it
         link._received_delivery_tags.add(first[2])
         await link._on_transfer(first, message)
 
 
 class ReceiveClient(ReceiveClientAsync):
-    """A receiver's link that is guarded, and that is given the credit for which there is room."""
+    """Client of a receiver link that uses `Transfers` and grants credit by free space."""
 
     credit: Callable[[], int] | None = None
-    """How many messages may come now; None: as many as the SDK says."""
+    """Number of messages that may come now; None: the number that the SDK chooses."""
 
     async def _client_ready_async(self) -> bool:
         had = self._link
@@ -107,7 +107,7 @@ class ReceiveClient(ReceiveClientAsync):
         return ready
 
     async def _client_run_async(self, **given: Any) -> bool:
-        # A ValueError is passed on: the SDK's own way to end is without a word
+        # Pass a ValueError on: the SDK itself would end silently
         link: Any = self._link
         connection: Any = self._connection
         if link.current_link_credit <= 0:
@@ -119,7 +119,7 @@ class ReceiveClient(ReceiveClientAsync):
 
 
 class Transport(PyamqpTransportAsync):
-    """What the SDK makes receivers with, and asks at `$management` with."""
+    """Transport that the SDK uses for receivers and for requests at `$management`."""
 
     @staticmethod
     def create_receive_client_async(receiver: Any, **given: Any) -> Any:
@@ -134,7 +134,8 @@ class Transport(PyamqpTransportAsync):
             await PyamqpTransportAsync.settle_message_via_receiver_link_async(*given, **named)
         except (ValueError, RuntimeError) as error:
             if closed(error) or isinstance(error.__cause__, AMQPConnectionError):
-                # At a RuntimeError the SDK would connect again to ask beside the link, once for every settlement
+                # At a RuntimeError the SDK would open another connection for a request beside the link, once for each
+                # settlement
                 raise ServiceBusConnectionError(message="The link was closed meanwhile.", error=error) from error
             raise
 
@@ -154,7 +155,7 @@ class Transport(PyamqpTransportAsync):
 
     @staticmethod
     def parse_received_message(message: Any, message_type: Any, **given: Any) -> list[Any]:
-        """Messages that were peeked at, also where some cannot be decoded."""
+        """Peeked messages, including those that cannot be decoded completely."""
         if not message.value:
             return []
         found = []
@@ -166,13 +167,13 @@ class Transport(PyamqpTransportAsync):
 
     @staticmethod
     def to_outgoing_amqp_message(annotated_message: Any) -> Any:
-        """The message itself, where it was encoded beforehand."""
+        """Return the message itself where it was encoded beforehand."""
         encoded = getattr(annotated_message, "encoded", None)
         return PyamqpTransport.to_outgoing_amqp_message(annotated_message) if encoded is None else encoded
 
 
 def install(client: ServiceBusClient) -> bool:
-    """Let a client's receivers use it; False when the SDK has no such place, and its own transport is used."""
+    """Install the transport in a client; False when the SDK has no such place, and its own transport stays."""
     if getattr(client, "_amqp_transport", None) is not PyamqpTransportAsync:
         return False
     client._amqp_transport = Transport
@@ -180,32 +181,32 @@ def install(client: ServiceBusClient) -> bool:
 
 
 def exact(client: ServiceBusClient) -> bool:
-    """Tell whether a client sends encoded values as they are."""
+    """Return whether a client sends encoded values unchanged."""
     return getattr(client, "_amqp_transport", None) is Transport and encoding.extend()
 
 
 def fault(raw: ServiceBusReceivedMessage) -> decoding.Fault | None:
-    """What of a message could not be decoded."""
+    """Fault of a message that could not be decoded completely; None for any other."""
     found: decoding.Fault | None = getattr(getattr(raw, "_message", None), "fault", None)
     return found
 
 
 def encoded(raw: ServiceBusReceivedMessage) -> bytes | None:
-    """The message as it came, where it was kept."""
+    """Encoded message as received, where it was kept."""
     found: bytes | None = getattr(getattr(raw, "_message", None), "encoded", None)
     return found
 
 
 def size(raw: ServiceBusReceivedMessage) -> int:
-    """Encoded bytes of a message; 0 when that is not known."""
+    """Encoded size of a message in bytes; 0 when it is unknown."""
     return int(getattr(getattr(raw, "_message", None), "size", 0))
 
 
 def has_token(raw: ServiceBusReceivedMessage) -> bool:
-    """Whether the service named the message's lock."""
+    """Return whether the service sent a token of the message's lock."""
     return decoding.has_token(raw._delivery_tag, raw._message)
 
 
 def settleable(raw: ServiceBusReceivedMessage) -> bool:
-    """Whether the service said by what the message is to be settled."""
+    """Return whether the service sent the delivery id by which the message is settled."""
     return raw._delivery_id is not None

@@ -1,4 +1,4 @@
-"""Context attributes: names, types and the checks that the specification asks for."""
+"""Context attributes: names, types and the checks that the specification requires."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ _JSON_TYPES = {
 
 
 def check_version(value: Any) -> None:
-    """Raises: DecodeError unless specversion is "1.0"."""
+    """Check the version. Raises: DecodeError unless specversion is "1.0"."""
     if value != "1.0":
         said = "no specversion" if value is None else "a specversion that is not supported"
         raise DecodeError(f'the CloudEvent has {said}; it must be the string "1.0"')
 
 
 def check_required(value: Any, name: str) -> str:
-    """Raises: DecodeError unless the value is a non-empty string without control characters."""
+    """Check a required attribute. Raises: DecodeError unless the value is a non-empty string without control
+    characters.
+    """
     if type(value) is str and value and value.isprintable():
         return value
     if value is None:
@@ -48,14 +50,16 @@ def check_required(value: Any, name: str) -> str:
         raise DecodeError(f"the CloudEvent attribute {name} must be a string, not {_JSON_TYPES[type(value)]}")
     if not value:
         raise DecodeError(f"the CloudEvent attribute {name} is empty")
-    # isprintable is the cheap test: what it refuses may still be allowed, like a no-break space
+    # isprintable is the cheap test: some characters that it rejects are allowed, such as a no-break space
     if _FORBIDDEN.search(value):
         raise DecodeError(f"the CloudEvent attribute {name} holds control characters")
     return value
 
 
 def check_source(value: Any) -> str:
-    """Raises: DecodeError unless the value can be a URI reference; a blank in it would make identities ambiguous."""
+    """Check the source. Raises: DecodeError unless the value can be a URI reference; a blank would make identities
+    ambiguous.
+    """
     source = check_required(value, "source")
     if " " in source:
         raise DecodeError("the CloudEvent attribute source holds a blank, which no URI reference can")
@@ -63,12 +67,12 @@ def check_source(value: Any) -> str:
 
 
 def check_optional(value: Any, name: str) -> str | None:
-    """None stays None (JSON null is an absent attribute). Raises: as `check_required`."""
+    """Check an optional attribute. None stays None (JSON null is an absent attribute). Raises: as `check_required`."""
     return None if value is None else check_required(value, name)
 
 
 def check_time(value: Any) -> str | None:
-    """Raises: DecodeError unless the value is None or an RFC 3339 timestamp with a real date."""
+    """Check a time. Raises: DecodeError unless the value is None or an RFC 3339 timestamp with a real date."""
     if value is None:
         return None
     text = check_required(value, "time")
@@ -84,7 +88,7 @@ def check_time(value: Any) -> str | None:
 
 @lru_cache(maxsize=1024)
 def check_name(name: str) -> None:
-    """Raises: DecodeError unless this can name an extension attribute."""
+    """Check a name. Raises: DecodeError unless it can name an extension attribute."""
     if not _NAME.fullmatch(name):
         raise DecodeError(
             "the CloudEvent has an extension attribute whose name is not made of 1 to 128 characters a-z and 0-9"
@@ -92,7 +96,9 @@ def check_name(name: str) -> None:
 
 
 def check_extension(name: str, value: Any) -> None:
-    """Raises: DecodeError unless name and value can be an extension attribute of the JSON format."""
+    """Check an extension. Raises: DecodeError unless name and value can be an extension attribute of the JSON
+    format.
+    """
     check_name(name)
     kind = type(value)
     if kind is str:
@@ -112,7 +118,7 @@ def identity(source: str, id: str) -> str:  # noqa: A002 - the attribute's name
 
 
 def event_attributes(event: Event) -> dict[str, str]:
-    """The attributes of an event to publish, checked; absent ones are left out.
+    """Checked attributes of an event to publish; absent ones are left out.
 
     Raises: DecodeError when the event breaks the specification.
     """

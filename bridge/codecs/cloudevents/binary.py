@@ -32,8 +32,8 @@ _JSON = "application/json"
 def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
     """Attributes found in the headers, by name without prefix; empty when this is not binary mode.
 
-    headers: those of the message as text, as `text_headers` makes it.
-    Raises: DecodeError when an attribute is not valid UTF-8.
+    headers: those of the message as text, as `text_headers` makes it. Raises: DecodeError when an attribute is not
+    valid UTF-8.
     """
     found: dict[str, str] = {}
     for header, text in headers.items():
@@ -45,7 +45,9 @@ def attributes_of(message: Message, headers: dict[str, str]) -> dict[str, str]:
 
 
 def _check_utf8(message: Message, header: str) -> None:
-    """The mark of bytes that are no text may have been sent as such."""
+    """Check the bytes of a header whose text contains the mark for non-UTF-8 bytes; a sender may also send the mark
+    itself.
+    """
     for name, value in message.headers:
         if name == header and value is not None:
             try:
@@ -62,7 +64,8 @@ def decode_binary(
     headers: dict[str, str],
     limits: Limits,
 ) -> Envelope:
-    """Without a content type the data is taken as JSON, as in structured mode; an empty body is no data.
+    """Decode an event in binary mode. Without a content type the data is JSON, as in structured mode; an empty body is
+    no data.
 
     Raises: DecodeError.
     """
@@ -78,8 +81,10 @@ def around(
     content_type: str | None,
     more: Mapping[str, str] | None = None,
 ) -> Envelope:
-    """An envelope for data that was decoded elsewhere: with the attributes of `ce_` headers where there are any, else
-    with the default ones of a message without an event format. more: further extensions. Raises: DecodeError.
+    """Envelope for data that was decoded elsewhere.
+
+    The attributes come from `ce_` headers where there are any, otherwise the envelope has the defaults of a message
+    without an event format. more: further extensions. Raises: DecodeError.
     """
     headers = text_headers(message.headers)
     attributes = attributes_of(message, headers) if headers else None
@@ -137,14 +142,16 @@ def _data(body: bytes | None, content_type: str | None, limits: Limits) -> Any:
 
 
 def encode_binary(event: Event) -> Message:
-    """Bytes are written as they are, all else as JSON (None as `null`). Raises: DecodeError."""
+    """Encode an event in binary mode. Bytes are written unchanged, all other data as JSON (None as `null`). Raises:
+    DecodeError.
+    """
     if isinstance(event.data, bytes):
         return message_around(event, event.data, "application/octet-stream")
     return message_around(event, write_json(event.data), _JSON)
 
 
 def message_around(event: Event, body: bytes | None, content_type: str, more: Headers = ()) -> Message:
-    """A message with the event's attributes as headers, and `more` of them. Raises: DecodeError."""
+    """Message with the event's attributes as headers, and the headers `more`. Raises: DecodeError."""
     attributes = event_attributes(event)
     key = event.key if event.key is not None else event.extensions.get("partitionkey")
     headers = {**event.headers, "content-type": content_type}

@@ -22,11 +22,11 @@ class CloudEventsCodec:
     name: str = "cloudevents"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError."""
+        """See `Codec.decode`. Raises: DecodeError."""
         return _decode(message, position, self.limits)
 
     def encode(self, event: Event) -> Message:
-        """Raises: DecodeError."""
+        """See `Codec.encode`. Raises: DecodeError."""
         return encode_structured(event)
 
 
@@ -38,16 +38,16 @@ class CloudEventsBinaryCodec:
     name: str = "cloudevents-binary"
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """Raises: DecodeError."""
+        """See `Codec.decode`. Raises: DecodeError."""
         return _decode(message, position, self.limits)
 
     def encode(self, event: Event) -> Message:
-        """Raises: DecodeError."""
+        """See `Codec.encode`. Raises: DecodeError."""
         return encode_binary(event)
 
 
 def _decode(message: Message, position: Position, limits: Limits) -> Envelope:
-    """The content type decides the mode; without one of CloudEvents, `ce_` headers mean binary mode."""
+    """Decode by mode. The content type decides the mode; without one of CloudEvents, `ce_` headers mean binary mode."""
     if message.body is not None:
         check_size(message.body, limits)
     content_type = content_type_of(message)

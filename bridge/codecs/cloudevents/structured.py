@@ -29,7 +29,7 @@ _ABSENT = object()
 
 
 def decode_structured(message: Message, position: Position, headers: dict[str, str], limits: Limits) -> Envelope:
-    """Raises: DecodeError."""
+    """Decode an event in structured mode. Raises: DecodeError."""
     if message.body is None:
         raise DecodeError("the message has neither a body nor ce_ headers, so it is no CloudEvent")
     event = parse_json(message.body, limits)
@@ -60,7 +60,7 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
         data = _decode_base64(encoded, content_type, limits)
     elif content_type is not None:
         parse_content_type(content_type)
-    # What is left are extensions, and this dict is ours alone
+    # The remaining members are extensions, and no other object shares this dict
     if event:
         for name in [name for name, value in event.items() if value is None]:
             del event[name]
@@ -96,7 +96,9 @@ def _decode_base64(text: Any, content_type: str | None, limits: Limits) -> Any:
 
 
 def encode_structured(event: Event) -> Message:
-    """Bytes become data_base64, None is left out, all else is JSON data. Raises: DecodeError."""
+    """Encode an event in structured mode. Bytes become data_base64, None is left out, all other data is JSON. Raises:
+    DecodeError.
+    """
     document: dict[str, Any] = dict(event_attributes(event))
     if isinstance(event.data, bytes):
         document["datacontenttype"] = "application/octet-stream"

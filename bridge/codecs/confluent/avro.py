@@ -17,12 +17,12 @@ from bridge.errors import DecodeError
 
 
 class AvroSchema:
-    """One schema. Readers use the writer's schema as it is."""
+    """One schema. Readers use the writer's schema unchanged."""
 
     def __init__(self, schema: RegisteredSchema, record: str | None = None) -> None:
-        """record: full name of the record that is written, where the schema is a union; None: the one that fits.
+        """record: full name of the record to write, where the schema is a union; None: the one that fits.
 
-        Raises: DecodeError when it is no usable Avro schema, or has no such record.
+        Raises: DecodeError when the schema is not usable Avro, or has no such record.
         """
         self._whole, self._named = parse(schema.text, schema.references)
         self._schema: Any = self._whole["fields"][0]["type"]

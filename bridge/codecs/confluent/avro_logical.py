@@ -1,7 +1,7 @@
-"""Logical types of Avro between their primitive values and JSON text. Pure.
+"""Conversion of Avro's logical types between primitive values and JSON text. Pure.
 
-A logical type that is unknown, on another primitive type than the specification says, or with attributes that it
-forbids, is ignored, as the specification asks: its values are those of the primitive type.
+As the specification requires, a logical type is ignored when it is unknown, stands on another primitive type than
+specified, or has forbidden attributes. Its values are then those of the primitive type.
 https://avro.apache.org/docs/1.12.0/specification/#logical-types
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 
 _DAY = 86_400
 _DECIMALS = 4300
-"""Digits after the point that are read and written, as many as Python converts: a schema may claim any number."""
+"""Most digits after the point that are read and written, the limit of Python's conversion: a schema may state any
+number."""
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- local timestamps have no zone
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -33,7 +34,7 @@ class Logical:
     """One logical type with its attributes.
 
     read: from the primitive value to JSON. write: from JSON to the primitive value. Both raise ValueError, TypeError or
-    OverflowError for what does not fit. text: description of the JSON form. beyond: reason of a refusal to read.
+    OverflowError for values that do not fit. text: description of the JSON form. beyond: reason of a refusal to read.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Logical:
 
 
 def logical_type(kind: str, schema: Mapping[str, Any]) -> Logical | None:
-    """The logical type of a schema whose primitive type is `kind`; None where it has none or an invalid one."""
+    """Logical type of a schema whose primitive type is `kind`; None where it has none or an invalid one."""
     name = schema.get("logicalType")
     if not isinstance(name, str):
         return None
@@ -94,7 +95,7 @@ def _decimal(precision: Any, scale: Any, size: int | None) -> Logical | None:
 
 
 def _fraction(part: int, digits: int) -> str:
-    """Of a second: none, six digits or nine."""
+    """Text of a fraction of a second: no digits, six or nine."""
     nanos = part * 10 ** (9 - digits)
     if nanos == 0:
         return ""
@@ -102,7 +103,7 @@ def _fraction(part: int, digits: int) -> str:
 
 
 def _part(text: str | None, digits: int) -> int:
-    """Of a second, in units of `digits` digits. Raises: ValueError when the type cannot carry it."""
+    """Fraction of a second, in units of `digits` digits. Raises: ValueError when the type cannot carry it."""
     text = (text or "").rstrip("0")
     if len(text) > digits:
         raise ValueError

@@ -1,11 +1,10 @@
-"""The reader of Avro data: straight from bytes to JSON types, strict and within bounds.
+"""The reader of Avro data: directly from bytes to JSON types, strict and within limits.
 
-Bytes are base64, decimals text (they are exact), points in time RFC 3339 in UTC, dates and times of day ISO 8601,
-numbers that are not finite `NaN`, `Infinity` and `-Infinity`, as protobuf writes them in JSON. A record in a union of
-several carries its full name as the member `@type`, unless the union is the whole schema.
-
-fastavro's reader takes a boolean of 2 for true, a negative index for one from the end, an integer of 65 bits for
-another, and the last of two equal keys. It allocates whatever a count claims.
+Bytes become base64, decimals text (which is exact), points in time RFC 3339 in UTC, dates and times of day ISO 8601,
+and numbers that are not finite `NaN`, `Infinity` and `-Infinity`, as in protobuf's JSON mapping. A record in a union of
+several records carries its full name as the member `@type`, unless the union is the whole schema.
+fastavro's reader accepts a boolean of 2 as true, a negative index as one from the end, an integer of 65 bits as another
+one, and the last of two equal keys. It allocates as much as a count states.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _PATH_LIMIT = 200
 
 
 class _Unreadable(Exception):
-    """A value that is not what its schema says, and its place."""
+    """A value that contradicts its schema, and its place."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -35,7 +34,7 @@ class _Unreadable(Exception):
 
 
 class _Body(Budget):
-    """Data with the position in it, and what may still be read."""
+    """Data with the read position, and the rest of its budget."""
 
     __slots__ = ("at", "data")
 
@@ -46,7 +45,8 @@ class _Body(Budget):
 
 
 Read = Callable[[_Body, int], Any]
-"""From a body, and the levels that it may still nest, to JSON."""
+"""Function that reads a value from a body into JSON types. The second argument is the number of levels that may still
+nest."""
 
 
 class Reader:
@@ -58,7 +58,7 @@ class Reader:
         self._read = self._union(schema, tagged=False) if isinstance(schema, list) else self._compile(schema)
 
     def read(self, data: bytes, limits: Limits) -> Any:
-        """JSON types. Raises: DecodeError, naming the place in the data and never a value."""
+        """Read data into JSON types. Raises: DecodeError, naming the place in the data and never a value."""
         body = _Body(data, limits)
         try:
             body.take(1)
@@ -97,7 +97,7 @@ class Reader:
         if BRANCH in definition:
             return self._compile(definition[BRANCH])
         if name in self._records:
-            # A recursive schema is compiled only when all of it is known
+            # A recursive schema is compiled only when the whole schema is known
             return lambda body, room: self._records[name](body, room)
         fields: list[tuple[str, Read]] = []
         names = sum(len(field["name"]) for field in definition["fields"])
@@ -143,7 +143,7 @@ class Reader:
 
 
 def read_long(body: _Body, room: int = 0) -> int:
-    """A zigzag varint of at most 64 bits."""
+    """Read a zigzag varint of at most 64 bits."""
     data, at = body.data, body.at
     try:
         byte = data[at]
@@ -298,7 +298,7 @@ def _map(inner: Read) -> Read:
 
 
 def _end_of_block(body: _Body, count: int) -> int | None:
-    """The end of a block of items that says its size, as a negative count announces it."""
+    """End of a block of items that states its size, as announced by a negative count; None for other blocks."""
     if count > 0:
         return None
     size = read_long(body)

@@ -1,7 +1,7 @@
-"""Avro schemas in the form that the reader and the writer here share with fastavro.
+"""Avro schemas in the form that the reader and the writer of this package share with fastavro.
 
-fastavro reads and writes the primitive types alone. Logical types and defaults are kept aside, where it ignores them,
-and a branch of a union that its value does not identify becomes a record with one field, which takes the same bytes.
+fastavro reads and writes the primitive types only. Logical types and defaults are stored in attributes that fastavro
+ignores. A branch of a union that its value does not identify becomes a record with one field, which has the same bytes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Schema = Any
 def parse(text: str, references: tuple[tuple[str, str], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A record with the schema as the type of its only field, and every named type.
 
-    Inside a record the library looks names up, and the bytes are the same.
-    Raises: DecodeError when it is no Avro schema.
+    Inside a record the library resolves names, and the bytes are the same.
+    Raises: DecodeError when the text is no Avro schema.
     """
     named: dict[str, Any] = {}
     rewrite = _Rewriter()
@@ -47,12 +47,12 @@ def parse(text: str, references: tuple[tuple[str, str], ...]) -> tuple[dict[str,
 
 
 def resolve(schema: Schema, named: Mapping[str, Any]) -> Schema:
-    """The definition behind a name; any other schema as it is."""
+    """Definition behind a name; any other schema unchanged."""
     return named[schema] if isinstance(schema, str) and schema not in _PRIMITIVES else schema
 
 
 def kind_of(schema: Schema) -> str:
-    """Name of the type of a schema that `resolve` gave and that is no union."""
+    """Name of the type of a schema that `resolve` returned and that is no union."""
     return str(schema["type"] if isinstance(schema, dict) else schema)
 
 
@@ -113,6 +113,6 @@ class _Rewriter:
 
 
 def _check_names(names: list[Any]) -> None:
-    """Raises: ValueError unless these are texts, each of them once."""
+    """Check names. Raises: ValueError unless all are texts without repetition."""
     if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise ValueError

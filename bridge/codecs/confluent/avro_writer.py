@@ -1,4 +1,4 @@
-"""JSON types as values that fastavro writes; the forms are those of `avro_reader`. Pure."""
+"""Conversion of JSON types into values that fastavro writes; the forms are those of `avro_reader`. Pure."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from bridge.errors import DecodeError
 
 _TAGGED = frozenset({TYPE, VALUE})
 _DEFAULTS = 10_000
-"""Members of one event that are written by default: records with defaults of records can double at every level."""
+"""Most members of one event that are written by default: records with defaults of records can double at every level."""
 
 _UNNAMED = frozenset({
     "null", "boolean", "int", "long", "float", "double", "bytes", "string", "array", "map"
 })  # fmt: skip
-"""Types whose branch in a union is known by the type and not by a name."""
+"""Types whose branch in a union is identified by the type and not by a name."""
 
 
 class Writer:
-    """From JSON types to what fastavro writes, by the schema; checks everything on the way."""
+    """Converts JSON types into fastavro's values, by the schema, and checks all of them."""
 
     def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
-        """defaults: the count of them that may still be written, where values are themselves defaults of a schema:
-        without logical types, and bytes as the characters U+0000 to U+00FF.
+        """defaults: number of defaults that may still be written, for values that are themselves defaults of a schema.
+        Such values have no logical types, and bytes are the characters U+0000 to U+00FF.
         """
         self._named = named
         self._raw = defaults is not None
         self._defaults = defaults or [_DEFAULTS]
 
     def native(self, schema: Schema, value: Any, path: str) -> Any:
-        """Raises: DecodeError, naming the place and the type that is expected there."""
+        """Convert a value. Raises: DecodeError, naming the place and the type that is expected there."""
         if isinstance(schema, list):
             return self._union(schema, value, path)
         definition = resolve(schema, self._named)
@@ -74,7 +74,7 @@ class Writer:
         return _tried(convert, value, path, what)
 
     def branch(self, branches: list[Schema], name: str, value: Any, path: str) -> Any:
-        """The branch of this name, as fastavro takes it. Raises: DecodeError, also when there is no such branch."""
+        """Convert a value for the branch of this name. Raises: DecodeError, also when there is no such branch."""
         for branch in branches:
             if _name(resolve(branch, self._named)) == name:
                 return self._chosen(branch, value, path)
@@ -126,13 +126,13 @@ class Writer:
         raise reasons[0] if len(reasons) == 1 else _misfit(path, "of one of the union's types")
 
     def _chosen(self, branch: Schema, value: Any, path: str) -> Any:
-        """Named, so that fastavro does not choose another branch."""
+        """Convert a value for a branch and add its name; otherwise fastavro might choose another branch."""
         definition = resolve(branch, self._named)
         kind = kind_of(definition)
         return (kind if kind in _UNNAMED else definition["name"], self.native(branch, value, path))
 
     def _rank(self, branch: Schema, value: Any) -> int:
-        """How early a branch is tried: by the type of the value and never by the look of a text."""
+        """Order in which a branch is tried: by the type of the value and never by the content of a text."""
         definition = resolve(branch, self._named)
         definition = definition.get(BRANCH, definition) if isinstance(definition, dict) else definition
         if isinstance(definition, dict) and LOGICAL in definition and kind_of(definition) != "string":

@@ -1,4 +1,4 @@
-"""The codecs `avro` and `protobuf`: the body is the data, and CloudEvents attributes are headers, if there are any."""
+"""The codecs `avro` and `protobuf`: the body is the data, and CloudEvents attributes are optional headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RegistryCodec:
         limits: Limits = DEFAULT_LIMITS,
         writing: Writing | None = None,
     ) -> None:
-        """writing: what `encode` writes; None: this one only reads."""
+        """writing: chooses the schema for `encode`; None: the codec only reads."""
         self.name = name
         self._format = format
         self._limits = limits
@@ -45,11 +45,11 @@ class RegistryCodec:
                 try:
                     wanted.add(wire.read(message, indexed=self._format.indexed).schema)
                 except DecodeError:
-                    continue  # told again, and judged, when it is decoded
+                    continue  # decoding raises it again, and handles it
         await self._schemas.fetch(wanted)
 
     def decode(self, message: Message, position: Position) -> Envelope:
-        """After `prepare_decode` of this message. Raises: DecodeError."""
+        """Decode a message after `prepare_decode`. Raises: DecodeError."""
         body = message.body
         if body is None:
             return around(message, position, None, None)
@@ -74,11 +74,11 @@ class RegistryCodec:
             await self._writer().choose()
 
     def encode(self, event: Event) -> Message:
-        """After `prepare_encode` of this event. Data None becomes a tombstone.
+        """Encode an event after `prepare_encode`. Data None becomes a tombstone.
 
         Raises: DecodeError when the data does not fit, or the schema has no such record.
         """
-        # Both stand in the body, so as headers they could only disagree with it
+        # Both are part of the body; as headers they could only contradict it
         bare = replace(event, extensions={name: each for name, each in event.extensions.items() if name not in IN_BODY})
         if event.data is None:
             return message_around(bare, None, self._format.media)

@@ -1,4 +1,4 @@
-"""The seam between the wire format and the data in it."""
+"""Interface between the wire format and its data formats."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class Compiled(Protocol):
 
     @property
     def record(self) -> str:
-        """Full name of what is written with it, for the names of subjects."""
+        """Full name of the record that the schema writes, for the names of subjects."""
         ...
 
     def place(self, record: str | None) -> tuple[int, ...] | None:
-        """Indexes in the schema of what is written; None where there are none, as in Avro.
+        """Indexes of the written message in the schema; None where there are none, as in Avro.
 
         record: as for `encode`. Raises: DecodeError when the schema does not have it.
         """
         ...
 
     def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
-        """JSON types. Raises: DecodeError."""
+        """Decode data into JSON types. Raises: DecodeError."""
         ...
 
     def record_of(self, data: bytes, indexes: tuple[int, ...]) -> str:
-        """Full name of the record or message in data that `decode` took; "" where it is of no named type."""
+        """Full name of the record or message in data that `decode` accepted; "" for data without a named type."""
         ...
 
     def encode(self, value: Any, record: str | None = None) -> bytes:
-        """record: full name of what is written; None: the one that the target names, or that fits.
+        """Encode a value. record: full name of the record to write; None: the one that the target names, or that fits.
 
         Raises: DecodeError, naming the place in the data and never a value.
         """
@@ -43,10 +43,11 @@ class Compiled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """kind: as registries call it. indexed: whether message indexes follow the id. media: content type of the data.
+    """A data format.
 
-    compile: the second argument names the message or record that is written. Raises: DecodeError when the schema cannot
-    be used.
+    kind: name of the format in registries. indexed: message indexes follow the id. media: content type of the data.
+    compile: compiles a schema; the second argument names the message or record to write. Raises: DecodeError when the
+    schema cannot be used.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Protobuf schemas: the messages in them, read into JSON types and written from them."""
+"""Protobuf schemas: their messages are read into JSON types and written from them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _HOMES = {"google/": "", "confluent/": "confluent_kafka.schema_registry."}
 
 
 class ProtobufSchema:
-    """One schema, with every message in it."""
+    """One schema, with all its messages."""
 
     def __init__(self, schema: RegisteredSchema, message: str | None) -> None:
-        """message: full name of what is written; None: the first of the file.
+        """message: full name of the message to write; None: the first of the file.
 
         Raises: DecodeError when it is no usable Protobuf schema.
         """
@@ -101,7 +101,9 @@ def _add(
     others: dict[str, descriptor_pb2.FileDescriptorProto],
     above: tuple[str, ...],
 ) -> None:
-    """The file with all that it imports. above: files that wait for it. Raises: ValueError when it imports one."""
+    """Add the file and all its imports to the pool. above: files that are being added. Raises: ValueError for a
+    circular import.
+    """
     above = (*above, file.name)
     for name in file.dependency:
         try:

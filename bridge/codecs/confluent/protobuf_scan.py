@@ -1,7 +1,7 @@
-"""A look at Protobuf data before the library holds it: strict about what its schema says, and within bounds.
+"""Check of Protobuf data before the library parses it: strict about the schema, and within limits.
 
-The library gives every nested message room for all its fields before anything can be counted, cuts an integer that is
-too long for its field, and takes a field of another type for an unknown one, which is lost.
+The library allocates room for all fields of every nested message before anything can be counted. It cuts an integer
+that is too long for its field, and takes a field of another type for an unknown field, which is lost.
 https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -25,15 +25,15 @@ _WIRE = {
     FieldDescriptor.TYPE_GROUP: _GROUP,
 }  # fmt: skip
 _ROOM = 8
-"""Bytes that a field takes in a message that is held, whether it is set or not."""
+"""Bytes that each field, set or unset, takes in a parsed message."""
 _NESTING = 100
-"""Messages inside messages that the library reads."""
+"""Deepest nesting of messages that the library reads."""
 
 _FITS: dict[int, Callable[[int], bool]] = {
     FieldDescriptor.TYPE_BOOL: lambda value: value <= 1,
     FieldDescriptor.TYPE_UINT32: lambda value: value < 1 << 32,
     FieldDescriptor.TYPE_SINT32: lambda value: value < 1 << 32,
-    # A negative one is sent with the sign in all 64 bits
+    # A negative value is sent with the sign in all 64 bits
     FieldDescriptor.TYPE_INT32: lambda value: value < 1 << 31 or value >= (1 << 64) - (1 << 31),
 }
 
@@ -45,12 +45,16 @@ class _Refused(Exception):
 
 
 class _Malformed(Exception):
-    """The bytes are no Protobuf."""
+    """The bytes are not Protobuf."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """fits: None where every integer does. message: of a message. text: check UTF-8. cost: values and bytes of one."""
+    """Check and cost of one field.
+
+    fits: None where every integer fits. message: type of a message field. text: check UTF-8. cost: values and bytes of
+    one.
+    """
 
     name: str
     wire: int
@@ -63,7 +67,7 @@ class _Field:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """cost: values and bytes of a message without any field set."""
+    """Fields of a message type. cost: values and bytes of a message without any field set."""
 
     fields: dict[int, _Field]
     cost: tuple[int, int]
@@ -77,7 +81,9 @@ class Scanner:
         self._plans: dict[Descriptor, _Plan] = {}
 
     def scan(self, data: bytes, kind: Descriptor, budget: Budget) -> None:
-        """Raises: DecodeError for what the message cannot carry as it is, TooManyValues, DecodedTooLarge."""
+        """Check a message. Raises: DecodeError for data that the message cannot carry unchanged, TooManyValues,
+        DecodedTooLarge.
+        """
         try:
             at = self._message(data, 0, len(data), kind, budget, _NESTING, None)
         except _Refused as error:
@@ -90,7 +96,7 @@ class Scanner:
     def _message(
         self, data: bytes, at: int, end: int, kind: Descriptor | None, budget: Budget, room: int, group: int | None
     ) -> int:
-        """Scan up to `end`, or up to the end of the group of this number; gives the place after it."""
+        """Scan up to `end`, or up to the end of the group of this number, and return the position after it."""
         if room < 0:
             raise _Malformed
         fields: dict[int, _Field] = {}
@@ -192,7 +198,7 @@ def _field(field: FieldDescriptor) -> _Field:
     wire = _WIRE.get(field.type, _VARINT)
     fits = _FITS.get(field.type)
     if field.enum_type is not None:
-        # A closed enum would lose a number that it does not have
+        # A closed enum would lose an unknown number
         known = frozenset(field.enum_type.values_by_number) if field.enum_type.is_closed else None
         fits = _known(known) if known is not None else _FITS[FieldDescriptor.TYPE_INT32]
     packable = field.is_repeated and wire in (_VARINT, _FIXED64, _FIXED32)

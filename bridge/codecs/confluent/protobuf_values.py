@@ -1,8 +1,8 @@
-"""Protobuf messages as JSON types, and back.
+"""Conversion of Protobuf messages to JSON types, and back.
 
-As protobuf's own JSON mapping (https://protobuf.dev/programming-guides/json), with two differences in what is read: the
-names of fields are those of the .proto file, and 64-bit integers are numbers, so a condition like `payload.total > 0`
-means what it says. What is written may use either name and either form of an integer.
+The form is protobuf's own JSON mapping (https://protobuf.dev/programming-guides/json), with two differences in reading.
+Names of fields are those of the .proto file, and 64-bit integers are numbers, which lets a condition such as
+`payload.total > 0` work. Data to write may use either name and either form of an integer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _WELL_KNOWN = frozenset(
 """Messages with a JSON form of their own; `Empty` has none."""
 _ALWAYS_THERE = frozenset(file.DESCRIPTOR.name for file in (*_PLAIN_FILES, empty_pb2))
 _DEPTH = 100
-"""Messages inside messages that protobuf's parsers read."""
+"""Deepest nesting of messages that protobuf's parsers read."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d{1,400})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _KEY = re.compile(r"0|-?[1-9]\d{0,19}", re.ASCII)
@@ -61,7 +61,9 @@ _DURATION = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?s", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A message without any field set. unset: its members with their values, made anew. order: of all fields."""
+    """A message without any field set. unset: its members and functions that create their values. order: of all
+    fields.
+    """
 
     unset: tuple[tuple[str, Callable[[], Any]], ...]
     order: dict[str, int]
@@ -77,7 +79,7 @@ class Values:
         self._fields: dict[str, dict[str, FieldDescriptor]] = {}
 
     def read(self, data: bytes, kind: Descriptor, limits: Limits) -> Any:
-        """JSON types. Raises: DecodeError."""
+        """Read data into JSON types. Raises: DecodeError."""
         return self._parsed(data, kind, limits.max_depth, Budget(limits))
 
     def _parsed(self, data: bytes, kind: Descriptor, depth: int, budget: Budget) -> Any:
@@ -92,7 +94,7 @@ class Values:
         return self._message(message, depth, budget)
 
     def write(self, value: Any, kind: Descriptor) -> bytes:
-        """The message of JSON types. Raises: DecodeError, naming the place in the data and never a value."""
+        """Write JSON types as a message. Raises: DecodeError, naming the place in the data and never a value."""
         try:
             return self._encoded(value, kind, "", _DEPTH)
         except _Misfit as error:
@@ -358,7 +360,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def _takes_null(field: FieldDescriptor) -> bool:
-    """Null is a value of these; of any other field it means that the field is absent."""
+    """Return whether null is a value of the field. For any other field null means that the field is absent."""
     if field.message_type is not None:
         return not _is_map(field) and bool(field.message_type.full_name == "google.protobuf.Value")
     return field.enum_type is not None and bool(field.enum_type.full_name == _NULL)
@@ -395,7 +397,7 @@ def _assign(message: ProtobufMessage, field: FieldDescriptor, value: Any) -> Non
 
 @contextmanager
 def _in_range(path: str) -> Iterator[None]:
-    """Protobuf checks the range of an integer when it is given the value."""
+    """Translate the range error that protobuf raises when an integer is assigned."""
     try:
         yield
     except (ValueError, TypeError, OverflowError):
@@ -470,7 +472,7 @@ def _enum(field: FieldDescriptor, value: Any, path: str) -> int:
 
 
 def _number(value: Any) -> Any:
-    """The number in a text, as the JSON mapping allows it; anything else as it is."""
+    """The number in a text, as the JSON mapping allows it; anything else unchanged."""
     if not isinstance(value, str) or not _NUMBER.fullmatch(value):
         return value
     number = Decimal(value)

@@ -1,4 +1,4 @@
-"""A schema registry: asks it, and says what its errors mean."""
+"""Client of a schema registry, with the translation of its errors."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from bridge.tls import MAX_FILE
 _T = TypeVar("_T")
 
 _http: Any = http_library()
-logging.getLogger(_http.__name__).setLevel(logging.WARNING)  # it tells of every request
+logging.getLogger(_http.__name__).setLevel(logging.WARNING)  # it logs every request
 
 _UNKNOWN = frozenset({40401, 40402, 40403})
-"""Error codes of a registry that has no such subject, version or schema; any other 404 is no registry's answer."""
+"""Error codes of a registry without such a subject, version or schema; any other 404 does not come from a registry."""
 _NEW_SCHEMA_PAUSES = (0.2, 0.5)
-"""Seconds between questions for an id that is not known: a follower hears of a new schema after its leader."""
+"""Seconds between queries for an unknown id: a follower learns of a new schema later than its leader."""
 _REFERENCES_LIMIT = 100
 _AROUND = 65_536
-"""Bytes of an answer that are not the schema: ids, names, references."""
+"""Bytes of an answer beside the schema: ids, names, references."""
 _WHOLE = 4
-"""Timeouts of one request that a schema with all its references may take."""
+"""Number of request timeouts that a schema with all its references may take."""
 
 
 @wire_name("bridge.codecs.confluent.registry.UnknownSchema")
 class UnknownSchema(DecodeError):
-    """The registry answers, and does not have it."""
+    """The registry answers, but does not have the schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredSchema:
-    """text: of the schema; of Protobuf a file descriptor in base64. kind: AVRO, PROTOBUF, JSON.
-    references: name and text of the schemas it refers to, each after those it refers to itself.
+    """A schema of the registry.
+
+    text: the schema; for Protobuf, a file descriptor in base64. kind: AVRO, PROTOBUF, JSON. references: name and text
+    of the referenced schemas, each after its own references.
     """
 
     text: str
@@ -61,7 +63,7 @@ class SchemaIds:
 
 
 class Registry:
-    """Connects when it is first asked. Nothing is cached here but connections."""
+    """Registry client that connects at the first request. Only connections are cached."""
 
     def __init__(self, name: str, config: RegistryConfig, resolve: Callable[[str, str], Path]) -> None:
         """resolve: from a field below `tls` and its value to a path."""
@@ -73,7 +75,7 @@ class Registry:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def schema(self, key: SchemaId, kind: str) -> RegisteredSchema:
-        """The schema of an id. Raises: UnknownSchema, RegistryUnavailable."""
+        """Schema of an id. Raises: UnknownSchema, RegistryUnavailable."""
         what = f"schema {key}"
         return await self._in_time(_WHOLE, what, self._schema(what, key, kind))
 
@@ -91,7 +93,7 @@ class Registry:
         return await self._whole(await self._ask(what, get), kind)
 
     async def latest(self, subject: str, kind: str) -> tuple[SchemaIds, RegisteredSchema]:
-        """The newest schema of a subject. Raises: UnknownSchema, RegistryUnavailable."""
+        """Ids and text of the newest schema of a subject. Raises: UnknownSchema, RegistryUnavailable."""
         what = f"the latest schema of {subject}"
         return await self._in_time(_WHOLE, what, self._latest(what, subject, kind))
 
@@ -100,7 +102,7 @@ class Registry:
         return self._ids(found.schema_id, found.guid), await self._whole(found.schema, kind)
 
     async def find(self, subject: str, text: str, kind: str) -> SchemaIds:
-        """The id of a schema that was registered before. Raises: UnknownSchema, SchemaError, RegistryUnavailable."""
+        """Ids of a schema that was registered before. Raises: UnknownSchema, SchemaError, RegistryUnavailable."""
         schema = Schema(text, kind)
         found = await self._ask(
             f"the schema of {subject}", lambda client: client.lookup_schema(subject, schema, normalize_schemas=True)
@@ -108,7 +110,7 @@ class Registry:
         return self._ids(found.schema_id, found.guid)
 
     async def register(self, subject: str, text: str, kind: str) -> SchemaIds:
-        """The id of a schema, which is registered when it is new. Raises: SchemaError, RegistryUnavailable."""
+        """Ids of a schema; a new schema is registered. Raises: SchemaError, RegistryUnavailable."""
         schema = Schema(text, kind)
         found = await self._ask(
             f"register a schema of {subject}",
@@ -133,7 +135,7 @@ class Registry:
         return RegisteredSchema(text, written, tuple(references.items()))
 
     async def _references(self, schema: Any, kind: str, found: dict[str, str], seen: set[str]) -> None:
-        """Add what a schema refers to, each after those it refers to itself. seen: names that were met so far."""
+        """Add the references of a schema, each after its own references. seen: names found so far."""
         for reference in getattr(schema, "references", None) or ():
             name, subject, version = reference.name, reference.subject, reference.version
             if not (isinstance(name, str) and isinstance(subject, str) and isinstance(version, int)):
@@ -195,7 +197,7 @@ class Registry:
                 given["bearer.auth.identity.pool.id"] = config.identity_pool
         tls = config.tls
         default = ssl.get_default_verify_paths()
-        # What the system trusts, as everywhere else here; the client alone would trust a list of its own
+        # The system's authorities, as in all other connections; the client alone would use a list of its own
         authorities = self._file("ca", tls.ca) if tls and tls.ca else default.cafile or default.capath
         if authorities is not None:
             given["ssl.ca.location"] = authorities
@@ -230,7 +232,7 @@ class Registry:
     async def _answer(self, question: Callable[[AsyncSchemaRegistryClient], Awaitable[_T]]) -> _T:
         client = self._connected()
         found = await question(client)
-        # The client would keep a thousand of any size, and the latest of a subject for ever
+        # The client would cache a thousand schemas of any size, and the latest of a subject forever
         await client.clear_caches()  # type: ignore[no-untyped-call]  # the client leaves it unannotated
         return found
 

@@ -1,4 +1,4 @@
-"""Schemas that messages were written with: fetched once, compiled once, kept within bounds."""
+"""Schemas that messages were written with: fetched once, compiled once, cached within limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bridge.codecs.confluent.wire import SchemaId
 from bridge.errors import DecodeError, MessageError, RegistryUnavailable
 
 CAPACITY = 2000
-"""Schemas that are kept; a batch of messages has at most a few hundred."""
+"""Most schemas in the cache; a batch of messages has at most a few hundred."""
 BYTES = 64 * 1024 * 1024
-"""Bytes of schemas that are kept, as text."""
+"""Most bytes of cached schemas, as text."""
 _FORGET = 30.0
-"""Seconds after which a schema that could not be used is asked for again: it may have been registered since."""
+"""Seconds after which an unusable schema is fetched again: it may have been registered since."""
 
 
 class Schemas:
-    """Of one registry and format."""
+    """Schema cache of one registry and format."""
 
     def __init__(self, registry: Registry, format: Format) -> None:  # noqa: A002 -- the noun
         self._registry = registry
@@ -30,7 +30,7 @@ class Schemas:
         self._unusable: OrderedDict[SchemaId, tuple[float, str]] = OrderedDict()
 
     def get(self, key: SchemaId) -> Compiled:
-        """A schema that `fetch` was asked for. Raises: DecodeError when it cannot be used."""
+        """A schema that was passed to `fetch`. Raises: DecodeError when it cannot be used."""
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
@@ -40,7 +40,7 @@ class Schemas:
         raise LookupError(f"schema {key} was not fetched")
 
     async def fetch(self, keys: Iterable[SchemaId]) -> None:
-        """Have these schemas, or know that they cannot be used. Raises: RegistryUnavailable."""
+        """Load these schemas, or record that they cannot be used. Raises: RegistryUnavailable."""
         now = time.monotonic()
         missing, wanted = set(), set(keys)
         for key in wanted:
@@ -58,7 +58,7 @@ class Schemas:
             found = await self._registry.schema(key, self._format.kind)
             if found.kind != self._format.kind:
                 raise DecodeError(f"schema {key} of registry {self._registry.name} is {found.kind[:40]}")
-            # Large ones take seconds
+            # Compiling a large one takes seconds
             compiled = await asyncio.to_thread(self._format.compile, found, None)
         except RegistryUnavailable:
             raise
@@ -77,7 +77,7 @@ class Schemas:
             self._known[key] = compiled, len(found.text) + sum(len(text) for _, text in found.references)
 
     def _forget(self, wanted: Set[SchemaId]) -> None:
-        """Keep within bounds, and keep the schemas that are wanted now."""
+        """Remove schemas beyond the limits, except those that are needed now."""
         size = sum(each for _, each in self._known.values())
         for key in [key for key in self._known if key not in wanted]:
             if len(self._known) <= CAPACITY and size <= BYTES:

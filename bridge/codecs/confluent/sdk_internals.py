@@ -1,6 +1,6 @@
-"""Private parts of the schema libraries: two touches, each with a way to do without it.
+"""Private parts of the schema libraries: two uses, each with a fallback.
 
-tests/codecs/confluent/test_sdk_internals.py fails when one of them has lost its grip.
+tests/codecs/confluent/test_sdk_internals.py fails when a library changes one of these parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def http_library() -> ModuleType:
-    """The HTTP library of Confluent's registry client, for its errors and its logger: `httpx2` or `httpx`."""
+    """HTTP library of Confluent's registry client, for its errors and its logger: `httpx2` or `httpx`."""
     found = getattr(_module("confluent_kafka.schema_registry.common._httpx_compat"), "httpx", None)
     if isinstance(found, ModuleType):
         return found
@@ -20,10 +20,10 @@ def http_library() -> ModuleType:
 
 
 def bound_answers(client: Any, size: int, refusal: Callable[[], Exception]) -> None:
-    """Let a registry client read at most `size` bytes of an answer, and ask for answers that are not compressed.
+    """Let a registry client read at most `size` bytes of an answer, and request uncompressed answers.
 
-    The client itself reads an answer of any size, inflates it, and then parses it. Where its HTTP session is not found
-    its answers are not bounded.
+    The client itself reads an answer of any size, decompresses it, and then parses it. When its HTTP session is not
+    found, its answers are not limited.
     """
     session = getattr(getattr(client, "_rest_client", None), "session", None)
     if session is None:
@@ -46,7 +46,7 @@ def _module(name: str) -> ModuleType | None:
 
 
 class _Bounded(http_library().AsyncByteStream):  # type: ignore[misc]  # the library is found at run time
-    """The body of an answer, up to a size."""
+    """Body of an answer, limited in size."""
 
     def __init__(self, stream: Any, size: int, refusal: Callable[[], Exception]) -> None:
         self._stream = stream

@@ -1,9 +1,9 @@
-"""Which schema a message was written with. Pure.
+"""Identification of the schema that a message was written with. Pure.
 
-Two forms, as Confluent's serializers write them: in front of the data, or in the header `__value_schema_id` while the
-body is the data alone. Either is a magic byte and an id: 0 and four bytes (the id within its registry), or 1 and
-sixteen (the schema's own GUID). Protobuf adds which message of the schema it is: zigzag varints, the count and then one
-index per level of nesting; a single 0 stands for the first message.
+Confluent's serializers write two forms: the id in front of the data, or in the header `__value_schema_id` while the
+body is the data alone. Either form is a magic byte and an id: 0 and four bytes (the id within its registry), or 1 and
+sixteen bytes (the schema's own GUID). Protobuf adds the indexes of the message in the schema: zigzag varints, the count
+and then one index per level of nesting; a single 0 stands for the first message.
 https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format
 """
 
@@ -26,7 +26,9 @@ _INDEX_LIMIT = 100
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """schema: the writer's. indexes: where its message stands in a Protobuf schema. start: where the data begins."""
+    """Prefix of a message. schema: id of the writer's schema. indexes: place of the message in a Protobuf schema.
+    start: offset of the data.
+    """
 
     schema: SchemaId
     indexes: tuple[int, ...]
@@ -34,7 +36,7 @@ class Frame:
 
 
 def read(message: Message, *, indexed: bool) -> Frame:
-    """indexed: whether message indexes follow, as in Protobuf. Raises: DecodeError."""
+    """Read the prefix of a message. indexed: message indexes follow, as in Protobuf. Raises: DecodeError."""
     assert message.body is not None
     for name, value in message.headers:
         if name == HEADER and value is not None:
@@ -51,7 +53,7 @@ def read(message: Message, *, indexed: bool) -> Frame:
 
 
 def write(schema: SchemaId, indexes: tuple[int, ...] | None) -> bytes:
-    """What stands in front of the data, or in the header. indexes: None where there are none, as in Avro."""
+    """Prefix for the body, or value of the header. indexes: None where there are none, as in Avro."""
     prefix = b"\1" + schema.bytes if isinstance(schema, UUID) else b"\0" + schema.to_bytes(4)
     if indexes is None:
         return prefix
@@ -85,7 +87,7 @@ def _indexes(data: bytes, at: int) -> tuple[tuple[int, ...], int]:
 
 
 def read_zigzag(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends. Raises: DecodeError."""
+    """Number that begins at `at`, and the position of its end. Raises: DecodeError."""
     value = shift = 0
     while shift < 35 and at < len(data):
         byte = data[at]

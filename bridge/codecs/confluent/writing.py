@@ -1,4 +1,4 @@
-"""What a target writes: under which subject, with which schema."""
+"""Choice of the schema, and its subject, that a target writes with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bridge.files import read_file
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Under which ids, and how, something is written."""
+    """Schema to write with, and its ids."""
 
     ids: SchemaIds
     schema: Compiled
@@ -30,8 +30,8 @@ class Choice:
 class Writing:
     """Chooses the schema of one target.
 
-    A schema of our own stays the same, so it is looked up (or registered) once; the latest of a subject is looked at
-    again after `latest_for` seconds.
+    A schema from a file stays the same; it is looked up (or registered) once. The latest schema of a subject is looked
+    up again after `latest_for` seconds.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Writing:
         latest_for: float = 300.0,
         place: Literal["prefix", "header"] = "prefix",
     ) -> None:
-        """subject: `{topic}` and `{record}` in it stand for the topic and the full name of what is written.
-        own: file of the schema; None: the subject's latest. message: Protobuf's, None: the first. place: of the id.
+        """subject: subject name, in which `{topic}` and `{record}` stand for the topic and the full name of the record.
 
-        Raises: DecodeError when the file cannot be used.
+        own: file of the schema; None: latest schema of the subject. message: name of the Protobuf message; None: the
+        first. place: where the id is written. Raises: DecodeError when the file cannot be used.
         """
         self._registry = registry
         self._format = format
@@ -68,7 +68,7 @@ class Writing:
 
     @property
     def chosen(self) -> Choice:
-        """What `choose` found."""
+        """Schema that `choose` found."""
         assert self._chosen is not None, "nothing was chosen yet"
         return self._chosen
 
@@ -104,7 +104,8 @@ class Writing:
 
 
 def read(file: Path, kind: str) -> str:
-    """The text of a schema file as a registry takes it: Avro as JSON, of Protobuf the last file of a descriptor set.
+    """Text of a schema file in the form that a registry accepts: Avro as JSON; for Protobuf, the last file of a
+    descriptor set.
 
     Raises: DecodeError, naming the file.
     """
