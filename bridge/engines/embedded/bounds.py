@@ -1,5 +1,6 @@
-"""Size limits of an engine's inputs: its own, which keep a page of a listing within a client's message, and the
-scheduler's.
+"""Size limits of an engine's inputs.
+
+The engine's own limits keep a page of a listing within a client's message; the others are the scheduler's.
 """
 
 from __future__ import annotations

@@ -79,8 +79,9 @@ def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | 
 
 
 class Calls:
-    """Handlers of client calls, one method each. Each runs in the writer's thread and raises Rejection before any
-    change.
+    """Handlers of client calls, one method each.
+
+    Each method runs in the writer's thread, and raises Rejection before it changes anything.
     """
 
     def __init__(self, hub: TaskHub, *, certain_raise: bool = True) -> None:

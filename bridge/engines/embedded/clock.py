@@ -20,8 +20,9 @@ def timestamp(micros: int) -> Timestamp:
 
 
 def micros(moment: Timestamp) -> int:
-    """Convert to microseconds. Times outside the years 1 to 9999, which only broken clients send, become the nearest
-    limit.
+    """Convert a protobuf timestamp to microseconds.
+
+    Times outside the years 1 to 9999, which only broken clients send, become the nearest limit.
     """
     seconds = min(_LAST_SECOND, max(_FIRST_SECOND, int(moment.seconds)))
     return seconds * 1_000_000 + min(999_999, max(0, int(moment.nanos) // 1000))

@@ -1,5 +1,4 @@
-"""Results that workers report, inside the transaction that records them: turns, activities and batches of operations.
-"""
+"""Results that workers report (turns, activities, batches), inside the transaction that records them."""
 
 from __future__ import annotations
 
@@ -251,8 +250,9 @@ class Completions:
         hub.entities.settle(entity)
 
     def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
-        """Apply a signal or start that an entity requested. An invalid one is logged, because no caller waits for its
-        result.
+        """Apply a signal or start that an entity requested.
+
+        An invalid request is logged, because no caller waits for its result.
         """
         hub = self._hub
         try:

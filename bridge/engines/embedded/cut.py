@@ -288,11 +288,11 @@ def _final_failures(turns: Iterable[_Turn]) -> dict[Reference, tuple[int, pb.His
 
 
 def _unhandled(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> dict[Reference, pb.HistoryEvent]:
-    """Failures of earlier turns that ended the instance later, such as one failed step of a fan-out that waits for the
-    others.
+    """Failures of earlier turns that ended the instance later.
 
-    The failure of the instance names such a failure, and only further attempts of other steps were decided after it.
-    Later failures count as unhandled too, because the orchestrator was still waiting.
+    An example is one failed step of a fan-out that waits for the other steps. The failure of the instance names such a
+    failure, and only further attempts of other steps were decided after it. Later failures count as unhandled too,
+    because the orchestrator was still waiting.
     """
     turns = list(_turns(kept))
     final = _final_failures(turns)
