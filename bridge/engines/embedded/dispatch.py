@@ -26,9 +26,7 @@ DEFAULT_CREDITS = 100
 """Work items of one kind that a stream holds at once when its request names no number."""
 
 DRAINING = "draining:"
-"""Prefix of the token of work that a stopping worker returns. The worker accepts no more work and does not count as
-lost.
-"""
+"""Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
 
 Identity = tuple[int, int | str]
 """Kind of a work item, and its key among the items of that kind."""
