@@ -211,7 +211,10 @@ class AnswerExecutor:
         self.results: Counter[str] = Counter()
 
     async def execute(self, command: Command, origin: MessageOrigin) -> None:
-        """Check an answer and execute its command; other commands pass unchecked. Raises: EngineError, UnexpectedReply."""
+        """Check an answer and execute its command. Other commands pass unchecked.
+
+        Raises: EngineError, UnexpectedReply.
+        """
         given = _answer(command)
         if given is None:
             await self._execute(command, origin)

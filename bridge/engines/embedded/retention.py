@@ -88,7 +88,7 @@ class Retention:
         self._failed.discard(instance_id)
 
     def _limit(self) -> int | None:
-        """Time in microseconds up to which finished instances are removed; None when no instance is beyond the limits."""
+        """Time in microseconds up to which finished instances are removed; None when all are within the limits."""
         limits = []
         if self._policy.age is not None:
             limits.append(self._hub.now - self._hub.clock.ahead() - int(self._policy.age * 1_000_000))

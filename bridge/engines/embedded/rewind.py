@@ -86,7 +86,7 @@ def _check_saga(instance: Instance, parts: Cut) -> None:
         return
     try:
         status = json.loads(instance.custom_status)
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than a saga's ever is
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than the status of any saga
         return
     if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
         raise CannotRewind(
@@ -173,7 +173,7 @@ def _child_of(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, execution:
 
 def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
     for instance in survey.instances:
-        hub.instances.add(instance)  # parents find these very objects
+        hub.instances.add(instance)  # parents find these same objects
     for instance in survey.instances:
         parts = _cut(hub, instance)
         link = instance.start.executionStarted.parentInstance.orchestrationInstance.executionId.value

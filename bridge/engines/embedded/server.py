@@ -54,7 +54,7 @@ class Guard:
     max_connections: int = 256
 
     def check(self, address: str) -> None:
-        """Refuse an address that other machines could call without credentials, or read. Raises: EngineMisconfigured."""
+        """Refuse an address that strangers could call without credentials, or read. Raises: EngineMisconfigured."""
         if is_loopback(address.rpartition(":")[0]):
             return
         if self.token is None and (self.tls is None or not self.tls.asks_clients):
@@ -112,7 +112,10 @@ class Server:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Bind the addresses and serve. Raises: EngineUnavailable when an address cannot be bound, EngineMisconfigured."""
+        """Bind the addresses and serve.
+
+        Raises: EngineUnavailable when an address cannot be bound, EngineMisconfigured when TLS files cannot be used.
+        """
         begun: Future[None] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(begun)), name="engine-server", daemon=True

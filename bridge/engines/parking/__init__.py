@@ -1,1 +1,1 @@
-"""Early messages and quarantine on an engine: the entities that keep messages, and the code that writes and reads them."""
+"""Early messages and quarantine on an engine: entities that keep messages, and code that writes and reads them."""

@@ -109,7 +109,10 @@ class ParkingExecutor:
                 await self._start_first(command, command.on_missing, origin)
 
     async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
-        """Store a command durably as an early message. Raises: EngineError (WaitingFull), InvalidCommand for its size."""
+        """Store a command durably as an early message.
+
+        Raises: EngineError (WaitingFull), InvalidCommand when it is too large.
+        """
         kept = waiting_command(command)
         assert kept is not None
         since = self._now().timestamp() - ahead_seconds()
