@@ -153,7 +153,8 @@ class AnswerKeys:
 def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:
     """Wrap `publish`: sign the correlation id of requests that expect an answer, and mark a signed one in the result.
 
-    The wrapper's second argument is the id of the publishing instance. A signature is valid for this instance only.
+    The wrapper's second argument is the id of the publishing instance. Only a correlation id of this instance is
+    signed.
     """
 
     def signed(request: Mapping[str, Any], instance_id: str) -> str:

@@ -296,7 +296,7 @@ def close_quietly(generator: Any) -> None:
 
 
 class Load:
-    """Load of one pool of threads: start times of the items that its threads run. Callable from any thread."""
+    """Load of one pool of threads: start times of the items that its threads run. Thread-safe."""
 
     def __init__(self) -> None:
         self.began: dict[int, float] = {}

@@ -64,7 +64,7 @@ _BOUND = re.compile(
 """Pattern of details that are reported for every status: an embedded engine names a limit and quotes no payload."""
 
 _UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
-"""Pattern of details with which an embedded engine refuses an event. They quote no payload."""
+"""Pattern of details, without payload, with which an embedded engine refuses an event."""
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",

@@ -52,7 +52,7 @@ from bridge.instance_protocol import (
 from bridge.origin import MessageOrigin, wrap_payload
 
 _NEVER = pb.OrchestrationIdReusePolicy()
-"""Reuse policy that never reuses an id. It is sent explicitly, because engines differ in their default."""
+"""Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
 
 _FINISHED = pb.OrchestrationIdReusePolicy(
     replaceableStatus=[
@@ -67,7 +67,7 @@ _STARTS = (ScheduleOrchestration, StartOrRaise)
 _STARTED = InstanceFacts(CallResult.STARTED)
 
 _MOVES = 30
-"""Largest number of steps of one command. After that the command fails, because its instance keeps changing."""
+"""Largest number of steps of one command, whose instance keeps changing; the command is then retried later."""
 
 _REFUSALS = 3
 """Number of refusals accepted from an engine that calls an instance finished and then shows it as running."""
@@ -100,8 +100,8 @@ class CommandExecutor:
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command; return when the engine has accepted it. Raises: EngineError.
 
-        origin: the message of the command. Its data travels in an envelope that names the message. None sends the bare
-        data; a repeat cannot be recognised then.
+        origin: the message of the command. The command's data travels in an envelope that names the message. None sends
+        the bare data; a repeat cannot be recognised then.
         """
         if isinstance(command, _STARTS):
             # The hot path: no decision before the first call, and none after it when the instance is new.

@@ -53,9 +53,9 @@ def load(
     """Import the modules and collect the workflows in them.
 
     modules: module or package names (a package with its submodules, except private ones and `__main__`), or
-    `module:name` for a single function or class. They are looked up beside the configuration file first.
-    base: directory of the configuration file. It is put at the front of `sys.path` and stays there, because workflows
-    also import lazily.
+    `module:name` for a single function or class. The directory of the configuration file is searched first.
+    base: directory of the configuration file, which is put at the front of `sys.path` and stays there, because
+    workflows also import lazily.
     locate: creates a Problem from a configuration path, `("workflows", "modules", 2)`, and a description.
 
     Workflows are: functions whose first parameter is annotated with OrchestrationContext, ActivityContext or

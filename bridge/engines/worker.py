@@ -28,7 +28,7 @@ _NOBODY = "bridge.nobody"
 
 
 def threads(config: WorkerConfig, workflows: Workflows) -> int:
-    """Number of activity threads. Publishing activities have their own, which a broker that hangs may block alone."""
+    """Number of activity threads. Publishing activities have separate threads; a hanging broker blocks only those."""
     return config.publish_threads if workflows.publishers else config.threads
 
 

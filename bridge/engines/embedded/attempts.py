@@ -1,8 +1,8 @@
 """Retry attempts that the engine makes in place of a worker's retry policy, after a rewind.
 
-A worker counts the attempts of a step by its failures in the history. Those failures stay in the history after a
-rewind, and the worker would take the first new failure for the last one. The engine therefore stores the pauses of the
-policy with the step, and repeats as many attempts before it reports a failure to the worker.
+A worker counts the attempts of a step by its failures in the history. Old failures stay in the history after a rewind,
+and the worker would take the first new failure for the last one. The engine therefore stores the pauses of the policy
+with the step, and repeats as many attempts before it reports a failure to the worker.
 
 The pauses are stored behind the execution id of their owner, because neither the protocol nor the file has a field for
 them.

@@ -29,7 +29,7 @@ NAME_LIMIT = 100
 """Largest number of characters of an unknown name that a failure repeats."""
 
 PLAIN = frozenset({"scheduleTask", "createTimer", "createSubOrchestration"})
-"""Actions without failures, events or entity ids. Their payloads have a limit only where one is configured."""
+"""Actions without failures, events or entity ids, whose payloads have a limit only where one is configured."""
 
 
 class Completions:

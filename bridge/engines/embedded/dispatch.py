@@ -44,7 +44,7 @@ Names = dict[str, frozenset[str]]
 class Stream:
     """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
-    `send` is called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true. It must not
+    The writer's thread calls `send` with a WorkItem, or with a TurnRequest when `shares` is true. `send` must not
     block.
 
     knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its

@@ -25,7 +25,8 @@ def origin_of(
 ) -> tuple[int, int] | None:
     """Requested time and creation time of a stored timer, in microseconds; None where they were not stored.
 
-    event: the timer's own event. created_at, start_at: times of its instance.
+    event: the timer's own event.
+    created_at, start_at: times of its instance.
     """
     if timer.kind == START_IS_DUE:
         return None if created_at is None or start_at is None else (start_at, created_at)

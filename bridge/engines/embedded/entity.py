@@ -37,7 +37,7 @@ class Entity:
     token: str | None = None
     """Lease of the batch in flight."""
     batch: list[tuple[int, pb.HistoryEvent]] | None = None
-    """Operations of the batch in flight. They stay in the queue until their results arrive."""
+    """Operations of the batch in flight, which stay in the queue until their results arrive."""
 
     @property
     def name(self) -> str:

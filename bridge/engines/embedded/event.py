@@ -62,7 +62,7 @@ def orchestrator_started(now: int) -> pb.HistoryEvent:
 def execution_completed(
     now: int, status: int, result: str | None, failure: pb.TaskFailureDetails | None, action_id: int = -1
 ) -> pb.HistoryEvent:
-    """Create the event that ends an execution. action_id: id of the orchestrator's action; -1 for an end by the engine."""
+    """Create the event that ends an execution. action_id: of the orchestrator's action; -1 for an end by the engine."""
     return pb.HistoryEvent(
         eventId=action_id,
         timestamp=timestamp(now),

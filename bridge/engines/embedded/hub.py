@@ -83,14 +83,14 @@ class TaskHub:
         self.work = WorkItems(self, max_message)
         self.dispatcher = Dispatcher(self.work.build, lease_seconds, self._not_built)
         self.in_hand: dict[int | str, Lease] = {}
-        """Turns and batches in flight, by key of the instance or id of the entity. They outlive the cached object."""
+        """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self._let_out: dict[int | str, Lease] = {}
         self.deferred: dict[int, tuple[Deferred, ...]] = {}
         """Raises that are answered when the turn in flight has ended, by key of the instance."""
         self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
         self.clock = clock
         self.now = clock.now()
-        """Time of the current transaction, in microseconds. It goes back when the wall clock is set back."""
+        """Time of the current transaction, in microseconds, which goes back when the wall clock is set back."""
         self.stepped = True
         """True when the wall clock was set, or may have been while the file was closed: timers must be checked."""
         self.settled: list[tuple[Reply, Any]] = []
@@ -214,7 +214,7 @@ class TaskHub:
     # Instances
 
     def look_ahead(self, instance_ids: list[str]) -> None:
-        """Look up many ids at once, to know the new ones. Most ids of starts are new."""
+        """Find the unused ids among many at once, because most ids of starts are new."""
         unknown = [each for each in instance_ids if each and self.instances.by_id(each) is None]
         if len(unknown) > 1:
             self._absent = set(unknown) - self.store.ids_present(unknown)
@@ -277,7 +277,7 @@ class TaskHub:
         parent: pb.ParentInstanceInfo | None = None,
         after: int = 0,
     ) -> Instance:
-        """Create an instance, whose id must be free. Its turns come later than the time `after`."""
+        """Create an instance, whose id must be free, with turns later than the time `after`."""
         self._key += 1
         execution = execution or new_id()
         started = events.execution_started(

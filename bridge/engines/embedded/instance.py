@@ -29,8 +29,8 @@ class Instance:
 
     history: list of protobuf events that every turn shares; None when it is on disk only.
     inbox: events that no turn has taken, with their sequence numbers.
-    execution: id of the current generation. It changes with continue-as-new and rewind; results of earlier generations
-    are dropped.
+    execution: id of the current generation, which changes with continue-as-new and rewind. Results of earlier
+    generations are dropped.
     """
 
     key: int

@@ -1,8 +1,8 @@
 """Work items whose worker process died while it ran them: they are counted, run alone, and finally given up.
 
-A loss is counted for each item that a dead process ran. After the second loss an item is suspected. It pauses, longer
-each time, and then runs while its worker runs nothing else. From then on only the culprit is counted. Everything runs
-in the writer's thread.
+A loss is counted for each item that a dead process ran. After the second loss an item is suspected. A suspected item
+pauses, longer each time, and then runs while its worker runs nothing else. From then on only the culprit is counted.
+Everything runs in the writer's thread.
 """
 
 from __future__ import annotations

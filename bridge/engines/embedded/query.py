@@ -1,4 +1,4 @@
-"""Queries over many instances or entities. They read committed data on a connection of their own."""
+"""Queries over many instances or entities, which read committed data on a connection of their own."""
 
 from __future__ import annotations
 

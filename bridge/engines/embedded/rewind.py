@@ -1,7 +1,7 @@
 """Rewind: a failed instance and its failed children continue from the beginning of the turn in which they failed.
 
-The engine rewrites the history itself, which works with every worker. It first checks the whole tree of instances, and
-refuses the rewind before any change. It then changes all instances in one transaction.
+The engine rewrites the history itself, which works with every worker. The rewind first checks the whole tree of
+instances, and is refused before any change. All instances are then changed in one transaction.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _cut(hub: TaskHub, instance: Instance) -> Cut:
 def _check_saga(instance: Instance, parts: Cut) -> None:
     """Refuse a saga that has ended. Raises: CannotRewind.
 
-    It has handled its failure, and its last turn would only reach the same end.
+    An ended saga has handled its failure, and its last turn would only reach the same end.
     """
     failure = instance.failure or pb.TaskFailureDetails()
     if parts.asked or not parts.by_worker or code_changed(failure) or not instance.custom_status:

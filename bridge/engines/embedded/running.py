@@ -1,7 +1,7 @@
 """Record of the work items that this process's workers run, for the next process to read after a crash.
 
-The record lies beside the engine's file and is mapped into memory. It survives the process at the cost of one copy in
-memory per item. It need not survive the machine, whose crash says nothing about any item.
+The record lies beside the engine's file and is mapped into memory. The record survives the process at the cost of one
+copy in memory per item. A crash of the machine may lose the record, because such a crash says nothing about any item.
 """
 
 from __future__ import annotations

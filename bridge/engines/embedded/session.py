@@ -1,8 +1,8 @@
 """Extended sessions: an orchestration stays in memory between its turns, and a turn processes only the new events.
 
 Without sessions each turn runs the orchestrator from its beginning, and the cost of n turns grows as n squared. The
-Durable Task Framework has extended sessions too. A session holds the state that a replay would build. It is used only
-when the history continues exactly where the session stopped, and is dropped otherwise.
+Durable Task Framework has extended sessions too. A session holds the state that a replay would build. The session is
+used only when the history continues exactly where the session stopped, and is dropped otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads of the engine's file by its single writer. They include the flushed writes of the current transaction."""
+"""Reads of the engine's file by its single writer, including the flushed writes of the current transaction."""
 
 from __future__ import annotations
 

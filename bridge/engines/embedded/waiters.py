@@ -21,7 +21,7 @@ class Waiter:
 
 
 class Waiters:
-    """Waiting calls by instance id. They are answered after the commit of the change that they wait for."""
+    """Waiting calls by instance id, which are answered after the commit of the change that they wait for."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, list[Waiter]] = {}

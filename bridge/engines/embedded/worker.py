@@ -1,10 +1,10 @@
 """Worker of the daemon: the engine passes work directly to the SDK's executors, on thread pools of its own.
 
 The SDK's worker reads a stream in one thread, passes each item through an event loop, and runs orchestrators and
-activities in one pool. That costs more than the work itself, and a few blocked activities stop every orchestrator. Here
-turns, activities and entities have separate pools, and turns share the engine's history instead of a copy. The SDK's
-`_execute_orchestrator`, `_execute_activity` and `_execute_entity_batch` are used as its Functions host uses them, and
-its executor of turns for sessions.
+activities in one pool. This detour costs more than the work itself, and a few blocked activities stop every
+orchestrator. Here turns, activities and entities have separate pools, and turns share the engine's history instead of a
+copy. The SDK's `_execute_orchestrator`, `_execute_activity` and `_execute_entity_batch` are used as its Functions host
+uses them, and its executor of turns for sessions.
 """
 
 from __future__ import annotations

@@ -46,8 +46,9 @@ _SKEW = 1.0
 class ParkingEntities:
     """Early-message entities that this process runs for one engine.
 
-    An operation delivers messages itself, on its own thread. Entities may do I/O, because they are not replayed. They
-    run one operation at a time, which keeps the order of messages. An operation that did not finish is repeated.
+    An operation delivers messages itself, on its own thread. Entities may do I/O, because they are not replayed. An
+    entity runs one operation at a time, which keeps the order of messages. An operation that did not finish is
+    repeated.
 
     slots: number of concurrent deliveries. In the SDK's own worker, entities share threads with orchestrators. An event
     may wait for a turn that waits for a thread; deliveries must therefore not occupy all threads.
