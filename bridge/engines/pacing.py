@@ -75,7 +75,7 @@ class EnginePaces:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def latest(self) -> tuple[Paces, bool]:
-        """Load the current paces; True in the result when operations wait to be processed. Raises: EngineError."""
+        """Load the current paces, with True when operations wait to be processed. Raises: EngineError."""
         found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
         if found is None:
             return Paces(), False

@@ -87,8 +87,9 @@ class EmbeddedEngine:
         return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
 
     def has_no_early_messages(self, entity_id: str) -> bool:
-        """True when the entity is known to hold no early messages; always False in a process that does not host the
-        engine.
+        """True when the entity is known to hold no early messages.
+
+        The answer is always False in a process that does not host the engine.
         """
         return self._database is not None and entity_id not in self._database.hub.entities.parking
 

@@ -86,7 +86,7 @@ class TaskHub:
         """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self._let_out: dict[int | str, Lease] = {}
         self.deferred: dict[int, tuple[Deferred, ...]] = {}
-        """Raises that are answered when the turn in flight has ended, by key of the instance."""
+        """Deferred raises, which are answered when the turn in flight has ended, by key of the instance."""
         self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
         self.clock = clock
         self.now = clock.now()

@@ -54,7 +54,10 @@ class Guard:
     max_connections: int = 256
 
     def check(self, address: str) -> None:
-        """Refuse an address that strangers could call, or whose traffic they could read. Raises: EngineMisconfigured."""
+        """Refuse an address that strangers could call, or whose traffic they could read.
+
+        Raises: EngineMisconfigured.
+        """
         if is_loopback(address.rpartition(":")[0]):
             return
         if self.token is None and (self.tls is None or not self.tls.asks_clients):
