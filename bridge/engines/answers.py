@@ -91,7 +91,7 @@ class AnswerKeys:
         self._read_at = float("-inf")
 
     async def ring(self, *, fresh: bool = False) -> Keyring:
-        """Return the keys, read from the engine when they are missing or older than 15 s. Raises: EngineError.
+        """Return the keys, read from the engine when they are missing or older than `_FRESH`. Raises: EngineError.
 
         fresh: read the keys in any case.
         """

@@ -351,7 +351,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         """Called when a thread begins a work item. An attribute, like `_end`, for subclasses that need less."""
         self._end: Callable[[], None] = self._ended
         self._held: dict[str, _Answers] = {}
-        """Unfinished work items of this worker by token, when it returns work."""
+        """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
         self._is_draining = False
         manager = self._async_worker_manager
         for submit, cancel in (

@@ -162,8 +162,8 @@ class Calls:
     def raise_event(self, request: pb.RaiseEventRequest, reply: Reply) -> Any:
         """Raise an event. An answer without an error confirms that the instance has received it.
 
-        While a turn is in flight that may be the last one, the answer waits for the end of that turn. The event is then
-        either delivered to the next turn or refused. Only a termination can still drop it.
+        While a turn is in flight, which may be the last one, the answer waits for the end of that turn. The event is
+        then either delivered to the next turn or refused. Only a termination can still drop it.
         """
         hub = self._hub
         if not request.name:

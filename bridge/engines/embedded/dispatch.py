@@ -198,7 +198,7 @@ class Leases:
         self._by_token[lease.token] = lease
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
-        """Find and end the lease that a worker means which sends no token."""
+        """Find and end the lease of a work item by instance and task, for workers that send no token."""
         found = [
             lease
             for lease in list(self._by_token.values())

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS losses (
     PRIMARY KEY (kind, subject)
 ) WITHOUT ROWID
 """
-"""Not a part of the schema's versions: older programs ignore the table."""
+"""Table outside of the schema's versions, which older programs ignore."""
 
 _STILL_OPEN = {
     ORCHESTRATION: "SELECT 1 FROM instances WHERE key=? AND finished_at IS NULL",
@@ -75,7 +75,7 @@ class Losses:
         A worker that answers was not lost.
         """
         self._before: dict[Identity, tuple[Loss | None, float | None]] = {}
-        """Values before the current transaction of the items that it changes: losses, and end of the pause."""
+        """Former values (losses, end of the pause) of the items that the current transaction changes."""
         self._answered: dict[str, tuple[Identity, bool]] = {}
 
     def load(self) -> None:
