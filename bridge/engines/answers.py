@@ -1,6 +1,6 @@
-"""Answers are bound to requests: the keys of an installation, and the check before an answer reaches its instance.
+"""Signed answers: the signing keys of an installation, and the check of an answer before it reaches its instance.
 
-The keys lie in an entity on the engine, so that all processes of all daemons on one task hub share them.
+The keys are kept in an entity on the engine, where all processes of all daemons on one task hub share them.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ ANSWERS = "bridge.answers"
 """Name of the entity that holds the keys."""
 
 Signatures = Literal["required", "transition", "off"]
-"""How strict an engine is: `transition` accepts an unsigned answer to an open request that was sent unsigned."""
+"""Strictness of an engine. `transition` accepts an unsigned answer to an open request that was sent unsigned."""
 
 _ENTITY = EntityInstanceId(ANSWERS, "keys")
 _FRESH = 15.0
-"""Seconds for which keys that were read are used without another look; shorter than `bridge.answers.SPREAD`."""
+"""Seconds for which read keys are used without another read; shorter than `bridge.answers.SPREAD`."""
 
 _LOOK = 0.05
 _PATIENCE = 10.0
-"""Seconds until a worker must have processed a change of the keys."""
+"""Seconds within which a worker must process a change of the keys."""
 
 
 def keys_entity(ctx: EntityContext, value: Any) -> None:
-    """The entity that holds the keys of an installation. Operations: `make`, `rotate`, `retire`."""
+    """Entity that holds the keys of an installation. Operations: `make`, `rotate`, `retire`."""
     ring = Keyring.from_json(ctx.get_state())
     if ctx.operation == "make":
         ring = ring.make(Key.from_json(value))
@@ -77,12 +77,12 @@ keys_entity.__name__ = ANSWERS
 
 
 class AnswerKeys:
-    """The keys of one engine, as this process knows them."""
+    """Keys of one engine, as known to this process."""
 
     def __init__(
         self, engine: Engine, loop: asyncio.AbstractEventLoop | None = None, signatures: Signatures = "required"
     ) -> None:
-        """loop: of the engine's client, for `sign`, which runs on other threads."""
+        """Create the keys. loop: event loop of the engine's client, for `sign`, which runs on other threads."""
         self._engine = engine
         self._signatures = signatures
         self._started = datetime.now(UTC)
@@ -91,7 +91,10 @@ class AnswerKeys:
         self._read_at = float("-inf")
 
     async def ring(self, *, fresh: bool = False) -> Keyring:
-        """The keys; read again after some seconds, and as long as there are none. Raises: EngineError."""
+        """Return the keys, read from the engine when they are missing or older than `_FRESH`. Raises: EngineError.
+
+        fresh: read the keys in any case.
+        """
         if fresh or not self._ring.keys or time.monotonic() - self._read_at > _FRESH:
             began = time.monotonic()
             found = await asked(look(self._engine.client, _ENTITY), "read the keys of answers")
@@ -100,7 +103,7 @@ class AnswerKeys:
         return self._ring
 
     async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
-        """Send the entity an operation; return the keys when a worker has processed it. Raises: EngineError."""
+        """Send the entity an operation; return the keys after a worker has processed it. Raises: EngineError."""
         call = self._engine.client.signal_entity(_ENTITY, operation, input=value)
         await asked(call, f"{operation} the keys of answers")
         for _ in range(int(_PATIENCE / _LOOK)):
@@ -110,11 +113,10 @@ class AnswerKeys:
         raise EngineTimeout(f"{operation} the keys of answers: no worker has done it yet; is one running?")
 
     def sign(self, plain: str, until: int | None) -> str:
-        """The correlation id with a signature, by a first key where there is none yet. Raises: EngineError.
+        """Sign a correlation id, with a new first key where none exists. Raises: EngineError.
 
-        While the first key does not sign yet, the correlation id as it is.
-
-        Call it from any thread but the event loop's.
+        While the first key is not active yet, the correlation id is returned unchanged. Call the method from any thread
+        except the event loop's.
         """
         ring = self._ring if time.monotonic() - self._read_at < _FRESH else Keyring()
         key = ring.signer(time.time()) or self._first()
@@ -139,7 +141,7 @@ class AnswerKeys:
         return await self.change("make", Key.new(time.time(), delay).to_json(), lambda found: bool(found.keys))
 
     async def _was_used(self) -> bool:
-        """True when the task hub has instances from before this process: earlier versions may still use it."""
+        """True when the task hub has instances from before this process, which earlier versions may still use."""
         client, what = self._engine.client, "look for instances of earlier versions"
         if (await asked(client.list_instance_ids(completed_time_to=self._started, page_size=1), what)).items:
             return True
@@ -149,9 +151,10 @@ class AnswerKeys:
 
 
 def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:
-    """Publish with a signed correlation id where the request asks for one, and says so in the result.
+    """Wrap `publish`: sign the correlation id of requests that expect an answer, and mark a signed one in the result.
 
-    The second argument is the id of the instance that publishes: a signature binds nobody else.
+    The wrapper's second argument is the id of the publishing instance. Only a correlation id of this instance is
+    signed.
     """
 
     def signed(request: Mapping[str, Any], instance_id: str) -> str:
@@ -171,9 +174,11 @@ ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable
 
 @dataclass(slots=True)
 class _Request:
-    """A request in the history of its instance. published: its publish is confirmed. signed: with a signature.
+    """Request in the history of its instance.
 
-    answer: the event that brought the first one.
+    published: True when its publish is confirmed.
+    signed: True when it was sent with a signature.
+    answer: event of the first answer.
     """
 
     published: bool = False
@@ -183,9 +188,9 @@ class _Request:
 
 
 class AnswerExecutor:
-    """Stands before an engine's executor. An answer passes when it belongs to a request that is open.
+    """Executor in front of an engine's executor, which passes an answer when it belongs to an open request.
 
-    results: answers by `accepted`, `unsigned` (accepted), `duplicate`, `late` and `refused`.
+    results: number of answers by `accepted`, `unsigned` (accepted), `duplicate`, `late` and `refused`.
     """
 
     def __init__(
@@ -207,7 +212,10 @@ class AnswerExecutor:
         self.results: Counter[str] = Counter()
 
     async def execute(self, command: Command, origin: MessageOrigin) -> None:
-        """Raises: EngineError, UnexpectedReply."""
+        """Check an answer and execute its command. Other commands pass unchecked.
+
+        Raises: EngineError, UnexpectedReply.
+        """
         given = _answer(command)
         if given is None:
             await self._execute(command, origin)
@@ -227,7 +235,10 @@ class AnswerExecutor:
         self.results["unsigned" if given.key_id is None else "accepted"] += 1
 
     async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
-        """Raises: EngineError, InvalidCommand, UnexpectedReply."""
+        """Check an answer and store its command as an early message.
+
+        Raises: EngineError, InvalidCommand, UnexpectedReply.
+        """
         assert self._park is not None
         given = _answer(command)
         if given is not None:
@@ -236,7 +247,10 @@ class AnswerExecutor:
         await self._park(command, origin, letter, ttl)
 
     async def _check(self, given: CorrelationId, origin: MessageOrigin) -> None:
-        """Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, InstanceNotFound, EngineError."""
+        """Check an answer's signature and, where necessary, its request.
+
+        Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, InstanceNotFound, EngineError.
+        """
         if self._signatures == "off":
             return
         if given.key_id is None and self._signatures == "required":
@@ -244,12 +258,15 @@ class AnswerExecutor:
         if given.key_id is not None and not (await self._keys.ring()).verifies(given):
             raise UnexpectedReply("the correlation id of the answer was not made by this installation, or was altered")
         overdue = given.until is not None and self._now().timestamp() * 1000 > given.until
-        # A certain engine sees by itself that a request was answered before
+        # An engine that confirms event delivery detects by itself that a request was answered before
         if given.key_id is None or overdue or not self._engine.confirms_event_delivery:
             await self._look(given, origin)
 
     async def _look(self, given: CorrelationId, origin: MessageOrigin) -> None:
-        """Search the history of the instance for the request."""
+        """Search the history of the instance for the request.
+
+        Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, EngineError.
+        """
         what = f"answer {given.instance_id!r}"
         client = self._engine.client
         history = await self._inquiry.call(what, None, lambda: client.get_orchestration_history(given.instance_id))
@@ -279,7 +296,7 @@ def _answer(command: Command) -> CorrelationId | None:
 
 
 def _plain(command: Command, given: CorrelationId) -> Command:
-    """The command with the event that the workflow waits for."""
+    """Replace the event name of the command by the name that the workflow waits for."""
     match command:
         case RaiseEvent():
             return replace(command, name=given.event, instance_id=given.instance_id)
@@ -306,7 +323,7 @@ def _request(history: Iterable[HistoryEvent], given: CorrelationId) -> _Request 
 
 
 def _asks(serialized: str | None, given: CorrelationId) -> bool:
-    """Whether a publish sent this correlation id."""
+    """True when a publish sent this correlation id."""
     if not serialized or given.plain[:36] not in serialized:
         return False
     request = json.loads(serialized)

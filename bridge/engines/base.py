@@ -1,4 +1,4 @@
-"""The seam to engines: anything that speaks the Durable Task sidecar protocol, reached through the SDK's own client."""
+"""Interface of engines: services of the Durable Task sidecar protocol, reached through the SDK's client."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bridge.engines.registry import Workflows
 from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
-"""Called with ids of instances that have finished, and of those that have started: one in both runs again."""
+"""Listener that gets the ids of finished and of started instances. An instance in both lists runs again."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """What a hosted engine keeps in memory, in bytes, and how many events it refused."""
+    """Memory use of a hosted engine, in bytes, and the number of events that it refused."""
 
     instance_bytes: int
     entity_bytes: int
@@ -29,19 +29,20 @@ class EngineUsage:
 
 @runtime_checkable
 class MeasuredEngine(Protocol):
-    """An engine that may be hosted by this process."""
+    """Engine that this process may host."""
 
     @property
     def usage(self) -> EngineUsage | None:
-        """None when another process hosts it."""
+        """Memory use and refused events; None when another process hosts the engine."""
         ...
 
 
 class Engine(Protocol):
-    """A configured engine.
+    """Configured engine.
 
-    `durable` is False when acknowledged work is lost at exit; the daemon says so at start. `certain`: an event that it
-    accepts reaches its instance; one for a finished instance is refused. Where it is False the bridge looks afterwards.
+    durable: False when acknowledged work is lost at exit; the daemon reports that at start.
+    confirms_event_delivery: True when an accepted event reaches its instance, and an event for a finished instance is
+    refused. Otherwise the bridge checks the delivery afterwards.
     """
 
     @property
@@ -52,21 +53,21 @@ class Engine(Protocol):
 
     @property
     def notifies_instance_started(self) -> bool:
-        """Whether it tells the parking entity of an instance when anybody starts that, in the same transaction."""
+        """True when any start of an instance notifies its early-message entity, in the same transaction."""
         ...
 
     @property
     def faults(self) -> Mapping[str, int]:
-        """Operations that this process could not apply for it and gave up, by kind."""
+        """Number of operations of this engine that this process could not apply and gave up, by kind."""
         ...
 
     @property
     def messages(self) -> MessageSealer:
-        """Encrypts messages that wait on it, where it does not keep them encrypted itself."""
+        """Sealer that encrypts waiting messages, unless the engine itself stores them encrypted."""
         ...
 
     def has_no_early_messages(self, entity_id: str) -> bool:
-        """Whether it is certain without a call that this parking entity has nothing, neither state nor operations."""
+        """True when this early-message entity is known, without a call, to have neither state nor operations."""
         ...
 
     @property
@@ -74,30 +75,34 @@ class Engine(Protocol):
 
     @property
     def description(self) -> str:
-        """One line for the start-up banner: what and where, no secrets."""
+        """Summary for the start-up banner in one line: kind and place, without secrets."""
         ...
 
     async def start(self) -> None:
-        """Raises: EngineError when the engine cannot be hosted; a remote engine that is away is not an error here."""
+        """Start the engine. Raises: EngineError when it cannot be hosted.
+
+        An unreachable remote engine raises nothing here.
+        """
         ...
 
     async def stop(self) -> None:
-        """Idempotent."""
+        """Stop the engine. Idempotent."""
         ...
 
     async def probe(self) -> None:
-        """Return when the engine answers. Raises: EngineOutage."""
+        """Check that the engine answers. Raises: EngineOutage."""
         ...
 
     @property
     def client(self) -> AsyncTaskHubGrpcClient:
-        """The SDK's asynchronous client; valid between start and stop. Each call of it has a deadline (`timeout`)."""
+        """Asynchronous client of the SDK, valid between start and stop. Each call has a deadline (`timeout`)."""
         ...
 
     def watch_runs(self, listener: RunListener) -> bool:
-        """Call `listener`, from any thread, when instances start or finish from now on, whoever starts them.
+        """Call `listener`, from any thread, whenever instances start or finish from now on, whatever starts them.
 
-        False, and it is never called, when this engine does not tell. Valid between start and stop.
+        Returns False when this engine does not report runs; the listener is then never called. Call the method between
+        start and stop.
         """
         ...
 
@@ -107,9 +112,9 @@ class Engine(Protocol):
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
-        """A worker of the SDK with the workflows registered, not started. The caller starts and stops it.
+        """Create a worker of the SDK with the workflows registered. The caller starts and stops it.
 
-        data_converter: how the workflows' values become JSON and back; the SDK's own when None. witness: sees instances
-        that no longer fit their code.
+        data_converter: conversion of the workflows' values to JSON and back; None for the SDK's own.
+        monitor: gets the instances that no longer fit their code.
         """
         ...

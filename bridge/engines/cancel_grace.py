@@ -1,11 +1,12 @@
-"""The second half of a cancel with `grace`: an orchestration of the bridge that waits, looks, and may terminate.
+"""Cancel with `grace`: an orchestration of the bridge that waits, checks the instance, and may terminate it.
 
-It lives on the engine of the instance that it watches, so its timer outlives every process of the bridge. A request
-counts as acknowledged when the custom status says so (`acknowledged`): sagas do that by themselves. What is
-acknowledged, has finished, or was started anew is left alone.
+The orchestration runs on the engine of the instance that it watches. Its timer therefore outlives every process of the
+bridge. A request is acknowledged when the custom status says so (`acknowledged`); sagas set that status themselves. An
+instance that has acknowledged, has finished, or was started again is left unchanged.
 
-Between a look and a terminate the instance could begin to compensate. So it is suspended first; an event that is raised
-then returns when no turn is in flight any more; and only what is still not acknowledged is terminated.
+Between a check and a termination the instance could begin to compensate. The instance is therefore suspended first. A
+probe event is raised next, which returns when no turn is in flight. Only an instance that still has not acknowledged is
+then terminated.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ GUARD = "bridge.cancel"
 """Name of the orchestration."""
 
 GUARD_PREFIX = "bridge:cancel:"
-"""What the ids of its instances begin with."""
+"""Prefix of its instance ids."""
 
 LOOK = "bridge.cancel.look"
 STOP = "bridge.cancel.stop"
 
 PROBE_EVENT = "bridge.cancel.probe"
-"""Event that is raised to know that no turn is in flight. Nobody waits for it."""
+"""Event that is raised to make sure that no turn is in flight. No orchestrator waits for it."""
 
 ACCEPTED = "accepted"
 _COMPENSATING = frozenset({"cancelling", "compensating", "compensated", "compensation_failed"})
@@ -58,13 +59,14 @@ _RETRY = task.RetryPolicy(
 )
 _AGAIN = timedelta(seconds=5)
 _SETTLE = 10.0
-"""Seconds that an instance has to be suspended, while its worker may be busy or away."""
+"""Seconds within which an instance must become suspended, while its worker may be busy or away."""
 
 
 def acknowledged(custom_status: Any) -> bool:
-    """Whether a custom status says that a cancel is being honoured, or cannot be any more.
+    """True when a custom status says that a cancel is being honoured, or that the instance can no longer be cancelled.
 
-    That is an object with `"cancel": "accepted"`; or a saga's, which is being undone, or behind its point of no return.
+    Such a status is an object with `"cancel": "accepted"`, or the status of a saga that compensates or has passed its
+    point of no return.
     """
     if not isinstance(custom_status, Mapping):
         return False
@@ -76,16 +78,16 @@ def acknowledged(custom_status: Any) -> bool:
 
 
 def cancel_grace(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> Any:
-    """request: `instance`, `created` and `due` (ISO 8601 in UTC), `reason`; `suspended` from the second round on.
+    """Orchestrator that ends a cancel: returns "ended", "replaced", "acknowledged" or "terminated".
 
-    Returns what came of it: ended, replaced, acknowledged or terminated.
+    request: `instance`, `created` and `due` (ISO 8601 in UTC), `reason`; from the second round on also `suspended`.
     """
     if "suspended" not in request:
         yield ctx.create_timer(datetime.fromisoformat(request["due"]).replace(tzinfo=None))
         seen = yield ctx.call_activity(LOOK, input=request, retry_policy=_RETRY)
         if seen["verdict"] is not None:
             return seen["verdict"]
-        # Whether somebody else had suspended it: that is then left so
+        # An instance that another person or program has suspended stays suspended
         request = {**request, "suspended": seen["suspended"]}
     verdict = yield ctx.call_activity(STOP, input=request, retry_policy=_RETRY)
     if verdict is not None:
@@ -99,7 +101,7 @@ cancel_grace.__name__ = GUARD
 
 
 class CancelGrace:
-    """The activities behind `guard`, on one engine. Call them from any thread but the event loop's."""
+    """Activities behind the orchestration, on one engine. Call them from any thread except the event loop's."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, settle: float = _SETTLE) -> None:
         self._engine = engine
@@ -107,7 +109,7 @@ class CancelGrace:
         self._settle = settle
 
     def activities(self) -> dict[str, Callable[..., Any]]:
-        """By registered name."""
+        """Activities by registered name."""
         return {LOOK: self._activity(LOOK, self.look), STOP: self._activity(STOP, self.stop)}
 
     def _activity(self, name: str, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
@@ -118,15 +120,18 @@ class CancelGrace:
         return activity
 
     async def look(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """`verdict`: None when the request was not acknowledged. Raises: EngineError."""
+        """Check the instance: its verdict, and whether it is suspended. Raises: EngineError.
+
+        The `verdict` is None while the request is not acknowledged.
+        """
         state = await self._state(request["instance"])
         suspended = state is not None and state.runtime_status is OrchestrationStatus.SUSPENDED
         return {"verdict": _verdict(state, request), "suspended": suspended}
 
     async def stop(self, request: Mapping[str, Any]) -> str | None:
-        """Terminate what has not acknowledged; None when nobody can tell yet. It may be repeated.
+        """Terminate an instance that has not acknowledged; return the verdict, or None when it is not known yet.
 
-        Raises: EngineError.
+        The call may be repeated. Raises: EngineError.
         """
         instance = request["instance"]
         state = await self._state(instance)
@@ -157,7 +162,7 @@ class CancelGrace:
         return _verdict(await self._state(instance), request)
 
     async def _suspended(self, instance: str) -> OrchestrationState | None:
-        """The instance once it is suspended or finished, or as it is when the time is up."""
+        """State of the instance once it is suspended or has finished, or the latest one when the time is up."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settle
         pause = 0.02
@@ -195,7 +200,7 @@ class CancelGrace:
 async def start_cancel_grace(
     engine: Engine, inquiry: InstanceReader, command: Cancel, origin: MessageOrigin | None, due: datetime
 ) -> None:
-    """Start the guard of a cancel that the instance was told; a repeat of the request finds the first one's.
+    """Start the orchestration that watches a cancel. A repeat of the request finds the orchestration of the first one.
 
     Raises: EngineError.
     """
@@ -228,7 +233,7 @@ async def start_cancel_grace(
 
 
 def created(state: OrchestrationState) -> str:
-    """When an instance was created, to tell it from a later one of the same id."""
+    """Creation time of an instance, which distinguishes it from a later one of the same id."""
     return state.created_at.replace(tzinfo=UTC).isoformat()
 
 

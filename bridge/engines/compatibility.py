@@ -1,6 +1,6 @@
-"""Orchestrations whose code no longer fits what they have done: the SDK ends them FAILED and compensates nothing.
+"""Monitor of orchestrations whose code no longer fits their history. The SDK ends them FAILED and compensates nothing.
 
-Seen where every worker of the SDK reports a turn, so that it is the same for each of them.
+Responses are inspected where every worker of the SDK reports a turn, in the same way for all workers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bridge.errors import UnknownTarget, is_final_failure
 from bridge.kinds import Kind
 
 REMEMBERED = 1000
-"""Most instances that are remembered; all are counted."""
+"""Largest number of instances that are remembered; all are counted."""
 
 _TYPES = (NonDeterminismError.__name__, OrchestratorNotRegisteredError.__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class IncompatibleInstance:
-    """An instance that today's code cannot go on with. error: what the SDK says."""
+    """Instance that the current code cannot continue. error: message of the SDK."""
 
     orchestration: str
     instance_id: str
@@ -38,9 +38,10 @@ class IncompatibleInstance:
 
 @dataclass(frozen=True, slots=True)
 class UnknownName:
-    """A name that an orchestration called and nothing registers. kind: target, activity, orchestration or entity.
+    """Name that an orchestration called and no worker registers.
 
-    detail: the failure of a publish, which names the target; empty for the other kinds.
+    kind: target, activity, orchestration or entity.
+    detail: message of a failed publish, which names the target; empty for the other kinds.
     """
 
     orchestration: str
@@ -51,11 +52,15 @@ class UnknownName:
 
 
 class CompatibilityMonitor:
-    """What the workers of one engine in this process have seen. Used from any thread.
+    """Incompatible instances and unknown names seen by the workers of one engine in this process.
 
-    counts: by orchestration, since the process started. An instance is forgotten when it takes a turn without the
-    error, as after a rewind. tell: called with each, once per failure. unknown: unknown names by kind, since the
-    process started; tell_unknown: called with each.
+    Methods may be called from any thread. An instance is forgotten when it takes a turn without the error, as after a
+    rewind.
+
+    counts: incompatible instances by orchestration, since the process started.
+    tell: called with each incompatible instance, once per failure.
+    unknown: unknown names by kind, since the process started.
+    tell_unknown: called with each unknown name.
     """
 
     def __init__(
@@ -72,12 +77,12 @@ class CompatibilityMonitor:
 
     @property
     def open(self) -> list[IncompatibleInstance]:
-        """Instances that have failed so and were not rewound since, oldest first."""
+        """Instances that have failed in this way and were not rewound since, oldest first."""
         with self._lock:
             return list(self._open.values())
 
     def look(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
-        """Judge the answer of one turn. known: names that the worker registers, and external ones."""
+        """Inspect the response of one turn. known: names that the worker registers, and external ones."""
         for unknown in _unknown(request, response, known):
             with self._lock:
                 self.unknown[unknown.kind] += 1
@@ -112,7 +117,7 @@ def _name(request: Any) -> str:
 
 
 def _unknown(request: Any, response: pb.OrchestratorResponse, known: Workflows | None) -> Iterator[UnknownName]:
-    """Publishes to unknown targets that failed before this turn, and unknown names that it calls."""
+    """Publishes to unknown targets that failed before this turn, and unknown names that this turn calls."""
     for event in request.newEvents:
         if event.HasField("taskFailed"):
             details = event.taskFailed.failureDetails
@@ -127,7 +132,7 @@ def _unknown(request: Any, response: pb.OrchestratorResponse, known: Workflows |
 
 
 def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
-    """Kind and name of what an action calls, as it is registered."""
+    """Kind and registered name of the function or entity that an action calls."""
     match action.WhichOneof("orchestratorActionType"):
         case "scheduleTask":
             return Kind.ACTIVITY, action.scheduleTask.name
@@ -142,17 +147,17 @@ def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
 
 
 class MonitoredWorker(ContainedWorker):
-    """A worker of the SDK whose answers a witness looks at before they go out."""
+    """Worker of the SDK with a monitor that inspects responses before they are sent."""
 
     monitor: CompatibilityMonitor | None = None
     known: Workflows | None = None
-    """Names that the workers of this process register, and external ones; None where nobody knows them all."""
+    """Names that the workers of this process register, and external ones; None when the names are not all known."""
 
     def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         if self.monitor is not None:
             self.monitor.look(request, response, self.known)
 
     def look_at_activity(self, response: pb.ActivityResponse) -> None:
-        """Mark final failures, for orchestrators of SDKs that heed the mark."""
+        """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
         if is_final_failure(response.failureDetails.errorType):
             response.failureDetails.isNonRetriable = True

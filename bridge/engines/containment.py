@@ -1,7 +1,8 @@
-"""Containment of user code: what an orchestrator, activity, entity or data converter raises fails its own instance.
+"""Containment of user code: an orchestrator, activity, entity or data converter can fail its own instance only.
 
-The SDK's executors expect an Exception with a text. Anything else (SystemExit, a `__str__` that raises, text that is no
-UTF-8) leaves them: it ends a thread of a pool, or the event loop of the SDK's worker, or its work never ends.
+The SDK's executors expect an Exception with a text. Any other exception (SystemExit, a `__str__` that raises, text that
+is not UTF-8) escapes from them: it ends a thread of a pool, or the event loop of the SDK's worker, or its work never
+ends.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from durabletask.worker import TaskHubGrpcWorker
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 16 * 1024
-"""Characters of an exception's text that a failure keeps, where the exception has to be copied."""
+"""Characters of an exception's text that a copied exception keeps."""
 MAX_DETAILS = 256 * 1024
 """Bytes of failure details above which an exception is copied with shorter text and without stack trace."""
 MAX_CAUSES = 10
-"""Causes of an exception that its copy keeps: as many as the SDK reports."""
+"""Number of an exception's causes that its copy keeps, equal to the number that the SDK reports."""
 
 
 class CopiedFailure(Exception):
-    """Base of the exceptions that stand for one that the SDK cannot report. Each copy has the original's type name."""
+    """Base of the exceptions that replace one that the SDK cannot report. Each copy has the original's type name."""
 
 
 def presentable(error: BaseException) -> Exception:
-    """Return the exception itself where the SDK can report it, else a copy of its type name, text and causes."""
-    # The SDK takes a StopIteration for the end of an orchestrator.
+    """Return the exception itself when the SDK can report it, otherwise a copy with its type name, text and causes."""
+    # The SDK treats a StopIteration as the end of an orchestrator.
     kind = type(error)
     if issubclass(kind, Exception) and not issubclass(kind, StopIteration) and _is_reportable(error):
         assert isinstance(error, Exception)
@@ -57,7 +58,7 @@ def presentable(error: BaseException) -> Exception:
 
 
 def _reraise(error: BaseException) -> NoReturn:
-    """Raise what `presentable` gives for the exception that is being handled."""
+    """Raise the `presentable` form of the exception that is being handled."""
     shown = presentable(error)
     try:
         if shown is error:
@@ -66,18 +67,18 @@ def _reraise(error: BaseException) -> NoReturn:
     finally:
         if shown is not error:
             shown.__context__ = None
-        del shown, error  # or exception and frame would keep each other
+        del shown, error  # otherwise exception and frame would keep each other alive
 
 
 def failure_details(error: BaseException) -> pb.TaskFailureDetails:
-    """Describe an exception that left the SDK's executors. Never raises."""
-    # An Exception leaves them only while they report another one: its `__str__` raised, or its text is not UTF-8.
+    """Describe an exception that escaped from the SDK's executors. Never raises."""
+    # An Exception escapes only while the SDK reports another one: its `__str__` raised, or its text is not UTF-8.
     reported = _cause(error) if issubclass(type(error), Exception) else None
     return helpers.new_failure_details(presentable(reported if reported is not None else error))
 
 
 def shorten(details: pb.TaskFailureDetails) -> None:
-    """Cut the texts of a failure that is too large."""
+    """Shorten the texts of a failure that is too large."""
     inner: pb.TaskFailureDetails | None = details
     while inner is not None and details.ByteSize() > MAX_DETAILS:
         if len(inner.errorMessage) > MAX_MESSAGE:
@@ -103,7 +104,7 @@ def _cause(error: BaseException) -> BaseException | None:
     try:
         cause = error.__cause__
         return error.__context__ if cause is None else cause
-    except BaseException:  # a subclass may hide them behind properties
+    except BaseException:  # a subclass may hide them behind properties that raise
         return None
 
 
@@ -140,12 +141,12 @@ def _cut(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text with lone surrogates escaped, as protocol buffers need it."""
+    """Escape lone surrogates of a text, as protocol buffers require."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Encoded:
-    """A value that is serialized already."""
+    """Value that is already serialized."""
 
     __slots__ = ("text",)
 
@@ -154,7 +155,7 @@ class Encoded:
 
 
 class ContainedConverter(DataConverter):
-    """A data converter that raises only exceptions that the SDK can report, and gives only text that can be sent."""
+    """Data converter that raises only exceptions that the SDK can report, and returns only text that can be sent."""
 
     def __init__(self, inner: DataConverter) -> None:
         self._inner = inner
@@ -190,10 +191,11 @@ class ContainedConverter(DataConverter):
 
 
 def contained_orchestrator(function: Callable[..., Any], converter: DataConverter) -> Callable[..., Any]:
-    """Wrap an orchestrator, so that its failures pass through the SDK, which releases its locks and keeps its actions.
+    """Wrap an orchestrator to raise only exceptions that the SDK can report.
 
-    The result is serialized here: the SDK leaves an orchestration running for ever when its own attempt fails with
-    anything but ValueError and TypeError.
+    The SDK then releases the orchestrator's locks and keeps its actions. The wrapper serializes the result itself,
+    because the SDK leaves an orchestration running for ever when its own serialization fails with anything but
+    ValueError or TypeError.
     """
 
     @functools.wraps(function)
@@ -212,7 +214,7 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
 
 
 def contained_activity(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an activity, so that it raises only exceptions that the SDK can report."""
+    """Wrap an activity to raise only exceptions that the SDK can report."""
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:
@@ -225,7 +227,7 @@ def contained_activity(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _encoded(result: Any, converter: DataConverter) -> Encoded | None:
-    """Raises: JsonEncodeOutputException, without the value."""
+    """Serialize a result. Raises: JsonEncodeOutputException, without the value."""
     if result is None:
         return None
     try:
@@ -251,7 +253,7 @@ def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Genera
         except BaseException as error:
             _reraise(error)
         finally:
-            given = None  # or an exception that was thrown in and this frame would keep each other
+            given = None  # otherwise an exception that was thrown in and this frame would keep each other alive
         try:
             given = yield waits_for
             step = inner.send
@@ -264,7 +266,7 @@ def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Genera
 
 
 class _Turn(threading.local):
-    """The turn that this thread runs. begun: generators that it began."""
+    """Turn that this thread runs. begun: generators that the turn began."""
 
     def __init__(self) -> None:
         self.begun: list[Generator[Any, Any, Any]] = []
@@ -274,19 +276,19 @@ _turn = _Turn()
 
 
 def keep_open() -> None:
-    """Leave the orchestrator that this turn began to its caller: the next turn goes on with it."""
+    """Keep the orchestrator that this turn began open for its caller, which continues it in the next turn."""
     _turn.begun.clear()
 
 
 def _end_turn() -> None:
-    """Close what the turn began: a collector would run its `finally` clauses later, and in any thread."""
+    """Close the generators of this turn: a garbage collector would run their `finally` clauses later, in any thread."""
     for generator in _turn.begun:
         close_quietly(generator)
     _turn.begun.clear()
 
 
 def close_quietly(generator: Any) -> None:
-    """Close a generator; whatever its `finally` clauses raise is dropped."""
+    """Close a generator, and drop any exception of its `finally` clauses."""
     try:
         generator.close()
     except BaseException as error:
@@ -294,27 +296,27 @@ def close_quietly(generator: Any) -> None:
 
 
 class Load:
-    """Work of one pool of threads: when each busy thread began with its item. Used from any thread."""
+    """Load of one pool of threads: start times of the items that its threads run. Thread-safe."""
 
     def __init__(self) -> None:
         self.began: dict[int, float] = {}
-        """By thread."""
+        """Start time by thread id, on the monotonic clock."""
 
     def begin(self) -> None:
-        """This thread begins with an item."""
+        """Record that this thread begins an item."""
         self.began[threading.get_ident()] = time.monotonic()
 
     def end(self) -> None:
         self.began.pop(threading.get_ident(), None)
 
     def is_stuck(self, threads: int, waiting: int, after: float) -> bool:
-        """Every thread has been busy with the same items for `after` seconds, and others wait."""
+        """True when every thread has been busy with the same item for `after` seconds, and other items wait."""
         began = list(self.began.values())
         return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
 
 
 class RunningRecord(Protocol):
-    """A record of the work items that threads of this process run."""
+    """Record of the work items that threads of this process run."""
 
     def begin(self, token: str) -> None: ...
 
@@ -326,28 +328,30 @@ class RunningRecord(Protocol):
 
 
 class ContainedWorker(TaskHubGrpcWorker):
-    """A worker of the SDK in which user code can fail only its own instance."""
+    """Worker of the SDK in which user code can fail only its own instance."""
 
     stuck_after: float | None = None
-    """Seconds after which work that waits behind busy threads counts as stuck; None: never."""
+    """Seconds after which work that waits behind busy threads counts as stuck; None disables the check."""
 
     running: RunningRecord | None = None
-    """Told which work items run, where this process's death is the engine's too."""
+    """Record of the running work items, in a process whose end is also the engine's end."""
 
     drain_mark: str | None = None
-    """Begins the tokens with which a worker that stops gives back what it holds; None: it gives nothing back. For
-    engines that refuse its answers from then on, and would take it for dead."""
+    """Prefix of the tokens with which a stopping worker returns its work; None returns nothing.
+
+    The prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data_converter: DataConverter = ContainedConverter(self._data_converter)
         self._load: Load | None = Load()
-        """Of the one pool of the SDK's worker; None where a subclass has pools of its own."""
+        """Load of the single pool of the SDK's worker; None where a subclass has pools of its own."""
         self._begin: Callable[[str], None] = self._begun
-        """Called when a thread begins with a work item. An attribute, as `_end`, for subclasses that need less."""
+        """Called when a thread begins a work item. An attribute, like `_end`, for subclasses that need less."""
         self._end: Callable[[], None] = self._ended
         self._held: dict[str, _Answers] = {}
-        """Work items that this worker has and has not done, by token, where they are given back."""
+        """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
         self._is_draining = False
         manager = self._async_worker_manager
         for submit, cancel in (
@@ -390,7 +394,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         token: str,
     ) -> None:
-        """Take a work item from the stream; it is held until `_let_go`."""
+        """Take a work item from the stream, and keep it until `_release`."""
         if self.drain_mark is not None:
             mark = f"{self.drain_mark}{token}"
             self._held[token] = answers = _Answers(stub, self, request)
@@ -400,10 +404,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         submit(execute, cancel, request, stub, token)
 
     def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
-        """Look at the answer of a turn before it goes out."""
+        """Inspect the response of a turn before it is sent."""
 
     def look_at_activity(self, response: pb.ActivityResponse) -> None:
-        """Look at the failure of an activity before it goes out."""
+        """Inspect the failure of an activity before it is sent."""
 
     def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
         found = self._held.get(token)
@@ -413,7 +417,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         self._held.pop(token, None)
 
     def _begun(self, token: str) -> None:
-        """This thread begins with a work item."""
+        """Record that this thread begins a work item."""
         if self._load is not None:
             self._load.begin()
         if self.running is not None:
@@ -426,7 +430,7 @@ class ContainedWorker(TaskHubGrpcWorker):
             self._load.end()
 
     def stuck(self) -> list[str]:
-        """Describe each pool of threads that cannot work. Empty while all can, and when the worker is stopped."""
+        """Reasons why pools of threads cannot work; empty while all can, and when the worker is stopped."""
         if not self._is_running:
             return []
         if self._runLoop is not None and not self._runLoop.is_alive():
@@ -501,7 +505,7 @@ class ContainedWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> pb.EntityBatchResult:
-        """Run each operation as a batch of its own, so that one fails alone."""
+        """Run each operation as a batch of its own, which fails alone."""
         answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
         if answers.is_given_back:
             self._release(completionToken)
@@ -557,9 +561,9 @@ def _tell(error: BaseException, what: str) -> None:
 
 
 class _Answers:
-    """A stub that shows answers to its worker before they go out, and knows whether the work item was answered.
+    """Stub that shows responses to its worker before they are sent, and records that the work item was answered.
 
-    cancel: gives the work item back, where that is possible.
+    cancel: returns the work item, where that is possible.
     """
 
     is_given_back = False
@@ -571,7 +575,7 @@ class _Answers:
         self._worker = worker
         self._request = request
 
-    # The two that every work item needs are written down: they cost less so.
+    # The two methods that every work item needs are defined explicitly, which is faster.
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
         self._is_answered = True
         if self.is_given_back:
@@ -593,14 +597,14 @@ class _Answers:
         return call
 
     def give_back(self) -> None:
-        """Leave the work item to another worker; an answer that this one comes to is not sent."""
+        """Return the work item for another worker; a later response of this worker is not sent."""
         self.is_given_back = True
         if self.cancel is not None:
-            with suppress(Exception):  # the engine may be gone: then it has nothing to take back
+            with suppress(Exception):  # the engine may be gone and have nothing to take back
                 self.cancel()
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
-        """Answer for an executor that raised, unless it has answered."""
+        """Send a response for an executor that raised, unless it has responded."""
         _tell(error, what)
         if self._is_answered:
             return
@@ -611,11 +615,11 @@ class _Answers:
 
 
 def _unheard(response: Any) -> None:
-    """An answer to a work item that was given back."""
+    """Discard a response to a work item that was returned."""
 
 
 class _Collected:
-    """A stub that keeps the result of an entity batch."""
+    """Stub that keeps the result of an entity batch."""
 
     result: pb.EntityBatchResult | None = None
 

@@ -1,4 +1,4 @@
-"""Azure credentials for the scheduler engine and for Key Vault, made only when the configuration asks for one."""
+"""Azure credentials for the scheduler engine and for Key Vault, created only when the configuration needs one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The same identity twice: asynchronous for the client, synchronous for the worker's threads."""
+    """Asynchronous credential for the client and synchronous one for the worker's threads, of the same identity."""
 
     asynchronous: Any
     synchronous: Any
@@ -32,14 +32,17 @@ class Credentials:
 
 
 def kind(config: SchedulerEngineConfig, secure: bool) -> str:
-    """`none` or the name of a credential. `auto` means none where the endpoint is plain http or a token is given."""
+    """Name of a credential, or `none`. `auto` means `none` when the endpoint is plain http or a token is given."""
     if config.credential != "auto":
         return config.credential
     return "default" if secure and config.token is None else "none"
 
 
 def create(config: SchedulerEngineConfig, secure: bool) -> Credentials | None:
-    """None where no credential is wanted. Raises: ValueError when one lacks what it needs from its environment."""
+    """Create the credentials; None when none are configured.
+
+    Raises: ValueError when the environment lacks a required setting.
+    """
     chosen = kind(config, secure)
     if chosen == "none":
         return None
@@ -51,7 +54,7 @@ def create(config: SchedulerEngineConfig, secure: bool) -> Credentials | None:
 
 
 def synchronous(kind: str, client_id: str | None) -> Any:
-    """A credential for threads. Raises: ValueError when it lacks what it needs from its environment."""
+    """Create a credential for threads. Raises: ValueError when the environment lacks a required setting."""
     return getattr(azure.identity, _CLASSES[kind])(**_arguments(kind, client_id))
 
 

@@ -1,4 +1,4 @@
-"""Interceptors of the asynchronous client: a deadline for calls without one, and streams for those of the SDK."""
+"""Interceptors of the asynchronous client: a deadline for calls without one, and the SDK's interceptors on streams."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type informat
 
 
 class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Gives every call that has none a timeout in seconds: all of the SDK's but its two waits.
+    """Interceptor that gives every call without a timeout one in seconds: all calls of the SDK but its two waits.
 
-    It bounds the interceptors after it too, one of which may be waiting for a token. Raises TimeoutError for those.
+    The timeout includes the interceptors behind this one, which may wait for a token. Raises: TimeoutError for those.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -29,10 +29,10 @@ class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore
 
 
 class OnStreams(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Lets an interceptor see streamed responses too.
+    """Adapter that applies an interceptor to streamed responses too.
 
-    grpc.aio takes an interceptor of several kinds for the first of them only. The SDK's own are such, so without this
-    the history is asked for without task hub and credentials.
+    grpc.aio registers an interceptor of several kinds for the first kind only. The SDK's interceptors are of that sort.
+    Without the adapter the history would be requested without task hub and credentials.
     """
 
     def __init__(self, interceptor: Any) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of imported functions and classes to the SDK: orchestrator, activity, entity, or none of them."""
+"""Classification of imported functions and classes: orchestrator, activity, entity, or none of them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FORMS = {
 
 
 class Unusable(Exception):
-    """Meant for the SDK, but it cannot run it; the text says why and where."""
+    """Raised for a function meant for the SDK that the SDK cannot run; the text gives reason and place."""
 
 
 def classify(member: Any) -> Kind | None:
-    """None for anything that is not a workflow function or class. Raises: Unusable."""
+    """Kind of a workflow function or class; None for anything else. Raises: Unusable."""
     if inspect.isclass(member):
         return Kind.ENTITY if issubclass(member, DurableEntity) and member is not DurableEntity else None
     if not inspect.isfunction(member):
@@ -59,7 +59,7 @@ def classify(member: Any) -> Kind | None:
 
 
 def entity_name(member: Any) -> str:
-    """The name an entity is registered under. Raises: Unusable."""
+    """Name under which an entity is registered. Raises: Unusable."""
     name = get_entity_name(member).lower()
     try:
         EntityInstanceId.validate_entity_name(name)
@@ -69,7 +69,7 @@ def entity_name(member: Any) -> str:
 
 
 def location(member: Any) -> str:
-    """`file:line` of a definition, as well as it is known."""
+    """Place of a definition as `file:line`, or its module and name when the place is unknown."""
     try:
         target = inspect.unwrap(member)
         if inspect.isfunction(target):
@@ -80,13 +80,13 @@ def location(member: Any) -> str:
 
 
 def _context(annotation: Any, function: Callable[..., Any]) -> Kind | None:
-    """Kind of the context class that an annotation means."""
+    """Kind of the context class that an annotation refers to, or None."""
     if inspect.isclass(annotation) and not isinstance(annotation, types.GenericAlias):
         return next((CONTEXTS[each.__name__] for each in _CLASSES if issubclass(annotation, each)), None)
     if isinstance(annotation, typing.ForwardRef):
         annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
-        # Written so, or by `from __future__ import annotations`
+        # Written as a string, or by `from __future__ import annotations`
         return annotation_kind(ast.Constant(annotation), lambda leaf: _named(ast.unparse(leaf), function))
     if isinstance(annotation, typing.TypeVar):
         return _context(annotation.__bound__, function)
@@ -124,7 +124,7 @@ def _named(text: str, function: Callable[..., Any]) -> Kind | None:
 
 @lru_cache(maxsize=64)
 def _unrun_names(module: str) -> dict[str, str | ast.expr]:
-    """Names that a module's source gives a meaning anywhere: dotted imports, and values of aliases."""
+    """Names that a module's source defines anywhere: dotted imports, and values of aliases."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError, KeyError, SyntaxError):

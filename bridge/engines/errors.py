@@ -1,4 +1,4 @@
-"""What foreign errors of the engine side mean. They are translated here and nowhere else."""
+"""Translation of foreign errors on the engine side, used by all calls of engines."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ STATUS: dict[Any, type[EngineError]] = {
     Code.UNAVAILABLE: EngineUnavailable,
     Code.DATA_LOSS: EngineError,
 }
-"""The meaning of every gRPC status. A plain EngineError is tried a bounded number of times and then dead-lettered."""
+"""Error class of every gRPC status. A plain EngineError is retried a bounded number of times, then dead-lettered."""
 
 QUESTIONS = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.DATA_LOSS})
-"""Statuses that say nothing of what happened or of whose fault it is: the engine is asked before they are believed."""
+"""Statuses that leave outcome and cause unknown: the engine is asked about the instance before they are accepted."""
 
 _TOLD = frozenset(
     {
@@ -55,16 +55,16 @@ _TOLD = frozenset(
         Code.ABORTED, Code.UNIMPLEMENTED, Code.UNAVAILABLE,
     }
 )  # fmt: skip
-"""Statuses whose details speak of the connection or the service. Those of the others may quote payload."""
+"""Statuses whose details describe the connection or the service. Details of other statuses may quote payload."""
 
 _BOUND = re.compile(
     r"The call has (an? )?[a-z' ]{1,40} (of \d+ (characters|bytes); at most \d+ are allowed"
     r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
 )
-"""Details of a refusal that are told all the same: an embedded engine names a bound, and quotes nothing."""
+"""Pattern of details that are reported for every status: an embedded engine names a limit and quotes no payload."""
 
 _UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
-"""Details of an embedded engine that refuses an event, and quotes nothing."""
+"""Pattern of details, without payload, with which an embedded engine refuses an event."""
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",
@@ -73,10 +73,10 @@ _SAID = {
     Code.FAILED_PRECONDITION: "the engine refuses the request (FAILED_PRECONDITION)",
     Code.OUT_OF_RANGE: "the engine refuses the request (OUT_OF_RANGE)",
 }
-"""What ends in a dead letter, in words for a person; other statuses are called by their name."""
+"""Texts for statuses that end in a dead letter; other statuses are reported by name."""
 
 _CONNECTION = (grpc.RpcError, grpc.FutureCancelledError, grpc.aio.BaseError, grpc.aio.UsageError, OSError)
-"""Failures of the library or the network that carry no status."""
+"""Failures of the library or the network without a status."""
 
 _DETAILS_LIMIT = 300
 _TOO_LARGE = ("message larger than max", "larger than the maximum", "exceeds the maximum", "too large")
@@ -84,10 +84,10 @@ _TASK_HUB = ("task hub", "taskhub", "task-hub")
 
 
 def translate(error: BaseException, *, what: str) -> EngineError:
-    """The bridge's error for what a client, a credential or gRPC raised. The original is not chained here.
+    """Translate an exception of a client, a credential or gRPC. The original is not chained here.
 
-    what: the call, for the text: "schedule 'order-1'". An EngineError is returned as it is.
-    Raises: the error itself when it is none of these, because then it is a bug.
+    what: the call, for the text: "schedule 'order-1'". An EngineError is returned unchanged.
+    Raises: the exception itself when it is of no known kind, because it is then a bug.
     """
     if isinstance(error, EngineError):
         return error
@@ -110,13 +110,13 @@ def translate(error: BaseException, *, what: str) -> EngineError:
 
 
 def status_of(error: BaseException) -> Any:
-    """The gRPC status of an error, None when it has none."""
+    """gRPC status of an error; None when it has none."""
     code = getattr(error, "code", None) if isinstance(error, grpc.RpcError) else None
     return code() if callable(code) else None
 
 
 def is_late(error: EngineError) -> bool:
-    """Whether the engine refused because the instance has finished, as the embedded one does with events."""
+    """True when the engine refused because the instance has finished, as the embedded engine does for events."""
     return error.__cause__ is not None and status_of(error.__cause__) is Code.FAILED_PRECONDITION
 
 
@@ -142,7 +142,7 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
 
 
 async def asked(call: Awaitable[T], what: str) -> T:
-    """Result of a call of the SDK's client. what: the call, for the error. Raises: EngineError."""
+    """Await a call of the SDK's client and return its result. what: the call, for the error. Raises: EngineError."""
     try:
         return await call
     except Exception as error:

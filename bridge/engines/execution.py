@@ -1,4 +1,4 @@
-"""Commands as calls of the SDK's client: each takes effect once, or says why not."""
+"""Execution of commands as calls of the SDK's client: each command takes effect once, or fails with a reason."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from bridge.instance_protocol import (
 from bridge.origin import MessageOrigin, wrap_payload
 
 _NEVER = pb.OrchestrationIdReusePolicy()
-"""An id that is kept is never reused. Sent explicitly, as engines differ in what they do without a policy."""
+"""Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
 
 _FINISHED = pb.OrchestrationIdReusePolicy(
     replaceableStatus=[
@@ -67,29 +67,29 @@ _STARTS = (ScheduleOrchestration, StartOrRaise)
 _STARTED = InstanceFacts(CallResult.STARTED)
 
 _MOVES = 30
-"""Moves of one command after which it is tried again later: its instance comes and goes all the time."""
+"""Largest number of steps of one command, whose instance keeps changing; the command is then retried later."""
 
 _REFUSALS = 3
-"""How often an engine may say that an instance has finished which it then shows as running."""
+"""Number of refusals accepted from an engine that calls an instance finished and then shows it as running."""
 
 
 class CommandExecutor:
-    """Executes commands on one engine. The engine's client gives every call its deadline.
+    """Executor of commands on one engine. The engine's client gives every call its deadline.
 
-    Which calls, in which order, `bridge.instance_protocol` decides. The message's id travels in every start, event and
-    signal, so that what has taken effect is recognized: in the start input of an instance, in the history of one that
-    has finished, by an inbox.
+    `bridge.instance_protocol` decides which calls are made, in which order. The message's id travels in every start,
+    event and signal. Executed commands are recognised by it: in the start input of an instance, in the history of a
+    finished instance, or by an inbox.
 
-    An outcome that is unknown (no answer in time, or an answer that says nothing, like UNKNOWN) is resolved by asking
-    for the instance where that tells, else by raising EngineTimeout, so that the command is repeated:
+    An outcome is unknown when the answer is late, or has a status such as UNKNOWN. A query of the instance resolves it
+    where possible. Otherwise EngineTimeout is raised, and the command is repeated:
 
-    - start: found, and started by this message, the command is done; found, and started by another, the id is taken;
-      not found: the first error stands.
-    - everything else: repeated, under the same id.
+    - start: when the instance exists and this message started it, the command is done. When another message started it,
+      the id is taken. When it does not exist, the first error stands.
+    - every other command: repeated, under the same id.
 
-    A request larger than the engine takes is refused by the channel before it is sent: EngineRejected.
+    The channel refuses a request larger than the engine accepts before it is sent: EngineRejected.
 
-    now: the clock that delays are added to.
+    now: the clock to which delays are added.
     """
 
     def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -98,13 +98,13 @@ class CommandExecutor:
         self._inquiry = InstanceReader(engine)
 
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
-        """Returns when the engine has taken the command. Raises: EngineError.
+        """Execute a command; return when the engine has accepted it. Raises: EngineError.
 
-        origin: the message that the command came from; its data travels in an envelope that names it. Bare when None,
-        and then nothing tells a repeat.
+        origin: the message of the command. The command's data travels in an envelope that names the message. None sends
+        the bare data; a repeat cannot be recognised then.
         """
         if isinstance(command, _STARTS):
-            # The hot path: nothing to decide before the first call, and nothing after it when the instance is new.
+            # The hot path: no decision before the first call, and none after it when the instance is new.
             run = _Run(self, command, origin)
             if await run.start(_NEVER) is CallResult.STARTED:
                 return
@@ -119,14 +119,14 @@ class CommandExecutor:
         try:
             await _Run(self, command, origin).go_on()
         except AlreadyTaken:
-            # The first time, the start of the guard may have been what failed
+            # The first attempt may have failed at the start of the cancel grace orchestration
             await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
             raise
         await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
 
 
 class _Run:
-    """One command on its way."""
+    """Execution of one command."""
 
     __slots__ = (
         "_command", "_engine", "_id", "_inquiry", "_known", "_now", "_origin", "_past", "_refusals", "_status",
@@ -147,7 +147,7 @@ class _Run:
         self._refusals = 0
 
     async def go_on(self) -> None:
-        """Move by move until the command is done. Raises: EngineError."""
+        """Make one step after another until the command is done. Raises: EngineError."""
         confirms = self._engine.confirms_event_delivery
         for _ in range(_MOVES):
             move = next_step(self._command, self._known, confirms)
@@ -200,7 +200,7 @@ class _Run:
         return await self._schedule(command.orchestration, payload, policy, command.tags, command.version, start_at)
 
     async def _replace(self) -> None:
-        """Start where the instance has finished, with all that its last run has seen."""
+        """Start again after the instance has finished, with the deduplication window of its last run."""
         past = self._past
         assert past is not None
         if isinstance(self._command, _STARTS):
@@ -250,7 +250,7 @@ class _Run:
                 started_by_it,
             )
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
-            del translated  # an error whose traceback leads to itself keeps the payloads of its frames
+            del translated  # an error whose traceback refers to itself keeps the payloads of its frames
             raise self._inquiry.translate(error, what) from error
         translated.__cause__ = error
         self._trouble = translated
@@ -270,7 +270,7 @@ class _Run:
         except InstanceNotFound:
             said = CallResult.MISSING
         except InstanceAlreadyExists as error:
-            # Of events, only an answer to a request that has one is refused so
+            # An engine refuses an event in this way only when it answers a request that has an answer
             if (read_refusal(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
                 raise AlreadyTaken(f"{self._what}: the engine has had it before") from error
             raise InstanceFinished(f"{self._what}: the request was answered before") from error
@@ -290,14 +290,14 @@ class _Run:
     async def _search(self) -> None:
         event = _event(self._command)
         past = self._past = await self._inquiry.search(self._what, self._id, self._origin, event)
-        # What is gone since the look is looked for again
+        # An instance that is gone since the look is searched for again
         if past is None:
             self._known = replace(self._known, life=None)
         else:
             self._known = replace(self._known, held=past.held, restarted=past.restarted)
 
     async def _call(self) -> None:
-        """What says nothing to the orchestration itself, and what is for an entity."""
+        """Make the call of a command that bypasses the orchestration's code, or that signals an entity."""
         command = self._command
         call = self._signal(command) if isinstance(command, SignalEntity) else self._control()
         try:
@@ -308,7 +308,7 @@ class _Run:
             self._known = InstanceFacts(CallResult.CALLED)
 
     def _control(self) -> Callable[[], Awaitable[Any]]:
-        # Suspensions and resumptions are sent even where the state is the wanted one: the contrary may have been
+        # Suspend and resume are sent even when the state is already the wanted one: the opposite command may have been
         # accepted and not carried out yet. A second one has no effect.
         client, instance_id = self._engine.client, self._id
         match self._command:
@@ -336,7 +336,7 @@ class _Run:
 
     @property
     def _what(self) -> str:
-        """For the text of errors."""
+        """Description of the command for the text of errors."""
         match self._command:
             case ScheduleOrchestration() | StartOrRaise():
                 return f"start {self._id!r}"

@@ -1,4 +1,4 @@
-"""Calls of an engine's client, their errors in the bridge's words, and questions about one instance."""
+"""Reads of one instance through an engine's client, with translated errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from bridge.origin import MessageOrigin, Unwrapped, read_origin, unwrap
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """status: for a person. started_by_it: known only when the look was with the start input."""
+    """State of an instance at one time.
+
+    status: name of the runtime status, for people.
+    started_by_it: True when the given message started the instance; known only when the start input was read.
+    """
 
     life: InstanceState
     status: str = ""
@@ -30,10 +34,12 @@ class InstanceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PreviousRun:
-    """The last run of a finished instance.
+    """Last run of a finished instance.
 
-    held: it had the command that was searched for. restarted: it, or one before it, ran because of that command.
-    start: its input. inbox: what a new run has to remember.
+    held: True when the run received the command that was searched for.
+    restarted: True when the run, or one before it, was started because of that command.
+    start: its input.
+    inbox: deduplication window that a new run takes over.
     """
 
     held: bool
@@ -46,13 +52,13 @@ class PreviousRun:
 
 
 class InstanceReader:
-    """Asks one engine. Raises EngineError; what is none is a bug and goes on as it is."""
+    """Reader of instances of one engine. Raises: EngineError; any other exception is a bug and passes unchanged."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def look(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
-        """The instance now. start: with its start input, to see whether `origin` started it."""
+        """Current state of the instance. start: read its start input, to check whether `origin` started it."""
         state = await self._state(what, instance_id, start)
         if state is None:
             return InstanceSnapshot(InstanceState.MISSING)
@@ -63,9 +69,9 @@ class InstanceReader:
     async def search(
         self, what: str, instance_id: str, origin: MessageOrigin | None, event: tuple[str, Any] | None
     ) -> PreviousRun | None:
-        """What the history of a finished instance tells; None when the instance is gone.
+        """Search the history of a finished instance for a command; None when the instance is gone.
 
-        event: name and data; without an origin nothing else tells whether it was seen.
+        event: name and data. Without an origin they are the only sign that the command was seen.
         """
         client = self._engine.client
         try:
@@ -80,7 +86,7 @@ class InstanceReader:
         limit = int(carried.get("remember", REMEMBERED))
         seen = DeduplicationWindow(str(carried.get("seen", "")), limit)
         raised = [each for each in history if isinstance(each, EventRaisedEvent)]
-        # The start comes last: whoever replaces this run must remember it, however many messages have come since
+        # The start comes last: a run that replaces this one must remember it, however many messages came later
         messages = [*(read_origin(each.input) for each in raised), start]
         held = started_by(start, origin)
         restarted = origin is not None and started_by(start, restart_of(origin))
@@ -95,21 +101,22 @@ class InstanceReader:
         return PreviousRun(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
 
     async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
-        """One call. With an `instance_id`, an answer that says nothing is followed by a question."""
+        """Make one call. With an `instance_id`, the instance is read after an answer of unknown outcome."""
         try:
             return await call()
         except (Exception, asyncio.CancelledError) as error:
             if instance_id is not None and status_of(error) in QUESTIONS:
                 await self.ask(what, instance_id, None, self.translate(error, what))
-            # Not by a local name: an error whose traceback leads to itself keeps the payloads of its frames
+            # Not in a local variable: an error whose traceback refers to itself keeps the payloads of its frames
             raise self.translate(error, what) from error
 
     async def ask(
         self, what: str, instance_id: str, origin: MessageOrigin | None, cause: EngineError
     ) -> InstanceSnapshot:
-        """The instance after a call of unknown outcome.
+        """Read the instance after a call of unknown outcome.
 
-        An engine that cannot answer this either is out of order, whatever it said of the call: raises EngineOutage.
+        An engine that cannot answer this read either counts as unavailable, whatever the call returned. Raises:
+        EngineOutage.
         """
         try:
             return await self.look(what, instance_id, origin, start=True)
@@ -119,12 +126,15 @@ class InstanceReader:
             raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
 
     def translate(self, error: BaseException, what: str) -> EngineError:
-        """What a call raised. Raises: the error itself when this task was cancelled, or when it is a bug."""
+        """Translate an exception of a call.
+
+        Raises: the exception itself when this task was cancelled, or when it is a bug.
+        """
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise error
-            # gRPC says so when the channel was closed under the call.
+            # gRPC cancels a call whose channel was closed.
             return EngineUnavailable(f"{what}: the connection to the engine was closed")
         return translate(error, what=what)
 
@@ -147,7 +157,7 @@ def _start(what: str, text: str | None) -> Unwrapped:
 
 
 def _same(serialized: str | None, data: Any) -> bool:
-    """Whether a bare event carries this data. Both are compared as JSON, as engines may write it anew."""
+    """True when a bare event carries this data. Both are compared as JSON, because engines may rewrite it."""
     if not serialized:
         return data is None
     try:

@@ -1,4 +1,4 @@
-"""Keys for payloads at rest, from the files, vaults and functions that a configuration names."""
+"""Keys for payloads at rest, read from the files, vaults and functions that a configuration names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.files import read_file
 MAX_FILE = 1024
 
 Keys = Callable[[], Keyring | None]
-"""Reads the keys of an engine, None where it has no encryption. Raises: EngineMisconfigured, EngineUnavailable."""
+"""Function that reads an engine's keys; None without encryption. Raises: EngineMisconfigured, EngineUnavailable."""
 
 
 def no_keys() -> Keyring | None:
@@ -26,9 +26,10 @@ def no_keys() -> Keyring | None:
 
 
 def load(config: EncryptionConfig | None, engine: str, modules: Path) -> Keyring | None:
-    """The keys of an engine. modules: directory in which a provider is looked up first.
+    """Read the keys of an engine. Paths of files are already resolved.
 
-    Paths of files are resolved already. Raises: EngineMisconfigured when a key cannot be read or used.
+    modules: directory that is searched first for a provider.
+    Raises: EngineMisconfigured when a key cannot be read or used, EngineUnavailable when a vault does not answer.
     """
     if config is None:
         return None
@@ -40,7 +41,7 @@ def load(config: EncryptionConfig | None, engine: str, modules: Path) -> Keyring
 
 
 def _configured(config: EncryptionConfig) -> list[Key]:
-    """Raises: KeyProblem, EngineUnavailable."""
+    """Read the keys from files and vaults. Raises: KeyProblem, EngineUnavailable."""
     stored = [key for key in config.keys if key.vault is not None]
     values = _from_vault(config, stored) if stored else {}
     return [
@@ -50,7 +51,7 @@ def _configured(config: EncryptionConfig) -> list[Key]:
 
 
 def _from_file(key: EncryptionKeyConfig) -> bytes:
-    """Raises: KeyProblem."""
+    """Read a key's file. Raises: KeyProblem."""
     assert key.file is not None
     try:
         return read_file(Path(key.file), MAX_FILE)
@@ -59,9 +60,9 @@ def _from_file(key: EncryptionKeyConfig) -> bytes:
 
 
 def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
-    """Raises: KeyProblem, EngineUnavailable."""
+    """Read the secrets of these keys, by key id. Raises: KeyProblem, EngineUnavailable."""
     try:
-        # Imported when it is needed: an extra, and a quarter of a second of Azure libraries
+        # Imported on demand: the vault needs an extra, and a quarter of a second for the Azure libraries
         from bridge.engines import vault
     except ModuleNotFoundError as error:
         raise KeyProblem(
@@ -76,7 +77,7 @@ def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -
 
 
 def _parsed(id_: str, text: bytes, place: str) -> Key:
-    """The key in base64. place: where it was found. Raises: KeyProblem."""
+    """Parse a key in base64. place: its file or vault, for the error. Raises: KeyProblem."""
     try:
         return Key(id_, base64.b64decode(text.strip(), validate=True))
     except binascii.Error:
@@ -84,7 +85,7 @@ def _parsed(id_: str, text: bytes, place: str) -> Key:
 
 
 def _provided(reference: str, modules: Path) -> list[Key]:
-    """Raises: KeyProblem."""
+    """Call the provider function for its keys. Raises: KeyProblem."""
     try:
         found = list(functions(modules)(reference)())
     except ImportFailed as error:
@@ -92,7 +93,7 @@ def _provided(reference: str, modules: Path) -> list[Key]:
     except KeyProblem:
         raise
     except Exception as error:
-        # Its text might quote a key
+        # The exception's text might quote a key
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise KeyProblem(f"{reference}: {type(error).__name__} ({last.filename}:{last.lineno})") from None
     for each in found:

@@ -1,4 +1,4 @@
-"""Importing users' modules, beside the configuration file first, with errors that say where."""
+"""Import of user modules, from the directory of the configuration file first, with errors that name the place."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from types import ModuleType
 
 _imported: dict[str, Path] = {}
-"""Top-level modules that were imported for a configuration, with the directory they were looked up in."""
+"""Top-level modules that were imported for a configuration, with the directory in which they were looked up."""
 
 _MESSAGE_LIMIT = 200
 
 
 class ImportFailed(Exception):
-    """The text says which module, what happened and in which line."""
+    """Raised when a user module cannot be imported; the text names module, cause and line."""
 
 
 def import_module(name: str, base: Path) -> ModuleType:
-    """Imports a module, looking in `base` first; `base` is put at the front of `sys.path` and stays there.
+    """Import a module, looking in `base` first; `base` is put at the front of `sys.path` and stays there.
 
-    A top-level module of the same name that an earlier call took from another directory is imported anew.
+    A top-level module of the same name that an earlier call imported from another directory is imported again.
     Raises: ImportFailed.
     """
     base = base.absolute()
@@ -40,7 +40,7 @@ def import_module(name: str, base: Path) -> ModuleType:
 
 
 def walk(module: ModuleType, base: Path) -> Iterator[ModuleType]:
-    """The module and, of a package, its submodules at any depth, except private ones and `__main__`.
+    """Yield the module and, of a package, its submodules at any depth, except private ones and `__main__`.
 
     Raises: ImportFailed.
     """

@@ -1,4 +1,4 @@
-"""Paces of a source's dead letters on its engine: one entity per source, shared by all its daemons."""
+"""Pace of a source's dead letters on its engine: one entity per source, shared by all its daemons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATIENCE = 5.0
 
 
 def pace_entity() -> Callable[[EntityContext, Any], None]:
-    """Make the entity function that a worker registers under the name DEAD_LETTER_PACE."""
+    """Create the entity function that a worker registers under the name DEAD_LETTER_PACE."""
 
     def pace(ctx: EntityContext, value: Any) -> None:
         paces = Paces(ctx.get_state())
@@ -37,7 +37,7 @@ def pace_entity() -> Callable[[EntityContext, Any], None]:
 
 
 def apply(paces: Paces, operation: str, value: dict[str, Any]) -> None:
-    """Apply one operation of the entity. Unknown operations, of later builds, change nothing."""
+    """Apply one operation of the entity. Unknown operations of later versions change nothing."""
     route, now = value.get("route"), value.get("now", 0.0)
     if operation == "resume":
         paces.resume(route)
@@ -61,7 +61,7 @@ class EnginePaces:
         self._entity = EntityInstanceId(DEAD_LETTER_PACE, source)
 
     async def load(self, patience: float = _PATIENCE) -> Paces:
-        """Paces as they are after all operations sent so far.
+        """Load the paces after all operations sent so far.
 
         Raises: EngineError; EngineUnavailable when no worker has processed the operations within `patience` seconds.
         """
@@ -75,14 +75,14 @@ class EnginePaces:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def latest(self) -> tuple[Paces, bool]:
-        """Paces as they are now, and whether operations wait to be processed. Raises: EngineError."""
+        """Load the current paces, with True when operations wait to be processed. Raises: EngineError."""
         found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
         if found is None:
             return Paces(), False
         return Paces(json.loads(found.get_state() or "null")), bool(found.backlog_queue_size)
 
     async def send(self, operation: str, value: dict[str, Any]) -> None:
-        """Return when the engine has durably taken the operation. Raises: EngineError."""
+        """Send an operation; return when the engine has durably accepted it. Raises: EngineError."""
         call = self._engine.client.signal_entity(self._entity, operation, input=value)
         await asked(call, f"dead-letter pace: {operation}")
 

@@ -1,4 +1,4 @@
-"""A history as a file, in a versioned format of ours: taken from any engine, read by replay tests."""
+"""Recorded history as a file in a versioned format of the bridge, for replay tests. Any engine can provide it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ VERSION = 1
 
 
 class UnreadableRecording(ValueError):
-    """The text is no recording, or one of a later version."""
+    """Raised for a text that is not a recording, or is one of a later version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One execution of an orchestration. orchestration: its registered name. events: what happened, oldest first."""
+    """One execution of an orchestration.
+
+    orchestration: registered name.
+    events: history events, oldest first.
+    """
 
     instance_id: str
     orchestration: str
@@ -29,14 +33,17 @@ class Recording:
 
     @classmethod
     def of(cls, instance_id: str, events: Sequence[pb.HistoryEvent]) -> Self:
-        """Raises: UnreadableRecording when the history does not begin with a start."""
+        """Create a recording from events. Raises: UnreadableRecording when the history has no start."""
         started = next((event.executionStarted for event in events if event.HasField("executionStarted")), None)
         if started is None:
             raise UnreadableRecording(f"the history of {instance_id!r} does not tell which orchestration was started")
         return cls(instance_id, started.name, tuple(events))
 
     def to_json(self) -> dict[str, Any]:
-        """For `json.dumps`: format, version, instance id, orchestration, and the events in protobuf's JSON."""
+        """Convert the recording to a document for `json.dumps`.
+
+        Members are format, version, instance id, orchestration, and the events in protobuf's JSON.
+        """
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -47,7 +54,7 @@ class Recording:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what `to_json` made. Raises: UnreadableRecording."""
+        """Parse a document of `to_json`. Raises: UnreadableRecording."""
         try:
             document = json.loads(text)
             if document["format"] != FORMAT:
@@ -63,8 +70,8 @@ class Recording:
 
 
 async def record(client: AsyncTaskHubGrpcClient, instance_id: str) -> Recording:
-    """The history of an instance's present execution. Raises: UnreadableRecording; what the client raises."""
-    # The client's own call gives the events in a form that cannot be replayed.
+    """Record the history of an instance's current execution. Raises: UnreadableRecording; the client's exceptions."""
+    # The client's own call returns the events in a form that cannot be replayed.
     stub = client._get_stub()
     events: list[pb.HistoryEvent] = []
     async for chunk in stub.StreamInstanceHistory(pb.StreamInstanceHistoryRequest(instanceId=instance_id)):

@@ -1,4 +1,4 @@
-"""Workflows by naming their modules: which functions and classes a worker runs."""
+"""Discovery of workflows: the functions and classes of named modules that a worker runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bridge.kinds import OWN_NAMES, Kind
 
 @dataclass(frozen=True, slots=True)
 class Workflows:
-    """What a worker runs, by registered name (entity names are lower case, as the SDK keeps them).
+    """Workflows of a worker by registered name. Names of entities are lower case, as in the SDK.
 
     external: orchestrations, activities and entities that other workers run; known here, not registered.
-    publishers: these are activities that publish, and nothing else: they get a worker with threads of its own.
+    publishers: True for a set of publishing activities only, which get a worker with threads of its own.
     """
 
     orchestrators: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Workflows:
     publishers: bool = False
 
     def knows(self, kind: Kind, name: str) -> bool:
-        """Whether this or another worker runs what has the name. Names of the bridge's own are known."""
+        """True when this or another worker runs the name. The bridge's own names are always known."""
         if name.startswith(OWN_NAMES):
             return True
         match kind:
@@ -50,20 +50,21 @@ class Workflows:
 def load(
     modules: Sequence[str], base: Path, locate: Locate | None = None, *, external: Sequence[str] = ()
 ) -> Workflows:
-    """Imports the modules and finds the workflows in them.
+    """Import the modules and collect the workflows in them.
 
     modules: module or package names (a package with its submodules, except private ones and `__main__`), or
-        `module:name` for a single function or class. They are looked up beside the configuration file first.
-    base: directory of the configuration file. It is put at the front of `sys.path` and stays there, because workflows
-        import lazily as well.
-    locate: makes a Problem of a configuration path, `("workflows", "modules", 2)`, and what is wrong there.
+    `module:name` for a single function or class. The directory of the configuration file is searched first.
+    base: directory of the configuration file, which is put at the front of `sys.path` and stays there, because
+    workflows also import lazily.
+    locate: creates a Problem from a configuration path, `("workflows", "modules", 2)`, and a description.
 
-    Found are: functions whose first parameter is annotated with OrchestrationContext, ActivityContext or EntityContext;
-    without an annotation, those whose first parameter is named ctx or context (a generator is an orchestrator, anything
-    else an activity); and subclasses of DurableEntity. Each only in the module that defines it, and not if its name
-    begins with `_`. The SDK calls them with context and input, so functions that need more are left out as helpers.
+    Workflows are: functions whose first parameter is annotated with OrchestrationContext, ActivityContext or
+    EntityContext; without an annotation, functions whose first parameter is named ctx or context (a generator is an
+    orchestrator, any other function an activity); and subclasses of DurableEntity. Each is collected only in the module
+    that defines it, and not when its name begins with `_`. The SDK calls functions with context and input. Functions
+    that need more arguments are therefore left out as helpers.
 
-    Raises: ConfigError with every problem: imports that fail, names that clash, async functions.
+    Raises: ConfigError with every problem: failed imports, name clashes, async functions.
     """
     locate = locate or (lambda path, what: Problem(str(base), 0, 0, _dotted(path), what))
     found: dict[Kind, dict[str, Callable[..., Any]]] = {kind: {} for kind in Kind}
@@ -93,9 +94,9 @@ def load(
 
 
 def functions(base: Path) -> Callable[[str], Callable[..., Any]]:
-    """A resolver of `module:function` references, beside the configuration file first.
+    """Create a resolver of `module:function` references, which looks beside the configuration file first.
 
-    The resolver raises ImportFailed (its text names module, cause and line) when there is no such function.
+    The resolver raises ImportFailed (its text names module, cause and line) when the function does not exist.
     """
 
     def resolve(reference: str) -> Callable[..., Any]:
@@ -115,7 +116,7 @@ Member = tuple[Kind, str, Callable[..., Any]]
 
 
 def _members(reference: str, base: Path) -> tuple[list[Member], list[str]]:
-    """What a reference names, and what is wrong there. Raises: ImportFailed."""
+    """Workflows that a reference names, and descriptions of its problems. Raises: ImportFailed."""
     module_name, _, name = reference.partition(":")
     module = import_module(module_name, base)
     if name:
@@ -139,7 +140,7 @@ def _members(reference: str, base: Path) -> tuple[list[Member], list[str]]:
 
 
 def _own(module: ModuleType) -> list[Any]:
-    """Public members that the module defines, each once, in the order they are written."""
+    """Public members that the module defines, each once, in the order of their definition."""
     own = {
         id(member): member
         for name, member in vars(module).items()

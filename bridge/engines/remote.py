@@ -1,4 +1,4 @@
-"""What every engine that is reached over gRPC has in common."""
+"""Common parts of engines that are reached over gRPC."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from bridge.engines.errors import translate
 from bridge.errors import EngineUnavailable, InstanceNotFound
 
 PROBE_ID = "bridge:probe"
-"""Asked for by a probe. Ids with this prefix are ours, so no instance has it."""
+"""Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""
 
 
 def channel_options(max_request: int | None, reconnect_seconds: float, proxy: bool) -> GrpcChannelOptions:
-    """Options of a channel.
+    """Options of a gRPC channel.
 
-    max_request: bytes, gRPC refuses a larger request before it is sent; None for no limit, as workers need it: a turn's
-        result must not be lost to it. Responses are never limited: a long history is not an error.
-    reconnect_seconds: longest pause between two attempts to connect; gRPC's own is two minutes.
+    max_request: largest request in bytes; gRPC refuses a larger one before it is sent. None for no limit, as workers
+    need it, because a turn's result must not be lost. Responses are never limited: a long history is not an error.
+    reconnect_seconds: longest pause between two attempts to connect; gRPC's default is two minutes.
+    proxy: use the HTTP proxy of the environment.
     """
     return GrpcChannelOptions(
         max_receive_message_length=-1,
@@ -34,9 +35,9 @@ def channel_options(max_request: int | None, reconnect_seconds: float, proxy: bo
 
 
 async def probe(client: AsyncTaskHubGrpcClient, what: str) -> None:
-    """Asks for an instance that does not exist: unlike a greeting this needs the task hub and the credentials.
+    """Check an engine with a read of an instance that does not exist.
 
-    Raises: EngineError.
+    Unlike a greeting, the read needs the task hub and the credentials. Raises: EngineError.
     """
     try:
         await client.get_orchestration_state(PROBE_ID, fetch_payloads=False)
@@ -44,7 +45,7 @@ async def probe(client: AsyncTaskHubGrpcClient, what: str) -> None:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # gRPC says so when the channel was closed under the call.
+        # gRPC cancels a call whose channel was closed.
         raise EngineUnavailable(f"{what}: the connection to the engine was closed") from error
     except Exception as error:
         translated = translate(error, what=what)

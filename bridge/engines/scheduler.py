@@ -1,4 +1,4 @@
-"""Azure Durable Task Scheduler, its emulator, or any sidecar that speaks the Durable Task protocol."""
+"""Engine for the Azure Durable Task Scheduler, its emulator, or any sidecar with the Durable Task protocol."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, bool]:
-    """`host:port` and whether it is TLS. Without a scheme it is TLS, as with the SDK.
+    """Parse an endpoint into `host:port`, and True for TLS. An endpoint without a scheme uses TLS, as in the SDK.
 
     Raises: ValueError.
     """
@@ -58,11 +58,11 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
 
 
 class _Worker(MonitoredWorker, DurableTaskSchedulerWorker):
-    """The scheduler's worker as it is, seen by a witness."""
+    """Scheduler's worker with a compatibility monitor."""
 
 
 class SchedulerEngine:
-    """A remote engine; durability is its own affair, so what it acknowledged counts as durable."""
+    """Remote engine. Durability is its own responsibility; acknowledged work counts as durable."""
 
     durable = True
     notifies_instance_started = False
@@ -70,9 +70,11 @@ class SchedulerEngine:
     confirms_event_delivery = False
 
     def __init__(self, name: str, config: SchedulerEngineConfig, keys: Keys = no_keys, *, intake: bool = False) -> None:
-        """keys: that encrypt messages which wait. intake: read them at the start, not only when they are needed.
+        """Create the engine without connecting.
 
-        Raises: ValueError when the endpoint is not one.
+        keys: encrypt waiting messages.
+        intake: read the keys at the start instead of on first use.
+        Raises: ValueError when the endpoint is invalid.
         """
         self.name = name
         self.messages = MessageSealer(keys)
@@ -82,10 +84,10 @@ class SchedulerEngine:
         self._credentials: credentials.Credentials | None = None
         self._client: AsyncTaskHubGrpcClient | None = None
         self._certificates: Any = None
-        """Credentials of channels, where the SDK's own do not do."""
+        """Channel credentials with configured certificates, which the SDK cannot set itself."""
         self._channel: Any = None
         self._channels: list[Any] = []
-        """The client's channel and those of workers, which the SDK does not close."""
+        """Channels of the workers, which the SDK does not close."""
 
     @property
     def description(self) -> str:
@@ -95,13 +97,14 @@ class SchedulerEngine:
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
 
     def has_no_early_messages(self, entity_id: str) -> bool:
-        """It has to be asked."""
+        """Return False: a remote engine must be asked."""
         return False
 
     async def start(self) -> None:
-        """Does not connect: an engine that is away is noticed by the probe and by the first call.
+        """Create the client without connecting. The probe and the first call detect an unreachable engine.
 
-        Raises: EngineMisconfigured when the chosen credential cannot be made, or a certificate or key cannot be used.
+        Raises: EngineMisconfigured when the chosen credential cannot be created, or a certificate or key cannot be
+        used.
         """
         if self._client is not None:
             return
@@ -121,7 +124,7 @@ class SchedulerEngine:
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True)
         channel = None
         if self._certificates is not None:
-            # Interceptors of a channel that is handed to the SDK are not its affair
+            # The SDK adds no interceptors to a channel that it is given
             all_ = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
             channel = grpc.aio.secure_channel(
                 self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
@@ -139,7 +142,7 @@ class SchedulerEngine:
         )
 
     def _load_certificates(self) -> Any:
-        """Credentials of a channel with the configured certificates; None without. Raises: EngineMisconfigured."""
+        """Channel credentials with the configured certificates; None without. Raises: EngineMisconfigured."""
         tls = self._config.tls
         if tls is None:
             return None
@@ -169,7 +172,7 @@ class SchedulerEngine:
             await held.close()
 
     async def probe(self) -> None:
-        """Raises: EngineError."""
+        """Check that the engine answers. Raises: EngineError."""
         await probe(self.client, f"engine {self.name!r} at {self._host_address}")
 
     @property

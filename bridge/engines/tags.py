@@ -1,4 +1,4 @@
-"""Instances of an engine with their tags, which the SDK's own query leaves out."""
+"""Query of an engine's instances with their tags, which the SDK's own query leaves out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from google.protobuf.wrappers_pb2 import StringValue  # type: ignore[import-unty
 async def instances(
     client: AsyncTaskHubGrpcClient, query: OrchestrationQuery
 ) -> AsyncIterator[tuple[str, OrchestrationStatus, Mapping[str, str]]]:
-    """Id, status and tags of the instances that match a query, page by page. Raises what the SDK's client raises."""
+    """Id, status and tags of the instances that match a query, page by page.
+
+    Raises: the exceptions of the SDK's client.
+    """
     token: StringValue | None = None
     while True:
         page: pb.QueryInstancesResponse = await client._get_stub().QueryInstances(
@@ -21,7 +24,7 @@ async def instances(
         )
         for state in page.orchestrationState:
             yield state.instanceId, OrchestrationStatus(state.orchestrationStatus), state.tags
-        # As the SDK does: "0" is an end too, and a page that leads to itself is the last
+        # As in the SDK: "0" ends the pages too, and a page whose token repeats is the last
         if page.continuationToken.value in ("", "0", "" if token is None else token.value):
             return
         token = page.continuationToken

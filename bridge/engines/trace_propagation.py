@@ -1,7 +1,7 @@
 """Trace context on the Durable Task protocol: the field `parentTraceContext` of a start.
 
-The SDK's client fills it from OpenTelemetry's current span; where there is none, it is filled here from the message.
-Workers hand it on to activities and children, and those of other languages to their own traces.
+The SDK's client fills the field from OpenTelemetry's current span. Without a span, the field is filled here from the
+message. Workers pass it on to activities and children; workers in other languages also pass it to their own traces.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type informat
 from bridge.origin import MessageOrigin
 
 PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
-"""The message whose command is being given to an engine."""
+"""Message whose command is being sent to an engine."""
 
 
 def inject_trace_context(request: Any) -> None:
@@ -30,11 +30,11 @@ def inject_trace_context(request: Any) -> None:
 
 
 BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
-"""For in-process channels: what is done to a request, by the method's name."""
+"""Functions that modify a request of an in-process channel before it is sent, by method name."""
 
 
 class TraceInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """The same for channels of gRPC."""
+    """Interceptor that injects the trace context on gRPC channels."""
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         method = client_call_details.method

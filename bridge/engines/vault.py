@@ -1,4 +1,4 @@
-"""Keys that are secrets of an Azure Key Vault."""
+"""Encryption keys that are stored as secrets of an Azure Key Vault."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _READ_SECONDS = 10
 
 
 def read(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
-    """The values of these keys' secrets, by id of the key. Blocks.
+    """Read the secrets of these keys, by id of the key. Blocks.
 
-    Raises: VaultRefused (no such secret, no right to it, no credential), EngineUnavailable (the vault does not answer).
+    Raises: VaultRefused (no such secret, no permission, no credential), EngineUnavailable (the vault does not answer).
     """
     with synchronous(config.credential, config.client_id) as credential:
         found = {}
@@ -40,7 +40,7 @@ def read(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[
 
 
 class VaultRefused(Exception):
-    """The reason why a vault did not give a secret, as a sentence."""
+    """Reason why a vault refused a secret, as a sentence."""
 
 
 def _value(client: SecretClient, key: EncryptionKeyConfig, name: str, version: str) -> bytes:

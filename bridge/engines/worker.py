@@ -1,4 +1,4 @@
-"""Workers of the SDK: how one is filled, and how one is stopped within a deadline."""
+"""Setup of the SDK's workers, and their stop within a deadline."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bridge.engines.registry import Workflows
 W = TypeVar("W", bound=MonitoredWorker)
 
 _NOBODY = "bridge.nobody"
-"""A name that no work has. An engine might take an empty list of names for all of them."""
+"""Placeholder name that no work has, because an engine might read an empty filter list as "accept everything"."""
 
 
 def threads(config: WorkerConfig, workflows: Workflows) -> int:
-    """Threads for activities: those that publish have their own, so that a broker that hangs stops nothing else."""
+    """Number of activity threads. Publishing activities have separate threads; a hanging broker blocks only those."""
     return config.publish_threads if workflows.publishers else config.threads
 
 
@@ -42,7 +42,7 @@ def concurrency(config: WorkerConfig, workflows: Workflows) -> ConcurrencyOption
 
 
 class _WithoutStops(logging.Filter):
-    """Drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
+    """Filter that drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -50,7 +50,10 @@ class _WithoutStops(logging.Filter):
 
 
 class _Printable(logging.Filter):
-    """Replaces exceptions that cannot be printed, or only at any length: the SDK logs those of entities as they are."""
+    """Filter that replaces exceptions that cannot be printed, or whose text is too long.
+
+    The SDK logs exceptions of entities unchanged.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.msg, BaseException):
@@ -66,7 +69,7 @@ _WITHOUT_STOPS = _WithoutStops()
 
 
 def quiet_logger(name: str) -> logging.Logger:
-    """A logger for the SDK, whose clients and workers log every call at info."""
+    """Create a logger for the SDK at level WARNING, because its clients and workers log every call at INFO."""
     logger = logging.getLogger(f"bridge.sdk.{name}")
     logger.setLevel(logging.WARNING)
     logger.addFilter(_PRINTABLE)
@@ -77,7 +80,7 @@ def quiet_logger(name: str) -> logging.Logger:
 def register(
     worker: W, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
 ) -> W:
-    """Adds the workflows, and filters so that the worker never takes work it does not know."""
+    """Add the workflows to the worker, with filters for their names: the worker then gets no unknown work."""
     worker.monitor = monitor
     worker.stuck_after = stuck_after
     worker.known = workflows
@@ -101,10 +104,10 @@ def register(
 
 
 async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
-    """Stops the worker; False when work in progress kept it from stopping within `deadline` seconds.
+    """Stop the worker; return False when running work kept it from stopping within `deadline` seconds.
 
-    The SDK waits for running activities without a limit. When that takes too long the wait goes on in a daemon thread,
-    so that it does not keep the process alive, but the worker's own threads do: exit hard after flushing.
+    The SDK waits for running activities without a limit. After the deadline the wait continues in a daemon thread,
+    which does not keep the process alive. The worker's own threads do keep it alive: exit hard after flushing.
     """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[BaseException | None] = loop.create_future()
@@ -122,7 +125,7 @@ async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
         try:
             loop.call_soon_threadsafe(tell, error)
         except RuntimeError:
-            return  # the loop was closed: nobody waits any more
+            return  # the loop was closed: no caller waits any more
 
     threading.Thread(target=stop, name="bridge-stop-worker", daemon=True).start()
     try:

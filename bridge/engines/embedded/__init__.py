@@ -1,1 +1,1 @@
-"""The engine inside the daemon."""
+"""Embedded engine: a durable task hub in the daemon's process."""

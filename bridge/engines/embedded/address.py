@@ -1,4 +1,4 @@
-"""The directory of an embedded engine, and the socket in it that other processes reach it on."""
+"""Directory of an embedded engine, and the socket in it through which other processes reach the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH_LIMIT = 100
 
 
 def make_private(directory: Path) -> None:
-    """Create the directory, for its owner alone. Raises: EngineMisconfigured."""
+    """Create the directory with access for its owner only. Raises: EngineMisconfigured."""
     try:
         private.directory(directory)
     except OSError as error:
@@ -26,10 +26,18 @@ def make_private(directory: Path) -> None:
 
 
 class Address:
-    """How to name the socket to gRPC, however long its path is. Keep it open as long as connections are made."""
+    """gRPC target of the engine's socket, whatever the length of its path.
+
+    A path that is too long for a socket is reached through a descriptor of the directory (Linux only). Keep the object
+    open while connections are made.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Raises: EngineUnavailable when there is no such directory, EngineMisconfigured when it cannot be named."""
+        """Resolve the target.
+
+        Raises: EngineUnavailable (the directory does not exist), EngineMisconfigured (the path is too long for this
+        system).
+        """
         path = str(directory.absolute() / SOCKET)
         self._descriptor: int | None = None
         if len(os.fsencode(path)) > PATH_LIMIT:
@@ -47,7 +55,7 @@ class Address:
         self.target = f"unix:{path}"
 
     def close(self) -> None:
-        """Idempotent."""
+        """Release the directory's descriptor. Idempotent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

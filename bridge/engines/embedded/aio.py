@@ -1,4 +1,4 @@
-"""The sidecar protocol over a database, for servers and in-process channels whose handlers are coroutines."""
+"""Sidecar protocol over a database, for servers and in-process channels with asynchronous handlers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from bridge.engines.embedded.service import PING_SECONDS, UNARY, WAITS
 
 
 class AioSidecarService(TaskHubSidecarServiceServicer):
-    """A servicer of coroutines: no call holds a thread while it waits for its commit.
+    """Servicer of coroutines: a call that waits for its commit occupies no thread.
 
-    `context` is that of grpc.aio or of an in-process channel: `abort` is awaited.
+    `context` is a context of grpc.aio or of an in-process channel: `abort` is awaited.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def database(self, context: Any) -> Database:
-        """The hub that a call is for. Raises: Rejection."""
+        """Task hub that serves the call. Raises: Rejection."""
         return self._database
 
     async def _unary(self, method: str, request: Any, context: Any) -> Any:
@@ -48,8 +48,8 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             del reply
 
     async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply) -> Any:
-        # The server, or the channel, cancels the call at its deadline. An answer of ours at that moment would meet a
-        # call that has just ended, which gRPC logs as an error.
+        # The server or the channel cancels the call at its deadline. A reply at that moment would reach a call that has
+        # just ended, which gRPC logs as an error.
         try:
             return await reply.future
         finally:
@@ -59,12 +59,12 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
     async def GetWorkItems(  # noqa: N802 -- the protocol's name
         self, request: pb.GetWorkItemsRequest, context: Any
     ) -> AsyncIterator[pb.WorkItem]:
-        """Work for a worker, until it or the engine goes."""
+        """Stream work items to a worker until the worker disconnects or the engine stops."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[pb.WorkItem] = asyncio.Queue()
 
         def send(item: pb.WorkItem) -> None:
-            # Once the loop is closed, the stream's end is on its way and gives the work back.
+            # When the loop is closed, the stream is about to end and returns the work.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
@@ -88,7 +88,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
     async def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
         self, request: pb.StreamInstanceHistoryRequest, context: Any
     ) -> AsyncIterator[pb.HistoryChunk]:
-        """An instance's history in pieces."""
+        """Stream an instance's history in chunks."""
         for chunk in await self._unary("StreamInstanceHistory", request, context):
             yield chunk
 

@@ -1,4 +1,4 @@
-"""Copies of an engine's file: made beside a running engine, and put back while none runs."""
+"""Backup of an engine's file while the engine runs, and restore while no engine runs."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ from bridge.engines.embedded.upkeep import check
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 Progress = Callable[[int, int], None]
-"""Takes the number of pages that are copied, and of all."""
+"""Callback that receives the number of copied pages and the total number of pages."""
 
 STEP_PAGES = 256
-"""Pages that are copied between two reports of progress."""
+"""Number of pages that are copied between two progress reports."""
 
 _BESIDE = ("-wal", "-shm", "-journal")
-"""Endings of the files that SQLite keeps beside a database."""
+"""Suffixes of the files that SQLite keeps beside a database."""
 
 
 class TargetRefused(Exception):
-    """The reason why a backup cannot be written where it should be, as a sentence."""
+    """Reason why a backup cannot be written to its target, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of a restore. With `problems` the backup is damaged, and nothing was changed."""
+    """Result of a restore. A backup with `problems` is damaged, and nothing was changed."""
 
     kept: Path | None = None
-    """The file that was there before."""
+    """New path of the file that was replaced."""
     problems: list[str] = field(default_factory=list)
 
 
 def backup(path: Path, target: Path, *, force: bool = False, progress: Progress | None = None) -> int:
-    """Copy the engine's file as it is at one commit; the engine may run. Returns the size of the copy in bytes.
+    """Copy the engine's file as of one commit, while the engine may run. Returns the size of the copy in bytes.
 
-    force: replace `target` where it is there. The copy appears under its name when it is whole, for its owner alone.
-    Raises: TargetRefused, EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer, not an engine's
-    file).
+    The copy gets its name when it is complete, and is readable by its owner only.
+
+    force: replace an existing `target`.
+    Raises: TargetRefused, EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an
+    engine's file).
     """
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
@@ -58,8 +60,8 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
             raise EngineMisconfigured(f"{path}: is empty; there is nothing to back up")
         try:
             with _partial(target) as partial:
-                # An open transaction keeps the copy at one commit. Without it SQLite begins anew at each commit of the
-                # engine, and never comes to an end under load.
+                # An open transaction keeps the copy at one commit. Without it SQLite restarts the copy at each commit
+                # of the engine, and never finishes under load.
                 source.execute("BEGIN")
                 source.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 _copy(source, partial, progress)
@@ -75,12 +77,13 @@ def backup(path: Path, target: Path, *, force: bool = False, progress: Progress 
 def restore(
     source: Path, path: Path, progress: Progress | None = None, keyring: Keyring | None = None, *, decrypts: bool = True
 ) -> Restored:
-    """Put a copy of the backup `source` in the place of the engine's file, which is kept under another name.
+    """Replace the engine's file by a copy of the backup `source`, and keep the old file under another name.
 
-    The copy is checked first. A crash at any moment leaves the file of before or the one that was restored.
-    decrypts: False to leave encrypted values unread, for which no key is needed then.
-    Raises: EngineUnavailable (missing, the engine runs, cannot be read or written), EngineMisconfigured (newer, not an
-    engine's file, or a key is missing that it needs).
+    The copy is checked first. A crash at any moment leaves either the old or the restored file.
+
+    decrypts: False to leave encrypted values unread; then no key is needed.
+    Raises: EngineUnavailable (missing, the engine runs, cannot be read or written), EngineMisconfigured (newer version,
+    not an engine's file, or a required key is missing).
     """
     if not source.exists():
         raise EngineUnavailable(f"{source}: there is no such file")
@@ -117,7 +120,7 @@ def _check_target(path: Path, target: Path, force: bool) -> None:
         if not force:
             raise TargetRefused(f"{target}: is there already; --force replaces it")
     if target.parent.exists() and target.parent.samefile(path.parent):
-        # `bridge engine` takes every *.db of its directory for a task hub, and would run the copy's instances too.
+        # `bridge engine` treats every *.db of its directory as a task hub, and would run the copy's instances too.
         if target.suffix == ".db":
             raise TargetRefused(f"{target}: would be taken for another task hub here; name another directory or ending")
         if target.name in {path.name + ending for ending in (*_BESIDE, ".lock")}:
@@ -126,9 +129,9 @@ def _check_target(path: Path, target: Path, force: bool) -> None:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """A file beside the target, for its owner alone, that is gone at the end. Removes those that a crash has left.
+    """Create a temporary file beside the target, readable by its owner only, and remove it at the end.
 
-    Raises: OSError.
+    Temporary files that a crash has left are removed too. Raises: OSError.
     """
     start, end = f".{target.name}.", ".partial"
     for left in target.parent.glob(f"{_literal(start)}*{end}"):
@@ -136,7 +139,7 @@ def _partial(target: Path) -> Iterator[Path]:
             descriptor = private.opened(left, os.O_RDWR)
         except private.NotPrivate:
             continue
-        # The lock of a backup that still runs stays.
+        # A backup that still runs holds its lock; its file stays.
         with suppress(OSError):
             lock_descriptor(descriptor)
             _remove(left)
@@ -152,12 +155,12 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def _literal(text: str) -> str:
-    """The text as a pattern of glob that matches itself alone."""
+    """Escape the text as a glob pattern that matches only the text."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in text)
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -> None:
-    """Copy the database, on disk when this returns. Raises: sqlite3.Error."""
+    """Copy the database to `target` and flush it to disk. Raises: sqlite3.Error."""
     with closing(sqlite3.connect(target, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous=FULL")
 
@@ -166,12 +169,12 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -
                 progress(total - remaining, total)
 
         source.backup(copy, pages=STEP_PAGES, progress=report)
-        # One file without a log can be moved, and read from a medium that cannot be written.
+        # A single file without a log can be moved, and read from a read-only medium.
         copy.execute("PRAGMA journal_mode=DELETE")
 
 
 def _name(partial: Path, target: Path, force: bool) -> None:
-    """Give the file its name. Raises: OSError, TargetRefused when another took the name meanwhile."""
+    """Rename the file to its target. Raises: OSError, TargetRefused when the name was taken meanwhile."""
     if force:
         partial.replace(target)
     else:
@@ -180,7 +183,7 @@ def _name(partial: Path, target: Path, force: bool) -> None:
         except FileExistsError as error:
             raise TargetRefused(f"{target}: is there already; --force replaces it") from error
         except OSError:
-            # A file system without links.
+            # The file system has no hard links.
             if target.exists():
                 raise TargetRefused(f"{target}: is there already; --force replaces it") from None
             partial.replace(target)
@@ -188,7 +191,7 @@ def _name(partial: Path, target: Path, force: bool) -> None:
 
 
 def _take(source: Path, fresh: Path, progress: Progress | None, keyring: Keyring | None, decrypts: bool) -> list[str]:
-    """Copy the backup beside the engine's file and check the copy: its problems.
+    """Copy the backup beside the engine's file, check the copy, and return its problems.
 
     Raises: EngineUnavailable, EngineMisconfigured, OSError, sqlite3.Error.
     """
@@ -215,15 +218,16 @@ def _take(source: Path, fresh: Path, progress: Progress | None, keyring: Keyring
 
 
 def _swap(fresh: Path, path: Path) -> Path | None:
-    """Put the fresh file in the other's place; the new name of that one.
+    """Put the fresh file in the place of `path`; return the new path of the replaced file.
 
     Raises: EngineUnavailable, OSError, sqlite3.Error.
     """
     aside = _free_name(path)
     kept = path.exists()
     if kept:
-        # The file of before needs its log until it is replaced, and a log that is left would be applied to the new one.
-        # So the log is written into it first. Where the file is too damaged for that, the log is kept as it is.
+        # The old file needs its log until it is replaced, and SQLite would apply a leftover log to the new file. The
+        # log is therefore written into the old file first. Where the old file is too damaged for that, its log is kept
+        # as it is.
         try:
             _fold(path)
         except sqlite3.OperationalError as error:
@@ -235,7 +239,7 @@ def _swap(fresh: Path, path: Path) -> Path | None:
         left = path.with_name(path.name + ending)
         if left.exists():
             left.replace(aside.with_name(aside.name + ending))
-    # What ran as the engine died says nothing about the work of another file.
+    # The record of work that ran when the engine crashed does not apply to another file.
     record_of(path).unlink(missing_ok=True)
     fresh.replace(path)
     _settle(path.parent)
@@ -243,7 +247,7 @@ def _swap(fresh: Path, path: Path) -> Path | None:
 
 
 def _fold(path: Path) -> None:
-    """Write a database's log into it, so that the file alone is whole. Raises: sqlite3.Error."""
+    """Write a database's log into its file, which is then complete alone. Raises: sqlite3.Error."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA busy_timeout=5000")
@@ -267,13 +271,13 @@ def _keep(path: Path, kept: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # A file system without links.
+        # The file system has no hard links.
         shutil.copyfile(path, kept)
         kept.chmod(0o600)
 
 
 def _settle(directory: Path) -> None:
-    """Bring the names in the directory to disk. Raises: OSError."""
+    """Flush the directory's entries to disk. Raises: OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

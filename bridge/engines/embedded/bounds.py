@@ -1,4 +1,7 @@
-"""Bounds of what an engine takes: so that a page of a listing fits a client's message, or as the scheduler has them."""
+"""Size limits of an engine's inputs.
+
+The engine's own limits keep a page of a listing within a client's message; the others are the scheduler's.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,27 @@ MAX_NAME = 1024
 """Longest name of an orchestration, activity, event or operation, and longest version, in characters."""
 
 MAX_TAGS = 64 * 1024
-"""Size of all tags of one instance or activity, in bytes."""
+"""Total size of the tags of one instance or activity, in bytes."""
 
 MAX_CUSTOM_STATUS = 1024 * 1024
 """Largest custom status, in bytes."""
 
 MAX_EVENT = 3 * 1024 * 1024
-"""Largest data of an event, in bytes: workers take messages of 4 MiB."""
+"""Largest data of an event, in bytes. Workers accept messages of 4 MiB."""
 
 
 class BeyondBound(Exception):
-    """Something too large, with its bound, to follow "The call" or "The answer"."""
+    """Violation of a limit, as a predicate that completes the sentence "The call …" or "The answer …"."""
 
 
 def check_name(what: str, name: str) -> None:
-    """Raises: BeyondBound for a name or version beyond its bound."""
+    """Check the length of a name or version. Raises: BeyondBound."""
     if len(name) > MAX_NAME:
         raise BeyondBound(f"has {what} of {len(name)} characters; at most {MAX_NAME} are allowed")
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Raises: BeyondBound for tags beyond their bound."""
+    """Check the total size of tags. Raises: BeyondBound."""
     if tags:
         size = sum(_size(key) + _size(value) for key, value in tags.items())
         if size > MAX_TAGS:
@@ -39,25 +42,25 @@ def check_tags(tags: Mapping[str, str]) -> None:
 
 
 def check_custom_status(status: str) -> None:
-    """Raises: BeyondBound for a custom status beyond its bound."""
+    """Check the size of a custom status. Raises: BeyondBound."""
     if len(status) * 4 > MAX_CUSTOM_STATUS and (size := _size(status)) > MAX_CUSTOM_STATUS:
         raise BeyondBound(f"has a custom status of {size} bytes; at most {MAX_CUSTOM_STATUS} are allowed")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that an engine can be told to have. setting: ends the sentence that names a bound."""
+    """Configurable limits of an engine. setting: text that is appended to each violation, to name the setting."""
 
     id_characters: int = 1024
     printable_ids: bool = False
-    """Ids have printable ASCII characters only."""
+    """Ids consist of printable ASCII characters only."""
     payload_bytes: int | None = None
     event_bytes: int = MAX_EVENT
-    """Largest data of an event."""
+    """Largest data of an event, in bytes."""
     setting: str = ""
 
     def check_id(self, what: str, instance_id: str) -> None:
-        """Raises: BeyondBound."""
+        """Check an id's length and characters. Raises: BeyondBound."""
         if len(instance_id) > self.id_characters:
             raise BeyondBound(
                 f"has {what} of {len(instance_id)} characters; at most {self.id_characters} are allowed{self.setting}"
@@ -66,12 +69,12 @@ class Limits:
             raise BeyondBound(f"has {what} with other characters than printable ASCII, which is refused{self.setting}")
 
     def check_payload(self, what: str, payload: str) -> None:
-        """Raises: BeyondBound."""
+        """Check the size of a payload. Raises: BeyondBound."""
         if self.payload_bytes is not None:
             self._check_size(what, payload, self.payload_bytes)
 
     def check_event(self, data: str, what: str = "an event's data") -> None:
-        """Raises: BeyondBound for an event's data, or for a reason, which becomes an event, too."""
+        """Check the data of an event, or a reason, which becomes an event. Raises: BeyondBound."""
         self._check_size(what, data, self.event_bytes)
 
     def _check_size(self, what: str, payload: str, bound: int) -> None:
@@ -79,7 +82,10 @@ class Limits:
             raise BeyondBound(f"has {what} of {size} bytes; at most {bound} are allowed{self.setting}")
 
     def check_turn(self, response: pb.OrchestratorResponse) -> None:
-        """Raises: BeyondBound for an orchestrator's answer. Ids of sub-orchestrations are for their start to check."""
+        """Check the payloads, events and entity ids in an orchestrator's response. Raises: BeyondBound.
+
+        Ids of sub-orchestrations are checked when they start.
+        """
         for action in response.actions:
             kind = action.WhichOneof("orchestratorActionType")
             if kind == "sendEvent":
@@ -104,7 +110,7 @@ SCHEDULERS = Limits(
     event_bytes=1024 * 1024,
     setting=", the scheduler's limit, by `strict`",
 )
-"""The documented limits of the Durable Task Scheduler."""
+"""Documented limits of the Durable Task Scheduler."""
 
 
 def _payloads(action: pb.OrchestratorAction) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The calls of clients, decided inside the transaction that makes them durable."""
+"""Calls of clients, decided inside the transaction that makes them durable."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ from bridge.instance_protocol import ANSWERED, may_replace, started_by, telling
 from bridge.origin import read_origin
 
 DEFERRED: Any = object()
-"""The answer comes later."""
+"""Placeholder: the answer follows later."""
 
 
 _OPEN = frozenset({PENDING, RUNNING, SUSPENDED})
 
 _IGNORE = 1
-"""The action of an earlier form of the reuse policy that leaves the instance alone."""
+"""Action of an earlier form of the reuse policy: leave the existing instance alone."""
 
 
 def _earlier_action(policy: pb.OrchestrationIdReusePolicy) -> int | None:
-    """The action that clients of an earlier form of the protocol, as Go's is, give in a second field of the policy."""
+    """Action in the second field of the reuse policy, or None.
+
+    Clients of an earlier form of the protocol, such as Go's, send it.
+    """
     for field in UnknownFieldSet(policy):
         if field.field_number == 2 and field.wire_type == 0:
             return int(field.data)
@@ -52,13 +55,13 @@ def _earlier_action(policy: pb.OrchestrationIdReusePolicy) -> int | None:
 
 
 def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
-    """The statuses of an instance that the start may replace. Raises: Rejection."""
+    """Statuses of an existing instance that the start may replace. Raises: Rejection."""
     if not request.HasField("orchestrationIdReusePolicy"):
         return FINISHED
     policy = request.orchestrationIdReusePolicy
     found = frozenset(policy.replaceableStatus)
     if found & _OPEN and TERMINATED not in found and _earlier_action(policy) is None:
-        # A running instance is replaced by terminating it. The scheduler says so in these words.
+        # A running instance is replaced by terminating it. The scheduler answers with these words.
         raise invalid_argument(
             "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
         )
@@ -66,7 +69,7 @@ def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
 
 
 def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
-    """Raises: Rejection for something beyond its bound."""
+    """Check a name, a version and tags against their limits. Raises: Rejection."""
     try:
         check_name(what, name)
         check_name("a version", version)
@@ -76,7 +79,10 @@ def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | 
 
 
 class Calls:
-    """One method per call. Each runs in the writer's thread and raises Rejection before it changes anything."""
+    """Handlers of client calls, one method each.
+
+    Each method runs in the writer's thread, and raises Rejection before it changes anything.
+    """
 
     def __init__(self, hub: TaskHub, *, certain_raise: bool = True) -> None:
         self._hub = hub
@@ -122,14 +128,14 @@ class Calls:
         return pb.CreateInstanceResponse(instanceId=instance_id)
 
     def _bounded_payload(self, what: str, payload: str) -> None:
-        """Raises: Rejection for a payload beyond its bound."""
+        """Check a payload against its limit. Raises: Rejection."""
         try:
             self._hub.limits.check_payload(what, payload)
         except BeyondBound as error:
             raise invalid_argument(f"The call {error}") from error
 
     def _bounded_event(self, what: str, data: str) -> None:
-        """Raises: Rejection for an event's data, or a reason, beyond the bound of events."""
+        """Check an event's data, or a reason, against the limit of events. Raises: Rejection."""
         try:
             self._hub.limits.check_event(data, what)
         except BeyondBound as error:
@@ -142,7 +148,10 @@ class Calls:
         return found(instance, request.getInputsAndOutputs)
 
     def wait(self, request: pb.GetInstanceRequest, for_start: bool, reply: Reply) -> Any:
-        """Answers at once when there is nothing to wait for. An unknown instance is waited for, too."""
+        """Answer at once when the awaited state is reached, and otherwise defer the answer.
+
+        An unknown instance is waited for as well.
+        """
         waiter = Waiter(reply, request.getInputsAndOutputs, for_start)
         instance = self._hub.find(request.instanceId)
         if instance is not None and waiter.satisfied_by(instance):
@@ -151,10 +160,10 @@ class Calls:
         return DEFERRED
 
     def raise_event(self, request: pb.RaiseEventRequest, reply: Reply) -> Any:
-        """Taken for certain when answered without an error.
+        """Raise an event. An answer without an error confirms that the instance has received it.
 
-        While a turn is in flight that may be the last one, the answer waits for its end: then the event is either
-        in the next turn's hands or refused. Only termination can still drop it.
+        While a turn is in flight, which may be the last one, the answer waits for the end of that turn. The event is
+        then either delivered to the next turn or refused. Only a termination can still drop it.
         """
         hub = self._hub
         if not request.name:
@@ -183,7 +192,10 @@ class Calls:
         return pb.RaiseEventResponse()
 
     def _unanswered(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
-        """Refuse all answers to a request but the first. Raises: Rejection, which says whether it is the same again."""
+        """Refuse every answer to a request but the first.
+
+        Raises: Rejection, whose text says whether the first answer came from the same message.
+        """
         waiting = (event for _, event in instance.inbox)
         for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
             if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
@@ -194,7 +206,7 @@ class Calls:
                 )
 
     def terminate(self, request: pb.TerminateRequest) -> pb.TerminateResponse:
-        """Ends the instance at once, without its worker; an unknown or finished one is left alone."""
+        """End the instance at once, without its worker. An unknown or finished instance is left unchanged."""
         instance = self._hub.find(request.instanceId)
         if instance is not None:
             self.terminate_instance(instance, request)
@@ -306,14 +318,14 @@ class Calls:
         except BadResponse as error:
             raise invalid_argument(f"The call {error}") from error
         if entity is None or entity.state is None:
-            # Without a state it only passes operations on, or holds a lock; to clients it is not there.
+            # Without a state the entity only passes operations on or holds a lock; clients do not see it.
             return pb.GetEntityResponse(exists=False)
         return pb.GetEntityResponse(exists=True, entity=entity.metadata(request.includeState))
 
     def skip_graceful_terminations(
         self, request: pb.SkipGracefulOrchestrationTerminationsRequest
     ) -> pb.SkipGracefulOrchestrationTerminationsResponse:
-        """Terminates a batch of instances; answers the ids it could not terminate."""
+        """Terminate a batch of instances; answer with the ids that could not be terminated."""
         left = []
         for instance_id in request.instanceBatch.instanceIds:
             instance = self._hub.find(instance_id)

@@ -1,4 +1,4 @@
-"""Sub-orchestrations: how a parent starts one."""
+"""Start of sub-orchestrations by their parent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from bridge.engines.embedded.rejection import Rejection
 
 
 def start_child(hub: TaskHub, parent: Instance, task_id: int, child: pb.CreateSubOrchestrationAction) -> None:
-    """Start a sub-orchestration. One that finished under the same id is replaced: ids recur with each generation."""
+    """Start a sub-orchestration; report a failure to the parent when its id is invalid or in use.
+
+    A finished instance of the same id is replaced, because ids recur in each generation of the parent.
+    """
     after = 0
     try:
         check_id(child.instanceId, hub.limits)

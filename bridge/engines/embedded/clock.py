@@ -1,4 +1,4 @@
-"""Time in whole microseconds since 1970 UTC, as the file keeps it; what clients send as times is read here alone."""
+"""Time in whole microseconds since 1970 UTC, as the file stores it, and conversion of times that clients send."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ def timestamp(micros: int) -> Timestamp:
 
 
 def micros(moment: Timestamp) -> int:
-    """Times outside of the years 1 to 9999, which only a broken client sends, count as the nearest inside."""
+    """Convert a protobuf timestamp to microseconds.
+
+    Times outside the years 1 to 9999, which only broken clients send, become the nearest limit.
+    """
     seconds = min(_LAST_SECOND, max(_FIRST_SECOND, int(moment.seconds)))
     return seconds * 1_000_000 + min(999_999, max(0, int(moment.nanos) // 1000))
 
 
 def due(moment: Timestamp) -> int:
-    """The first microsecond that is not before the moment."""
+    """First microsecond that is not before the moment."""
     nanos = int(moment.nanos)
     return micros(moment) + (1 if 0 < nanos < 1_000_000_000 and nanos % 1000 else 0)
 
 
 def seconds(span: Duration) -> float:
-    """Any span has a length, also one that neither timedelta nor protobuf's own 10000 years can hold."""
+    """Length in seconds of any span, including spans beyond the range of timedelta and of protobuf's 10000 years."""
     return int(span.seconds) + int(span.nanos) / 1_000_000_000

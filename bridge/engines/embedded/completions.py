@@ -1,4 +1,4 @@
-"""What workers report, inside the transaction that records it: a turn, an activity's result, a batch of operations."""
+"""Results that workers report (turns, activities, batches), inside the transaction that records them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from bridge.engines.embedded.unread import settle
 logger = logging.getLogger(__name__)
 
 NAME_LIMIT = 100
-"""Characters of an unknown name that a failure repeats."""
+"""Largest number of characters of an unknown name that a failure repeats."""
 
 PLAIN = frozenset({"scheduleTask", "createTimer", "createSubOrchestration"})
-"""Actions that hold no failure, no event and no id of an entity; their payloads have a bound only where one is set."""
+"""Actions without failures, events or entity ids, whose payloads have a limit only where one is configured."""
 
 
 class Completions:
-    """Each method runs in the writer's thread with a lease that its caller has taken."""
+    """Handlers of worker results. Each runs in the writer's thread with a lease that its caller has taken."""
 
     def __init__(self, hub: TaskHub, calls: Calls) -> None:
         self._hub = hub
@@ -124,7 +124,7 @@ class Completions:
                 failure = _unregistered("Entity", target.split("@")[1])
                 hub.deliver(instance, events.operation_failed(hub.now, event.entityOperationCalled.requestId, failure))
                 continue
-            # Reading the field of another kind of event gives an empty one.
+            # A field of another kind of event reads as empty.
             signal = event.entityOperationSignaled
             later = None
             if signal.HasField("scheduledTime"):
@@ -210,7 +210,7 @@ class Completions:
         hub.answer(instance, event)
 
     def _too_large(self, what: str, payload: str) -> pb.TaskFailureDetails | None:
-        """The failure of a step whose worker answers with a payload beyond its bound."""
+        """Failure of a step whose result is beyond the payload limit, or None."""
         try:
             self._hub.limits.check_payload(what, payload)
         except BeyondBound as error:
@@ -250,7 +250,10 @@ class Completions:
         hub.entities.settle(entity)
 
     def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
-        """An entity may only signal and start; what it names wrongly is logged, since nobody waits for it."""
+        """Apply a signal or start that an entity requested.
+
+        An invalid request is logged, because no caller waits for its result.
+        """
         hub = self._hub
         try:
             if action.HasField("sendSignal"):
@@ -279,7 +282,7 @@ class Completions:
             logger.warning("An action of entity %s was dropped: %s", entity.id, error)
 
     def abandon(self, lease: Lease) -> None:
-        """The worker gives the work back; it rests for a while."""
+        """Requeue work that its worker returned, after a pause."""
         hub = self._hub
         if lease.epoch != hub.dispatcher.epoch:
             return
@@ -288,7 +291,7 @@ class Completions:
             hub.after.append(lambda: hub.dispatcher.rest(lease))
 
     def drained(self, token: str) -> None:
-        """A worker that stops gives work back, which goes to others at once."""
+        """Requeue work at once that a stopping worker returned."""
         lease = self._hub.dispatcher.leases.take(token)
         if lease is not None:
             self._hub.dispatcher.retire(lease.stream)
@@ -297,19 +300,19 @@ class Completions:
             self._hub.losses.answered(token)
 
     def lost(self, lease: Lease) -> None:
-        """The worker is gone, or took too long; its credit comes back, and its work is for others, at once."""
+        """Requeue work at once after its worker disconnected or took too long, and restore the worker's credit."""
         if self._taken_back(lease):
             self._queue_again(lease)
 
     def died(self, lease: Lease) -> None:
-        """The worker is gone, and maybe its work was the reason."""
+        """Requeue work of a worker that died, and record that the work may be the cause."""
         losses = self._hub.losses
         assert losses is not None
         if self._taken_back(lease) and losses.lost(lease):
             self._queue_again(lease)
 
     def _taken_back(self, lease: Lease) -> bool:
-        """True when there still is something to do."""
+        """Release the lease; return True when its work still has to be done."""
         self._hub.dispatcher.release(lease, done=False)
         return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
 
@@ -318,11 +321,11 @@ class Completions:
         self._hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
 
     def release(self, lease: Lease) -> None:
-        """An answer that no longer counts: the worker's credit comes back."""
+        """Restore the worker's credit after an answer that no longer counts."""
         self._hub.dispatcher.release(lease, done=True)
 
     def give_back(self, lease: Lease) -> bool:
-        """Whether there still is something to do."""
+        """Mark the leased work as no longer in flight; return True when it still has to be done."""
         hub = self._hub
         if lease.kind == ORCHESTRATION:
             instance = hub.find_key(lease.subject)
@@ -348,7 +351,7 @@ class Completions:
 
 
 def _unregistered(kind: str, name: str) -> pb.TaskFailureDetails:
-    """Failure of a call that no worker will take, of the SDK's own type."""
+    """Failure of a call that no worker accepts, with the SDK's own error type."""
     return events.failure(
         f"durabletask.worker.{kind}NotRegisteredError",
         f"{kind} '{name[:NAME_LIMIT]}' is not registered; correct the name, or list it under `workflows.external` "
@@ -371,5 +374,5 @@ _OF_GENERATION = frozenset(
 
 
 def _outlives_generation(event: pb.HistoryEvent) -> bool:
-    """Whether an event that no turn took is for the next generation too, as raised events are."""
+    """True for an event, not yet taken by a turn, that the next generation receives too, as it does raised events."""
     return event.WhichOneof("eventType") not in _OF_GENERATION

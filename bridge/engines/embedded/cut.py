@@ -1,9 +1,9 @@
-"""The point at which a rewind cuts a history, and everything that the part before it still waits for. Pure.
+"""Point at which a rewind cuts a history, and the answers that the part before it still waits for. Pure.
 
-A history is a row of turns. Each begins with `orchestratorStarted`; then come the events that it took, then the
-orchestrator's decisions. The cut is the beginning of the turn in which the instance failed. No decision before the cut
-is taken back, so the orchestrator replays to that point whatever its code did, with retries, timers and handled
-failures on its way.
+A history is a sequence of turns. Each turn begins with `orchestratorStarted`, followed by the events that the turn took
+and by the orchestrator's decisions. The cut is the beginning of the turn in which the instance failed. No decision
+before the cut is taken back. The orchestrator therefore replays to that point, with all retries, timers and handled
+failures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge.engines.embedded.clock import micros
 from bridge.engines.embedded.turn import entity_id
 
 Reference = int | str
-"""A step within its instance: the id of a task, or the request id of an entity call."""
+"""Reference to a step of an instance: the id of a task, or the request id of an entity call."""
 
 _SCHEDULED = ("taskScheduled", "subOrchestrationInstanceCreated")
 
@@ -33,19 +33,19 @@ _DECISIONS = frozenset(
 )  # fmt: skip
 
 _STEP_FAILED = ("TaskFailedError", "TaskFailedException")
-"""The SDKs' names for the failure of a step in its orchestrator."""
+"""Error types with which the SDKs report a failed step to its orchestrator."""
 
 _CODE_CHANGED = ("NonDeterminismError", "OrchestratorNotRegisteredError")
-"""Failures of the worker's code, not of a step: the failed turn runs again with the right code."""
+"""Error types of a worker whose code does not fit the history. The failed turn runs again with the right code."""
 
 
 class CannotRewind(Exception):
-    """The reason why an instance cannot be rewound, and the remedy, as a sentence."""
+    """Reason why an instance cannot be rewound, with the remedy, as a sentence."""
 
 
 @dataclass(slots=True)
 class Section:
-    """A critical section. `held` has the entities whose locks it had at the cut."""
+    """Critical section. `held` has the entities whose locks the section had at the cut."""
 
     request: pb.EntityLockRequestedEvent
     granted: bool = False
@@ -54,7 +54,7 @@ class Section:
 
 @dataclass(slots=True)
 class Open:
-    """Everything that a history has asked for and has no answer to."""
+    """Steps of a history that have no answer yet."""
 
     activities: dict[int, pb.HistoryEvent] = field(default_factory=dict)
     children: dict[int, pb.HistoryEvent] = field(default_factory=dict)
@@ -66,10 +66,11 @@ class Open:
 
 @dataclass(slots=True)
 class Cut:
-    """The parts of a history. `kept` is empty when the instance failed in its first turn.
+    """Parts of a history that a rewind keeps, delivers again or repeats. `kept` is empty when the first turn failed.
 
-    `delivered`: events that the next turn takes. `asked`: failed results that are asked for again, with their failures.
-    `started`: children that the failed turn had started.
+    delivered: events that the next turn takes.
+    asked: failed steps that are run again, with their failures.
+    started: children that the failed turn had started.
     """
 
     kept: list[pb.HistoryEvent]
@@ -77,17 +78,18 @@ class Cut:
     open: Open
     asked: dict[Reference, pb.TaskFailureDetails]
     pauses: dict[Reference, tuple[int, ...]]
-    """Pauses of the retry policy between the attempts of what is asked for again, microseconds."""
+    """Pauses of the retry policy between the attempts of the repeated steps, in microseconds."""
     started: list[str]
     by_worker: bool
-    """The orchestrator failed; otherwise the engine ended the instance between two turns."""
+    """True when the orchestrator failed, False when the engine ended the instance between two turns."""
 
 
 def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worker: bool) -> Cut:
-    """The cut of a failed instance's history.
+    """Cut the history of a failed instance.
 
-    late: events that its last turn did not take. by_worker: the last turn failed; otherwise the engine ended the
-    instance between two turns. Raises: CannotRewind.
+    late: events that the last turn did not take.
+    by_worker: True when the last turn failed, False when the engine ended the instance between two turns.
+    Raises: CannotRewind.
     """
     last = history[-1].executionCompleted
     end = len(history) - 1
@@ -132,12 +134,12 @@ def cut(history: list[pb.HistoryEvent], late: list[pb.HistoryEvent], *, by_worke
 
 
 def code_changed(failure: pb.TaskFailureDetails) -> bool:
-    """True for an orchestrator that no longer fits its history."""
+    """True for the failure of an orchestrator whose code no longer fits its history."""
     return failure.errorType.rpartition(".")[2] in _CODE_CHANGED
 
 
 def open_of(events: Iterable[pb.HistoryEvent]) -> Open:
-    """Everything that has no answer among the events."""
+    """Collect the steps among the events that have no answer."""
     found = Open()
     for event in events:
         kind = event.WhichOneof("eventType")
@@ -173,7 +175,7 @@ def open_of(events: Iterable[pb.HistoryEvent]) -> Open:
 
 
 def turn_times(events: Iterable[pb.HistoryEvent]) -> dict[int, int]:
-    """The time of the turn that made a timer, by the timer's id."""
+    """Time of the turn that created each timer, in microseconds, by the timer's id."""
     found: dict[int, int] = {}
     turn = 0
     for event in events:
@@ -193,7 +195,7 @@ def _unlock(found: Open, sent: pb.EntityUnlockSentEvent) -> None:
 
 
 def _asked_by(turn: Iterable[pb.HistoryEvent]) -> set[Reference]:
-    """The steps that a turn decided on. When it runs again, their results belong to nothing."""
+    """References of the steps that a turn scheduled. Their results are void when the turn runs again."""
     return {
         event.entityOperationCalled.requestId if event.HasField("entityOperationCalled") else event.eventId
         for event in turn
@@ -208,7 +210,7 @@ def _is_delivered(event: pb.HistoryEvent) -> bool:
 
 
 def _answered(event: pb.HistoryEvent) -> Reference | None:
-    """The step that the event brings a good result of."""
+    """Reference of the step that the event completes, or None."""
     kind = event.WhichOneof("eventType")
     if kind == "taskCompleted":
         return event.taskCompleted.taskScheduledId
@@ -220,7 +222,7 @@ def _answered(event: pb.HistoryEvent) -> Reference | None:
 
 
 def _failed(event: pb.HistoryEvent) -> Reference | None:
-    """The step that the event brings a failure of."""
+    """Reference of the step that the event reports as failed, or None."""
     kind = event.WhichOneof("eventType")
     if kind == "taskFailed":
         return event.taskFailed.taskScheduledId
@@ -240,11 +242,11 @@ class _Turn:
     at: int
     failures: list[tuple[Reference, pb.HistoryEvent]] = field(default_factory=list)
     timers: list[int] = field(default_factory=list)
-    """Times at which the timers that it created fire."""
+    """Times at which the timers of this turn fire, in microseconds."""
     repeated: list[Reference] = field(default_factory=list)
-    """Further attempts of steps that were asked for before."""
+    """Further attempts of steps that earlier turns scheduled."""
     decided: bool = False
-    """It has other decisions than timers and further attempts."""
+    """True when the turn made other decisions than timers and further attempts."""
 
 
 def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_Turn]:
@@ -263,7 +265,7 @@ def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_Turn]:
         elif kind == "timerCreated":
             turn.timers.append(micros(event.timerCreated.fireAt))
         elif kind in _SCHEDULED and event.eventId in seen:
-            # SDKs that retry by a policy repeat the id; those that retry in the orchestrator's name take a new one.
+            # SDKs that retry by a policy repeat the id; SDKs that retry in the orchestrator take a new one.
             turn.repeated.append(event.eventId)
         elif kind in _DECISIONS:
             turn.decided = True
@@ -274,7 +276,7 @@ def _turns(history: Iterable[pb.HistoryEvent]) -> Iterator[_Turn]:
 
 
 def _final_failures(turns: Iterable[_Turn]) -> dict[Reference, tuple[int, pb.HistoryEvent]]:
-    """Failures that no further attempt followed, with the number of their turn, in their order."""
+    """Failures without a further attempt, with the number of their turn, in order."""
     found: dict[Reference, tuple[int, pb.HistoryEvent]] = {}
     for number, turn in enumerate(turns):
         for reference, event in turn.failures:
@@ -286,10 +288,11 @@ def _final_failures(turns: Iterable[_Turn]) -> dict[Reference, tuple[int, pb.His
 
 
 def _unhandled(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> dict[Reference, pb.HistoryEvent]:
-    """Failures of earlier turns that ended the instance later, as one step of a fan-out does when the others are done.
+    """Failures of earlier turns that ended the instance later.
 
-    Such a failure is named by the instance's own, and no decision came after it but further attempts of others. The
-    failures behind it were not looked at either, since the orchestrator still waited.
+    An example is one failed step of a fan-out that waits for the other steps. The failure of the instance names such a
+    failure, and only further attempts of other steps were decided after it. Later failures count as unhandled too,
+    because the orchestrator was still waiting.
     """
     turns = list(_turns(kept))
     final = _final_failures(turns)
@@ -303,15 +306,16 @@ def _unhandled(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> dic
 
 
 def _is_quiet(turn: _Turn, final: dict[Reference, tuple[int, pb.HistoryEvent]]) -> bool:
-    """True when the turn decided nothing but to try failed steps again."""
+    """True when the turn only scheduled further attempts of failed steps."""
     retried = sum(1 for reference, event in turn.failures if final.get(reference, (0, None))[1] is not event)
     return not turn.decided and len(turn.timers) <= retried
 
 
 def _raised_again(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> bool:
-    """True when the instance's failure is that of a step, which came before other decisions.
+    """True when the instance failed with the failure of a step that came before other decisions.
 
-    An error of the orchestrator's own is another failure, even when it was raised while a step's was handled.
+    An error of the orchestrator's own code is another failure, even when it was raised while a step's failure was
+    handled.
     """
     if cause.errorType.rpartition(".")[2] not in _STEP_FAILED:
         return False
@@ -319,7 +323,7 @@ def _raised_again(kept: list[pb.HistoryEvent], cause: pb.TaskFailureDetails) -> 
 
 
 def _named(failures: dict[Reference, pb.HistoryEvent], cause: pb.TaskFailureDetails) -> set[Reference]:
-    """The steps whose failures are among the causes of an instance's failure; those named by their ids, if any are."""
+    """References of the steps whose failures caused the instance's failure; those named by id where any are."""
     chain = [cause]
     while chain[-1].HasField("innerFailure"):
         chain.append(chain[-1].innerFailure)
@@ -340,7 +344,7 @@ def _named(failures: dict[Reference, pb.HistoryEvent], cause: pb.TaskFailureDeta
 
 
 def _pauses(history: list[pb.HistoryEvent], steps: Collection[Reference]) -> dict[Reference, tuple[int, ...]]:
-    """The pauses that the steps' retry policies made between their attempts."""
+    """Pauses between the attempts of the steps, in microseconds, as their retry policies made them."""
     found: dict[Reference, tuple[int, ...]] = {}
     failed: dict[Reference, _Turn] = {}
     for turn in _turns(history):
@@ -348,7 +352,8 @@ def _pauses(history: list[pb.HistoryEvent], steps: Collection[Reference]) -> dic
         for reference in turn.repeated:
             before = failed.pop(reference, None)
             if before is not None:
-                # The timer of a retry is one of those that the turn with the failure made, and has fired by now.
+                # The timer of a retry is one of the timers that the turn with the failure created, and has fired by
+                # now.
                 lengths = [fire_at - before.at for fire_at in before.timers if fire_at <= turn.at]
                 pause = max(lengths, default=turn.at - before.at)
                 found[reference] = (*found.get(reference, ()), pause)

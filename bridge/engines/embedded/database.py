@@ -1,4 +1,4 @@
-"""A task hub in a file: everything that serves it, started and stopped together."""
+"""Task hub in a file, with all threads and services that are started and stopped with it."""
 
 from __future__ import annotations
 
@@ -43,37 +43,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DatabaseOptions:
-    """Limits of a hub. Sizes are in bytes."""
+    """Limits and settings of a task hub. Sizes are in bytes."""
 
     max_cached_instances: int = 10_000
     max_cached_bytes: int = 32 * 1024 * 1024
     max_message: int = 4 * 1024 * 1024
-    """Largest message that a remote worker takes; an instance that needs a larger one fails."""
+    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
     max_request: int = 64 * 1024 * 1024
-    """Largest request that is taken from a client or worker."""
+    """Largest request that is accepted from a client or worker."""
     certain_raise: bool = True
-    """Whether raising an event waits for a turn in flight, to know for certain that the event is taken."""
+    """True when raising an event waits for a turn in flight, to confirm that the instance has received it."""
     lease_seconds: float | None = None
-    """Time a worker has for one work item, after which another gets it. None, since workers cannot ask for more."""
+    """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
     disposable: bool = False
-    """Whether clients may empty the hub, by the calls that delete it or create it anew."""
+    """True when clients may empty the hub, with the calls that delete it or create it again."""
     strict: bool = False
-    """Whether the scheduler's limits hold."""
+    """True when the scheduler's limits apply."""
     clock: Clock = SYSTEM
     unread_events: int = 10_000
-    """Events that one instance may have unread; more are refused."""
+    """Unread events that one instance may have; further events are refused."""
     unread_bytes: int = 16 * 1024 * 1024
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     max_lost_workers: int = 5
-    """Worker processes that may die while they run one work item and nothing else; 0: any number."""
+    """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
     keyring: Keyring | None = None
-    """Keys of the payloads in the file; None: they are not encrypted."""
+    """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
     lost_rest: float = 1.0
-    """First rest of work that was lost twice, in seconds; it doubles each time."""
+    """First pause in seconds of work that was lost twice; the pause doubles each time."""
 
 
 class Database:
-    """A durable task hub over one SQLite file.
+    """Durable task hub over one SQLite file.
 
     `call` takes a request of the sidecar protocol by the name of its method; `connect` adds a worker.
     """
@@ -87,10 +87,10 @@ class Database:
         self.running: RunningItems | None = None
 
     def start(self) -> None:
-        """Open the file, creating it where it is missing, and go on with what it holds.
+        """Open the file, creating it where it is missing, and continue the work that it holds.
 
-        Raises: EngineUnavailable (locked by another process, cannot be read or written), EngineMisconfigured
-        (newer, not an engine's file, or a key is missing that it needs).
+        Raises: EngineUnavailable (locked by another process, cannot be read or written), EngineMisconfigured (newer
+        version, not an engine's file, or a required key is missing).
         """
         try:
             private.directory(self.path.parent)
@@ -180,14 +180,14 @@ class Database:
         self._reader.start()
         self.writer.start()
         if self.hub.losses is not None and self.running is not None:
-            # Before any worker is connected
+            # Before any worker connects
             for item in self.running.read():
                 self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
         self._warmup.start()
 
     def stop(self) -> None:
-        """Finish what was accepted and close the file. Idempotent."""
+        """Finish the accepted operations and close the file. Idempotent."""
         if not self._open:
             return
         self._open = False
@@ -202,7 +202,7 @@ class Database:
         self._lock.release()
 
     def call(self, method: str, request: Any, reply: Reply) -> Any:
-        """Take a request. Answers at once, or returns DEFERRED and settles `reply` later, from another thread.
+        """Handle a request. Return its answer, or return DEFERRED and settle `reply` later from another thread.
 
         Raises: Rejection.
         """
@@ -230,17 +230,17 @@ class Database:
         raise invalid_argument(f"{method} is not a call of this engine")
 
     def forget(self, instance_id: str, reply: Reply) -> None:
-        """The caller of a wait has gone."""
+        """Remove the waiter of a caller that has gone."""
         self.writer.submit(self.hub.waiters.discard, instance_id, reply, kind=Kind.WORKER)
 
     def connect(self, stream: Stream) -> None:
-        """From now on the stream gets work. Raises: Rejection when the engine is not running."""
+        """Start to send work to the stream. Raises: Rejection when the engine is not running."""
         if not self._open:
             raise unavailable("The engine is not running")
         self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
 
     def disconnect(self, stream: Stream) -> None:
-        """The worker is gone; what it held goes to others at once."""
+        """Remove the stream of a worker that is gone, and requeue its work at once."""
         if self._open:
             self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
 
@@ -248,14 +248,14 @@ class Database:
         is_lost = self.hub.losses is not None and not stream.is_drained
         operation = self._completions.died if is_lost else self._completions.lost
         for lease in self.hub.dispatcher.disconnect(stream):
-            # Also when the engine stops next: what a worker ran as it died is counted.
+            # The work of a dead worker is counted also when the engine stops next.
             self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
 
     def _give_back(self, operation: Callable[[Lease], None], lease: Lease) -> None:
         self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
 
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
-        """A hub is there as soon as it is named, so that only creating it anew does something."""
+        """Empty the hub where the request recreates it. A hub exists as soon as it is named."""
         if request.recreateIfExists:
             self._empty()
         return pb.CreateTaskHubResponse()
@@ -277,9 +277,9 @@ class Database:
             )
 
     def complete(self, method: str, request: Any) -> pb.CompleteTaskResponse:
-        """Take a worker's answer: end its lease now, record the result in a coming transaction.
+        """Take a worker's result: end its lease now, and record the result in a later transaction.
 
-        What it leads to waits for the commit. Raises: Rejection.
+        The consequences of the result wait for the commit. Raises: Rejection.
         """
         if not self._open:
             raise unavailable("The engine is not running")
@@ -307,10 +307,10 @@ class Database:
         if lease.chunks:
             request = _joined(lease.chunks, request)
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
-            # It had expected to need less than it was given; it gets all of it again.
+            # The worker had expected to need less than it was given; it gets the full work item again.
             self._give_back(self._completions.abandon, lease)
         elif kind == ENTITY and request.HasField("failureDetails"):
-            # The worker, not an operation, has failed: so workers ask for another try, later or elsewhere.
+            # The worker itself failed, not an operation: workers request another attempt in this way.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
             self._give_back(self._completions.abandon, lease)
         else:
@@ -330,18 +330,18 @@ class Database:
         return response
 
     def _forgive(self, token: str) -> None:
-        """A worker that answers late, or gives work back late, is not lost, only its connection was."""
-        # The writer looks whether it was taken for lost: it may be about to.
+        """Revoke the loss of a worker that answers or returns work late: only its connection was lost."""
+        # The writer decides whether the worker was taken for lost, because it may be about to.
         if self.hub.losses is not None and token:
             self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
 
 
 def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:
-    """One answer from its parts."""
+    """Join one response from its parts."""
     whole = pb.OrchestratorResponse()
     whole.CopyFrom(last)
     del whole.actions[:]
-    # A part that was sent again, as its answer got lost, counts once.
+    # A part that was sent twice, because its answer was lost, counts once.
     parts = {part.chunkIndex.value if part.HasField("chunkIndex") else at: part for at, part in enumerate(chunks)}
     for _, part in sorted(parts.items()):
         whole.actions.extend(part.actions)

@@ -1,6 +1,6 @@
-"""Which worker gets what: ready work, the workers' streams with filters and credits, and leases.
+"""Assignment of ready work to workers: queues, the workers' streams with filters and credits, and leases.
 
-Everything here runs in the writer's thread, except `Leases.take`, which any thread may call.
+Everything runs in the writer's thread, except `Leases.take`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ENTITY = 2
 KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
 
 DEFAULT_CREDITS = 100
-"""Work items of one kind that a stream holds at once, where it names no number."""
+"""Work items of one kind that a stream holds at once when its request names no number."""
 
 DRAINING = "draining:"
-"""Begins the token of work that a worker gives back because it stops: it takes nothing more, and is not lost."""
+"""Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
 
 Identity = tuple[int, int | str]
-"""Kind of a work item, and what tells it from others of its kind."""
+"""Kind of a work item, and its key among the items of that kind."""
 
 
 def identity(kind: int, subject: Any) -> Identity:
@@ -42,13 +42,13 @@ Names = dict[str, frozenset[str]]
 
 
 class Stream:
-    """A connected worker: what it takes, how much of it at once, and what it holds.
+    """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
-    `send` must not block; it is called in the writer's thread with a WorkItem, or with a TurnRequest in its place
-    when `shares` is true.
+    The writer's thread calls `send` with a WorkItem, or with a TurnRequest when `shares` is true. `send` must not
+    block.
 
-    knows: whether this worker knows of anybody who runs a name; calls that its orchestrations make of any other name
-    fail at once, unless another stream takes them. None: calls wait for a worker.
+    knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
+    orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
     """
 
     knows: Callable[[int, str], bool] | None = None
@@ -77,9 +77,9 @@ class Stream:
         self.leases: set[str] = set()
         self.connected = True
         self.process: object = self
-        """What stands for the worker's process: streams of one process have the same."""
+        """Identity of the worker's process, shared by all streams of the process."""
         self.is_drained = False
-        """The worker ends the stream in good order; nothing of what it holds was running."""
+        """True when the worker ends the stream in good order, with none of its leased work running."""
 
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
@@ -87,14 +87,14 @@ def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Nam
     for each in filters:
         known = names.get(each.name)
         versions = frozenset(each.versions)
-        # A filter without versions accepts all of them, whatever another filter of that name lists.
+        # A filter without versions accepts every version, whatever another filter of the same name lists.
         names[each.name] = versions if known is None else frozenset() if not known or not versions else known | versions
     return names
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """The right of one stream to complete one work item."""
+    """Right of one stream to complete one work item."""
 
     token: str
     kind: int
@@ -107,17 +107,17 @@ class Lease:
     epoch: int
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
-    """Parts of an answer that comes in several messages."""
+    """Parts of a response that arrives in several messages."""
     turn: list[pb.HistoryEvent] | None = None
-    """The new events of a turn."""
+    """New events of a turn."""
     turn_at: int = 0
-    """The time of a turn."""
+    """Time of a turn, in microseconds."""
     taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
-    """The events of the inbox that a turn has taken, or the operations of a batch."""
+    """Inbox events that a turn has taken, or operations of a batch."""
     void: bool = False
-    """Its answer no longer counts; the stream still holds it."""
+    """True when the response no longer counts, while the stream still holds the lease."""
     is_alone: bool = False
-    """The stream's process was given nothing else."""
+    """True when the stream's process was given no other work."""
 
     def avoid(self) -> None:
         self.void = True
@@ -146,7 +146,7 @@ class ReadyQueue:
         group.append((self._order, item))
 
     def take(self, names: Names | None) -> tuple[str, str | None, Hashable] | None:
-        """The oldest item that the names accept."""
+        """Remove and return the oldest item that the names accept, or None."""
         best: tuple[str, str | None] | None = None
         order = 0
         for group_key, group in self._groups.items():
@@ -179,7 +179,7 @@ class Leases:
     def __init__(self) -> None:
         self._by_token: dict[str, Lease] = {}
         self.get: Callable[[str], Lease | None] = self._by_token.get
-        """Find the lease, which goes on."""
+        """Look up a lease without ending it."""
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -188,7 +188,7 @@ class Leases:
         self._by_token[lease.token] = lease
 
     def take(self, token: str) -> Lease | None:
-        """End the lease; None when it has ended already. Of several callers one gets it."""
+        """End the lease and return it; None when it has ended already. Only one of several callers gets the lease."""
         return self._by_token.pop(token, None)
 
     def open(self) -> list[Lease]:
@@ -198,7 +198,7 @@ class Leases:
         self._by_token[lease.token] = lease
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
-        """For workers that send no token: the lease they must mean. Ends it."""
+        """Find and end the lease of a work item by instance and task, for workers that send no token."""
         found = [
             lease
             for lease in list(self._by_token.values())
@@ -222,7 +222,10 @@ class _Rest:
 
 
 class Dispatcher:
-    """Hands ready work to streams. `build` makes the work item of a subject, or says None when it is moot."""
+    """Dispatcher of ready work to streams.
+
+    `build` makes the work item of a subject, or returns None when the work is no longer needed.
+    """
 
     def __init__(
         self,
@@ -233,7 +236,7 @@ class Dispatcher:
         self._build = build
         self._not_built = not_built
         self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
-        """Called with a stream that takes nothing any more."""
+        """Called with a stream that accepts no more messages, and with the error."""
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -244,9 +247,9 @@ class Dispatcher:
         self._order = 0
         self.epoch = 0
         self.suspects: dict[Identity, float] = {}
-        """Work that runs alone, with the time until which it rests, by the monotonic clock."""
+        """Suspected items, which run alone, with the end of their pause by the monotonic clock."""
         self.on_done: Callable[[Lease], None] | None = None
-        """Called when work is done, while somebody wants to know."""
+        """Called with the lease of completed work, while a listener is set."""
         self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
         self._alone: Lease | None = None
         self._quiet: object | None = None
@@ -256,19 +259,19 @@ class Dispatcher:
             self.streams.append(stream)
 
     def retire(self, stream: Stream) -> None:
-        """The worker stops: it gets nothing more, and may finish what it holds."""
+        """Stop sending work to a stopping worker, which may finish the work that it holds."""
         stream.is_drained = True
         if stream in self.streams:
             self.streams.remove(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
-        """Whether nobody will ever take work of this name, as far as the stream that calls it knows."""
+        """True when no worker will ever accept work of this name, as far as the calling stream knows."""
         if caller.knows is None or caller.knows(kind, name):
             return False
         return not any((names := each.filters[kind]) is None or name in names for each in self.streams)
 
     def disconnect(self, stream: Stream) -> list[Lease]:
-        """The leases that the stream held; its work is the caller's to queue again."""
+        """Remove the stream and return its leases. The caller queues their work again."""
         stream.connected = False
         if stream in self.streams:
             self.streams.remove(stream)
@@ -277,7 +280,7 @@ class Dispatcher:
         return [lease for lease in taken if lease is not None]
 
     def release(self, lease: Lease, *, done: bool) -> None:
-        """The stream no longer holds what the lease was about. `done` forgets how often it was abandoned."""
+        """Return the lease's credit to its stream. done: reset the count of abandoned attempts."""
         if lease.token in lease.stream.leases:
             lease.stream.leases.discard(lease.token)
             lease.stream.free[lease.kind] += 1
@@ -288,11 +291,14 @@ class Dispatcher:
 
     @property
     def resting(self) -> bool:
-        """Some work waits for its pause to end."""
+        """True when some work waits for the end of its pause."""
         return bool(self._resting)
 
     def rest(self, lease: Lease, delay: float | None = None) -> None:
-        """Queue work again after a pause: `delay`, or for abandoned work one that doubles each time, 50 ms to 30 s."""
+        """Queue work again after a pause.
+
+        delay: seconds. None: 50 ms for abandoned work, doubled at each further attempt, up to 30 s.
+        """
         if delay is None:
             key = (lease.kind, lease.subject)
             attempts = self._attempts.get(key, 0)
@@ -303,13 +309,13 @@ class Dispatcher:
         heapq.heappush(self._resting, rest)
 
     def wake(self, now: float) -> None:
-        """Queue what has rested long enough."""
+        """Queue the work whose pause has ended."""
         while self._resting and self._resting[0].until <= now:
             rest = heapq.heappop(self._resting)
             self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
 
     def expired(self, now: float) -> list[Lease]:
-        """Leases that have run out and are ended hereby. There are none unless leases have a time."""
+        """End and return the leases that have expired. Without `lease_seconds` there are none."""
         ended: list[Lease] = []
         while self._expiring and self._expiring[0][0] <= now:
             lease = self.leases.take(heapq.heappop(self._expiring)[1])
@@ -318,12 +324,12 @@ class Dispatcher:
         return ended
 
     def next_wake(self) -> float | None:
-        """When `wake` or `expired` has something to do, by the monotonic clock."""
+        """Time at which `wake` or `expired` is next due, by the monotonic clock; None when neither is."""
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
         return min(moments, default=None)
 
     def pump(self) -> None:
-        """Hand out all that can be handed out."""
+        """Send all work that the streams can accept."""
         if self._waiting or self._quiet is not None:
             self._hand_out_alone()
         for kind in KINDS:
@@ -351,7 +357,7 @@ class Dispatcher:
     def _hand_out(
         self, stream: Stream, kind: int, name: str, version: str | None, subject: Any, *, alone: bool = False
     ) -> Lease | None:
-        """Give work to the stream; None where there is nothing to do, or no work item can be made of it."""
+        """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
         try:
             built = self._build(kind, name, version, subject, stream)
         except Exception as error:
@@ -375,7 +381,7 @@ class Dispatcher:
         return lease
 
     def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
-        """Let a suspect rest, or wait until it can run alone. False for all other work."""
+        """Pause a suspected item, or keep it until it can run alone. Returns False for all other work."""
         key = identity(kind, subject)
         until = self.suspects.get(key)
         if until is None:
@@ -388,7 +394,10 @@ class Dispatcher:
         return True
 
     def _hand_out_alone(self) -> None:
-        """Give one suspect to a process that has nothing else; until then, and while it runs, that gets nothing."""
+        """Give one suspected item to a process that has no other work.
+
+        Until the item is given, and while it runs, that process gets no other work.
+        """
         if self._alone is not None and self.leases.get(self._alone.token) is not None:
             return
         self._alone = self._quiet = None
@@ -412,7 +421,7 @@ class Dispatcher:
                 return
 
     def reset(self) -> None:
-        """Forget all work and leases; streams stay, and what they still hold is void."""
+        """Drop all work and leases. Streams stay connected, and the leases that they hold are void."""
         self.epoch += 1
         for queue in self.ready:
             queue.clear()

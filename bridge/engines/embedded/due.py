@@ -1,4 +1,4 @@
-"""When timers are due while the wall clock is set forward and back. Pure."""
+"""Due times of timers while the wall clock is set forward and back. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from bridge.engines.embedded.store import START_IS_DUE, TIMER_FIRES, Timer
 
 
 def due_at(now: int, fire_at: int, wanted: int, made: int) -> int:
-    """When a timer fires that is due at `fire_at`, and was made at the time `made` for the time `wanted`.
+    """Time at which a timer fires, in microseconds.
 
-    A timer that was made in what now is the future takes as long as it was to take, from now on.
+    A timer whose creation time lies in the future, because the clock was set back, runs for its full length from `now`.
+
+    fire_at: its stored due time.
+    wanted: time for which it was requested.
+    made: time at which it was created.
     """
     return wanted if made <= now else min(fire_at, now + max(0, wanted - made))
 
@@ -19,9 +23,10 @@ def due_at(now: int, fire_at: int, wanted: int, made: int) -> int:
 def origin_of(
     timer: Timer, event: pb.HistoryEvent | None, created_at: int | None, start_at: int | None
 ) -> tuple[int, int] | None:
-    """(time for which the timer was made, time at which), of a stored timer; None where they were not stored.
+    """Requested time and creation time of a stored timer, in microseconds; None where they were not stored.
 
-    event: its own. created_at, start_at: of its instance.
+    event: the timer's own event.
+    created_at, start_at: times of its instance.
     """
     if timer.kind == START_IS_DUE:
         return None if created_at is None or start_at is None else (start_at, created_at)
@@ -30,7 +35,7 @@ def origin_of(
     made = micros(event.timestamp)
     if timer.kind == TIMER_FIRES:
         wanted = due(event.timerFired.fireAt)
-        # Older files have the same time in both places.
+        # Older files store the same time in both places.
         return None if made == wanted else (wanted, made)
     signal = event.entityOperationSignaled
     return (due(signal.scheduledTime), made) if signal.HasField("scheduledTime") else None

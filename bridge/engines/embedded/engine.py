@@ -1,4 +1,4 @@
-"""The embedded engine: hosted in the daemon's process, attached to over a socket from every other."""
+"""Embedded engine: hosted in the daemon's process, and reached from other processes over a socket."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ RECONNECT_SECONDS = 1.0
 
 
 class EmbeddedEngine:
-    """An engine for one machine: a task hub in one SQLite file.
+    """Engine for one machine: a task hub in one SQLite file.
 
-    directory: of the file, its lock and the socket. host: True in the one process that runs the engine, False to attach
-    to it. keys: of its encryption, read when it starts.
+    directory: contains the file, its lock and the socket.
+    host: True in the one process that runs the engine, False in processes that attach to it.
+    keys: keys of the file's encryption, read when the engine starts.
     """
 
     durable = True
     notifies_instance_started = True
     messages = MessageSealer()
-    """Leaves messages as they are: the file that keeps them is encrypted as a whole."""
+    """Sealer that leaves messages unchanged: the payloads of the file are encrypted by the engine."""
     confirms_event_delivery = True
 
     def __init__(
@@ -79,20 +80,25 @@ class EmbeddedEngine:
 
     @property
     def usage(self) -> EngineUsage | None:
-        """None in a process that does not host it."""
+        """Memory use and refused events; None in a process that does not host the engine."""
         if self._database is None:
             return None
         hub = self._database.hub
         return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
 
     def has_no_early_messages(self, entity_id: str) -> bool:
-        """The process that hosts the engine knows: what it has acknowledged is in this set."""
+        """True when the entity is known to hold no early messages.
+
+        The answer is always False in a process that does not host the engine.
+        """
         return self._database is not None and entity_id not in self._database.hub.entities.parking
 
     async def start(self) -> None:
-        """Raises: EngineUnavailable (another process hosts it, the file cannot be read or written),
-        EngineMisconfigured (the directory cannot be used, the file is of a newer version or not an engine's, a key of
-        its encryption is missing or cannot be used).
+        """Host the engine, or attach to it.
+
+        Raises: EngineUnavailable (another process hosts it, the file cannot be read or written), EngineMisconfigured
+        (the directory cannot be used, the file is of a newer version or not an engine's, a key of its encryption is
+        missing or cannot be used).
         """
         if self._client is not None:
             return
@@ -125,7 +131,7 @@ class EmbeddedEngine:
         database.start()
         self._database = database
         try:
-            # Only the lock's holder gets here, so a socket file is a dead host's.
+            # Only the holder of the lock gets here, so an existing socket file belongs to a dead host.
             (self._directory / SOCKET).unlink(missing_ok=True)
             self._address = Address(self._directory)
             service = AioSidecarService(database)
@@ -150,7 +156,7 @@ class EmbeddedEngine:
         return Guard(token, tls, config.behind_tls_proxy, config.max_message, config.max_connections)
 
     def _stop_host(self) -> None:
-        # Waits end first, so that the servers can.
+        # Waiting calls end first; otherwise the servers could not stop.
         if self._database is not None:
             self._database.stop()
             self._database = None
@@ -187,7 +193,7 @@ class EmbeddedEngine:
             self._address = None
 
     async def probe(self) -> None:
-        """Raises: EngineUnavailable when no daemon hosts the engine; it says what to do."""
+        """Check that a daemon hosts the engine. Raises: EngineUnavailable, with the next step."""
         if self._host:
             if self._client is None:
                 raise EngineUnavailable(f"engine {self.name!r} is not started")
@@ -219,7 +225,7 @@ class EmbeddedEngine:
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         stuck_after = self._config.worker.stuck_after
-        # A dead host breaks the stream at once, so silence means only that there is nothing to do.
+        # A dead host breaks the stream at once. Silence only means that there is no work.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
             "concurrency_options": concurrency(self._config.worker, workflows),

@@ -1,4 +1,4 @@
-"""The entities of a hub: their queues and locks, and the moves that calls on them are made of."""
+"""Entities of a hub: their queues and locks, and the steps of which calls on them consist."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 class Entities:
-    """Runs in the writer's thread, like the hub it belongs to."""
+    """Entities of one hub. All methods run in the writer's thread, like those of the hub."""
 
     def __init__(self, hub: TaskHub, max_cached: int, max_cached_bytes: int) -> None:
         self._hub = hub
         self._cache = EntityCache(max_cached, max_cached_bytes)
         self.woken: dict[str, Entity] = {}
-        """Entities that may have something to do after this commit."""
+        """Entities that may have work after this commit, by id."""
         self.locks_used = False
-        """Whether any lock was asked for since the start, or is held in the file; without, none is looked for."""
+        """True when a lock was requested since the start or is held in the file; otherwise no search for locks is made.
+        """
         self.parking: set[str] = set()
-        """Ids of all parking entities: what waits for an instance is told when that starts."""
+        """Ids of all early-message entities, which are notified when their instance starts."""
         self._gone: set[str] = set()
-        """Removed in the transaction at hand; the file still has them."""
+        """Ids of entities removed in the current transaction; the file still has them."""
 
     @property
     def cached_bytes(self) -> int:
@@ -49,26 +50,26 @@ class Entities:
         self._cache.clear()
 
     def remove(self, entity: Entity) -> None:
-        """The entity is no more."""
+        """Delete the entity."""
         self._cache.remove(entity)
         self._gone.add(entity.id)
         self.parking.discard(entity.id)
         self._hub.tx.delete_entity(entity)
 
     def forget(self) -> None:
-        """The transaction at hand is over."""
+        """Forget the changes of the current transaction at its end."""
         self.woken.clear()
         self._gone.clear()
 
     def settle(self, entity: Entity) -> None:
-        """A batch is done. Of the bridge's own entities none is kept for nothing."""
+        """Continue after a batch. An empty entity of the bridge itself is deleted."""
         if entity.state is None and not entity.queue and entity.section is None and entity.name.startswith(PREFIX):
             self.remove(entity)
         else:
             self.advance(entity)
 
     def announce(self, instance_id: str) -> None:
-        """An instance was started: tell what waits for it."""
+        """Notify the early messages of an instance that it was started."""
         if self.parking and (waiting := target_id(instance_id)) in self.parking:
             self.operate(waiting, events.signal(self._hub.now, waiting, "started", None, new_id()))
 
@@ -84,7 +85,7 @@ class Entities:
         return entity
 
     def release(self, entity_id: str) -> None:
-        """The entity's batch is no longer in flight; its operations are still queued."""
+        """Mark the entity's batch as no longer in flight; its operations are still queued."""
         self._hub.release(entity_id)
         entity = self._cache.get(entity_id)
         if entity is not None:
@@ -92,14 +93,20 @@ class Entities:
             entity.batch = None
 
     def drop(self, entity_id: str, seq: int) -> None:
-        """Remove an operation without a look at it, as nothing else is possible; the entity is read anew."""
+        """Remove an operation without reading it, as a last resort.
+
+        The entity's copy in memory, if any, is updated too.
+        """
         self._hub.tx.remove("operations", [seq])
         entity = self._cache.get(entity_id)
         if entity is not None:
             entity.remove({seq})
 
     def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
-        """Put an operation, call or lock request in the entity's queue; a signal with a later time when it is due."""
+        """Put an operation, call or lock request in the entity's queue.
+
+        due: time of a delayed signal, in microseconds; the signal is queued at that time.
+        """
         if due is not None and due > self._hub.now:
             if not event.entityOperationSignaled.HasField("scheduledTime"):
                 event.entityOperationSignaled.scheduledTime.CopyFrom(timestamp(due))
@@ -125,7 +132,10 @@ class Entities:
         return entity
 
     def lock(self, entity_id: str, section: str, owner: Instance) -> None:
-        """Lock an entity, ahead of its queue, unless another has. A batch in flight counts as done before."""
+        """Lock an entity ahead of its queue, unless another owner has it.
+
+        A batch in flight counts as completed before.
+        """
         entity = self._found(entity_id)
         if entity.owner not in (None, owner.id):
             return
@@ -134,7 +144,7 @@ class Entities:
         self._hub.tx.change_entity(entity)
 
     def answer(self, operation: pb.HistoryEvent, answer: pb.OperationResult) -> None:
-        """Tell the orchestration that called, if it was a call and its caller still waits."""
+        """Report the result of a call to the orchestration that made it, if it still waits."""
         if not operation.HasField("entityOperationCalled"):
             return
         hub = self._hub
@@ -150,7 +160,7 @@ class Entities:
         hub.answer(caller, event)
 
     def refuse(self, entity_id: str, seq: int, failure: pb.TaskFailureDetails) -> None:
-        """An operation that cannot be run: its caller is told; a signal is dropped, which only the log tells."""
+        """Refuse an operation that cannot be run. Its caller gets the failure; a refused signal is only logged."""
         entity = self.find(entity_id)
         operation = None if entity is None else next((event for each, event in entity.queue if each == seq), None)
         if entity is None or operation is None:
@@ -162,7 +172,7 @@ class Entities:
         self.advance(entity)
 
     def advance(self, entity: Entity) -> None:
-        """Grant the lock that can be granted, and hand out what can run after this commit."""
+        """Grant the lock at the head of the queue, and offer the next operations to a worker after this commit."""
         while (entry := entity.grantable()) is not None:
             seq, event = entry
             entity.pop()
@@ -171,9 +181,9 @@ class Entities:
         self.woken[entity.id] = entity
 
     def _grant(self, entity: Entity, event: pb.HistoryEvent) -> None:
-        """Lock the entity for a request, then those after it in the request's set, up to one that is not free.
+        """Lock the entity for a request, then the following entities of the request's set, up to one that is not free.
 
-        In a loop, and without a queued request at each entity: a set may have any number of them.
+        The loop queues no request at each entity, because a set may have any number of them.
         """
         request = event.entityLockRequested
         owner = self._hub.find(request.parentInstanceId.value)
@@ -206,7 +216,7 @@ class Entities:
         self.advance(entity)
 
     def release_locks(self, instance: Instance) -> None:
-        """Free every entity that the instance holds."""
+        """Release the locks of all entities that the instance holds."""
         if not self.locks_used:
             return
         self._hub.tx.flush()

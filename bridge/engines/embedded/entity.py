@@ -1,4 +1,4 @@
-"""An entity that is being worked on, and what its queue lets happen next. Pure."""
+"""Entity in memory, and the operations that its queue allows next. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bridge.engines.embedded.clock import timestamp
 from bridge.engines.embedded.instance import text
 
 OVERHEAD = 500
-"""Bytes that an entity takes in memory beside its state and queue."""
+"""Bytes that an entity occupies in memory beside its state and queue."""
 
 MAX_BATCH = 500
-"""Operations that one work item holds at most."""
+"""Largest number of operations in one work item."""
 
 
 @dataclass(slots=True, eq=False)
 class Entity:
-    """One entity: its state, who holds its lock, and the operations that it has not processed, in order.
+    """Entity with its state, the owner of its lock, and its unprocessed operations, in order.
 
-    `section` is the critical section that holds the lock, `owner` the orchestration it belongs to.
+    `section` is the critical section that holds the lock, `owner` the id of its orchestration.
     """
 
     id: str
@@ -37,17 +37,18 @@ class Entity:
     token: str | None = None
     """Lease of the batch in flight."""
     batch: list[tuple[int, pb.HistoryEvent]] | None = None
-    """The operations of the batch in flight. They stay in the queue until their results are there."""
+    """Operations of the batch in flight, which stay in the queue until their results arrive."""
 
     @property
     def name(self) -> str:
-        """`counter` of `@counter@key`."""
+        """Entity name in lower case: `counter` of `@counter@key`."""
         return self.id[1:].partition("@")[0].lower()
 
     def runnable(self) -> list[tuple[int, pb.HistoryEvent]]:
-        """The operations that may run now, in order: while locked those of the owner's calls, else up to a request.
+        """Operations that may run now, in order.
 
-        A lock request waits for all that came before it, and holds back what came after it.
+        A locked entity runs calls of the lock's owner only. Otherwise all operations up to the next lock request run. A
+        lock request waits for all earlier operations, and later ones wait for it.
         """
         found: list[tuple[int, pb.HistoryEvent]] = []
         for entry in self.queue:
@@ -64,7 +65,7 @@ class Entity:
         return found
 
     def grantable(self) -> tuple[int, pb.HistoryEvent] | None:
-        """The lock request that may have the entity now: the head of the queue, when nothing is in flight."""
+        """Lock request that can be granted now: the head of the queue while nothing is in flight, or None."""
         if self.section is None and self.token is None and self.queue:
             entry = self.queue[0]
             if entry[1].HasField("entityLockRequested"):
@@ -86,7 +87,7 @@ class Entity:
 
     @property
     def size(self) -> int:
-        """About the bytes that it takes in memory."""
+        """Approximate number of bytes in memory."""
         state = 0 if self.state is None else sys.getsizeof(self.state)
         return OVERHEAD + state + self.queue_bytes
 
@@ -105,10 +106,10 @@ def _caller(event: pb.HistoryEvent) -> str:
 
 
 class EntityCache:
-    """The entities in memory; idle ones are let go, the least recently used first.
+    """Entities in memory; the least recently used idle ones are evicted first.
 
-    Limits: number of entities, and bytes of their states and queues. What was looked up since the last `trim` may have
-    changed, and is measured then.
+    Limits are the number of entities, and the bytes of their states and queues. An entity that was looked up since the
+    last `trim` may have changed, and is measured then.
     """
 
     def __init__(self, max_entities: int, max_bytes: int) -> None:
@@ -147,7 +148,7 @@ class EntityCache:
         self.bytes = 0
 
     def trim(self) -> None:
-        """Let go of what exceeds the limits. Only between transactions."""
+        """Evict entities beyond the limits. Call it between transactions only."""
         for entity_id in self._touched:
             found = self._entities.get(entity_id)
             if found is not None:

@@ -1,7 +1,8 @@
-"""Failures with bounds: they are cut where they come in and never refused, so that everything accepted can be read.
+"""Size limits of failures, which are cut when they arrive and never refused. Everything accepted can be read again.
 
-The outer two levels keep their messages up to a generous bound: a rewind recognises by them which step's failure ended
-an instance. A step's failure is cut a little shorter than that of an orchestrator, which repeats it behind a prefix.
+The outer two levels keep their messages up to a generous limit, because a rewind recognises by them which step's
+failure ended an instance. The failure of a step is cut a little shorter than that of an orchestrator, which repeats it
+behind a prefix.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 MAX_LEVELS = 32
-"""Failures within one another. Protobuf reads no more than 100 messages within one another."""
+"""Largest depth of nested failures. Protobuf reads at most 100 nested messages."""
 
 MAX_TYPE = 1024
 """Characters of an error's type."""
@@ -21,19 +22,19 @@ MAX_MESSAGE = 64 * 1024
 """Characters of the message of a step's failure, and of its cause."""
 
 PREFIX = 2 * 1024
-"""Characters more that an orchestrator's own failure may have."""
+"""Additional characters of the message of an orchestrator's own failure."""
 
 MAX_CAUSE_MESSAGE = 4 * 1024
 """Characters of the message of a deeper cause."""
 
 MAX_STACK = 32 * 1024
-"""Characters of a stack trace; of a deeper cause's as many as of its message."""
+"""Characters of a stack trace. The stack trace of a deeper cause has the limit of its message."""
 
 MAX_PROPERTIES = 16 * 1024
 """Bytes of an error's properties."""
 
 MARK = "truncated"
-"""The property of every failure that was cut."""
+"""Name of the property that marks a failure that was cut."""
 
 _TRUNCATED = "\n... truncated ...\n"
 
@@ -42,11 +43,11 @@ EVENTS = frozenset(
     for field in pb.HistoryEvent.DESCRIPTOR.fields
     if field.message_type is not None and "failureDetails" in field.message_type.fields_by_name
 )
-"""History events that hold a failure."""
+"""History events that contain a failure."""
 
 
 def bound(failure: pb.TaskFailureDetails, *, own: bool = False) -> pb.TaskFailureDetails:
-    """Cut the failure in place, and return it. own: it is an orchestrator's. Idempotent."""
+    """Cut the failure in place, and return it. Idempotent. own: True for the failure of an orchestrator."""
     each = failure
     for level in range(MAX_LEVELS):
         longest = MAX_CAUSE_MESSAGE if level > 1 else MAX_MESSAGE + PREFIX if own and level == 0 else MAX_MESSAGE
@@ -61,7 +62,7 @@ def bound(failure: pb.TaskFailureDetails, *, own: bool = False) -> pb.TaskFailur
 
 
 def _cut(failure: pb.TaskFailureDetails, longest: int, stack: int) -> None:
-    """Bound all of one level but its cause."""
+    """Cut one level of a failure, without its cause."""
     if len(failure.errorType) > MAX_TYPE:
         failure.errorType = failure.errorType[:MAX_TYPE]
         _mark(failure)
@@ -77,17 +78,17 @@ def _cut(failure: pb.TaskFailureDetails, longest: int, stack: int) -> None:
 
 
 def _ends(text: str, longest: int) -> str:
-    """The first and the last lines of a text, so many that all is no longer than the bound."""
+    """First and last lines of a text, within the limit in characters."""
     half = (longest - len(_TRUNCATED)) // 2
     first, last = text[:half], text[-half:]
-    # At whole lines, where there are some: a frame of a stack that begins in its middle only confuses.
+    # Cut at whole lines where there are some; half a stack frame only confuses.
     first = first[: first.rfind("\n")] if "\n" in first[half // 2 :] else first
     last = last[last.find("\n") + 1 :] if "\n" in last[: half // 2] else last
     return f"{first}{_TRUNCATED}{last}"
 
 
 def _fits(failure: pb.TaskFailureDetails) -> bool:
-    """False for properties that are too large, or hold other values than plain ones."""
+    """False for properties that are too large or too deeply nested."""
     size = 0
     for name, value in failure.properties.items():
         if value.WhichOneof("kind") in ("struct_value", "list_value") and not _is_flat(value):
@@ -97,7 +98,7 @@ def _fits(failure: pb.TaskFailureDetails) -> bool:
 
 
 def _is_flat(value: Any, levels: int = 8) -> bool:
-    """True when lists and structures are within one another no more than so many times."""
+    """True when lists and structures are nested no deeper than `levels`."""
     nested = [value]
     for _ in range(levels):
         nested = [
@@ -132,7 +133,7 @@ def bound_events(events: Iterable[pb.HistoryEvent]) -> None:
 
 
 def bound_turn(response: pb.OrchestratorResponse) -> None:
-    """Cut all failures of an orchestrator's answer in place."""
+    """Cut all failures of an orchestrator's response in place."""
     for action in response.actions:
         kind = action.WhichOneof("orchestratorActionType")
         if kind == "completeOrchestration":

@@ -1,7 +1,7 @@
-"""Giving up: the end of what an operation was about that cannot be applied.
+"""Giving up: failing the subject of an operation that cannot be applied.
 
-Each move runs in a transaction of its own. Where the usual move fails too, the next alternative does less: at last rows
-are changed without a look at what they hold.
+Each step runs in a transaction of its own. When a step fails too, its next alternative does less; the last alternative
+changes rows without reading them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bridge.engines.embedded.store import Task, Timer
 
 Move = Callable[[], object]
 Alternatives = tuple[Move, ...]
-"""Moves of which the first that succeeds counts."""
+"""Alternatives of one step; the first that succeeds counts."""
 
 
 def moves(hub: TaskHub, subject: Subject, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
-    """Everything that has to happen for the subject's owners to hear of the failure."""
+    """Steps that report the failure to all owners of the subject."""
     if isinstance(subject, Lease):
         yield from _leased(hub, subject, failure)
     elif isinstance(subject, Timer):
@@ -38,7 +38,7 @@ def moves(hub: TaskHub, subject: Subject, failure: pb.TaskFailureDetails) -> Ite
 
 
 def _leased(hub: TaskHub, lease: Lease, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
-    # In a transaction, as it may forget losses of workers.
+    # In a transaction, because it may reset the count of lost workers.
     yield (lambda: hub.dispatcher.release(lease, done=True),)
     if lease.kind == ACTIVITY:
         yield from _task(hub, lease.subject, failure)
@@ -68,7 +68,7 @@ def _instance(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> Iterato
     yield _endings(hub, key, failure)
     if hub.unseen.pop(key, None) is None:
         return
-    # Everything that belongs to an end, one by one, so that no fault in one of them keeps the others from happening.
+    # One step for each consequence of an end; a fault in one must not prevent the others.
     yield (lambda: hub.show_end(key),)
     yield (lambda: hub.tell_parent_of(key),)
     yield (lambda: hub.release_locks_of(key),)

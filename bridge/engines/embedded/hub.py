@@ -1,7 +1,7 @@
-"""A task hub: the state of its instances and entities, and the moves that every call is made of.
+"""Task hub: the state of its instances and entities, and the steps of which every call consists.
 
-Everything here runs in the writer's thread. A move changes the working set and adds to the transaction; what follows
-from it (work to hand out, answers to give) happens after the commit.
+Everything runs in the writer's thread. A step changes the working set and adds to the transaction. Its consequences
+(work to send, answers to give) follow after the commit.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_REQUESTS = 2000
-"""Waiting activities whose inputs are kept in memory; those of further ones are read when their turn comes."""
+"""Waiting activities whose inputs are kept in memory; the inputs of further ones are read when they are due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A raise whose answer waits: to whom, the answer, and the sequence number of its event."""
+    """Raise whose answer is deferred: its reply, the answer, and the sequence number of its event."""
 
     reply: Reply
     answer: Any
@@ -56,7 +56,7 @@ class Deferred:
 
 
 class TaskHub:
-    """The working set over one store. `tx` is the transaction at hand."""
+    """Working set over one store. `tx` is the current transaction."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class TaskHub:
         self.store = store
         self.unread = unread or UnreadLimits(message_bytes=max_message)
         self.events_refused = 0
-        """Events that were one too many for their instance."""
+        """Number of events refused because their instance had too many unread ones."""
         self.limits = limits or Limits()
         self._jumps = clock.jumps.total()
         self.tx = Transaction(store.connection, store.payloads)
@@ -83,40 +83,40 @@ class TaskHub:
         self.work = WorkItems(self, max_message)
         self.dispatcher = Dispatcher(self.work.build, lease_seconds, self._not_built)
         self.in_hand: dict[int | str, Lease] = {}
-        """Turns and batches in flight, by key of the instance or id of the entity. Outlives their place in memory."""
+        """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self._let_out: dict[int | str, Lease] = {}
         self.deferred: dict[int, tuple[Deferred, ...]] = {}
-        """Raises that are answered when the turn in flight has ended, by key of the instance."""
+        """Deferred raises, which are answered when the turn in flight has ended, by key of the instance."""
         self._deferred_before: dict[int, tuple[Deferred, ...]] = {}
         self.clock = clock
         self.now = clock.now()
-        """Time of the transaction at hand, microseconds. It goes back when the wall clock is set back."""
+        """Time of the current transaction, in microseconds, which goes back when the wall clock is set back."""
         self.stepped = True
-        """The wall clock was set, or may have been while the file was closed: timers have to be looked at."""
+        """True when the wall clock was set, or may have been while the file was closed: timers must be checked."""
         self.settled: list[tuple[Reply, Any]] = []
-        """Answers that were put off and are due after the commit."""
+        """Deferred answers that are given after the commit."""
         self.later: list[Operation] = []
         """Operations for the next transaction."""
         self.failed: list[tuple[Operation, Exception]] = []
-        """Operations outside of transactions that cannot be applied."""
+        """Operations outside of transactions that cannot be applied, with their errors."""
         self.after: list[Callable[[], None]] = []
-        """Consequences in memory of the transaction at hand, for after its commit."""
+        """Callbacks that run after the commit of the current transaction."""
         self.unseen: dict[int, bool] = {}
-        """Keys of instances that were ended without a look at them."""
+        """Keys of instances that were failed without being read."""
         self.run_listeners: list[RunListener] = []
-        """Told, after the commit, which instances it finished and started."""
+        """Listeners that get the ids of finished and started instances after each commit."""
         self.losses: Losses | None = None
-        """Counts lost workers, where that is wanted."""
+        """Count of lost workers; None when the limit is disabled."""
         self._absent: set[str] = set()
         self._key = 1
         self._seq = 1
         self._woken: dict[int, Instance] = {}
         self._moved: dict[int, Instance] = {}
         self.started: dict[int, Instance] = {}
-        """By key, what runs and did not before the transaction at hand."""
+        """Instances that the current transaction started, by key."""
         self._new_tasks: list[Task] = []
         self.cancelled: set[int] = set()
-        """Keys of instances whose queued activities are moot."""
+        """Keys of instances whose queued activities are void."""
         self.load_counters()
 
     def load_counters(self) -> None:
@@ -124,7 +124,7 @@ class TaskHub:
         self._seq = max(self._seq, self.store.next_seq())
 
     def tick(self) -> None:
-        """A transaction begins."""
+        """Begin a transaction: update its time."""
         self.now = self.clock.now()
         jumps = self.clock.jumps.total()
         if jumps != self._jumps:
@@ -133,7 +133,7 @@ class TaskHub:
 
     @property
     def last_key(self) -> int:
-        """No instance has a greater key."""
+        """Upper limit of all instance keys."""
         return self._key
 
     def next_seq(self) -> int:
@@ -141,7 +141,7 @@ class TaskHub:
         return self._seq
 
     def reset(self) -> None:
-        """Forget the working set, and all that is under way; the file alone counts."""
+        """Drop the working set and all work in flight. The file alone remains."""
         for each in self.deferred.values():
             self.settled.extend((deferred.reply, None) for deferred in each)
         settle_all((reply, unavailable("The engine started over")) for reply, _ in self.settled)
@@ -154,7 +154,7 @@ class TaskHub:
         self.dispatcher.reset()
 
     def undo(self) -> None:
-        """The transaction at hand has not happened. What is in flight stays so. Raises: sqlite3.Error."""
+        """Roll back the current transaction, and keep the work in flight. Raises: sqlite3.Error."""
         self.tx.rollback()
         self.in_hand.update(self._let_out)
         self.deferred.update(self._deferred_before)
@@ -167,7 +167,7 @@ class TaskHub:
         self.entities.parking = set(self.store.entities_named(PARKING))
 
     def empty(self) -> None:
-        """Remove all that the hub holds. Its workers stay connected; what they have in hand no longer counts."""
+        """Delete everything in the hub. Workers stay connected; results of the work that they hold no longer count."""
         for key in list(self.deferred):
             instance = self.find_key(key)
             gone = not_found("" if instance is None else instance.id)
@@ -197,13 +197,16 @@ class TaskHub:
         self.entities.clear()
 
     def close(self) -> None:
-        """Answer those who still wait. A raise that waits for a turn is taken: its event is in the file."""
+        """Answer all waiting calls.
+
+        A raise that waits for the end of a turn succeeds, because its event is in the file.
+        """
         settle_all((waiter.reply, unavailable("The engine is stopping")) for waiter in self.waiters.take_all())
         settle_all((each.reply, each.answer) for deferred in self.deferred.values() for each in deferred)
         self.deferred.clear()
 
     def probe(self) -> None:
-        """Raises: sqlite3.Error when the file cannot be written."""
+        """Check that the file can be written. Raises: sqlite3.Error."""
         self.store.connection.execute("BEGIN IMMEDIATE")
         self.store.connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self.store.connection.execute("COMMIT")
@@ -211,7 +214,7 @@ class TaskHub:
     # Instances
 
     def look_ahead(self, instance_ids: list[str]) -> None:
-        """Find out for many ids at once which of them nobody has, since most that are started are new."""
+        """Find the unused ids among many at once, because most ids of starts are new."""
         unknown = [each for each in instance_ids if each and self.instances.by_id(each) is None]
         if len(unknown) > 1:
             self._absent = set(unknown) - self.store.ids_present(unknown)
@@ -238,11 +241,11 @@ class TaskHub:
     # In flight
 
     def hold(self, lease: Lease) -> None:
-        """The lease's turn or batch is in flight. After the commit only."""
+        """Record that the lease's turn or batch is in flight. Call it after the commit only."""
         self.in_hand[lease.subject] = lease
 
     def release(self, subject: int | str) -> Lease | None:
-        """The turn of the instance, or the batch of the entity, is no longer in flight."""
+        """Mark the turn of the instance, or the batch of the entity, as no longer in flight."""
         lease = self.in_hand.pop(subject, None)
         if lease is not None:
             self._let_out[subject] = lease
@@ -274,7 +277,7 @@ class TaskHub:
         parent: pb.ParentInstanceInfo | None = None,
         after: int = 0,
     ) -> Instance:
-        """A new instance; nothing with its id may be there. Its turns come later than `after`."""
+        """Create an instance, whose id must be free, with turns later than the time `after`."""
         self._key += 1
         execution = execution or new_id()
         started = events.execution_started(
@@ -309,7 +312,7 @@ class TaskHub:
         return instance
 
     def replace(self, instance: Instance) -> None:
-        """Remove the instance, so that its id is free. To the parent of one that still runs it counts as terminated."""
+        """Delete the instance, which frees its id. The parent of a running instance sees it as terminated."""
         if not instance.finished:
             self.settled.extend(
                 (each.reply, instance_finished(instance.id)) for each in self._take_deferred(instance.key)
@@ -323,7 +326,7 @@ class TaskHub:
         self.started.pop(instance.key, None)
 
     def void(self, instance: Instance) -> None:
-        """What is under way for the instance no longer counts."""
+        """Void the work in flight of the instance."""
         lease = self.release(instance.key)
         instance.token = None
         if lease is not None:
@@ -333,39 +336,41 @@ class TaskHub:
         self._woken.pop(instance.key, None)
 
     def touch(self, instance: Instance) -> None:
-        """The instance's row changed."""
+        """Mark the instance's row as changed."""
         instance.updated_at = self.now
         self._moved[instance.key] = instance
         self.tx.change(instance)
 
     def change_generation(self, instance: Instance) -> None:
-        """The instance's execution, version or start event changed."""
+        """Record that the instance's execution, version or start event changed."""
         self.tx.change_generation(instance)
         self.instances.measure(instance)
 
     def deliver(self, instance: Instance, event: pb.HistoryEvent) -> None:
-        """Put the event in the instance's inbox. The instance must not be finished."""
+        """Put the event in the inbox of an unfinished instance."""
         seq = self.next_seq()
         instance.inbox.append((seq, event))
         self.tx.put(seq, instance, event)
         self.wake(instance)
 
     def answer(self, instance: Instance, event: pb.HistoryEvent) -> None:
-        """Deliver a result. A failed instance keeps it for a rewind; one that ended otherwise needs it no more."""
+        """Deliver a result. A failed instance keeps the result for a rewind; any other finished instance drops it."""
         if not instance.finished:
             self.deliver(instance, event)
         elif instance.status == FAILED:
             self.tx.put(self.next_seq(), instance, event)
 
     def wake(self, instance: Instance) -> None:
-        """The instance may have something to do after this commit."""
+        """Check after this commit whether the instance can run a turn."""
         self._woken[instance.key] = instance
 
     def finish(
         self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
     ) -> None:
-        """The instance ends, and its parent hears of it. A failed one keeps the events that no turn took, for a rewind;
-        raised events whose senders are refused are not among them.
+        """Finish the instance, and notify its parent.
+
+        A failed instance keeps the events that no turn took, for a rewind. Raised events whose senders get a refusal
+        are not kept.
         """
         instance.status = status
         instance.suspended = False
@@ -393,7 +398,7 @@ class TaskHub:
         failure: pb.TaskFailureDetails | None,
         cause: pb.HistoryEvent | None = None,
     ) -> None:
-        """End the instance without its worker: what it was about to do no longer counts."""
+        """End the instance without its worker, and void its work in flight."""
         self.void(instance)
         self.tx.clear(instance, "tasks")
         last = [instance.start] if instance.chunks == 0 else []
@@ -411,7 +416,7 @@ class TaskHub:
     # Giving up
 
     def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> None:
-        """Fail an instance without a look at it, as nothing else is possible. Its owners are told afterwards."""
+        """Fail an instance without reading it, as a last resort. Its owners are notified in later steps."""
         self.tx.fail_unseen(key, self.now, failure)
         lease = self.release(key)
         if lease is not None:
@@ -425,7 +430,7 @@ class TaskHub:
             self.instances.remove(instance)
 
     def show_end(self, key: int) -> None:
-        """Tell those who wait for the instance."""
+        """Notify the clients that wait for the instance."""
         instance = self.find_key(key)
         if instance is not None:
             self._moved[key] = instance
@@ -441,7 +446,10 @@ class TaskHub:
             self.entities.release_locks(instance)
 
     def settle_deferred(self, instance: Instance) -> None:
-        """Answer the raises that waited for the turn in flight: taken, or too late."""
+        """Answer the raises that waited for the turn in flight.
+
+        The answer is a success while the instance runs, and a refusal after its end.
+        """
         for each in self._take_deferred(instance.key):
             self.settled.append((each.reply, each.answer if not instance.finished else instance_finished(instance.id)))
 
@@ -465,7 +473,7 @@ class TaskHub:
         self.answer(parent, event)
 
     def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
-        """The next attempt of a child after a rewind, from its beginning, as the worker's retry policy has it."""
+        """Start the next attempt of a child after a rewind, with the pauses of the worker's retry policy."""
         link.orchestrationInstance.executionId.value = with_pauses(execution, pauses[1:])
         started = child.start.executionStarted
         self.replace(child)
@@ -491,7 +499,7 @@ class TaskHub:
         return instance.history
 
     def append(self, instance: Instance, new: Iterable[pb.HistoryEvent]) -> None:
-        """Add to the instance's history."""
+        """Add events to the instance's history."""
         new = list(new)
         size = self.tx.append_history(instance, new)
         if instance.history is not None:
@@ -499,7 +507,7 @@ class TaskHub:
             self.instances.grow(instance, size)
 
     def drop_history(self, instance: Instance) -> None:
-        """The instance begins anew."""
+        """Delete the instance's history."""
         self.tx.clear(instance, "history")
         self.instances.grow(instance, -instance.history_bytes)
         instance.history = []
@@ -508,9 +516,9 @@ class TaskHub:
     # Activities
 
     def add_task(self, instance: Instance, request: pb.ActivityRequest, pauses: tuple[int, ...] = ()) -> None:
-        """pauses: before further attempts that the engine makes, microseconds."""
-        # For filters an activity without a version of its own goes by that of its orchestration, as .NET's worker says
-        # itself and others leave out: a worker of one version takes both.
+        """Create an activity. pauses: before further attempts that the engine makes, in microseconds."""
+        # Filters treat an activity without a version as one of its orchestration's version. The .NET worker sends that
+        # version itself, others omit it: a worker of one version accepts both.
         version = request.version.value if request.HasField("version") else instance.version
         task = Task(self.next_seq(), instance.key, instance.execution, request.taskId, request.name, version, request)
         task.pauses = pauses
@@ -518,14 +526,14 @@ class TaskHub:
         self._new_tasks.append(task)
 
     def waiting_for(self, task: Task) -> Instance | None:
-        """The instance that the activity's result is for: the execution that asked for it, or one that kept it."""
+        """Instance that awaits the activity's result: the execution that scheduled it, or one that kept it."""
         instance = self.find_key(task.key)
         if instance is None or instance.execution == task.execution:
             return instance
         return instance if instance.execution == self.store.task_execution(task.seq) else None
 
     def try_again(self, instance: Instance, lease: Lease, failure: pb.TaskFailureDetails) -> bool:
-        """Make the next attempt of an activity that failed after a rewind. False when there is none."""
+        """Schedule the next attempt of an activity that failed after a rewind. Returns False when none is left."""
         task = lease.subject
         if not task.pauses or failure.isNonRetriable or instance.finished:
             return False
@@ -540,7 +548,7 @@ class TaskHub:
         return True
 
     def fail_task(self, task: Task, failure: pb.TaskFailureDetails) -> None:
-        """The activity cannot be run."""
+        """Report that the activity cannot be run."""
         instance = self.waiting_for(task)
         self.tx.remove("tasks", [task.seq])
         if instance is not None:
@@ -549,9 +557,9 @@ class TaskHub:
     # Time
 
     def add_timer(self, instance: Instance, timer_id: int, moment: Timestamp, made: int) -> None:
-        """Let a timer fire that an orchestrator asked for in its turn of the time `made`.
+        """Create a timer that an orchestrator requested in the turn of the time `made`.
 
-        The turn's time is ahead of the clock when that was set back; the timer then takes as long as it was to take.
+        When the clock was set back, the turn's time is ahead of the clock. The timer then runs for its full length.
         """
         wanted = due(moment)
         event = events.timer_fired(min(made, wanted - 1), timer_id, moment)
@@ -559,7 +567,7 @@ class TaskHub:
         self.tx.add_timer(Timer(self.next_seq(), fire_at, TIMER_FIRES, instance.key, event=event))
 
     def set_timers(self) -> None:
-        """Let everything be due by the clock of now, after it was set."""
+        """Recompute the due times of all timers after the clock was set."""
         self.stepped = False
         self.tx.flush()
         moved = []
@@ -567,7 +575,7 @@ class TaskHub:
             try:
                 found = origin_of(timer, self.store.timer_event(timer), created_at, start_at)
             except Exception:
-                # It cannot be read; when it is due it is given up.
+                # The timer cannot be read; it is given up when it is due.
                 logger.exception("A timer cannot be read")
                 continue
             if found is not None:
@@ -577,7 +585,7 @@ class TaskHub:
         self.tx.move_timers(moved)
 
     def fire(self, timer: Timer) -> None:
-        """A timer is due."""
+        """Fire a timer that is due."""
         self.tx.remove("timers", [timer.seq])
         if timer.stored is not None:
             timer.event = self.store.timer_event(timer)
@@ -601,7 +609,7 @@ class TaskHub:
     # After the commit
 
     def committed(self) -> None:
-        """Hand out what became ready and tell who waits."""
+        """Send the work that became ready, and answer the waiting calls."""
         ready = self.dispatcher.ready
         for consequence in self.after:
             consequence()
@@ -638,7 +646,7 @@ class TaskHub:
         self.entities.trim()
 
     def forget(self) -> None:
-        """What the transaction at hand would have led to."""
+        """Discard the consequences of the current transaction."""
         if self.losses is not None:
             self.losses.forget()
         self.after.clear()
@@ -656,7 +664,7 @@ class TaskHub:
 
 
 def subject_of(kind: int, subject: Any) -> Subject:
-    """The subject of a work item, as it is given up."""
+    """Subject to give up for a work item."""
     if kind == ORCHESTRATION:
         return Orchestration(subject)
     if kind == ENTITY:
@@ -666,4 +674,4 @@ def subject_of(kind: int, subject: Any) -> Subject:
 
 
 def _nothing() -> None:
-    """A work item that cannot be made."""
+    """Placeholder operation for a work item that cannot be made."""

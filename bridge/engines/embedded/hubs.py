@@ -1,4 +1,4 @@
-"""Task hubs in a directory, one file each, chosen by the `taskhub` header that the scheduler's clients send."""
+"""Task hubs in a directory, one file each, selected by the `taskhub` header that the scheduler's clients send."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bridge.errors import EngineError
 
 DEFAULT = "default"
 MAX_HUBS = 100
-"""Hubs that are open at most. Each has a file, threads and caches, and a client makes one by its name alone."""
+"""Largest number of open hubs. Each has a file, threads and caches, and a client creates one by naming it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class TaskHubs:
-    """Opens each hub when it is first asked for, and those that are there at the start."""
+    """Task hubs of a directory. Existing hubs are opened at the start, others on first use."""
 
     def __init__(self, directory: Path, options: DatabaseOptions | None = None, max_hubs: int = MAX_HUBS) -> None:
-        """max_hubs: no hub is made beyond this number; those that are there at the start are opened all the same."""
+        """Create no hub beyond `max_hubs`. Existing hubs are opened at the start regardless of the limit."""
         self._max_hubs = max_hubs
         self._directory = directory
         self._options = dataclasses.replace(options or DatabaseOptions(), disposable=True)
@@ -32,7 +32,7 @@ class TaskHubs:
         self._open = self._running = False
 
     def start(self) -> None:
-        """Go on with every hub in the directory. Raises: EngineUnavailable, EngineMisconfigured."""
+        """Open every hub in the directory. Raises: EngineUnavailable, EngineMisconfigured."""
         self._open = True
         try:
             for path in sorted(self._directory.glob("*.db")):
@@ -44,7 +44,7 @@ class TaskHubs:
             raise
 
     def stop(self) -> None:
-        """Idempotent."""
+        """Close all hubs. Idempotent."""
         with self._lock:
             self._open = self._running = False
             hubs = list(self._hubs.values())
@@ -53,7 +53,7 @@ class TaskHubs:
             hub.stop()
 
     def get(self, name: str) -> Database:
-        """The hub of this name, made when it is new. Raises: Rejection."""
+        """Hub of this name, created when it is new. Raises: Rejection."""
         hub = self._hubs.get(name)
         if hub is not None:
             return hub
@@ -82,7 +82,7 @@ class TaskHubs:
 
 
 class HubsService(AioSidecarService):
-    """The sidecar protocol over all hubs."""
+    """Sidecar protocol over all hubs."""
 
     def __init__(self, hubs: TaskHubs) -> None:
         self._hubs = hubs

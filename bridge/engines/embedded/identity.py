@@ -1,4 +1,4 @@
-"""Ids: those that clients may choose, and those that the engine makes."""
+"""Instance and execution ids: checks of those that clients choose, and creation of new ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ _source = random.Random()  # noqa: S311 -- ids must differ, not be unguessable; 
 
 
 def new_id() -> str:
-    """128 random bits in hex. Unlike uuid4 it makes no system call, at which a busy process gives up its turn."""
+    """Create an id of 128 random bits in hex.
+
+    Unlike uuid4 it makes no system call, which would let a busy process lose its time slice.
+    """
     return f"{_source.getrandbits(128):032x}"
 
 
 def check_id(instance_id: str, limits: Limits) -> str:
-    """Raises: Rejection when no orchestration may have this id."""
+    """Check the id of a new orchestration. Raises: Rejection."""
     if not instance_id:
         raise invalid_argument("The instance id is empty")
     try:
@@ -31,7 +34,7 @@ def check_id(instance_id: str, limits: Limits) -> str:
 
 
 def check_execution(execution: str) -> None:
-    """Raises: Rejection when no execution may have this id. An empty one stands for a new id."""
+    """Check an execution id. An empty one stands for a new id. Raises: Rejection."""
     if len(execution) > MAX_NAME:
         raise invalid_argument(
             f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed"

@@ -1,4 +1,4 @@
-"""Reads a large file's index of ids once after the start, so that the first calls need not wait for the disk."""
+"""Index warm-up: one pass over a large file's index of ids after the start, which saves the first calls disk reads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bridge.engines.embedded.schema import connect
 from bridge.errors import EngineError
 
 STEP = 20_000
-"""Ids that one statement reads at most: while it runs, the write-ahead log cannot begin anew."""
+"""Largest number of ids that one statement reads. While it runs, the write-ahead log cannot be reset."""
 
 
 class IndexWarmup:
-    """A thread that touches every page of the index in which each start looks for its id, then ends.
+    """Thread that reads every page of the index by which each start finds its id, and then ends.
 
-    Ids are mostly random, so that every start needs another page of it. SQLite's own cache is not shared, but that of
-    the operating system is.
+    Ids are mostly random, and each start needs another page of the index. The pages stay in the operating system's
+    cache; SQLite's own cache belongs to one connection.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -26,19 +26,19 @@ class IndexWarmup:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}-warmth", daemon=True)
         self.read = 0
-        """Ids read so far."""
+        """Number of ids read so far."""
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Idempotent."""
+        """Stop the thread. Idempotent."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        # It only makes things faster, so that what it cannot read is for others to complain about.
+        # The warm-up only saves time. Errors of the file are reported elsewhere.
         with contextlib.suppress(sqlite3.Error, EngineError), contextlib.closing(connect(self._path)) as connection:
             connection.execute("PRAGMA cache_size=-512")
             last: str | None = ""

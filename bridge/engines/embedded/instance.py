@@ -1,4 +1,4 @@
-"""An instance that is being worked on, as the engine holds it in memory."""
+"""Instance in memory, and the bounded cache of instances."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ FINISHED = frozenset({COMPLETED, FAILED, CANCELED, TERMINATED})
 class Instance:
     """One orchestration instance.
 
-    Its history is a list of protobuf events that every turn shares; `None` means it is on disk only. `inbox` holds
-    the events that no turn has taken, with their sequence numbers. `execution` names the present generation: it
-    changes with continue-as-new and rewind, and what belongs to an earlier one is dropped.
+    history: list of protobuf events that every turn shares; None when it is on disk only.
+    inbox: events that no turn has taken, with their sequence numbers.
+    execution: id of the current generation, which changes with continue-as-new and rewind. Results of earlier
+    generations are dropped.
     """
 
     key: int
@@ -57,18 +58,18 @@ class Instance:
     token: str | None = None
     """Lease of the turn in flight."""
     turn: list[pb.HistoryEvent] | None = None
-    """The new events of the turn in flight, as its worker sees them."""
+    """New events of the turn in flight, as its worker sees them."""
     taken: int = 0
-    """How many events of the inbox the turn in flight has taken."""
+    """Number of inbox events that the turn in flight has taken."""
     unread_events: int = 0
-    """Events raised that the orchestrator has not read, as far as known (`unread.py`)."""
+    """Number of raised events that the orchestrator has not read, as far as known (`unread.py`)."""
     unread_bytes: int = 0
     shared: bool = False
-    """Its last turn was run in this process, where no message bounds its history."""
+    """True when the last turn ran in this process, where no message limits the size of the history."""
     request: Any = None
-    """The work item of the turn in flight, to which a worker in this process adds what it reports."""
+    """Work item of the turn in flight, to which a worker in this process adds its report."""
     waiting_start: bool = False
-    """Its scheduled start time is yet to come."""
+    """True until the scheduled start time."""
 
     @property
     def finished(self) -> bool:
@@ -76,12 +77,12 @@ class Instance:
 
     @property
     def reported(self) -> int:
-        """The status that clients are told."""
+        """Status that is reported to clients."""
         return SUSPENDED if self.suspended and self.status not in FINISHED else self.status
 
     @property
     def deliverable(self) -> bool:
-        """A turn could run now, if a worker were there."""
+        """True when a turn can run as soon as a worker is free."""
         return (
             not self.suspended
             and not self.waiting_start
@@ -90,7 +91,7 @@ class Instance:
         )
 
     def state(self, payloads: bool) -> pb.OrchestrationState:
-        """What clients are told. `payloads` includes input and output."""
+        """State that is reported to clients. payloads: include input and output."""
         start = self.start.executionStarted
         return pb.OrchestrationState(
             instanceId=self.id,
@@ -116,10 +117,10 @@ def text(value: str | None) -> StringValue | None:
 
 
 class InstanceCache:
-    """The working set, bounded: idle instances are let go, the least recently used first.
+    """Bounded working set of instances; the least recently used idle ones are evicted first.
 
-    Limits: number of instances, and bytes of their histories, inputs and unread events. Instances with a turn in
-    flight, and those that the transaction at hand has changed, stay.
+    Limits are the number of instances, and the bytes of their histories, inputs and unread events. Instances with a
+    turn in flight, and instances that the current transaction has changed, stay.
     """
 
     def __init__(self, max_instances: int, max_bytes: int) -> None:
@@ -173,13 +174,13 @@ class InstanceCache:
         self.history_bytes = self._other_bytes = 0
 
     def grow(self, instance: Instance, size: int) -> None:
-        """The instance's history in memory became `size` bytes larger, or smaller."""
+        """Record that the instance's history in memory grew by `size` bytes, which may be negative."""
         instance.history_bytes += size
         if instance.key in self._instances:
             self.history_bytes += size
 
     def measure(self, instance: Instance) -> None:
-        """The instance's start event or unread events have changed."""
+        """Measure the instance again after a change of its start event or unread events."""
         key = instance.key
         if key in self._instances:
             size = instance.start.ByteSize() + instance.unread_bytes
@@ -187,7 +188,7 @@ class InstanceCache:
             self._others[key] = size
 
     def trim(self) -> None:
-        """Let go of what exceeds the limits. Only between transactions."""
+        """Evict instances beyond the limits. Call it between transactions only."""
         surplus = len(self._instances) - self._max_instances
         if surplus <= 0 and self.bytes <= self._max_bytes:
             return

@@ -1,4 +1,4 @@
-"""One process at a time owns the engine's file."""
+"""Lock of the engine's file, which one process at a time holds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from bridge.errors import EngineUnavailable
 
 
 class FileLock:
-    """An advisory lock beside the file; the system releases it when the process dies, however it dies."""
+    """Advisory lock beside the file. The operating system releases it when the process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".lock")
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises: EngineUnavailable when another process holds the lock, naming its process id where it is known;
-        OSError.
+        """Take the lock.
+
+        Raises: EngineUnavailable when another process holds it, with its process id where known; OSError.
         """
         descriptor = private.opened(self._path, os.O_RDWR | os.O_CREAT)
         try:
@@ -36,7 +37,7 @@ class FileLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Idempotent."""
+        """Release the lock. Idempotent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -46,7 +47,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def lock_descriptor(descriptor: int) -> None:
-        # Far behind the process id, which must stay readable to others: Windows locks are mandatory.
+        # Far behind the process id, which other processes must be able to read: Windows locks are mandatory.
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)

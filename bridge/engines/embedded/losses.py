@@ -1,8 +1,8 @@
-"""Work items whose worker process died while it ran them: counted, run alone, and given up in the end.
+"""Work items whose worker process died while it ran them: they are counted, run alone, and finally given up.
 
-A loss is counted for each item that a dead process ran. After the second one an item is a suspect: it rests, longer
-each time, and then runs while its worker runs nothing else, so that only the culprit is counted from there on.
-Everything here runs in the writer's thread.
+A loss is counted for each item that a dead process ran. After the second loss an item is suspected. A suspected item
+pauses, longer each time, and then runs while its worker runs nothing else. From then on only the culprit is counted.
+Everything runs in the writer's thread.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUSPECT = 2
-"""Losses from which on an item runs alone."""
+"""Number of losses from which on an item runs alone."""
 MAX_REST = 60.0
-"""Longest rest of a suspect, in seconds."""
+"""Longest pause of a suspected item, in seconds."""
 REMEMBERED = 10_000
-"""Leases of lost workers whose late answers are recognised."""
+"""Number of leases of lost workers whose late answers are recognised."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS losses (
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS losses (
     PRIMARY KEY (kind, subject)
 ) WITHOUT ROWID
 """
-"""Not a part of the schema's versions: programs that know nothing of it do without."""
+"""Table outside of the schema's versions, which older programs ignore."""
 
 _STILL_OPEN = {
     ORCHESTRATION: "SELECT 1 FROM instances WHERE key=? AND finished_at IS NULL",
@@ -51,14 +51,18 @@ _STILL_OPEN = {
 
 @dataclass(slots=True)
 class Loss:
-    """Workers lost with one item: in all, and while it ran alone."""
+    """Number of workers lost with one item: in total, and while it ran alone."""
 
     lost: int = 0
     alone: int = 0
 
 
 class Losses:
-    """The losses of a hub. limit: those alone after which an item is given up. rest: seconds of the first rest."""
+    """Losses of a hub.
+
+    limit: losses alone after which an item is given up.
+    rest: first pause, in seconds.
+    """
 
     def __init__(self, hub: TaskHub, limit: int, rest: float) -> None:
         self._hub = hub
@@ -66,13 +70,16 @@ class Losses:
         self._rest = rest
         self._counts: dict[Identity, Loss] = {}
         self.revoked: OrderedDict[str, tuple[Identity, bool]] = OrderedDict()
-        """Leases of lost workers by token, with whether they were alone. A worker that answers was not lost."""
+        """Leases of lost workers by token, with their item and whether it ran alone.
+
+        A worker that answers was not lost.
+        """
         self._before: dict[Identity, tuple[Loss | None, float | None]] = {}
-        """What the transaction at hand changes, as it was: losses, and until when the item rests."""
+        """Former values (losses, end of the pause) of the items that the current transaction changes."""
         self._answered: dict[str, tuple[Identity, bool]] = {}
 
     def load(self) -> None:
-        """Read what the file knows, and forget what is done. Raises: sqlite3.Error."""
+        """Read the losses from the file, and delete those of completed work. Raises: sqlite3.Error."""
         connection = self._hub.store.connection
         self._counts.clear()
         self.revoked.clear()
@@ -84,19 +91,19 @@ class Losses:
                 if connection.execute(_STILL_OPEN[kind], (key[1],)).fetchone() is None:
                     connection.execute("DELETE FROM losses WHERE kind=? AND subject=?", (kind, subject))
                     continue
-                # What was given up and is still there gets one more try with each start.
+                # An item that was given up and still exists gets one more attempt with each start.
                 self._counts[key] = Loss(lost, min(alone, self._limit - 1))
                 self._pause(key)
         self.forget()
         self._listen()
 
     def forget(self) -> None:
-        """The transaction at hand has ended."""
+        """Forget the changes of the current transaction at its end."""
         self._before.clear()
         self._answered.clear()
 
     def undo(self) -> None:
-        """The transaction at hand has not happened."""
+        """Undo the changes of the current transaction."""
         suspects = self._hub.dispatcher.suspects
         for key, (loss, until) in self._before.items():
             self._counts.pop(key, None)
@@ -110,14 +117,17 @@ class Losses:
         self._listen()
 
     def crashed(self, item: str) -> None:
-        """The process before this one died while it ran the item."""
+        """Count a loss of the item that the previous process ran when it died."""
         kind, mark, subject = int(item[0]), item[1], item[2:]
         key: Identity = (kind, subject if kind == ENTITY else int(subject))
         if self._hub.store.connection.execute(_STILL_OPEN[kind], (key[1],)).fetchone() is not None:
             self._count(key, alone=mark == "!")
 
     def lost(self, lease: Lease) -> bool:
-        """A worker has gone, and had not finished this. False when it is given up, True when it is for others."""
+        """Count a loss after a worker died.
+
+        Returns False when the item is given up, True when it is to be queued again.
+        """
         key = identity(lease.kind, lease.subject)
         self.revoked[lease.token] = (key, lease.is_alone)
         while len(self.revoked) > REMEMBERED:
@@ -126,7 +136,7 @@ class Losses:
         return key in self._counts
 
     def answered(self, token: str) -> None:
-        """A worker that was taken for lost answers: it was not."""
+        """Revoke the loss of a worker that answers after all."""
         known = self.revoked.pop(token, None)
         loss = None if known is None else self._counts.get(known[0])
         if known is None or loss is None:
@@ -144,7 +154,7 @@ class Losses:
         self._store(key, loss)
 
     def _named(self, key: Identity) -> str:
-        """The item as a person knows it."""
+        """Description of the item for logs."""
         kind, subject = key
         if kind == ENTITY:
             return f"entity {subject}"
@@ -232,7 +242,7 @@ class Losses:
         )
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:
-        """In the transaction at hand. Raises: sqlite3.Error."""
+        """Execute a statement in the current transaction. Raises: sqlite3.Error."""
         hub = self._hub
         hub.tx.touch()
         hub.tx.flush()

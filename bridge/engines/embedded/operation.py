@@ -1,4 +1,4 @@
-"""Operations of the writer, by kind, and the subjects that are given up when one cannot be applied."""
+"""Operations of the writer, by kind, and the subjects that are given up when an operation cannot be applied."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ class Kind(StrEnum):
     """Kinds of operations. The values are labels of a metric."""
 
     CALL = "call"
-    """A client's request."""
+    """Request of a client."""
     TURN = "turn"
-    """An orchestrator's answer."""
+    """Response of an orchestrator."""
     ACTIVITY = "activity"
-    """An activity's result."""
+    """Result of an activity."""
     BATCH = "batch"
-    """The results of an entity's operations."""
+    """Results of an entity's operations."""
     RETURN = "return"
-    """Work that a worker gave back, lost, or held too long."""
+    """Work that a worker returned, lost, or held too long."""
     WORKER = "worker"
-    """A worker that comes or goes, a caller that no longer waits."""
+    """Connection or end of a worker, or the end of a caller that waited."""
     TIMER = "timer"
-    """A timer, delayed start or delayed signal that is due."""
+    """Timer, delayed start or delayed signal that is due."""
     CLOCK = "clock"
-    """A look at all timers, since the wall clock was set."""
+    """Check of all timers after the wall clock was set."""
     MOVE = "move"
-    """A consequence of the last transaction."""
+    """Consequence of the last transaction."""
     PURGE = "purge"
-    """A further step of a long purge."""
+    """Further step of a long purge."""
     RETENTION = "retention"
-    """A look for instances that are over the limits, and the removal of one."""
+    """Search for instances beyond the retention limits, and the removal of one."""
     HANDOUT = "handout"
-    """A work item for a worker."""
+    """Work item for a worker."""
     RECOVERY = "recovery"
-    """Something that was found in the file at the start."""
+    """Item found in the file at the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The operations that an entity has not processed."""
+    """Operations that an entity has not processed."""
 
     entity: str
 
 
 @dataclass(frozen=True, slots=True)
 class Orchestration:
-    """An instance, by its key."""
+    """Instance, by its key."""
 
     key: int
 
@@ -62,7 +62,11 @@ Subject = Lease | Timer | Task | Queued | Orchestration
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One operation. `subject` is given up with it when it cannot be applied; `reply` is its caller's."""
+    """One operation of the writer.
+
+    subject: given up when the operation cannot be applied.
+    reply: reply of its caller.
+    """
 
     kind: Kind
     run: Callable[..., Any]

@@ -1,10 +1,11 @@
-"""Payload columns of the engine's file: values as they are stored, plain or encrypted, and back.
+"""Payload columns of the engine's file: conversion between values and their stored form, plain or encrypted.
 
-Names, ids, times and statuses are columns of their own and stay in clear. A sealed value is a blob that begins with a
-zero byte: a stored message never does, and plain text is no blob. Old rows stay readable beside new ones.
+Names, ids, times and statuses are columns of their own and stay in clear text. A sealed value is a blob that begins
+with a zero byte. A stored protobuf message never does, and plain text is not a blob. Old rows stay readable beside new
+ones.
 
-The place that is authenticated is table, column and row. The engine never moves a value as it is stored: what goes from
-one table to another is read and written anew. A value in any other place was put there by somebody else.
+Table, column and row are authenticated with the value. The engine never moves a stored value: it decrypts the value and
+encrypts it for the new place. A value in any other place was put there by another program.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Row = int | str | tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of payloads. key: names of the columns that tell the rows of its table apart."""
+    """Column of payloads. key: names of the columns of its table's primary key."""
 
     table: str
     name: str
@@ -53,16 +54,16 @@ COLUMNS = (START, OUTPUT, CUSTOM_STATUS, FAILURE, EVENTS, INBOX, REQUEST, TIMER,
 
 
 def row_of(key: Sequence[Any]) -> Row:
-    """The primary key in the values of its columns."""
+    """Primary key from the values of its columns."""
     return key[0] if len(key) == 1 else (key[0], key[1])
 
 
 class SealedValue(DecodeError):  # type: ignore[misc]  # its base has no types
-    """A stored value cannot be decrypted. To the engine it is one that cannot be read."""
+    """Raised when a stored value cannot be decrypted. The engine treats it as an unreadable value."""
 
 
 class Payloads:
-    """Reads and writes the values of payload columns. keyring: None for a file without encryption."""
+    """Conversion of the values of payload columns. keyring: None for a file without encryption."""
 
     def __init__(self, keyring: Keyring | None = None) -> None:
         self.keyring = keyring
@@ -73,7 +74,7 @@ class Payloads:
     # Writing
 
     def seal(self, value: bytes | str | None, column: Column, row: Row) -> bytes | str | None:
-        """The value as it is stored."""
+        """Convert a value to its stored form."""
         if value is None or not self.seals:
             return value
         assert self.keyring is not None
@@ -83,7 +84,7 @@ class Payloads:
     def rows(
         self, rows: Sequence[Sequence[Any]], columns: dict[int, Column], key: Sequence[int] = (0,)
     ) -> Sequence[Sequence[Any]]:
-        """The rows as they are stored. columns: by position. key: positions of the primary key."""
+        """Convert rows to their stored form. columns: by position. key: positions of the primary key."""
         if not self.seals:
             return rows
         found = []
@@ -98,7 +99,7 @@ class Payloads:
     # Reading. Each raises DecodeError.
 
     def blob(self, stored: bytes, column: Column, row: Row) -> bytes:
-        """The bytes of a stored message."""
+        """Bytes of a stored message."""
         if stored[:1] == b"\0":
             return self._open(stored, column, row)
         if self._refuses_plain:

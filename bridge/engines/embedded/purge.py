@@ -1,4 +1,4 @@
-"""Removing finished instances and empty entities, in steps that never hold up others."""
+"""Removal of finished instances and empty entities, in short steps that do not delay other operations."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bridge.engines.embedded.turn import BadResponse, entity_id
 from bridge.engines.embedded.wire import BoolValue
 
 STEP = 200
-"""Instances that one transaction removes at most."""
+"""Largest number of instances that one transaction removes."""
 
 WINDOW = 2000
-"""Keys that one transaction looks at, at most."""
+"""Largest number of keys that one transaction searches."""
 
 
 class Purges:
-    """Runs in the writer's thread. `again` submits the next step of a long purge."""
+    """Purge calls. All methods run in the writer's thread. again: submits the next step of a long purge."""
 
     def __init__(self, hub: TaskHub, again: Callable[..., None]) -> None:
         self._hub = hub
@@ -97,7 +97,7 @@ class Purges:
         return removed
 
     def remove(self, instance: Instance) -> None:
-        """The instance must have finished."""
+        """Remove a finished instance."""
         self._hub.replace(instance)
         self._hub.tx.flush()
         self._hub.after.append(lambda: self._hub.waiters.end(instance.id))
@@ -113,7 +113,7 @@ class Purges:
         return 1
 
     def clean_entities(self, request: pb.CleanEntityStorageRequest) -> pb.CleanEntityStorageResponse:
-        """Remove entities without state and free locks whose owner has ended; a page at a time."""
+        """Remove entities without state and release locks whose owner has ended, one page at a time."""
         hub = self._hub
         hub.tx.flush()
         empty = released = 0

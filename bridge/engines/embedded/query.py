@@ -1,4 +1,4 @@
-"""Questions about many instances or entities. They read what is committed, on a connection of their own."""
+"""Queries over many instances or entities, which read committed data on a connection of their own."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 PAGE = 100
 MAX_PAGE = 1000
 CHUNK_BYTES = 512 * 1024
-"""Size of a streamed piece of history, from which on the next begins."""
+"""Size of a history chunk, in bytes, at which the next chunk begins."""
 
 _AFTER_ALL = "\U0010ffff"
-"""Sorts after every character that an id has."""
+"""Character that sorts after every character of an id."""
 
 _KEY = "@"
-"""Begins keys of `ListInstanceIds`, and no instance's id."""
+"""Prefix of the page keys of `ListInstanceIds`. No instance id begins with it."""
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
-"""Largest page of more than one row: clients refuse messages over 4 MiB."""
+"""Largest page of more than one row, in bytes: clients refuse messages over 4 MiB."""
 
 FRAME_BYTES = 8
-"""Bytes that a row takes in its message beside its own."""
+"""Bytes that a row adds to its message beside its own."""
 
 
 class Queries:
-    """One method per question; each runs in the reader's thread."""
+    """Handlers of queries, one method each. All run in the reader's thread."""
 
     def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
         self._connection = connection
@@ -46,7 +46,7 @@ class Queries:
     def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
         query = request.query
         prefix = query.instanceIdPrefix.value
-        # The plus keeps SQLite from walking all keys where the index on ids finds the few that match.
+        # The plus keeps SQLite from scanning all keys where the index on ids finds the few matches.
         where = ["+key > ?" if prefix else "key > ?"]
         values: list[Any] = [_cursor(query.continuationToken.value)]
         _statuses(where, values, query.runtimeStatus)
@@ -77,7 +77,7 @@ class Queries:
         return pb.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
     def _instance(self, row: tuple[Any, ...]) -> Instance:
-        """The instance in a row. What cannot be read of one must not keep the others from being listed."""
+        """Instance of a row. An unreadable payload must not keep the other instances from being listed."""
         try:
             return instance_of(row, self._payloads)
         except DecodeError as error:
@@ -105,12 +105,12 @@ class Queries:
             if page and (len(page) >= limit or size > MAX_PAGE_BYTES):
                 break
             page.append(instance_id)
-        # Clients end at a page without ids, and some begin anew at one without a key.
+        # Clients stop at a page without ids, and some start over at a page without a key.
         token = text(f"{_KEY}{rows[len(page) - 1][0]}|{page[-1]}") if page else None
         return pb.ListInstanceIdsResponse(instanceIds=page, lastInstanceKey=token)
 
     def _place(self, key: str) -> tuple[int, str]:
-        """The place in the order of finished instances that a key names: one of this engine's, or an instance's id.
+        """Position in the order of finished instances that a page key or an instance's id names.
 
         Raises: Rejection.
         """
@@ -118,7 +118,7 @@ class Queries:
             row = self._connection.execute("SELECT finished_at FROM instances WHERE id=?", (key,)).fetchone()
             if row is not None and row[0] is not None:
                 return row[0], key
-        # Without the sign are the keys that an earlier version gave.
+        # Keys from an earlier version have no prefix.
         moment, separator, instance_id = key.removeprefix(_KEY).partition("|")
         if separator and _is_number(moment):
             return int(moment), instance_id
@@ -162,14 +162,17 @@ class Queries:
         return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
 
     def _state(self, entity_id: str, stored: str | bytes | None) -> str | None:
-        """Raises: Rejection. An entity that is shown without its state would be taken for one that has none."""
+        """Decrypt the state of an entity.
+
+        An entity shown without its state would look like one that has none. Raises: Rejection.
+        """
         try:
             return self._payloads.text(stored, STATE, entity_id)
         except DecodeError as error:
             raise internal(f"The state of entity {entity_id} cannot be read: {error}") from None
 
     def history(self, request: pb.StreamInstanceHistoryRequest) -> list[pb.HistoryChunk]:
-        """The instance's history, in pieces that fit a message."""
+        """History of the instance, in chunks that fit a message."""
         row = self._connection.execute("SELECT key FROM instances WHERE id=?", (request.instanceId,)).fetchone()
         if row is None:
             raise not_found(request.instanceId)
@@ -195,7 +198,10 @@ class Queries:
 
 
 def _statuses(where: list[str], values: list[Any], statuses: Any) -> None:
-    """Finished and open instances have an index each; only a question for both reads every row."""
+    """Add a condition on the statuses to the query.
+
+    Finished and open instances have an index each; only a query for both reads every row.
+    """
     wanted = set(statuses)
     if not wanted:
         return
@@ -230,5 +236,5 @@ def _cursor(token: str) -> int:
 
 
 def _is_number(value: str) -> bool:
-    """True for digits that SQLite can hold as a number."""
+    """True for digits that SQLite can store as an integer."""
     return value.isascii() and value.isdecimal() and len(value) <= 18

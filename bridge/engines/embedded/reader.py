@@ -1,4 +1,4 @@
-"""The thread for questions that may take long; it never holds up the writer."""
+"""Thread for queries that may take long, which keeps them out of the writer's thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reader:
-    """Runs questions one after the other on a read-only connection."""
+    """Runner of queries, one after the other, on a read-only connection."""
 
     def __init__(self, path: Path, name: str, payloads: Payloads) -> None:
         self._connection = connect(path)
@@ -34,7 +34,7 @@ class Reader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Idempotent."""
+        """Stop the thread and close the connection. Idempotent."""
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join()

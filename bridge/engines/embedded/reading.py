@@ -1,7 +1,7 @@
-"""Reads stored and received messages, also those that are nested deeper than protobuf reads.
+"""Parsing of stored and received messages, including those nested deeper than protobuf reads.
 
-Failures that are nested so deeply were stored by earlier versions, and are sent by workers in other languages. What is
-too deep is cut off in the bytes, level by level, before they are read.
+Earlier versions stored failures nested so deeply, and workers in other languages send them. Levels that are too deep
+are removed from the bytes before the bytes are parsed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from bridge.engines.embedded.failures import MAX_LEVELS, bound, bound_event, bound_events
 
 MAX_NESTING = 60
-"""Messages within one another that are kept, besides failures."""
+"""Depth of nested messages that is kept, besides failures."""
 
 _FAILURE = pb.TaskFailureDetails.DESCRIPTOR
 _LENGTH_DELIMITED = 2
@@ -23,7 +23,7 @@ _FIXED = {1: 8, 5: 4}
 
 
 def parse(kind: Any, data: bytes) -> Any:
-    """The message of this class in the bytes, cut where it is nested too deeply. Raises: DecodeError."""
+    """Parse a message of this class, cut where it is nested too deeply. Raises: DecodeError."""
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -31,26 +31,26 @@ def parse(kind: Any, data: bytes) -> Any:
 
 
 def read_event(data: bytes) -> pb.HistoryEvent:
-    """Raises: DecodeError."""
+    """Parse a stored HistoryEvent. Raises: DecodeError."""
     event: pb.HistoryEvent = parse(pb.HistoryEvent, data)
     bound_event(event)
     return event
 
 
 def read_events(data: bytes) -> list[pb.HistoryEvent]:
-    """The events of a stored HistoryChunk. Raises: DecodeError."""
+    """Events of a stored HistoryChunk. Raises: DecodeError."""
     chunk = parse(pb.HistoryChunk, data)
     bound_events(chunk.events)
     return list(chunk.events)
 
 
 def read_failure(data: bytes) -> pb.TaskFailureDetails:
-    """The stored failure of an instance. Raises: DecodeError."""
+    """Parse the stored failure of an instance. Raises: DecodeError."""
     return bound(parse(pb.TaskFailureDetails, data), own=True)
 
 
 def _cut(data: bytes, kind: Descriptor, nesting: int = 0, failures: int = 0) -> bytes:
-    """The message without what is nested too deeply. It calls itself no more often than there are kept levels."""
+    """Remove the levels that are nested too deeply. The recursion is no deeper than the kept levels."""
     out: list[bytes] = []
     at, kept = 0, 0
     while at < len(data):
@@ -71,7 +71,7 @@ def _cut(data: bytes, kind: Descriptor, nesting: int = 0, failures: int = 0) -> 
                 out.append(data[kept:start])
                 kept = at
                 deeper = failures + (inner is _FAILURE)
-                # One level more than is kept, so that the cut is noticed and marked.
+                # One level more than is kept; the cut is then noticed and marked.
                 if deeper <= MAX_LEVELS + 1 and nesting - deeper < MAX_NESTING:
                     part = _cut(data[content:at], inner, nesting + 1, deeper)
                     out += (_encoded(tag), _encoded(len(part)), part)
@@ -84,7 +84,7 @@ def _cut(data: bytes, kind: Descriptor, nesting: int = 0, failures: int = 0) -> 
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """(value, position behind it)."""
+    """Value of a varint, and the position behind it. Raises: DecodeError."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:

@@ -1,4 +1,4 @@
-"""What a start, or a start over, finds in the file and sets going."""
+"""Recovery of the work in a file at the start, or when the engine starts over."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bridge.parking.names import PARKING
 
 
 def recover(hub: TaskHub) -> None:
-    """Queue everything that has something to do. Reads keys and names only, not payloads.
+    """Queue all open work. Reads keys and names only, not payloads.
 
-    What cannot be queued is given up by the writer; all else goes on. Raises: sqlite3.Error.
+    The writer gives up the items that cannot be queued; all others continue. Raises: sqlite3.Error.
     """
     ready = hub.dispatcher.ready
     for key, _, name, version, suspended, busy in hub.store.open_instances():

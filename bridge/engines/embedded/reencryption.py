@@ -1,4 +1,4 @@
-"""Rewriting of a file's payloads, so that all of them are under the key that encrypts, or in plain where none does."""
+"""Rewriting of a file's payloads under the current key, or in plain where none encrypts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from bridge.engines.embedded.upkeep import opened, vacuum
 from bridge.errors import EngineUnavailable
 
 PLAIN = ""
-"""Stands for the id of a key where values are not encrypted."""
+"""Key id of values that are not encrypted."""
 
 BATCH_ROWS = 500
 BATCH_BYTES = 4 * 1024 * 1024
-"""Bytes of values from which on a transaction ends."""
+"""Bytes of values at which a transaction ends."""
 
 Progress = Callable[[int, int], None]
-"""Takes the number of values that are rewritten, and of all that are to be."""
+"""Callback that receives the number of rewritten values and the total number to rewrite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reencrypted:
-    """The result. values: number of values by id of their key, PLAIN for those that are not encrypted.
+    """Result of a re-encryption.
 
-    unreadable: values that cannot be decrypted, which stay as they are, by owner and column.
+    values: number of values by id of their key, PLAIN for unencrypted ones.
+    unreadable: values that cannot be decrypted and stay unchanged, by owner and column.
     """
 
     rewritten: int
@@ -43,7 +44,7 @@ class Reencrypted:
 
 
 def count_values(path: Path, keyring: Keyring | None = None) -> Mapping[str, int]:
-    """The number of payloads by id of their key, PLAIN for those that are not encrypted. The engine may run.
+    """Count the payloads by id of their key, PLAIN for unencrypted ones. The engine may run.
 
     Raises: EngineUnavailable, EngineMisconfigured.
     """
@@ -52,10 +53,10 @@ def count_values(path: Path, keyring: Keyring | None = None) -> Mapping[str, int
 
 
 def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) -> Reencrypted:
-    """Rewrite the values that are not under the key that encrypts; in plain, where the keyring is not active.
+    """Rewrite the values that are not under the current key; in plain where the keyring is not active.
 
-    The engine must not run. What a crash interrupts goes on where it stopped when this is called again. The file is
-    written anew at the end, so that nothing of the former values is left in it.
+    The engine must not run. After a crash, another call continues where the first stopped. At the end the whole file is
+    written again, which leaves nothing of the former values.
     Raises: EngineUnavailable (missing, in use, no room for the copy), EngineMisconfigured (a key is missing).
     """
     if not path.exists():
@@ -112,7 +113,7 @@ def _rewrite(connection: sqlite3.Connection, path: Path, keyring: Keyring, progr
 def _batch(
     connection: sqlite3.Connection, column: Column, keyring: Keyring, at: Sequence[Any] | None
 ) -> list[tuple[tuple[Any, ...], Any]]:
-    """The next rows behind `at` that are to be rewritten: (primary key, value)."""
+    """Next rows after `at` to rewrite: (primary key, value)."""
     keys = ", ".join(column.key)
     # Text compares unequal to every blob
     condition = f"substr({column.name}, 1, 10) <> ?" if keyring.active else f"substr({column.name}, 1, 2) = ?"
@@ -139,7 +140,7 @@ def _opened(payloads: Payloads, column: Column, key: Sequence[Any], stored: Any)
 
 
 def _forget_keys(connection: sqlite3.Connection, keyring: Keyring) -> None:
-    """Drop the notes of keys that no value needs any more."""
+    """Delete the records of keys that no value needs."""
     needed = set(_fingerprints(connection))
     if keyring.active:
         needed.add(keyring.fingerprint)
@@ -175,7 +176,7 @@ def _count(connection: sqlite3.Connection, path: Path, keyring: Keyring | None) 
 
 
 def _fingerprints(connection: sqlite3.Connection) -> Counter[bytes]:
-    """The number of encrypted values by fingerprint of their key."""
+    """Number of encrypted values by fingerprint of their key."""
     found: Counter[bytes] = Counter()
     for column in COLUMNS:
         query = (

@@ -1,4 +1,4 @@
-"""How the engine says no to a call: a gRPC status and a sentence."""
+"""Rejection of calls by the engine: a gRPC status and a sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 
 
 class Rejection(Exception):
-    """Ends the call it is raised in with `code` and `details`; nothing was changed."""
+    """Raised to end a call with `code` and `details`, before any change."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(details)

@@ -1,4 +1,4 @@
-"""Where an answer goes: to a thread that waits, or to a future of an event loop."""
+"""Destination of an answer: a waiting thread, or a future of an event loop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 
 class Reply(Protocol):
-    """The caller's side of one call. `settle` takes a result, or an exception to raise."""
+    """Caller's side of one call. `settle` takes a result, or an exception to raise."""
 
     def settle(self, outcome: Any) -> None: ...
 
 
 class ThreadReply:
-    """For callers that block."""
+    """Reply to a thread that blocks."""
 
     __slots__ = ("future",)
 
@@ -32,7 +32,7 @@ class ThreadReply:
 
 
 class LoopReply:
-    """For coroutines. Many answers cross into their event loop with one wake-up."""
+    """Reply to a coroutine. Many answers enter their event loop with one wake-up."""
 
     __slots__ = ("future", "loop")
 
@@ -45,7 +45,7 @@ class LoopReply:
 
 
 def settle_all(answers: Iterable[tuple[Reply, Any]]) -> None:
-    """Give all these answers."""
+    """Settle several replies."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for reply, outcome in answers:
         if isinstance(reply, LoopReply):
@@ -53,7 +53,7 @@ def settle_all(answers: Iterable[tuple[Reply, Any]]) -> None:
         else:
             reply.settle(outcome)
     for loop, settled in by_loop.items():
-        # A loop that has been closed has nobody left to tell.
+        # A closed loop has no waiting callers.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle_futures, settled)
 

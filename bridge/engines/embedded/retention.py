@@ -1,4 +1,4 @@
-"""Finished instances are kept for a time, or up to a number; then they go, a few at a time."""
+"""Retention of finished instances for a time or up to a number; the others are removed a few at a time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ PERIOD_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """`age` in seconds since the instance finished; `count` is how many finished ones stay. None: no limit."""
+    """Limits of retention; None means no limit.
+
+    age: seconds since the instance finished.
+    count: number of finished instances that are kept.
+    """
 
     age: float | None = None
     count: int | None = None
     period: float = PERIOD_SECONDS
-    """Seconds between looks."""
+    """Seconds between two checks."""
 
 
 class Retention:
-    """Looks now and then, and removes what is over the limits in transactions of a few instances."""
+    """Periodic removal of the instances beyond the limits, in transactions of a few instances."""
 
     def __init__(self, policy: RetentionPolicy, hub: TaskHub, purges: Purges, submit: Callable[..., None]) -> None:
         self._policy = policy
@@ -51,7 +55,10 @@ class Retention:
             self._submit(self.step, kind=Kind.RETENTION)
 
     def step(self, limit: int | None = None) -> Any:
-        """Remove a few that finished up to `limit`; submits the next step while there are more."""
+        """Remove a few instances that finished up to `limit`, and submit the next step while there are more.
+
+        limit: time in microseconds; None computes it from the policy.
+        """
         hub = self._hub
         hub.tx.flush()
         if limit is None:
@@ -73,7 +80,7 @@ class Retention:
             self._submit(self.step, limit, kind=Kind.RETENTION)
 
     def _remove(self, instance_id: str) -> None:
-        # Out again when the removal succeeds: an instance that cannot be removed is tried once.
+        # Discarded when the removal succeeds: an instance that cannot be removed is tried once.
         self._failed.add(instance_id)
         instance = self._hub.find(instance_id)
         if instance is not None and instance.finished:
@@ -81,7 +88,7 @@ class Retention:
         self._failed.discard(instance_id)
 
     def _limit(self) -> int | None:
-        """What finished up to then goes."""
+        """Time in microseconds up to which finished instances are removed; None when all are within the limits."""
         limits = []
         if self._policy.age is not None:
             limits.append(self._hub.now - self._hub.clock.ahead() - int(self._policy.age * 1_000_000))

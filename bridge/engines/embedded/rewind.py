@@ -1,7 +1,7 @@
-"""Rewinding: a failed instance, and its failed children, go on from the beginning of the turn in which they failed.
+"""Rewind: a failed instance and its failed children continue from the beginning of the turn in which they failed.
 
-The engine rewrites the history itself, so that it works with every worker. It first looks at the whole tree of
-instances, and refuses before anything has changed; then it changes all of them in one transaction.
+The engine rewrites the history itself, which works with every worker. The rewind first checks the whole tree of
+instances, and is refused before any change. All instances are then changed in one transaction.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from bridge.engines.embedded.rejection import Rejection, precondition
 from bridge.engines.embedded.turn import entity_call, entity_id, lock_request
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
-"""Statuses of a saga of the workflow kit that has dealt with its failure."""
+"""Statuses of a saga of the workflow kit that has handled its failure."""
 
 _NEVER_STARTED = ("InstanceAlreadyExists", "InvalidInstanceId")
-"""Failures of children that the engine could not create."""
+"""Error types of children that the engine could not create."""
 
 
 def rewind(hub: TaskHub, instance: Instance, reason: str | None) -> None:
-    """Let a failed instance go on. Raises: Rejection, before anything has changed."""
+    """Continue a failed instance. Raises: Rejection, before any change."""
     _apply(hub, _survey(hub, instance), reason)
 
 
 @dataclass(slots=True)
 class _Survey:
-    """The instances to rewind, parents first. Their histories are read twice rather than kept: a tree may be large."""
+    """Instances to rewind, parents first.
+
+    Their histories are read twice rather than kept in memory, because a tree may be large.
+    """
 
     instances: list[Instance] = field(default_factory=list)
     locks: dict[str, str] = field(default_factory=dict)
-    """Owner by entity, of the locks to take again."""
+    """Owner of each lock to take again, by entity."""
 
 
 def _survey(hub: TaskHub, root: Instance) -> _Survey:
@@ -68,19 +71,22 @@ def _cut(hub: TaskHub, instance: Instance) -> Cut:
     if not history or not history[-1].HasField("executionCompleted"):
         raise CannotRewind("its history does not end with its failure. Restart it")
     late = [event for _, event in hub.store.inbox(instance.key)]
-    # A turn is written in one piece; so is what the engine adds when it ends an instance itself.
+    # A turn is written as one chunk, and so is the end of an instance that the engine ends itself.
     by_worker = hub.store.begin_of_last_chunk(instance.key).HasField("orchestratorStarted")
     return cut(history, late, by_worker=by_worker)
 
 
 def _check_saga(instance: Instance, parts: Cut) -> None:
-    """A saga that has ended has handled its failure; its last turn would only come to the same end."""
+    """Refuse a saga that has ended. Raises: CannotRewind.
+
+    An ended saga has handled its failure, and its last turn would only reach the same end.
+    """
     failure = instance.failure or pb.TaskFailureDetails()
     if parts.asked or not parts.by_worker or code_changed(failure) or not instance.custom_status:
         return
     try:
         status = json.loads(instance.custom_status)
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than a saga's ever is
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than the status of any saga
         return
     if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
         raise CannotRewind(
@@ -111,7 +117,7 @@ def _check_calls(hub: TaskHub, instance: Instance, parts: Cut) -> None:
 
 
 def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, tuple[int, pb.HistoryEvent]]:
-    """The instance's calls that entities have not answered, with their sequence numbers, by request id."""
+    """Calls of the instance that entities have not answered, with their sequence numbers, by request id."""
     targets = {entity_id(event.entityOperationCalled.targetInstanceId.value) for event in waiting.calls.values()}
     entities = [entity for target in targets if (entity := hub.entities.find(target)) is not None]
     return {
@@ -123,7 +129,10 @@ def _queued_calls(hub: TaskHub, instance: Instance, waiting: Open) -> dict[str, 
 
 
 def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
-    """The failed turn runs again, and starts its children again."""
+    """Refuse a rewind while a child of the failed turn still runs. Raises: CannotRewind.
+
+    The failed turn runs again, and starts its children again.
+    """
     for child_id in parts.started:
         child = hub.find(child_id)
         if child is not None and child.parent == instance.id and not child.finished:
@@ -134,7 +143,7 @@ def _check_started(hub: TaskHub, instance: Instance, parts: Cut) -> None:
 
 
 def _failed_children(hub: TaskHub, instance: Instance, parts: Cut) -> list[Instance]:
-    """The children to rewind with the instance. Raises: CannotRewind."""
+    """Children to rewind with the instance. Raises: CannotRewind."""
     found = []
     for task_id, event in parts.open.children.items():
         child = _child_of(hub, instance, event, instance.execution)
@@ -152,7 +161,7 @@ def _failed_children(hub: TaskHub, instance: Instance, parts: Cut) -> list[Insta
 
 
 def _child_of(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, execution: str) -> Instance | None:
-    """The child that this execution of the parent started with the event, if it is still there."""
+    """Child that this execution of the parent started with the event, if it still exists."""
     child = hub.find(event.subOrchestrationInstanceCreated.instanceId)
     if child is None:
         return None
@@ -164,7 +173,7 @@ def _child_of(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, execution:
 
 def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
     for instance in survey.instances:
-        hub.instances.add(instance)  # parents find these very objects
+        hub.instances.add(instance)  # parents find these same objects
     for instance in survey.instances:
         parts = _cut(hub, instance)
         link = instance.start.executionStarted.parentInstance.orchestrationInstance.executionId.value
@@ -183,7 +192,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
 
 
 def take_over(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) -> None:
-    """Go on with a history that a worker has rewritten. Children that cannot be rewound fail again."""
+    """Continue with a history that a worker has rewritten. Children that cannot be rewound fail again."""
     waiting = open_of(history)
     rewound = next((event.executionRewound for event in history if event.HasField("executionRewound")), None)
     reason = rewound.reason.value if rewound is not None and rewound.HasField("reason") else None
@@ -205,7 +214,7 @@ def take_over(hub: TaskHub, instance: Instance, history: list[pb.HistoryEvent]) 
 
 
 def _go_on(hub: TaskHub, instance: Instance, parts: Cut) -> None:
-    """Begin a new execution behind the cut; everything that it waits for is set going."""
+    """Begin a new execution behind the cut, and create everything that it waits for."""
     former, instance.execution = instance.execution, new_id()
     instance.start.executionStarted.orchestrationInstance.executionId.value = instance.execution
     hub.tx.clear(instance, "history", "timers")
@@ -237,7 +246,7 @@ def _of_execution(event: pb.HistoryEvent, instance: Instance) -> pb.HistoryEvent
 
 
 def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> None:
-    """Activities that run or wait for a worker stay; those that have failed, or were not kept, are asked for."""
+    """Keep the activities that run or wait for a worker, and schedule those again that failed or were not kept."""
     wanted = {task_id: event for task_id, event in parts.open.activities.items() if task_id not in parts.asked}
     kept: dict[int, tuple[int, ...]] = {}
     gone = []
@@ -291,7 +300,7 @@ def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, 
 
 
 def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:
-    """Take locks anew, wait anew for those that were not granted, and ask again for operations that failed."""
+    """Take locks again, request those again that were not granted, and repeat failed operations."""
     for section_id, section in parts.open.sections.items():
         hub.entities.locks_used = True
         if section.granted:

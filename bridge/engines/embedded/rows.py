@@ -1,8 +1,9 @@
-"""Many rows in one statement.
+"""Statements over many rows.
 
-Each statement gives up the interpreter and has to win it back, so that one for 64 rows costs a busy process far less
-than 64. Sizes are 1 to 7 and the multiples of 8 up to 64: two statements write what is left, and few are ever compiled.
-SQLite keeps the values of a compiled statement until its next use, so that a large row gets a statement of its own.
+Each statement releases the interpreter lock and must get it back. One statement for 64 rows costs a busy process far
+less than 64 statements. Sizes are 1 to 7 and the multiples of 8 up to 64. Two statements then write any remainder, and
+few statements are compiled. SQLite keeps the values of a compiled statement until its next use; a large row therefore
+gets a statement of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 LARGE = 4096
-"""Length of a value from which on its row is written alone."""
+"""Length of a value at which its row is written alone."""
 
 _LARGEST = 64
 _SIZES = (*range(1, 8), *range(8, _LARGEST + 1, 8))
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in pieces of the sizes that there are statements for."""
+    """Slice the items into sizes for which there are statements."""
     start, left = 0, len(items)
     while left:
         size = min(_LARGEST, left & ~7) or left
@@ -32,9 +33,9 @@ def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 class Statement:
-    """A statement over a list of rows: `head (row), (row) ... tail`.
+    """Statement over a list of rows: `head (row), (row) ... tail`.
 
-    large: numbers of the columns whose values may be large; all, where none are given.
+    large: positions of the columns whose values may be large; all columns when empty.
     """
 
     def __init__(self, head: str, columns: int, tail: str = "", large: Sequence[int] = ()) -> None:
@@ -60,7 +61,7 @@ class Statement:
 
 
 class KeyStatement:
-    """A statement over a list of keys: `head (key, key ...)`."""
+    """Statement over a list of keys: `head (key, key ...)`."""
 
     def __init__(self, head: str) -> None:
         self._by_size = {size: f"{head} ({','.join('?' * size)})" for size in _SIZES}

@@ -1,7 +1,7 @@
-"""A record of the work items that this process's workers run: the next process reads in it what ran as this one died.
+"""Record of the work items that this process's workers run, for the next process to read after a crash.
 
-It lies beside the engine's file, mapped into memory: it survives the process at the cost of a copy in memory per item,
-and need not survive the machine, whose crash says nothing about any item.
+The record lies beside the engine's file and is mapped into memory. The record survives the process at the cost of one
+copy in memory per item. A crash of the machine may lose the record, because such a crash says nothing about any item.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from bridge.engines.embedded.dispatch import ACTIVITY, Leases
 
 _HEADER = 64
 _SLOT = 4608
-"""Room for the longest id of an entity, with its length and kind."""
+"""Bytes for the longest entity id, with its length and kind."""
 _SLOTS = 512
-"""Threads that are recorded."""
+"""Largest number of threads that are recorded."""
 _RUNNING, _DRAINING = b"R", b"D"
 
 
 class _Own(threading.local):
-    """Place of a thread's slot; None before its first item, 0 where there is no room."""
+    """Offset of a thread's slot; None before its first item, 0 when no slot is left."""
 
     at: int | None = None
 
 
 class RunningItems:
-    """One slot per thread. `begin` and `end` may be called from any thread; none of them raises."""
+    """Recorder with one slot per thread. `begin` and `end` may be called from any thread; neither raises."""
 
     def __init__(self, path: Path, leases: Leases) -> None:
         self._path = path
@@ -41,9 +41,9 @@ class RunningItems:
         self._is_closed = False
 
     def read(self) -> list[str]:
-        """Return the items that ran when the process before this one died, and forget them.
+        """Return the items that ran when the previous process died, and delete them.
 
-        There are none where it was stopping, or where the machine was started anew since.
+        The list is empty when that process was stopping, or when the machine was restarted since.
         """
         try:
             content = self._path.read_bytes()
@@ -60,7 +60,7 @@ class RunningItems:
         return found
 
     def close(self) -> None:
-        """Forget what was recorded; from now on nothing is."""
+        """Delete the record, and record nothing from now on."""
         with self._lock:
             self._is_closed = True
             self._map = None
@@ -68,15 +68,15 @@ class RunningItems:
                 self._path.unlink(missing_ok=True)
 
     def drain(self) -> None:
-        """From now on the end of the process is nobody's fault."""
+        """Mark the process as stopping: its end counts as no loss."""
         self._mark(_DRAINING)
 
     def resume(self) -> None:
-        """A worker starts."""
+        """Mark the process as running when a worker starts."""
         self._mark(_RUNNING)
 
     def begin(self, token: str) -> None:
-        """This thread begins with the work item of a lease."""
+        """Record that this thread begins the work item of a lease."""
         lease = self._lease(token)
         record = self._map
         if record is None:
@@ -90,7 +90,7 @@ class RunningItems:
         entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
         if at:
             size = len(entry)
-            # The length last: what is half written does not count
+            # The length is written last; a half-written entry does not count.
             record[at + 2 : at + 2 + size] = entry
             if size < 256:
                 record[at] = size
@@ -98,7 +98,7 @@ class RunningItems:
                 record[at : at + 2] = size.to_bytes(2, "little")
 
     def end(self) -> None:
-        """This thread has done what it began."""
+        """Record that this thread has completed its work item."""
         at, record = self._own.at, self._map
         if at and record is not None:
             if record[at + 1]:
@@ -107,7 +107,7 @@ class RunningItems:
                 record[at] = 0
 
     def _new_slot(self) -> int:
-        """Place of this thread's slot in the record; 0 where there is no room for one more."""
+        """Offset of a new slot for this thread; 0 when no slot is left."""
         with self._lock:
             slot, self._slots = self._slots, self._slots + 1
         self._own.at = at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
@@ -119,13 +119,13 @@ class RunningItems:
             record[: len(mark)] = mark
 
     def _opened(self) -> mmap.mmap | None:
-        """The record; None where it cannot be written: then losses are not counted, and work goes on."""
+        """Open record; None when it cannot be written. Losses are not counted then, and work continues."""
         with self._lock:
             if self._map is None and not self._is_closed:
                 with suppress(OSError):
                     file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
                     try:
-                        # Written in full: a page for which the disk has no room later would end the process
+                        # Written in full: a page without disk space later would end the process.
                         os.write(file, bytes(_HEADER + _SLOTS * _SLOT))
                         self._map = mmap.mmap(file, 0)
                     finally:
@@ -135,12 +135,12 @@ class RunningItems:
 
 
 def record_of(path: Path) -> Path:
-    """Where the record of an engine lies, beside its file."""
+    """Path of an engine's record, beside its file."""
     return path.with_suffix(".running")
 
 
 def _boot() -> bytes:
-    """Identity of the machine's present run; empty where the system does not tell."""
+    """Identity of the machine's current boot; empty where the system does not provide one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The tables of the engine's file, and how an older file becomes a newer one."""
+"""Tables of the engine's file, and migrations from older schema versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.encryption import Keyring
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 APPLICATION_ID = 0x64426E67
-"""Marks the file as ours in SQLite's header, so that another program's database is never touched."""
+"""Application id in SQLite's header that marks an engine's file. Databases of other programs are never changed."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -101,8 +101,10 @@ MIGRATIONS: tuple[str, ...] = (
 VERSION = len(MIGRATIONS)
 
 ENCRYPTED = 0x100
-"""Added to the version in SQLite's header while the file has encrypted values: versions that cannot read these refuse
-the file as a newer one."""
+"""Flag in the schema version of SQLite's header while the file has encrypted values.
+
+Program versions that cannot read such values refuse the file as a newer one.
+"""
 
 KEYS = """
     -- Keys that encrypted values of this file need. A fingerprint says nothing about its key.
@@ -113,20 +115,25 @@ KEYS = """
 """
 
 PAGE_BYTES = 16384
-"""Page size of new files. Rows have a few KB: in pages of 4 KB they leave a third of the file empty, and a commit
-writes four times as many pages. Older files keep theirs until they are compacted."""
+"""Page size of new files, in bytes.
+
+Rows have a few KB. Pages of 4 KB would leave a third of the file empty, and a commit would write four times as many
+pages. Older files keep their page size until they are compacted.
+"""
 
 LOG_BYTES = 16 * 1024 * 1024
-"""Size of the write-ahead log from which on it is copied into the file. A page that changes often in the meantime, as
-those of indexes do, is copied once."""
+"""Size of the write-ahead log, in bytes, at which it is copied into the file.
+
+A page that changes often in the meantime, such as a page of an index, is copied once.
+"""
 
 
 CACHE = "PRAGMA cache_size=-65536"
-"""64 MiB of pages. SQLite turns that into a number of pages of the size that it knows at that moment."""
+"""Cache of 64 MiB. SQLite converts the size into a number of pages, by the page size known at that moment."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode with the settings that every connection of the engine has.
+    """Open a connection in autocommit mode, with the settings of every connection of the engine.
 
     Raises: EngineUnavailable when the file cannot be opened, EngineMisconfigured when it is not a database.
     """
@@ -143,7 +150,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _translated(path: Path, what: str, error: sqlite3.Error) -> EngineMisconfigured | EngineUnavailable:
-    # Locked, full, read-only and the like are OperationalErrors; a damaged or foreign file is a bare DatabaseError.
+    # A locked, full or read-only file is an OperationalError; a damaged or foreign file is a plain DatabaseError.
     if isinstance(error, sqlite3.OperationalError) or not isinstance(error, sqlite3.DatabaseError):
         return EngineUnavailable(f"{path}: cannot be {what}: {error}")
     return EngineMisconfigured(f"{path}: is not a database, or is damaged: {error}")
@@ -152,7 +159,7 @@ def _translated(path: Path, what: str, error: sqlite3.Error) -> EngineMisconfigu
 def recognize(connection: sqlite3.Connection, path: Path) -> bool:
     """True for a file of this engine, False for one without tables. Writes nothing.
 
-    Raises: EngineMisconfigured when the file is newer than this program, not ours, or not a database;
+    Raises: EngineMisconfigured when the file is newer than this program, not an engine's, or not a database;
     EngineUnavailable when it cannot be read.
     """
     try:
@@ -163,7 +170,10 @@ def recognize(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bool]:
-    """(version, ENCRYPTED or 0, has no tables)"""
+    """Read the version, ENCRYPTED or 0, and True when the file has no tables.
+
+    Raises: EngineMisconfigured, sqlite3.DatabaseError.
+    """
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     encrypted = found & ENCRYPTED
     version = found - encrypted
@@ -180,9 +190,9 @@ def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bo
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables or bring an older file forward, each step in one transaction.
+    """Create the tables, or migrate an older file, each step in one transaction.
 
-    Raises: EngineMisconfigured when the file is newer than this program, not ours, or not a database;
+    Raises: EngineMisconfigured when the file is newer than this program, not an engine's, or not a database;
     EngineUnavailable when it cannot be written.
     """
     try:
@@ -192,7 +202,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         page = int(connection.execute("PRAGMA page_size").fetchone()[0])
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page}")
-        # Again, now that the size of a page is settled: it may have grown since the connection was made
+        # Set again with the final page size, which may have grown since the connection was made
         connection.execute(CACHE)
         for step in range(version, VERSION):
             connection.executescript(
@@ -206,7 +216,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_keys(connection: sqlite3.Connection, path: Path, keyring: Keyring | None) -> None:
-    """Make sure that every key is there which values of the file need. Writes nothing.
+    """Check that the keyring has every key that values of the file need. Writes nothing.
 
     Raises: EngineMisconfigured, also when the file is not an engine's; EngineUnavailable when it cannot be read.
     """
@@ -233,7 +243,7 @@ def check_keys(connection: sqlite3.Connection, path: Path, keyring: Keyring | No
 
 
 def record_key(connection: sqlite3.Connection, path: Path, keyring: Keyring | None) -> None:
-    """Note in the file that its values need the key that encrypts from now on. Raises: EngineUnavailable."""
+    """Record in the file that its values need the keyring's current key from now on. Raises: EngineUnavailable."""
     if keyring is None or not keyring.active:
         return
     try:
@@ -252,9 +262,9 @@ def record_key(connection: sqlite3.Connection, path: Path, keyring: Keyring | No
 
 
 def is_file_fault(error: BaseException) -> bool:
-    """True when no operation can be applied: the file cannot be read or written.
+    """True when the file cannot be read or written, and therefore no operation can be applied.
 
-    What SQLite refuses of one row alone (a value that it does not take, a constraint) is its operation's fault.
+    A refusal by SQLite of one row (a type that it does not accept, a constraint) is a fault of the operation alone.
     """
     of_a_row = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
     return isinstance(error, sqlite3.Error) and not isinstance(error, of_a_row)

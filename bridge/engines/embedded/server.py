@@ -1,4 +1,4 @@
-"""Serves the engine to other processes: on a Unix domain socket, or a TCP port when one is asked for."""
+"""Server of the engine for other processes: on a Unix domain socket, or on a TCP port where one is configured."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ from bridge.tls import TlsFiles, TlsProblem
 
 GRACE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 20
-"""How long a connection may take to say that it speaks HTTP/2, and TLS."""
+"""Seconds within which a connection must complete its TLS and HTTP/2 handshakes."""
 IDLE_SECONDS = 75
-"""After this time without a call a connection is closed; clients open another one unnoticed."""
+"""Seconds without a call after which a connection is closed; clients open another one automatically."""
 PING_SECONDS = 3
-"""How often a silent peer is asked whether it still lives. The client library answers, whatever its process does."""
+"""Seconds between keepalive pings to a silent peer. The client library answers, even when its process hangs."""
 PONG_SECONDS = 5
-"""Time for its answer. Then its connection ends, and the work of a worker that is frozen or cut off goes to another."""
+"""Seconds for the ping's answer.
+
+After that the connection ends, and the work of a frozen or disconnected worker is requeued.
+"""
 MAX_STREAMS = 1024
-"""Calls under way on one connection."""
+"""Largest number of concurrent calls on one connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Who may call a port, and how much of it a caller may take.
+    """Access rules and limits of an engine port.
 
-    token: asked for as `authorization: Bearer ...`. behind_tls_proxy: another process ends TLS. max_message: bytes.
+    token: expected in `authorization: Bearer ...`.
+    behind_tls_proxy: True when another process terminates TLS.
+    max_message: bytes.
     """
 
     token: str | None = None
@@ -49,7 +54,10 @@ class Guard:
     max_connections: int = 256
 
     def check(self, address: str) -> None:
-        """Raises: EngineMisconfigured when strangers could call the address, or read what is said there."""
+        """Refuse an address that strangers could call, or whose traffic they could read.
+
+        Raises: EngineMisconfigured.
+        """
         if is_loopback(address.rpartition(":")[0]):
             return
         if self.token is None and (self.tls is None or not self.tls.asks_clients):
@@ -63,14 +71,14 @@ class Guard:
             )
 
     def options(self) -> list[tuple[str, int]]:
-        """Bounds as gRPC takes them."""
+        """Limits as gRPC options."""
         return [
             ("grpc.max_receive_message_length", self.max_message),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-            # What unpacks to more than the limit would be held before it is refused
+            # A compressed message would be expanded in memory before its size is refused.
             ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
 
@@ -83,14 +91,14 @@ ANSWERS = {
 
 
 class Server:
-    """A gRPC server on an event loop and thread of its own.
+    """gRPC server with an event loop and thread of its own.
 
-    addresses: `unix:/path/of/socket`, or `host:port`; port 0 takes a free one. guard: of ports; None for sockets, which
-    the mode of their directory guards.
+    addresses: `unix:/path/of/socket`, or `host:port`; port 0 selects a free port.
+    guard: rules for ports; None for sockets, which the mode of their directory protects.
     """
 
     def __init__(self, service: AioSidecarService, addresses: Sequence[str], guard: Guard | None = None) -> None:
-        """Raises: EngineMisconfigured when a port is open to strangers."""
+        """Check the addresses. Raises: EngineMisconfigured when a port is open to callers without credentials."""
         ports = [address for address in addresses if not address.startswith("unix:")]
         if ports and guard is None:
             guard = Guard()
@@ -101,13 +109,16 @@ class Server:
         self._addresses = tuple(addresses)
         self._guard = guard
         self.ports: list[int] = []
-        """The ports listened on, in the order of the addresses; 1 for a socket."""
+        """Bound ports, in the order of the addresses; 1 for a socket."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Raises: EngineUnavailable when an address cannot be listened on."""
+        """Bind the addresses and serve.
+
+        Raises: EngineUnavailable when an address cannot be bound, EngineMisconfigured when TLS files cannot be used.
+        """
         begun: Future[None] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(begun)), name="engine-server", daemon=True
@@ -120,7 +131,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Ends all calls after a short grace. Idempotent."""
+        """End all calls after a grace period of GRACE_SECONDS, and stop the server. Idempotent."""
         if self._thread is None or self._loop is None or self._ended is None:
             return
         if self._thread.is_alive():
@@ -166,7 +177,7 @@ class Server:
 
 
 def _credentials(files: TlsFiles) -> Any:
-    """Credentials that gRPC asks for at every handshake. Raises: TlsProblem."""
+    """Credentials that are read again at every handshake when their files change. Raises: TlsProblem."""
     configured = files.load()
 
     def configuration() -> Any:
@@ -185,10 +196,10 @@ def _credentials(files: TlsFiles) -> Any:
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Lets calls through that carry the token.
+    """Interceptor that passes only calls with the token.
 
-    A call without it is answered by a handler of a stream of requests, which reads none: gRPC takes the body of a call
-    off its connection, and parses it, only when a handler asks for it.
+    Other calls are answered by a stream handler, which reads no request: gRPC reads and parses the body of a call only
+    when a handler requests it.
     """
 
     def __init__(self, token: str) -> None:
@@ -203,7 +214,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio s
 
 
 class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
-    """Reads workers' answers also where their failures are nested deeper than protobuf reads."""
+    """Interceptor that parses workers' responses whose failures are nested deeper than protobuf reads."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)

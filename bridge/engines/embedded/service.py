@@ -1,4 +1,4 @@
-"""The sidecar protocol over a database, for servers whose handlers block."""
+"""Sidecar protocol over a database, for servers with blocking handlers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.engines.embedded.rejection import Rejection
 from bridge.engines.embedded.reply import ThreadReply
 
 PING_SECONDS = 30.0
-"""Silence on a worker's stream after which it gets a health ping; workers give up after 120 seconds."""
+"""Seconds of silence after which a worker's stream gets a health ping; workers disconnect after 120 seconds."""
 
 UNARY = (
     "Hello", "StartInstance", "GetInstance", "RewindInstance", "RestartInstance", "WaitForInstanceStart",
@@ -29,7 +29,7 @@ UNARY = (
     "CleanEntityStorage", "AbandonTaskActivityWorkItem", "AbandonTaskOrchestratorWorkItem",
     "AbandonTaskEntityWorkItem", "SkipGracefulOrchestrationTerminations",
 )  # fmt: skip
-"""Calls with one answer."""
+"""Methods with one request and one response."""
 
 WAITS = frozenset({"WaitForInstanceStart", "WaitForInstanceCompletion"})
 
@@ -37,13 +37,13 @@ _CLOSED = object()
 
 
 class SidecarService(TaskHubSidecarServiceServicer):
-    """A servicer with blocking handlers; `context` is gRPC's, or an in-process channel's."""
+    """Servicer with blocking handlers; `context` is gRPC's, or an in-process channel's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def database(self, context: grpc.ServicerContext) -> Database:
-        """The hub that a call is for. Raises: Rejection."""
+        """Task hub that serves the call. Raises: Rejection."""
         return self._database
 
     def _unary(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
@@ -69,7 +69,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
     def GetWorkItems(  # noqa: N802 -- the protocol's name
         self, request: pb.GetWorkItemsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WorkItem]:
-        """Work for a worker, until it or the engine goes."""
+        """Stream work items to a worker until the worker disconnects or the engine stops."""
         queue: SimpleQueue[Any] = SimpleQueue()
         stream = Stream(request, queue.put)
         if not context.add_callback(lambda: queue.put(_CLOSED)):
@@ -95,12 +95,12 @@ class SidecarService(TaskHubSidecarServiceServicer):
     def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
         self, request: pb.StreamInstanceHistoryRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.HistoryChunk]:
-        """An instance's history in pieces."""
+        """Stream an instance's history in chunks."""
         yield from self._unary("StreamInstanceHistory", request, context)
 
 
 def _seconds_left(context: grpc.ServicerContext) -> float | None:
-    # Without a deadline gRPC says so with a number that no clock can add.
+    # For a call without a deadline gRPC returns a number that overflows every clock.
     left = context.time_remaining()
     return None if left is None or left > 1e8 else left
 

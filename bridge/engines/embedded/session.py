@@ -1,8 +1,8 @@
-"""Extended sessions: an orchestration stays in memory between its turns, and a turn takes in only what is new.
+"""Extended sessions: an orchestration stays in memory between its turns, and a turn processes only the new events.
 
-Without them each turn runs the orchestrator from its beginning, so that the cost of n turns grows as n squared. The
-Durable Task Framework has the same under the same name. A session is what a replay would build, and no more: it is used
-when the history goes on exactly where it stopped, and forgotten at any doubt.
+Without sessions each turn runs the orchestrator from its beginning, and the cost of n turns grows as n squared. The
+Durable Task Framework has extended sessions too. A session holds the state that a replay would build. The session is
+used only when the history continues exactly where the session stopped, and is dropped otherwise.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from bridge.engines.embedded.workitem import TurnRequest
 
 
 class Session(_OrchestrationExecutor):
-    """One orchestration. Used by one thread at a time."""
+    """Session of one orchestration. One thread at a time uses it."""
 
     _context: Any = None
     _begin = 0
     _turn: list[pb.HistoryEvent]
     size = 0
-    """Bytes of its history: about what it takes in memory."""
+    """Bytes of the history, as an estimate of the session's memory."""
 
     def process_event(self, ctx: Any, event: pb.HistoryEvent) -> None:
         self._context = ctx
         super().process_event(ctx, event)
 
     def follows(self, request: TurnRequest) -> bool:
-        """Whether this turn comes right after the last one: the history has that one's events, the very same objects.
+        """True when this turn directly follows the last one: the history contains that turn's event objects themselves.
 
-        The first of them was made for that turn alone, so no other turn in its place can be mistaken for it.
+        The first of those objects was made for that turn alone. Another turn in its place is therefore detected.
         """
         past, turn = request.pastEvents, self._turn
         end = self._begin + len(turn)
         return len(past) >= end and past[self._begin] is turn[0] and past[end - 1] is turn[-1]
 
     def run(self, request: TurnRequest) -> ExecutionResults:
-        """A turn. Raises: what the SDK's executor raises."""
+        """Run a turn. Raises: the exceptions of the SDK's executor."""
         if self._context is None:
             result = self.execute(request.instanceId, request.pastEvents, request.newEvents)
         else:
@@ -55,7 +55,7 @@ class Session(_OrchestrationExecutor):
         return result
 
     def _go_on(self, context: Any, request: TurnRequest) -> ExecutionResults:
-        """What `execute` of the SDK does, from where the last turn ended."""
+        """Continue from the end of the last turn; the counterpart of the SDK's `execute`."""
         process = super().process_event
         try:
             context._is_replaying = True
@@ -72,7 +72,7 @@ class Session(_OrchestrationExecutor):
 
     @property
     def unread(self) -> tuple[int, int]:
-        """Number and bytes of events that came and that no wait has taken."""
+        """Number and bytes of received events that no wait has taken."""
         held = self._context._received_events if self._context is not None else None
         if not held:
             return 0, 0
@@ -81,13 +81,14 @@ class Session(_OrchestrationExecutor):
 
     @property
     def over(self) -> bool:
-        """Nothing can follow."""
+        """True when no turn can follow."""
         return self._context is None or self._context._is_complete
 
     def close(self) -> None:
-        """Let go of the orchestrator, and of what refers to itself: a collector might find it hours later only.
+        """Release the orchestrator and break its reference cycles.
 
-        Its `finally` clauses run, as they do behind every replay.
+        A garbage collector might find the cycles only hours later. The orchestrator's `finally` clauses run, as they do
+        after every replay.
         """
         context, self._context = self._context, None
         if context is None:
@@ -101,13 +102,14 @@ class Session(_OrchestrationExecutor):
 
 
 def _nothing() -> None:
-    """What cancelling a wait of nobody does."""
+    """Cancel handler that does nothing."""
 
 
 class Sessions:
-    """The sessions of a worker; the least recently used go first. Used from any thread.
+    """Sessions of a worker; the least recently used are evicted first. Methods may be called from any thread.
 
-    most: how many there are at most. most_bytes: of history, all together.
+    most: largest number of sessions.
+    most_bytes: largest total size of their histories, in bytes.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -121,7 +123,7 @@ class Sessions:
         return len(self._kept)
 
     def take(self, request: TurnRequest) -> Session | None:
-        """The session that this turn follows; it is the caller's then."""
+        """Remove and return the session that this turn continues, or None."""
         with self._lock:
             found = self._kept.pop(request.instanceId, None)
             if found is not None:
@@ -132,7 +134,7 @@ class Sessions:
         return None
 
     def keep(self, instance_id: str, session: Session) -> None:
-        """Until its next turn, or until there is no room."""
+        """Keep a session until its next turn, or until it is evicted."""
         gone: list[Session] = []
         with self._lock:
             former = self._kept.pop(instance_id, None)

@@ -1,4 +1,4 @@
-"""A worker of the SDK that runs turns in sessions, and activities without spans where nobody takes them."""
+"""Worker of the SDK that runs turns in sessions, and activities without spans when OpenTelemetry is missing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ MAX_SESSION_BYTES = 64 * 1024 * 1024
 
 
 class SessionWorker(TaskHubGrpcWorker):
-    """Turns that share the engine's history run in sessions; all others, and those that fail, as the SDK runs them.
+    """Worker that runs turns in sessions when they share the engine's history.
 
-    Where OpenTelemetry is installed the SDK runs them all, and all activities: it makes a span of each.
+    All other turns, and turns that fail, run in the SDK's code. Where OpenTelemetry is installed the SDK runs all turns
+    and activities, because it makes a span of each.
     """
 
     def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:
@@ -70,7 +71,7 @@ class SessionWorker(TaskHubGrpcWorker):
             )
 
     def _turn(self, request: TurnRequest, token: Any) -> TurnResponse | None:
-        """The answer to a turn; None when the SDK has to say what becomes of it."""
+        """Response to a turn; None when the SDK must run the turn itself."""
         session = self.sessions.take(request)
         if session is None:
             session = Session(
@@ -86,10 +87,10 @@ class SessionWorker(TaskHubGrpcWorker):
             return None
         request.unread = session.unread
         if not session.over:
-            # Before the answer goes out: the next turn may come at once, in another thread
+            # Before the response is sent: the next turn may start at once, in another thread
             self.sessions.keep(request.instanceId, session)
             keep_open()
-        # Left out it stays as it is.
+        # A trace context that is left out stays unchanged.
         trace = None
         if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
             trace = pb.OrchestrationTraceContext()

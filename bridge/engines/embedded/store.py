@@ -1,4 +1,4 @@
-"""Reads of the engine's file by its one writer. They see what the transaction at hand has flushed."""
+"""Reads of the engine's file by its single writer, including the flushed writes of the current transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ INSTANCE_COLUMNS = (
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An activity without a result. `request` is None while it is only on disk."""
+    """Activity without a result. `request` is None while it is only on disk."""
 
     seq: int
     key: int
@@ -48,12 +48,12 @@ class Task:
     request: pb.ActivityRequest | None
     attempts: int = 0
     pauses: tuple[int, ...] = ()
-    """Pauses before further attempts that the engine makes, microseconds."""
+    """Pauses before further attempts that the engine makes, in microseconds."""
 
 
 @dataclass(slots=True)
 class Timer:
-    """What happens at a time. `kind` is one of the constants below."""
+    """Timer, delayed start or delayed signal. `kind` is one of the constants below."""
 
     seq: int
     fire_at: int
@@ -62,7 +62,7 @@ class Timer:
     entity: str | None = None
     event: pb.HistoryEvent | None = None
     stored: bytes | None = None
-    """The event as it was read."""
+    """Event in its stored form."""
 
 
 TIMER_FIRES = 0
@@ -71,7 +71,7 @@ SIGNAL_IS_DUE = 2
 
 
 def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
-    """The instance in a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
+    """Instance from a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
     (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
      parent, start, output, custom, failed, trace) = row  # fmt: skip
     return Instance(
@@ -98,7 +98,7 @@ def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
 
 
 def unreadable_instance(row: tuple[Any, ...]) -> Instance:
-    """The instance in a row whose payloads cannot be read, without these."""
+    """Instance from a row whose payloads cannot be read, without the payloads."""
     stripped = list(row)
     for column in ("output", "custom_status", "failure", "trace"):
         stripped[_POSITIONS[column]] = None
@@ -152,22 +152,22 @@ class Store:
         return instance
 
     def inbox(self, key: int) -> list[tuple[int, pb.HistoryEvent]]:
-        """(sequence number, event) of the events that no turn has taken, in order."""
+        """Events that no turn has taken, with their sequence numbers, in order."""
         rows = self.connection.execute("SELECT seq, event FROM inbox WHERE key=? ORDER BY seq", (key,))
         return [(seq, self.payloads.event(event, INBOX, seq)) for seq, event in rows]
 
     def ids_present(self, instance_ids: list[str]) -> set[str]:
-        """Which of these ids the file knows; few statements for many ids."""
+        """Subset of these ids that exist in the file, found with few statements."""
         found: set[str] = set()
         for part in slices(instance_ids):
-            # Joined to a list of values, as `id IN (...)` would first sort them into a table of their own.
+            # Joined to a list of values, because `id IN (...)` would first sort the ids into a table.
             marks = ",".join(["(?)"] * len(part))
             query = f"WITH v(i) AS (VALUES {marks}) SELECT id FROM v CROSS JOIN instances ON id = i"  # noqa: S608 -- only marks
             found.update(row[0] for row in self.connection.execute(query, part))
         return found
 
     def history(self, key: int) -> tuple[list[pb.HistoryEvent], int]:
-        """The events of an instance's present generation, and their size in bytes."""
+        """Events of an instance's current generation, and their size in bytes."""
         events: list[pb.HistoryEvent] = []
         size = 0
         rows = self.connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (key,))
@@ -178,7 +178,7 @@ class Store:
         return events, size
 
     def begin_of_last_chunk(self, key: int) -> pb.HistoryEvent:
-        """The first event of what was added to the instance's history at last."""
+        """First event of the last chunk of the instance's history."""
         query = "SELECT chunk, events FROM history WHERE key=? ORDER BY chunk DESC LIMIT 1"
         chunk, stored = self.connection.execute(query, (key,)).fetchone()
         return self.payloads.events(stored, (key, chunk))[0]
@@ -196,7 +196,7 @@ class Store:
         return None if row is None else pauses_of(row[0])[0]
 
     def tasks_of(self, key: int) -> list[tuple[int, int, str]]:
-        """(sequence number, task id, execution with pauses) of the instance's activities without a result."""
+        """Sequence number, task id and execution with pauses of each activity of the instance without a result."""
         rows = self.connection.execute("SELECT seq, task_id, execution FROM tasks WHERE key=? ORDER BY seq", (key,))
         return rows.fetchall()
 
@@ -211,7 +211,7 @@ class Store:
         ]
 
     def all_timers(self) -> Iterator[tuple[Timer, int | None, int | None]]:
-        """Every timer, with creation and start time of its instance."""
+        """Every timer, with creation time and start time of its instance."""
         query = (
             "SELECT t.seq, t.fire_at, t.kind, t.key, t.entity, t.event, i.created_at, i.start_at"
             " FROM timers t LEFT JOIN instances i USING (key)"
@@ -220,16 +220,16 @@ class Store:
             yield Timer(seq, fire_at, kind, key, entity, stored=event), created_at, start_at
 
     def timer_event(self, timer: Timer) -> pb.HistoryEvent | None:
-        """The event of a stored timer; None where it has none. Raises: DecodeError."""
+        """Event of a stored timer; None where it has none. Raises: DecodeError."""
         return None if timer.stored is None else self.payloads.event(timer.stored, TIMER, timer.seq)
 
     def next_timer(self) -> int | None:
-        """When the next timer is due."""
+        """Time at which the next timer is due, in microseconds; None without timers."""
         value = self.connection.execute("SELECT min(fire_at) FROM timers").fetchone()[0]
         return None if value is None else int(value)
 
     def entity(self, entity_id: str) -> Entity | None:
-        """The entity with its queue; None when it has neither state nor anything to do."""
+        """Entity with its queue; None when the file has no such entity."""
         row = self.connection.execute(
             "SELECT state, section, owner, modified_at FROM entities WHERE id=?", (entity_id,)
         ).fetchone()
@@ -246,19 +246,19 @@ class Store:
         return [row[0] for row in self.connection.execute("SELECT id FROM entities WHERE owner=?", (owner,))]
 
     def entities_named(self, name: str) -> list[str]:
-        """Ids of the entities of one name, those without state included."""
+        """Ids of the entities of one name, including those without state."""
         first, after = f"@{name}@", f"@{name}A"
         return [
             row[0] for row in self.connection.execute("SELECT id FROM entities WHERE id>=? AND id<?", (first, after))
         ]
 
     def has_locks(self) -> bool:
-        """Whether an entity is locked, or may become so."""
+        """True when an entity is locked, or a queued operation may lock one."""
         query = "SELECT EXISTS (SELECT 1 FROM entities WHERE owner IS NOT NULL) OR EXISTS (SELECT 1 FROM operations)"
         return bool(self.connection.execute(query).fetchone()[0])
 
     def open_instances(self) -> Iterator[tuple[int, str, str, str | None, int, int]]:
-        """(key, id, name, version, suspended, has something to do) of all that have not finished, oldest first."""
+        """Key, id, name, version, suspended flag and busy flag of all unfinished instances, oldest first."""
         return iter(
             self.connection.execute(
                 """
@@ -272,13 +272,13 @@ class Store:
         )
 
     def open_tasks(self) -> Iterator[Task]:
-        """Activities without a result; `execution` as it is stored."""
+        """Activities without a result; `execution` has its stored form."""
         query = "SELECT seq, key, execution, task_id, name, version FROM tasks ORDER BY seq"
         for seq, key, execution, task_id, name, version in self.connection.execute(query):
             yield Task(seq, key, execution, task_id, name, version, None)
 
     def open_task(self, seq: int) -> Task | None:
-        """An activity without a result."""
+        """Activity without a result, or None."""
         query = "SELECT key, execution, task_id, name, version FROM tasks WHERE seq=?"
         row = self.connection.execute(query, (seq,)).fetchone()
         if row is None:

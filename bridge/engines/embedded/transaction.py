@@ -1,4 +1,4 @@
-"""The writes of one group commit: collected while operations run, written in few statements."""
+"""Writes of one group commit: collected while operations run, and written in few statements."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ _DELETE_ENTITY = KeyStatement("DELETE FROM entities WHERE id IN")
 
 
 class Transaction:
-    """Collects writes. `flush` writes them inside the open transaction, `commit` ends it.
+    """Collector of writes. `flush` writes them inside the open transaction, `commit` ends the transaction.
 
-    An instance or entity that changes is named once, however often it changes: its row is made when it is flushed.
+    A changed instance or entity is recorded once, however often it changes. Its row is made by `flush`.
     """
 
     def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
@@ -76,7 +76,7 @@ class Transaction:
         self._begun = False
         self.writes = 0
         self.next_timer: int | None = None
-        """Earliest time among the timers added."""
+        """Earliest time among the added timers, in microseconds."""
         self._clear()
 
     def _clear(self) -> None:
@@ -109,13 +109,13 @@ class Transaction:
         self._dirty = True
 
     def change_generation(self, instance: Instance) -> None:
-        """The execution, version or start event changed."""
+        """Record that the execution, version or start event changed."""
         if instance.key not in self.created:
             self._generations[instance.key] = instance
         self.change(instance)
 
     def delete(self, instance: Instance) -> None:
-        """Remove the instance and all that belongs to it."""
+        """Delete the instance with all its rows."""
         if self._dirty:
             self.flush()
         for table in _DELETE_BY_KEY:
@@ -123,7 +123,7 @@ class Transaction:
         self._dirty = True
 
     def fail_unseen(self, key: int, now: int, failure: pb.TaskFailureDetails) -> None:
-        """Fail an unfinished instance without its other columns, and delete what is under way for it."""
+        """Fail an unfinished instance without reading its other columns, and delete its open work."""
         self.flush()
         self.clear_by_key(key, "inbox", "timers", "tasks")
         self.flush()
@@ -134,7 +134,7 @@ class Transaction:
         )
 
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
-        """The size in bytes of what was appended."""
+        """Append events to the history; return their size in bytes."""
         blob = pb.HistoryChunk(events=events).SerializeToString()
         self._chunks.append((instance.key, instance.chunks, blob))
         instance.chunks += 1
@@ -142,7 +142,7 @@ class Transaction:
         return len(blob)
 
     def clear(self, instance: Instance, *tables: str) -> None:
-        """Delete the instance's rows of these tables: those written before, and those collected so far."""
+        """Delete the instance's rows of these tables: rows in the file, and rows collected so far."""
         self.clear_by_key(instance.key, *tables)
 
     def clear_by_key(self, key: int, *tables: str) -> None:
@@ -161,7 +161,7 @@ class Transaction:
         self._dirty = True
 
     def move_tasks(self, executions: dict[int, str]) -> None:
-        """Let activities belong to another execution, by sequence number."""
+        """Assign activities to another execution, by sequence number."""
         if executions:
             self._dirty = True
             self.flush()
@@ -169,7 +169,7 @@ class Transaction:
             self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
 
     def move_timers(self, due: list[tuple[int, int]]) -> None:
-        """Let timers fire at another time: (time, sequence number)."""
+        """Change the due time of timers: (time, sequence number)."""
         if due:
             self._dirty = True
             self.flush()
@@ -190,7 +190,7 @@ class Transaction:
 
     def change_entity(self, entity: Entity) -> None:
         self._entities[entity.id] = entity
-        self._gone_entities.discard(entity.id)  # it may be there again
+        self._gone_entities.discard(entity.id)  # the entity may be created again
         self._dirty = True
 
     def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
@@ -211,9 +211,9 @@ class Transaction:
     # Writing
 
     def flush(self) -> None:
-        """Write what was collected. Rows that are cleared go after the rows that were added before them.
+        """Write the collected changes.
 
-        Raises: sqlite3.Error.
+        Cleared rows are deleted after the rows that were added before them are inserted. Raises: sqlite3.Error.
         """
         if not self._dirty:
             return
@@ -256,7 +256,7 @@ class Transaction:
         self._clear()
 
     def wipe(self) -> None:
-        """Delete every row of every table, with what was collected so far."""
+        """Delete every row of every table, including the collected ones."""
         self.touch()
         self.flush()
         for table in (*_DELETE_BY_KEY, "entities", "operations"):
@@ -264,7 +264,7 @@ class Transaction:
         self.next_timer = None
 
     def commit(self) -> bool:
-        """Write all and make it durable; False when there was nothing to write. Raises: sqlite3.Error."""
+        """Write and commit all changes; return False when there was nothing to write. Raises: sqlite3.Error."""
         self.flush()
         if not self._begun:
             return False

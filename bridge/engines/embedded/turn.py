@@ -1,4 +1,4 @@
-"""What an orchestrator's answer means: new history and everything that follows from it. Pure."""
+"""Interpretation of an orchestrator's response: new history, and the consequences of its actions. Pure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from bridge.engines.embedded.wire import StringValue, Timestamp
 
 
 class BadResponse(Exception):
-    """An answer that no orchestrator may give."""
+    """Raised for a response that no orchestrator may give."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What follows from a turn. The lists are in the order of the orchestrator's actions."""
+    """Consequences of a turn. The lists are in the order of the orchestrator's actions."""
 
     history: list[pb.HistoryEvent]
-    """The turn's new events, then what confirms the actions."""
+    """New events of the turn, followed by the events that confirm the actions."""
     activities: list[pb.ActivityRequest] = field(default_factory=list)
     timers: list[tuple[int, Timestamp]] = field(default_factory=list)
-    """(timer id, time at which it fires)."""
+    """Timer id, and time at which the timer fires."""
     children: list[tuple[int, pb.CreateSubOrchestrationAction]] = field(default_factory=list)
     raised: list[tuple[str, str, StringValue | None]] = field(default_factory=list)
-    """(instance id, event name, data)."""
+    """Instance id, event name and data."""
     operations: list[tuple[str, pb.HistoryEvent]] = field(default_factory=list)
-    """(entity id, a signal or call)."""
+    """Entity id, and a signal or call."""
     locks: list[pb.EntityLockRequestedEvent] = field(default_factory=list)
     unlocks: list[tuple[str, str]] = field(default_factory=list)
-    """(entity id, critical section)."""
+    """Entity id and critical section."""
     terminations: list[pb.TerminateOrchestrationAction] = field(default_factory=list)
     completion: pb.CompleteOrchestrationAction | None = None
     completion_id: int = -1
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def apply(instance: Instance, turn: Sequence[pb.HistoryEvent], response: pb.OrchestratorResponse, now: int) -> Outcome:
-    """What the answer to a turn with these new events means.
+    """Interpret the response to a turn with these new events.
 
     Raises: BadResponse, BeyondBound.
     """
@@ -130,7 +130,7 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
         check_name("an activity's name", task.name)
         check_name("an activity's version", task.version.value)
         check_tags(task.tags)
-    # Field by field, since this is on the way of every activity and nested constructors are slow.
+    # Set field by field: every activity passes here, and nested constructors are slow.
     request = pb.ActivityRequest(name=task.name, taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
     request.orchestrationInstance.executionId.value = instance.execution
@@ -185,7 +185,7 @@ def _send_entity_message(
 
 
 def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
-    """A call as an entity queues it: with its caller's execution."""
+    """Create a call for an entity's queue, with its caller's execution id."""
     operation = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityOperationCalled=called)
     operation.entityOperationCalled.parentInstanceId.value = instance.id
     operation.entityOperationCalled.parentExecutionId.value = instance.execution
@@ -193,9 +193,9 @@ def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: 
 
 
 def lock_request(owner: str, request: pb.EntityLockRequestedEvent) -> pb.EntityLockRequestedEvent:
-    """A request for locks at its first entity; entities are locked in the order of their ids.
+    """Create a request for locks at its first entity. Entities are locked in the order of their ids.
 
-    Raises: BadResponse when it names something other than an entity.
+    Raises: BadResponse when the request names something other than an entity.
     """
     lock = pb.EntityLockRequestedEvent()
     lock.CopyFrom(request)
@@ -208,9 +208,9 @@ def lock_request(owner: str, request: pb.EntityLockRequestedEvent) -> pb.EntityL
 
 
 def entity_id(value: str) -> str:
-    """The id in its one spelling: names of entities do not distinguish case.
+    """Normalise an entity id: names of entities do not distinguish case.
 
-    Raises: BadResponse when it is not `@name@key`.
+    Raises: BadResponse when the id is not `@name@key`.
     """
     if value.startswith("@"):
         name, separator, key = value[1:].partition("@")

@@ -1,7 +1,7 @@
-"""Events that were raised to an instance and that it has not read, and the bound of their number and size.
+"""Raised events that an instance has not read, and the limit of their number and size.
 
-Only an orchestrator knows what it has read. A worker in this process reports it after each turn. Of other workers'
-orchestrations an event counts as read once it was part of a turn that asked for something.
+Only an orchestrator knows the events that it has read. A worker in this process reports them after each turn. For
+orchestrations of other workers an event counts as read when it was part of a turn with at least one action.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.engines.embedded.instance import Instance
 
 ENVELOPE = 4096
-"""Room that a message needs beside the history, in bytes."""
+"""Bytes that a message needs beside the history."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadLimits:
-    """What may be unread per instance: events, and their bytes.
+    """Limits of unread events per instance, in number and bytes.
 
-    message_bytes: history and events of an instance whose worker gets them in one message. An eighth of the message is
-    left for what the instance itself does.
+    message_bytes: limit of history and events of an instance whose worker gets them in one message. An eighth of the
+    message is reserved for the instance's own events.
     """
 
     events: int = 10_000
@@ -30,7 +30,7 @@ class UnreadLimits:
     message_bytes: int = 4 * 1024 * 1024
 
     def refuses(self, instance: Instance, size: int) -> bool:
-        """Whether an event of this size is one too many."""
+        """True when an event of this size is beyond the limits."""
         if instance.unread_events >= self.events or instance.unread_bytes + size > self.bytes:
             return True
         if instance.shared:
@@ -39,14 +39,16 @@ class UnreadLimits:
 
 
 def note(instance: Instance, size: int) -> None:
-    """An event of this size was raised."""
+    """Count a raised event of this size."""
     instance.unread_events += 1
     instance.unread_bytes += size
 
 
 def settle(instance: Instance, reported: tuple[int, int] | None, acted: bool) -> None:
-    """A turn is over. reported: number and bytes of events that its orchestrator holds unread, where the worker tells.
-    acted: the orchestrator asked for something.
+    """Update the counts after a turn.
+
+    reported: number and bytes of events that the orchestrator holds unread, where the worker reports them.
+    acted: True when the orchestrator's response had an action.
     """
     if reported is None and not acted:
         return

@@ -1,4 +1,4 @@
-"""What an operator does with an engine's file: check it, make it smaller, write out what it holds."""
+"""Operator commands for an engine's file: check, compact and export."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _BLOBS: tuple[tuple[str, Column | None, Any], ...] = (
     ("SELECT id, failure, key FROM instances WHERE failure IS NOT NULL", FAILURE, pb.TaskFailureDetails),
     ("SELECT id, trace FROM instances WHERE trace IS NOT NULL", None, pb.OrchestrationTraceContext),
 )
-"""(owner, message, primary key) of stored messages. None: a column that is never encrypted."""
+"""Owner, message and primary key of stored messages. None: a column that is never encrypted."""
 
 _TEXTS = (
     ("SELECT id, output, key FROM instances WHERE output IS NOT NULL", OUTPUT),
@@ -68,11 +68,11 @@ _TEXTS = (
 
 
 def check(path: Path, keyring: Keyring | None = None, *, decrypts: bool = True) -> list[str]:
-    """The problems of the file, a sentence each. May run beside the engine.
+    """Check the file; return its problems, one sentence each. The engine may run.
 
-    decrypts: False to leave encrypted values unread, for which no key is needed then.
-    Raises: EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer, not an engine's file, or a key is
-    missing that it needs).
+    decrypts: False to leave encrypted values unread; then no key is needed.
+    Raises: EngineUnavailable (missing, cannot be read), EngineMisconfigured (newer version, not an engine's file, or a
+    required key is missing).
     """
     try:
         connection = opened(path, (lambda found: check_keys(found, path, keyring)) if decrypts else None)
@@ -121,7 +121,7 @@ def _undecryptable(connection: sqlite3.Connection, query: str, column: Column, p
 
 
 def compact(path: Path) -> tuple[int, int]:
-    """Give back the space of what was removed. The engine must not run. (bytes before, bytes after)
+    """Release the space of deleted rows; return the bytes before and after. The engine must not run.
 
     Raises: EngineUnavailable (missing, in use, no room for the copy), EngineMisconfigured.
     """
@@ -147,9 +147,10 @@ def compact(path: Path) -> tuple[int, int]:
 
 
 def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
-    """Write every instance with its history, a JSON object a line, in the protocol's field names; how many.
+    """Write every instance with its history, and return the number of instances.
 
-    Raises: EngineUnavailable, EngineMisconfigured (also when a key is missing that the file needs).
+    The output has one JSON object a line, in the protocol's field names.
+    Raises: EngineUnavailable, EngineMisconfigured (also when a required key is missing).
     """
     connection = opened(path, lambda found: check_keys(found, path, keyring))
     payloads = Payloads(keyring)
@@ -176,8 +177,8 @@ def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
 
 
 def vacuum(connection: sqlite3.Connection) -> None:
-    """Write the file anew, without what was removed from it. Raises: sqlite3.Error."""
-    # The size of a file's pages can only be changed while it has no write-ahead log.
+    """Write the file again without its free pages. Raises: sqlite3.Error."""
+    # The page size of a file can only be changed while the file has no write-ahead log.
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
     connection.execute("VACUUM")
@@ -185,13 +186,13 @@ def vacuum(connection: sqlite3.Connection) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file and of what waits beside it to be written into it."""
+    """Bytes of the file and of its write-ahead log."""
     log = path.with_name(path.name + "-wal")
     return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 def opened(path: Path, before: Callable[[sqlite3.Connection], None] | None = None) -> sqlite3.Connection:
-    """A connection to a file that is there. before: looks at it before anything is written.
+    """Open a connection to an existing file. before: called with the connection before anything is written.
 
     Raises: EngineUnavailable, EngineMisconfigured.
     """

@@ -21,7 +21,7 @@ class Waiter:
 
 
 class Waiters:
-    """Open waits by instance id; told after the commit that brings what they wait for."""
+    """Waiting calls by instance id, which are answered after the commit of the change that they wait for."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, list[Waiter]] = {}
@@ -31,12 +31,12 @@ class Waiters:
 
     def add(self, instance_id: str, waiter: Waiter) -> None:
         waiting = self._by_id.setdefault(instance_id, [])
-        # The call runs again when another in its transaction failed.
+        # The call runs again when another operation in its transaction failed.
         waiting[:] = [each for each in waiting if each.reply is not waiter.reply]
         waiting.append(waiter)
 
     def discard(self, instance_id: str, reply: Reply) -> None:
-        """The caller no longer waits."""
+        """Remove the waiter of a caller that has gone."""
         waiting = [waiter for waiter in self._by_id.get(instance_id, ()) if waiter.reply is not reply]
         if waiting:
             self._by_id[instance_id] = waiting
@@ -44,7 +44,7 @@ class Waiters:
             self._by_id.pop(instance_id, None)
 
     def notify(self, instance: Instance) -> list[tuple[Reply, pb.GetInstanceResponse]]:
-        """The answers that are due now that the instance has changed."""
+        """Remove and return the answers that are due after a change of the instance."""
         waiting = self._by_id.get(instance.id)
         if not waiting:
             return []
@@ -62,12 +62,12 @@ class Waiters:
         return [(waiter.reply, found(instance, waiter.payloads)) for waiter in notified]
 
     def end(self, instance_id: str) -> None:
-        """The instance is gone: those who wait learn that there is none."""
+        """Answer the waiters of a deleted instance that it does not exist."""
         for waiter in self._by_id.pop(instance_id, ()):
             waiter.reply.settle(pb.GetInstanceResponse(exists=False))
 
     def take_all(self) -> list[Waiter]:
-        """Everyone who waits; they are the caller's to answer."""
+        """Remove and return all waiters; the caller answers them."""
         waiting = [waiter for each in self._by_id.values() for waiter in each]
         self._by_id.clear()
         return waiting

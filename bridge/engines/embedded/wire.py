@@ -1,4 +1,4 @@
-"""The well-known protobuf types that the protocol is made of."""
+"""Well-known protobuf types of the protocol."""
 
 from __future__ import annotations
 

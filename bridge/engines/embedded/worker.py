@@ -1,10 +1,10 @@
-"""The daemon's own worker: the engine hands work straight to the SDK's executors, on pools of our own.
+"""Worker of the daemon: the engine passes work directly to the SDK's executors, on thread pools of its own.
 
-The SDK's worker reads a stream in one thread, passes each item through an event loop and runs orchestrators and
-activities in one pool; that costs more than the work itself, and a few blocked activities stop every orchestrator.
-Here turns, activities and entities have pools of their own, and turns share the engine's history instead of copying.
-Used of the SDK: `_execute_orchestrator`, `_execute_activity`, `_execute_entity_batch`, as its Functions host does; and
-its executor of turns, for sessions.
+The SDK's worker reads a stream in one thread, passes each item through an event loop, and runs orchestrators and
+activities in one pool. This detour costs more than the work itself, and a few blocked activities stop every
+orchestrator. Here turns, activities and entities have separate pools, and turns share the engine's history instead of a
+copy. The SDK's `_execute_orchestrator`, `_execute_activity` and `_execute_entity_batch` are used as its Functions host
+uses them, and its executor of turns for sessions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KINDS = {ORCHESTRATION: Kind.ORCHESTRATOR, ACTIVITY: Kind.ACTIVITY, ENTITY: Kin
 
 
 class Pool:
-    """Threads that run jobs in order of arrival. A thread that ends by itself is replaced."""
+    """Threads that run jobs in order of arrival. A thread that ends unexpectedly is replaced."""
 
     def __init__(self, name: str, threads: int, stub: DirectStub) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Pool:
         self._is_stopping = False
 
     def start(self) -> None:
-        """Start the threads that are missing, as far as the system allows."""
+        """Start the missing threads, as far as the system allows."""
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             while len(self._threads) < self._size and not self._is_stopping:
@@ -64,7 +64,7 @@ class Pool:
         self._queue.put(job)
 
     def stop(self) -> None:
-        """Let go of what has not begun and wait for what has."""
+        """Drop the jobs that have not begun, and wait for the others."""
         with self._lock:
             self._is_stopping = True
             threads = list(self._threads)
@@ -74,7 +74,7 @@ class Pool:
             thread.join()
 
     def stuck(self, after: float | None) -> str | None:
-        """Describe why the pool cannot work; None while it can."""
+        """Reason why the pool cannot work; None while it can."""
         alive = sum(thread.is_alive() for thread in self._threads)
         waiting = self._queue.qsize()
         if alive < self._size and not self._is_stopping:
@@ -93,11 +93,11 @@ class Pool:
         at_hand: list[_Job] = []
         try:
             while True:
-                at_hand.extend(islice(jobs, 1))  # one step: no exception from outside can come in between
+                at_hand.extend(islice(jobs, 1))  # a single step: no exception from outside can interrupt it
                 if not at_hand:
                     return
                 execute, request, token = at_hand[0]
-                # As `Load.begin` and `end` do it.
+                # The counterpart of `Load.begin` and `end`.
                 busy[thread] = time.monotonic()
                 try:
                     run(execute, request, token)
@@ -105,7 +105,7 @@ class Pool:
                     busy.pop(thread, None)
                 at_hand.clear()
         except BaseException as error:
-            # Jobs raise nothing: it was raised in this thread from outside.
+            # Jobs raise nothing: the exception was raised in this thread from outside.
             logger.error("A thread for %s ended: %s; it is replaced", self.name, type_name(error))
             self._replace(threading.current_thread())
             for _, _, token in at_hand:
@@ -114,12 +114,12 @@ class Pool:
     def _replace(self, ended: threading.Thread) -> None:
         with self._lock:
             self._threads.remove(ended)
-        with suppress(RuntimeError):  # no more threads: the next look at the pool tries again
+        with suppress(RuntimeError):  # no more threads: the next call of `stuck` tries again
             self.start()
 
 
 class DirectStub:
-    """What the SDK's executors need of a stub, without a channel."""
+    """Stub for the SDK's executors, without a channel."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -127,7 +127,7 @@ class DirectStub:
         self.on_error: Callable[[str, BaseException], None] = lambda token, error: None
 
     def run(self, execute: Callable[[Any, Any, Any], Any], request: Any, token: str) -> None:
-        # What has not begun when the worker stops goes back with the stream.
+        # Work that has not begun when the worker stops is returned with the stream.
         if not self.open:
             return
         try:
@@ -136,7 +136,7 @@ class DirectStub:
             self.on_error(token, error)
 
     def _call(self, method: str, request: Any) -> Any:
-        # Completions and abandons are answered at once, so that no reply is ever waited for.
+        # Completions and abandons are answered at once; no reply is ever awaited.
         return self._database.call(method, request, _NO_REPLY)
 
     def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
@@ -159,10 +159,12 @@ class DirectStub:
 
 
 class DirectWorker(MonitoredWorker, SessionWorker):
-    """A worker in the engine's process. Everything but how work arrives, and what is kept between turns, is the SDK's.
+    """Worker in the engine's process.
 
-    `turn_threads`, `activity_threads` and `entity_threads` size its pools: turns only compute, so that two threads
-    are plenty; activities wait, so that their number bounds how many run at once.
+    Only the arrival of work and the sessions between turns differ from the SDK's worker.
+
+    turn_threads, activity_threads, entity_threads: sizes of the pools. Two threads suffice for turns, which only
+    compute. The number of activity threads limits how many activities run at once, because activities wait.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         super().__init__(host_address="in-process", **options)
         self._database = database
         self.running = database.running
-        # Its pools know their load.
+        # The pools measure their own load.
         self._load = None
         if self.running is not None:
             self._begin, self._end = self.running.begin, self.running.end
@@ -186,7 +188,10 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         self._pools: list[Pool] = []
 
     def start(self) -> None:
-        """Connects to the engine. Raises: RuntimeError when it runs already; Rejection when the engine does not."""
+        """Connect to the engine.
+
+        Raises: RuntimeError when the worker already runs; Rejection when the engine does not run.
+        """
         if self._is_running:
             raise RuntimeError("The worker is already running.")
         if self._auto_generate_work_item_filters:
@@ -206,10 +211,11 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         )
         if self._work_item_filters is not None:
             request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
-        # Large payloads are put back into the events in place, so that such a worker needs copies.
+        # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
+        # copies.
         self._stream = Stream(request, self._take, shares=self._payload_store is None)
         self._stream.knows = functools.lru_cache(4096)(self._knows) if self.known is not None else None
-        # Streams of this process share its fate.
+        # All streams of this process end with it.
         self._stream.process = self._database
         if self.running is not None:
             self.running.resume()
@@ -225,7 +231,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         return self.known is None or self.known.knows(_KINDS[kind], name)
 
     def stop(self) -> None:
-        """Gives back what has not begun and waits for what has. Idempotent."""
+        """Return the work that has not begun, and wait for the rest. Idempotent."""
         if not self._is_running:
             return
         self._is_running = False
@@ -256,7 +262,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
             self._pools[2].submit((self._execute_entity_batch, item.entityRequestV2, token))
 
     def _failed(self, token: str, error: BaseException) -> None:
-        """An executor raised in spite of itself: the work goes back, or it would hang until the worker stops."""
+        """Return work whose executor raised unexpectedly; otherwise it would hang until the worker stops."""
         self._logger.error("A work item failed outside user code", exc_info=presentable(error))
         self._database.call(
             "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), _NO_REPLY

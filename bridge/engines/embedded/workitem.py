@@ -1,4 +1,4 @@
-"""Makes work items: what a worker is given for a turn, an activity or a batch of operations."""
+"""Construction of work items for turns, activities and batches of entity operations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from bridge.engines.embedded.hub import TaskHub
 
 STREAMED_FROM = 256 * 1024
-"""Histories from this size on are streamed to workers that can, in bytes."""
+"""Size in bytes from which on histories are streamed to workers that support it."""
 
 
 @dataclass(slots=True)
 class TurnRequest:
-    """An OrchestratorRequest in this process: the history is the engine's own list, not a copy."""
+    """OrchestratorRequest in this process: the history is the engine's own list, not a copy."""
 
     instanceId: str  # noqa: N815 -- named as in the protocol
     pastEvents: list[pb.HistoryEvent]  # noqa: N815
@@ -34,7 +34,7 @@ class TurnRequest:
     completionToken: str  # noqa: N815
     historyBytes: int  # noqa: N815 -- not of the protocol
     unread: tuple[int, int] | None = None
-    """Number and bytes of the events that the orchestrator holds unread after the turn; its worker sets it."""
+    """Number and bytes of the events that the orchestrator holds unread after the turn; set by its worker."""
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
         return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
@@ -43,11 +43,11 @@ class TurnRequest:
         return "orchestratorRequest"
 
     def message(self, execution: str, *, with_history: bool = True) -> pb.OrchestratorRequest:
-        """The same as a message of the protocol; copies the events."""
+        """Convert the request to a message of the protocol, with copies of the events."""
         request = pb.OrchestratorRequest(
             instanceId=self.instanceId,
             executionId=text(execution),
-            # Some workers take their absence to mean that the engine knows no entities.
+            # Without entity parameters some workers assume that the engine does not support entities.
             entityParameters=pb.OrchestratorEntityParameters(entityMessageReorderWindow=Duration()),
             requiresHistoryStreaming=not with_history,
         )
@@ -61,7 +61,7 @@ class TurnRequest:
 
 @dataclass(slots=True)
 class TurnResponse:
-    """An OrchestratorResponse in this process: the actions are the worker's own messages, not copies."""
+    """OrchestratorResponse in this process: the actions are the worker's own messages, not copies."""
 
     instanceId: str  # noqa: N815 -- named as in the protocol
     actions: list[pb.OrchestratorAction]
@@ -78,7 +78,7 @@ class TurnResponse:
 
 @dataclass(slots=True)
 class ActivityItem:
-    """The work item of an activity in this process: the request is the engine's own, not a copy."""
+    """Work item of an activity in this process: the request is the engine's own, not a copy."""
 
     activityRequest: pb.ActivityRequest  # noqa: N815 -- named as in the protocol
     completionToken: str  # noqa: N815
@@ -88,7 +88,7 @@ class ActivityItem:
 
 
 class WorkItems:
-    """Builds the work items of a hub, with their leases."""
+    """Builder of a hub's work items and their leases."""
 
     def __init__(self, hub: TaskHub, max_message: int) -> None:
         self._hub = hub
@@ -98,7 +98,7 @@ class WorkItems:
     def build(
         self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
     ) -> tuple[Lease, Any] | None:
-        """None when the subject has nothing to do any more."""
+        """Build the work item of a subject; None when the subject has no work, or was given up."""
         if kind == ORCHESTRATION:
             return self._turn(subject, stream)
         if kind == ACTIVITY:
@@ -216,8 +216,10 @@ class WorkItems:
 
 
 def _timers_last(waiting: list[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
-    """The events of a turn, with its timers at the end: a message that was accepted before an orchestrator could react
-    to its timeout still arrives, though the orchestrator ends at the timeout.
+    """Events of a turn, with its timers moved to the end.
+
+    A message that was accepted before the orchestrator could react to its timeout therefore still arrives, even when
+    the orchestrator ends at the timeout.
     """
     return sorted(waiting, key=_is_timer)
 

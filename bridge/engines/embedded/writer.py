@@ -1,4 +1,4 @@
-"""The one thread that changes the engine's file: it groups what callers ask for into transactions."""
+"""Writer: the single thread that changes the engine's file, in transactions over groups of operations."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from bridge.engines.embedded.schema import is_file_fault
 logger = logging.getLogger(__name__)
 
 MAX_GROUP = 256
-"""Operations in one transaction at most."""
+"""Largest number of operations in one transaction."""
 
 MAX_DUE = 256
-"""Timers that fire in one transaction at most."""
+"""Largest number of timers that fire in one transaction."""
 
 LOOK_SECONDS = 1.0
-"""Longest sleep while something is due by the wall clock, which may be set meanwhile."""
+"""Longest sleep in seconds while something is due by the wall clock, which may be set meanwhile."""
 
 RETRY_SECONDS = 0.5
-"""Pause before the file is tried again after it could not be written."""
+"""Seconds before the file is tried again after a failed write."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """The reason why a transaction was undone. `operation` is None where any of several may be to blame."""
+    """Reason why a transaction was rolled back. `operation` is None when any of several may be the cause."""
 
     operation: Operation | None
     error: Exception
@@ -52,11 +52,11 @@ _STOP = Operation(Kind.WORKER, lambda: None)
 
 
 class Writer:
-    """Runs operations in order, many to a transaction, and answers after the commit.
+    """Executor of operations in order, many in one transaction. Answers are given after the commit.
 
-    An operation that fails in any way but a Rejection is given up: its group is undone, and the others of the group run
-    again, each in a transaction of its own. When the file cannot be read or written (disk full), the whole group is
-    rejected, and the working set is read anew after a pause. Nothing that was acknowledged is lost.
+    An operation that fails with anything but a Rejection is given up: its group is rolled back, and the others of the
+    group run again, each in a transaction of its own. When the file cannot be read or written (disk full), the whole
+    group is rejected, and the working set is read again after a pause. Acknowledged changes are never lost.
     """
 
     def __init__(self, hub: TaskHub, name: str, give_back: Callable[[Lease], None]) -> None:
@@ -71,15 +71,15 @@ class Writer:
         self._retry_at = 0.0
         self.commits = 0
         self.given_up: Counter[str] = Counter()
-        """Operations that could not be applied, by kind."""
+        """Number of operations that could not be applied, by kind."""
 
     def start(self) -> None:
-        """The hub has been recovered."""
+        """Start the thread, after the hub was recovered."""
         self._next_timer = self._hub.store.next_timer()
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted and its consequences, then end. Idempotent."""
+        """Finish the submitted operations and their consequences, and stop the thread. Idempotent."""
         if not self._stopped:
             self._stopped = True
             self._queue.put(_STOP)
@@ -94,7 +94,7 @@ class Writer:
         reply: Reply | None = None,
         subject: Subject | None = None,
     ) -> None:
-        """Run the operation in a coming transaction; `reply` is settled after its commit. From any thread."""
+        """Run the operation in a later transaction; settle `reply` after its commit. Callable from any thread."""
         if self._stopped:
             if reply is not None:
                 reply.settle(unavailable("The engine is stopping"))
@@ -127,7 +127,7 @@ class Writer:
                 return group
 
     def _collect(self) -> tuple[list[Operation], bool]:
-        """The next group, and whether to go on after it. Sleeps until there is something to do."""
+        """Wait for work; return the next group, and False when the writer stops after it."""
         group: list[Operation] = []
         queue = self._queue
         try:
@@ -142,14 +142,14 @@ class Writer:
         return group, False
 
     def _wait(self) -> float | None:
-        """Seconds until something is due by itself."""
+        """Seconds until the next internal event is due; None when none is."""
         if self.broken is not None:
             return max(0.0, self._retry_at - time.monotonic())
         if self._hub.later or self._hub.failed or self._hub.stepped:
             return 0.0
         wait = None
         if self._next_timer is not None:
-            # No longer than a second, so that a step of the wall clock is noticed.
+            # At most one second, to notice a change of the wall clock.
             wait = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
         wake = self._hub.dispatcher.next_wake()
         if wake is not None:
@@ -157,7 +157,7 @@ class Writer:
         return wait
 
     def _transact(self, group: list[Operation]) -> None:
-        """Apply what is due and the group; what cannot be applied is given up, all else is applied.
+        """Apply the due operations and the group. Operations that cannot be applied are given up.
 
         Raises: sqlite3.Error when the file is at fault.
         """
@@ -166,7 +166,7 @@ class Writer:
         stepped = hub.stepped
         fires = self._next_timer is not None and self._next_timer <= hub.now and not stepped
         due = self._due(fires)
-        # What is due comes first: a turn of the group may end what a timer is for.
+        # Due operations come first: a turn of the group may end the subject of a timer.
         operations = [*due, *group]
         fault = self._applied(operations)
         if fault is not None:
@@ -178,11 +178,11 @@ class Writer:
             self._next_timer = hub.store.next_timer()
 
     def _due(self, fires: bool) -> list[Operation]:
-        """Operations that nobody submitted."""
+        """Operations that the engine itself has due."""
         hub = self._hub
         found, hub.later = hub.later, []
         if hub.stepped:
-            # In a transaction of its own kind, before anything fires by the old times.
+            # In an operation of its own, before any timer fires by its old time.
             hub.stepped = False
             found.append(Operation(Kind.CLOCK, hub.set_timers))
         dispatcher = hub.dispatcher
@@ -196,9 +196,9 @@ class Writer:
         return found
 
     def _applied(self, operations: list[Operation]) -> _Fault | None:
-        """Apply these operations in one transaction and answer them; or the fault after which nothing has happened.
+        """Apply the operations in one transaction and answer them.
 
-        Raises: sqlite3.Error when the file is at fault.
+        Returns the fault when the transaction was rolled back. Raises: sqlite3.Error when the file is at fault.
         """
         hub = self._hub
         operation: Operation | None = None
@@ -211,7 +211,7 @@ class Writer:
                 try:
                     result = operation.run(*operation.args)
                 except Rejection as rejection:
-                    # Its traceback leads to this frame, which holds the requests of the whole group
+                    # The traceback of the rejection refers to this frame, which holds the requests of the whole group
                     result = rejection.with_traceback(None)
                 if operation.reply is not None and result is not DEFERRED:
                     answers.append((operation.reply, result))
@@ -241,7 +241,7 @@ class Writer:
         hub.committed()
 
     def _give_up(self, operation: Operation, error: Exception) -> None:
-        """End what the operation was about, and tell whom it concerns."""
+        """Fail the operation's subject, and report the failure to its owners."""
         number = new_id()[:12]
         self.given_up[operation.kind] += 1
         logger.error(
@@ -263,14 +263,14 @@ class Writer:
                 logger.error("Giving up after fault %s failed in part", number, exc_info=fault.error)
 
     def _not_sent(self, stream: Stream, error: Exception) -> None:
-        """A worker's stream is broken: its work is for others."""
+        """Disconnect a worker whose stream is broken, and requeue its work."""
         self.given_up[Kind.WORKER] += 1
         logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
         for lease in self._hub.dispatcher.disconnect(stream):
             self._hub.later.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
 
     def _give_up_failed(self) -> None:
-        """Give up what was found to be unusable outside of a transaction."""
+        """Give up subjects that were found to be unusable outside of a transaction."""
         while self._hub.failed:
             failed, self._hub.failed = self._hub.failed, []
             for operation, error in failed:
@@ -287,7 +287,7 @@ class Writer:
         self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _mend(self) -> bool:
-        """Try to go on: undo what is half done and read the working set anew."""
+        """Recover from a fault: roll back, and read the working set again. Returns True on success."""
         if time.monotonic() < self._retry_at:
             return False
         hub = self._hub

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 - gRPC callers pass their deadline as `timeout`
-"""An asynchronous in-process channel."""
+"""Asynchronous in-process channel."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _END = object()
 
 
 class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no type information
-    """Calls a servicer on the running event loop.
+    """Channel that calls a servicer on the running event loop.
 
-    servicer: methods may be plain functions, coroutine functions, generators or asynchronous generators. Plain ones
-        run directly on the loop and so must be quick, except those named in `blocking`, which run on threads (at most
-        WAIT_THREADS at once, further ones wait their turn).
-    timeout: seconds, the deadline of a call that gives none; None for no limit.
-    max_request: bytes; a larger request is refused as gRPC refuses it. None for no limit.
-    before: called with a request before it is sent, by the method's name.
+    servicer: its methods may be plain functions, coroutine functions, generators or asynchronous generators. Plain
+    functions run directly on the loop and must be quick, except those named in `blocking`, which run on at most
+    WAIT_THREADS threads.
+    timeout: deadline in seconds of a call that gives none; None for no limit.
+    max_request: largest request in bytes; a larger one is refused as gRPC refuses it. None for no limit.
+    before: functions by method name, called with a request before it is sent.
 
-    What a call returns is awaitable (or iterable, for streams) and has nothing else of `grpc.aio.Call`. It starts when
-    it is awaited, and cancelling the awaiting task cancels it.
+    A call returns an awaitable (or an iterable, for streams) without the other methods of `grpc.aio.Call`. The call
+    starts when it is awaited, and is cancelled with the awaiting task.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
     def _unary(
         self, name: str, kind: type[CallContext], run: Callable[..., Coroutine[Any, Any, Any]]
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
-        """A call with one answer, which `run` gives for request, context and the seconds that it may take."""
+        """Call with one response. `run` gets the request, the context and the time limit in seconds."""
         prepare = self._before.get(name)
 
         async def call(request: Any, *, timeout: float | None = None, **_: Any) -> Any:
@@ -108,7 +108,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
     def _stream(
         self, name: str, kind: type[CallContext], run: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
-        """A call with many answers, which `run` gives for request, context and the seconds that they may take."""
+        """Call with a stream of responses. `run` gets the request, the context and the time limit in seconds."""
 
         async def call(request: Any, *, timeout: float | None = None, **_: Any) -> AsyncIterator[Any]:
             context, seconds = self._begin(kind, request, timeout)
@@ -132,7 +132,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
     ) -> Any:
         future = asyncio.get_running_loop().run_in_executor(self._executor(), handler, request, context)
         try:
-            # A thread cannot be cancelled: past the deadline its answer is dropped.
+            # A thread cannot be cancelled: after the deadline its response is dropped.
             done, _pending = await asyncio.wait((future,), timeout=seconds)
         except asyncio.CancelledError:
             future.add_done_callback(_retrieve)
@@ -162,7 +162,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
         return self._threads
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuses further calls and tells the servicer that those in progress are cancelled."""
+        """Refuse further calls, and notify the servicer that calls in progress are cancelled."""
         self._closed = True
         for context in list(self._contexts):
             context.finish()
@@ -176,7 +176,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
         raise NotImplementedError("an in-process channel is ready until it is closed")
 
     async def channel_ready(self) -> None:
-        """It always is."""
+        """Return at once: an in-process channel is always ready."""
 
     async def __aenter__(self) -> AioChannel:
         return self
@@ -186,7 +186,7 @@ class AioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpcio ships no typ
 
 
 async def _direct(handler: Callable[..., Any], request: Any, context: CallContext, _seconds: float | None) -> Any:
-    # Runs to its end on this loop anyway, so that a deadline would change nothing.
+    # The handler runs to its end on this loop in any case; a deadline would change nothing.
     return handler(request, context)
 
 
@@ -227,13 +227,13 @@ async def _iterated(
 
 
 def _raised(name: str, context: CallContext, error: Exception) -> Any:
-    """The error as the caller shall see it."""
+    """Convert an exception of the servicer to the error that the caller gets."""
     status = failure(name, context, error)
     assert status is not None
     return aio_error(status)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Marks the result as seen, so that a failure after the caller left is not reported as never retrieved."""
+    """Mark the result as retrieved; a failure after the caller has gone is then not logged as never retrieved."""
     if not future.cancelled():
         future.exception()

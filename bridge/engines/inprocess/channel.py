@@ -1,4 +1,4 @@
-"""A synchronous in-process channel, for the SDK's worker and its synchronous client."""
+"""Synchronous in-process channel, for the SDK's worker and its synchronous client."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bridge.engines.inprocess.stream import Stream, pump_generator, pump_on_loop
 
 
 class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type information
-    """Calls a servicer from any thread.
+    """Channel that calls a servicer from any thread.
 
     servicer: plain functions and generators run on the calling thread and on one thread per stream; coroutine functions
-        and asynchronous generators run on `loop`.
-    timeout: seconds, the deadline of a call to a coroutine function that gives none; None for no limit. A plain
-        function is told its deadline and is not interrupted.
-    loop: the loop of the servicer's coroutine functions. Calls made from that very loop's thread would wait for
-        themselves and are refused.
+    and asynchronous generators run on `loop`.
+    timeout: deadline in seconds of a call to a coroutine function that gives none; None for no limit. A plain function
+    gets its deadline and is not interrupted.
+    loop: event loop of the servicer's coroutine functions. Calls from that loop's own thread would wait for themselves
+    and are refused.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
     stream_stream = stream_unary
 
     def servicer_loop(self, name: str) -> asyncio.AbstractEventLoop:
-        """The loop that coroutine functions run on. Raises RuntimeError when waiting for it here would never end."""
+        """Event loop of coroutine functions. Raises: RuntimeError when none was given, or when called on that loop."""
         if self.loop is None:
             raise RuntimeError(f"{name} is a coroutine function; the channel needs its event loop")
         try:
@@ -87,14 +87,14 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
         return self.loop
 
     def subscribe(self, callback: Callable[[Any], None], try_to_connect: bool = False) -> None:
-        """Tells the callback once that the channel is ready; it stays so until it is closed."""
+        """Call the callback once with READY. The channel stays ready until it is closed."""
         callback(grpc.ChannelConnectivity.READY)
 
     def unsubscribe(self, callback: Callable[[Any], None]) -> None:
-        """There is nothing left to tell."""
+        """Do nothing: the callback is not kept."""
 
     def close(self) -> None:
-        """Refuses further calls and cancels streams."""
+        """Refuse further calls and cancel streams."""
         self.closed = True
         for stream in list(self._streams):
             stream.cancel()
@@ -107,7 +107,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]  # grpcio ships no type infor
 
 
 class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]  # grpcio ships no type information
-    """One method of the servicer."""
+    """Callable for one method of the servicer."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self._channel = channel
@@ -152,7 +152,7 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]  # grpcio 
             raise InProcessRpcError(timed_out(self._name)) from None
 
     def with_call(self, request: Any, timeout: float | None = None, **_: Any) -> tuple[Any, Any]:
-        """The response and something with its `code()`, as interceptors ask for it."""
+        """Response, and an object with a `code()`, as interceptors need it."""
         return self(request, timeout), _SUCCESS
 
     def future(self, request: Any, *_: Any, **__: Any) -> NoReturn:

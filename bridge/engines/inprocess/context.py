@@ -1,4 +1,4 @@
-"""What a servicer sees of a call: gRPC's server context without a server."""
+"""Servicer's view of a call: gRPC's server context without a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 
 Metadata = Sequence[tuple[str, str]]
 PEER = "inprocess"
-"""What `context.peer()` says of an in-process caller."""
+"""Peer name of an in-process caller, returned by `context.peer()`."""
 
 _callbacks_lock = threading.Lock()
 
@@ -21,7 +21,7 @@ class Aborted(Exception):
 
 
 class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships no type information
-    """One call. `deadline` is on the monotonic clock, None for no limit."""
+    """Context of one call. `deadline` is on the monotonic clock; None for no limit."""
 
     def __init__(self, metadata: Metadata, deadline: float | None) -> None:
         self._metadata = metadata
@@ -33,7 +33,7 @@ class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships n
         self._trailing: Any = ()
 
     def finish(self) -> None:
-        """Ends the call and tells the servicer. Idempotent, from any thread."""
+        """End the call and run the servicer's callbacks. Idempotent, callable from any thread."""
         if not self._active:
             return
         with _callbacks_lock:
@@ -104,17 +104,17 @@ class CallContext(grpc.ServicerContext):  # type: ignore[misc]  # grpcio ships n
         return {}
 
     def send_initial_metadata(self, initial_metadata: Any) -> None:
-        """Nobody reads it: the SDK never asks for initial metadata."""
+        """Do nothing: the SDK never reads initial metadata."""
 
     def set_compression(self, compression: Any) -> None:
-        """Nothing is serialised, so nothing is compressed."""
+        """Do nothing: messages are not serialised."""
 
     def disable_next_message_compression(self) -> None:
-        """Nothing is serialised, so nothing is compressed."""
+        """Do nothing: messages are not serialised."""
 
 
 class AioCallContext(CallContext):
-    """The context of a servicer method that is a coroutine function: there, aborting is awaited."""
+    """Context of a servicer method that is a coroutine function, where aborting is awaited."""
 
     async def abort(  # type: ignore[override]  # awaited there, so gRPC's two contexts differ
         self, code: Any, details: str = "", trailing_metadata: Any = ()
@@ -127,4 +127,4 @@ class AioCallContext(CallContext):
         CallContext.abort(self, status.code, status.details)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:  # type: ignore[override]  # awaited there
-        """Nobody reads it: the SDK never asks for initial metadata."""
+        """Do nothing: the SDK never reads initial metadata."""

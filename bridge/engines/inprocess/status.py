@@ -1,4 +1,4 @@
-"""How a call ended, as the gRPC library would say it."""
+"""Status of a finished call, with gRPC's codes and texts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bridge.engines.inprocess.context import Aborted, CallContext
 log = logging.getLogger(__name__)
 
 Status = tuple[Any, str, Any]
-"""Code, details, trailing metadata."""
+"""Code, details and trailing metadata."""
 
 
 class InProcessRpcError(grpc.RpcError):  # type: ignore[misc]  # grpcio ships no type information
-    """What a synchronous call raises; it has the methods of gRPC's own errors that callers and interceptors use."""
+    """Raised by a synchronous call, with the methods of gRPC's own errors that callers and interceptors use."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(f"{status[0].name}: {status[1]}")
@@ -46,9 +46,9 @@ class InProcessRpcError(grpc.RpcError):  # type: ignore[misc]  # grpcio ships no
 
 
 def failure(method: str, context: CallContext, error: BaseException | None) -> Status | None:
-    """The status of a call that returned (`error` is None) or raised; None when it succeeded.
+    """Status of a call that returned (`error` is None) or raised; None when the call succeeded.
 
-    As in a gRPC server, a code that the servicer set wins over the exception that it raised.
+    As in a gRPC server, a code that the servicer set takes precedence over its exception.
     """
     code, details = context.code(), context.details()
     if error is None:
@@ -72,11 +72,11 @@ def closed() -> Status:
 
 
 def aio_error(status: Status) -> Any:
-    """The error an asynchronous call raises: the SDK catches exactly this class."""
+    """Error of an asynchronous call, of the class that the SDK catches."""
     code, details, trailing = status
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details, details)
 
 
 def too_large(size: int, limit: int) -> Status:
-    """In gRPC's own words, so that both are recognised alike."""
+    """Status of a request that is too large, in gRPC's own words, which callers recognise."""
     return grpc.StatusCode.RESOURCE_EXHAUSTED, f"CLIENT: Sent message larger than max ({size} vs. {limit})", ()

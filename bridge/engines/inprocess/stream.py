@@ -1,4 +1,4 @@
-"""A stream of messages from a servicer to a reading thread. Cancelling wakes the reader whatever the servicer does."""
+"""Stream of messages from a servicer to a reading thread. Cancelling always wakes the reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END = object()
 
 
 class Stream:
-    """What a streaming call returns: an iterator that can be cancelled from another thread."""
+    """Result of a streaming call: an iterator that another thread can cancel."""
 
     def __init__(self, name: str, context: CallContext) -> None:
         self.name = name
@@ -27,20 +27,20 @@ class Stream:
         self._ended = False
 
     def put(self, item: Any) -> bool:
-        """Hands an item to the reader; False when nobody reads any more."""
+        """Pass an item to the reader; return False when the stream was cancelled."""
         if self._cancelled:
             return False
         self._items.put(item)
         return True
 
     def end(self, error: BaseException | None) -> None:
-        """Lets the reader finish after what was put."""
+        """End the stream after the items that were put."""
         self._status = failure(self.name, self.context, error)
         self.context.finish()
         self._items.put(_END)
 
     def cancel(self) -> bool:
-        """Ends the call now: the reader gets CANCELLED and the servicer's callbacks are called."""
+        """End the call now: the reader gets CANCELLED, and the servicer's callbacks run."""
         if self._ended or self._cancelled:
             return False
         self._cancelled = True
@@ -74,7 +74,7 @@ class Stream:
         return self.context.add_callback(callback)
 
     def code(self) -> Any:
-        """The status so far; None while the stream is open."""
+        """Status code so far; None while the stream is open."""
         if self._cancelled:
             return grpc.StatusCode.CANCELLED
         if self._status is not None:
@@ -92,7 +92,7 @@ class Stream:
 
 
 def pump_generator(stream: Stream, handler: Callable[..., Any], request: Any) -> None:
-    """Runs a servicer's generator on this thread until it ends or nobody reads."""
+    """Run a servicer's generator on this thread until it ends or the stream is cancelled."""
     error: Exception | None = None
     try:
         items = handler(request, stream.context)
@@ -107,7 +107,7 @@ def pump_generator(stream: Stream, handler: Callable[..., Any], request: Any) ->
 
 
 def pump_on_loop(stream: Stream, items: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
-    """Runs a servicer's asynchronous generator on its loop until it ends or nobody reads."""
+    """Run a servicer's asynchronous generator on its loop until it ends or the stream is cancelled."""
 
     async def pump() -> None:
         error: BaseException | None = None

@@ -1,1 +1,1 @@
-"""Messages that wait on an engine: the entities that keep them, and those who write to and read from these."""
+"""Early messages and quarantine on an engine: entities that keep messages, and code that writes and reads them."""

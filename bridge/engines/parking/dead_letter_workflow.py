@@ -1,4 +1,4 @@
-"""The dead letters of what waited in vain: an orchestration each, which gives up never."""
+"""Dead letters of early and quarantined messages: one orchestration for each, which retries without end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _PAUSE = timedelta(minutes=1)
 
 
 def orchestrator() -> Callable[..., Any]:
-    """Takes what the activity DEAD_LETTER takes. After a few failures it begins anew: its history stays short."""
+    """Create the orchestrator, which takes the input of the activity DEAD_LETTER.
+
+    After a few failures it continues as new, which keeps its history short.
+    """
 
     def dead_letter(ctx: task.OrchestrationContext, letter: Any) -> Generator[Any, Any, None]:
         try:
@@ -37,7 +40,11 @@ def orchestrator() -> Callable[..., Any]:
 
 
 def activity(write: Callable[[dict[str, Any]], None], messages: MessageSealer | None = None) -> Callable[..., Any]:
-    """write: writes one dead letter durably. messages: opens those that are encrypted. Raises: BridgeError."""
+    """Create the activity that writes a dead letter.
+
+    write: writes one dead letter durably; raises BridgeError.
+    messages: decrypts encrypted messages.
+    """
     sealer = messages or MessageSealer()
 
     def dead_letter(_: task.ActivityContext, letter: dict[str, Any]) -> None:
@@ -48,7 +55,10 @@ def activity(write: Callable[[dict[str, Any]], None], messages: MessageSealer | 
 
 
 def send(ctx: EntityContext, undelivered: Iterable[Undelivered]) -> None:
-    """Start one for each: it is part of what the entity's operation commits, under an id that a repeat finds again."""
+    """Start one orchestration for each undelivered message.
+
+    The start is part of the commit of the entity's operation. A repeated operation uses the same instance id.
+    """
     for each in undelivered:
         item = each.parked
         letter: dict[str, Any] = {"item": item, "reason": each.reason, "detail": each.detail}

@@ -1,4 +1,4 @@
-"""The entity that keeps what waits for one instance, as the SDK runs it."""
+"""Entity that keeps the early messages of one instance, as the SDK runs it."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ from bridge.parking.waiting_command import WaitingCommand
 from bridge.settlement import RetryPolicy
 
 TIMEOUT = 60.0
-"""Seconds that one delivery may take: a command is at most a few calls, and each has a shorter deadline."""
+"""Seconds within which one delivery must complete. A command needs a few calls, each with a shorter deadline."""
 
 _LATER = 0.1
-"""Seconds until an entity that found no slot comes again, more or less."""
+"""Average seconds until an entity that found no free slot tries again."""
 
 
 _SKEW = 1.0
-"""Seconds by which a call may come before its time, as clocks of two machines differ."""
+"""Seconds by which a timer may arrive early, because the clocks of two machines differ."""
 
 
 class ParkingEntities:
-    """The parking entities that this process runs for one engine.
+    """Early-message entities that this process runs for one engine.
 
-    An operation delivers by itself, on its own thread: entities may do I/O, since they are not replayed, and they run
-    one operation at a time, which is the order that is wanted. An operation that did not finish is repeated.
+    An operation delivers messages itself, on its own thread. Entities may do I/O, because they are not replayed. An
+    entity runs one operation at a time, which keeps the order of messages. An operation that did not finish is
+    repeated.
 
-    slots: deliveries at once. Where entities share their threads with orchestrators (in the SDK's own worker), an event
-    may wait for a turn that waits for a thread, so that deliveries must not have all of them.
-    messages: opens those that are encrypted.
+    slots: number of concurrent deliveries. In the SDK's own worker, entities share threads with orchestrators. An event
+    may wait for a turn that waits for a thread; deliveries must therefore not occupy all threads.
+    messages: decrypts encrypted messages.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class ParkingEntities:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)
         self.events: Counter[str] = Counter()
-        """What happened to messages, by `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full`,
-        `dropped`."""
+        """Number of messages by outcome.
+
+        Outcomes are `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
+        """
 
     def function(self) -> Callable[[EntityContext, Any], None]:
-        """What is registered with a worker, under the name PARKING."""
+        """Entity function to register with a worker, under the name PARKING."""
 
         def parking(ctx: EntityContext, value: Any) -> None:
             self._operate(ctx, value)
@@ -90,10 +93,10 @@ class ParkingEntities:
         return parking
 
     def _operate(self, ctx: EntityContext, value: Any) -> None:
-        # While the wall clock has run ahead nothing expires by it.
+        # While the wall clock runs ahead, no message expires by it.
         ahead = self._ahead()
         now = self._now().timestamp() - ahead
-        # A call before its time: the engine's clock has run ahead, too. The next one goes by that clock.
+        # The timer arrived early: the engine's clock runs ahead too. The next timer is set by that clock.
         early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
         queue = EarlyMessageQueue(
@@ -103,7 +106,7 @@ class ParkingEntities:
         before = (len(queue.items), queue.size)
         turn = self._turn(queue, ctx.operation, value or {}, now, early=early)
         if self._totals is not None:
-            # What parks a message has counted it already
+            # The executor that stored the message has counted it already
             counted = (1, value["size"]) if ctx.operation == "park" else (0, 0)
             self._totals.changed(len(queue.items) - before[0] - counted[0], queue.size - before[1] - counted[1])
         told = queue.to_json()
@@ -133,7 +136,7 @@ class ParkingEntities:
         return OperationResult()
 
     def _deliver(self, command: Command, origin: MessageOrigin) -> None:
-        """Raises: EngineError, NotNow."""
+        """Deliver one message. Raises: EngineError, RetryLater."""
         if not self._slots.acquire(blocking=False):
             raise RetryLater(_LATER * (0.5 + random.random()))  # noqa: S311 -- jitter, not a secret
         try:
@@ -155,7 +158,7 @@ class ParkingEntities:
         except concurrent.futures.CancelledError as error:
             raise EngineUnavailable(f"{what}: this process is stopping") from error
         finally:
-            # It holds the error, whose traceback holds this frame
+            # The future holds the error, whose traceback holds this frame
             del done
 
 

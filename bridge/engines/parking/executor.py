@@ -1,4 +1,4 @@
-"""Commands for instances that may not be there yet."""
+"""Commands for instances that may not exist yet."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ from bridge.parking.stored_message import StoredMessage
 from bridge.parking.waiting_command import WaitingCommand, waiting_command
 
 STARTED = "started"
-"""Operation of a parking entity: its instance was started."""
+"""Operation of an early-message entity: its instance was started."""
 
 
 class Executor(Protocol):
-    """What executes a command once its instance is there: `bridge.engines.execution.CommandExecutor`."""
+    """Executor of commands for existing instances, such as `bridge.engines.execution.CommandExecutor`."""
 
     def execute(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
-        """Raises: EngineError."""
+        """Execute a command. Raises: EngineError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ParkingRules:
-    """What the rules of an engine say about parking.
+    """Settings for early messages that result from the rules of an engine.
 
-    prefixes: what the ids begin with for which a rule may park; no other command is looked at.
-    max_bytes: largest parked message, as JSON.
+    prefixes: instance id prefixes for which a rule may store early messages; other commands are not checked.
+    max_bytes: largest early message, as JSON.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -64,10 +64,11 @@ class ParkingRules:
 
 
 class ParkingExecutor:
-    """Stands before an engine's executor where a rule says `park` or `start` for a missing instance.
+    """Executor in front of an engine's executor, for rules with `park` or `start` on a missing instance.
 
-    Before a command reaches an instance for which a rule may park, the instance's parking entity is read: commands must
-    not overtake those that wait. After a start it is told, unless the engine does so itself (`announces`).
+    Before a command reaches an instance for which a rule may store early messages, the instance's entity is read: a
+    command must not overtake waiting messages. The entity is notified after a start, unless the engine notifies it
+    (`notifies_instance_started`).
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ParkingExecutor:
         now: Callable[[], datetime],
         totals: WaitingTotals | None = None,
     ) -> None:
-        """totals: of the engine, which bound all that waits; None: no bound."""
+        """Set the limits. totals: limits of all waiting messages of the engine; None for no limit."""
         self._totals = totals
         self._engine = engine
         self._inner = inner
@@ -86,8 +87,10 @@ class ParkingExecutor:
         self._now = now
 
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
-        """Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat
-        of one that did.
+        """Execute a command, in order with the early messages of its instance.
+
+        Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat of a
+        message that was delivered from there.
         """
         if isinstance(command, SignalEntity):
             await self._inner.execute(command, origin)
@@ -106,7 +109,10 @@ class ParkingExecutor:
                 await self._start_first(command, command.on_missing, origin)
 
     async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
-        """Return when the command is durably parked. Raises: EngineError (WaitingFull), InvalidCommand for its size."""
+        """Store a command durably as an early message.
+
+        Raises: EngineError (WaitingFull), InvalidCommand when it is too large.
+        """
         kept = waiting_command(command)
         assert kept is not None
         since = self._now().timestamp() - ahead_seconds()
@@ -131,7 +137,7 @@ class ParkingExecutor:
         try:
             await self._inner.execute(command, origin)
         except (InstanceAlreadyExists, AlreadyTaken):
-            # It may have been started by an earlier attempt of ours that died before it told
+            # An earlier attempt may have started the instance and failed before it notified the entity
             if tell:
                 await self._tell(command.instance_id)
             raise
@@ -139,18 +145,22 @@ class ParkingExecutor:
             await self._tell(command.instance_id)
 
     async def _start_first(self, command: Any, first: StartFirst, origin: MessageOrigin | None) -> None:
-        """The start's origin is a part of its own: to an inbox the command that follows is another message."""
+        """Start the instance and execute the command.
+
+        The start has a part number of its own in its origin, because the command that follows is another message to an
+        inbox.
+        """
         started = None if origin is None else replace(origin, part=-1 - origin.part)
-        with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message was quicker, which is as good
+        with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message started it first, with the same result
             await self._start(ScheduleOrchestration(first.orchestration, command.instance_id, first.input), started)
         await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
 
     async def _in_turn(self, command: Any, origin: MessageOrigin | None) -> None:
-        """Raises: InstanceParked, AlreadyTaken."""
+        """Check that no earlier message of the instance waits. Raises: InstanceParked, AlreadyTaken."""
         if self._engine.has_no_early_messages(target_id(command.instance_id)):
             return
         what = f"look for what waits for {command.instance_id!r}"
-        # Not get_entity: to that an entity is not there until its first operation is done
+        # Not get_entity: it does not return an entity before its first operation has completed
         entity = await self._asked(look(self._engine.client, _entity(command.instance_id)), what)
         if entity is None:
             return
@@ -160,14 +170,14 @@ class ParkingExecutor:
         if not told.get("items") and not entity.backlog_queue_size:
             return
         if waiting_command(command) is None:
-            # It cannot wait there. While the instance is missing nobody is overtaken
+            # This command cannot be stored. While the instance is missing, the command overtakes no message
             state = await self._asked(
                 self._engine.client.get_orchestration_state(command.instance_id, fetch_payloads=False), what
             )
             if state is None:
                 return
             if not (self._engine.notifies_instance_started or entity.backlog_queue_size or told.get("attempts")):
-                # Something else than the bridge started it; the entity would look by itself, but only now and then
+                # Another program started the instance; the entity would check for it itself, but only at intervals
                 await self._tell(command.instance_id)
         raise InstanceParked(f"{what}: earlier messages wait for the instance")
 
@@ -193,7 +203,7 @@ class ParkingExecutor:
 
 
 def prefixes(ids: Sequence[str]) -> tuple[str, ...]:
-    """The shortest of these constant prefixes that cover all; an empty one covers everything."""
+    """Shortest constant prefixes that cover all given ones; an empty prefix covers every id."""
     kept: list[str] = []
     for each in sorted(set(ids), key=len):
         if not any(each.startswith(shorter) for shorter in kept):

@@ -1,4 +1,4 @@
-"""A look at one of the bridge's entities."""
+"""Read of one of the bridge's entities, including entities without a state."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from durabletask.entities.entity_metadata import EntityMetadata
 async def look(
     client: AsyncTaskHubGrpcClient, entity: EntityInstanceId, *, include_state: bool = True
 ) -> EntityMetadata | None:
-    """The entity, also while it has no state but operations before it; None when it has neither.
+    """Return the entity, also while it has no state but queued operations; None when it has neither.
 
-    `get_entity` tells of no entity without a state; a query does that asks for transient ones. The keys of the bridge's
-    entities do not begin like each other (`bridge.parking.names`), so that it reads this entity alone.
+    `get_entity` does not return an entity without a state, but a query for transient entities does. No key of the
+    bridge's entities is a prefix of another (`bridge.parking.names`). The query therefore reads this entity alone.
 
-    Raises: what the client raises.
+    Raises: the client's exceptions.
     """
     query = EntityQuery(str(entity), include_state=include_state, include_transient=True)
     found = await client.get_all_entities(query)

@@ -1,4 +1,4 @@
-"""Quarantine on an engine: the entities, and how a source reads and writes them."""
+"""Quarantine on an engine: its entities, and the store through which a source reads and writes them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from bridge.parking.sealed import MessageSealer, key_of
 T = TypeVar("T")
 
 _ADDS = frozenset({"hold", "follow"})
-"""Operations that bring a message."""
+"""Operations that add a message."""
 
 _SETTLE = 0.05
-"""Seconds between two looks while an entity has operations before it."""
+"""Seconds between two reads while an entity has queued operations."""
 _LOOKS = 100
 
 
 class QuarantineEntities:
-    """The quarantine entities that this process runs for one engine."""
+    """Quarantine entities that this process runs for one engine."""
 
     def __init__(
         self, now: Callable[[], datetime] = lambda: datetime.now(UTC), totals: WaitingTotals | None = None
@@ -46,10 +46,10 @@ class QuarantineEntities:
         self._now = now
         self._lock = threading.Lock()
         self.events: Counter[str] = Counter()
-        """What happened to messages, by `held`, `repeated`, `full`, `resumed` and `dropped`."""
+        """Number of messages by outcome: `held`, `repeated`, `full`, `resumed` and `dropped`."""
 
     def function(self) -> Callable[[EntityContext, Any], None]:
-        """What is registered with a worker, under the name QUARANTINE."""
+        """Entity function to register with a worker, under the name QUARANTINE."""
 
         def quarantine(ctx: EntityContext, value: Any) -> None:
             self._operate(ctx, value or {})
@@ -58,13 +58,13 @@ class QuarantineEntities:
         return quarantine
 
     def _operate(self, ctx: EntityContext, value: dict[str, Any]) -> None:
-        # The bounds travel with each message: they are the source's, whose configuration this worker need not have
+        # The limits travel with each message: they belong to the source, whose configuration this worker may not have
         bounds = QuarantineLimits(*value["bounds"]) if "bounds" in value else QuarantineLimits()
         quarantine = KeyQuarantine(bounds, ctx.get_state())
         before = (len(quarantine.held), quarantine.size)
         turn = self._turn(quarantine, ctx.operation, value)
         if self._totals is not None:
-            # What holds a message has counted it already
+            # The store that added the message has counted it already
             counted = (1, value["item"]["size"]) if ctx.operation in _ADDS else (0, 0)
             self._totals.changed(
                 len(quarantine.held) - before[0] - counted[0], quarantine.size - before[1] - counted[1]
@@ -97,16 +97,16 @@ class QuarantineEntities:
 
 
 class EngineQuarantineStore:
-    """The quarantine of one source: `bridge.pipeline.quarantine.QuarantineStore` over an engine's client."""
+    """Quarantine of one source: `bridge.pipeline.quarantine.QuarantineStore` over an engine's client."""
 
     def __init__(self, engine: Engine, source: str, totals: WaitingTotals | None = None) -> None:
-        """totals: of the engine, which bound all that waits; None: no bound."""
+        """Create the store. totals: limits of all waiting messages of the engine; None for no limit."""
         self._totals = totals
         self._engine = engine
         self._source = source
 
     async def load(self) -> Sequence[QuarantinedKey]:
-        """Every key that is held, with its messages; those with operations before them are `unsettled`.
+        """Load every quarantined key with its messages. Keys with queued operations are `unsettled`.
 
         Raises: EngineError.
         """
@@ -116,9 +116,10 @@ class EngineQuarantineStore:
         return [held for each in found if (held := quarantined_key(each, self._engine.messages)) is not None]
 
     async def settled(self) -> Sequence[QuarantinedKey]:
-        """The same, once what was sent to them has been processed; after a few seconds as it is.
+        """Load the quarantined keys after their queued operations were processed, or after a few seconds.
 
-        Raises: EngineUnavailable when a key is not even known then, since no worker has processed it.
+        Raises: EngineError; EngineUnavailable when an entity's key is still unknown, because no worker has processed
+        it.
         """
         found: Sequence[QuarantinedKey] = ()
         for _ in range(_LOOKS):
@@ -131,13 +132,13 @@ class EngineQuarantineStore:
         return found
 
     async def holds(self, key: bytes) -> bool:
-        """Whether this key is held, or may be. Raises: EngineError."""
+        """True when this key is, or may be, in quarantine. Raises: EngineError."""
         entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
         call = look(self._engine.client, entity, include_state=False)
         return await asked(call, "look for a quarantined key") is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
-        """Return when the operation is durably taken. Raises: EngineError; WaitingFull for one message too many."""
+        """Send an operation durably. Raises: EngineError; WaitingFull when a message exceeds the limits."""
         if operation in _ADDS:
             value = self._sealed(key, value)
             if self._totals is not None:
@@ -147,7 +148,10 @@ class EngineQuarantineStore:
         await asked(call, f"quarantine: {operation}")
 
     def _sealed(self, key: bytes, value: dict[str, Any]) -> dict[str, Any]:
-        """The value of an operation that brings a message. An encrypted one has the size that it takes then."""
+        """Encrypt the value of an operation that adds a message.
+
+        The size of an encrypted message is its size as JSON.
+        """
         messages = self._engine.messages
         item = messages.seal(value["item"])
         if key_of(item) is None:
@@ -158,7 +162,7 @@ class EngineQuarantineStore:
 
 
 def quarantined_key(entity: EntityMetadata, messages: MessageSealer) -> QuarantinedKey | None:
-    """The key that an entity holds. None: it holds nothing, and nothing is before it.
+    """Quarantined key that an entity holds; None when it holds no message and has no queued operations.
 
     Raises: EngineError when a message cannot be decrypted.
     """

@@ -1,4 +1,4 @@
-"""How much waits on one engine, for instances and in quarantine, and the bound of it all."""
+"""Number and size of all messages that wait on one engine, early and quarantined, and their limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bridge.errors import WaitingFull
 from bridge.parking.names import PARKING, QUARANTINE
 
 _PAGE = 100
-"""Entities that are read at once; an engine of ours sends fewer when they are large."""
+"""Entities that are read at once; the embedded engine sends fewer when they are large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Messages that wait on an engine, and the bytes of their JSON. early: those that wait for their instance."""
+    """Number of messages that wait on an engine, and bytes of their JSON. early: number of early messages."""
 
     early: int = 0
     messages: int = 0
@@ -30,10 +30,10 @@ class Waiting:
 
 
 class WaitingTotals:
-    """What waits on one engine, as this process knows it: what was counted last, and what it did since.
+    """Waiting messages of one engine as known to this process: the last count, and its own changes since.
 
-    Several processes each know what the others did since their last count only, so that together they may go beyond
-    the bound by what they keep between two counts. Used from any thread.
+    Each process knows the changes of other processes only up to its last count. Together they may exceed the limit by
+    the messages that they add between two counts. Methods may be called from any thread.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -42,9 +42,9 @@ class WaitingTotals:
         self._lock = threading.Lock()
         self._counted = Waiting()
         self._since = [0, 0]
-        """Messages and bytes since the last count began."""
+        """Messages and bytes added since the last count began."""
         self._during: list[int] | None = None
-        """The same since the count began that is under way."""
+        """Messages and bytes added since the current count began; None while none runs."""
         self._admitted = [0, 0]
         self.refused = 0
 
@@ -58,11 +58,11 @@ class WaitingTotals:
 
     @property
     def early(self) -> int:
-        """Messages that wait for their instance, as counted last."""
+        """Number of early messages at the last count."""
         return self._counted.early
 
     def admit(self, size: int) -> None:
-        """One more message is to wait. Raises: WaitingFull."""
+        """Reserve room for one more message. Raises: WaitingFull."""
         with self._lock:
             if self.messages >= self._max_messages or self.bytes + size > self._max_bytes:
                 self.refused += 1
@@ -75,12 +75,12 @@ class WaitingTotals:
             self._add(1, size)
 
     def changed(self, messages: int, size: int) -> None:
-        """Messages were added to what waits, or have left it."""
+        """Record messages that were added to the waiting ones, or have left them."""
         with self._lock:
             self._add(messages, size)
 
     async def count(self, engine: Engine) -> None:
-        """Count anew. Raises: EngineError."""
+        """Count the waiting messages again. Raises: EngineError."""
         with self._lock:
             self._during = [0, 0]
         early = messages = size = backlog = 0
@@ -93,7 +93,7 @@ class WaitingTotals:
             if name == PARKING:
                 early = messages
         with self._lock:
-            # Each operation that no worker has processed may bring a message, of the usual size
+            # Each unprocessed operation may add a message of average size
             usual = self._admitted[1] // max(1, self._admitted[0])
             self._counted = Waiting(early, messages + backlog, size + backlog * usual)
             self._since = self._during
@@ -107,7 +107,7 @@ class WaitingTotals:
 
 
 async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[pb.EntityMetadata]:
-    """All entities of a name, page by page: together their states may be large. Raises: EngineError."""
+    """All entities of a name, page by page, because their states may be large together. Raises: EngineError."""
     token: StringValue | None = None
     while True:
         query = pb.EntityQuery(
