@@ -1,4 +1,4 @@
-"""What can be done with messages that wait on a running engine: for their instance, or in quarantine."""
+"""Operations on early and quarantined messages of a running engine."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from bridge.parking.sealed import MessageSealer, key_of
 from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 10.0
-"""Seconds until a worker must have done what was asked of it."""
+"""Seconds within which a worker must process an operation."""
 
 RELEASED = "released"
-"""Instead of a time: a person has let the key go on, and its messages have not been taken up yet."""
+"""Value in place of a time: a person released the key, and its messages have not been resumed yet."""
 
 _LOOK = 0.05
 
@@ -81,14 +81,14 @@ class Change:
 
 
 class ParkedMessages:
-    """Messages that wait on one engine. Every method raises EngineError."""
+    """Early and quarantined messages on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
         self._sealer = engine.messages
 
     async def messages(self, which: Which) -> list[tuple[Waiting, Message]]:
-        """Messages that wait, the oldest first."""
+        """Waiting messages with their bodies, oldest first."""
         found: list[tuple[Waiting, Message]] = []
         if "instance" in which.kinds:
             for begin in key_prefixes(which.prefix or ""):
@@ -109,11 +109,12 @@ class ParkedMessages:
         return sorted(chosen, key=lambda pair: pair[0].since)
 
     async def list(self, which: Which) -> list[Waiting]:
-        """What waits, the oldest first."""
+        """Waiting messages, oldest first."""
         return [waiting for waiting, _ in await self.messages(which)]
 
     async def unprocessed(self) -> int:
-        """Instances and keys that have been told something which no worker has processed: what waits may not show."""
+        """Number of instances and keys with operations that no worker has processed: a listing may lack their messages.
+        """
         query = "count what no worker has processed"
         found = 0
         for name in (PARKING, QUARANTINE):
@@ -123,20 +124,26 @@ class ParkedMessages:
         return found
 
     async def release_instance(self, instance_id: str) -> Change:
-        """Look for the instance now, and deliver if it is there. Raises: InstanceNotFound when nothing waits for it."""
+        """Look for the instance now, and deliver its early messages if it exists.
+
+        Raises: InstanceNotFound when no message waits for it.
+        """
         return await self._change(self._instance(instance_id), instance_id, "items", "release", {})
 
     async def drop_instance(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter what waits for an instance, or only these. forget: without a dead letter."""
+        """Dead-letter early messages of an instance. ids: only these; empty: all. forget: write no dead letters."""
         return await self._change(self._instance(instance_id), instance_id, "items", "drop", _these(ids, forget))
 
     async def release_key(self, source: str, key: str) -> Change:
-        """Let a quarantined key go on. Raises: InstanceNotFound when it is not held."""
+        """Release a quarantined key. Raises: InstanceNotFound when the key is not in quarantine."""
         entity = await self._key_quarantine(source, key)
         return await self._change(entity, f"{source} {key}", None, "release", {})
 
     async def drop_key(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter what is held of a key, or only these. forget: without a dead letter."""
+        """Dead-letter quarantined messages of a key. ids: only these; empty: all. forget: write no dead letters.
+
+        Raises: InstanceNotFound when the key is not in quarantine; EngineRejected while a daemon works on it.
+        """
         entity = await self._key_quarantine(source, key)
         change = await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
         if change.after == change.before and await self._worked_on(entity):
@@ -147,7 +154,7 @@ class ParkedMessages:
         return change
 
     async def keys(self, source: str) -> Sequence[str]:
-        """Keys of a source that are in quarantine, as they are shown."""
+        """Quarantined keys of a source, as they are displayed."""
         return [shown(each.key) for each in await self._held(source)]
 
     def _instance(self, instance_id: str) -> EntityInstanceId:
@@ -155,7 +162,7 @@ class ParkedMessages:
 
     async def _key_quarantine(self, source: str, key: str) -> EntityInstanceId:
         held = await self._held(source)
-        for same in (shown, raw):  # a key of plain text may also be given as it is
+        for same in (shown, raw):  # A key of plain text may also be given as it is
             for each in held:
                 if same(each.key) == key:
                     return EntityInstanceId(QUARANTINE, quarantine_key(source, each.key))
