@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The delivery is done."""
+    """Complete the delivery."""
 
     outcome: Outcome
 

@@ -38,12 +38,16 @@ _LOOK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One message that waits. Times are RFC 3339 in UTC.
+    """One early or quarantined message. Times are RFC 3339 in UTC.
 
-    kind: `instance` (to be started) or `key` (in quarantine). instance_id, source, key: what it waits for, and where it
-    came from. id: what `drop --id` takes. route: of the command that waits, or that failed. reason, detail: why its key
-    is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself,
-    or RELEASED. encryption_key: id of the key that the bridge has encrypted it with.
+    kind: `instance` (early message) or `key` (quarantined message).
+    instance_id: instance that the message waits for.
+    source, key: source of the message, and its quarantined key.
+    id: argument of `drop --id`.
+    route: route of the command that waits or failed.
+    reason, detail: cause of the quarantine; `follows` for later messages of the key.
+    until: time of the dead letter or of the automatic release, or RELEASED.
+    encryption_key: id of the key that the bridge encrypted the message with.
     """
 
     kind: Literal["instance", "key"]
@@ -64,7 +68,12 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """Which messages. prefix: of instance ids. source: of quarantined keys too. kinds: which of the two."""
+    """Filter of messages.
+
+    prefix: prefix of instance ids; excludes quarantined messages.
+    source: source of early and quarantined messages.
+    kinds: `instance`, `key` or both.
+    """
 
     prefix: str | None = None
     source: str | None = None
@@ -73,7 +82,7 @@ class Which:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an operation did: messages that waited before it, and that wait still."""
+    """Result of an operation: number of waiting messages before and after it."""
 
     what: str
     before: int
@@ -113,8 +122,7 @@ class ParkedMessages:
         return [waiting for waiting, _ in await self.messages(which)]
 
     async def unprocessed(self) -> int:
-        """Number of instances and keys with operations that no worker has processed: a listing may lack their messages.
-        """
+        """Number of instances and keys with operations that no worker has processed: a listing may lack messages."""
         query = "count what no worker has processed"
         found = 0
         for name in (PARKING, QUARANTINE):

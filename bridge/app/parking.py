@@ -112,7 +112,9 @@ def engine_of(loaded: Loaded, source: str) -> str:
 
 @dataclass(slots=True)
 class WaitingStores:
-    """What this process runs for one engine of what waits there. As `bridge.ops.metrics.ParkingStats`."""
+    """Early-message and quarantine entities that this process hosts for one engine. A
+    `bridge.ops.metrics.ParkingStats`.
+    """
 
     name: str
     parking: ParkingEntities
