@@ -40,10 +40,11 @@ class Envelope:
 
 @record(frozen=True, slots=True)
 class Event:
-    """What a workflow publishes, before a codec turns it into a message.
+    """Publication of a workflow, before a codec turns it into a message.
 
-    id must be made in the orchestrator (`ctx.new_uuid()`), so that a repeated publish carries the same one.
-    key: ordering key for the broker, None to let the broker spread. extensions: CloudEvents extension attributes.
+    id: made in the orchestrator (`ctx.new_uuid()`), which gives a repeated publish the same id.
+    key: ordering key for the broker; None: the broker chooses the partition.
+    extensions: CloudEvents extension attributes.
     """
 
     id: str

@@ -265,8 +265,7 @@ class Watch:
         return self._health.look(readings, parts, time.monotonic(), self.phase)
 
     async def report(self) -> None:
-        """Check readiness every few seconds, and log changes. No request to `/readyz` is needed to find a stuck source.
-        """
+        """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
         troubles: dict[tuple[str, str], State] = {}
         while True:
             for check in self.health().checks:

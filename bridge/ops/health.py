@@ -18,12 +18,14 @@ _READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
 @dataclass(frozen=True, slots=True)
 class SourceReading:
-    """One source as seen now.
+    """Observed state of one source.
 
-    settled: deliveries settled or abandoned since the start; that it grows is progress. waiting: records that could be
-    worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. probing: why
-    its dead letters are limited. dead: why its tasks have ended, when they should not have. limited: routes whose
-    starts wait for running orchestrations to finish, with a sentence.
+    settled: deliveries settled or abandoned since the start. Its growth is progress.
+    waiting: records to be processed: in flight, or behind (lag).
+    holds: outages that hold the source, from cause to sentence.
+    probing: reason why its dead letters are limited.
+    dead: reason why its tasks have ended by a bug.
+    limited: routes whose starts wait for running orchestrations to finish, with a sentence.
     """
 
     name: str
@@ -106,7 +108,7 @@ class Health:
     def look(
         self, sources: Iterable[SourceReading], parts: Iterable[PartReading], now: float, phase: Phase = "running"
     ) -> Readiness:
-        """Judge one set of readings. now: monotonic seconds, never smaller than at the last look."""
+        """Judge one set of readings. now: monotonic seconds, never smaller than in the last call."""
         checks = [self._judge(source, now) for source in sources]
         checks += [
             Check(part.kind, part.name, "up", part.note)

@@ -109,8 +109,7 @@ class SourceStats(Protocol):
         ...
 
     def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
-        """Topic, number, gap (records fetched above the committable prefix), and lag if known, per assigned partition.
-        """
+        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag if known."""
         ...
 
 
@@ -138,8 +137,7 @@ class ValueTable(Protocol):
 
 
 class EngineUsage(Protocol):
-    """Bytes that an engine holds in memory, and the number of events that it refused: one too many for their instance.
-    """
+    """Memory of an engine in bytes, and number of refused events: one too many for their instance."""
 
     @property
     def instance_bytes(self) -> int: ...

@@ -17,7 +17,7 @@ from bridge.pipeline.values import Values
 
 @dataclass(frozen=True, slots=True)
 class PerValue:
-    """Bounds of a source per value. SourcePerConfig tells what each means."""
+    """Limits of a source per value; see SourcePerConfig."""
 
     max_in_flight: int
     max_in_flight_bytes: int

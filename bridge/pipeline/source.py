@@ -45,7 +45,8 @@ _CHANCES = 3
 """Attempts of a message however many wait behind it: a hot key must not lose messages to a short failure."""
 _ENDS = (Complete, DeadLetter)
 UNKNOWN_SETTLEMENT = "settlement_unknown"
-"""Reason of abandoned messages whose settlement has an unknown outcome. The broker redelivers those it did not settle.
+"""Reason of abandoned messages whose settlement has an unknown outcome. The broker redelivers those it did not
+settle.
 """
 
 
