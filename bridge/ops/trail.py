@@ -41,7 +41,7 @@ _LONGEST_NOTE = 1024 * 1024
 
 @dataclass(slots=True)
 class Note:
-    """A change that has begun. descriptor: holds the lock that says that its process lives."""
+    """Note of a change that has begun. descriptor: holds the lock that shows that its process lives."""
 
     id: str
     path: Path
