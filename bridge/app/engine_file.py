@@ -69,7 +69,7 @@ def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | N
 
 @contextmanager
 def replacing(output: Path) -> Iterator[TextIO]:
-    """A text file for its owner alone, which appears under its name when it is whole. Raises: OSError."""
+    """Text file, readable only for its owner, that appears under its name when it is complete. Raises: OSError."""
     with private.replacing(output) as binary:
         out = TextIOWrapper(binary, encoding="utf-8")
         yield out
