@@ -74,7 +74,7 @@ class CorrelationId:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Secret that signs. made: seconds since the Unix epoch. delay: seconds until a first key signs."""
+    """Secret that signs. made: seconds since the Unix epoch. delay: seconds until it signs even as the first key."""
 
     id: str
     secret: bytes = field(repr=False)

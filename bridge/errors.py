@@ -79,7 +79,7 @@ class BridgeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Problem in the configuration, with its position.
+    """Problem of the configuration, with its position.
 
     `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` prevents nothing.
     """

@@ -216,7 +216,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def detail_of(error: BaseException) -> str:
-    """Error text for a person. Other libraries' texts may quote payload, so that only the class of a bug is named."""
+    """Error text for a person. Only the class of a bug is named: texts of other libraries may quote payload."""
     text = str(error) if isinstance(error, BridgeError) else f"unexpected {type(error).__name__}, see the log"
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= DETAIL_LIMIT:

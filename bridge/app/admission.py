@@ -91,7 +91,7 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
             prefixes = tuple(population.prefix for population in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
-                with suppress(RuntimeError):  # The loop has ended, and all that needs the report with it
+                with suppress(RuntimeError):  # The loop has ended, and its listeners with it
                     loop.call_soon_threadsafe(_told, mine, finished, started)
 
         if mine and engine.watch_runs(tell):

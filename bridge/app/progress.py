@@ -12,7 +12,7 @@ MARKS = {
 
 
 def progress(custom_status: Any) -> list[str]:
-    """Headline and one line per step; empty for the status of anything but a saga."""
+    """Headline and one line per step; empty for the status of any other orchestration."""
     if not isinstance(custom_status, dict) or not isinstance(custom_status.get("steps"), dict):
         return []
     saga, steps = custom_status.get("saga"), custom_status["steps"]

@@ -38,7 +38,7 @@ class Denied(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Person who makes a change. uid: user id of the operating system. via: `cli` or `socket`."""
+    """Person that makes a change. uid: user id of the operating system. via: `cli` or `socket`."""
 
     name: str
     uid: int
@@ -119,7 +119,7 @@ def record(trail: Trail | None, change: Change, note: Note | None = None) -> Non
     try:
         trail.append(line, note)
     except OSError as error:
-        # A command has no log of its own: its output is all that is left
+        # A command has no log of its own: only its output remains
         whole = "" if _log.hasHandlers() else f"; it is {json.dumps(line, default=str)}"
         _own.warning(
             "the audit line of %s cannot be kept in %s: %s%s", change.action, trail.directory, error.strerror, whole

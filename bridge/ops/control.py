@@ -55,7 +55,11 @@ _STATUS: Mapping[type[BaseException], int] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One place of the API. answer: takes parameters and caller. refused: told of a caller that may not ask."""
+    """One place of the API.
+
+    answer: called with parameters and caller.
+    refused: called with parameters and a caller without permission.
+    """
 
     method: str
     path: str

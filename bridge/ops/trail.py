@@ -99,7 +99,7 @@ class Trail:
             os.close(note.descriptor)
 
     def settle(self, told: Callable[[Mapping[str, Any]], None]) -> None:
-        """Add the lines of changes whose process was killed. told: called with each line. Raises: OSError."""
+        """Add the lines of changes whose process was killed, and pass each to the callback. Raises: OSError."""
         if not (self.directory / _NOTES).is_dir():
             return
         with self._locked():

@@ -179,7 +179,7 @@ class EarlyMessageQueue:
         self._plan(turn, now)
         return turn
 
-    # -- how
+    # -- steps
 
     def _deliver(self, turn: OperationResult, deliver: Deliver, now: float) -> None:
         """Deliver messages in order, up to the first one that has to wait."""

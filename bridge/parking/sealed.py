@@ -1,6 +1,6 @@
 """Encryption of waiting messages before they are given to an engine of another party.
 
-A sealed item keeps in clear the facts that entities decide by: marks, times, sizes, routes, and the members of its
+A sealed item keeps in clear the facts that entities decide by: identities, times, sizes, routes, and the members of its
 message below `of`. They are authenticated with the sealed part: one message cannot replace another. A version without
 encryption finds no position in such a message and fails before it has an effect.
 """

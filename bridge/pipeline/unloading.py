@@ -18,7 +18,7 @@ UNLOADED = 10
 
 _READ_BYTES = 4 * 1024 * 1024
 _READ_RECORDS = 64
-"""Limit of one read in records. The read includes following messages, which are needed next."""
+"""Limits of one read, in bytes and records. A read includes following messages, which are needed next."""
 
 
 class Unloading:
