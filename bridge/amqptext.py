@@ -24,7 +24,5 @@ def timestamp(milliseconds: int) -> str:
 
 
 def binary(name: str, value: bytes) -> bytes:
-    """Header value of AMQP binary: base64 in an attribute of a CloudEvent, as its specification says; else
-    unchanged.
-    """
+    """Header value of AMQP binary: base64 in a CloudEvent attribute (by its specification), else unchanged."""
     return base64.b64encode(value) if is_attribute(name) else value

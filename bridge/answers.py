@@ -132,9 +132,7 @@ class Keyring:
         return self if self.find(key.id) else Keyring((key, *self.keys)[:KEEPS])
 
     def retire(self, key_id: str) -> Keyring:
-        """Keyring without a key, unless it is the only one. Answers to requests signed with that key are refused
-        then.
-        """
+        """Keyring without a key, unless it is the only one. Answers to requests that it signed are refused then."""
         left = tuple(key for key in self.keys if key.id != key_id)
         return Keyring(left) if left else self
 

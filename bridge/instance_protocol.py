@@ -181,9 +181,7 @@ def _call(known: InstanceFacts) -> NextStep:
 
 
 def restart_of(origin: MessageOrigin) -> MessageOrigin:
-    """Origin of the start that runs a finished instance again for a late event. The event itself follows under
-    its own key.
-    """
+    """Origin of the start that runs a finished instance again for a late event. The event has its own key."""
     return replace(origin, part=-1 - origin.part)
 
 

@@ -69,9 +69,7 @@ class Paces:
 
     @property
     def resumes(self) -> Mapping[str, int]:
-        """Number of times that a person has ended the limit of each route, by which a daemon detects one that it
-        missed.
-        """
+        """Number of ended limits by route. A daemon detects by it that it has missed a person's resume."""
         return self._resumes
 
     def to_json(self) -> dict[str, Any] | None:
@@ -102,9 +100,7 @@ class Paces:
         self._routes.setdefault(route, Pace(SHORTEST, now + SHORTEST))
 
     def claim(self, route: str, by: str, now: float) -> bool:
-        """Reserve the next dead letter of the route for one daemon. False when it is not due, or another daemon
-        has it.
-        """
+        """Reserve the next dead letter of the route for one daemon. False when not due or claimed by another."""
         pace = self._routes.get(route)
         if pace is None or now < pace.due or (pace.claimed_by not in (None, by) and now < pace.claimed_until):
             return False

@@ -66,9 +66,7 @@ def narrow(paths: Iterable[Path]) -> None:
 
 
 def database(path: Path) -> None:
-    """Make or narrow an SQLite file, and narrow SQLite's files beside it, which get the same rights. Raises:
-    OSError.
-    """
+    """Make or narrow an SQLite file, and narrow the files that SQLite keeps beside it. Raises: OSError."""
     file(path)
     narrow(path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))
 

@@ -80,8 +80,9 @@ def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
 
 
 def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
-    """Subscribe the running instances to engines that report starts and ends. Call on the event loop after their
-    start.
+    """Subscribe the running instances to engines that report starts and ends.
+
+    Call it on the event loop, after the start of the engines.
     """
     loop = asyncio.get_running_loop()
     for name, engine in engines.items():
@@ -91,7 +92,7 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
             prefixes = tuple(population.prefix for population in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
-                with suppress(RuntimeError):  # The loop has ended, and its listeners with it
+                with suppress(RuntimeError):  # the loop has ended, and its listeners with it
                     loop.call_soon_threadsafe(_told, mine, finished, started)
 
         if mine and engine.watch_runs(tell):

@@ -28,7 +28,7 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
     if not configs:
         return {}
     try:
-        from bridge.codecs.confluent import Registry  # Its libraries come with an extra
+        from bridge.codecs.confluent import Registry  # its libraries come with an extra
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[schemas]'"

@@ -188,8 +188,9 @@ class Daemon:
         return self.web.url
 
     async def start(self) -> None:
-        """Open all parts and start working. Raises: BridgeError when a part cannot be opened; no part stays open
-        then.
+        """Open all parts and start working.
+
+        Raises: BridgeError when a part cannot be opened; no part stays open then.
         """
         try:
             await self._start()

@@ -30,9 +30,7 @@ from bridge.errors import DecodeError
 from bridge.message import EXACT_MS, Headers, Message, Position
 
 LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500, max_values=64 * 1024 * 1024)
-"""Limits of the JSON that is parsed here. Unparsed bodies are not held to them: the receiving source has its own
-limits.
-"""
+"""Limits of the JSON that is parsed here. Unparsed bodies are subject only to the receiving source's own limits."""
 
 LINE_LIMIT = 256 * 1024 * 1024
 """Most bytes of a line: base64 makes a body a third longer."""

@@ -147,8 +147,9 @@ class Tracer:
         return Found("undelivered" if undelivered else "nothing", (), searched, undelivered)
 
     async def _search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
-        """Yield matches, and None for other instances. Those whose start input names the message come first, then
-        by newest change.
+        """Yield matches, and None for other instances.
+
+        Instances whose start input names the message come first, then those with the newest change.
         """
         states = [
             state

@@ -28,9 +28,7 @@ _LATER = 60.0
 
 @wire_name("bridge.app.orphaned_quarantine.NotTakenUp")
 class QuarantineOrphaned(BridgeError):
-    """Raised when quarantined keys cannot be released because their source no longer has a quarantine on that
-    engine.
-    """
+    """Quarantined keys cannot be released: their source no longer has a quarantine on that engine."""
 
     reason = "not_taken_up"
 

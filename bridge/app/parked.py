@@ -170,7 +170,7 @@ class ParkedMessages:
 
     async def _key_quarantine(self, source: str, key: str) -> EntityInstanceId:
         held = await self._held(source)
-        for same in (shown, raw):  # A key of plain text may also be given as it is
+        for same in (shown, raw):  # a key of plain text may also be given as it is
             for each in held:
                 if same(each.key) == key:
                     return EntityInstanceId(QUARANTINE, quarantine_key(source, each.key))

@@ -68,8 +68,9 @@ def target(
     now: Callable[[], datetime],
     totals: WaitingTotals | None = None,
 ) -> Target:
-    """Command target of the pipeline for an engine. Without rules for missing instances, commands go to the
-    engine directly.
+    """Command target of the pipeline for an engine.
+
+    Without rules for missing instances, commands go to the engine directly.
     """
     executor = CommandExecutor(engine, now)
     found = rules(loaded, engine.name)
@@ -112,8 +113,9 @@ def engine_of(loaded: Loaded, source: str) -> str:
 
 @dataclass(slots=True)
 class WaitingStores:
-    """Early-message and quarantine entities that this process hosts for one engine. A
-    `bridge.ops.metrics.ParkingStats`.
+    """Early-message and quarantine entities that this process hosts for one engine.
+
+    Implements `bridge.ops.metrics.ParkingStats`.
     """
 
     name: str

@@ -41,8 +41,10 @@ class SystemWorkflows:
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
     ) -> None:
-        """Create the entities of all engines. keys: keys that sign requests, by engine. totals: waiting totals,
-        by engine.
+        """Create the entities of all engines.
+
+        keys: keys that sign requests, by engine.
+        totals: totals of waiting messages, by engine.
         """
         self._loaded = loaded
         self._engines = engines

@@ -35,8 +35,9 @@ def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
 def read(
     loaded: Loaded, broker_name: str, options: ReadOptions, limit: int | None, show: Callable[[Position, Message], None]
 ) -> int:
-    """Read at most `limit` messages and pass each to `show`; return their number. Raises: BrokerError,
-    BrokerUnavailable.
+    """Read at most `limit` messages and pass each to `show`; return their number.
+
+    Raises: BrokerError, BrokerUnavailable.
     """
 
     async def visit() -> int:

@@ -25,7 +25,7 @@ _WIDEST = 32 * 1024
 """Most bytes of a filter. A larger one is left out."""
 
 _log = logging.getLogger("bridge.audit")
-_log.setLevel(logging.INFO)  # These lines do not depend on the configured log level
+_log.setLevel(logging.INFO)  # these lines do not depend on the configured log level
 _own = logging.getLogger("bridge.ops.audit")
 
 

@@ -38,9 +38,7 @@ class Connections:
         self._server: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
         self.refused = {"full": 0, "replaced": 0, "late": 0}
-        """Refused connections by cause: all were busy (full), closed for a newer one (replaced), headers too late
-        (late).
-        """
+        """Refused connections by cause: full (all busy), replaced (by a newer one), late (no headers in time)."""
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen on TCP; return the port. Raises: OSError."""
@@ -88,7 +86,7 @@ class Connections:
     @web.middleware
     async def _mark(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         connection = self._open.pop(request.protocol, None)
-        if connection is None:  # Closed meanwhile
+        if connection is None:  # closed meanwhile
             return await handler(request)
         self._open[request.protocol] = connection
         connection.began()

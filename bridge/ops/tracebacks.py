@@ -101,4 +101,4 @@ def withhold(record: logging.LogRecord) -> None:
         for text in sorted(_quotations(error), key=len, reverse=True):
             message = message.replace(text, type(error).__qualname__)
     record.msg, record.args = message, ()
-    record.__dict__.pop("message", None)  # Left by another handler
+    record.__dict__.pop("message", None)  # left by another handler

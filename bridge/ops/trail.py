@@ -154,7 +154,7 @@ class Trail:
                 file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 size = 0
             elif size and os.pread(file, 1, size - 1) != b"\n":
-                text = b"\n" + text  # A crash has cut the line before
+                text = b"\n" + text  # a crash has cut the line before
             try:
                 _write(file, text)
             except OSError:

@@ -251,16 +251,12 @@ class EarlyMessageQueue:
         self.size -= item["size"]
 
     def _remember(self, item: dict[str, Any]) -> None:
-        """Remember a delivered message. Dead-lettered ones are not remembered: their replay has the same id and
-        must run.
-        """
+        """Remember a delivered message. A dead-lettered one is not remembered: its replay has the same id."""
         self.delivered.append(item["mark"])
         del self.delivered[:-REMEMBERED]
 
     def _plan(self, turn: OperationResult, now: float) -> None:
-        """Schedule the next `on_timer` call: for an expiry, for a look at the instance, or to forget delivered
-        messages.
-        """
+        """Schedule the next `on_timer` call: for an expiry, a look at the instance, or the end of remembering."""
         if self.items:
             self._wake(turn, min(now + self._bounds.poll, min(each["until"] for each in self.items)))
         elif self.delivered:

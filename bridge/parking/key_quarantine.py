@@ -118,7 +118,7 @@ class KeyQuarantine:
                 detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
                 turn.undelivered.append(Undelivered(item, DROPPED, detail, cause.get("error", "")))
         if self.held[:1] != head:
-            self.cause = {}  # It belonged to the dropped head
+            self.cause = {}  # it belonged to the dropped head
         return turn
 
     def is_claimed(self, now: float) -> bool:

@@ -242,7 +242,7 @@ class RouteLimit:
                 granted = True
                 _, wake = self._take(item)
                 if counted in self._queues:
-                    self._queues[counted] = self._queues.pop(counted)  # Go to the end of the turn
+                    self._queues[counted] = self._queues.pop(counted)  # go to the end of the turn
                 if not runs:
                     self._enter(item, instance_id, counted)
                 wake()

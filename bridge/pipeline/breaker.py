@@ -139,7 +139,7 @@ class Breaker:
         except EngineOutage as error:
             return error
         except BridgeError:
-            return None  # The engine answered, if with an error
+            return None  # the engine answered, if with an error
         except Exception as error:
             # A bug must not end the probing: the breaker would stay open for ever
             log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)

@@ -130,7 +130,7 @@ class DeadLetterLimit:
             return False
         if self._refresh_in() <= 0:
             await self._refresh()
-        written = self._written.setdefault(route, {})  # After the refresh, which may have begun another
+        written = self._written.setdefault(route, {})  # after the refresh, which may have begun another
         paced = False
         now = time.monotonic()
         while written and now - next(iter(written.values())) >= self._window:

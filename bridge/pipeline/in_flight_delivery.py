@@ -75,7 +75,7 @@ class InFlightDelivery:
         self.duplicates = 0
         self.parked = 0
         self.attempt = 1
-        self.waited = 0  # Waits behind others, which are no failures
+        self.waited = 0  # waits behind others, which are no failures
         self.failed_at: float | None = None
         self.failed_step: Step | None = None
         self.error_class = ""

@@ -106,14 +106,13 @@ class Lanes:
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
                     self._waking -= 1
-                    self._wake()  # The wake-up was meant for a worker that is still running
+                    self._wake()  # the wake-up was meant for a worker that is still running
                 raise
             self._waking -= 1
         lane = self._ready.popleft()
         lane.state = LaneState.RUNNING
         if self._ready and self._idle:
-            # Each woken worker wakes two: soon all work where work suspends, and none is woken in vain where it does
-            # not
+            # A woken worker wakes two: all work soon where work suspends, and none wakes in vain where it does not
             self._wake(2)
         return lane
 
@@ -153,9 +152,7 @@ class Lanes:
             self._offer(lane)
 
     def drop(self, gone: Callable[[InFlightDelivery], bool]) -> tuple[list[InFlightDelivery], list[InFlightDelivery]]:
-        """Remove the items for which `gone` is True, except heads that a worker has. Return (removed, still
-        running).
-        """
+        """Remove the items for which `gone` is True, except running heads. Return (removed, still running)."""
         removed: list[InFlightDelivery] = []
         running: list[InFlightDelivery] = []
         for lane in self:

@@ -47,9 +47,7 @@ log = structlog.get_logger("bridge.quarantine")
 
 
 def letters(settings: SourceSettings, broker: str) -> Callable[[InFlightDelivery], StoredMessage]:
-    """Return a function that makes a `StoredMessage` of an item: the facts of its dead letter, for use outside
-    its broker.
-    """
+    """Return a function that makes a `StoredMessage` of an item, for storage outside its broker."""
 
     def letter(item: InFlightDelivery) -> StoredMessage:
         delivery = item.delivery
@@ -252,7 +250,7 @@ class QuarantineStage:
             try:
                 envelope = self._decode(held.letter.message, held.letter.position)
             except Exception as failure:
-                error = kept(failure)  # Judged when the item is run
+                error = kept(failure)  # judged when the item is run
             item = InFlightDelivery(QuarantinedDelivery(self.quarantine, key, held), envelope, error, now)
             item.executed = list(held.letter.executed)
             if held.attempts > 1:

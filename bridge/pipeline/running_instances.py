@@ -140,7 +140,7 @@ class RunningInstances:
                 failed = False
             pause = max(_SHORTEST, _SHARE * (time.monotonic() - began))
             self._wanted.clear()
-            self._tell()  # A start that still waits requests another count
+            self._tell()  # a start that still waits requests another count
             await asyncio.sleep(pause)
             if failed:
                 continue

@@ -45,9 +45,7 @@ _CHANCES = 3
 """Attempts of a message however many wait behind it: a hot key must not lose messages to a short failure."""
 _ENDS = (Complete, DeadLetter)
 UNKNOWN_SETTLEMENT = "settlement_unknown"
-"""Reason of abandoned messages whose settlement has an unknown outcome. The broker redelivers those it did not
-settle.
-"""
+"""Reason of abandoned messages with an unknown settlement. The broker redelivers those that it did not settle."""
 
 
 class SourcePipeline:
@@ -264,7 +262,7 @@ class SourcePipeline:
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
-            self.lanes.hold(lane)  # The end of an outage freed the lane with all others
+            self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
         # A message that is being redelivered leaves its execution to that delivery
         if item.delivery.lost:
@@ -309,13 +307,13 @@ class SourcePipeline:
             assert step is not None
             self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
-            item.failed_at = None  # The time of an outage does not count against the message
+            item.failed_at = None  # the time of an outage does not count against the message
             self.lanes.hold(lane)
         else:
-            assert isinstance(settlement, Retry)  # A Park has become Complete in the quarantine stage
+            assert isinstance(settlement, Retry)  # a Park has become Complete in the quarantine stage
             if not settlement.failed:
                 item.waited += 1
-                item.failed_at = None  # Waiting for others does not count against the message
+                item.failed_at = None  # waiting for others does not count against the message
             else:
                 self.ledger.retries += 1
                 item.attempt += 1
@@ -355,12 +353,12 @@ class SourcePipeline:
         if not_yet.delay is not None:
             self.lanes.wait(lane, not_yet.delay)
             return
-        item.failed_at = None  # The time in a queue does not count against the message
+        item.failed_at = None  # the time in a queue does not count against the message
         self.lanes.hold(lane)
         not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
-        RouteLimit.not_started(item)  # A delivery that ends without its start, as a dead letter does, takes no slot
+        RouteLimit.not_started(item)  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
             await self._settler.settle(item, end, step)
         except LockLost:

@@ -123,7 +123,7 @@ class Unloading:
         """
         async with self._reading:
             if not self.unloaded(item):
-                return  # Loaded with another one, or gone
+                return  # loaded with another one, or gone
             assert self._subscription is not None
             partition, first = item.delivery.partition, item.delivery.position.offset
             waiting = self._unloaded[partition]
@@ -134,7 +134,7 @@ class Unloading:
             for offset, message in await self._subscription.reread(partition, wanted[:records], room):
                 found = waiting.get(offset)
                 if found is None:
-                    continue  # Abandoned meanwhile
+                    continue  # abandoned meanwhile
                 self._forget(found)
                 _load(found, message)
                 if found is not item:

@@ -67,7 +67,7 @@ class Values(Generic[A]):
         for _ in range(min(_LOOKS, len(self._own))):
             value, account = next(iter(self._own.items()))
             if account.used_at + KEEP > now:
-                return False  # All later ones are as recent
+                return False  # all later ones are as recent
             del self._own[value]
             if account.idle(now):
                 return True
