@@ -1,4 +1,4 @@
-"""`python -m bridge`: the same as the command `bridge`."""
+"""Entry point of `python -m bridge`, the same as the command `bridge`."""
 
 from bridge.cli import main
 

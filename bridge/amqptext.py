@@ -1,4 +1,4 @@
-"""Values of AMQP as the text of headers. Pure."""
+"""Text of AMQP values for headers. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _CLOUDEVENTS = ("cloudEvents:", "cloudEvents_", "ce_")
 
 
 def is_attribute(name: str) -> bool:
-    """Tell whether a header is an attribute of a CloudEvent in binary mode."""
+    """Report if a header is an attribute of a CloudEvent in binary mode."""
     return name.startswith(_CLOUDEVENTS)
 
 
 def timestamp(milliseconds: int) -> str:
-    """An AMQP timestamp as RFC 3339 in UTC; its number where RFC 3339 has no such year."""
+    """Format an AMQP timestamp as RFC 3339 in UTC; as its number where RFC 3339 has no such year."""
     try:
         moment = _EPOCH + timedelta(milliseconds=milliseconds)
     except OverflowError:
@@ -24,5 +24,5 @@ def timestamp(milliseconds: int) -> str:
 
 
 def binary(name: str, value: bytes) -> bytes:
-    """AMQP binary as a header: base64 in an attribute of a CloudEvent, as its specification says; else as it is."""
+    """Header value of AMQP binary: base64 in a CloudEvent attribute (by its specification), else unchanged."""
     return base64.b64encode(value) if is_attribute(name) else value

@@ -1,8 +1,8 @@
 """Correlation ids of requests, and the signature that binds an answer to its request. Pure.
 
-A request is sent with `<uuid>@<instance id>;<key id><MAC><deadline>`. The event that brings its answer is named by the
-part before the `;` alone, so that a workflow needs no key. The MAC is HMAC-SHA-256, cut to 128 bits, over that part and
-the deadline.
+A request has the correlation id `<uuid>@<instance id>;<key id><MAC><deadline>`. The name of the event with the answer
+contains only the part before the `;`: a workflow needs no key. The MAC is HMAC-SHA-256 over that part and the deadline,
+cut to 128 bits.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CORRELATION_ID = "correlation-id"
-"""Header that an answer has to repeat."""
+"""Header that an answer must repeat."""
 
 PUBLISH_ACTIVITY = "bridge.publish"
-"""Name of the activity that publishes, and signs what asks for it."""
+"""Name of the activity that publishes, and signs requests."""
 
 ANSWER = "answer"
 """Member of a publish request that asks for a signed correlation id: `{"to": ..., "until": ...}`."""
 
 SIGNED = ";signed"
-"""End of the result of a publish that sent a signed correlation id. Earlier versions sent unsigned ones."""
+"""End of the result of a publish with a signed correlation id. Earlier versions sent unsigned ones."""
 
 KEEPS = 8
-"""Keys that an installation keeps at most: the newest signs, all verify."""
+"""Most keys of an installation: the newest signs, all verify."""
 
 SPREAD = 60.0
 """Seconds after which a new key signs. Every process has read it by then."""
@@ -37,7 +37,8 @@ SPREAD = 60.0
 TRANSITION = 3600.0
 """Seconds until the first key of a task hub signs where earlier versions have used the hub.
 
-Their daemons, which take no signed answers, may run beside this one meanwhile."""
+Daemons of earlier versions, which accept no signed answers, may run beside this one meanwhile.
+"""
 
 _PREFIX = "reply:"
 _PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
@@ -48,10 +49,11 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class CorrelationId:
-    """A correlation id, taken apart.
+    """Parts of a correlation id.
 
-    plain: the part before the signature, which names the event. key_id, mac: None when it is not signed. until:
-    milliseconds since the epoch at which the request times out; None: never.
+    plain: the part before the signature, which names the event.
+    key_id, mac: None and empty when the id is not signed.
+    until: deadline of the request in milliseconds since the Unix epoch; None: none.
     """
 
     plain: str
@@ -62,17 +64,17 @@ class CorrelationId:
 
     @property
     def event(self) -> str:
-        """Name of the event that brings the answer."""
+        """Name of the event with the answer."""
         return reply_event(self.plain)
 
     def signed_by(self, key: Key) -> bool:
-        """True when the key made its signature."""
+        """True when the key made the signature."""
         return hmac.compare_digest(self.mac.encode(), _mac(key, self.plain, self.until).encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A secret that signs. made: seconds since the epoch. delay: seconds until it signs, though it is the first key."""
+    """Secret that signs. made: seconds since the Unix epoch. delay: seconds until it signs even as the first key."""
 
     id: str
     secret: bytes = field(repr=False)
@@ -86,7 +88,7 @@ class Key:
         return cls(f"k{id_[1:]}" if id_[0] in "-_" else id_, secrets.token_bytes(32), now, delay)
 
     def sign(self, plain: str, until: int | None) -> str:
-        """The correlation id with a signature."""
+        """Correlation id with a signature."""
         return f"{plain};{self.id}{_mac(self, plain, until)}{_deadline(until)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -99,12 +101,12 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The keys of an installation, newest first."""
+    """Keys of an installation, newest first."""
 
     keys: tuple[Key, ...] = ()
 
     def signer(self, now: float) -> Key | None:
-        """The newest key that every process knows, else the oldest; None when there is none that signs yet."""
+        """Newest key that every process knows, else the oldest; None while no key signs yet."""
         known = (key for key in self.keys if key.made + max(SPREAD, key.delay) <= now)
         return next(known, self.keys[-1] if self.keys and not self.keys[-1].delay else None)
 
@@ -124,21 +126,21 @@ class Keyring:
         return cls(tuple(Key.from_json(each) for each in (state or {}).get("keys", ())))
 
     def make(self, key: Key) -> Keyring:
-        """With a first key, unless there is one."""
+        """Keyring with a first key, or this one when it has a key."""
         return self if self.keys else Keyring((key,))
 
     def rotate(self, key: Key) -> Keyring:
-        """With another key, which signs once every process knows it; the others still verify."""
+        """Keyring with another key, which signs once every process knows it. The others still verify."""
         return self if self.find(key.id) else Keyring((key, *self.keys)[:KEEPS])
 
     def retire(self, key_id: str) -> Keyring:
-        """Without a key, unless it is the only one: answers to requests that it signed are refused from now on."""
+        """Keyring without a key, unless it is the only one. Answers to requests that it signed are refused then."""
         left = tuple(key for key in self.keys if key.id != key_id)
         return Keyring(left) if left else self
 
 
 def parse(text: str) -> CorrelationId | None:
-    """The parts of a correlation id; None when the text is none that the bridge gives to requests."""
+    """Parse a correlation id; None when the text is not one of the bridge's requests."""
     signed = _SIGNED.fullmatch(text)
     plain = text if signed is None else signed[1]
     found = _PLAIN.fullmatch(plain)
@@ -150,12 +152,12 @@ def parse(text: str) -> CorrelationId | None:
 
 
 def reply_event(correlation_id: str) -> str:
-    """Name of the external event that brings the answer."""
+    """Name of the external event with the answer."""
     return f"{_PREFIX}{correlation_id}"
 
 
 def answered_by(event: str) -> CorrelationId | None:
-    """The correlation id of the request that an event answers; None for any other event."""
+    """Correlation id of the request that an event answers; None for any other event."""
     return parse(event[len(_PREFIX) :]) if event.startswith(_PREFIX) else None
 
 
@@ -165,7 +167,7 @@ def _mac(key: Key, plain: str, until: int | None) -> str:
 
 
 def _deadline(until: int | None) -> str:
-    """Base 36, which the parser reads back. A deadline beyond the year 5188 is left out, like none."""
+    """Deadline in base 36; empty for none, and for one beyond the year 5188."""
     if until is None or not 0 < until < 36**9:
         return ""
     digits = ""

@@ -1,9 +1,9 @@
-"""Bytes as text and back, so that different bytes are different texts. Pure.
+"""Reversible text form of bytes: different bytes are different texts. Pure.
 
-UTF-8 is the text that it encodes. Every byte that is not UTF-8 becomes U+FDD0 and two hexadecimal digits: `4d fc` is
-`M`, U+FDD0, `fc`. U+FDD0 is a noncharacter: UTF-8 can carry it, and Unicode keeps it out of interchange. Where UTF-8
-text has U+FDD0 before two digits from `80` to `ff`, the three bytes of that U+FDD0 are written in the same form. No
-other UTF-8 gets a text that is not the plain one.
+UTF-8 becomes the text that it encodes. Every byte that is not UTF-8 becomes U+FDD0 and two hexadecimal digits: `4d fc`
+is `M`, U+FDD0, `fc`. U+FDD0 is a noncharacter: UTF-8 can carry it, and Unicode keeps it out of interchange. Where UTF-8
+text has U+FDD0 before two digits from `80` to `ff`, the three bytes of that U+FDD0 are written in the same form. All
+other UTF-8 becomes the plain text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TO_WRITE = re.compile(f"[\udc80-\udcff]|{MARK}(?=[89a-f][0-9a-f])")
 
 
 def text_of(data: bytes) -> str:
-    """The text that stands for these bytes and no others; valid Unicode, so without surrogates."""
+    """Text of these bytes and of no others. Valid Unicode, without surrogates."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -32,7 +32,7 @@ def text_of(data: bytes) -> str:
 
 
 def bytes_of(text: str) -> bytes:
-    """The bytes that `text_of` made this text of; UTF-8 of any other text. Raises: UnicodeEncodeError."""
+    """Bytes of a text made by `text_of`; UTF-8 of any other text. Raises: UnicodeEncodeError."""
     plain = text.encode()
     if MARK not in text:
         return plain
@@ -41,7 +41,7 @@ def bytes_of(text: str) -> bytes:
 
 
 def own_text(data: bytes) -> str:
-    """Text that the bridge wrote as UTF-8, unchanged; of any other bytes the text that stands for them."""
+    """Text that the bridge wrote as UTF-8, unchanged; `text_of` of any other bytes."""
     try:
         return data.decode()
     except UnicodeDecodeError:

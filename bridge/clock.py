@@ -1,4 +1,4 @@
-"""The wall clock, watched: its steps are noticed, and time that ran ahead can be told from time that has passed."""
+"""Wall clock with detection of steps: separates time that ran ahead from time that has passed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections import Counter
 logger = logging.getLogger(__name__)
 
 JUMP = 500_000
-"""Microseconds from which on a step of the wall clock is logged and counted."""
+"""Least step of the wall clock, in microseconds, that is logged and counted."""
 
 TRUSTED = 60_000_000
-"""Microseconds that the wall clock may run ahead before nothing irreversible is done by it."""
+"""Microseconds that the wall clock may run ahead before irreversible actions by it are withheld."""
 
 _SLEW = 1000
-"""The wall clock may be slewed by one part in so many without having run ahead."""
+"""Divisor of the slew rate that does not count as running ahead: one part in this number."""
 
 _BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-"""A monotonic clock that goes on while the machine sleeps, where there is one."""
+"""Id of a monotonic clock that includes the sleep of the machine; None where there is none."""
 
 
 class Clock:
-    """The wall clock beside the monotonic one. Used from any thread.
+    """Wall clock compared with the monotonic clock. Used from any thread.
 
-    A step back ends what the clock had run ahead. One that stays ahead is believed by the next process.
+    A step back reduces the time that the clock had run ahead. The next process trusts a clock that stays ahead.
     """
 
     def __init__(self) -> None:
@@ -37,15 +37,15 @@ class Clock:
         """Steps of the wall clock, by direction: `forward`, `backward`."""
 
     def wall(self) -> int:
-        """Microseconds since 1970 UTC, as the system has it."""
+        """System time in microseconds since 1970 UTC."""
         return time.time_ns() // 1000
 
     def steady(self) -> int:
-        """Microseconds that nobody sets."""
+        """Monotonic time in microseconds."""
         return (time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)) // 1000
 
     def now(self) -> int:
-        """The wall clock's time; its steps are noticed here."""
+        """Time of the wall clock. Detects steps."""
         with self._lock:
             wall, at = self.wall(), self.steady()
             step = wall - at - self._difference
@@ -60,7 +60,7 @@ class Clock:
         return wall
 
     def counted(self) -> dict[str, int]:
-        """The steps up to now, by direction."""
+        """Number of steps so far, by direction."""
         self.now()
         return {"forward": 0, "backward": 0, **self.jumps}
 
@@ -71,9 +71,9 @@ class Clock:
 
 
 SYSTEM = Clock()
-"""The clock of this process."""
+"""Clock of this process."""
 
 
 def ahead_seconds() -> float:
-    """Seconds that the wall clock has run ahead, of this process's clock."""
+    """Seconds that this process's wall clock has run ahead."""
     return SYSTEM.ahead() / 1_000_000

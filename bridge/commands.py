@@ -1,4 +1,4 @@
-"""What a rule asks of an engine. Every command is a frozen value: building one has no effect."""
+"""Commands of rules to an engine. Every command is a frozen value: building one has no effect."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bridge.record import record
 
 
 class OnExisting(StrEnum):
-    """What to do when another message has started the instance already. The same message is a duplicate."""
+    """Policy for a start whose instance another message has started. The same message is a duplicate."""
 
     IGNORE = "ignore"
     """Count the message as ignored."""
     RAISE = "raise"
-    """Raise it to the instance as an event."""
+    """Raise the message to the instance as an event."""
     RESTART = "restart"
-    """Replace a finished instance by a new one; while it runs the message is ignored."""
+    """Replace a finished instance by a new one. While the instance runs, the message is ignored."""
     DEAD_LETTER = "dead_letter"
 
 
 class OnMissing(StrEnum):
-    """What to do when the instance that should be told something is not known."""
+    """Policy for a command whose instance does not exist."""
 
     RETRY = "retry"
     """Try again within the source's `retry.in_memory`, then dead-letter: the start may still be on its way."""
@@ -34,25 +34,25 @@ class OnMissing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParkFor:
-    """Let the message wait on the engine, durably, until its instance is started; at most `ttl` seconds."""
+    """Keep the message durably on the engine until its instance is started, for at most `ttl` seconds."""
 
     ttl: float
 
 
 @dataclass(frozen=True, slots=True)
 class StartFirst:
-    """Start the instance, with this orchestration and input, and go on."""
+    """Start the instance with this orchestration and input, then execute the command."""
 
     orchestration: str
     input: Any = None
 
 
 class OnFinished(StrEnum):
-    """What to do when the instance that should be told something has finished and has not seen it."""
+    """Policy for a command whose instance has finished without seeing it."""
 
     DEAD_LETTER = "dead_letter"
     RESTART = "restart"
-    """Run it again, and tell it then. Only for starts and events."""
+    """Run the instance again, then raise the event. Only for starts and events."""
     IGNORE = "ignore"
 
 
@@ -63,7 +63,8 @@ Missing = OnMissing | ParkFor | StartFirst
 class ScheduleOrchestration:
     """Start an orchestration under a deterministic instance id.
 
-    start_at: aware UTC time of the first turn. delay: seconds from the moment the engine is called. At most one is set.
+    start_at: aware UTC time of the first turn.
+    delay: seconds from the call of the engine. At most one of the two is set.
     event: name of the event, with `input` as its data, that OnExisting.RAISE raises; on_finished is for that event.
     """
 
@@ -92,7 +93,7 @@ class RaiseEvent:
 
 @record(frozen=True, slots=True)
 class StartOrRaise:
-    """Start the orchestration with `input`; when it already runs, raise `event` with `data` instead."""
+    """Start the orchestration with `input`; raise `event` with `data` instead when it already runs."""
 
     orchestration: str
     instance_id: str
@@ -108,7 +109,7 @@ class StartOrRaise:
 class Cancel:
     """Ask an orchestration to stop in its own way (a saga compensates) by raising the cancel event.
 
-    grace: seconds after which it is terminated unless it has acknowledged the request; None leaves it its own way.
+    grace: seconds until the instance is terminated unless it has acknowledged the request; None: never.
     """
 
     instance_id: str
@@ -132,7 +133,7 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """Pause an orchestration: it keeps what arrives and runs none of it."""
+    """Pause an orchestration: the instance keeps new events and processes none."""
 
     instance_id: str
     reason: str | None = None
@@ -142,7 +143,7 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Let a suspended orchestration go on."""
+    """Resume a suspended orchestration."""
 
     instance_id: str
     reason: str | None = None
@@ -167,9 +168,9 @@ Command = ScheduleOrchestration | RaiseEvent | StartOrRaise | Cancel | Terminate
 
 @record(frozen=True, slots=True)
 class Step:
-    """One command of a decision, with the route it came from and the engine it goes to.
+    """One command of a decision, with its route and engine.
 
-    value: digest of the value that the route's `limits.per` counts it by; empty without one.
+    value: digest of the value of the route's `limits.per`; empty without one.
     """
 
     route: str
@@ -180,10 +181,11 @@ class Step:
 
 @record(frozen=True, slots=True)
 class Decision:
-    """What the rules say about one message.
+    """Decision of the rules about one message.
 
-    routes: names of the routes that matched, in order. steps: the commands to execute, in order; empty when every
-    matching rule says `ignore`, when `for_each` gave nothing, or when nothing matched and the source ignores that.
+    routes: names of the routes that matched, in order.
+    steps: commands to execute, in order; empty when every matching rule says `ignore`, when `for_each` gave nothing, or
+    when nothing matched and the source ignores that.
     """
 
     routes: tuple[str, ...]

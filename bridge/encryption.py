@@ -4,9 +4,9 @@ A sealed value begins with a zero byte, which begins neither text of JSON nor a 
 
     zero, version (1), fingerprint of the key (8 bytes), salt (16), counter (8), ciphertext, tag (16)
 
-Each process draws a salt and derives a key of its own from it, under which it counts its values: however many values
-are written, no nonce is used twice under one key. The place of a value (its table, column and row) is authenticated
-with it, so that a value that somebody moves elsewhere is refused.
+Each process draws a salt, derives its own key from it, and counts its values under that key: however many values are
+written, no nonce is used twice under one key. The place of a value (its table, column and row) is authenticated with
+it: a value that was moved elsewhere is refused.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _COUNTER = slice(26, 34)
 _BODY = 34
 _TAG = 16
 OVERHEAD = _BODY + _TAG
-"""Bytes that a sealed value takes beside the value."""
+"""Bytes of a sealed value beyond the value itself."""
 
 _CIPHERS = 1024
-"""Derived keys that are kept in memory: one per process that ever wrote, until its values are rewritten."""
+"""Derived keys kept in memory: one per process that ever wrote, until its values are rewritten."""
 
 
 class KeyProblem(ValueError):
-    """The reason why keys cannot be used, as a sentence. It quotes no key."""
+    """Raised when keys cannot be used. The text is a sentence that quotes no key."""
 
 
 class Unsealable(ValueError):
-    """The reason why a value cannot be decrypted, as a sentence. It quotes no value."""
+    """Raised when a value cannot be decrypted. The text is a sentence that quotes no value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key. id: its name in files, messages and logs. material: 32 random bytes."""
+    """Encryption key. id: its name in files, messages and logs. material: 32 random bytes."""
 
     id: str
     material: bytes = field(repr=False)
@@ -62,26 +62,27 @@ class Key:
 
     @property
     def fingerprint(self) -> bytes:
-        """Tells keys apart, and says nothing about them."""
+        """Identity of the key, which reveals nothing about it."""
         return _derived(self.material, b"", b"durable-bridge fingerprint")[:8]
 
 
 class KeyProvider(Protocol):
-    """A source of keys that a team plugs in, by `encryption: {provider: "module:function"}`."""
+    """Protocol of a team's own source of keys, for `encryption: {provider: "module:function"}`."""
 
     def __call__(self) -> Iterable[Key]:
-        """The keys, the one that encrypts first. Called at each start, in a thread. Raises: any exception."""
+        """Keys, the encrypting one first. Called at each start, in a thread. Raises: any exception."""
         ...
 
 
 class Keyring:
-    """Keys that decrypt, of which the first encrypts. Used from any thread.
+    """Keys that decrypt. The first one encrypts. Used from any thread.
 
-    active: False to write new values in plain. accepts_plain: False to refuse stored values that are not encrypted.
+    active: False to write new values in plain.
+    accepts_plain: False to refuse stored values that are not encrypted.
     """
 
     def __init__(self, keys: Sequence[Key], *, active: bool = True, accepts_plain: bool = True) -> None:
-        """Raises: KeyProblem."""
+        """Create a keyring. Raises: KeyProblem."""
         if not keys:
             raise KeyProblem("there is no key")
         self.active = active
@@ -112,15 +113,15 @@ class Keyring:
         return AESGCM(_derived(self._materials[fingerprint], salt, b"durable-bridge payload"))
 
     def seal(self, value: bytes, place: bytes) -> bytes:
-        """The value, encrypted for its place."""
+        """Encrypt a value for its place."""
         if self._process != os.getpid():
-            # A fork would count on from the same number
+            # A forked process would continue with the same counter
             self._begin()
         counter = next(self._count).to_bytes(8, "big")
         return self._head + counter + self._encrypt(_nonce(counter), value, place)
 
     def open(self, sealed: bytes, place: bytes) -> bytes:
-        """The value that was sealed for this place. Raises: Unsealable."""
+        """Decrypt a value that was sealed for this place. Raises: Unsealable."""
         fingerprint = sealed[_FINGERPRINT]
         if not is_sealed(sealed) or len(sealed) < OVERHEAD:
             raise Unsealable("is cut off, or of a newer version")

@@ -1,4 +1,4 @@
-"""A decoded message, with the attribute names of CloudEvents 1.0 (https://cloudevents.io, section 3)."""
+"""Decoded message, with the attribute names of CloudEvents 1.0 (https://cloudevents.io, section 3)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bridge.record import record
 
 @record(frozen=True, slots=True)
 class Envelope:
-    """What rules see of a message.
+    """Decoded message, as rules see it.
 
-    message_id is the identity that effects are deduplicated by: the source's `identity:` when it has one, else
-    CloudEvents `source` + `id`, else cluster/topic/the broker's message id, else cluster/topic/partition/offset.
-    data is the decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
-    headers and key are text, as `bridge.bytetext` makes it; of a repeated name the last value wins.
+    message_id: identity by which effects are deduplicated: the source's `identity:` when it has one, else CloudEvents
+    `source` + `id`, else cluster/topic/the broker's message id, else cluster/topic/partition/offset.
+    data: decoded payload: JSON types for JSON codecs, `bytes` or `str` for raw ones, None for a tombstone.
+    headers, key: text, as `bridge.bytetext` makes it; the last value of a repeated header name wins.
     message: the message itself, for its raw bytes; None in tests that need none.
     """
 
@@ -40,10 +40,11 @@ class Envelope:
 
 @record(frozen=True, slots=True)
 class Event:
-    """What a workflow publishes, before a codec turns it into a message.
+    """Publication of a workflow, before a codec turns it into a message.
 
-    id must be made in the orchestrator (`ctx.new_uuid()`), so that a repeated publish carries the same one.
-    key: ordering key for the broker, None to let the broker spread. extensions: CloudEvents extension attributes.
+    id: made in the orchestrator (`ctx.new_uuid()`), which gives a repeated publish the same id.
+    key: ordering key for the broker; None: the broker chooses the partition.
+    extensions: CloudEvents extension attributes.
     """
 
     id: str

@@ -1,45 +1,44 @@
-"""Every error the bridge raises on purpose.
+"""Errors that the bridge raises on purpose.
 
     BridgeError
-      ConfigError                  the configuration is wrong; carries every problem, not the first
+      ConfigError                  the configuration is invalid; carries all problems
       MessageError                 the message will never succeed                    -> dead_letter
-        UnreadableMessage          the broker's client library cannot parse it
+        UnreadableMessage          the broker's client library cannot parse the message
         DecodeError                the body is not what the codec expects
-          TooManyValues            it decodes to more values than allowed
-          DecodedTooLarge          it decodes to more bytes than allowed
+          TooManyValues            the body decodes to more values than allowed
+          DecodedTooLarge          the body decodes to more bytes than allowed
         SchemaError                the payload breaks its JSON Schema
         ExpressionError            an expression failed at run time
         ExpressionCost             an expression may cost too much for this message
         CommandsTooLarge           the commands of one message hold too many bytes
         NoRoute                    no rule matched and the source says dead_letter
-        InvalidCommand             a rule produced a command no engine may be given
+        InvalidCommand             a rule produced a command that no engine accepts
         UnexpectedReply            an answer to a request that was never sent
       RegistryUnavailable          no schema registry answers                          -> hold
       EngineError
-        AlreadyTaken               the engine has had this very command before       -> duplicate
-        InstanceAlreadyExists      of another message                                -> by on_existing
+        AlreadyTaken               the engine has executed this command before         -> duplicate
+        InstanceAlreadyExists      another message started the instance                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
-        InstanceParked             earlier messages wait for this instance           -> park behind them, or retry
-        EngineRejected             the engine refused this very request              -> dead_letter
+        InstanceParked             earlier messages wait for this instance           -> wait behind them, or retry
+        EngineRejected             the engine refused this request                   -> dead_letter
           UnreadEventsFull         the instance reads no events
           WaitingFull              too many messages wait on the engine
-        EngineUnavailable          nobody answers                                    -> hold
+        EngineUnavailable          the engine does not answer                        -> hold
         EngineTimeout              the outcome is unknown                            -> ask (start) or repeat
         EngineDenied               credentials refused                               -> hold
         EngineMisconfigured        missing task hub, unimplemented call              -> hold
       BrokerError
         BrokerUnavailable          reconnect with back-off, never settle
-        PublishFailed              the activity fails; the engine's retry policy owns it
-          TargetRefused            the topic or queue takes nothing: a person has to act
-        LockLost                   do not settle, redelivery is coming
-        PartitionRevoked           do not settle, another member owns it
-        SettlementRefused          do not settle, the broker's delivery limit ends it
+        PublishFailed              the activity fails; the engine's retry policy applies
+          TargetRefused            the topic or queue accepts nothing: a person has to act
+        LockLost                   do not settle: the message is redelivered
+        PartitionRevoked           do not settle: another member owns the partition
+        SettlementRefused          do not settle: the broker's delivery limit ends the redeliveries
         ClockSkew                  unready
 
-Foreign errors (gRPC, SQLite, client libraries) are translated where they enter and nowhere else. Anything that is
-not a BridgeError is a bug: it is logged with its traceback, counted, tried a bounded number of times and then
-dead-lettered.
+Foreign errors (gRPC, SQLite, client libraries) are translated only where they enter. Any other exception than a
+BridgeError is a bug: it is logged with its traceback, counted, tried a bounded number of times and then dead-lettered.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ from typing import ClassVar, Literal, TypeVar
 E = TypeVar("E", bound=type[BaseException])
 
 WIRE_NAMES: dict[str, type[BaseException]] = {}
-"""Exception classes by the name under which they travel."""
+"""Exception classes by the name under which they are stored and sent."""
 
 
 def wire_name(name: str) -> Callable[[E], E]:
-    """Fix the name under which failures of an exception class are stored and sent, so that the class can be renamed.
+    """Fix the name under which failures of an exception class are stored and sent: the class can then be renamed.
 
-    name: module and class as in the first release. The SDK writes the whole name into the failures of histories; dead
+    name: module and class as in the first release. The SDK writes the whole name into the failures of histories. Dead
     letters have the last part in `bridge.error`.
     """
     module, _, last = name.rpartition(".")
@@ -73,17 +72,16 @@ def wire_name(name: str) -> Callable[[E], E]:
 
 @wire_name("bridge.errors.BridgeError")
 class BridgeError(Exception):
-    """Root of the tree. `reason` is a stable snake_case word for dead letters, metrics and logs."""
+    """Root of the bridge's errors. `reason` is a stable snake_case word for dead letters, metrics and logs."""
 
     reason: ClassVar[str] = "bridge_error"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in the configuration, with where it is written.
+    """Problem of the configuration, with its position.
 
-    `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` is worth a look
-    and stops nothing.
+    `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` prevents nothing.
     """
 
     file: str
@@ -100,12 +98,12 @@ class Problem:
 
 
 Locate = Callable[[tuple[str | int, ...], str], Problem]
-"""Makes a Problem of a path in the configuration (`("routes", 2, "when")`) and what is wrong there."""
+"""Function that makes a Problem of a path in the configuration (`("routes", 2, "when")`) and a text."""
 
 
 @wire_name("bridge.errors.ConfigError")
 class ConfigError(BridgeError):
-    """The configuration cannot be used."""
+    """The configuration cannot be used. `problems` has all its problems."""
 
     reason = "config_error"
 
@@ -172,7 +170,7 @@ class ExpressionCost(MessageError):
 
 @wire_name("bridge.errors.CommandsTooLarge")
 class CommandsTooLarge(MessageError):
-    """The commands that a message leads to hold more bytes than its source allows; none was executed."""
+    """The commands of a message hold more bytes than its source allows. None was executed."""
 
     reason = "commands_too_large"
 
@@ -186,49 +184,49 @@ class NoRoute(MessageError):
 
 @wire_name("bridge.errors.InvalidCommand")
 class InvalidCommand(MessageError):
-    """A rule produced a command that no engine may be given."""
+    """A rule produced a command that no engine accepts."""
 
     reason = "invalid_command"
 
 
 @wire_name("bridge.errors.UnexpectedReply")
 class UnexpectedReply(MessageError):
-    """The message answers no request: its correlation id is missing its signature, or was not made here."""
+    """The message answers no request: its correlation id lacks a valid signature of this bridge."""
 
     reason = "unexpected_reply"
 
 
 @wire_name("bridge.errors.RegistryUnavailable")
 class RegistryUnavailable(BridgeError):
-    """A schema registry does not answer, or not as one."""
+    """A schema registry does not answer, or its answer is not one of a registry."""
 
     reason = "registry_unavailable"
 
 
 @wire_name("bridge.errors.EngineError")
 class EngineError(BridgeError):
-    """The engine did not do what it was asked to."""
+    """The engine did not execute a request."""
 
     reason = "engine_error"
 
 
 @wire_name("bridge.errors.AlreadyTaken")
 class AlreadyTaken(EngineError):
-    """The engine has had this very command of this very message before."""
+    """The engine has executed this command of this message before."""
 
     reason = "already_taken"
 
 
 @wire_name("bridge.errors.InstanceAlreadyExists")
 class InstanceAlreadyExists(EngineError):
-    """An instance with this id is kept by the engine, and another message started it."""
+    """The engine has an instance with this id, which another message started."""
 
     reason = "instance_already_exists"
 
 
 @wire_name("bridge.errors.InstanceNotFound")
 class InstanceNotFound(EngineError):
-    """No instance with this id is known to the engine."""
+    """The engine has no instance with this id."""
 
     reason = "instance_not_found"
 
@@ -242,35 +240,35 @@ class InstanceFinished(EngineError):
 
 @wire_name("bridge.errors.InstanceParked")
 class InstanceParked(EngineError):
-    """Earlier messages for this instance are parked; this one goes behind them."""
+    """Earlier messages wait for this instance; this one must wait behind them."""
 
     reason = "instance_parked"
 
 
 @wire_name("bridge.errors.EngineRejected")
 class EngineRejected(EngineError):
-    """The engine refused this very request; repeating it cannot help."""
+    """The engine refused this request. Repeating it cannot help."""
 
     reason = "engine_rejected"
 
 
 @wire_name("bridge.errors.UnreadEventsFull")
 class UnreadEventsFull(EngineRejected):
-    """The instance has as many unread events as it may have; this one is refused."""
+    """The instance has the maximum number of unread events. This one is refused."""
 
     reason = "unread_events_full"
 
 
 @wire_name("bridge.errors.WaitingFull")
 class WaitingFull(EngineRejected):
-    """As many messages wait on the engine as may wait; this one is refused."""
+    """The engine has the maximum of waiting messages. This one is refused."""
 
     reason = "waiting_full"
 
 
 @wire_name("bridge.errors.EngineOutage")
 class EngineOutage(EngineError):
-    """Nothing is wrong with the message; the engine cannot take it now."""
+    """The engine cannot execute the command now. The message is not the cause."""
 
     reason = "engine_outage"
 
@@ -284,35 +282,35 @@ class EngineUnavailable(EngineOutage):
 
 @wire_name("bridge.errors.EngineTimeout")
 class EngineTimeout(EngineOutage):
-    """The engine did not answer in time; whether it acted is unknown."""
+    """The engine did not answer in time. The effect of the request is unknown."""
 
     reason = "engine_timeout"
 
 
 @wire_name("bridge.errors.EngineDenied")
 class EngineDenied(EngineOutage):
-    """The engine refused our credentials."""
+    """The engine refused the bridge's credentials."""
 
     reason = "engine_denied"
 
 
 @wire_name("bridge.errors.EngineMisconfigured")
 class EngineMisconfigured(EngineOutage):
-    """The task hub is missing or the engine does not know the call."""
+    """The task hub is missing, or the engine does not implement the call."""
 
     reason = "engine_misconfigured"
 
 
 @wire_name("bridge.errors.BrokerError")
 class BrokerError(BridgeError):
-    """The broker did not do what it was asked to."""
+    """The broker did not execute a request."""
 
     reason = "broker_error"
 
 
 @wire_name("bridge.errors.BrokerUnavailable")
 class BrokerUnavailable(BrokerError):
-    """The broker does not answer or has no room."""
+    """The broker does not answer, or has no capacity."""
 
     reason = "broker_unavailable"
 
@@ -326,7 +324,7 @@ class PublishFailed(BrokerError):
 
 @wire_name("bridge.errors.TargetRefused")
 class TargetRefused(PublishFailed):
-    """The topic or queue takes no message at all: it does not exist, is disabled, or access to it is denied."""
+    """The topic or queue accepts no message at all: it does not exist, is disabled, or denies access."""
 
 
 @wire_name("bridge.errors.UnknownTarget")
@@ -337,7 +335,7 @@ class UnknownTarget(PublishFailed):
 
 
 WORKER_LOST = "WorkerLost"
-"""Failure type of work whose worker processes died of it."""
+"""Failure type of work that killed its worker processes."""
 
 FINAL_FAILURES = frozenset(
     {
@@ -348,17 +346,17 @@ FINAL_FAILURES = frozenset(
         "EntityNotRegisteredError",
     }
 )
-"""Exceptions of activities and children, ours and the SDK's, that the same code meets again at every attempt."""
+"""Failure types of activities and child orchestrations that the same code meets at every attempt."""
 
 
 def is_final_failure(error_type: str) -> bool:
-    """Whether no retry can help after a failure of this type, plain or qualified."""
+    """True when no retry can help after a failure of this type. error_type: plain or qualified."""
     return error_type.rpartition(".")[2] in FINAL_FAILURES
 
 
 @wire_name("bridge.errors.LockLost")
 class LockLost(BrokerError):
-    """The right to settle this delivery has passed; it will be redelivered."""
+    """The right to settle this delivery has expired. The broker redelivers the message."""
 
     reason = "lock_lost"
 
@@ -372,7 +370,7 @@ class PartitionRevoked(BrokerError):
 
 @wire_name("bridge.errors.SettlementRefused")
 class SettlementRefused(BrokerError):
-    """The broker refuses to settle this delivery, for good; the broker's own delivery limit ends its redeliveries."""
+    """The broker permanently refuses to settle this delivery. Its delivery limit ends the redeliveries."""
 
     reason = "settlement_refused"
 
@@ -385,7 +383,7 @@ class ClockSkew(BrokerError):
 
 
 def frameless(error: BaseException) -> None:
-    """Forget the tracebacks of an error and of those that led to it: their frames keep payloads alive."""
+    """Drop the tracebacks of an error and of its causes: their frames keep payloads alive."""
     left: list[BaseException | None] = [error]
     while left:
         each = left.pop()
@@ -395,7 +393,7 @@ def frameless(error: BaseException) -> None:
 
 
 def kept(error: Exception) -> Exception:
-    """The error, to be kept for later: without its frames, which only an unforeseen one is logged with."""
+    """Return the error for later use. A BridgeError loses its frames; a bug keeps them for the log."""
     if isinstance(error, BridgeError):
         frameless(error)
     return error

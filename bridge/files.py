@@ -1,7 +1,7 @@
-"""Files that a configuration names: plain ones, read up to a bound.
+"""Files that a configuration names: plain ones, read up to a limit.
 
-A configuration may come from a stranger, and a path in it may lead to a device that never ends or a pipe that nobody
-writes to.
+A configuration may come from a stranger, and a path in it may lead to a device that never ends or to a pipe without a
+writer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class FileProblem(OSError):
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The contents of a plain file. Raises: OSError; FileProblem when it is none, or larger than `limit` bytes."""
+    """Contents of a plain file. Raises: OSError; FileProblem when it is not plain, or larger than `limit` bytes."""
     # A pipe without a writer would keep a plain open() waiting
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(descriptor, "rb") as stream:
@@ -33,7 +33,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def check_file(path: Path, limit: int) -> Path:
-    """The path itself, for a library that reads it. Raises: as read_file."""
+    """Check a file and return its path, for a library that reads it. Raises: as `read_file`."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise FileProblem("not a plain file")

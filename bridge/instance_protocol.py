@@ -1,7 +1,7 @@
-"""What to do next so that one command takes effect once, whatever its instance is doing. Pure.
+"""Decision table for one command: the next engine call that makes it take effect exactly once. Pure.
 
-An engine is asked in small steps, each of which may race with other clients: so every step is followed by a new
-decision on what is known then. `next_move` is the whole table.
+Each engine call may race with other clients. After each call, `next_step` therefore decides anew from the facts known
+then.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bridge.deduplication import remembers
 from bridge.origin import MessageOrigin, Unwrapped
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELED"})
-"""Statuses of an instance that does not go on."""
+"""Runtime statuses of an instance that has ended."""
 
 
 class InstanceState(StrEnum):
-    """An instance at the moment of a look. RUNNING: also pending and suspended."""
+    """State of an instance when it was read. RUNNING includes pending and suspended."""
 
     MISSING = "missing"
     RUNNING = "running"
@@ -36,26 +36,27 @@ class InstanceState(StrEnum):
 
 
 class CallResult(StrEnum):
-    """What came of the last call."""
+    """Result of the last engine call."""
 
     STARTED = "started"
     RAISED = "raised"
     CALLED = "called"
     EXISTS = "exists"
     UNSURE = "unsure"
-    """A start may have happened, or not."""
+    """The start may or may not have happened."""
     MISSING = "missing"
     FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceFacts:
-    """What is known of an instance.
+    """Facts known of one instance.
 
-    said: of the last call, None before the first. life: of the look after it, None when there was none.
-    started_by_it: the instance runs because of this very command, or of a later one that remembers it.
-    held: its history has this very command; None when it was not searched. restarted: it ran once more for this very
-    event, and ended without it.
+    said: result of the last call; None before the first call.
+    life: state read after the last call; None when the state was not read.
+    started_by_it: this command, or a later command that remembers it, started the running instance.
+    held: the instance's history contains this command; None when the history was not searched.
+    restarted: the instance was run again for this event and ended without it.
     """
 
     said: CallResult | None = None
@@ -66,11 +67,11 @@ class InstanceFacts:
 
 
 class NextStep(StrEnum):
-    """What to do. The second half ends it."""
+    """Next step for a command. DONE and the members after it are final (`ENDS`)."""
 
     START = "start"
     REPLACE = "replace"
-    """Start where a finished instance is."""
+    """Start an instance in place of a finished one."""
     RAISE = "raise"
     CALL = "call"
     LOOK = "look"
@@ -81,7 +82,7 @@ class NextStep(StrEnum):
     MISSING = "missing"
     FINISHED = "finished"
     UNSURE = "unsure"
-    """The last call's own error tells it."""
+    """The error of the last call is the result."""
 
 
 ENDS = frozenset(
@@ -92,9 +93,10 @@ UNKNOWN = InstanceFacts()
 
 
 def next_step(command: Command, known: InstanceFacts, certain: bool) -> NextStep:
-    """The next move for a command.
+    """Next step for a command.
 
-    certain: the engine refuses an event for an instance that will not see it, so that an accepted one needs no look.
+    certain: the engine refuses an event for an instance that will not see it, and an accepted event needs no second
+    look.
     """
     match command:
         case ScheduleOrchestration():
@@ -112,7 +114,11 @@ def next_step(command: Command, known: InstanceFacts, certain: bool) -> NextStep
 
 
 def _start(known: InstanceFacts, certain: bool, raises: bool, restarts: bool) -> NextStep:
-    """raises: an instance that runs gets it as an event. restarts: a finished one is replaced."""
+    """Next step of a start.
+
+    raises: a running instance gets the message as an event.
+    restarts: a finished instance is replaced.
+    """
     said, life = known.said, known.life
     if said is None:
         return NextStep.START
@@ -147,13 +153,13 @@ def _raise(known: InstanceFacts, certain: bool, restarts: bool) -> NextStep:
 
 
 def _late(known: InstanceFacts, restarts: bool) -> NextStep:
-    """The instance has finished: did it see the command before it did?"""
+    """Next step for a finished instance, by its history: it may have seen the command before it finished."""
     if known.held is None:
         return NextStep.SEARCH
     if known.held:
         return NextStep.DONE if known.said is CallResult.RAISED else NextStep.REPEATED
     if restarts and not known.restarted:
-        # A replacement of unknown outcome is the engine's trouble, not the instance's.
+        # A replacement of unknown outcome is an engine failure, not a state of the instance
         return NextStep.UNSURE if known.said is CallResult.UNSURE else NextStep.REPLACE
     return NextStep.FINISHED
 
@@ -175,12 +181,12 @@ def _call(known: InstanceFacts) -> NextStep:
 
 
 def restart_of(origin: MessageOrigin) -> MessageOrigin:
-    """What starts an instance again for a late event. The event itself comes after it, under its own key."""
+    """Origin of the start that runs a finished instance again for a late event. The event has its own key."""
     return replace(origin, part=-1 - origin.part)
 
 
 def started_by(unwrapped: Unwrapped, origin: MessageOrigin | None) -> bool:
-    """Whether the instance with this start input runs because of a command, or remembers it from an earlier run."""
+    """True when a command started the instance with this start input, or when the input remembers the command."""
     if origin is None:
         return False
     if unwrapped.origin is not None and unwrapped.origin.key == origin.key:
@@ -189,27 +195,28 @@ def started_by(unwrapped: Unwrapped, origin: MessageOrigin | None) -> bool:
 
 
 ANSWERED = "ANSWERED"
-"""In place of a status: a request has its answer."""
+"""Pseudo-status: the request has its answer."""
 
 _TOLD = re.compile(r" \[([A-Z]+), (this|another) message\]$")
 
 
 def telling(status: str, started_by_it: bool) -> str:
-    """What an engine of ours adds to the refusal of a start: what a look would tell, as of that very moment."""
+    """Suffix of a start's refusal by an embedded engine: the status and starter of the instance at that moment."""
     return f" [{status}, {'this' if started_by_it else 'another'} message]"
 
 
 def read_refusal(details: str) -> tuple[str, bool] | None:
-    """Status and whether this message started it, of a refusal; None when it does not say."""
+    """Status in a refusal, and True when this message started the instance; None when the refusal has no suffix."""
     found = _TOLD.search(details)
     return None if found is None else (found[1], found[2] == "this")
 
 
 def may_replace(finished: Unwrapped, new: Unwrapped) -> bool:
-    """Whether a start may take the place of a finished instance: the last question, asked inside the engine.
+    """Decide inside the engine if a start may replace a finished instance.
 
-    No when the same message started it, or when whoever asks decided before it began: a start of ours remembers the one
-    that it replaces. Starts of other clients always may.
+    The start is refused when the same message started the finished instance, or when the start was decided before that
+    instance began: a start by the bridge remembers the instance that it replaces. Starts by other clients are always
+    allowed.
     """
     if finished.origin is None or new.origin is None:
         return True

@@ -1,7 +1,7 @@
 """Kinds of workflow functions, decided in one place for imported modules and for source that is only read.
 
-`bridge.engines.discovery` describes functions it has imported, `bridge.lint` describes their syntax trees; both ask
-`kind_of`.
+`bridge.engines.discovery` describes functions that it has imported, `bridge.lint` describes their syntax trees. Both
+use `kind_of`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
     @property
     def noun(self) -> str:
-        """Word for what is called: an orchestrator runs as an orchestration."""
+        """Name of the called thing: an orchestrator runs as an orchestration."""
         return "orchestration" if self is Kind.ORCHESTRATOR else self.value
 
 
@@ -34,14 +34,14 @@ CONTEXTS = {
     "ActivityContext": Kind.ACTIVITY,
     "EntityContext": Kind.ENTITY,
 }
-"""Context classes of the SDK by name."""
+"""Kinds by name of the SDK's context class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter in source order. form: `positional`, `keyword` (keyword only), `*` or `**`.
 
-    context: kind of the context class that its annotation means; None for any other annotation and for none.
+    context: kind of the context class in its annotation; None for any other annotation and for none.
     """
 
     name: str
@@ -73,7 +73,7 @@ def kind_of(parameters: Sequence[Parameter], *, is_generator: bool) -> Kind | No
 def annotation_kind(annotation: ast.expr, leaf: Callable[[ast.expr], Kind | None]) -> Kind | None:
     """Kind of the context class in an annotation. leaf: kind of a plain or dotted name.
 
-    Text is parsed; `Optional`, unions and `Annotated` are looked into; of a generic class its base counts.
+    Text is parsed. `Optional`, unions and `Annotated` are searched. The base of a generic class counts.
     """
     if isinstance(annotation, ast.Constant):
         parsed = _parsed(annotation.value) if isinstance(annotation.value, str) else None

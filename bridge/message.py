@@ -1,26 +1,28 @@
-"""A message as a broker carries it: raw bytes, headers, key, and where it stood."""
+"""Message as a broker carries it: raw bytes, headers, key, and position."""
 
 from __future__ import annotations
 
 from bridge.record import record
 
 EXACT_MS = 2**41
-"""Milliseconds up to here (the year 2039) survive as seconds in a float, to the microsecond."""
+"""Limit in milliseconds (the year 2039) below which a float of seconds is exact to the microsecond."""
 
 Headers = tuple[tuple[str, bytes | None], ...]
-"""Headers in the broker's order; a name may occur more than once. A value of None is a null of the broker: whoever
-interprets headers treats it as an absent header, whoever copies a message keeps it."""
+"""Headers in the broker's order; a name may occur more than once.
+
+None is a null of the broker: interpretation treats it as an absent header, a copy of the message keeps it.
+"""
 
 RESERVED_HEADER_PREFIX = "bridge."
-"""Headers below this prefix are ours; on an incoming message they are ignored unless the source is trusted."""
+"""Prefix of the bridge's headers. On an incoming message they are ignored unless the source is trusted."""
 
 
 @record(frozen=True, slots=True)
 class Unreadable:
-    """Why the broker's client library cannot parse a message, and how far the damage reaches.
+    """Reason why the broker's client library cannot parse a message, and the extent of the damage.
 
     fault: stable snake_case word (`crc`, `codec`, `inflated_size`, `header_name`, `amqp_value`, ...), for metrics.
-    detail: sentence for a person that names the fault and holds no payload.
+    detail: sentence for a person that names the fault and contains no payload.
     key_known: `Message.key` is the message's own key, None meaning that it has none. False: the key cannot be read.
     last: offset of the last record of a damaged batch, which is one delivery; None when one message is damaged.
     """
@@ -33,21 +35,21 @@ class Unreadable:
 
 @record(frozen=True, slots=True)
 class Message:
-    """One message, undecoded. The same shape is received and published.
+    """One message, undecoded. Received and published messages have the same form.
 
     body: None is a tombstone (a Kafka record with a null value), which is not the same as an empty body.
-    key: the broker's ordering or compaction key (Kafka key, Service Bus session id), None when there is none.
-    timestamp: the broker's time for the message in seconds since the epoch, None when unknown or to be set.
+    key: the broker's ordering or compaction key (Kafka key, Service Bus session id); None when there is none.
+    timestamp: the broker's time for the message in seconds since the Unix epoch; None when unknown or to be set.
     message_id: the broker's own message id where the broker has one (Service Bus), else None.
-    content_type: the broker's content-type property where it has one; else taken from the header `content-type`.
-    What follows is for publishing, on brokers that can do it (Service Bus): partition_key: keeps messages without a key
-    together. enqueue_at: seconds since the epoch before which nobody receives it. time_to_live: seconds after which
-    nobody does.
-    timestamp_ms: the same time in milliseconds, where the broker counts those and seconds as a float are not exact.
-    unreadable: set when the message cannot be parsed. `body` then holds the raw bytes of the damaged part, or None
-    where they cannot be had; key and headers hold what could be read.
-    native: for copies, of a message that was read without being consumed: the broker's own encoded form, where the
-    fields above do not tell all of it. Only a broker of the same kind reads it; the fields above go before it.
+    content_type: the broker's content-type property where it has one, else the header `content-type`.
+    partition_key: published messages without a key and with the same partition_key stay together (Service Bus).
+    enqueue_at: seconds since the Unix epoch before which no receiver gets the published message (Service Bus).
+    time_to_live: seconds after which no receiver gets the published message (Service Bus).
+    timestamp_ms: the timestamp in milliseconds, where the broker counts these and a float of seconds is not exact.
+    unreadable: set when the message cannot be parsed. `body` is the raw bytes of the damaged part then, or None where
+    they are not available; key and headers contain what could be read.
+    native: the broker's own encoded form of a message that was read without being consumed, for copies, where the
+    fields above lack a part of it. Only a broker of the same kind reads it. The fields above take precedence.
     """
 
     body: bytes | None
@@ -65,7 +67,7 @@ class Message:
 
     @property
     def milliseconds(self) -> int | None:
-        """The timestamp in whole milliseconds."""
+        """Timestamp in whole milliseconds."""
         if self.timestamp_ms is not None or self.timestamp is None:
             return self.timestamp_ms
         return round(self.timestamp * 1000)
@@ -81,10 +83,12 @@ class Message:
 
 @record(frozen=True, slots=True)
 class Position:
-    """Where a message stands in its broker.
+    """Position of a message in its broker.
 
-    cluster: stable identity of the cluster or namespace, so that a mirrored topic does not collide.
-    topic: topic or entity path. partition: 0 where the broker has none. offset: offset or sequence number.
+    cluster: stable identity of the cluster or namespace: mirrored topics do not collide.
+    topic: topic or entity path.
+    partition: 0 where the broker has none.
+    offset: offset or sequence number.
     """
 
     cluster: str

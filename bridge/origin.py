@@ -1,13 +1,13 @@
-"""Which message a command came from, and the envelope in which it travels through an engine. Pure.
+"""Origin of a command (its message), and the envelope that carries it through an engine. Pure.
 
 Every start input, event and signal that the bridge gives to an engine is a JSON object with one key:
 
     {"bridge:message": {"v": 1, "id": "shop/42", "route": "start-order", "data": ...}}
 
-`data` is what the rule made, `id` the message's identity, `route` the rule. `part` (absent: 0) counts the commands that
-one rule made of one message, `traceparent` and `tracestate` are W3C trace context, `inbox` is what an inbox carries
-from one generation of an orchestration to the next. Readers ignore fields they do not know; `v` grows when a reader of
-this version could misread. docs/correlation.md describes the shape for workers in other languages.
+`data` is the rule's result, `id` the message's identity, `route` the rule. `part` (absent: 0) counts the commands that
+one rule made of one message. `traceparent` and `tracestate` are W3C trace context. `inbox` is the state of an inbox,
+carried from one execution of an orchestration to the next. Readers ignore fields they do not know; `v` grows when a
+reader of this version could misread. docs/correlation.md describes the shape for workers in other languages.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from bridge.errors import wire_name
 from bridge.tracecontext import TraceContext, trace_context
 
 KEY = "bridge:message"
-"""The one key of an envelope. Data that happens to look like one is put into an envelope itself."""
+"""Only key of an envelope. Data of the same shape is itself put into an envelope."""
 
 VERSION = 1
 
 _HEAD = f'"{KEY}"'
 _WINDOW = len(_HEAD) + 40
-"""Engines may write JSON anew, with white space; the key still is among the first characters."""
+"""Number of first characters that are searched for the key: engines may reformat JSON with white space."""
 
 
 Key = tuple[str, str, int]
-"""What makes two deliveries the same: message id, route, part."""
+"""Identity of a command: message id, route, part. Deliveries with the same key are duplicates."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageOrigin:
-    """The message that a command came from.
+    """Origin of a command: the message that a rule made it of.
 
-    message_id: the message's identity, kept by redelivery and by replay of its dead letter. route: the rule that made
-    the command. part: position among the commands that this rule made of this message (`for_each`), from 0; `-1 - part`
-    for the start that a late event made necessary.
-    traceparent, tracestate: W3C trace context of the message, None when it has none that is valid.
+    message_id: the message's identity, kept by redelivery and by replay of its dead letter.
+    route: the rule that made the command.
+    part: position among the commands that this rule made of this message (`for_each`), from 0; `-1 - part` for the
+    start that a late event made necessary.
+    traceparent, tracestate: W3C trace context of the message; None when it has no valid one.
     """
 
     message_id: str
@@ -58,12 +59,12 @@ class MessageOrigin:
 
     @property
     def trace(self) -> TraceContext | None:
-        """Where the message stands in a trace; what an envelope brought is checked."""
+        """Validated trace context of the message; None when it has no valid one."""
         return trace_context({"traceparent": self.traceparent, "tracestate": self.tracestate})
 
     @classmethod
     def of(cls, envelope: Envelope, route: str, part: int = 0) -> MessageOrigin:
-        """The header `traceparent` counts, which names the last hop; without it the CloudEvents extension does."""
+        """Origin of a message. The header `traceparent` names the last hop and wins over the CloudEvents extension."""
         trace = trace_context(envelope.headers, envelope.extensions)
         if trace is None:
             return cls(envelope.message_id, route, part)
@@ -76,14 +77,14 @@ _DECODER = json.JSONDecoder()
 
 
 class Wrapped(dict[str, Any]):
-    """An envelope that this process made: never taken for data."""
+    """Envelope made by this process: never mistaken for data."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unwrapped:
-    """What was in an envelope; bare data has no origin."""
+    """Content of an envelope. Bare data has no origin."""
 
     data: Any
     origin: MessageOrigin | None = None
@@ -92,11 +93,11 @@ class Unwrapped:
 
 @wire_name("bridge.origin.UnknownEnvelope")
 class UnknownEnvelope(ValueError):
-    """The envelope is of another version; `check` raises it for a damaged one too."""
+    """Raised for an envelope of another version; by `check` also for a damaged one."""
 
 
 def wrap_payload(data: Any, origin: MessageOrigin | None, inbox: Mapping[str, Any] | None = None) -> Wrapped:
-    """The envelope around `data`. Without an origin it only keeps data from being taken for an envelope."""
+    """Put `data` into an envelope. Without an origin, the envelope only keeps data from being read as an envelope."""
     inside: dict[str, Any] = {"v": VERSION}
     if origin is not None:
         inside["id"] = origin.message_id
@@ -114,12 +115,12 @@ def wrap_payload(data: Any, origin: MessageOrigin | None, inbox: Mapping[str, An
 
 
 def may_be_wrapped(text: str) -> bool:
-    """Whether JSON text could be an envelope; never False for one."""
+    """True when JSON text could be an envelope. Never False for an envelope."""
     return text.find(_HEAD, 0, _WINDOW) >= 0
 
 
 def envelope_body(value: Any) -> dict[str, Any] | None:
-    """The inside of an envelope, for `origin_of`, `key_of` and its `data`; None for anything else.
+    """Body of an envelope, for `origin_of`, `key_of` and its `data`; None for any other value.
 
     Raises: UnknownEnvelope.
     """
@@ -134,22 +135,22 @@ def envelope_body(value: Any) -> dict[str, Any] | None:
 
 
 def unwrap(value: Any) -> Unwrapped:
-    """What a JSON value carries; anything that is no envelope is bare data. Raises: UnknownEnvelope."""
+    """Content of a JSON value. A value that is no envelope is bare data. Raises: UnknownEnvelope."""
     inside = envelope_body(value)
     return Unwrapped(value) if inside is None else Unwrapped(inside.get("data"), origin_of(inside), inside.get("inbox"))
 
 
 def check(value: Any) -> None:
-    """Raises: UnknownEnvelope for an envelope that is read in another way than whoever wrote it can have meant."""
+    """Refuse an envelope whose id, route or part has the wrong type. Raises: UnknownEnvelope."""
     inside = envelope_body(value)
     if inside is not None and inside.get("id") is not None and key_of(inside) is None:
         raise UnknownEnvelope("a message envelope whose id and route are not text, or whose part is no whole number")
 
 
 def key_of(inside: Mapping[str, Any]) -> Key | None:
-    """The message's key; None when the envelope has no message, or one that another client has damaged.
+    """Key of the message in an envelope; None when the envelope has no message, or was damaged by another client.
 
-    That is no error: an orchestration that met it would fail, and meet it again whenever it is rewound.
+    A damaged envelope is no error: an orchestration would fail on it, and again after every rewind.
     """
     message_id, route, part = inside.get("id"), inside.get("route"), inside.get("part", 0)
     if type(message_id) is not str or type(route) is not str or type(part) is not int:
@@ -158,15 +159,15 @@ def key_of(inside: Mapping[str, Any]) -> Key | None:
 
 
 def origin_of(inside: Mapping[str, Any]) -> MessageOrigin | None:
-    """The message that an envelope is of, as `key_of` knows it."""
+    """Origin in an envelope; None where `key_of` is None."""
     key = key_of(inside)
     return None if key is None else MessageOrigin(*key, inside.get("traceparent"), inside.get("tracestate"))
 
 
 def read_origin(text: str | None) -> Unwrapped:
-    """The envelope around a JSON text without its data, which may be large and is not read; bare text has no origin.
+    """Origin and inbox of the envelope in a JSON text, without its data. Text without an envelope has no origin.
 
-    Cheaper than `unwrap` where the fields stand before the data, as the bridge writes them.
+    Large data is not parsed where the fields precede it, as the bridge writes them: cheaper than `unwrap`.
     """
     if not text or not may_be_wrapped(text):
         return Unwrapped(None)
@@ -180,7 +181,7 @@ def read_origin(text: str | None) -> Unwrapped:
 
 
 def _fields(text: str) -> dict[str, Any] | None:
-    """The fields that stand before the data; None when that may not be all that matter. Raises: ValueError."""
+    """Fields before the data; None when these may be incomplete. Raises: ValueError."""
     opened = _OPENED.match(text)
     if opened is None:
         return None
@@ -196,7 +197,7 @@ def _fields(text: str) -> dict[str, Any] | None:
 
 
 def _past(text: str, position: int) -> int:
-    """Behind a colon or comma and the white space around it."""
+    """Position behind a colon or comma and its surrounding white space. Raises: ValueError."""
     found = _BETWEEN.match(text, position)
     if found is None:
         raise ValueError("not the beginning of an envelope")

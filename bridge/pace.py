@@ -1,7 +1,7 @@
 """Pace at which a source may write dead letters once a route has exceeded its limit. Pure: the clock is passed in.
 
-A bad rule must not empty a topic into the dead letters, and a sender of bad messages must not stop a source. Beyond the
-limit a route gets one dead letter per pause. Each doubles the pause; messages that succeed halve it.
+A bad rule must not turn a whole topic into dead letters, and a sender of bad messages must not stop a source. Beyond
+the limit a route gets one dead letter per pause. Each doubles the pause; messages that succeed halve it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 SHORTEST = 1.0
-"""Pause in seconds after the limit; once halved below it, the route is free again."""
+"""First pause in seconds. A pause that is halved below it ends the limit of the route."""
 LONGEST = 300.0
-"""Pause in seconds that is not doubled any further: a bad rule costs at most 20 messages in its first hour."""
+"""Longest pause in seconds: a bad rule costs at most 20 messages in its first hour."""
 SUCCESSES = 20
 """Messages of the route that must succeed, without a dead letter among them, before the pause is halved."""
 CLAIM_SECONDS = 60.0
-"""A daemon that has claimed the next dead letter of a route and not written it loses the claim after this time."""
+"""Seconds after which a daemon loses its claim on the next dead letter of a route."""
 
 MOST_RESUMES = 1000
-"""Routes whose ended limits are counted, the last ones."""
+"""Most routes whose ended limits are counted, the last ones."""
 
 NO_ROUTE = ""
-"""Stands for messages that cannot be decoded, or that no route takes."""
+"""Route name of messages that cannot be decoded, or that match no route."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Pace of one route. Times are seconds since 1970.
 
-    pause: seconds between two dead letters. due: time of the next. claimed_by: daemon that may write it, until
-    `claimed_until`.
+    pause: seconds between two dead letters.
+    due: time of the next dead letter.
+    claimed_by: daemon that may write it, until `claimed_until`.
     """
 
     pause: float
@@ -41,13 +42,13 @@ class Pace:
 
 
 class Paces:
-    """Paces of the limited routes of one source; routes that are not limited have none.
+    """Paces of the limited routes of one source. Other routes have none.
 
     Several daemons share one value through an entity: operations are idempotent where a daemon may repeat them.
     """
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
-        """state: of `to_json`."""
+        """Restore the paces. state: result of `to_json`."""
         self._routes = {
             route: Pace(each["pause"], each["due"], each.get("by"), each.get("until", 0.0))
             for route, each in (state or {}).get("routes", {}).items()
@@ -68,7 +69,7 @@ class Paces:
 
     @property
     def resumes(self) -> Mapping[str, int]:
-        """How often a person has ended the limit of each route: a daemon sees by it that it has missed one."""
+        """Number of ended limits by route. A daemon detects by it that it has missed a person's resume."""
         return self._resumes
 
     def to_json(self) -> dict[str, Any] | None:
@@ -89,17 +90,17 @@ class Paces:
         }
 
     def limit(self, route: str, now: float, resumes: int | None = None) -> None:
-        """The route has exceeded its limit.
+        """Limit a route that has exceeded its limit.
 
-        resumes: as the daemon knows them that says so. It counted before a person ended the limit when it knows fewer,
-        and nothing happens.
+        resumes: the reporting daemon's count of ended limits. A lower count than the current one is from before a
+        person ended the limit, and the report is ignored.
         """
         if resumes is not None and resumes < self._resumes.get(route, 0):
             return
         self._routes.setdefault(route, Pace(SHORTEST, now + SHORTEST))
 
     def claim(self, route: str, by: str, now: float) -> bool:
-        """Reserve the next dead letter of the route for one daemon. False when it is not due, or another has it."""
+        """Reserve the next dead letter of the route for one daemon. False when not due or claimed by another."""
         pace = self._routes.get(route)
         if pace is None or now < pace.due or (pace.claimed_by not in (None, by) and now < pace.claimed_until):
             return False
@@ -107,14 +108,14 @@ class Paces:
         return True
 
     def wrote(self, route: str, now: float) -> None:
-        """A dead letter of the route was written."""
+        """Double the pause: a dead letter of the route was written."""
         pace = self._routes.get(route)
         if pace is not None:
             pause = min(pace.pause * 2, LONGEST)
             self._routes[route] = Pace(pause, now + pause)
 
     def ease(self, route: str, now: float) -> None:
-        """Enough messages of the route have succeeded: halve its pause."""
+        """Halve the pause: enough messages of the route have succeeded."""
         pace = self._routes.get(route)
         if pace is None:
             return
@@ -125,7 +126,7 @@ class Paces:
             self._routes[route] = replace(pace, pause=pause, due=min(pace.due, now + pause))
 
     def resume(self, route: str | None) -> None:
-        """A person has ended the limit of this route, or of all with None."""
+        """End the limit of this route, or of all with None, on request of a person."""
         for ended in tuple(self._routes) if route is None else (route,):
             if self._routes.pop(ended, None) is not None:
                 self._resumes[ended] = self._resumes.pop(ended, 0) + 1

@@ -1,8 +1,8 @@
-"""Directories and files for their owner alone, whatever the umask and whatever was there before.
+"""Directories and files for their owner alone, whatever the umask and the existing permissions.
 
-Everything that the bridge keeps is made through here. A directory is 0700 and a file 0600; wider ones are narrowed when
-they belong to this user and refused when they belong to another. Links are never followed. Every refusal is an OSError
-whose `strerror` says what is wrong.
+All files of the bridge are made here. A directory is 0700 and a file 0600. Wider ones are narrowed when they belong to
+this user, and refused when they belong to another. Links are never followed. Every refusal is an OSError whose
+`strerror` names the cause.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 STATE = ".bridge"
-"""Name of the directory that default paths lie in: the only parent that is the bridge's own as well."""
+"""Name of the directory of default paths: the only parent directory that the bridge owns as well."""
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class NotPrivate(PermissionError):
-    """The thing at a path cannot be made this user's alone."""
+    """The file or directory cannot be restricted to this user."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EPERM, what, str(path))
 
 
 def directory(path: Path) -> None:
-    """Make the directory, with parents, or narrow the one that is there. Raises: OSError."""
+    """Make the directory, with parents, or narrow the existing one. Raises: OSError."""
     parent = path.parent
     if not parent.exists():
         directory(parent)
@@ -43,15 +43,15 @@ def directory(path: Path) -> None:
 
 
 def missing_directory(path: Path) -> None:
-    """Make the directory where there is none; one that a person named for more than this stays as it is."""
+    """Make the directory where there is none. An existing one, which may serve other purposes, is unchanged."""
     if not path.is_dir():
         directory(path)
 
 
 def file(path: Path) -> None:
-    """Make an empty file, or narrow the one that is there. Raises: OSError.
+    """Make an empty file, or narrow the existing one. Raises: OSError.
 
-    What is there is not opened: the close of any descriptor would end the locks that SQLite holds in this process.
+    An existing file is not opened: closing any descriptor would end the locks that SQLite holds in this process.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_LINK, 0o600))
@@ -59,22 +59,22 @@ def file(path: Path) -> None:
 
 
 def narrow(paths: Iterable[Path]) -> None:
-    """Narrow those of these files, sockets and directories that are there. Raises: OSError."""
+    """Narrow the existing ones of these files, sockets and directories. Raises: OSError."""
     for path in paths:
         with suppress(FileNotFoundError):
             _narrow(path, 0o700 if path.is_dir() else 0o600)
 
 
 def database(path: Path) -> None:
-    """Make or narrow a file of SQLite, and narrow what SQLite keeps beside it with the same rights. Raises: OSError."""
+    """Make or narrow an SQLite file, and narrow the files that SQLite keeps beside it. Raises: OSError."""
     file(path)
     narrow(path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))
 
 
 def opened(path: Path, flags: int) -> int:
-    """A descriptor of a file that is no database; `os.O_CREAT` makes it. Raises: OSError."""
+    """Open a file that is no database; return the descriptor. `os.O_CREAT` makes the file. Raises: OSError."""
     try:
-        # Without waiting: the open of a pipe that nobody writes to would never end
+        # Without waiting: opening a pipe without a writer would never end
         descriptor = os.open(path, flags | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
@@ -90,7 +90,7 @@ def opened(path: Path, flags: int) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when it is whole, and not at all when writing it fails. Raises: OSError."""
+    """File that appears under its name when it is complete, and not at all when writing fails. Raises: OSError."""
     with suppress(FileNotFoundError):
         _check(path, os.lstat(path), stat.S_IFREG)
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
@@ -115,7 +115,7 @@ def _narrow(path: Path, mode: int, descriptor: int | None = None) -> None:
     elif os.chmod in os.supports_follow_symlinks:
         os.chmod(path, mode, follow_symlinks=False)  # noqa: PTH101 - Path.chmod cannot say so on every version
     else:
-        # Linux: a descriptor of the place alone, which is no open file, so that closing it ends no lock
+        # Linux: closing an O_PATH descriptor, which is no open file, ends no lock
         place = os.open(path, os.O_PATH | _NO_LINK)
         try:
             if os.fstat(place).st_ino != found.st_ino:

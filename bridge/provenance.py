@@ -1,4 +1,4 @@
-"""What a dead letter tells about its origin, as `bridge.*` headers. Pure."""
+"""Provenance of a dead letter: cause and origin, as `bridge.*` headers. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOPIC = RESERVED_HEADER_PREFIX + "topic"
 PARTITION = RESERVED_HEADER_PREFIX + "partition"
 OFFSET = RESERVED_HEADER_PREFIX + "offset"
 LAST_OFFSET = RESERVED_HEADER_PREFIX + "last-offset"
-"""Only of a damaged batch that is one dead letter: the offset of its last record."""
+"""Offset of the last record; only in the dead letter of a damaged batch."""
 TIMESTAMP = RESERVED_HEADER_PREFIX + "timestamp"
 MESSAGE_ID = RESERVED_HEADER_PREFIX + "message-id"
 SOURCE = RESERVED_HEADER_PREFIX + "source"
@@ -25,24 +25,28 @@ ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
 DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
 CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
-"""Only of a dead letter that its topic did not take whole: the parts that are left out, with commas between."""
+"""Parts left out, separated by commas; only in a dead letter that was too large for its topic."""
 
 ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED})
 ORIGIN_LIMIT = 1024
-"""Bytes of the longest value that is kept as part of a first origin; no bridge has written a longer one."""
+"""Bytes of the longest value that is kept as part of a first origin. No bridge has written a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a delivery is dead-lettered.
+    """Cause of a dead letter.
 
-    reason: stable word (`BridgeError.reason`). detail: a sentence without payload. error: class name.
-    source: the source's name in the config. route: the route whose command failed, None before routing.
-    executed: routes whose commands the engine has taken already; a replay skips them.
-    attempts: how often the delivery was tried. deliveries: how often the broker has delivered the message.
-    config: version (content hash) of the configuration in force.
-    message_id: the envelope's identity when decoding got that far, so that a replay keeps it.
-    replayed: the message came from a source that believes `bridge.*` headers, so its first origin is kept.
+    reason: stable word (`BridgeError.reason`).
+    detail: a sentence without payload.
+    error: class name.
+    source: the source's name in the configuration.
+    route: the route whose command failed; None before routing.
+    executed: routes whose commands the engine has executed already; a replay skips them.
+    attempts: attempts of the delivery.
+    deliveries: number of deliveries of the message by the broker.
+    config: version (content hash) of the configuration.
+    message_id: the envelope's identity when decoding got that far; a replay keeps it.
+    replayed: the message came from a source that trusts `bridge.*` headers, and its first origin is kept.
     """
 
     reason: str
@@ -60,17 +64,17 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a trusted replay source believes of an incoming dead letter."""
+    """Facts that a trusted replay source takes from a dead letter."""
 
     message_id: str | None
     executed: tuple[str, ...]
 
 
 def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
-    """The message to write to the dead-letter topic: same key, payload and headers, plus the cause.
+    """Make the dead letter of a message: same key, payload and headers, plus the cause.
 
-    Older `bridge.*` headers are replaced, so that a replayed message that dies again tells its last cause and its first
-    origin. From any other source they may be forged and count for nothing.
+    Older `bridge.*` headers are replaced: a replayed message that fails again has its last cause and its first origin.
+    Headers from an untrusted source may be forged and are ignored.
     """
     kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
     origin = {
@@ -103,13 +107,13 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
-    # Another message than the one it tells of: duplicate detection must not take it for a repeat of that one
+    # The dead letter is another message: duplicate detection must not mistake it for the original
     headers = kept + tuple(added.items())
     return replace(message, headers=headers, timestamp=None, timestamp_ms=None, message_id=None, unreadable=None)
 
 
 def read(message: Message) -> Provenance:
-    """Provenance of a dead letter that a source marked `trusted: replay` receives."""
+    """Read the provenance of a dead letter that a source marked `trusted: replay` receives."""
     found = {name: own_text(value) for name, value in message.headers if value is not None}
     executed = found.get(EXECUTED, "")
     return Provenance(found.get(MESSAGE_ID), tuple(executed.split(",")) if executed else ())

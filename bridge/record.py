@@ -1,7 +1,7 @@
-"""Values that are made for every message.
+"""Dataclasses for values that are made for every message.
 
-For the type checker `record` is `dataclasses.dataclass`, and what says `frozen=True` cannot be assigned to. At run time
-the freezing is left out: it makes every field of every object several times as dear as the object itself.
+For the type checker `record` is `dataclasses.dataclass`: fields with `frozen=True` cannot be assigned. At run time
+freezing is left out: it makes every field of an object several times as expensive as the object itself.
 """
 
 from __future__ import annotations

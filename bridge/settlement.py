@@ -1,4 +1,4 @@
-"""Which error leads to which end of a delivery. Pure: no clock, no I/O."""
+"""Decision table from errors to settlements. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from bridge.errors import (
 )
 
 DETAIL_LIMIT = 1024
-"""Longest cause text in bytes of UTF-8 (promised: cause text is at most 1 KB and never holds payload)."""
+"""Longest cause text, in bytes of UTF-8. It never contains payload."""
 
 
 class Outcome(StrEnum):
-    """How a settled delivery is counted: each has exactly one."""
+    """Outcome of a settled delivery. Each delivery has exactly one."""
 
     EXECUTED = "executed"
     DUPLICATE = "duplicate"
@@ -49,14 +49,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The delivery is done."""
+    """Complete the delivery."""
 
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """An outage: keep the delivery, stop intake, go on by itself when the outage ends."""
+    """Hold the delivery during an outage: stop intake, and continue when the outage ends."""
 
     reason: str
     detail: str
@@ -66,7 +66,7 @@ class Hold:
 class Retry:
     """Try the same delivery again after `delay` seconds; its ordering key waits.
 
-    failed: False when it only waits for others before it, which may take as long as it takes.
+    failed: False when the delivery only waits for earlier ones. Such a wait has no time limit.
     """
 
     delay: float
@@ -76,7 +76,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """The delivery can never succeed. `reason` is a stable word, `detail` a sentence for a person."""
+    """Dead-letter a delivery that can never succeed. reason: a stable word. detail: a sentence for a person."""
 
     reason: str
     detail: str
@@ -84,27 +84,28 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The right to settle is gone (lock lost, partition revoked): forget it, redelivery is coming."""
+    """Forget a delivery that can no longer be settled (lock lost, partition revoked). The broker redelivers it."""
 
     reason: str
 
 
 class Wait(StrEnum):
-    """What a parked message waits for."""
+    """Event that ends the wait of a message."""
 
     INSTANCE = "instance"
-    """To be started: the command waits, for it alone."""
+    """Start of the instance. Only the command waits."""
     TIME = "time"
-    """To pass: the message waits, and with it the later ones of its ordering key."""
+    """Passing of time. The message and later ones of its ordering key wait."""
     PERSON = "person"
-    """To release it, likewise."""
+    """Release by a person. The message and later ones of its ordering key wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Keep it on an engine, durably, and complete the delivery.
+    """Keep the message durably on an engine, and complete the delivery.
 
-    seconds: the longest wait (INSTANCE), or the wait (TIME); None: without end. reason, detail: as of a dead letter.
+    seconds: longest wait (INSTANCE), or the wait itself (TIME); None: no limit.
+    reason, detail: as of a dead letter.
     """
 
     wait: Wait
@@ -118,10 +119,11 @@ Settlement = Complete | Hold | Retry | DeadLetter | Release | Park
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Back-off in seconds: `initial` times `multiplier` per attempt, up to `max_delay`; `in_memory` bounds the whole.
+    """Back-off in seconds: `initial` times `multiplier` per attempt, up to `max_delay`.
 
-    `bug_attempts` bounds how often a delivery is tried whose failure is not a BridgeError. `max_hold` is how long the
-    broker lets one message be held for retries; what has to wait longer cannot stay in memory.
+    in_memory: limit of the whole, in seconds.
+    bug_attempts: most attempts of a delivery that fails with another error than a BridgeError.
+    max_hold: seconds for which the broker lets a message be held for retries. A longer wait cannot stay in memory.
     """
 
     initial: float = 0.2
@@ -139,11 +141,11 @@ class RetryPolicy:
 def decide(
     error: BaseException, command: Command | None, attempt: int, elapsed: float, policy: RetryPolicy
 ) -> Settlement:
-    """The settlement that `error` leads to.
+    """Settlement of a delivery whose command raised `error`.
 
-    error: what executing `command` raised (command is None when decoding or routing failed).
-    attempt: how often this delivery was tried, from 1; with InstanceParked, how often it met that. elapsed: seconds
-    since its first failure.
+    command: the failed command; None when decoding or routing failed.
+    attempt: attempts of this delivery, from 1; with InstanceParked, the number of times it met that error.
+    elapsed: seconds since the first failure of the delivery.
     """
     if isinstance(error, MessageError | EngineRejected):
         return DeadLetter(reason_of(error), detail_of(error))
@@ -161,7 +163,7 @@ def decide(
         if command.on_finished is OnFinished.IGNORE:
             return Complete(Outcome.IGNORED)
         return DeadLetter(error.reason, detail_of(error))
-    # Of commands that need their instance to be there
+    # Only commands that need an existing instance
     on_missing = (
         None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
     )
@@ -180,12 +182,13 @@ def decide(
 def outside(
     settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float, skip: bool = False
 ) -> Settlement:
-    """What a source that may keep messages outside their broker makes of a settlement.
+    """Settlement of a source that may keep messages outside their broker.
 
-    keeps: whether it can keep this one.
-    quarantine: a message that would be dead-lettered, and has an ordering key, waits for a person, and its key with it.
-    held: seconds since the delivery failed first. max_hold: seconds for which its broker lets it be held for retries; a
-    longer wait is parked. skip: the message cannot be parsed, and the source completes such messages as ignored.
+    keeps: this message can be kept.
+    quarantine: a message with an ordering key waits for a person, with its key, instead of being dead-lettered.
+    held: seconds since the first failure of the delivery.
+    max_hold: seconds for which the broker lets a message be held for retries. A longer wait continues on the engine.
+    skip: the message cannot be parsed, and the source completes such messages as ignored.
     """
     if skip and isinstance(settlement, DeadLetter):
         return Complete(Outcome.IGNORED)
@@ -208,12 +211,12 @@ def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
 
 
 def reason_of(error: BaseException) -> str:
-    """The stable word for an error."""
+    """Stable reason word of an error."""
     return error.reason if isinstance(error, BridgeError) else "bug"
 
 
 def detail_of(error: BaseException) -> str:
-    """A sentence for a person. Foreign texts may quote payload, so of a bug only the class is told."""
+    """Error text for a person. Only the class of a bug is named: texts of other libraries may quote payload."""
     text = str(error) if isinstance(error, BridgeError) else f"unexpected {type(error).__name__}, see the log"
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= DETAIL_LIMIT:

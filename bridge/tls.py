@@ -1,4 +1,4 @@
-"""Certificates: of ports of ours, whose files are read again when they change, and for engines that we call."""
+"""TLS certificates: of the bridge's ports, with files that are read again when they change, and of engine clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TlsProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Contents of the files as PEM, and a context made of them. client_ca: authorities that clients must be of."""
+    """Contents of the files as PEM, and their context. client_ca: authorities of accepted client certificates."""
 
     certificate: bytes
     key: bytes
@@ -32,7 +32,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class ClientMaterial:
-    """PEM for connections that we open. ca: authorities that are trusted; None: those of the system."""
+    """PEM for outgoing connections. ca: trusted authorities; None: those of the system."""
 
     ca: bytes | None
     certificate: bytes | None
@@ -68,7 +68,7 @@ class TlsFiles:
 
     @property
     def asks_clients(self) -> bool:
-        """Tell whether clients need a certificate."""
+        """Report if clients need a certificate."""
         return self._client_ca is not None
 
     def load(self) -> Material:
@@ -79,7 +79,7 @@ class TlsFiles:
             return self._material
 
     def current(self) -> Material:
-        """Contents of today; files that cannot be used are reported once, and the last good ones stay in force.
+        """Current contents of the files. Unusable files are reported once, and the last good ones stay in use.
 
         Raises: TlsProblem when there never were good ones.
         """
@@ -121,7 +121,7 @@ class TlsFiles:
 
 
 def serve_current(files: TlsFiles) -> ssl.SSLContext:
-    """Make a context whose every handshake uses the files as they are then. Raises: TlsProblem."""
+    """Make a context that uses the current files at every handshake. Raises: TlsProblem."""
     context = files.load().context
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:

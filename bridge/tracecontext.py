@@ -1,4 +1,4 @@
-"""W3C trace context (https://www.w3.org/TR/trace-context/), levels 1 and 2: read, checked, handed on. Pure."""
+"""W3C trace context (https://www.w3.org/TR/trace-context/), levels 1 and 2: parse, validate, propagate. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
 _NAMES = (TRACEPARENT, "Diagnostic-Id")
-"""Azure's messaging clients write the same under the second name."""
+"""Names of the header. Azure's messaging clients write the same value under the second name."""
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _MEMBER = re.compile(
@@ -25,20 +25,20 @@ _LONGEST_STATE = 512
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Where a message stands in a trace. traceparent is valid, tracestate valid or None."""
+    """Trace context of a message. traceparent: valid. tracestate: valid or None."""
 
     traceparent: str
     tracestate: str | None = None
 
     @property
     def trace_id(self) -> str:
-        """32 hexadecimal digits that all of a trace have in common."""
+        """Trace id: 32 hexadecimal digits, common to the whole trace."""
         return self.traceparent[3:35]
 
     def child(self, event_id: str) -> TraceContext:
-        """The context of what is published under `event_id` (a UUID): the same trace, a span id made of that id.
+        """Context of a publication with the id `event_id` (a UUID): the same trace, and a span id derived from that id.
 
-        So a repeated publish has the same one.
+        A repeated publish has the same context. Raises: ValueError when `event_id` is no UUID.
         """
         span = event_id.replace("-", "")[-16:].lower()
         if not re.fullmatch("[0-9a-f]{16}", span) or int(span, 16) == 0:
@@ -47,14 +47,14 @@ class TraceContext:
 
     @property
     def _flags(self) -> str:
-        """Those of them that this version knows: sampled, and random trace id."""
+        """Trace flags that this version knows: sampled, and random trace id."""
         return f"{int(self.traceparent[53:55], 16) & 3:02x}"
 
 
 def trace_context(*carriers: Mapping[str, Any]) -> TraceContext | None:
-    """The context that the first carrier with a valid `traceparent` holds. What is not valid counts as absent.
+    """Trace context of the first carrier with a valid `traceparent`. Invalid values count as absent.
 
-    carriers: headers, CloudEvents extension attributes (the distributed tracing extension names them alike).
+    carriers: headers, CloudEvents extension attributes (the distributed tracing extension uses the same names).
     """
     for carrier in carriers:
         for name in _NAMES:
@@ -66,7 +66,7 @@ def trace_context(*carriers: Mapping[str, Any]) -> TraceContext | None:
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether this version can go on with it. Fields of later versions are let through, version ff never."""
+    """True when this version can use the text. Fields of later versions are accepted, version ff never."""
     found = _PARENT.fullmatch(text)
     if found is None:
         return False
@@ -75,7 +75,7 @@ def is_traceparent(text: str) -> bool:
 
 
 def is_tracestate(text: str) -> bool:
-    """At most 32 members, each `key=value`, no key twice, at most 512 characters."""
+    """True when the text is valid: at most 32 members `key=value`, distinct keys, at most 512 characters."""
     if len(text) > _LONGEST_STATE:
         return False
     members = [member.strip(" \t") for member in text.split(",")]

@@ -1,1 +1,1 @@
-"""Puts the parts together, and holds the plain functions behind the commands."""
+"""Composition of the parts, and the functions behind the commands."""

@@ -1,4 +1,4 @@
-"""The limits of routes, from a configuration and live engines."""
+"""Construction of the limits of routes from a configuration and live engines."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PAGE = 1000
 
 
 def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
-    """The limits of all routes, not started. Routes with the same engine and prefix share a count.
+    """Create the limits of all routes, not started. Routes with the same engine and prefix share a count.
 
-    Start it when the engines are started; the configuration must be one that `check` passes.
+    Start the admission after the engines. The configuration must pass `check`.
     """
     limits: dict[str, RouteLimit] = {}
     populations: dict[tuple[str, str], RunningInstances] = {}
@@ -69,7 +69,7 @@ def _counted(route: RouteConfig) -> tuple[str, str] | None:
 
 
 def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
-    """Values that are counted apart among orchestrations which several routes may start; None where none are."""
+    """Most values counted separately among orchestrations that several routes may start; None: not counted by value."""
     wanted = [
         route.limits.per.max_values
         for route in loaded.config.routes
@@ -80,7 +80,10 @@ def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
 
 
 def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
-    """Let the engines that can tell the populations what starts and finishes. On the event loop, engines started."""
+    """Subscribe the running instances to engines that report starts and ends.
+
+    Call it on the event loop, after the start of the engines.
+    """
     loop = asyncio.get_running_loop()
     for name, engine in engines.items():
         mine = [population for population in admission.populations if population.engine == name]
@@ -89,7 +92,7 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
             prefixes = tuple(population.prefix for population in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
-                with suppress(RuntimeError):  # the loop has ended, and with it who would want to know
+                with suppress(RuntimeError):  # the loop has ended, and its listeners with it
                     loop.call_soon_threadsafe(_told, mine, finished, started)
 
         if mine and engine.watch_runs(tell):
@@ -108,7 +111,7 @@ def _told(populations: Sequence[RunningInstances], finished: Sequence[str], star
 
 
 def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
-    """Asks the engine for the ids of the instances with a prefix that have not finished. values: with their values."""
+    """Return a function that reads the ids of unfinished instances with a prefix. values: with their values."""
 
     async def asked() -> Collection[str]:
         query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
@@ -122,7 +125,7 @@ def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
                 ]
         except Exception as error:
             raise translate(error, what=f"count the running instances {prefix!r}") from error
-        # An engine may know less of filters than it is asked for
+        # An engine may ignore a part of the filter
         return {
             instance_id: tags.get(TAG, SHARED)
             for instance_id, status, tags in found

@@ -1,4 +1,4 @@
-"""The kept audit lines of a configuration, or of the directory of an engine's file; lines of refused commands."""
+"""Audit lines of a configuration or of the directory of an engine's file, and lines of refused commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from bridge.ops.trail import Trail
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Lines that are wanted; None is any. actor: a name or a user id. action: whole, or its part before a dot."""
+    """Filter of audit lines; None matches all.
+
+    actor: a name or a user id.
+    action: the whole action, or its part before a dot.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -42,7 +46,7 @@ class Wanted:
 
 @contextmanager
 def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Iterator[None]:
-    """Leave the line of a change that ends before it is known what it is made on: with an error of the body."""
+    """Write the audit line of a change that fails before its target is known: with the error of the body."""
     try:
         yield
     except (BridgeError, LookupError) as error:
@@ -53,12 +57,12 @@ def refused(loaded: Loaded, action: str, target: str, reason: str | None) -> Ite
 
 
 def files(trails: Sequence[Trail]) -> list[Path]:
-    """The files that `lines` reads."""
+    """Files that `lines` reads."""
     return [file for trail in trails for file in trail.files()]
 
 
 def lines(trails: Sequence[Trail], wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """The lines that are wanted, the oldest first. Raises: BridgeError when a copy cannot be read."""
+    """Matching lines, oldest first. Raises: BridgeError when a copy cannot be read."""
     try:
         yield from heapq.merge(
             *(filter(wanted.fits, trail.read()) for trail in trails), key=lambda line: str(line["time"])

@@ -1,4 +1,4 @@
-"""Every problem of a configuration at once, without a network."""
+"""Check of a configuration: all problems at once, without a network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found. counts: how many sources, routes and so on there are; empty when that cannot be said."""
+    """Result of a check. counts: number of sources, routes and so on; empty when unknown."""
 
     problems: tuple[Problem, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -41,10 +41,10 @@ class Report:
 
 
 def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: bool = True) -> Report:
-    """Load and compile everything and report all that is wrong, in the order of the files.
+    """Load and compile the whole configuration; report all problems in the order of the files.
 
-    imports: import the workflow modules and the functions of `map:`. Without, nothing of the project's own code runs,
-    and names of orchestrations and entities that rules have are not looked at.
+    imports: import the workflow modules and the functions of `map:`. Without it, no code of the project runs, and the
+    names of orchestrations and entities in rules are not checked.
     """
     try:
         found = survey(config_paths(config), overlays)
@@ -52,19 +52,19 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
         return Report(error.problems)
     if found.loaded is None:
         return Report(found.problems)
-    # Without the list of modules nobody knows what is unknown.
+    # Without the list of modules, unknown names cannot be found
     imports = imports and not any(problem.path.startswith("workflows") for problem in found.problems)
     report = inspect(found.loaded, imports=imports, whole=found.whole)
     if all(problem.severity == "warning" for problem in found.problems):
         return report
-    # What is wrong at a place that does not load follows from that.
+    # A problem at a place that does not load is a consequence of that
     known = {(problem.file, problem.line, problem.column) for problem in found.problems}
     more = [problem for problem in report.problems if (problem.file, problem.line, problem.column) not in known]
     return Report(tuple(_sorted([*found.problems, *more])))
 
 
 def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Report:
-    """The same of a configuration that is loaded. whole: false when it has stand-ins for what is wrong."""
+    """Check a loaded configuration. whole: False when it has stand-ins for invalid parts."""
     problems: list[Problem] = list(loaded.warnings)
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
@@ -97,7 +97,7 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Repo
 
 
 def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
-    """Orchestrations and entities that rules name and nobody runs."""
+    """Problems of orchestrations and entities that rules name and no worker runs."""
     for name, path in referenced_orchestrations(loaded.config):
         if not workflows.knows_orchestration(name):
             what = _nobody("orchestration", name, workflows.orchestrators, workflows.external)
@@ -120,7 +120,7 @@ def _nobody(kind: str, name: str, known: Collection[str], external: Collection[s
 
 
 def _collect(build: Callable[[], T], problems: list[Problem]) -> T | None:
-    """What `build` gives, or None after its problems were noted."""
+    """Result of `build`; None after its problems were added to `problems`."""
     try:
         return build()
     except ConfigError as error:
@@ -129,7 +129,7 @@ def _collect(build: Callable[[], T], problems: list[Problem]) -> T | None:
 
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:
-    """Each once, by file and place: a rule that reads from two sources is compiled twice."""
+    """Distinct problems by file and position: a rule that reads from two sources is compiled twice."""
     files = list(dict.fromkeys(problem.file for problem in problems))
     return sorted(
         dict.fromkeys(problems), key=lambda problem: (files.index(problem.file), problem.line, problem.column)

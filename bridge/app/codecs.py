@@ -1,4 +1,4 @@
-"""Codecs of sources and targets, and the schema registries that some of them ask."""
+"""Codecs of sources and targets, and their schema registries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEMA_CODECS = ("avro", "protobuf")
 
 
 def build_registries(loaded: Loaded) -> dict[str, Registry]:
-    """Every registry by name; none is asked yet. Raises: ConfigError when the extra is missing."""
+    """Every registry by name, without a connection yet. Raises: ConfigError when the extra is missing."""
     configs = loaded.config.registries
     if not configs:
         return {}
@@ -41,12 +41,12 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
 
 
 def body_limits(config: LimitsConfig) -> Limits:
-    """Bounds of the bodies of one source."""
+    """Limits of the bodies of one source."""
     return Limits(config.max_payload, config.max_depth, config.max_values, config.max_decoded)
 
 
 def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None) -> Codec:
-    """What reads a source. registries: None for JSON in place of what would ask one."""
+    """Codec that reads a source. registries: None uses a JSON stand-in for codecs that need one."""
     config = loaded.config.sources[source]
     limits = body_limits(config.limits)
     if config.codec not in SCHEMA_CODECS:
@@ -61,7 +61,11 @@ def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry]
 
 
 def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry] | None) -> Codec:
-    """What writes a target. registries: as above. Raises: ConfigError when its schema cannot be used."""
+    """Codec that writes a target.
+
+    registries: None uses a JSON stand-in for codecs that need one.
+    Raises: ConfigError when the target's schema cannot be used.
+    """
     config = loaded.config.targets[target]
     if config.codec not in SCHEMA_CODECS:
         return codecs.get(config.codec)

@@ -1,4 +1,4 @@
-"""The only place that names implementations: from a configuration to live parts."""
+"""Composition of the bridge: builds its parts from a configuration. The only module that names implementations."""
 
 from __future__ import annotations
 
@@ -46,19 +46,21 @@ if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
 
 _SHARE = 10
-"""One value has at most this part of a source's bounds, unless the configuration gives a figure; and at most half of
-the commands that are executed at once, so that slow ones of one value leave some for others."""
+"""Part of a source's limits that one value may have, unless the configuration gives a number.
+
+One value has at most half of the concurrent commands, which leaves some for others when its commands are slow.
+"""
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
-    """The configuration at `config`, or at the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
+    """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
     return load(config_paths(config), overlays)
 
 
 def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
-    """`config`, or the first of DEFAULT_CONFIGS that is there. Raises: ConfigError."""
+    """Return `config`, or the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
     if config:
         return config
     for path in DEFAULT_CONFIGS:
@@ -71,15 +73,15 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
 
 
 def load_workflows(loaded: Loaded) -> Workflows:
-    """The workflow modules of the configuration, imported. Raises: ConfigError."""
+    """Import the workflow modules of the configuration. Raises: ConfigError."""
     workflows = loaded.config.workflows
     return load_modules(workflows.modules, module_base(loaded), loaded.locate, external=workflows.external)
 
 
 def module_base(loaded: Loaded) -> Path:
-    """The directory that modules named in the configuration are looked up in.
+    """Directory in which modules named in the configuration are looked up.
 
-    Beside the configuration file, or in the directory above it where that holds one of them, so that
+    It is the directory of the configuration file, or its parent where only that has one of the modules:
     `config/bridge.yaml` can name the package `workflows` next to `config`.
     """
     tops = own_packages(loaded)
@@ -90,7 +92,7 @@ def module_base(loaded: Loaded) -> Path:
 
 
 def own_packages(loaded: Loaded) -> frozenset[str]:
-    """Top-level packages of the configuration's own code: workflow modules, functions of `map:`, providers of keys."""
+    """Top-level packages of the configuration's own code: workflow modules, functions of `map:`, key providers."""
     encryptions = (engine.encryption for engine in loaded.config.engines.values())
     providers = (each.provider for each in encryptions if each is not None)
     maps = (route.map for route in loaded.config.routes)
@@ -99,8 +101,9 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
 
 
 def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
-    """An engine, not started. host: run an embedded engine in this process, else reach the one that is running.
+    """Create an engine, not started.
 
+    host: run an embedded engine in this process; else connect to the running one.
     Raises: ConfigError.
     """
     config = loaded.config.engines[name]
@@ -113,7 +116,7 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
 
 
 def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
-    """The keys of an engine's encryption; None where it has none. Raises: EngineMisconfigured."""
+    """Encryption keys of an engine; None where it has none. Raises: EngineMisconfigured."""
     config = loaded.config.engines[name].encryption
     if config is not None:
         path: tuple[str | int, ...] = ("engines", name, "encryption", "keys")
@@ -131,7 +134,7 @@ _Tls = TypeVar("_Tls", bound=Model)
 
 
 def build_tls(loaded: Loaded) -> TlsFiles | None:
-    """The certificate of the ops port; None when it has none."""
+    """Certificate files of the ops port; None where it has none."""
     if loaded.config.ops.http.tls is None:
         return None
     tls = _resolved(loaded, ("ops", "http", "tls"), loaded.config.ops.http.tls)
@@ -140,19 +143,19 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
 
 
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
-    """The same with absolute paths: files lie beside the configuration file that names them."""
+    """Copy of TLS settings with absolute paths, relative to the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
     return tls.model_copy(update=files)
 
 
 def build_broker(loaded: Loaded, name: str) -> Broker:
-    """A broker, not started. Raises: ConfigError when the extra is missing."""
+    """Create a broker, not started. Raises: ConfigError when the extra is missing."""
     config = loaded.config.brokers[name]
 
     def resolve(field: str, value: str) -> Path:
         return loaded.resolve(("brokers", name, "tls", field), value)
 
-    # Clients of brokers come with extras
+    # Broker clients come with extras
     try:
         match config:
             case LocalBrokerConfig():
@@ -171,7 +174,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
-    """The compiled rules of a source. Raises: ConfigError with every problem."""
+    """Compile the rules of a source. Raises: ConfigError with all problems."""
     problems: list[Problem] = []
     validators = {}
     for index, route in enumerate(loaded.config.routes):
@@ -196,9 +199,11 @@ def build_decoder(
     registries: Mapping[str, Registry] | None = None,
     compiler: Compiler | None = None,
 ) -> SourceDecoder:
-    """The decoder of a source. registries: see `source_codec`. compiler: of its expressions, a new one.
+    """Create the decoder of a source.
 
-    Raises: ConfigError with every problem.
+    registries: see `source_codec`.
+    compiler: compiler of its expressions; None: a new one.
+    Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
     limits = body_limits(config.limits)
@@ -244,7 +249,7 @@ def _amqp_headers(config: SourceConfig, broker: BrokerConfig) -> bool:
 
 
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
-    """What a source wants of its broker."""
+    """Subscription options of a source."""
     config = loaded.config.sources[source]
     match loaded.config.brokers[config.broker]:
         case ServiceBusBrokerConfig():
@@ -290,27 +295,30 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
 
 
 def _unreadable(config: SourceConfig, *, stops: bool) -> UnreadablePolicy:
-    """Treatment of messages that cannot be parsed. stops: the broker has partitions, which can be stopped.
+    """Treatment of messages that cannot be parsed. stops: the broker has partitions that can be stopped.
 
-    What follows a message whose key is unknown may be of the same key: order and quarantine by key cannot go on there.
+    Messages behind one with an unknown key may have the same key: order and quarantine by key stop there.
     """
     if config.on_unreadable is not None:
         return UnreadablePolicy(config.on_unreadable, config.on_unreadable)
     by_key = config.ordering not in ("partition", "none") or config.quarantine is not None
     stop: OnUnreadable = "stop_partition" if stops and by_key else "dead_letter"
-    # An ordering expression has no value for what cannot be parsed, whatever its message key
+    # An ordering expression has no value for an unreadable message, whatever its message key
     return UnreadablePolicy(stop if config.ordering not in ("key", "partition", "none") else "dead_letter", stop)
 
 
 def _local_topics(config: SourceConfig) -> tuple[str, ...]:
-    """Of a source of another broker that a test runs on local ones, too: a subscription is a group of its topic."""
+    """Local topics of a source, also of one that a test moves from another broker to a local one.
+
+    A subscription becomes a group of its topic.
+    """
     if config.topics or (entity := config.queue or config.topic) is None:
         return config.topics
     return (entity if config.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
 
 
 def _shares(limits: LimitsConfig) -> PerValue | None:
-    """Bounds of a source per value."""
+    """Limits of a source per value."""
     per = limits.per
     if per is None:
         return None
@@ -324,7 +332,7 @@ def _shares(limits: LimitsConfig) -> PerValue | None:
 
 
 def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
-    """What a target makes of a message before its broker gets it."""
+    """Function that a target applies to a message before its broker gets it."""
     wishes = config.servicebus
     if wishes is None:
         return lambda message: message
@@ -350,7 +358,7 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
 
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:
-    """The ordering domains that sources name, to be shared by them."""
+    """Create the ordering domains that sources name and share."""
     names = {source.ordering_domain for source in loaded.config.sources.values()}
     return {name: OrderingDomain(name) for name in names if name is not None}
 
@@ -367,12 +375,13 @@ def build_source(
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
 ) -> SourcePipeline:
-    """A source's pipeline, not started.
+    """Create the pipeline of a source, not started.
 
-    limits: of all routes that have some. domains: all that sources name. wards: where its poisoned keys are kept.
+    limits: limits of all routes that have some.
+    domains: all ordering domains.
+    quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
-
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]

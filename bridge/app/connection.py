@@ -1,4 +1,4 @@
-"""A short visit to a running engine, as commands make it."""
+"""Connection of a command to a running engine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Engine]:
-    """The engine of this name, which must be running. None: `default`, or the only one there is.
+    """Connect to the engine of this name, which must be running. None: `default`, or the only one.
 
-    Raises: LookupError for an unknown name, ConfigError, EngineOutage when it does not answer.
+    Raises: LookupError for an unknown name, ConfigError, EngineOutage when the engine does not answer.
     """
     name = chosen(loaded, name)
     engine = build_engine(loaded, name, host=False)
@@ -34,7 +34,7 @@ async def attached(loaded: Loaded, name: str | None = None) -> AsyncIterator[Eng
 
 
 def chosen(loaded: Loaded, name: str | None) -> str:
-    """The name of the engine that is meant. None: `default`, or the only one. Raises: LookupError when unknown."""
+    """Name of the chosen engine. None: `default`, or the only one. Raises: LookupError when unknown."""
     engines = loaded.config.engines
     if name is None:
         name = next(iter(engines)) if len(engines) == 1 else "default"
@@ -43,7 +43,7 @@ def chosen(loaded: Loaded, name: str | None) -> str:
 
 
 def payload(serialized: str | None) -> Any:
-    """The JSON value of a payload, without the envelope that a message came in; text that is no JSON as it is."""
+    """JSON value of a payload, without its message envelope; text that is not JSON is returned unchanged."""
     if not serialized:
         return None
     try:
@@ -53,6 +53,6 @@ def payload(serialized: str | None) -> Any:
 
 
 def stamp(moment: datetime) -> str:
-    """RFC 3339 in UTC. The SDK's naive times are UTC."""
+    """Format a time as RFC 3339 in UTC. The SDK's naive times are UTC."""
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Both ends of the control channel: the routes of a daemon, and the way of a command to one, or past all of them."""
+"""Control channel: the daemon's routes, and the path of a command to a daemon or directly to the engine."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
 log = logging.getLogger("bridge.control")
 
 _LONGEST_PATH = 4000
-"""Below what a server takes. The longest id, of 256 characters, needs 3,072."""
+"""Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
 FIND_SECONDS = 5.0
-"""Time for a daemon to say which engines it has; one that takes longer is passed over. While an operation runs it is
-asked as often, so that one that is frozen at work is noticed."""
+"""Seconds for a daemon to list its engines. A slower daemon is skipped.
+
+During an operation the daemon is asked at the same interval, which detects a frozen one.
+"""
 WAIT_SECONDS = 6 * 3600.0
-"""Time for an operation. Calls to an engine have deadlines of their own; the erasure of a large engine makes many."""
+"""Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
 def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[int] | None = None) -> Control:
-    """The channel of a daemon, not started. admitted: see `Control`."""
+    """Create the control channel of a daemon, not started. admitted: see `Control`."""
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -63,7 +65,7 @@ def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[i
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
-    """The results of operations, one after the other: by a daemon that runs, else on the engine itself.
+    """Run operations one after the other, by a running daemon or else on the engine itself; return their results.
 
     calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
     """
@@ -85,7 +87,7 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:
-    """The socket of a daemon that has the very engine, the newest that answers; None when there is none."""
+    """Socket of the newest answering daemon that has the same engine; None when there is none."""
     try:
         name = chosen(loaded, engine)
     except LookupError:
@@ -105,7 +107,7 @@ async def _find(loaded: Loaded, engine: str | None) -> Path | None:
 
 
 async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
-    """The engines of the daemon behind a socket; None when it does not say."""
+    """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
             known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
@@ -118,7 +120,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
 
 
 async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
-    """The answer of a daemon, waited for as long as it lives. Raises: as `operate`."""
+    """Answer of a daemon. Wait for it while the daemon lives. Raises: as `operate`."""
     answer = asyncio.create_task(_ask(path, operation, given))
     try:
         while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
@@ -133,7 +135,7 @@ async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, An
 
 
 def _sockets(directory: Path) -> list[Path]:
-    """Sockets of daemons, the newest first. Those in a directory of somebody else are not asked."""
+    """Sockets of daemons, newest first. A directory of another user is ignored."""
     if sys.platform != "linux":
         return []
     try:
@@ -191,7 +193,7 @@ def _json(value: Any) -> Any:
 
 
 def _error(problem: Mapping[str, Any]) -> Exception:
-    """The error that the daemon met, so that it leads to the same words and exit code."""
+    """Make the error that the daemon reported, which leads to the same text and exit code."""
     reason, detail = problem.get("reason"), str(problem.get("detail"))
     if reason == "unknown_name":
         return LookupError(detail)

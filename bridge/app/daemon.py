@@ -1,4 +1,4 @@
-"""The daemon: sources, workers and the ops port of one process, from start to drained stop."""
+"""Daemon: sources, workers and the ops port of one process, from start to drained stop."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ log = structlog.get_logger("bridge.daemon")
 
 
 class Daemon:
-    """One process of the bridge. `start`, then `wait`, then `stop`.
+    """One process of the bridge. Call `start`, then `wait`, then `stop`.
 
-    intake: consume the sources. worker: run the workflows.
+    intake: consume the sources.
+    worker: run the workflows.
     """
 
     def __init__(
@@ -78,10 +79,11 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Compiles everything and opens nothing; must run on the event loop. Raises: ConfigError.
+        """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
-        engines: instead of those of the configuration, under the same names; then no schema registry is asked either,
-        and what would be Avro or Protobuf is JSON. now: the clock of these engines.
+        engines: replacements for the configured engines, under the same names. Schema registries are not used then:
+        JSON replaces Avro and Protobuf.
+        now: clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
@@ -170,7 +172,7 @@ class Daemon:
         )
         http = config.ops.http
         if not intake and "port" not in http.model_fields_set:
-            # Beside the intake that has the default port, which nobody chose
+            # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
         self.web = Web(http, self.watch.health, self.watch.metrics, build_tls(loaded))
         self.channel: Control | None = None
@@ -182,11 +184,14 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        """Where health and metrics are served."""
+        """URL of health and metrics."""
         return self.web.url
 
     async def start(self) -> None:
-        """Open everything and begin. Raises: BridgeError when something cannot be opened; then nothing stays open."""
+        """Open all parts and start working.
+
+        Raises: BridgeError when a part cannot be opened; no part stays open then.
+        """
         try:
             await self._start()
         except BaseException:
@@ -233,7 +238,7 @@ class Daemon:
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:
-        """Return when `stop` is set. Raises what a task of the daemon died of: that is a bug."""
+        """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
         stopped = asyncio.ensure_future(stop.wait())
         tasks = [task for source in self.sources for task in source.tasks]
         tasks += self.admission.tasks
@@ -248,9 +253,9 @@ class Daemon:
                 raise BridgeError(f"{task.get_name()} ended by itself")
 
     async def stop(self, deadline: float) -> bool:
-        """Drain within `deadline` seconds and close everything. False when a worker would not stop. Idempotent.
+        """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
 
-        What fails to close is logged and keeps nothing else open.
+        A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
         self.watch.phase = "draining"
@@ -274,11 +279,11 @@ class Daemon:
         return all(clean is True for clean in stopped)
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
-        """Connections refused by each port, by cause."""
+        """Refused connections by port and cause."""
         return {"ops": self.web.refused} | ({} if self.channel is None else {"control": self.channel.refused})
 
     def _stuck(self, engine: str) -> list[str]:
-        """Describe the pools of threads of an engine's workers that cannot work."""
+        """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
     def _parked(self) -> int:
@@ -327,7 +332,7 @@ def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
 
 
 async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
-    """What each gave, or the error that it met."""
+    """Results or exceptions, in order. Exceptions are logged."""
     results = await asyncio.gather(*closing, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
@@ -336,11 +341,11 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
+    """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
 
-    ready_file: written once everything runs, with the process id, the address of the ops port and the control socket as
+    ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
     JSON; removed before that and at the end.
-    Raises: ConfigError, before anything was opened; BridgeError when a part cannot be opened.
+    Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
     wanted = loaded.config.ops.log
     logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
@@ -360,17 +365,17 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """A workflow thread that never returns would keep the interpreter from ending."""
+    """End the process: a workflow thread that never returns would keep the interpreter running."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def tune_gc() -> None:
-    """Let the cyclic garbage collector run less often.
+    """Make the cyclic garbage collector run less often.
 
-    A message makes a few hundred objects and no cycles; with the default thresholds the collector, which looks at all
-    that is alive, takes up to a quarter of a busy daemon's time.
+    A message makes a few hundred objects and no cycles. With the default thresholds the collector, which scans all live
+    objects, takes up to a quarter of a busy daemon's time.
     """
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
@@ -410,9 +415,9 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
 
 
 async def _channel(daemon: Daemon) -> Control | None:
-    """The control channel, served. None where there is no place for it, or no way to know who calls.
+    """Start the control channel. None where it has no directory, or where callers cannot be identified.
 
-    Raises: ConfigError when a directory that the configuration names cannot be used.
+    Raises: ConfigError when the configured directory cannot be used.
     """
     loaded = daemon.loaded
     if sys.platform != "linux":

@@ -1,4 +1,4 @@
-"""The file of an embedded engine, looked after without the engine."""
+"""Maintenance of the file of an embedded engine, without the engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAIN = reencryption.PLAIN
 
 
 def configured(loaded: Loaded, name: str | None = None) -> Path:
-    """The file of a configured engine. None: `default`, or the only one there is.
+    """File of a configured engine. None: `default`, or the only one.
 
     Raises: LookupError for an unknown name, EngineMisconfigured when that engine has no file.
     """
@@ -45,7 +45,7 @@ def configured(loaded: Loaded, name: str | None = None) -> Path:
 
 
 def keyring(loaded: Loaded, name: str | None = None) -> Keyring | None:
-    """The keys of a configured engine; None where its payloads are not encrypted.
+    """Encryption keys of a configured engine; None where its payloads are not encrypted.
 
     Raises: LookupError for an unknown name, EngineMisconfigured when a key cannot be read.
     """
@@ -53,7 +53,7 @@ def keyring(loaded: Loaded, name: str | None = None) -> Keyring | None:
 
 
 def given(path: Path) -> Path:
-    """A file that a person named. Raises: EngineMisconfigured for a directory."""
+    """Return a file named by a person. Raises: EngineMisconfigured for a directory."""
     if path.is_dir():
         held = sorted(path.glob("*.db"))
         meant = f", like {held[0]}" if held else ""
@@ -62,14 +62,14 @@ def given(path: Path) -> Path:
 
 
 def audited(action: str, file: Path, filter_: Mapping[str, str], reason: str | None) -> AbstractContextManager[Change]:
-    """Do a change to an engine's file, whose line is kept beside it."""
+    """Audit a change to an engine's file. The line is kept beside the file."""
     place = Trail(file.parent) if file.parent.is_dir() else None
     return audit.audited(place, Change(audit.user(), action, str(file), filter_, reason))
 
 
 @contextmanager
 def replacing(output: Path) -> Iterator[TextIO]:
-    """A text file for its owner alone, which appears under its name when it is whole. Raises: OSError."""
+    """Text file, readable only for its owner, that appears under its name when it is complete. Raises: OSError."""
     with private.replacing(output) as binary:
         out = TextIOWrapper(binary, encoding="utf-8")
         yield out

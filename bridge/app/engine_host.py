@@ -1,4 +1,4 @@
-"""The embedded engine alone in a process, for other processes: a stand-in for the scheduler's emulator."""
+"""Embedded engine alone in a process, for other processes: a replacement for the scheduler's emulator."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ log = structlog.get_logger("bridge.engine")
 
 
 MAX_TOKEN = 4096
-"""Longest token, in characters."""
+"""Longest token in characters."""
 
 
 class EngineHost:
-    """Every task hub of a directory behind one port.
+    """Serves every task hub of a directory on one port.
 
-    listen: `host:port`; port 0 takes a free one. guard: who may call it, and the bounds of what they take.
-    retention: seconds that finished instances are kept; None for ever. strict: the scheduler's limits hold.
+    listen: `host:port`; port 0 takes a free one.
+    guard: authentication and limits of callers.
+    retention: seconds that finished instances are kept; None: for ever.
+    strict: apply the scheduler's limits.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class EngineHost:
         strict: bool = False,
         max_hubs: int = MAX_HUBS,
     ) -> None:
-        """Opens nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
+        """Create a host; open nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
         options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention))
         self._hubs = TaskHubs(directory, options, max_hubs)
@@ -51,11 +53,11 @@ class EngineHost:
 
     @property
     def address(self) -> str:
-        """`host:port` that is listened on, once started."""
+        """Address `host:port` in use, after `start`."""
         return f"{self._host}:{self._server.ports[0]}"
 
     def start(self) -> None:
-        """Go on with what the directory holds. Raises: EngineUnavailable, EngineMisconfigured; then nothing runs."""
+        """Start serving the directory. Raises: EngineUnavailable, EngineMisconfigured; nothing runs then."""
         self._hubs.start()
         try:
             self._server.start()
@@ -64,14 +66,14 @@ class EngineHost:
             raise
 
     def stop(self) -> None:
-        """Idempotent."""
-        # Waits end first, so that the server can.
+        """Stop serving. Idempotent."""
+        # Pending waits end first, else the server could not stop
         self._hubs.stop()
         self._server.stop()
 
 
 def read_token(path: Path) -> str:
-    """The token that a file holds, without white space around it. Raises: EngineMisconfigured."""
+    """Read the token in a file, without surrounding white space. Raises: EngineMisconfigured."""
     try:
         with path.open("rb") as stream:
             token = stream.read(MAX_TOKEN + 1).decode().strip()
@@ -92,7 +94,7 @@ def make_guard(
     max_message: int | None = None,
     max_connections: int | None = None,
 ) -> Guard:
-    """The guard of a port, of what a person asked for. Raises: EngineMisconfigured when a token cannot be read."""
+    """Create the guard of a port from command-line options. Raises: EngineMisconfigured when a token cannot be read."""
     guard = Guard(
         None if token_file is None else read_token(token_file),
         None if tls_certificate is None else TlsFiles(tls_certificate, tls_key, tls_client_ca),
@@ -115,10 +117,10 @@ def serve(
     max_hubs: int | None = None,
     ready_file: Path | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit code.
+    """Serve until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
 
-    ready_file: written once the engine answers, with the process id and the address as JSON.
-    Raises: EngineUnavailable, EngineMisconfigured when it cannot be started.
+    ready_file: written when the engine answers, with the process id and the address as JSON.
+    Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     logging.configure()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)

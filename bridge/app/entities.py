@@ -1,4 +1,4 @@
-"""What can be done with durable entities on a running engine."""
+"""Operations on durable entities of a running engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bridge.workflow.entity import bare_state
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One entity as it is now. state: a JSON value, None when not asked for. locked_by: an orchestration's id."""
+    """Current state of one entity. state: a JSON value; None when not requested. locked_by: an orchestration's id."""
 
     entity: str
     key: str
@@ -37,7 +37,7 @@ class Entity:
 
 
 class Entities:
-    """Entities of one engine. Every method raises EngineError."""
+    """Entities of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
@@ -53,14 +53,14 @@ class Entities:
         state: bool,
         transient: bool,
     ) -> Sequence[Entity]:
-        """Entities by name and beginning of the key, sorted. transient: also those that have no state."""
+        """Entities by name and key prefix, sorted. transient: include entities without state."""
         prefix = None if name is None else f"@{name.lower()}@{key_prefix or ''}"
         query = EntityQuery(prefix, modified_from, modified_to, include_state=state, include_transient=transient)
         found = await asked(self._client.get_all_entities(query), "list entities")
         return sorted((_entity(metadata, state) for metadata in found), key=lambda one: (one.entity, one.key))
 
     async def show(self, name: str, key: str) -> Entity:
-        """Raises: InstanceNotFound, InvalidCommand."""
+        """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
         if not name.lower().startswith(OWN_NAMES):
             check_entity(name, key)
         found = await asked(self._client.get_entity(EntityInstanceId(name, key)), f"show entity {name}@{key}")
@@ -78,7 +78,7 @@ class Entities:
         delay: float | None,
         origin: MessageOrigin | None = None,
     ) -> None:
-        """Send a one-way operation. origin: the message that this counts as. Raises: InvalidCommand."""
+        """Send a one-way operation. origin: message that the operation counts as. Raises: InvalidCommand."""
         check_entity(name, key)
         check_name(operation, "the operation's name")
         await self._execute(SignalEntity(name, key, operation, input_, at, delay), origin)
@@ -89,7 +89,7 @@ class Entities:
 
 
 def _state(metadata: EntityMetadata) -> Any:
-    """The state to show, without the secrets of the keys that sign requests."""
+    """State to display, without the secrets of the keys that sign requests."""
     found = bare_state(payload(metadata.get_state()))
     if metadata.id.entity.lower() != ANSWERS or not isinstance(found, dict):
         return found
@@ -97,7 +97,7 @@ def _state(metadata: EntityMetadata) -> Any:
 
 
 def _entity(metadata: EntityMetadata, state: bool) -> Entity:
-    # Only an orchestration locks an entity, and its id has another form than an entity's.
+    # Only an orchestration locks an entity, and its id has another form than an entity's
     return Entity(
         metadata.id.entity,
         metadata.id.key,

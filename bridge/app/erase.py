@@ -1,4 +1,4 @@
-"""Removal of a person's payloads from an engine: what a condition finds is purged or dropped, the rest is listed."""
+"""Removal of a person's payloads from an engine: matching items are purged or dropped, the others are listed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bridge.routing.expression import Compiler, Expression
 from bridge.routing.scope import Scope
 
 _AT_ONCE = 16
-"""Instances that are read side by side."""
+"""Number of instances that are read concurrently."""
 
 VARIABLES = frozenset(("payload", "kind", "id", "name"))
 
@@ -33,10 +33,12 @@ State = Literal["found", "erased", "runs", "left"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that holds a payload for which the condition is true.
+    """Item with a payload that matches the condition.
 
-    kind: `instance`, `early`, `quarantined` or `entity`. name: of the orchestration or entity, or the source.
-    state: `found` (dry run), `erased`, `runs` (an instance that has not finished) or `left`. detail: the next step.
+    kind: `instance`, `early`, `quarantined` or `entity`.
+    name: name of the orchestration or entity, or of the source.
+    state: `found` (dry run), `erased`, `runs` (an instance that has not finished) or `left`.
+    detail: next step for the user.
     """
 
     kind: str
@@ -47,7 +49,7 @@ class Finding:
 
 
 class PayloadScope(Scope):
-    """Variables of the condition: one payload, and what holds it."""
+    """Variables of the condition: one payload, and the item that contains it."""
 
     __slots__ = ("id", "kind", "name", "payload")
 
@@ -69,7 +71,7 @@ def condition_of(text: str) -> Expression:
 
 
 class Erasure:
-    """One pass over an engine."""
+    """One pass of an erasure over an engine."""
 
     def __init__(self, engine: Engine, condition: Expression, *, dry_run: bool) -> None:
         self._entities = Entities(engine)
@@ -79,7 +81,10 @@ class Erasure:
         self._dry_run = dry_run
 
     async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[Finding]:
-        """Erase what is found, one finding at a time. progress: instances looked at, and all. Raises: EngineError."""
+        """Erase matching items, and yield each finding.
+
+        progress: called with the numbers of instances read and of all. Raises: EngineError.
+        """
         async for finding in self._of_instances(progress):
             yield finding
         async for finding in self._of_messages():
@@ -149,7 +154,7 @@ class Erasure:
                 yield Finding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
 
     def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:
-        """True when the condition is; a payload that lacks a member of it does not match."""
+        """True when the condition is true; a payload that lacks a member of the condition does not match."""
         try:
             return self._condition.condition(PayloadScope(value, kind, id_, name))
         except ExpressionError:
@@ -157,7 +162,7 @@ class Erasure:
 
 
 def _bodies(message: Message) -> Iterator[Any]:
-    """Payloads of a message: its JSON body, and the data of a CloudEvent in it; else its text."""
+    """Payloads of a message: its JSON body and the data of a CloudEvent in it, else its text."""
     if message.body is None:
         return
     try:
@@ -171,14 +176,14 @@ def _bodies(message: Message) -> Iterator[Any]:
 
 
 async def look(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
-    """What an erasure would find. Raises: ConfigError, LookupError, EngineError."""
+    """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
     async with attached(loaded, engine) as running:
         return [each async for each in Erasure(running, condition, dry_run=True).run(progress)]
 
 
 def elsewhere(loaded: Loaded) -> list[str]:
-    """Topics and queues of the configuration, which no erasure reaches, sorted: `broker NAME: TOPIC`."""
+    """Topics and queues of the configuration, which an erasure does not reach, sorted: `broker NAME: TOPIC`."""
     found = set()
     for source in loaded.config.sources.values():
         topics = [*source.topics, source.queue or source.topic or ""]

@@ -1,4 +1,4 @@
-"""What a message would lead to: decoded and routed for real, executed not at all."""
+"""Explanation of a message: decoded and routed as usual, without executing its commands."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bridge.settlement import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How the message ends if the engine takes its commands.
+    """Outcome of the message if the engine accepts its commands.
 
-    envelope: None when it cannot be decoded, and then there is no explanation either. reason, detail: why it is
-    dead-lettered, else None.
+    envelope: None when the message cannot be decoded; explanation is None then, too.
+    reason, detail: cause of the dead letter, else None.
     """
 
     source: str
@@ -39,7 +39,7 @@ class Answer:
         return decision.routes if decision is not None else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; bytes of a payload as base64 below the key `base64`."""
+        """Answer as JSON types; bytes of a payload are base64 under the key `base64`."""
         document = self.explanation.to_dict() if self.explanation is not None else {}
         plain: dict[str, Any] = _plain(
             {
@@ -57,7 +57,7 @@ class Answer:
 
 
 def explain(loaded: Loaded, source: str, message: Message) -> Answer:
-    """What the source would make of the message, received from its first topic.
+    """Explain what the source does with the message, as if received from its first topic.
 
     Raises: LookupError for an unknown source, ConfigError when its rules do not compile.
     """

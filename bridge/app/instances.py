@@ -1,4 +1,4 @@
-"""What can be done with orchestrations on a running engine: every operation of the SDK's client has its place here."""
+"""Operations on the orchestrations of a running engine: every orchestration call of the SDK's client."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bridge.origin import MessageOrigin
 from bridge.routing.identifier import check_instance_id, check_name
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
-"""Statuses from which an instance does not go on by itself."""
+"""Statuses in which an instance has ended."""
 
 _ID_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One orchestration as it is now. Times are RFC 3339 in UTC, payloads are JSON values."""
+    """Current state of one orchestration. Times are RFC 3339 in UTC, payloads are JSON values."""
 
     instance_id: str
     name: str
@@ -49,7 +49,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which instances. Empty and None mean any. completed_*: only instances that have finished, by when."""
+    """Filter of instances. Empty and None mean any. completed_*: only finished instances, by time of completion."""
 
     statuses: tuple[str, ...] = ()
     prefix: str | None = None
@@ -65,7 +65,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What to start, and how. start_at is aware, delay in seconds; at most one is given."""
+    """Request to start an orchestration. start_at: aware time. delay: seconds. At most one of the two is given."""
 
     orchestration: str
     input: Any = None
@@ -77,14 +77,14 @@ class Start:
 
 
 class Instances:
-    """Orchestrations of one engine. Every method raises EngineError."""
+    """Orchestrations of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
         self._execute = CommandExecutor(engine).execute
 
     async def list(self, filter_: Filter, *, payloads: bool) -> list[Instance]:
-        """Instances that the filter lets through, newest first. payloads: with input and output."""
+        """Instances that match the filter, newest first. payloads: include input and output."""
         if filter_.completed_from or filter_.completed_to:
             states = await self._completed(filter_, payloads)
         else:
@@ -103,7 +103,7 @@ class Instances:
         for instance_id in await self.finished_ids(filter_):
             state = await self._state(instance_id, payloads)
             created = state.created_at.timestamp() if state is not None else 0.0
-            # The engine lists finished ids by when they completed; the rest of the filter is looked at here.
+            # The engine lists finished ids by completion time only; the rest of the filter is applied here
             if (
                 state is not None
                 and instance_id.startswith(filter_.prefix or "")
@@ -114,7 +114,7 @@ class Instances:
         return states
 
     async def finished_ids(self, filter_: Filter) -> Sequence[str]:
-        """Ids of finished instances by status and time of completion."""
+        """Ids of finished instances, by status and time of completion."""
         ids: list[str] = []
         token: str | None = None
         while True:
@@ -130,23 +130,23 @@ class Instances:
             token = page.continuation_token
 
     async def show(self, instance_id: str) -> Instance:
-        """Raises: InstanceNotFound."""
+        """Read one instance. Raises: InstanceNotFound."""
         state = await self._state(instance_id, payloads=True)
         if state is None:
             raise InstanceNotFound(f"there is no instance {instance_id!r}")
         return _instance(state)
 
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
-        """Everything that happened to an instance, oldest first."""
+        """History events of an instance, oldest first."""
         return await asked(self._client.get_orchestration_history(instance_id), f"history of {instance_id!r}")
 
     async def recording(self, instance_id: str) -> Recording:
-        """The history of an instance, for replay tests. Raises: InstanceNotFound."""
+        """Recorded history of an instance, for replay tests. Raises: InstanceNotFound."""
         await self.show(instance_id)
         return await asked(record(self._client, instance_id), f"history of {instance_id!r}")
 
     async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
-        """The instance once it has started or finished, None when the time is up. Raises: InstanceNotFound."""
+        """Wait until the instance has started or finished; None after `seconds`. Raises: InstanceNotFound."""
         await self.show(instance_id)
         wait = (
             self._client.wait_for_orchestration_start
@@ -162,9 +162,11 @@ class Instances:
         return None if state is None else _instance(state)
 
     async def start(self, start: Start, origin: MessageOrigin | None = None) -> tuple[str, bool]:
-        """The id of the instance, and whether it is new. origin: the message that this counts as, see `execute`.
+        """Start an instance; return its id, and False when the start is a duplicate.
 
-        Where no id is given, it is made of the message's. Raises: InstanceAlreadyExists, InvalidCommand.
+        origin: message that the start counts as, see `execute`. Without an id in `start`, the id is derived from the
+        message's.
+        Raises: InstanceAlreadyExists, InvalidCommand.
         """
         instance_id = _fresh_id(start, origin) if start.instance_id is None else check_instance_id(start.instance_id)
         command = ScheduleOrchestration(
@@ -180,31 +182,32 @@ class Instances:
         return instance_id, await self._taken(command, origin)
 
     async def terminate(self, instance_id: str, output: Any, *, recursive: bool) -> None:
-        """Raises: InstanceNotFound, InstanceFinished."""
+        """Terminate an instance. Raises: InstanceNotFound, InstanceFinished."""
         await self._execute(Terminate(instance_id, output, recursive))
 
     async def raise_event(self, instance_id: str, name: str, data: Any, origin: MessageOrigin | None = None) -> bool:
-        """False when it is known to have had it. Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
+        """Raise an event; False when it is a duplicate. Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
         return await self._taken(RaiseEvent(instance_id, check_name(name, "the event name"), data), origin)
 
     async def suspend(self, instance_id: str, reason: str | None) -> None:
-        """Raises: InstanceNotFound, InstanceFinished."""
+        """Suspend an instance. Raises: InstanceNotFound, InstanceFinished."""
         await self._execute(Suspend(instance_id, reason))
 
     async def resume(self, instance_id: str, reason: str | None) -> None:
-        """Raises: InstanceNotFound, InstanceFinished."""
+        """Resume an instance. Raises: InstanceNotFound, InstanceFinished."""
         await self._execute(Resume(instance_id, reason))
 
     async def restart(self, instance_id: str, *, new_id: bool) -> str:
-        """Run a finished instance again with its input; the id it runs under. Raises: InstanceNotFound."""
+        """Run a finished instance again with its input; return the id it runs under. Raises: InstanceNotFound."""
         await self._finished(instance_id, "restart")
         call = self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
         return await asked(call, f"restart {instance_id!r}")
 
     async def rewind(self, instance_id: str, reason: str | None) -> None:
-        """Let a failed instance go on from the turn in which it failed. No step that succeeded is repeated.
+        """Run a failed instance again from the turn in which it failed. Steps that succeeded are not repeated.
 
-        Raises: InstanceNotFound; EngineRejected with the reason when it cannot be rewound, and nothing has changed.
+        Raises: InstanceNotFound; EngineRejected with the reason when the instance cannot be rewound. Nothing has
+        changed then.
         """
         found = await self.show(instance_id)
         if found.status != "FAILED":
@@ -212,18 +215,18 @@ class Instances:
         try:
             await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
         except EngineRejected as error:
-            # The engine's sentence names the reason and the remedy. It is shown to the person who asked, nowhere else.
+            # The engine's text names reason and remedy. Only the person who asked sees it
             details = details_of(error.__cause__) if error.__cause__ is not None else ""
             raise EngineRejected(details or str(error)) from error
 
     async def purge(self, instance_id: str, *, recursive: bool) -> int:
-        """Forget a finished instance; how many were forgotten with it. Raises: InstanceNotFound."""
+        """Delete a finished instance; return the number of deleted instances. Raises: InstanceNotFound."""
         await self._finished(instance_id, "purge")
         result = await asked(self._client.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
         return result.deleted_instance_count
 
     async def purge_by(self, filter_: Filter, *, recursive: bool) -> tuple[int, bool]:
-        """Forget finished instances by status and creation; how many, and whether all were."""
+        """Delete finished instances by status and creation; return their number, and False when some are left."""
         call = self._client.purge_orchestrations_by(
             filter_.created_from, filter_.created_to, filter_.runtime_status, recursive
         )
@@ -269,7 +272,7 @@ def _instance(state: OrchestrationState) -> Instance:
 
 
 def failure(details: FailureDetails | None) -> dict[str, Any] | None:
-    """Type, message, stack trace and cause of a failure."""
+    """Type, message, stack trace and cause of a failure, as JSON."""
     if details is None:
         return None
     document = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}

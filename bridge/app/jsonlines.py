@@ -1,15 +1,15 @@
-"""Messages as lines of JSON: what `bridge topic read --json` prints, and `bridge publish --jsonl` takes, unaltered.
+"""Messages as lines of JSON: the output of `bridge topic read --json`, accepted unchanged by `bridge publish --jsonl`.
 
 | Member | Value |
 |---|---|
-| `topic`, `partition`, `offset` | where the message lay; a line with an offset may be published to another topic |
+| `topic`, `partition`, `offset` | position of the message; a line with an offset may be published to another topic |
 | `timestamp` | RFC 3339, or milliseconds since 1970 of a time outside of the years 1 to 9999; null when there is none |
 | `message_id`, `partition_key` | only where the broker has them (Service Bus) |
-| `amqp_base64` | only on Service Bus, where the other members do not tell all of the message: its encoded form |
+| `amqp_base64` | only on Service Bus, where the other members lack a part of the message: its encoded form |
 | `key` | text or null; `key_base64` instead for bytes that are not UTF-8 |
 | `headers` | by name: text, null, `{"base64": ...}`, or a list of these for a repeated name |
-| `header_order` | the names in order, only where the members of `headers` do not tell it |
-| `body` | JSON as it lies there, text, or null for a tombstone; `body_base64` instead for other bytes |
+| `header_order` | the names in order, only where the order of the members of `headers` is another |
+| `body` | JSON as in the message, text, or null for a tombstone; `body_base64` instead for other bytes |
 | `unreadable` | only of a message that cannot be parsed: `fault`, `detail`, `last_offset`; its bytes are `raw_base64` |
 """
 
@@ -30,10 +30,10 @@ from bridge.errors import DecodeError
 from bridge.message import EXACT_MS, Headers, Message, Position
 
 LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500, max_values=64 * 1024 * 1024)
-"""For what is parsed here. The receiving source has its own limits; only what must be understood is held to these."""
+"""Limits of the JSON that is parsed here. Unparsed bodies are subject only to the receiving source's own limits."""
 
 LINE_LIMIT = 256 * 1024 * 1024
-"""Bytes of a line: base64 makes a body a third longer."""
+"""Most bytes of a line: base64 makes a body a third longer."""
 
 _INSIDE = replace(LIMITS, max_depth=LIMITS.max_depth - 1)
 _ORIGIN = ("partition", "offset")
@@ -55,7 +55,7 @@ MEMBERS = frozenset(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG = 2**63
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Written as escapes: what ends a line for some readers, drives a terminal, or is not UTF-8."""
+"""Characters that are escaped: some readers end a line at them, they control a terminal, or they are not UTF-8."""
 _BREAKS = re.compile(rf"[\x00-\x1f]|{_ESCAPED.pattern}")
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -63,7 +63,7 @@ _NAMED = ("key", "body")
 
 
 def line_of(position: Position, message: Message, *, ascii_only: bool = False) -> str:
-    """The line without its end. ascii_only: for an output that is not UTF-8."""
+    """Line of a message, without its end. ascii_only: for an output that is not UTF-8."""
     document: dict[str, Any] = {
         "topic": position.topic,
         "partition": position.partition,
@@ -96,7 +96,7 @@ def line_of(position: Position, message: Message, *, ascii_only: bool = False) -
 
 
 def timestamp_of(message: Message) -> str | int | None:
-    """The broker's time of the message: RFC 3339 in UTC, milliseconds where a date cannot say it, None for none."""
+    """Broker's time of the message: RFC 3339 in UTC, milliseconds for a time beyond dates, None for none."""
     milliseconds = message.milliseconds
     if milliseconds is None:
         return None
@@ -112,12 +112,12 @@ def timestamp_of(message: Message) -> str | int | None:
 
 
 def was_read(value: dict[str, Any]) -> bool:
-    """True for a line that says where its message lay; its topic is no wish then."""
+    """True for a line with the position of its message. Its topic is not a destination then."""
     return "offset" in value
 
 
 def message_of(value: dict[str, Any], line: bytes) -> Message:
-    """The message of a parsed line. line: its text, for a body that is JSON. Raises: DecodeError."""
+    """Message of a parsed line. line: its text, for a body that is JSON. Raises: DecodeError."""
     if "unreadable" in value:
         raise DecodeError(
             "the line is of a message that cannot be parsed; leave it out with `jq -c 'select(.unreadable == null)'`"
@@ -158,7 +158,7 @@ def _named(name: str, data: bytes | None) -> dict[str, str | None]:
 
 
 def _fragment(body: bytes | None, ascii_only: bool) -> str | None:
-    """The body itself where it is a JSON object or array that can stand in a line; no number of it is read."""
+    """Body text, unchanged, where it is a JSON object or array that fits into a line. Its numbers are not converted."""
     if body is None or not body.startswith((b"{", b"[")) or not body.endswith((b"}", b"]")):
         return None
     try:
@@ -219,7 +219,7 @@ def _body(value: dict[str, Any], line: bytes) -> bytes | None:
 
 
 def _member(text: str, name: str) -> str:
-    """The text of an object's member, as it is written; of a repeated one the last. The object is well-formed."""
+    """Text of an object's member, as written; the last one of a repeated name. The object must be well-formed."""
     at = _past(text, text.index("{") + 1)
     found = ""
     while True:
@@ -240,7 +240,7 @@ def _past(text: str, at: int) -> int:
 
 
 def _timestamp(value: Any) -> tuple[float | None, int | None]:
-    """Seconds since 1970, and milliseconds where only they are exact."""
+    """Timestamp in seconds since 1970, and in milliseconds where only these are exact."""
     if type(value) is int and -_LONG <= value < _LONG:
         return value / 1000, value
     if value is None:

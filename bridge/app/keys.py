@@ -1,4 +1,4 @@
-"""The keys that sign requests on a running engine."""
+"""Operations on the keys that sign requests, on a running engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge.errors import EngineRejected, InstanceNotFound
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """A key without its secret. made: RFC 3339 in UTC. signs: new requests are signed with it now."""
+    """Key without its secret. made: RFC 3339 in UTC. signs: new requests are signed with it now."""
 
     id: str
     made: str
@@ -24,17 +24,17 @@ class KeyInfo:
 
 
 class Keys:
-    """The keys of one engine. Every method raises EngineError."""
+    """Signing keys of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._keys = AnswerKeys(engine)
 
     async def list(self) -> Sequence[KeyInfo]:
-        """All keys, the newest first."""
+        """All keys, newest first."""
         return _shown(await self._keys.ring(fresh=True))
 
     async def rotate(self) -> KeyInfo:
-        """Add a key. Raises: EngineRejected when there are as many as can be."""
+        """Add a key. Raises: EngineRejected when the maximum number of keys exists."""
         if len((await self._keys.ring(fresh=True)).keys) >= KEEPS:
             raise EngineRejected(f"there are {KEEPS} keys already; retire an old one first")
         key = Key.new(time.time())
@@ -42,7 +42,7 @@ class Keys:
         return _shown(ring)[0]
 
     async def retire(self, key_id: str) -> None:
-        """Remove a key. Raises: InstanceNotFound, EngineRejected for the one that signs."""
+        """Remove a key. Raises: InstanceNotFound; EngineRejected for the key that signs."""
         known = {key.id: key for key in await self.list()}
         if key_id not in known:
             raise InstanceNotFound(f"there is no key {key_id!r}; `bridge keys list` shows all")

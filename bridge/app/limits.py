@@ -1,4 +1,4 @@
-"""Limits of the sources' dead letters on running engines: list and end them."""
+"""Operations on the dead-letter limits of sources on running engines: list and end them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bridge.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.pace import Paces
 
 _PATIENCE = 30.0
-"""Time for a worker to process what was sent: the engine notices a frozen one and gives its work to another."""
+"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
 
 async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
-    """State of the sources whose limits are on an engine, a line for each limited route. Raises: EngineError.
+    """State of the sources with limits on an engine, one line per limited route. Raises: EngineError.
 
-    Lines have source, route (None where no route takes the messages), state (`free` or `probing`), pause (seconds
-    between two dead letters) and next (seconds until the next one).
+    Each line has source, route (None for messages without a route), state (`free` or `probing`), pause (seconds between
+    two dead letters) and next (seconds until the next one).
     """
     now = time.time()
     limited = await limited_sources(engine)
@@ -41,7 +41,7 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
 
 
 async def states_of_all(loaded: Loaded) -> list[dict[str, Any]]:
-    """The same of every configured source, in the configuration's order. Raises: EngineError."""
+    """Lines of `states` for every configured source, in the configuration's order. Raises: EngineError."""
     order = list(loaded.config.sources)
     lines: list[dict[str, Any]] = []
     for name in dict.fromkeys(engine_of(loaded, source) for source in order):
@@ -57,10 +57,11 @@ def engine_name(loaded: Loaded, source: str) -> str:
 
 
 async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None) -> list[str]:
-    """End the limit of one route of a source, or of all with None.
+    """End the limit of one route of a source, or of all with None; return the routes that were limited.
 
-    engine: that of the source. Returns the routes that were limited. Raises: InvalidCommand when the source has another
-    engine; LookupError when no such source is configured; InstanceNotFound when nothing is limited; EngineError.
+    engine: engine of the source.
+    Raises: InvalidCommand when the source has another engine; LookupError when no such source is configured;
+    InstanceNotFound when no route is limited; EngineError.
     """
     if engine.name != engine_name(loaded, source):
         raise InvalidCommand(f"the limits of {source} are on the engine {engine_name(loaded, source)}")

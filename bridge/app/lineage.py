@@ -1,8 +1,7 @@
-"""Which message led to which instance and to which results: read from what the engine keeps, nothing is kept beside it.
+"""Lineage of instances: the messages that led to them and their publications, read from the engine's histories.
 
-The envelope of a start input or an event names the message that brought it; the calls of the publish activity name what
-went out. `lineage` reads one instance's history; `Search` finds the instances that a message, or a published result,
-belongs to.
+The envelope of a start input or an event names its message. The calls of the publish activity name the publications.
+`lineage` reads one instance's history. `Tracer` finds the instances of a message or of a publication.
 """
 
 from __future__ import annotations
@@ -29,15 +28,19 @@ from bridge.workflow import PUBLISH_ACTIVITY
 _NEVER = datetime.fromtimestamp(0, UTC)
 _PAGE = 1000
 _INPUTS = 20_000
-"""Most instances whose inputs are listed at once; of more, every history is read instead."""
+"""Most instances whose inputs are listed at once. Beyond it, every history is read instead."""
 
 _AT_ONCE = 16
-"""Histories that are read side by side."""
+"""Number of histories that are read concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What came in. what: `start`, or the name of an event. message_id, route: None when no message brought it."""
+    """Start or event of an instance.
+
+    what: `start`, or `event` and its name.
+    message_id, route: None when no message brought it.
+    """
 
     at: str
     what: str
@@ -49,7 +52,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What went out. attempts: how often the activity was called for it. state: of the last of them."""
+    """Message that an instance published.
+
+    attempts: number of calls of the publish activity.
+    state: state of the last call.
+    """
 
     at: str
     id: str
@@ -63,7 +70,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One instance between its messages. trace_id: of the W3C trace it is part of."""
+    """Messages and publications of one instance. trace_id: the instance's W3C trace."""
 
     instance_id: str
     name: str
@@ -76,7 +83,7 @@ class Lineage:
     children: tuple[Lineage, ...] = ()
 
     def holds(self, wanted: str) -> bool:
-        """Whether a message or publication of this id is part of it."""
+        """True when a message or publication of this id belongs to the instance."""
         return any(is_message(arrival.message_id, wanted) for arrival in self.arrivals) or any(
             publication.id == wanted for publication in self.publications
         )
@@ -84,9 +91,11 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer. by: what the id turned out to be. searched: instances that were looked into.
+    """Result of a search.
 
-    undelivered: what became of a message that no instance knows.
+    by: kind of thing that the id names.
+    searched: number of instances that were read.
+    undelivered: state of a message that no instance knows.
     """
 
     by: Literal["instance", "message", "undelivered", "nothing"]
@@ -97,7 +106,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where to search. since: instances that changed after it; prefix: of their ids. all: go on after the first."""
+    """Limits of a search.
+
+    since: only instances changed after this time.
+    prefix: prefix of instance ids.
+    all: continue after the first match.
+    progress: called with the numbers of searched and of all instances.
+    """
 
     since: datetime | None = None
     prefix: str | None = None
@@ -106,14 +121,14 @@ class Scope:
 
 
 class Tracer:
-    """Lineages on one engine. Every method raises EngineError."""
+    """Lineages on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._client = engine.client
 
     async def find(self, wanted: str, scope: Scope) -> Found:
-        """By instance id at once; else by message or publication id, which is a search."""
+        """Find by instance id, in one call; else search by message or publication id."""
         state = await self._state(wanted)
         if state is not None:
             return Found("instance", (await self._lineage(state),))
@@ -132,7 +147,10 @@ class Tracer:
         return Found("undelivered" if undelivered else "nothing", (), searched, undelivered)
 
     async def _search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
-        """Instances, newest change first: those whose start input names the message before all others."""
+        """Yield matches, and None for other instances.
+
+        Instances whose start input names the message come first, then those with the newest change.
+        """
         states = [
             state
             for state in await self._list(scope.prefix, None, payloads=False)
@@ -140,7 +158,7 @@ class Tracer:
         ]
         started: set[str] = set()
         if len(states) <= _INPUTS:
-            # A start is told by a listing alone; events and results are in the histories
+            # A listing shows starts; events and results are only in the histories
             listed = await self._list(scope.prefix, scope.since, payloads=True)
             started = {state.instance_id for state in listed if _started_by(state, wanted)}
         states.sort(key=lambda state: (state.instance_id not in started, -state.last_updated_at.timestamp()))
@@ -161,7 +179,7 @@ class Tracer:
         return [state for state in states if state.instance_id.startswith(prefix or "")]
 
     async def _alone(self, state: OrchestrationState) -> Lineage | None:
-        """Without its children; None when it is gone meanwhile."""
+        """Lineage without the children's own; None when the instance is gone meanwhile."""
         try:
             events = await asked(
                 self._client.get_orchestration_history(state.instance_id), f"history of {state.instance_id!r}"
@@ -189,7 +207,7 @@ class Tracer:
 
 
 def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -> Lineage:
-    """What a history tells; of children only their ids, names and that they were called."""
+    """Lineage from a history. Children have only an id and a name."""
     arrivals: list[Arrival] = []
     publications: dict[str, Publication] = {}
     tasks: dict[int, str] = {}
@@ -198,7 +216,7 @@ def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -
     trace_id: str | None = None
     now = _NEVER
     for event in events:
-        # Some engines give times to turns only: what has none happened in the turn before it
+        # Some engines give times to turns only: an event without a time happened in the turn before it
         now = event.timestamp if event.timestamp > _NEVER else now
         match event:
             case history.ExecutionStartedEvent():
@@ -276,5 +294,5 @@ def _started_by(state: OrchestrationState, wanted: str) -> bool:
 
 
 def is_message(message_id: str | None, wanted: str) -> bool:
-    """Whether an identity is the wanted one, or that of a CloudEvent (`SOURCE ID`) with the wanted id."""
+    """True when an identity is the wanted one, or belongs to a CloudEvent (`SOURCE ID`) with the wanted id."""
     return message_id is not None and wanted in (message_id, message_id.rpartition(" ")[2])

@@ -1,4 +1,4 @@
-"""Files and names that the static analysis gets from a configuration."""
+"""Input of the static analysis from a configuration: files and names."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def workflow_files(loaded: Loaded) -> list[Path]:
 
 
 def names(loaded: Loaded) -> Names:
-    """Names that the configuration declares, with the files of its workflow modules that are at hand."""
+    """Names that the configuration declares, with the available files of its workflow modules."""
     files = [path for module in loaded.config.workflows.modules if (path := _beside(loaded, module)) is not None]
     return Names(loaded.config.targets, loaded.config.workflows.external, files)
 
 
 def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
-    """Constant names in the workflow modules that exist nowhere.
+    """Problems of constant names in the workflow modules that exist nowhere.
 
-    workflows: what the modules register; None when they were not imported, then their source says it.
+    workflows: registered functions of the modules; None when they were not imported; their source is analysed then.
     """
     declared = names(loaded)
     if workflows is None:
@@ -64,7 +64,7 @@ def _beside(loaded: Loaded, module: str) -> Path | None:
 
 
 def _imported(module: str) -> Path | None:
-    """File or directory of a module that was imported."""
+    """File or directory of an imported module."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or not file.endswith(".py"):
         return None

@@ -1,4 +1,4 @@
-"""Messages as a person or a script gives them: a file, a text, or lines of JSON."""
+"""Messages given by a person or a script: a file, a text, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.errors import DecodeError
 from bridge.message import Message
 
 CLI_SOURCE = "bridge-cli"
-"""CloudEvents `source` of what is wrapped here."""
+"""CloudEvents `source` of bodies that the CLI wraps."""
 
 _MEDIA = "application/cloudevents+json"
 _CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
@@ -28,10 +28,11 @@ _READ = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class MessageOptions:
-    """What is wanted of messages beside their body.
+    """Options of a message beside its body.
 
-    type: wrap the data as a CloudEvent of this type. id: of that CloudEvent, random when None. raw: send the body as it
-    is, even where the receiving source will refuse it.
+    type: wrap the data as a CloudEvent of this type.
+    id: id of that CloudEvent; None: random.
+    raw: send the body as it is, even where the receiving source will refuse it.
     """
 
     type: str | None = None
@@ -41,14 +42,15 @@ class MessageOptions:
     raw: bool = False
 
     def message(self, body: bytes | None) -> Message:
-        """The body as it is, with the key and the headers."""
+        """Message of the unchanged body, with the key and the headers."""
         return Message(body, key=_key(self.key), headers=_headers(self.headers))
 
 
 def build(body: bytes, codec: str | None, options: MessageOptions, label: str) -> Message:
-    """One message of a body.
+    """Make one message of a body.
 
-    codec: what the receiving source reads, None when it is not known. label: names the body in errors.
+    codec: codec of the receiving source; None when unknown.
+    label: name of the body in errors.
     Raises: DecodeError.
     """
     if options.raw:
@@ -83,12 +85,13 @@ def build(body: bytes, codec: str | None, options: MessageOptions, label: str) -
 def lines(
     stream: BinaryIO, topic: str | None, options: MessageOptions, label: str
 ) -> Iterator[list[tuple[str, Message]]]:
-    """Batches of (topic, message) of JSON Lines, in order; a batch is what could be read without waiting for more.
+    """Yield batches of (topic, message) of JSON Lines, in order. A batch is read without waiting for more input.
 
-    A line is a CloudEvent, or an object as `bridge.app.jsonlines` describes it, of which only the body must be there.
-    topic: of every line; when it is None each line names its own. The wishes are for lines that say nothing else. Blank
-    lines are skipped.
-    Raises: DecodeError naming label and line, after everything before it was yielded.
+    A line is a CloudEvent, or an object as `bridge.app.jsonlines` describes it, which must have a body. Blank lines are
+    skipped.
+    topic: topic of every line; None: each line names its own.
+    options: defaults for lines that give no value of their own.
+    Raises: DecodeError with label and line, after all earlier messages were yielded.
     """
     read = getattr(stream, "read1", stream.read)
     rest, number = bytearray(), 0
@@ -126,7 +129,7 @@ def lines(
 
 
 def _line(line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, Message]:
-    """The topic that the line asks for, and its message. by_line: each line must name its topic."""
+    """Topic named by a line, and its message. by_line: each line must name its topic."""
     value = _parse(line, "the line")
     if not isinstance(value, dict):
         raise DecodeError('expected a CloudEvent or {"body": ...}')
@@ -167,7 +170,7 @@ def _wrapped(body: bytes, options: MessageOptions, type_: str, label: str) -> Me
 
 
 def _data(body: bytes, label: str) -> Any:
-    """JSON where it is JSON, text where it is text, else the bytes themselves."""
+    """Data of a body: JSON where it is JSON, else text where it is text, else bytes."""
     try:
         return _parse(body, label)
     except DecodeError:
@@ -197,7 +200,7 @@ def _cloud_event(body: bytes) -> dict[str, Any] | None:
 
 
 def _marked(message: Message, event: dict[str, Any]) -> Message:
-    """With the content type of a CloudEvent, and its partition key where none is given."""
+    """Message with the content type of a CloudEvent, and with its partition key where no key is given."""
     headers = message.headers
     if not any(name.lower() == "content-type" for name, _ in headers):
         headers = (*headers, ("content-type", _MEDIA.encode()))

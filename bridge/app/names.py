@@ -1,4 +1,4 @@
-"""Names that a person gives, looked up among what is configured."""
+"""Look-up of names given by a person among the configured ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
-    """Raises: LookupError with what is known, when `name` is not."""
+    """Check that a name is known. Raises: LookupError with the known names or a similar one."""
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1)

@@ -1,7 +1,7 @@
-"""The table of operations: each has one name, one place in the API, one role, and one function.
+"""Table of operations. Each has one name, one place in the API, one role, and one function.
 
-The CLI and the control channel both go through `perform`, which leaves the audit line of everything that changes
-something. A new operation is one more line in `OPERATIONS`.
+The CLI and the control channel both use `perform`, which writes the audit line of every change. A new operation is one
+more line in `OPERATIONS`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ P = TypeVar("P", bound=Parameters)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The place where an operation runs. engine: gives the running engine that was asked for."""
+    """Context of an operation. engine: returns the running engine of the request."""
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
@@ -56,9 +56,12 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[P]):
-    """One operation. name: the action of its audit line. path: below /api/v1; `{names}` in it are parameters.
+    """One operation.
 
-    target, filter: for the audit line; neither holds payload. run: its result can be written as JSON.
+    name: action of its audit line.
+    path: path below /api/v1; `{names}` in it are parameters.
+    target, filter: members of the audit line, without payload.
+    run: function whose result can be written as JSON.
     """
 
     name: str
@@ -78,7 +81,7 @@ class Operation(Generic[P]):
         return "POST" if self.changes else "GET"
 
     def parse(self, given: Mapping[str, Any]) -> P:
-        """The checked parameters. Raises: InvalidCommand, without their values."""
+        """Validate the parameters. Raises: InvalidCommand, without their values."""
         try:
             return self.parameters(**given)
         except ValidationError as error:
@@ -94,7 +97,7 @@ async def perform(
     loaded: Loaded,
     engine: Callable[[], Awaitable[Engine]],
 ) -> Any:
-    """Do an operation, and leave its line where it changes something. engine: see `Scene`.
+    """Run an operation, and write the audit line of a change. engine: see `Scene`.
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
@@ -112,7 +115,7 @@ async def perform(
 
 
 def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
-    """The line of a change whose parameters are not checked yet, and the copy that it goes into."""
+    """Audit line of a change whose parameters are not validated yet, and the copy for it."""
     text = {name: value for name, value in given.items() if isinstance(value, str)}
     parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
     change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
@@ -120,7 +123,7 @@ def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loa
 
 
 class Message(Parameters):
-    """Parameters that count as a message. bare: they do not. message_id: random when None."""
+    """Parameters of an operation that counts as a message. bare: it does not. message_id: random when None."""
 
     message_id: str | None = None
     bare: bool = False
@@ -189,7 +192,7 @@ class CleanEntities(Parameters):
 
 
 class WaitingMessages(Parameters):
-    """Messages that wait for an instance, or are held with a key of a source; `all` is every key of it."""
+    """Early messages of an instance, or quarantined messages of a key of a source; `all`: every key of the source."""
 
     instance_id: str | None = None
     source: str | None = None
@@ -201,7 +204,7 @@ class WaitingMessages(Parameters):
         return self.instance_id if self.instance_id is not None else f"{self.source} {'*' if self.all else self.key}"
 
     def check(self) -> None:
-        """Raises: InvalidCommand unless exactly one thing is named."""
+        """Check that exactly one thing is named. Raises: InvalidCommand."""
         if [self.instance_id is not None, self.key is not None, self.all].count(True) != 1 or (
             (self.source is None) != (self.instance_id is not None)
         ):
@@ -232,7 +235,7 @@ class ListWaiting(Parameters):
 
 
 class ListInstances(Parameters):
-    """Instances to list. statuses: with commas between them in a query. limit: 0 is all. payloads: with them."""
+    """Instances to list. statuses: separated by commas in a query. limit: 0 is all. payloads: include payloads."""
 
     statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
     prefix: str | None = None

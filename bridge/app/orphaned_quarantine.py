@@ -1,4 +1,4 @@
-"""Quarantined keys that no source of the configuration takes up any more."""
+"""Detection of quarantined keys that no source of the configuration resumes any more."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from bridge.parking.names import QUARANTINE, quarantine_source
 log = structlog.get_logger("bridge.quarantine")
 
 _AGAIN = 15.0
-"""Seconds between two looks while some are stranded, or the engine does not answer."""
+"""Seconds between two checks while there are orphaned keys, or the engine does not answer."""
 _LATER = 60.0
-"""The same otherwise: a process with an earlier configuration may still hold keys."""
+"""Seconds between two checks otherwise: a process with an earlier configuration may still quarantine keys."""
 
 
 @wire_name("bridge.app.orphaned_quarantine.NotTakenUp")
 class QuarantineOrphaned(BridgeError):
-    """Who releases these keys would wait for nothing."""
+    """Quarantined keys cannot be released: their source no longer has a quarantine on that engine."""
 
     reason = "not_taken_up"
 
 
 def refuse_release(loaded: Loaded, source: str, engine: str | None) -> None:
-    """Raises: NotTakenUp when a source of the configuration keeps no keys on this engine; LookupError: no such engine.
+    """Refuse the release of keys that no source would resume.
 
-    engine: as `bridge.app.connection.chosen` takes it.
+    engine: as in `bridge.app.connection.chosen`.
+    Raises: QuarantineOrphaned when a source of the configuration keeps no keys on this engine; LookupError for an
+    unknown engine.
     """
     if source not in loaded.config.sources:
         return
@@ -46,16 +48,16 @@ def refuse_release(loaded: Loaded, source: str, engine: str | None) -> None:
 
 
 class OrphanedQuarantine:
-    """Looks, on each engine, for keys whose source keeps none there."""
+    """Finds, on each engine, keys of sources without a quarantine there."""
 
     def __init__(self, loaded: Loaded, engines: Mapping[str, Engine]) -> None:
         self._loaded = loaded
         self._engines = engines
         self._known: dict[str, dict[str, int]] = {name: {} for name in engines}
-        """Of each engine, keys by source."""
+        """Number of orphaned keys by source, for each engine."""
 
     def readings(self) -> Sequence[PartReading]:
-        """One for each engine that holds keys of sources of this configuration, which nobody takes up."""
+        """One reading for each engine with orphaned keys of sources of this configuration."""
         found = []
         for engine, keys in self._known.items():
             mine = {source: count for source, count in keys.items() if source in self._loaded.config.sources}
@@ -66,13 +68,13 @@ class OrphanedQuarantine:
         return found
 
     async def run(self) -> None:
-        """For ever."""
+        """Check the engines periodically. Never returns."""
         while True:
             sure = await self.look()
             await asyncio.sleep(_LATER if sure and not any(self._known.values()) else _AGAIN)
 
     async def look(self) -> bool:
-        """One look at each engine; whether all of them answered."""
+        """Check each engine once; False when one did not answer."""
         sure = True
         for engine in self._engines:
             try:
@@ -88,7 +90,7 @@ class OrphanedQuarantine:
         held = Counter(quarantine_source(each.id.key) for each in entities)
         found = {source: count for source, count in held.items() if quarantine_engine(self._loaded, source) != engine}
         for source, count in found.items():
-            # Another configuration may share the engine, and know the source: no reason not to be ready
+            # Another configuration may share the engine and have the source: no reason to be unready
             if source not in self._loaded.config.sources and source not in self._known[engine]:
                 log.warning(
                     f"keys in quarantine on engine {engine}: {self._told(engine, source, count)}",
@@ -102,7 +104,7 @@ class OrphanedQuarantine:
 
 
 def _why(loaded: Loaded, source: str, engine: str) -> str:
-    """Why keys of a source that are held on an engine are not taken up, and what to do about it."""
+    """Reason why quarantined keys of a source on an engine are not resumed, and the remedy."""
     drop = f"or drop what it holds (`bridge parked drop --source {source} KEY`)"
     if source not in loaded.config.sources:
         return f"there is no source `{source}` in this configuration; name it so again if it was yours, {drop}"

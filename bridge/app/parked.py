@@ -1,4 +1,4 @@
-"""What can be done with messages that wait on a running engine: for their instance, or in quarantine."""
+"""Operations on early and quarantined messages of a running engine."""
 
 from __future__ import annotations
 
@@ -28,22 +28,26 @@ from bridge.parking.sealed import MessageSealer, key_of
 from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 10.0
-"""Seconds until a worker must have done what was asked of it."""
+"""Seconds within which a worker must process an operation."""
 
 RELEASED = "released"
-"""Instead of a time: a person has let the key go on, and its messages have not been taken up yet."""
+"""Value in place of a time: a person released the key, and its messages have not been resumed yet."""
 
 _LOOK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One message that waits. Times are RFC 3339 in UTC.
+    """One early or quarantined message. Times are RFC 3339 in UTC.
 
-    kind: `instance` (to be started) or `key` (in quarantine). instance_id, source, key: what it waits for, and where it
-    came from. id: what `drop --id` takes. route: of the command that waits, or that failed. reason, detail: why its key
-    is in quarantine; of later messages of the key, `follows`. until: when it is dead-lettered, or released by itself,
-    or RELEASED. encryption_key: id of the key that the bridge has encrypted it with.
+    kind: `instance` (early message) or `key` (quarantined message).
+    instance_id: instance that the message waits for.
+    source, key: source of the message, and its quarantined key.
+    id: argument of `drop --id`.
+    route: route of the command that waits or failed.
+    reason, detail: cause of the quarantine; `follows` for later messages of the key.
+    until: time of the dead letter or of the automatic release, or RELEASED.
+    encryption_key: id of the key that the bridge encrypted the message with.
     """
 
     kind: Literal["instance", "key"]
@@ -64,7 +68,12 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """Which messages. prefix: of instance ids. source: of quarantined keys too. kinds: which of the two."""
+    """Filter of messages.
+
+    prefix: prefix of instance ids; excludes quarantined messages.
+    source: source of early and quarantined messages.
+    kinds: `instance`, `key` or both.
+    """
 
     prefix: str | None = None
     source: str | None = None
@@ -73,7 +82,7 @@ class Which:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an operation did: messages that waited before it, and that wait still."""
+    """Result of an operation: number of waiting messages before and after it."""
 
     what: str
     before: int
@@ -81,14 +90,14 @@ class Change:
 
 
 class ParkedMessages:
-    """Messages that wait on one engine. Every method raises EngineError."""
+    """Early and quarantined messages on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
         self._sealer = engine.messages
 
     async def messages(self, which: Which) -> list[tuple[Waiting, Message]]:
-        """Messages that wait, the oldest first."""
+        """Waiting messages with their bodies, oldest first."""
         found: list[tuple[Waiting, Message]] = []
         if "instance" in which.kinds:
             for begin in key_prefixes(which.prefix or ""):
@@ -109,11 +118,11 @@ class ParkedMessages:
         return sorted(chosen, key=lambda pair: pair[0].since)
 
     async def list(self, which: Which) -> list[Waiting]:
-        """What waits, the oldest first."""
+        """Waiting messages, oldest first."""
         return [waiting for waiting, _ in await self.messages(which)]
 
     async def unprocessed(self) -> int:
-        """Instances and keys that have been told something which no worker has processed: what waits may not show."""
+        """Number of instances and keys with operations that no worker has processed: a listing may lack messages."""
         query = "count what no worker has processed"
         found = 0
         for name in (PARKING, QUARANTINE):
@@ -123,20 +132,26 @@ class ParkedMessages:
         return found
 
     async def release_instance(self, instance_id: str) -> Change:
-        """Look for the instance now, and deliver if it is there. Raises: InstanceNotFound when nothing waits for it."""
+        """Look for the instance now, and deliver its early messages if it exists.
+
+        Raises: InstanceNotFound when no message waits for it.
+        """
         return await self._change(self._instance(instance_id), instance_id, "items", "release", {})
 
     async def drop_instance(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter what waits for an instance, or only these. forget: without a dead letter."""
+        """Dead-letter early messages of an instance. ids: only these; empty: all. forget: write no dead letters."""
         return await self._change(self._instance(instance_id), instance_id, "items", "drop", _these(ids, forget))
 
     async def release_key(self, source: str, key: str) -> Change:
-        """Let a quarantined key go on. Raises: InstanceNotFound when it is not held."""
+        """Release a quarantined key. Raises: InstanceNotFound when the key is not in quarantine."""
         entity = await self._key_quarantine(source, key)
         return await self._change(entity, f"{source} {key}", None, "release", {})
 
     async def drop_key(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter what is held of a key, or only these. forget: without a dead letter."""
+        """Dead-letter quarantined messages of a key. ids: only these; empty: all. forget: write no dead letters.
+
+        Raises: InstanceNotFound when the key is not in quarantine; EngineRejected while a daemon works on it.
+        """
         entity = await self._key_quarantine(source, key)
         change = await self._change(entity, f"{source} {key}", "held", "drop", _these(ids, forget))
         if change.after == change.before and await self._worked_on(entity):
@@ -147,7 +162,7 @@ class ParkedMessages:
         return change
 
     async def keys(self, source: str) -> Sequence[str]:
-        """Keys of a source that are in quarantine, as they are shown."""
+        """Quarantined keys of a source, as they are displayed."""
         return [shown(each.key) for each in await self._held(source)]
 
     def _instance(self, instance_id: str) -> EntityInstanceId:

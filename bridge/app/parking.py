@@ -1,4 +1,4 @@
-"""Parking and quarantine, put together for a configuration."""
+"""Construction of the early-message and quarantine components from the configuration."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from bridge.settlement import RetryPolicy
 log = structlog.get_logger("bridge.parking")
 
 _CENSUS = 15.0
-"""Seconds between two counts of what waits, at least."""
+"""Least seconds between two counts of the waiting messages."""
 _SHARE = 50.0
-"""A count that took a second is repeated after so many."""
+"""Factor between the duration of a count and the pause after it."""
 _POLL = 60.0
-"""Seconds between two looks for a missing instance, where only the bridge tells of its starts."""
+"""Seconds between two looks for a missing instance where only the bridge reports its starts."""
 _TELLS_POLL = 600.0
-"""The same where the engine tells of every start: for what nobody foresaw."""
+"""Seconds between two looks for a missing instance where the engine reports every start: only a safety net."""
 
 
 def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
-    """What the rules of an engine say about missing instances; None: nothing that needs a look."""
+    """Settings of an engine's rules for missing instances; None when no rule waits for or starts one."""
     parks: list[str] = []
     starts = False
     for route in loaded.config.routes:
@@ -56,7 +56,7 @@ def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
 
 
 def totals(loaded: Loaded, engine: str) -> WaitingTotals:
-    """The bound of all that waits on an engine."""
+    """Limits of all waiting messages on an engine."""
     config = loaded.config.engines[engine].parking
     return WaitingTotals(config.total_messages, config.total_bytes)
 
@@ -68,7 +68,10 @@ def target(
     now: Callable[[], datetime],
     totals: WaitingTotals | None = None,
 ) -> Target:
-    """The engine as the pipeline sees it: with nothing in between where no rule parks."""
+    """Command target of the pipeline for an engine.
+
+    Without rules for missing instances, commands go to the engine directly.
+    """
     executor = CommandExecutor(engine, now)
     found = rules(loaded, engine.name)
     if found is None:
@@ -80,16 +83,16 @@ def target(
 def quarantine_store(
     loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals] | None = None
 ) -> tuple[str, QuarantineStore] | None:
-    """Where a source keeps its messages outside the broker; None: it never does.
+    """Name and store of the engine that keeps a source's messages; None when the source keeps none.
 
-    What is kept there can only be dead-lettered to a queue or topic that the source names.
+    A message kept there can only be dead-lettered to a queue or topic that the source names.
     """
     name = quarantine_engine(loaded, source)
     return None if name is None else (name, EngineQuarantineStore(engines[name], source, (totals or {}).get(name)))
 
 
 def quarantine_engine(loaded: Loaded, source: str) -> str | None:
-    """The engine on which a source keeps its messages outside the broker; None: it keeps none, or is unknown."""
+    """Name of the engine that keeps a source's messages; None when the source keeps none or is unknown."""
     config = loaded.config.sources.get(source)
     if config is None:
         return None
@@ -103,14 +106,17 @@ def quarantine_engine(loaded: Loaded, source: str) -> str | None:
 
 
 def engine_of(loaded: Loaded, source: str) -> str:
-    """Name of the engine that keeps the state of a source: that of its first route, else the first engine."""
+    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine."""
     engines = loaded.config.engines
     return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
 
 
 @dataclass(slots=True)
 class WaitingStores:
-    """What this process runs for one engine of what waits there. As `bridge.ops.metrics.ParkingStats`."""
+    """Early-message and quarantine entities that this process hosts for one engine.
+
+    Implements `bridge.ops.metrics.ParkingStats`.
+    """
 
     name: str
     parking: ParkingEntities
@@ -146,7 +152,7 @@ def waiting_stores(
     loop: asyncio.AbstractEventLoop,
     totals: WaitingTotals,
 ) -> WaitingStores:
-    """What this process runs for an engine of what waits there."""
+    """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
     executor = CommandExecutor(engine, now)
@@ -164,18 +170,18 @@ def waiting_stores(
 
 
 class EarlyMessageCounter:
-    """Counts what waits on engines: now and then, and only while something may wait."""
+    """Counts the waiting messages of the engines periodically, and only while some may wait."""
 
     def __init__(
         self, engines: Mapping[str, Engine], waiting_stores: Mapping[str, WaitingStores], parked: Callable[[], int]
     ) -> None:
-        """parked: how many messages this process has parked so far."""
+        """Create a counter. parked: callback, number of messages that this process has kept on engines so far."""
         self._engines = engines
         self._keepers = waiting_stores
         self._parked = parked
 
     async def run(self) -> None:
-        """For ever."""
+        """Count the messages. Never returns."""
         known: dict[str, int] = {}
         while True:
             began = time.monotonic()

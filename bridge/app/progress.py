@@ -1,4 +1,4 @@
-"""A saga's progress as a person reads it, out of the custom status that sagas write."""
+"""Progress of a saga as text, from the custom status that sagas write."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ MARKS = {
     "waiting": " ", "running": ">", "completed": "x", "refused": "-", "unknown": "?", "compensating": "<",
     "compensated": "~", "compensation_failed": "!",
 }  # fmt: skip
-"""What stands before a step, by its state."""
+"""Character before a step, by the step's state."""
 
 
 def progress(custom_status: Any) -> list[str]:
-    """A headline and a line per step; nothing for what no saga wrote."""
+    """Headline and one line per step; empty for the status of any other orchestration."""
     if not isinstance(custom_status, dict) or not isinstance(custom_status.get("steps"), dict):
         return []
     saga, steps = custom_status.get("saga"), custom_status["steps"]
@@ -28,12 +28,12 @@ def progress(custom_status: Any) -> list[str]:
 
 
 def given(start: Any) -> Any:
-    """What a saga of the configuration was started with, without the definition that travels along."""
+    """Input of a configured saga, without the definition in its start input. Other inputs are returned as they are."""
     return start["input"] if _declared(start) else start
 
 
 def outline(start: Any) -> str:
-    """Name and steps of the saga that this start is of, `purchase: (stock | payment) > parcel`; empty for others."""
+    """Name and steps of a configured saga, `purchase: (stock | payment) > parcel`; empty for other start inputs."""
     if not _declared(start):
         return ""
     definition = start["definition"]
@@ -57,7 +57,7 @@ def _entry(entry: dict[str, Any]) -> str:
 
 
 def _cause(status: dict[str, Any]) -> str:
-    """`, payment timeout: no answer`."""
+    """Cause of the state as `, payment timeout: no answer`."""
     reason, detail, step = status.get("reason"), status.get("detail"), status.get("step")
     if reason is None:
         return ""

@@ -1,4 +1,4 @@
-"""Puts messages on a configured broker, from any process."""
+"""Publishing of messages to a configured broker, from any process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from bridge.message import Message
 from bridge.ops.audit import Change, audited, user
 
 MAX_BATCH = 1000
-"""Messages that are published at once at most."""
+"""Most messages of one publish call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where messages go. topic: None when every message says it. codec: what is read there, None when not known."""
+    """Destination of messages.
+
+    topic: None when every message names its own.
+    codec: codec of the source that reads there; None when unknown.
+    """
 
     broker: str
     topic: str | None
@@ -30,7 +34,7 @@ class Destination:
 
 
 def destination(loaded: Loaded, text: str) -> Destination:
-    """What `SOURCE`, `BROKER/TOPIC` or `BROKER/` means. Raises: LookupError."""
+    """Destination for `SOURCE`, `BROKER/TOPIC` or `BROKER/`. Raises: LookupError."""
     config = loaded.config
     broker, slash, topic = text.partition("/")
     if not slash:
@@ -65,10 +69,12 @@ def publish(
     progress: Callable[[int], None] = lambda count: None,
     reason: str | None = None,
 ) -> int:
-    """Publish batches of (topic, message), in order; returns how many messages. reason: for the audit.
+    """Publish batches of (topic, message) in order; return the number of messages.
 
-    progress: told, after every step, how many are durably taken.
-    Raises: BrokerUnavailable, PublishFailed, and what `batches` raises; what `progress` was told of stays published.
+    progress: called after every step with the number of durably published messages.
+    reason: reason for the audit.
+    Raises: BrokerUnavailable, PublishFailed, and the errors of `batches`. The messages that `progress` reported stay
+    published.
     """
     count = 0
     change = Change(user(), "publish", f"{to.broker}/{to.topic or '*'}", reason=reason)
@@ -82,10 +88,10 @@ def publish(
 def _published(
     loaded: Loaded, broker_name: str, batches: Iterable[Sequence[tuple[str, Message]]]
 ) -> Generator[int, None, None]:
-    """The number of messages that are durably taken, after every step."""
+    """Yield the number of durably published messages after every step."""
     broker = build_broker(loaded, broker_name)
     count = 0
-    # Batches may wait for standard input, so they are drawn outside of the event loop: Ctrl-C then ends the wait.
+    # Batches may wait for standard input. They are read outside of the event loop, and Ctrl-C ends the wait
     with asyncio.Runner() as runner:
         try:
             runner.run(broker.start())

@@ -1,4 +1,4 @@
-"""Tells whoever started a process that it is ready: a file, written whole."""
+"""Ready file, which reports to the starter of a process that it is ready. Written atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.errors import BridgeError
 
 
 def clear_ready(ready_file: Path) -> None:
-    """Whoever waits for the file must not find that of an earlier process. Raises: BridgeError."""
+    """Remove the ready file of an earlier process. Raises: BridgeError."""
     try:
         ready_file.unlink(missing_ok=True)
         if not ready_file.parent.is_dir():
@@ -21,7 +21,7 @@ def clear_ready(ready_file: Path) -> None:
 
 
 def write_ready(ready_file: Path, document: dict[str, object]) -> None:
-    """Write the file whole, readable for its owner alone, so that nobody ever reads half of it. Raises: BridgeError."""
+    """Write the ready file atomically, readable only for its owner. Raises: BridgeError."""
     try:
         with private.replacing(ready_file) as out:
             out.write(orjson.dumps(document))

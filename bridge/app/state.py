@@ -1,4 +1,4 @@
-"""The places on disk that belong to a configuration: its state directory, and the copies of the audit."""
+"""Directories of a configuration: its state directory, and the copies of the audit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bridge.ops.trail import Trail
 
 
 def state_directory(loaded: Loaded) -> Path:
-    """Directory of the control sockets, and of the audit of what is on no embedded engine."""
+    """Directory of the control sockets, and of the audit of changes on no embedded engine."""
     return loaded.resolve(("ops", "state_dir"), loaded.config.ops.state_dir)
 
 
 def trail(loaded: Loaded, engine: str | None = None) -> Trail:
-    """The copy for changes on an engine: beside an embedded one, else in the state directory.
+    """Audit copy for changes on an engine: beside an embedded engine, else in the state directory.
 
-    engine: as `chosen` takes it; `""` for a change on none. An unknown one has the state directory's, too.
+    engine: as in `chosen`; `""` for a change on no engine. An unknown engine uses the state directory.
     """
     bounds = loaded.config.ops.audit
     with suppress(LookupError):
@@ -31,13 +31,13 @@ def trail(loaded: Loaded, engine: str | None = None) -> Trail:
 
 
 def trails(loaded: Loaded) -> list[Trail]:
-    """All copies of a configuration on this machine."""
+    """All audit copies of a configuration on this machine."""
     found = [trail(loaded, name) for name in ("", *loaded.config.engines)]
     return list({one.directory.resolve(): one for one in found}.values())
 
 
 def fingerprint(loaded: Loaded, engine: str) -> str:
-    """The identity of an engine: equal for two configurations that mean the same one."""
+    """Identity of an engine: equal for two configurations of the same engine."""
     config = loaded.config.engines[engine]
     if isinstance(config, EmbeddedEngineConfig):
         where = f"embedded {(loaded.base / config.path).resolve()}"

@@ -1,4 +1,4 @@
-"""The bridge's own orchestrators, activities and entities, which every worker runs beside the user's."""
+"""System workflows: the bridge's own orchestrators, activities and entities, run by every worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, decl
 
 
 class SystemWorkflows:
-    """Makes them for the engines of one process. keepers: what keeps messages that wait, by engine."""
+    """Creates the system workflows of the engines of one process. waiting_stores: waiting messages, by engine."""
 
     def __init__(
         self,
@@ -41,7 +41,11 @@ class SystemWorkflows:
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
     ) -> None:
-        """keys: that sign requests, by engine. totals: of what waits, by engine."""
+        """Create the entities of all engines.
+
+        keys: keys that sign requests, by engine.
+        totals: totals of waiting messages, by engine.
+        """
         self._loaded = loaded
         self._engines = engines
         self._keys = keys
@@ -53,8 +57,9 @@ class SystemWorkflows:
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
-        """What two workers of an engine run: the user's workflows with ours, and publishing, which has threads of its
-        own so that a broker that hangs stops nothing else.
+        """Workflows of the two workers of an engine: the user's with the bridge's own, and the publish activity.
+
+        Publishing has its own threads: a broker that hangs stops nothing else.
         """
         grace = CancelGrace(self._engines[engine], self._loop)
         kept = self.waiting_stores[engine]

@@ -1,4 +1,4 @@
-"""The history of an orchestration as a person reads it: what happened when, calls and their results joined."""
+"""History of an orchestration for a person: events with their times, and calls joined with their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line. after: seconds since the first event. data: JSON value that came with it."""
+    """One line of a timeline. after: seconds since the first event. data: JSON value of the event."""
 
     at: str
     after: float
@@ -28,12 +28,12 @@ class Entry:
 
 
 def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
-    """Entries in the order of the history; the orchestrator's own turns are left out."""
+    """Entries in the order of the history, without the orchestrator's turns."""
     names = _Names()
     entries: list[Entry] = []
     first = now = next((event.timestamp for event in events if event.timestamp > _NEVER), _NEVER)
     for event in events:
-        # Some engines give times to turns only: what has none happened in the turn before it. A timer that fires late
+        # Some engines give times to turns only: an event without a time happened in the turn before it. A late timer
         # carries the time when it was due, which may be before the turn that set it
         now = names.now = max(now, event.timestamp)
         if isinstance(event, _TURNS):
@@ -44,12 +44,12 @@ def timeline(events: Sequence[history.HistoryEvent]) -> list[Entry]:
 
 
 def as_json(events: Sequence[history.HistoryEvent]) -> list[dict[str, Any]]:
-    """Every event with all its fields, as the engine keeps it."""
+    """Events with all their fields, as the engine keeps them."""
     return [{"event": type(event).__name__.removesuffix("Event")} | event.to_dict() for event in events]
 
 
 class _Names:
-    """What a result belongs to: histories only give the id of the event that asked for it."""
+    """Names of calls by event id: a result in a history only has the id of its call."""
 
     def __init__(self) -> None:
         self.now = _NEVER
@@ -138,7 +138,7 @@ def _failed(details: FailureDetails | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """`4ms`, `2.5s`, `3m 20s`, `2h 5m`, `3d 4h`."""
+    """Duration as text: `4ms`, `2.5s`, `3m 20s`, `2h 5m`, `3d 4h`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 60:

@@ -1,4 +1,4 @@
-"""Reads the messages of a configured broker's topic, beside those who consume them."""
+"""Reading of a topic of a configured broker, without effect on its consumers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.message import Message, Position
 
 
 def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
-    """The broker and the topic that `SOURCE` or `BROKER/TOPIC` means. Raises: LookupError."""
+    """Broker and topic for `SOURCE` or `BROKER/TOPIC`. Raises: LookupError."""
     config = loaded.config
     name, slash, topic = text.partition("/")
     if slash:
@@ -35,7 +35,10 @@ def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
 def read(
     loaded: Loaded, broker_name: str, options: ReadOptions, limit: int | None, show: Callable[[Position, Message], None]
 ) -> int:
-    """Show messages as they are read, at most `limit`; returns how many. Raises: BrokerError, BrokerUnavailable."""
+    """Read at most `limit` messages and pass each to `show`; return their number.
+
+    Raises: BrokerError, BrokerUnavailable.
+    """
 
     async def visit() -> int:
         broker = build_broker(loaded, broker_name)

@@ -1,4 +1,4 @@
-"""What can be said of topics once the brokers answer: whether they are there, and who reads them."""
+"""Checks of topics on the live brokers: existence, and the sources that read them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from bridge.errors import BrokerError, BrokerUnavailable, ConfigError, Problem
 
 
 async def check_topics(loaded: Loaded, brokers: Mapping[str, Broker], *, intake: bool, worker: bool) -> None:
-    """See that all topics are there that are read or written, and that no two sources read one topic as one group.
+    """Check that all topics exist that are read or written, and that no two sources read one topic in one group.
 
-    brokers: by name, started. intake, worker: whether this process consumes, whether it runs activities that publish.
-    What `create_topics` lets a broker make is made. Raises: ConfigError naming all that is wrong, BrokerUnavailable.
+    brokers: started brokers by name.
+    intake: this process consumes.
+    worker: this process runs activities that publish.
+    Topics are created where `create_topics` allows it.
+    Raises: ConfigError with all problems, BrokerUnavailable.
     """
     problems: list[Problem] = []
     known = {name: broker for name, broker in brokers.items() if isinstance(broker, TopicBroker)}
@@ -34,7 +37,7 @@ async def check_topics(loaded: Loaded, brokers: Mapping[str, Broker], *, intake:
 
 
 def _needed(loaded: Loaded, intake: bool, worker: bool) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
-    """Where it is configured, the broker and the topic of all that is read from and written to."""
+    """Configuration path, broker and topic of everything that is read or written."""
     if worker:
         for name, target in loaded.config.targets.items():
             yield ("targets", name, "topic"), target.broker, target.address
@@ -49,9 +52,9 @@ def _needed(loaded: Loaded, intake: bool, worker: bool) -> Iterator[tuple[tuple[
 
 
 async def _shared(loaded: Loaded, brokers: Mapping[str, TopicBroker]) -> list[Problem]:
-    """Two members of one group share its partitions: each of two sources would see a part of the messages.
+    """Problems of sources that read one topic in one group: each would see a part of the messages.
 
-    The configuration tells it for one broker; that two of them are one cluster shows only now.
+    The configuration check finds them for one broker. Two brokers that are one cluster are only found here.
     """
     problems = []
     readers: dict[tuple[str, str, str], str] = {}

@@ -1,4 +1,4 @@
-"""Messages that reached no instance: those that wait on the engine, and those that were given up after a wait."""
+"""Undelivered messages: those that wait on the engine, and those that were dead-lettered after a wait."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """state: what became of it, at `at` (RFC 3339): since when it waits, or when it was given up.
+    """Message that reached no instance.
 
-    instance_id: what it waited for; None for a key in quarantine, which `key` tells. until: the end of the wait.
+    state, at: the state, and the time (RFC 3339) since which the message waits or was dead-lettered.
+    instance_id: instance that the message waited for; None for a quarantined message.
+    key: its quarantined key.
+    until: end of the wait.
     """
 
     state: Literal["waiting", "dead_letter"]
@@ -38,7 +41,7 @@ class Undelivered:
 
 
 async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[Undelivered]:
-    """What waits, and what was given up since then; prefix: of the instance ids. Raises: EngineError."""
+    """Waiting messages, and those dead-lettered after `since`. prefix: prefix of instance ids. Raises: EngineError."""
     found = [each for one in await ParkedMessages(engine).list(Which(prefix)) for each in _waiting(one)]
     query = OrchestrationQuery(
         created_time_from=since,

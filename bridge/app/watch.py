@@ -1,4 +1,4 @@
-"""Shows the daemon's state to health and metrics in their own words."""
+"""Views of the daemon's state in the terms of health and metrics."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from bridge.workflow.repeats import REPEATS
 log = structlog.get_logger("bridge.watch")
 
 _LOOK = 5.0
-"""Seconds between two looks at the state of everything."""
+"""Seconds between two checks of readiness."""
 
 
 class SourceView:
-    """A source pipeline as `bridge.ops.metrics.SourceStats`."""
+    """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
     def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
-        """stuck_after: seconds after which a partition that stands still is told of."""
+        """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after
         self._ledger = source.ledger
@@ -125,7 +125,7 @@ class SourceView:
         return self._ledger.critical
 
     def partitions(self) -> Iterator[tuple[str, int, int, int | None]]:
-        """Topic, number, gap and lag of each assigned partition; lag None while it is not known."""
+        """Topic, number, gap and lag of each assigned partition; lag None while unknown."""
         lag = self._source.subscription.lag() if self._source.subscription else {}
         for partition in self._source.assignment:
             behind = lag.get((partition.topic, partition.number))
@@ -166,7 +166,7 @@ class SourceView:
         return subscription if isinstance(subscription, ObservedSubscription) else None
 
     def reading(self) -> SourceReading:
-        """For health."""
+        """Source state for the readiness check."""
         ledger = self._ledger
         holds = dict(self._source.gate.pause_reasons)
         subscription: object = self._source.subscription
@@ -187,7 +187,7 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """An engine as `bridge.ops.metrics.EngineStats`."""
+    """Engine as `bridge.ops.metrics.EngineStats`."""
 
     name: str
     up: bool
@@ -200,7 +200,7 @@ class EngineView:
 
 
 class Watch:
-    """What the ops port shows of a daemon."""
+    """State of a daemon for its ops port."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class Watch:
         )
 
     def health(self) -> Readiness:
-        """For /readyz."""
+        """Readiness for `/readyz`."""
         parts = [
             PartReading(
                 "engine",
@@ -265,7 +265,7 @@ class Watch:
         return self._health.look(readings, parts, time.monotonic(), self.phase)
 
     async def report(self) -> None:
-        """Look every few seconds, so that a source without progress is found though nobody asks, and log changes."""
+        """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
         troubles: dict[tuple[str, str], State] = {}
         while True:
             for check in self.health().checks:
@@ -284,7 +284,7 @@ class Watch:
             await asyncio.sleep(_LOOK)
 
     def metrics(self) -> bytes:
-        """For /metrics."""
+        """Metrics text for `/metrics`."""
         return self._metrics.render()
 
     def _engine_views(self) -> Iterator[EngineView]:
@@ -299,7 +299,7 @@ class Watch:
 
 
 def _changed(found: Sequence[IncompatibleInstance]) -> str:
-    """What to do about instances that no longer fit their code."""
+    """State, cause and next step for instances that no longer fit their code."""
     first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return (

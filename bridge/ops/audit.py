@@ -1,6 +1,6 @@
-"""The trace of every change that a person makes: one line in the log `bridge.audit`, and a bounded copy on disk.
+"""Audit of every change that a person makes: one line in the log `bridge.audit`, and a bounded copy on disk.
 
-Every command and every operation of the API that changes something runs inside of `audited` or `audited_async`.
+Every command and every operation of the API that changes something runs inside `audited` or `audited_async`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from bridge.ops.trail import Note, Trail
 _LONGEST = 1000
 _MOST = 100
 _WIDEST = 32 * 1024
-"""Bytes of a filter; one that is wider is left out."""
+"""Most bytes of a filter. A larger one is left out."""
 
 _log = logging.getLogger("bridge.audit")
-_log.setLevel(logging.INFO)  # Whatever the level of the log: these lines are not a matter of taste
+_log.setLevel(logging.INFO)  # these lines do not depend on the configured log level
 _own = logging.getLogger("bridge.ops.audit")
 
 
 @wire_name("bridge.ops.audit.Denied")
 class Denied(BridgeError):
-    """The caller may not do this."""
+    """The caller has no permission."""
 
     reason = "denied"
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The person who acts. uid: of the operating system. via: the way in, `cli` or `socket`."""
+    """Person that makes a change. uid: user id of the operating system. via: `cli` or `socket`."""
 
     name: str
     uid: int
@@ -47,9 +47,11 @@ class Actor:
 
 @dataclass(slots=True)
 class Change:
-    """One change, from its beginning. A body may set `result` and `error` where no exception tells of a failure.
+    """One change, from its beginning. A body may set `result` and `error` where no exception reports a failure.
 
-    action: like `instances.terminate`. target: the thing that is changed. filter: its selection, and how; no payload.
+    action: like `instances.terminate`.
+    target: the changed thing.
+    filter: selection and options, without payload.
     """
 
     actor: Actor
@@ -61,7 +63,7 @@ class Change:
     error: str | None = None
 
     def line(self) -> dict[str, Any]:
-        """The fields of the line, each of a bounded length."""
+        """Fields of the audit line, each of a bounded length."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         actor = asdict(self.actor)
         return {
@@ -84,7 +86,7 @@ class Change:
 
 @contextmanager
 def audited(trail: Trail | None, change: Change) -> Iterator[Change]:
-    """Do a change and leave its line, however it ends. trail: None where there is no place for a copy."""
+    """Run a change, and write its line with any result. trail: None where there is no place for a copy."""
     note = _noted(trail, change)
     try:
         yield change
@@ -97,7 +99,7 @@ def audited(trail: Trail | None, change: Change) -> Iterator[Change]:
 
 @asynccontextmanager
 async def audited_async(trail: Trail, change: Change) -> AsyncIterator[Change]:
-    """The same on an event loop, which does not wait for the disk."""
+    """Run a change on an event loop, which does not wait for the disk; otherwise as `audited`."""
     note = await asyncio.to_thread(_noted, trail, change)
     try:
         yield change
@@ -109,7 +111,7 @@ async def audited_async(trail: Trail, change: Change) -> AsyncIterator[Change]:
 
 
 def record(trail: Trail | None, change: Change, note: Note | None = None) -> None:
-    """Write the line: to the log, and to the copy, whose failure is logged and stops nothing."""
+    """Write the line to the log and to the copy. A failure of the copy is logged and stops nothing."""
     line = change.line()
     _log.info("%s %s", change.action, change.result, extra=line)
     if trail is None:
@@ -117,7 +119,7 @@ def record(trail: Trail | None, change: Change, note: Note | None = None) -> Non
     try:
         trail.append(line, note)
     except OSError as error:
-        # A command has no log of its own: what it tells is all that is left
+        # A command has no log of its own: only its output remains
         whole = "" if _log.hasHandlers() else f"; it is {json.dumps(line, default=str)}"
         _own.warning(
             "the audit line of %s cannot be kept in %s: %s%s", change.action, trail.directory, error.strerror, whole
@@ -133,7 +135,7 @@ def settle(trail: Trail) -> None:
 
 
 def _noted(trail: Trail | None, change: Change) -> Note | None:
-    """Note the change before it is made; None where that fails, as the line at its end will tell."""
+    """Note the change before it is made; None on failure, which the line at its end reports."""
     if trail is None:
         return None
     settle(trail)
@@ -144,7 +146,7 @@ def _noted(trail: Trail | None, change: Change) -> Note | None:
 
 
 def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor:
-    """The user of this process, or the one with this id."""
+    """User of this process, or the user with this id."""
     uid = os.getuid() if uid is None else uid
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -155,7 +157,7 @@ def user(uid: int | None = None, via: Literal["cli", "socket"] = "cli") -> Actor
 
 def _failed(change: Change, error: BaseException) -> None:
     change.result = "denied" if isinstance(error, Denied) else "failed"
-    # Only the word: the sentence may quote anything
+    # Only the word: the text may quote anything
     change.error = error.reason if isinstance(error, BridgeError) else type(error).__name__
 
 

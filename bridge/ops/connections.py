@@ -1,4 +1,4 @@
-"""An HTTP server whose connections are bounded: how many there are, and how long one may take to ask."""
+"""HTTP server with limits on the number of connections and on the time to send a request."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, cast
 from aiohttp import web
 
 ASK_SECONDS = 10.0
-"""Time from the first byte of a request, or from the connection, to the end of its headers."""
+"""Seconds from the first byte of a request, or from the connection, to the end of its headers."""
 IDLE_SECONDS = 75.0
-"""Time between two requests of a connection. Scrapers ask every 15 to 60 s."""
+"""Seconds between two requests of a connection. Scrapers send one every 15 to 60 s."""
 MOST = 256
-"""Connections of one server. For a new one beyond that the longest idle one is closed."""
+"""Most connections of one server. Beyond that, the longest idle connection is closed for a new one."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Connections:
-    """Serves an application. ask, idle, most: see the constants."""
+    """Serves an application. ask, idle, most: defaults are ASK_SECONDS, IDLE_SECONDS and MOST."""
 
     def __init__(
         self, app: web.Application, *, ask: float = ASK_SECONDS, idle: float = IDLE_SECONDS, most: int = MOST
@@ -34,18 +34,18 @@ class Connections:
         self.idle = idle
         self._most = most
         self._open: dict[Any, _Connection] = {}
-        """By aiohttp's own protocol. The order is that of their last request."""
+        """Connections by aiohttp's protocol, in the order of their last request."""
         self._server: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
         self.refused = {"full": 0, "replaced": 0, "late": 0}
-        """Connections refused: since all were busy, or closed for a newer one, or since no headers came in time."""
+        """Refused connections by cause: full (all busy), replaced (by a newer one), late (no headers in time)."""
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen on TCP; the port in use. Raises: OSError."""
+        """Listen on TCP; return the port. Raises: OSError."""
         await self._runner.setup()
         self._tls = tls
         try:
-            # TLS begins on the accepted connection: one that never ends its handshake counts from its first moment
+            # TLS begins on the accepted connection: one that never ends its handshake is counted from the start
             self._server = await asyncio.get_running_loop().create_server(self._accept, host, port, backlog=128)
         except BaseException:
             await self._runner.cleanup()
@@ -58,7 +58,7 @@ class Connections:
         self._server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock, backlog=128)
 
     async def stop(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close all connections. Idempotent."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -69,7 +69,7 @@ class Connections:
         return _Connection(self._runner.server(), self, self._tls)
 
     def joined(self, connection: _Connection) -> bool:
-        """Whether there is room, made where an idle one can go."""
+        """Add a connection, in place of an idle one if needed; False when all are busy."""
         if len(self._open) >= self._most:
             idle = next((each for each in self._open.values() if not each.busy), None)
             if idle is None:
@@ -97,7 +97,7 @@ class Connections:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp's protocol, which has no deadline for headers."""
+    """One connection. Passes all calls to aiohttp's protocol, which has no deadline for headers."""
 
     def __init__(self, inner: Any, all_: Connections, tls: ssl.SSLContext | None = None) -> None:
         self.inner = inner
@@ -106,14 +106,14 @@ class _Connection(asyncio.Protocol):
         self._tls = tls
         self._handshake: asyncio.Task[None] | None = None
         self._early = b""
-        """Bytes that came with the end of the handshake."""
+        """Bytes received with the end of the handshake."""
         self._asking = True
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._taken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         if not self._all.joined(self):
             self._transport.abort()
             return
@@ -129,7 +129,7 @@ class _Connection(asyncio.Protocol):
             wrapped = await asyncio.get_running_loop().start_tls(
                 transport, self, tls, server_side=True, ssl_handshake_timeout=self._all.ask
             )
-        except (OSError, asyncio.CancelledError):  # ssl.SSLError is one; peers that speak no TLS are no news
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError. Peers that speak no TLS are not logged
             self.abort()
             return
         if wrapped is None or self._transport is None:

@@ -1,4 +1,4 @@
-"""The control channel: the API on a Unix socket of this process, for its own user and root alone."""
+"""Control channel: the API on a Unix socket of this process, only for the process's user and root."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from bridge.ops.audit import Actor, Denied, user
 from bridge.ops.connections import Connections, Handler
 
 DIRECTORY = "control"
-"""Name of the sockets' directory in the state directory."""
+"""Name of the directory of sockets, in the state directory."""
 PREFIX = "/api/v1/"
 BODY_SECONDS = 30.0
-"""Time for the body of a request."""
+"""Seconds for the body of a request."""
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
@@ -50,12 +50,16 @@ _STATUS: Mapping[type[BaseException], int] = {
     LookupError: 404,
     BridgeError: 409,
 }
-"""The first that fits holds."""
+"""HTTP status by error class. The first matching class decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One place of the API. answer: takes parameters and caller. refused: told of a caller that may not ask."""
+    """One place of the API.
+
+    answer: called with parameters and caller.
+    refused: called with parameters and a caller without permission.
+    """
 
     method: str
     path: str
@@ -64,7 +68,7 @@ class Route:
 
 
 class Control:
-    """Serves routes on a socket in `directory`. admitted: user ids; root and this process's user when None."""
+    """Serves routes on a socket in `directory`. admitted: user ids; None: root and this process's user."""
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class Control:
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
         self._app = web.Application(middlewares=[_problems], client_max_size=max_body)
         for route in routes:
-            # aiohttp's own pattern takes no braces, which ids may have
+            # aiohttp's own pattern accepts no braces, which ids may have
             path = route.path.replace("}", ":[^/]+}")
             self._app.router.add_route(route.method, PREFIX + path, self._handler(route))
         bounds = bounds or ControlConfig()
@@ -89,11 +93,11 @@ class Control:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """Connections refused, by cause."""
+        """Refused connections by cause."""
         return self._connections.refused
 
     async def start(self) -> None:
-        """Listen. Sockets that killed processes left are removed. Raises: OSError."""
+        """Listen. Remove the sockets of killed processes. Raises: OSError."""
         private.directory(self.path.parent)
         for left in self.path.parent.glob("*.sock"):
             if _is_dead(left):
@@ -112,7 +116,7 @@ class Control:
         self._running = True
 
     async def stop(self) -> None:
-        """Close every connection and remove the socket. Idempotent."""
+        """Close all connections and remove the socket. Idempotent."""
         if self._running:
             self._running = False
             await self._connections.stop()
@@ -140,7 +144,7 @@ class Control:
 
 @contextmanager
 def near(path: Path) -> Iterator[str]:
-    """A path to the socket that is short enough for a socket's address, wherever it lies. Raises: OSError."""
+    """Path to a socket that is short enough for a socket address, wherever the socket is. Raises: OSError."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -149,7 +153,7 @@ def near(path: Path) -> Iterator[str]:
 
 
 def peer_uid(request: web.Request) -> int:
-    """The user at the other end, as the kernel knows it."""
+    """User id of the peer, from the kernel."""
     assert request.transport is not None
     sock = request.transport.get_extra_info("socket")
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))

@@ -1,4 +1,4 @@
-"""Whether the bridge does its work: a decision over observed numbers. Pure: the clock is passed in."""
+"""Readiness of the bridge, decided from observed numbers. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ State = Literal[
 ]  # fmt: skip
 PartKind = Literal["engine", "broker", "workflows", "worker", "quarantine"]
 _AWAY: dict[PartKind, State] = {"workflows": "incompatible", "worker": "stuck", "quarantine": "stranded"}
-"""What a part of this kind is when it cannot be used; others are away."""
+"""State of an unusable part, by kind; other kinds are `away`."""
 _READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReading:
-    """One source as seen now.
+    """Observed state of one source.
 
-    settled: deliveries settled or abandoned since the start; that it grows is progress. waiting: records that could be
-    worked on: in flight, or behind (lag). holds: outages that hold the source, cause to sentence. probing: why
-    its dead letters are limited. dead: why its tasks have ended, when they should not have. limited: routes whose
-    starts wait for running orchestrations to finish, with a sentence.
+    settled: deliveries settled or abandoned since the start. Its growth is progress.
+    waiting: records to be processed: in flight, or behind (lag).
+    holds: outages that hold the source, from cause to sentence.
+    probing: reason why its dead letters are limited.
+    dead: reason why its tasks have ended by a bug.
+    limited: routes whose starts wait for running orchestrations to finish, with a sentence.
     """
 
     name: str
@@ -37,9 +39,10 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """An engine, a broker, an engine's workflows, the worker that runs them or what it has in quarantine, as seen now.
+    """Observed state of an engine, a broker, an engine's workflows or worker, or a quarantine.
 
-    away: why it cannot be used, None when it can. note: said when it is up.
+    away: reason why the part cannot be used; None when it can.
+    note: detail shown while the part is up.
     """
 
     kind: PartKind
@@ -50,7 +53,7 @@ class PartReading:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The state of one component. detail: a sentence for a person, without payload."""
+    """State of one component. detail: a sentence for a person, without payload."""
 
     kind: Literal["source"] | PartKind
     name: str
@@ -64,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """The answer of /readyz: ready when the bridge runs and every component is ready."""
+    """Answer of `/readyz`: ready when the bridge runs and every component is ready."""
 
     phase: Phase
     checks: tuple[Check, ...]
@@ -74,7 +77,7 @@ class Readiness:
         return self.phase == "running" and all(check.ready for check in self.checks)
 
     def as_dict(self) -> dict[str, object]:
-        """JSON types."""
+        """Answer as JSON types."""
         return {
             "ready": self.ready,
             "phase": self.phase,
@@ -92,10 +95,10 @@ class Readiness:
 
 
 class Health:
-    """Remembers when each source last got on, which is what tells a stuck source from a slow one.
+    """Progress of each source over time, which separates a stuck source from a slow one.
 
-    Whoever asks drives it: a source is found stuck after it was seen waiting, without progress, by two looks that are
-    `stuck_after` seconds or more apart, and by none in between that saw progress or nothing waiting.
+    A source is stuck when it has waiting records in two calls of `look` that are `stuck_after` seconds or more apart,
+    and no call in between saw progress or no waiting records.
     """
 
     def __init__(self, stuck_after: float) -> None:
@@ -105,7 +108,7 @@ class Health:
     def look(
         self, sources: Iterable[SourceReading], parts: Iterable[PartReading], now: float, phase: Phase = "running"
     ) -> Readiness:
-        """Judge one set of readings. now: monotonic seconds, never smaller than at the last look."""
+        """Judge one set of readings. now: monotonic seconds, never smaller than in the last call."""
         checks = [self._judge(source, now) for source in sources]
         checks += [
             Check(part.kind, part.name, "up", part.note)
@@ -119,7 +122,7 @@ class Health:
         def check(state: State, detail: str = "") -> Check:
             return Check("source", source.name, state, detail)
 
-        # Nothing is expected of a source that has nothing to do or is not allowed to; when that ends it gets its time
+        # An idle, held or limited source need not make progress; its time starts anew afterwards
         expected = source.waiting > 0 and not source.holds and not source.limited and source.probing is None
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:

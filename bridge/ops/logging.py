@@ -1,4 +1,4 @@
-"""Structured logs: for people on a terminal, JSON lines anywhere else."""
+"""Structured logs: readable text on a terminal, JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 
 _SDK = "bridge.sdk"
-"""Loggers that are handed to the SDK: a library's, under a name of the bridge."""
+"""Name of the loggers given to the SDK: a library's loggers, under a name of the bridge."""
 _LEADING = ("ts", "level", "logger", "action", "event")
 
 
@@ -35,10 +35,10 @@ def configure(
 ) -> None:
     """Send structlog's and the standard library's logs through one formatter to `stream` (default: standard error).
 
-    level: of the bridge's loggers and those below the packages in `own`. libraries: of all other loggers, and never
-    less than `level` asks for. A library's debug records hold frames, passwords and payloads, so no value of `level`
-    lets them through. Uncaught exceptions, those of threads included, are logged with their traceback. May be called
-    again.
+    level: level of the bridge's loggers, and of those below the packages in `own`.
+    libraries: level of all other loggers, never lower than `level`. A library's debug records contain frames, passwords
+    and payloads: no value of `level` includes them.
+    Uncaught exceptions, those of threads included, are logged with their traceback. May be called again.
     """
     stream = sys.stderr if stream is None else stream
     human = format == "human" or (format == "auto" and stream.isatty())
@@ -67,7 +67,7 @@ def configure(
                 colors=stream.isatty(),
                 timestamp_key="ts",
                 pad_event_to=0,
-                # The default one shows local variables, and those hold payload
+                # structlog's default shows local variables, which contain payload
                 exception_formatter=_write_exception,
             ),
         ]
@@ -97,13 +97,13 @@ def configure(
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger; fields are keywords: `log.info("source held", action="hold", source="orders")`. Never pass payload."""
+    """Logger with fields as keywords: `log.info("source held", action="hold", source="orders")`. Never pass payload."""
     logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
 class _Libraries(logging.Filter):
-    """Holds the records of libraries to their level, whatever a logger was set to, and withholds quoted texts."""
+    """Filter that limits libraries to their level, whatever a logger was set to, and withholds quoted texts."""
 
     def __init__(self, own: Collection[str], least: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def _order(_: Any, __: str, fields: Fields) -> Fields:
 
 
 _INVISIBLE = re.compile("[\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb]")
-"""Ends lines, drives a terminal or hides text. JSON itself escapes what is below U+0020."""
+"""Characters that end lines, control a terminal or hide text. JSON itself escapes those below U+0020."""
 
 
 def _to_json(fields: Any, **_: Any) -> str:
@@ -182,5 +182,5 @@ def _to_json(fields: Any, **_: Any) -> str:
         text = orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         return text if text.isprintable() else _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     except (TypeError, UnicodeEncodeError):
-        # Lone surrogates, or integers of more than 64 bits: a log line must never be the thing that fails
+        # Lone surrogates, or integers of more than 64 bits: a log line must never fail
         return orjson.dumps({str(name): ascii(value) for name, value in fields.items()}).decode()

@@ -13,7 +13,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HistogramLike(Protocol):
-    """bounds: inclusive upper ends in seconds. counts: per bound and one above the last, not cumulative."""
+    """Protocol of a histogram.
+
+    bounds: inclusive upper bounds in seconds.
+    counts: number per bound and one above the last bound, not cumulative.
+    """
 
     @property
     def bounds(self) -> Sequence[float]: ...
@@ -26,10 +30,15 @@ class HistogramLike(Protocol):
 class SourceStats(Protocol):
     """Counts of one source since the process started, read on the event loop's thread.
 
-    outcomes, dead_letters, abandoned: by outcome or reason. commands: by (route, verb). in_flight: received and not
-    settled. queued: those that wait for their turn. held: an outage stops it. paused: its dead letters are limited.
-    quarantined_keys: poisoned keys that wait for a person.
-    processing: seconds from receipt to settlement. critical: seconds from the broker's timestamp to settlement.
+    outcomes, dead_letters, abandoned: by outcome or reason.
+    commands: by (route, command).
+    in_flight: received and not settled.
+    queued: in flight and waiting for a worker.
+    held: an outage stops the source.
+    paused: the dead-letter limit slows the source.
+    quarantined_keys: quarantined keys that this process knows.
+    processing: seconds from receipt to settlement.
+    critical: seconds from the broker's timestamp to settlement.
     """
 
     @property
@@ -96,7 +105,7 @@ class SourceStats(Protocol):
 
     @property
     def commits(self) -> tuple[int, float]:
-        """How many commits there were, and the seconds they took together."""
+        """Number of commits, and their total seconds."""
         ...
 
     def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
@@ -105,8 +114,10 @@ class SourceStats(Protocol):
 
 
 class ShareStats(Protocol):
-    """Bounds per value of a source. records, size: what waits for others of its value, in records and bytes.
-    values: those with bounds of their own, and how often one had to share.
+    """Limits of a source per value.
+
+    records, size: records and bytes that wait for others of their value.
+    values: values with limits of their own, and the number of times that one had to share.
     """
 
     @property
@@ -118,7 +129,7 @@ class ShareStats(Protocol):
 
 
 class ValueTable(Protocol):
-    """Number of values with bounds of their own. overflows: times that a value had to share."""
+    """Number of values with limits of their own. overflows: number of times that a value had to share."""
 
     def __len__(self) -> int: ...
     @property
@@ -126,7 +137,7 @@ class ValueTable(Protocol):
 
 
 class EngineUsage(Protocol):
-    """What an engine holds in memory, in bytes, and the events that it refused: one too many for their instance."""
+    """Memory of an engine in bytes, and number of refused events: one too many for their instance."""
 
     @property
     def instance_bytes(self) -> int: ...
@@ -137,12 +148,15 @@ class EngineUsage(Protocol):
 
 
 class EngineStats(Protocol):
-    """up: its breaker is closed. durable: acknowledged work survives the process.
+    """State of an engine.
 
+    up: its breaker is closed.
+    durable: acknowledged work survives the process.
     incompatible: instances that failed because their code was changed while they ran, by orchestration.
-    unknown: calls and publishes of orchestrations under names that nothing registers, by kind. faults: operations that
-    could not be applied and were given up, by kind. stuck: pools of worker threads of this process that cannot work.
-    usage: of an engine that this process hosts, else None.
+    unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
+    faults: operations that could not be applied and were given up, by kind.
+    stuck: pools of worker threads of this process that cannot work.
+    usage: memory of an engine that this process hosts; None of others.
     """
 
     @property
@@ -164,7 +178,7 @@ class EngineStats(Protocol):
 
 
 class PublishStats(Protocol):
-    """published, failed: messages that a broker took or did not take, by target."""
+    """Counts of publications by target. published: accepted by the broker. failed: not accepted."""
 
     @property
     def published(self) -> Mapping[str, int]: ...
@@ -174,9 +188,14 @@ class PublishStats(Protocol):
 
 
 class LimitStats(Protocol):
-    """A route's limits. running: the cap, None for none. population: what runs, counted. waiting: starts in the queue.
-    delayed: commands that had to wait for a rate so far. values: with limits of their own, and times that one had to
-    share; None where the route does not tell values apart.
+    """Limits of one route.
+
+    running: most running orchestrations; None: no limit.
+    population: running orchestrations, as counted.
+    waiting: queued starts.
+    delayed: commands that had to wait for a rate so far.
+    values: number of values with limits of their own, and of times that one had to share; None without limits per
+    value.
     """
 
     @property
@@ -194,9 +213,13 @@ class LimitStats(Protocol):
 
 
 class ParkingStats(Protocol):
-    """What waits on one engine. events: what this process did to parked messages, quarantined: to quarantined ones,
-    both by event. waiting: messages that wait for their instance, as last counted; None before the first count.
-    waiting_messages, waiting_bytes: of all that wait, quarantined ones too. refused: messages that were one too many.
+    """Early and quarantined messages on one engine.
+
+    events: events of early messages in this process, by event.
+    quarantined: events of quarantined messages in this process, by event.
+    waiting: early messages as last counted; None before the first count.
+    waiting_messages, waiting_bytes: early and quarantined messages together.
+    refused: messages that were one too many.
     """
 
     @property
@@ -216,7 +239,7 @@ class ParkingStats(Protocol):
 
 
 class Metrics:
-    """A registry of its own, so that several bridges in one process do not meet."""
+    """Prometheus metrics with their own registry: several bridges in one process do not collide."""
 
     def __init__(
         self,
@@ -234,11 +257,18 @@ class Metrics:
         version: str,
         config: str,
     ) -> None:
-        """sources, engines, parking: called at every scrape. publishing: None where no workflow runs. repeats: messages
-        that workflows have dropped as repeats, by who did. limits: of routes that have some. late_letters: dead letters
-        of messages that had waited, by source and reason. clock_jumps: steps of the wall clock, by direction.
-        answers: to requests, by engine and result. refused: connections, by port and cause. version: of the bridge.
-        config: its configuration's.
+        """Create the metrics.
+
+        sources, engines, parking: called at every scrape.
+        publishing: None where no workflow runs.
+        repeats: duplicates that workflows have dropped, by the part that dropped them.
+        limits: limits of the routes that have some.
+        late_letters: dead letters of early and quarantined messages, by source and reason.
+        clock_jumps: steps of the wall clock, by direction.
+        answers: answers to requests, by engine and result.
+        refused: refused connections, by port and cause.
+        version: version of the bridge.
+        config: version of its configuration.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
@@ -259,7 +289,7 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """The text exposition format (`CONTENT_TYPE`)."""
+        """Render the text exposition format (`CONTENT_TYPE`)."""
         return generate_latest(self._registry)
 
 
@@ -272,7 +302,7 @@ def _single(read: Callable[[SourceStats], float]) -> Callable[[SourceStats], _Ro
 
 
 def _of_shares(read: Callable[[ShareStats], float]) -> Callable[[SourceStats], _Rows]:
-    """A figure of the sources with bounds per value."""
+    """Reader of a number of sources with limits per value."""
     return lambda source: () if source.shares is None else (((), read(source.shares)),)
 
 
@@ -590,7 +620,7 @@ def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:
 
 
 def _buckets(histogram: HistogramLike) -> list[tuple[str, float]]:
-    """Cumulative counts, as the exposition format wants them."""
+    """Cumulative bucket counts, as in the exposition format."""
     buckets: list[tuple[str, float]] = []
     running = 0
     for bound, count in zip(

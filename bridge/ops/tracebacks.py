@@ -1,4 +1,4 @@
-"""Tracebacks without local variables, and without texts of exceptions that may quote a payload or a secret."""
+"""Tracebacks without local variables, and without exception texts that may quote a payload or a secret."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _SPEAKING = (BridgeError, OSError, sqlite3.Error)
 """Classes whose texts name files, addresses and codes, never values of a message."""
 
 _SPEAKING_PACKAGES = frozenset({"aiokafka", "azure", "grpc"})
-"""Clients of brokers and engines: their errors report what a peer answered."""
+"""Client packages of brokers and engines: their errors report the answer of a peer."""
 
 _LONGEST_CHAIN = 20
 _SHORTEST_VALUE = 4
-"""Characters of an argument of an exception that is looked for: shorter ones are parts of any word."""
+"""Least characters of an exception argument that is searched: shorter ones occur in any word."""
 WITHHELD = "(text withheld, it may quote a message)"
 
 
 def speaks(error: BaseException) -> bool:
-    """Tell whether the text of an exception may be printed.
+    """Report if the text of an exception may be printed.
 
-    Code of users and parsers puts values into its errors: `ValueError: invalid literal for int(): '...'`, or the key
-    of a KeyError. Only classes that are known to name no value are printed with their text.
+    Code of users and parsers puts values into its errors: `ValueError: invalid literal for int(): '...'`, or the key of
+    a KeyError. Only classes that are known to contain no value are printed with their text.
     """
     return isinstance(error, _SPEAKING) or type(error).__module__.partition(".")[0] in _SPEAKING_PACKAGES
 
 
 def describe(error: BaseException) -> str:
-    """One line: class, and the text where it may be printed."""
+    """One line with the class, and with the text where it may be printed."""
     name = type(error).__qualname__
     if not speaks(error):
         return f"{name}: {WITHHELD}" if str(error) else name
@@ -41,7 +41,7 @@ def describe(error: BaseException) -> str:
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An exception hook of a command: the traceback on standard error, without texts that may quote a message."""
+    """Exception hook of a command: the traceback on standard error, without texts that may quote a message."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
@@ -49,7 +49,7 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 def render(error: BaseException) -> str:
-    """Render the traceback of an exception and of those that led to it, oldest first."""
+    """Render the traceback of an exception and of its causes, oldest first."""
     parts: list[str] = []
     for cause, link in _chain(error):
         parts += traceback.format_tb(cause.__traceback__)
@@ -63,7 +63,7 @@ def render(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Causes and contexts before the exception itself, each with the line that leads on to the next."""
+    """Causes and contexts, then the exception itself, each with the line before the next."""
     chain: list[tuple[BaseException, str]] = [(error, "")]
     seen = {id(error)}
     while len(chain) < _LONGEST_CHAIN:
@@ -78,17 +78,16 @@ def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
 
 
 def _quotations(error: BaseException) -> set[str]:
-    """Texts by which a message may show what an exception says."""
+    """Texts by which a log message may quote an exception."""
     values = [each for each in (*error.args, *getattr(error, "__notes__", ())) if isinstance(each, str)]
     said = {str(error), *(each for each in values if len(each) >= _SHORTEST_VALUE)}
     return {repr(error), *said, *(repr(each)[1:-1] for each in said)} - {""}
 
 
 def withhold(record: logging.LogRecord) -> None:
-    """Take the texts of exceptions out of the message of a library's record.
+    """Remove the texts of exceptions from the message of a library's record. The record keeps the class.
 
-    Libraries write `logger.exception(error)`, `logger.warning("failed: %r", error)` and `f"failed: {error}"`. The
-    record keeps the class.
+    Libraries write `logger.exception(error)`, `logger.warning("failed: %r", error)` and `f"failed: {error}"`.
     """
     at_hand = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
     errors = [cause for cause, _ in _chain(at_hand)] if at_hand is not None else []

@@ -1,7 +1,7 @@
-"""The copy of the audit on disk: bounded, shared by processes, and complete whatever kills one of them.
+"""Copy of the audit on disk: bounded, shared by processes, and complete when a process is killed.
 
-A change is noted before it begins, in a file of its own that its process keeps locked, and the note is removed when the
-line is written. A note without its process becomes a line with the result `unknown`.
+A change is noted before it begins, in a file that its process keeps locked. The note is removed when the line is
+written. A note without its process becomes a line with the result `unknown`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from bridge import private
 
 FILE = "audit.jsonl"
 MAX_BYTES = 4 * 1024 * 1024
-"""Size of a file of the copy; a full one is put aside."""
+"""Most bytes of one file of the copy. A full file is rotated."""
 MAX_FILES = 8
-"""Files of the copy, the one that is written among them; the oldest is removed for a new one."""
+"""Most files of the copy, with the current one. The oldest is removed for a new one."""
 LOCK_SECONDS = 5.0
-"""Time for the lock of the copy: a process that was frozen with it must not hold up the others."""
+"""Seconds to wait for the lock of the copy: a process that froze with the lock must not block the others."""
 UNKNOWN = {"result": "unknown", "error": "killed"}
-"""Fields of a change whose process was killed before it could say how the change ended."""
+"""Fields of a change whose process was killed before it could report the result."""
 
 _LOCK = "audit.lock"
 _NOTES = "audit.pending"
 _TAIL = 1024 * 1024
-"""Bytes at the end of the copy in which a line is looked for whose note was left."""
+"""Bytes at the end of the copy in which the line of an orphaned note is searched."""
 _ROOM = 4096
-"""Least size of a note, so that its line finds room in it when the disk has become full."""
+"""Least size of a note in bytes: its line then fits when the disk has become full."""
 _LONGEST_NOTE = 1024 * 1024
 
 
 @dataclass(slots=True)
 class Note:
-    """A change that has begun. descriptor: holds the lock that says that its process lives."""
+    """Note of a change that has begun. descriptor: holds the lock that shows that its process lives."""
 
     id: str
     path: Path
@@ -49,7 +49,7 @@ class Note:
 
 
 class Trail:
-    """The copy in one directory. own: the directory is for nothing else."""
+    """Copy of the audit in one directory. own: the directory contains nothing else."""
 
     def __init__(
         self, directory: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES, *, own: bool = False
@@ -60,7 +60,7 @@ class Trail:
         self._max_files = max_files
 
     def begin(self, line: Mapping[str, Any]) -> Note:
-        """Note a change before it is made; `append` with the note ends it. Raises: OSError."""
+        """Note a change before it is made. `append` with the note ends it. Raises: OSError."""
         with self._locked():
             private.directory(self.directory / _NOTES)
             id_ = secrets.token_hex(8)
@@ -76,7 +76,7 @@ class Trail:
         return Note(id_, path, descriptor)
 
     def append(self, line: Mapping[str, Any], note: Note | None = None) -> None:
-        """Add a line and bring it to disk. note: of its beginning, which keeps a line that has no room until `settle`.
+        """Add a line and flush it to disk. note: note of the change; it keeps a line that does not fit until `settle`.
 
         Raises: OSError.
         """
@@ -99,7 +99,7 @@ class Trail:
             os.close(note.descriptor)
 
     def settle(self, told: Callable[[Mapping[str, Any]], None]) -> None:
-        """Add the lines of changes whose process was killed. told: is given each. Raises: OSError."""
+        """Add the lines of changes whose process was killed, and pass each to the callback. Raises: OSError."""
         if not (self.directory / _NOTES).is_dir():
             return
         with self._locked():
@@ -110,19 +110,19 @@ class Trail:
                 path.unlink(missing_ok=True)
 
     def narrow(self) -> None:
-        """Make what is there this user's alone. Raises: OSError."""
+        """Restrict existing files and directories to this user. Raises: OSError."""
         if self.directory.is_dir():
             self._make(self.directory)
             private.narrow([*self.files(), self.directory / _LOCK, self.directory / _NOTES])
 
     def files(self) -> list[Path]:
-        """The files of the copy that are there, the oldest first."""
+        """Existing files of the copy, oldest first."""
         return [path for path in reversed([self._numbered(n) for n in range(self._max_files)]) if path.is_file()]
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The lines, the oldest first; damaged ones are left out. Raises: OSError."""
+        """Lines of the copy, oldest first, without damaged ones. Raises: OSError."""
         with suppress(FileNotFoundError), (self.directory / _LOCK).open("rb") as lock:
-            # So that no file changes its name before it is opened
+            # No file is renamed before it is opened
             _lock(lock.fileno(), fcntl.LOCK_SH)
             opened = [path.open("rb") for path in self.files()]
             left = [line for _, line in self._left() if line is not None]
@@ -154,7 +154,7 @@ class Trail:
                 file = private.opened(self.directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 size = 0
             elif size and os.pread(file, 1, size - 1) != b"\n":
-                text = b"\n" + text  # the line before was cut by a crash
+                text = b"\n" + text  # a crash has cut the line before
             try:
                 _write(file, text)
             except OSError:
@@ -182,7 +182,7 @@ class Trail:
             yield path, line if line is not None and not self._has(path.name) else None
 
     def _has(self, id_: str) -> bool:
-        """Whether the line of a note is among the last ones."""
+        """True when the line of a note is among the last lines."""
         wanted = f'"id": "{id_}"'.encode()
         for path in reversed(self.files()[-2:]):
             with path.open("rb") as file:
@@ -215,14 +215,14 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _write(descriptor: int, text: bytes) -> None:
-    """Write all of it: a disk that becomes full takes a part without an error."""
+    """Write all bytes: a write to a disk that becomes full may be partial without an error."""
     left = memoryview(text)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 def _lock(descriptor: int, kind: int) -> None:
-    """Raises: TimeoutError when another process holds the lock for LOCK_SECONDS."""
+    """Lock a file. Raises: TimeoutError when another process holds the lock for LOCK_SECONDS."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP or HTTPS: read-only, and closed to other names than its own."""
+"""Health and metrics over HTTP or HTTPS: read-only, and only under the configured host names."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
 class Web:
-    """Serves /healthz, /readyz and /metrics on the event loop it is started on.
+    """Serves /healthz, /readyz and /metrics on the event loop of `start`.
 
-    That /healthz is answered at all shows that the process lives and its event loop turns.
+    An answer of /healthz shows that the process lives and its event loop runs.
     """
 
     def __init__(
@@ -42,7 +42,11 @@ class Web:
         metrics: Callable[[], bytes],
         tls: TlsFiles | None = None,
     ) -> None:
-        """health, metrics: called on the event loop at every request; they must not block. tls: the settings' files."""
+        """Create the server.
+
+        health, metrics: called on the event loop at every request; they must not block.
+        tls: files of the settings.
+        """
         self._tls = tls
         self._settings = settings
         self._health = health
@@ -55,7 +59,7 @@ class Web:
 
     @property
     def port(self) -> int:
-        """The port in use; 0 before `start`."""
+        """Port in use; 0 before `start`."""
         return self._port
 
     @property
@@ -67,7 +71,7 @@ class Web:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """Connections refused since the start, by cause."""
+        """Refused connections since the start, by cause."""
         return {} if self._connections is None else self._connections.refused
 
     async def start(self) -> None:
@@ -87,7 +91,7 @@ class Web:
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:
-            # asyncio says it at length
+            # asyncio's text is longer
             why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
             what = (
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {why}; "
@@ -97,7 +101,7 @@ class Web:
         self._connections = connections
 
     async def stop(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close all connections. Idempotent."""
         connections, self._connections = self._connections, None
         if connections is not None:
             await connections.stop()
@@ -117,7 +121,7 @@ class Web:
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # A page in a browser can reach loopback through a name of its own (DNS rebinding); its Host header tells
+        # A page in a browser can reach loopback through a name of its own (DNS rebinding); the Host header shows it
         if _host_of(request.headers.get("Host", "")) not in self._hosts:
             return _text(421, "this host name is not served here; list it under ops.http.allowed_hosts")
         return await handler(request)
@@ -134,7 +138,7 @@ class Web:
 
 
 def _host_of(header: str) -> str:
-    """The name of a Host header, lower-case, without its port; empty when it is malformed."""
+    """Name in a Host header, in lower case, without its port; empty when it is malformed."""
     found = _HOST.fullmatch(header.strip().lower())
     return found[1] if found else ""
 

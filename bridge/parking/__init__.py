@@ -1,1 +1,1 @@
-"""Messages that wait on an engine: for their instance (parked), or for a person (quarantined). Pure."""
+"""Messages that wait on an engine: early ones for their instance, quarantined ones for a person. Pure."""

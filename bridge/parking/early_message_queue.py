@@ -1,8 +1,12 @@
-"""What waits for one instance, and what each thing that can happen does to it. Pure but for the delivery it is given.
+"""State machine of the early messages of one instance, and the effect of each operation.
 
-The order of steps is what makes it hold. Who parks writes first, and looks for the instance afterwards (here, in
-`park`, once the message is durable); who starts an instance starts it first and tells afterwards (`started`). Whoever
-comes second finds what the first one did, and delivers. Every step may be repeated after a crash.
+Pure but for the `deliver` callback. The order of steps prevents a lost message: each side writes first and looks
+second.
+
+    early message:  store the message (`park`)  ->  look for the instance  ->  deliver if it is there
+    start:          start the instance          ->  notify (`deliver_now`) ->  deliver the stored messages
+
+The later of the two sides finds the other's result and delivers. Every step may be repeated after a crash.
 """
 
 from __future__ import annotations
@@ -18,20 +22,20 @@ from bridge.parking.waiting_command import WaitingCommand
 from bridge.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
 
 DEDUPLICATION_WINDOW = 300.0
-"""Seconds that an empty lot remembers at least what was delivered from it, so that a redelivery is a repeat."""
+"""Least seconds that an empty queue remembers its delivered messages, to recognise redeliveries as duplicates."""
 
 REMEMBERED = 100
-"""Delivered messages that a lot remembers, the latest ones."""
+"""Number of delivered messages that a queue remembers: the latest ones."""
 
 EXPIRED, FULL, DROPPED = REASONS = ("parking_expired", "parking_full", "parking_dropped")
-"""Why a message that waited is dead-lettered, beside what its delivery met."""
+"""Reasons for dead-lettering an early message, beside the failures of its delivery."""
 
 Deliver = Callable[[Command, MessageOrigin], None]
-"""Gives a command to the engine, now. Raises: EngineError, NotNow."""
+"""Callback that gives a command to the engine now. Raises: EngineError, RetryLater."""
 
 
 class RetryLater(Exception):
-    """Nothing was tried; it is to be tried after `delay` seconds."""
+    """Raised when a delivery was not tried and is to be tried after `delay` seconds."""
 
     def __init__(self, delay: float) -> None:
         super().__init__(f"after {delay:g} s")
@@ -40,7 +44,7 @@ class RetryLater(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EarlyMessageLimits:
-    """What a lot holds at most: messages, and bytes of their JSON. poll: seconds between two looks for the instance."""
+    """Limits per instance: messages, and bytes of their JSON. poll: seconds between two looks for the instance."""
 
     max_messages: int = 100
     max_bytes: int = 512 * 1024
@@ -49,7 +53,7 @@ class EarlyMessageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """A message whose dead letter is to be written, as JSON of `WaitingCommand`, and why."""
+    """Message whose dead letter is to be written, as JSON of `WaitingCommand`, with the cause."""
 
     parked: dict[str, Any]
     reason: str
@@ -60,10 +64,11 @@ class Undelivered:
 
 @dataclass
 class OperationResult:
-    """What follows from an operation, beside the lot's new state.
+    """Result of an operation, beside the queue's new state.
 
-    events: what is counted. undelivered: dead letters to be written. wake: when to call `tick` next, seconds since the
-    epoch; None when an earlier call is enough.
+    events: events to count.
+    undelivered: dead letters to be written.
+    wake: time of the next `on_timer` call, seconds since the Unix epoch; None when an earlier call is planned.
     """
 
     events: list[str] = field(default_factory=list)
@@ -72,11 +77,13 @@ class OperationResult:
 
 
 class EarlyMessageQueue:
-    """The messages of one instance, oldest first.
+    """Early messages of one instance, oldest first.
 
-    items: JSON of `WaitingCommand`. delivered: marks of messages that left, the latest last. tick: when `tick` is due.
-    attempts, failed_at: of the oldest message, when its instance is there and it fails. read: makes an item what it
-    says.
+    items: JSON of `WaitingCommand`.
+    delivered: command keys of messages that left, the latest last.
+    tick_at: time of the next `on_timer` call.
+    attempts, failed_at: failures of the oldest message since its instance exists.
+    read: decodes an item.
     """
 
     def __init__(
@@ -99,7 +106,7 @@ class EarlyMessageQueue:
         self.size: int = document.get("size", 0)
 
     def to_json(self) -> dict[str, Any] | None:
-        """None when there is nothing to remember."""
+        """State as JSON; None when there is nothing to remember."""
         if not self.items and not self.delivered:
             return None
         document = {
@@ -114,10 +121,10 @@ class EarlyMessageQueue:
         }
         return {name: value for name, value in document.items() if value}
 
-    # -- what can happen
+    # -- operations
 
     def park(self, item: dict[str, Any], size: int, deliver: Deliver, now: float) -> OperationResult:
-        """A message was written. The first one looks for its instance; later ones know that a start will be told."""
+        """Store a message. The first one looks for its instance; later ones rely on the notification of its start."""
         turn = OperationResult()
         mark = command_key(item)
         item = item | {"mark": mark, "size": size}
@@ -138,16 +145,16 @@ class EarlyMessageQueue:
         return turn
 
     def deliver_now(self, deliver: Deliver, now: float) -> OperationResult:
-        """The instance was started, or may have been."""
+        """Deliver the messages: the instance was started, or may have been."""
         turn = OperationResult()
         self._deliver(turn, deliver, now)
         self._plan(turn, now)
         return turn
 
     def on_timer(self, at: float, deliver: Deliver, now: float, early: bool = False) -> OperationResult:
-        """Time has passed. A call that was planned before an earlier one has nothing to say.
+        """Deliver and expire messages when their time comes. A call for another time than `tick_at` does nothing.
 
-        early: the call may come before its time, since the clock that it went by has run ahead.
+        early: the call may come before `at`, because the clock that scheduled it has run ahead.
         """
         turn = OperationResult()
         if at != self.tick_at:
@@ -162,7 +169,7 @@ class EarlyMessageQueue:
         return turn
 
     def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
-        """A person wants no more of these messages; None: of any. forget: not even their dead letters."""
+        """Drop messages on request of a person. marks: their command keys; None: all. forget: write no dead letters."""
         turn = OperationResult()
         for item in [each for each in self.items if marks is None or each["mark"] in marks]:
             self._remove(item)
@@ -172,14 +179,14 @@ class EarlyMessageQueue:
         self._plan(turn, now)
         return turn
 
-    # -- how
+    # -- steps
 
     def _deliver(self, turn: OperationResult, deliver: Deliver, now: float) -> None:
-        """In order, as far as it goes."""
+        """Deliver messages in order, up to the first one that has to wait."""
         while self.items:
             item = self.items[0]
             if item["until"] <= now:
-                # Its time is up, whatever the instance does; a look that comes late must not revive it
+                # The message has expired, whatever the state of its instance; a late look must not revive it
                 self._expire(turn, now)
                 continue
             command: Command | None = None
@@ -191,7 +198,7 @@ class EarlyMessageQueue:
                 self._wake(turn, now + error.delay)
                 return
             except Exception as error:
-                # Whatever it is: an operation that raises would take its message with it
+                # Any error: an operation that raises would lose its message
                 elapsed = 0.0 if self.failed_at is None else now - self.failed_at
                 end = decide(error, command, self.attempts + 1, elapsed, self._policy)
                 if isinstance(end, Park):
@@ -212,7 +219,7 @@ class EarlyMessageQueue:
             self._remove(item)
 
     def _failed(self, turn: OperationResult, end: Settlement, now: float) -> None:
-        """The instance may be there, the engine does not take it now."""
+        """Plan another attempt: the instance may exist, but the engine does not accept the command now."""
         delay = end.delay if isinstance(end, Retry) else self._policy.max_delay
         if not isinstance(end, Hold):
             self.attempts += 1
@@ -244,12 +251,12 @@ class EarlyMessageQueue:
         self.size -= item["size"]
 
     def _remember(self, item: dict[str, Any]) -> None:
-        """What was dead-lettered is not remembered: its replay, under the same id, shall have its effect."""
+        """Remember a delivered message. A dead-lettered one is not remembered: its replay has the same id."""
         self.delivered.append(item["mark"])
         del self.delivered[:-REMEMBERED]
 
     def _plan(self, turn: OperationResult, now: float) -> None:
-        """See to it that somebody comes back: for the end of a message's time, for a look, to forget."""
+        """Schedule the next `on_timer` call: for an expiry, a look at the instance, or the end of remembering."""
         if self.items:
             self._wake(turn, min(now + self._bounds.poll, min(each["until"] for each in self.items)))
         elif self.delivered:
@@ -265,11 +272,11 @@ class EarlyMessageQueue:
 
 
 def command_key(item: dict[str, Any]) -> str:
-    """What makes two messages the same: message id, route and part, in a short form."""
+    """Identity of a waiting command: digest of its message id, route and part."""
     text = f"{item['id']}\n{item['route']}\n{item['part']}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def origin_key(origin: MessageOrigin) -> str:
-    """The same of an origin."""
+    """`command_key` of an origin."""
     return command_key({"id": origin.message_id, "route": origin.route, "part": origin.part})

@@ -1,4 +1,4 @@
-"""Ordering keys as bytes and back, and as a person reads them."""
+"""Ordering keys as bytes and as text for a person."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Hashable
 
 
 def encode(key: Hashable) -> bytes:
-    """Bytes of a lane's key: a message's own key, a rendered template, or a (topic, partition).
+    """Encode a lane's key: a message's own key, a rendered template, or a (topic, partition).
 
-    The position of a message that has no key, in a tuple of one, is a key of its own.
+    A tuple of one, the position of a message without a key, is a key of its own.
     """
     if isinstance(key, bytes):
         return b"b" + key
@@ -23,7 +23,7 @@ def encode(key: Hashable) -> bytes:
 
 
 def decode(encoded: bytes) -> Hashable:
-    """The key that `encode` was given."""
+    """Decode the result of `encode`."""
     kind, rest = encoded[:1], encoded[1:]
     if kind == b"b":
         return rest
@@ -36,7 +36,7 @@ def decode(encoded: bytes) -> Hashable:
 
 
 def raw(encoded: bytes) -> str | None:
-    """The text of a key as it is, whatever is in it; None of what is no text."""
+    """Text of a key, unescaped; None of a key that is not text."""
     try:
         return encoded[1:].decode()
     except UnicodeDecodeError:
@@ -44,9 +44,9 @@ def raw(encoded: bytes) -> str | None:
 
 
 def shown(encoded: bytes) -> str:
-    """For a person, who can say it again on a command line: the text of a key; hex of what is no text.
+    """Text of a key for a person and for command lines; hex of a key that is not text.
 
-    What cannot be printed is written out, so that no two keys are shown alike.
+    Unprintable characters are escaped: no two keys have the same text.
     """
     kind, rest = encoded[:1], encoded[1:]
     if kind == b"p":

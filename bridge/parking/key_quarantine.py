@@ -1,4 +1,4 @@
-"""The messages of one poisoned ordering key, and what each thing that can happen does to them. Pure."""
+"""State machine of one quarantined key: its messages, and the effect of each operation. Pure."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from bridge.message import Position
 from bridge.parking.early_message_queue import OperationResult, Undelivered
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
-"""Why a message of a quarantined key is dead-lettered."""
+"""Reasons for dead-lettering a message of a quarantined key."""
 
 LEASE = 30.0
-"""Seconds that a process has a released key to itself after it last said so."""
+"""Seconds that a claim of a process lasts after its last renewal."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantineLimits:
-    """What is held per key at most: messages, and bytes of their JSON."""
+    """Limits per key: number of messages, and bytes of their JSON."""
 
     max_messages: int = 1000
     max_bytes: int = 512 * 1024
 
 
 class KeyQuarantine:
-    """Messages in their order, oldest first.
+    """Messages of one quarantined key, oldest first.
 
-    held: JSON of letters, each with its `mark`, `size` and `since`. cause: why the oldest one failed. until: when they
-    are released by themselves; None: when a person says so; 0: now. owner, lease: the process that works on them, and
-    until when it has the right to.
+    held: JSON of stored messages, each with its `mark`, `size` and `since`.
+    cause: failure of the oldest message.
+    until: time of the automatic release; None: a person releases the key; 0: released.
+    owner, lease: process that works on the messages, and the end of its claim.
     """
 
     def __init__(self, bounds: QuarantineLimits, document: dict[str, Any] | None = None) -> None:
@@ -46,7 +47,7 @@ class KeyQuarantine:
         self.size: int = document.get("size", 0)
 
     def to_json(self) -> dict[str, Any] | None:
-        """None when nothing is held."""
+        """State as JSON; None when there are no messages."""
         if not self.held:
             return None
         return {
@@ -62,7 +63,7 @@ class KeyQuarantine:
         }
 
     def hold(self, value: dict[str, Any]) -> OperationResult:
-        """The key's message failed: it and what follows wait. value: `source`, `key`, `item`, `cause`, `until`."""
+        """Quarantine a failed message of the key. value: `source`, `key`, `item`, `cause`, `until`."""
         turn = OperationResult()
         first = not self.held
         if self._append(turn, value) and first:
@@ -71,7 +72,7 @@ class KeyQuarantine:
         return turn
 
     def append(self, value: dict[str, Any]) -> OperationResult:
-        """A later message of the key. When the last one before it has just left, it is to be taken up at once."""
+        """Add a later message of the key. It is released at once when the last earlier message has just left."""
         turn = OperationResult()
         first = not self.held
         if self._append(turn, value) and first:
@@ -79,14 +80,14 @@ class KeyQuarantine:
         return turn
 
     def done(self, mark: str) -> OperationResult:
-        """This message was settled."""
+        """Remove a settled message."""
         self._remove([each for each in self.held if each["mark"] == mark])
         return OperationResult(["resumed"])
 
     def requeue(
         self, mark: str, cause: dict[str, Any], until: float | None, attempts: int, executed: Sequence[str] = ()
     ) -> OperationResult:
-        """This message was released, and failed again. executed: routes that were executed by now."""
+        """Quarantine a released message that failed again. executed: routes executed so far."""
         if self.held and self.held[0]["mark"] == mark:
             letter = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
             self.held[0] = self.held[0] | {"attempts": attempts, "letter": letter}
@@ -94,15 +95,15 @@ class KeyQuarantine:
         return OperationResult()
 
     def release(self) -> OperationResult:
-        """A person says: try them again."""
+        """Release the messages, on request of a person."""
         if self.held:
             self.until = 0.0
         return OperationResult()
 
     def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
-        """A person wants no more of these messages; None: of any. forget: not even their dead letters.
+        """Drop messages on request of a person. marks: their delivery ids; None: all. forget: write no dead letters.
 
-        Not while a process works on them: it may be giving this very one its effect.
+        A claimed key drops nothing: its process may be executing this very message.
         """
         turn = OperationResult()
         if self.is_claimed(now):
@@ -117,21 +118,21 @@ class KeyQuarantine:
                 detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
                 turn.undelivered.append(Undelivered(item, DROPPED, detail, cause.get("error", "")))
         if self.held[:1] != head:
-            self.cause = {}  # the head's
+            self.cause = {}  # it belonged to the dropped head
         return turn
 
     def is_claimed(self, now: float) -> bool:
-        """Whether a process has them to itself."""
+        """True when a process holds a claim on the key."""
         return self.owner is not None and self.lease > now
 
     def claim(self, owner: str, now: float) -> OperationResult:
-        """A process wants to work on them, or still does."""
+        """Claim the key for a process, or renew its claim."""
         if self.held and (self.owner in (None, owner) or self.lease <= now):
             self.owner, self.lease = owner, now + LEASE
         return OperationResult()
 
     def unclaim(self, owner: str) -> OperationResult:
-        """It does not any more."""
+        """End the claim of a process."""
         if self.owner == owner:
             self.owner, self.lease = None, 0.0
         return OperationResult()
@@ -159,5 +160,5 @@ class KeyQuarantine:
 
 
 def delivery_id(position: Position) -> str:
-    """What makes two deliveries of one message the same."""
+    """Identity of a message in the quarantine: a digest of its position, common to its deliveries."""
     return hashlib.blake2b(str(position).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

@@ -1,4 +1,4 @@
-"""A quarantined key as it is read."""
+"""Read form of a quarantined key."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from bridge.parking.stored_message import StoredMessage
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedMessage:
-    """One message. mark: what it is called by. since: when it came, seconds since the epoch.
+    """One quarantined message.
 
-    attempts: how often it was tried. failed: seconds since its first failure, when it was held.
+    mark: its delivery id.
+    since: time of its quarantine, seconds since the Unix epoch.
+    attempts: number of attempts.
+    failed: seconds from its first failure to its quarantine.
     """
 
     mark: str
@@ -35,9 +38,11 @@ class QuarantinedMessage:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedKey:
-    """key: as of `bridge.parking.key`. until, owner, lease: as in `bridge.parking.key_quarantine.KeyQuarantine`.
+    """Quarantined key with its messages.
 
-    unsettled: operations wait that may change it.
+    key: bytes as of `bridge.parking.key`.
+    until, owner, lease: as in `bridge.parking.key_quarantine.KeyQuarantine`.
+    unsettled: pending operations may change the key.
     """
 
     source: str

@@ -1,8 +1,8 @@
-"""Messages that wait, encrypted before they are given to an engine of somebody else's.
+"""Encryption of waiting messages before they are given to an engine of another party.
 
-A sealed item keeps in clear what the entities decide by: marks, times, sizes, routes, and of its letter the members
-below `of`. These are authenticated with the sealed part: one message cannot be put in the place of another. A version
-that knows no encryption finds no position in such a letter, and fails before it does anything with it.
+A sealed item keeps in clear the facts that entities decide by: identities, times, sizes, routes, and the members of its
+message below `of`. They are authenticated with the sealed part: one message cannot replace another. A version without
+encryption finds no position in such a message and fails before it has an effect.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from bridge.encryption import Keyring, Unsealable
 from bridge.errors import EngineMisconfigured
 
 _SECRET = ("body", "key", "headers")
-"""Members of a letter that are payload."""
+"""Members of a stored message that are payload."""
 
 
 class MessageSealer:
-    """Seals and opens items: the JSON of `WaitingCommand`, and of messages in quarantine.
+    """Seals and opens items: the JSON of `WaitingCommand` and of quarantined messages.
 
-    keys: read when they are needed first. Without a keyring items stay as they are.
+    keys: read on first use. Without a keyring, items stay as they are.
     """
 
     def __init__(self, keys: Callable[[], Keyring | None] = lambda: None) -> None:
@@ -32,14 +32,14 @@ class MessageSealer:
         self._is_read = False
 
     def load(self) -> Keyring | None:
-        """Raises: EngineError when a key cannot be read."""
+        """Read the keyring. Raises: EngineError when a key cannot be read."""
         if not self._is_read:
             self._keyring = self._keys()
             self._is_read = True
         return self._keyring
 
     def seal(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item as it is given to the engine. Raises: EngineError."""
+        """Seal an item for the engine. Raises: EngineError."""
         keyring = self.load()
         if keyring is None or not keyring.active:
             return dict(item)
@@ -51,7 +51,7 @@ class MessageSealer:
         return found | {"letter": {"of": letter, "sealed": _sealed(keyring, secret, letter)}}
 
     def open(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The item as it was. Raises: EngineError, EngineMisconfigured when it cannot be decrypted."""
+        """Open a sealed item. Raises: EngineError; EngineMisconfigured when it cannot be decrypted."""
         letter = item["letter"]
         if "sealed" not in letter:
             keyring = self.load()
@@ -66,12 +66,12 @@ class MessageSealer:
         return found | {"letter": letter["of"] | secret | executed}
 
     def seal_key(self, key: str, place: str) -> Any:
-        """The text of an ordering key. place: the key of its entity. Raises: EngineError."""
+        """Seal the text of an ordering key. place: the key of its entity. Raises: EngineError."""
         keyring = self.load()
         return key if keyring is None or not keyring.active else {"sealed": _sealed(keyring, key, place)}
 
     def open_key(self, key: Any, place: str) -> str:
-        """Raises: EngineError, EngineMisconfigured when it cannot be decrypted."""
+        """Open a sealed ordering key. Raises: EngineError; EngineMisconfigured when it cannot be decrypted."""
         return str(self._opened(key["sealed"], place)) if isinstance(key, dict) else key
 
     def _opened(self, sealed: tuple[str, str], place: Any) -> Any:
@@ -89,7 +89,7 @@ class MessageSealer:
 
 
 def key_of(item: Mapping[str, Any]) -> str | None:
-    """The id of the key that an item is encrypted with."""
+    """Id of the key that an item is encrypted with; None of a plain item."""
     sealed = item["letter"].get("sealed")
     return None if sealed is None else str(sealed[0])
 
@@ -107,5 +107,5 @@ def _bytes(value: str) -> bytes:
 
 
 def _place(of: Any) -> bytes:
-    """A form that does not depend on the order of members, which an engine may change."""
+    """Canonical form, independent of the order of members, which an engine may change."""
     return json.dumps(of, sort_keys=True, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""A message as JSON, with all that its dead letter will tell."""
+"""Message as JSON, with the facts of its dead letter."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from bridge.provenance import Cause
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message that left its broker and waits on an engine.
+    """Message that left its broker and waits on an engine.
 
-    broker: name of its broker in the configuration. dead_letter_topic: where it goes when it cannot be delivered.
+    broker: name of its broker in the configuration.
+    dead_letter_topic: topic of its dead letter when it cannot be delivered.
     source, config, message_id, executed, replayed: as in `bridge.provenance.Cause`.
     """
 
@@ -79,7 +80,7 @@ class StoredMessage:
         )
 
     def cause(self, reason: str, detail: str, error: str, route: str | None, attempts: int) -> Cause:
-        """The cause of its dead letter."""
+        """Cause of the message's dead letter."""
         return Cause(
             reason,
             detail,
@@ -95,7 +96,7 @@ class StoredMessage:
 
 
 def _pack(value: bytes) -> str | list[str]:
-    """Text as it is, anything else as base64 in a list of one."""
+    """Text as it is; other bytes as base64 in a list of one."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""A command that waits for its instance, as JSON."""
+"""Command that waits for its instance, as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bridge.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 
 InstanceCommand = RaiseEvent | Cancel | Terminate | Suspend | Resume
-"""Commands that need an instance which is there already."""
+"""Commands that need an existing instance."""
 
 _VERBS: dict[str, type[Any]] = {
     "raise_event": RaiseEvent, "cancel": Cancel, "terminate": Terminate, "suspend": Suspend, "resume": Resume,
@@ -31,9 +31,9 @@ _READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing
 
 @dataclass(frozen=True, slots=True)
 class WaitingCommand:
-    """A command with the message that led to it.
+    """Command with the message that led to it.
 
-    since, until: when it was parked and when its time is up, in seconds since the epoch.
+    since, until: time of its storage and end of its wait, in seconds since the Unix epoch.
     """
 
     command: InstanceCommand
@@ -73,7 +73,7 @@ class WaitingCommand:
 
 
 def waiting_command(command: Command) -> InstanceCommand | None:
-    """The command when its rule lets it wait for its instance."""
+    """Return the command when its rule lets it wait for its instance, else None."""
     if isinstance(command, InstanceCommand) and isinstance(command.on_missing, ParkFor):
         return command
     return None

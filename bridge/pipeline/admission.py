@@ -1,4 +1,4 @@
-"""What keeps a route from flooding its engine: caps on running orchestrations, and rates."""
+"""Limits that keep a route from flooding its engine: caps on running orchestrations, and rates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _STARTS = (ScheduleOrchestration, StartOrRaise)
 
 
 class Rate:
-    """A token bucket, as the times at which tokens come: whoever asks gets the next one and waits for it.
+    """Token bucket, kept as the time of the next token. Each caller takes the next token and waits for its time.
 
-    per_second: tokens a second. burst: how many may be kept for later.
+    per_second: tokens a second.
+    burst: most tokens saved for later.
     """
 
     __slots__ = ("_interval", "_kept", "_next", "used_at")
@@ -32,34 +33,39 @@ class Rate:
         self.used_at = 0.0
 
     def take(self, now: float) -> float:
-        """The time (monotonic seconds, like `now`) at which the token that was just taken is due."""
+        """Take a token; return the time at which it is due, in monotonic seconds like `now`."""
         due = max(self._next, now - self._kept)
         self._next = due + self._interval
         return due
 
     def give_back(self) -> None:
-        """A token that was taken is not used."""
+        """Return a token that was taken and is not used."""
         self._next -= self._interval
 
     def idle(self, now: float) -> bool:
-        """See `Account.idle`: the bucket is full."""
+        """True when the bucket is full; see `Account.idle`."""
         return self._next <= now - self._kept
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A limit of the route keeps the item. delay: seconds until it may go; None: `RouteLimit.queue` tells."""
+    """Result of a limit that makes the item wait.
+
+    delay: seconds until it may go; None: the wake callback of `RouteLimit.queue` reports it.
+    """
 
     limit: RouteLimit
     delay: float | None
 
 
 class RouteLimit:
-    """The limits of one route, over all its sources in this process.
+    """Limits of one route, over all its sources in this process.
 
-    running: most orchestrations that may run; `population` counts them. A start that has to wait is served in the order
-    of arrival; one whose instance runs already needs no room. rate: None for no limit. each_running: most of one value;
-    among values that wait each is served in its turn. each_rate: rates of values; None for no limit.
+    running: most running orchestrations, as counted by `population`. Waiting starts are served in the order of arrival.
+    A start whose instance runs already needs no slot.
+    rate: commands a second; None: no limit.
+    each_running: most running orchestrations of one value. Waiting values are served in turn.
+    each_rate: rates of values; None: no limit.
     """
 
     def __init__(
@@ -77,27 +83,28 @@ class RouteLimit:
         self.each_running = each_running
         self.population = population
         self.delayed = 0
-        """Commands that had to wait for a rate so far."""
+        """Number of commands that had to wait for a rate."""
         self._rate = rate
         self._each_rate = each_rate
         self._spread: dict[InFlightDelivery, Rate] = {}
-        """Items that wait for a token, and the rate that they took it from."""
+        """Items that wait for a token, and the rate of that token."""
         self._waiting: dict[InFlightDelivery, RunningValue | None] = {}
-        """Items with a start that waits, and the value that they are counted for."""
+        """Items with a waiting start, and the count of their value."""
         self._queues: dict[RunningValue | None, dict[InFlightDelivery, tuple[str, Callable[[], None]]]] = {}
-        """The same by value, none of them empty."""
+        """Queues of waiting starts by value. No queue is empty."""
         if population is not None:
             population.subscribe(self._admit_next)
 
     @property
     def waiting(self) -> int:
-        """Starts that wait for room."""
+        """Number of starts that wait for a slot."""
         return len(self._waiting)
 
     @property
     def values(self) -> tuple[int, int] | None:
-        """Values with limits of their own at the moment, and times that one had to share; None where the route has no
-        `per`. Of its two tables the one with more.
+        """Number of values with their own limits now, and of times that a value had to share one; None without `per`.
+
+        The numbers are those of the larger of its two tables.
         """
         running = None if self.population is None or self.each_running is None else self.population.values
         return max(
@@ -106,11 +113,11 @@ class RouteLimit:
         )
 
     def check(self, item: InFlightDelivery, command: Command, value: str = SHARED) -> Throttled | None:
-        """None when the command may go now; it has its room and its token then. value: of `Step.value`."""
+        """Take the command's slot and token; None when both are available now. value: value of `Step.value`."""
         if item in self._waiting:
             return Throttled(self, None)
         rate = self._spread.pop(item, None) if self._spread else None
-        # The rate of a value comes first: who waits for it takes neither room nor tokens from others
+        # The rate of a value comes first: a command that waits for it takes neither a slot nor other tokens
         if self._each_rate is not None:
             now = time.monotonic()
             if item.value_due_at is None:
@@ -132,7 +139,7 @@ class RouteLimit:
         return None
 
     def queue(self, item: InFlightDelivery, command: Command, value: str, wake: Callable[[], None]) -> None:
-        """Call `wake` when there is room for the item's start. `forget` it when it goes before."""
+        """Queue the item's start; call `wake` when it has a slot. Call `forget` when the item leaves earlier."""
         assert self.population is not None
         assert isinstance(command, _STARTS)
         if item not in self._waiting:
@@ -145,7 +152,7 @@ class RouteLimit:
         self.population.request_recount()
 
     def forget(self, item: InFlightDelivery) -> None:
-        """The item is gone."""
+        """Remove an item that is gone."""
         if item in self._waiting:
             self._take(item)
         if (rate := self._spread.pop(item, None)) is not None:
@@ -154,14 +161,14 @@ class RouteLimit:
 
     @staticmethod
     def not_started(item: InFlightDelivery) -> None:
-        """The room that the item took is free: its start found that there was nothing to start, or is given back."""
+        """Free the item's slot: its start found nothing to start, or is abandoned."""
         if item.slot is not None:
             item.slot()
             item.slot = None
 
     @property
     def reason(self) -> str | None:
-        """Why commands wait, None when none does."""
+        """Reason why commands wait; None when none waits."""
         return "; ".join(self._reasons()) or None
 
     def _reasons(self) -> Iterator[str]:
@@ -181,7 +188,7 @@ class RouteLimit:
         return Throttled(self, delay)
 
     def _reserve(self, item: InFlightDelivery, instance_id: str, value: str) -> bool:
-        """Take room for a start; False where it has to wait. An instance that runs already needs none."""
+        """Reserve a slot for a start; False when the start has to wait. A running instance needs no slot."""
         if self.population is None or instance_id in self.population:
             return True
         counted = self._counted(value)
@@ -191,7 +198,7 @@ class RouteLimit:
         return True
 
     def _counted(self, value: str) -> RunningValue | None:
-        """What counts the starts of a value; None where values are not told apart."""
+        """Count of a value's starts; None where values are not counted separately."""
         if self.each_running is None:
             return None
         assert self.population is not None
@@ -210,7 +217,7 @@ class RouteLimit:
         self.population.reserve(instance_id, counted)
 
     def _take(self, item: InFlightDelivery) -> tuple[str, Callable[[], None]]:
-        """Take an item out of its queue."""
+        """Remove an item from its queue."""
         counted = self._waiting.pop(item)
         queue = self._queues[counted]
         taken = queue.pop(item)
@@ -222,7 +229,7 @@ class RouteLimit:
         return taken
 
     def _admit_next(self) -> None:
-        """Let starts go while there is room, one of each value in turn."""
+        """Admit starts while there are free slots, one of each value in turn."""
         assert self.population is not None
         granted = True
         while granted:
@@ -235,7 +242,7 @@ class RouteLimit:
                 granted = True
                 _, wake = self._take(item)
                 if counted in self._queues:
-                    self._queues[counted] = self._queues.pop(counted)  # the others have their turn before it
+                    self._queues[counted] = self._queues.pop(counted)  # go to the end of the turn
                 if not runs:
                     self._enter(item, instance_id, counted)
                 wake()
@@ -245,14 +252,14 @@ class RouteLimit:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The limits of all routes that have some, by name, and the populations behind them."""
+    """Limits of routes by route name, and the running instances that they count."""
 
     limits: Mapping[str, RouteLimit]
     populations: tuple[RunningInstances, ...]
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[None]]:
-        """The tasks that must not end by themselves."""
+        """Tasks that never end by themselves."""
         return [population.task for population in self.populations if population.task is not None]
 
     def start(self) -> None:

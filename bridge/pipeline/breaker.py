@@ -1,4 +1,4 @@
-"""While an engine is away nothing is sent to it but one probe at a time; one that has gone silent is found soon."""
+"""Circuit breaker of an engine: an unavailable engine gets one probe at a time, and a silent one is detected soon."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _LONGEST_DELAY = 1.5
 _SILENT_AFTER = 0.35
 _LOOK = 0.1
 _FIRST_PROBE = 0.5
-"""Seconds. Calls that wait while none is answered for `_SILENT_AFTER` make the breaker ask; no answer within
-`_FIRST_PROBE` opens it. So a frozen engine is noticed within a second, long before the deadlines of the calls."""
+"""Seconds until a probe without an answer opens the breaker.
+
+When calls wait and none is answered for `_SILENT_AFTER` seconds, the breaker sends a probe. A frozen engine is detected
+within a second, long before the deadlines of the calls.
+"""
 
 _LONGEST_PROBE = 10.0
 
@@ -26,16 +29,16 @@ _LONGEST_PROBE = 10.0
 class Breaker:
     """Circuit breaker of one engine.
 
-    Closed: commands pass. Open after an outage: `probe` is called with back-off and jitter until it returns; then the
-    breaker closes and every listener is told. The longest pause between probes keeps the promise to go on within two
-    seconds of the engine's return. A probe that is not answered is given up, the first soon, later ones after longer:
-    an engine that is slow and not away must not be taken for dead for ever.
+    Closed: commands pass. Open after an outage: `probe` is called with back-off and jitter until it returns. The
+    breaker then closes and notifies every listener. The longest pause between probes lets work resume within two
+    seconds of the engine's return. An unanswered probe is given up, the first soon, later ones after longer: a slow
+    engine must not be mistaken for an unavailable one for ever.
     """
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[None]], first_delay: float = 0.05) -> None:
         self.name = name
         self.error: EngineOutage | None = None
-        """The outage that keeps the breaker open; None while it is closed."""
+        """Outage that keeps the breaker open; None while it is closed."""
         self.openings = 0
         self._probe = probe
         self._first_delay = first_delay
@@ -56,7 +59,7 @@ class Breaker:
         self._listeners.append(listener)
 
     def trip(self, error: EngineOutage) -> None:
-        """A call met an outage."""
+        """Open the breaker: a call met an outage."""
         if self.error is not None:
             return
         self.error = error
@@ -65,7 +68,7 @@ class Breaker:
         self._tell()
 
     def begin(self) -> None:
-        """A command is given to the engine; tell `end` when that is over, however it ended."""
+        """Note that a command is given to the engine. Call `end` when it is over, with any result."""
         self._calling += 1
         if self._calling == 1:
             loop = asyncio.get_running_loop()
@@ -74,16 +77,16 @@ class Breaker:
                 self._look_at = loop.call_later(_SILENT_AFTER, self._look)
 
     def end(self) -> None:
-        """The engine answered a command, or a call of it failed."""
+        """Note that the engine answered a command, or that a call failed."""
         self._calling -= 1
         self._heard_at = asyncio.get_running_loop().time()
 
     def succeed(self) -> None:
-        """A command went through: the next outage starts with a short pause again."""
+        """Reset the back-off: a command succeeded."""
         self._failures = 0
 
     async def stop(self) -> None:
-        """Probe no more. Idempotent."""
+        """Stop probing. Idempotent."""
         if self._look_at is not None:
             self._look_at.cancel()
         tasks = [task for task in (self._task, self._asking) if task is not None]
@@ -93,7 +96,7 @@ class Breaker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _look(self) -> None:
-        """Whether the engine has gone silent while calls wait for it."""
+        """Send a probe when the engine has been silent while calls wait for it."""
         self._look_at = None
         if not self._calling:
             return
@@ -127,7 +130,7 @@ class Breaker:
         self._tell()
 
     async def _probed(self, limit: float) -> EngineOutage | None:
-        """None when the engine answered within `patience` seconds."""
+        """Probe the engine; None when it answered within `limit` seconds."""
         try:
             async with asyncio.timeout(limit):
                 await self._probe()
@@ -136,7 +139,7 @@ class Breaker:
         except EngineOutage as error:
             return error
         except BridgeError:
-            return None  # the engine answered, if not kindly
+            return None  # the engine answered, if with an error
         except Exception as error:
             # A bug must not end the probing: the breaker would stay open for ever
             log.error("probe failed unexpectedly", action="bug", engine=self.name, exc_info=error)

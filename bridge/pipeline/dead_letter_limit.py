@@ -20,27 +20,29 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 log = structlog.get_logger("bridge.source")
 
 REFRESH_SECONDS = 5.0
-"""Age after which the shared paces are read anew: before a dead letter, and all the time while a route is limited."""
+"""Age in seconds after which the shared paces are read anew, before a dead letter and while a route is limited."""
 
 CREDIT = 4
-"""Dead letters that one success of a limited route pays for, at most as many as the limit where fewer wait.
+"""Dead letters that one success of a limited route allows.
 
-Bad messages among good ones must not fill the source's bounds and stop it; a rule that fails for nearly all messages
-has no successes."""
+The sum is at most the limit, or the number of waiting messages where that is larger. Bad messages among good ones must
+not fill the source's limits and stop it. A rule that fails for nearly all messages has no successes.
+"""
 
 SHARE = 10
-"""Part of the waiting messages, as a divisor, that one success of any route pays for once they would stop the others.
+"""Divisor of the waiting messages that one success of any route allows once they would stop the others.
 
-Of 500 messages one has to succeed then; a rule that fails for all messages of a source has no successes."""
+One of 500 messages has to succeed then. A rule that fails for all messages of a source has no successes.
+"""
 
 AT_ONCE = 8
-"""Freed messages that workers have at once: each may be large, and the others of the source need workers too."""
+"""Most freed messages that workers have at once. Each may be large, and other messages of the source need workers."""
 
 _RETRY_SECONDS = 1.0
 
 
 class DeadLetterLimited(Exception):
-    """A dead letter was not written, and its delivery stays unsettled: the route is beyond its limit."""
+    """Raised when a dead letter was not written because its route is beyond the limit. The delivery stays unsettled."""
 
     def __init__(self, route: str) -> None:
         super().__init__(route)
@@ -48,26 +50,30 @@ class DeadLetterLimited(Exception):
 
 
 class PaceStore(Protocol):
-    """Paces of one source, shared by all its daemons."""
+    """Protocol of the paces of one source, shared by all its daemons."""
 
     async def load(self) -> Paces:
-        """Raises: EngineError."""
+        """Read the paces. Raises: EngineError."""
         ...
 
     async def send(self, operation: str, value: dict[str, Any]) -> None:
-        """Apply `limit`, `claim`, `wrote` or `ease`, durably. Raises: EngineError."""
+        """Apply `limit`, `claim`, `wrote` or `ease` durably. Raises: EngineError."""
         ...
 
 
 class DeadLetterLimit:
     """Decides when a dead letter of one source may be written. Not thread-safe: one event loop.
 
-    `allow` before each dead letter, `wrote` after it; an item that is refused goes to `wait` and is freed when it may
-    be tried again. `run` claims, frees, and follows what other daemons and people decide.
+    Call `allow` before each dead letter, and `wrote` after it. A refused item goes to `wait` and is freed when it may
+    try again. `run` claims dead letters, frees items, and applies the decisions of other daemons and people.
     """
 
     def __init__(self, source: str, limit: int, store: PaceStore | None = None, window: float = 60.0) -> None:
-        """limit: dead letters per route within `window` seconds. store: None keeps the paces in this process."""
+        """Create a limit.
+
+        limit: dead letters per route within `window` seconds.
+        store: None keeps the paces in this process.
+        """
         self.limit = limit
         self._source = source
         self._window = window
@@ -85,7 +91,7 @@ class DeadLetterLimit:
         self._eased: list[str] = []
         self._unsent: set[str] = set()
         self._reading = asyncio.Lock()
-        """Held while paces are read or limited, so that what is read never is older than what is known."""
+        """Lock held while paces are read or limited: a read never replaces newer state."""
         self._wake = asyncio.Event()
 
     @property
@@ -95,7 +101,7 @@ class DeadLetterLimit:
 
     @property
     def pauses(self) -> Mapping[str, float]:
-        """Seconds between two dead letters of each limited route; NO_ROUTE for messages that no route takes."""
+        """Seconds between two dead letters of each limited route; NO_ROUTE for messages without a route."""
         return {route: self._paces[route].pause for route in self._paces}
 
     @property
@@ -116,7 +122,7 @@ class DeadLetterLimit:
     async def allow(self, route: str, message: Hashable) -> bool:
         """Return when the dead letter may be written: True when `wrote` has to follow. Raises: DeadLetterLimited.
 
-        message: its identity. A message that cannot be settled comes again and again, and counts once.
+        message: its identity. A message that cannot be settled is redelivered, and counts once.
         """
         if not self._loaded:
             raise DeadLetterLimited(route)
@@ -154,7 +160,7 @@ class DeadLetterLimit:
         return paced
 
     async def wrote(self, route: str) -> None:
-        """The dead letter that `allow` answered with True is written: the pause doubles."""
+        """Double the pause: a dead letter for which `allow` returned True is written."""
         if route in self._paces:
             self._successes[route] = 0
             self._paces.wrote(route, time.time())
@@ -162,9 +168,9 @@ class DeadLetterLimit:
             await self._send("wrote", route)
 
     def succeeded(self, routes: Iterable[str], *, stops_others: bool = False) -> None:
-        """A message that these routes took did not end as a dead letter. Call it only while `active`.
+        """Count a message of these routes that did not become a dead letter. Call only while `active`.
 
-        stops_others: messages that wait would soon stop the other ones; the success pays for all limited routes then.
+        stops_others: waiting messages would soon stop the others; the success counts for all limited routes then.
         """
         own = {*routes, NO_ROUTE}
         for route in self._paces:
@@ -185,27 +191,27 @@ class DeadLetterLimit:
                     self._wake.set()
 
     def wait(self, route: str, item: InFlightDelivery, free: Callable[[], None]) -> None:
-        """Call `free` when the item may try again. `forget` the item when it goes before."""
+        """Call `free` when the item may try again. Call `forget` when the item leaves earlier."""
         self._freed.discard(item)
         self._waiting.setdefault(route, {})[item] = free
         item.waits_for = self
         self._wake.set()
 
     def forget(self, item: InFlightDelivery) -> None:
-        """The item is gone."""
+        """Remove an item that is gone."""
         for waiting in self._waiting.values():
             waiting.pop(item, None)
         item.waits_for = None
         self.tried(item)
 
     def tried(self, item: InFlightDelivery) -> None:
-        """An item that was freed had its try, or is gone: the next one may follow."""
+        """Note that a freed item has tried or is gone: the next one may follow."""
         if item in self._freed:
             self._freed.discard(item)
             self._wake.set()
 
     async def run(self) -> None:
-        """Claim dead letters as they fall due and free the items that wait for them, for ever."""
+        """Claim dead letters when they are due, and free the waiting items. Never returns."""
         while True:
             self._wake.clear()
             if not self._loaded or (self._paces and self._refresh_in() <= 0):
@@ -221,7 +227,7 @@ class DeadLetterLimit:
                     await self._wake.wait()
 
     async def _probe(self, route: str) -> float:
-        """Free what waits for a route that is not limited, else one item at its time. Returns seconds until then."""
+        """Free all items of an unlimited route, or one item when its dead letter is due; return the seconds to wait."""
         if not self._loaded:
             return _RETRY_SECONDS
         if route not in self._paces:
@@ -261,7 +267,7 @@ class DeadLetterLimit:
         await self._send("ease", route)
 
     def _released(self, route: str) -> None:
-        """The route is free: it may write as many dead letters as its limit says, from now on."""
+        """Reset the counts of a route that is no longer limited: it may write its full limit again."""
         self._written.pop(route, None)
         self._claimed.discard(route)
         self._credit.pop(route, None)
@@ -276,7 +282,7 @@ class DeadLetterLimit:
             free()
 
     async def _limit(self, route: str) -> bool:
-        """Limit the route. False when a person has ended its limit at this moment."""
+        """Limit the route. False when a person has just ended the limit."""
         async with self._reading:
             if len(self._written.get(route, ())) < self.limit:
                 return False
@@ -288,7 +294,7 @@ class DeadLetterLimit:
         return True
 
     async def _send(self, operation: str, route: str, **more: int) -> bool:
-        """Tell the other daemons. False while the engine is away: this process alone goes by it."""
+        """Report an operation to the other daemons. False while the engine is away: only this process applies it."""
         if self._store is None:
             return True
         try:

@@ -1,4 +1,4 @@
-"""Order across sources: messages of one key that several sources of this process receive go one after the other."""
+"""Order across sources: messages of one key from several sources of this process are executed one after the other."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
 class OrderingDomain:
-    """Who came first, per key, over all sources that share the domain. Not thread-safe: one event loop.
+    """Order of arrival per key, over all sources that share the domain. Not thread-safe: one event loop.
 
-    An item joins when it is received, may go when all that joined its key before have left, and leaves when it is
-    settled or let go.
+    An item joins when it is received. It may go when all earlier items of its key have left. It leaves when it is
+    settled or abandoned.
     """
 
     def __init__(self, name: str) -> None:
@@ -21,7 +21,7 @@ class OrderingDomain:
         self._closed = False
 
     def __len__(self) -> int:
-        """Keys with items."""
+        """Number of keys with items."""
         return len(self._keys)
 
     def join(self, key: Hashable, item: InFlightDelivery) -> None:
@@ -29,7 +29,7 @@ class OrderingDomain:
         self._keys.setdefault(key, {})[item] = None
 
     def may_go(self, item: InFlightDelivery) -> bool:
-        """Whether nothing of its key is before it. Nothing may when the domain is closed."""
+        """True when no item of its key is before it. Always False after `close`."""
         if item.domain_key is None:
             return True
         return not self._closed and next(iter(self._keys[item.domain_key])) is item
@@ -40,7 +40,7 @@ class OrderingDomain:
         self._keys[item.domain_key][item] = wake
 
     def leave(self, item: InFlightDelivery) -> None:
-        """The item is done with; the next of its key may go."""
+        """Remove an item that is done, and let the next of its key go."""
         if item.domain_key is None:
             return
         waiting = self._keys[item.domain_key]
@@ -55,10 +55,10 @@ class OrderingDomain:
         item.domain_key = None
 
     def close(self) -> None:
-        """A source stops: what it gives back must not be overtaken by what others still have."""
+        """Let no further item go: a source stops, and its abandoned messages must not be overtaken by others."""
         self._closed = True
 
 
 def domain_key(key: Hashable) -> Hashable:
-    """One form for the keys of all sources: bytes of a message, and text that an expression made of the same bytes."""
+    """Common form of the keys of all sources: message bytes, and text that an expression made of the same bytes."""
     return text_of(key) if isinstance(key, bytes) else key

@@ -1,4 +1,4 @@
-"""Executes the steps of one item and says how it ends. Everything that can go wrong becomes a settlement."""
+"""Execution of the steps of one item. Every failure becomes a settlement."""
 
 from __future__ import annotations
 
@@ -32,46 +32,49 @@ from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, 
 log = structlog.get_logger("bridge.execution")
 
 SLICE = 0.005
-"""Longest time in seconds that intake and workers keep the event loop when nothing they await suspends."""
+"""Longest seconds for which intake and workers keep the event loop when no await suspends them."""
 
 _TURN = 32
-"""Steps of one item after which others get a turn: an engine in this process may take a step without suspending."""
+"""Steps of one item before it yields to others: an engine in this process may execute a step without suspending."""
 
 _EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
 
 Execute = Callable[[Command, MessageOrigin], Awaitable[None]]
-"""Gives one command to an engine, with the message it came from. Raises EngineError."""
+"""Callback that gives one command and its origin to an engine. Raises: EngineError."""
 
 
 ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
-"""Keeps a command on its engine for at most so many seconds, durably. Raises EngineError, InvalidCommand."""
+"""Callback that keeps a command durably on its engine, for at most the given seconds.
+
+Raises: EngineError, InvalidCommand.
+"""
 
 
 class Routes(Protocol):
-    """What the pipeline needs of the compiled rules of a source. portioned: routing a message may take long."""
+    """Protocol of a source's compiled rules. portioned: routing a message may take long."""
 
     portioned: bool
 
     def route(self, envelope: Envelope) -> Decision:
-        """Raises: MessageError."""
+        """Route a message. Raises: MessageError."""
         ...
 
     def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
-        """The same in portions of work, after which it yields. Raises: MessageError."""
+        """Route a message in portions of work, and yield between them. Raises: MessageError."""
         ...
 
     def ordering_key(self, envelope: Envelope) -> str | None:
-        """Raises: MessageError."""
+        """Ordering key of a message. Raises: MessageError."""
         ...
 
     def value(self, envelope: Envelope) -> str:
-        """Digest of the value that the source's `limits.per` counts the message by; empty without one."""
+        """Digest of the value of `limits.per` for a message; empty without one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An engine as the pipeline sees it. park: None where no rule parks."""
+    """Engine as the pipeline uses it. park: None where no rule keeps early messages."""
 
     execute: Execute
     breaker: Breaker
@@ -79,7 +82,7 @@ class Target:
 
 
 class Execution:
-    """Runs items of one source against the engines."""
+    """Executes items of one source on the engines."""
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Execution:
         letter: Callable[[InFlightDelivery], StoredMessage],
         limits: Mapping[str, RouteLimit] | None = None,
     ) -> None:
-        """limits: of routes that have some, by name."""
+        """Create an execution. limits: limits of the routes that have some, by route name."""
         self._routes = routes
         self._engines = engines
         self._policy = policy
@@ -99,7 +102,10 @@ class Execution:
         self._limits = limits or {}
 
     async def run(self, item: InFlightDelivery, now: Callable[[], float]) -> tuple[Settlement | Throttled, Step | None]:
-        """How the item ends now, and the step that failed or has to wait. Goes on where an earlier attempt stopped."""
+        """Run the item from the step where an earlier attempt stopped.
+
+        Return its settlement, and the step that failed or has to wait.
+        """
         step: Step | None = None
         try:
             if item.error is not None:
@@ -138,7 +144,7 @@ class Execution:
         return _DUPLICATE if item.duplicates else _IGNORED, None
 
     async def _route(self, envelope: Envelope) -> Decision:
-        """What the rules say; others get a turn where that takes long."""
+        """Route a message, and yield to the event loop when that takes long."""
         routing = self._routes.routing(envelope)
         since = time.monotonic()
         try:
@@ -154,7 +160,7 @@ class Execution:
     async def _step(
         self, item: InFlightDelivery, step: Step, origin: MessageOrigin, now: Callable[[], float]
     ) -> Settlement | Throttled | None:
-        """None when the step is done, one way or another."""
+        """Execute one step; None when the step is done."""
         engine = self._engines[step.engine]
         if engine.breaker.error is not None:
             return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._policy)
@@ -200,7 +206,7 @@ class Execution:
         if not isinstance(error, BridgeError):
             self._ledger.bugs += 1
             log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
-        # An error that its own traceback leads to, as that of the item does, would live until the collector runs
+        # An error in a cycle with its own traceback, as the item's is, would live until the garbage collector runs
         frameless(error)
         item.error_class = type(error).__name__
         attempt = item.waited + 1 if isinstance(error, InstanceParked) else item.attempt

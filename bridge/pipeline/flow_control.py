@@ -1,4 +1,4 @@
-"""When a source may take in more: bounds with high and low water marks, and what holds it."""
+"""Flow control of a source's intake: limits with high and low marks, and reasons to pause."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = structlog.get_logger("bridge.gate")
 
 _LOW_WATER = 0.75
 _QUIET = 60.0
-"""Seconds between two warnings of what a sender can bring about again and again."""
+"""Seconds between two warnings of a state that a sender can cause repeatedly."""
 
 
 class _Level:
-    """Records and bytes against their bounds: full from the high mark (the bound) down to the low mark."""
+    """Records and bytes with their limits: full from the high mark (the limit) down to the low mark."""
 
     __slots__ = ("_max_bytes", "_max_records", "full")
 
@@ -36,14 +36,14 @@ class _Level:
 
 
 class FlowControl:
-    """Intake passes while the gate is open.
+    """Flow control of one source's intake.
 
-    holds: what keeps it closed, by cause (`engine default`, `broker`), with a sentence for a person.
-    Fullness closes it too: at the high mark (the limit) until the low mark (three quarters of it).
+    pause_reasons: reasons to pause, by cause (`engine default`, `broker`), each a sentence for a person.
+    A full pipeline pauses too: from the high mark (the limit) down to the low mark (three quarters of the limit).
     """
 
     def __init__(self, max_records: int, max_bytes: int, max_gap: int, per: PerValue | None = None) -> None:
-        """per: bounds of what waits for others of its value."""
+        """Create a flow control. per: limits of the records that wait for others of their value."""
         self._max_gap = max_gap
         self._open = asyncio.Event()
         self._open.set()
@@ -53,10 +53,10 @@ class FlowControl:
         self.full = False
         self.pause_reasons: dict[str, str] = {}
         self.paused: set[Partition] = set()
-        """Partitions at their gap limit: fetched no further until what blocks their prefix is settled."""
+        """Partitions at their gap limit: not fetched until the message that blocks their prefix is settled."""
 
     async def wait(self) -> None:
-        """Return when intake may go on."""
+        """Return when intake may continue."""
         await self._open.wait()
 
     def hold(self, cause: str, detail: str) -> None:
@@ -68,7 +68,7 @@ class FlowControl:
         self._update()
 
     def measure(self, records: int, size: int, waiting: tuple[int, int] = (0, 0)) -> None:
-        """Take note of what is in flight: records and bytes. waiting: of these, what waits for others of its value."""
+        """Update the records and bytes in flight. waiting: those of them that wait for others of their value."""
         full = self._at_work.measure(records - waiting[0], size - waiting[1])
         if self._waiting is not None:
             was, now = self._waiting.full, time.monotonic()
@@ -85,7 +85,7 @@ class FlowControl:
             self._update()
 
     def fetched(self, partition: Partition) -> None:
-        """Pause a partition whose gap reached the limit."""
+        """Pause a partition whose gap has reached the limit."""
         if partition.gap >= self._max_gap and partition not in self.paused:
             self.paused.add(partition)
             partition.pause()
@@ -96,14 +96,14 @@ class FlowControl:
             )
 
     def settled(self, partition: Partition) -> None:
-        """Resume a paused partition whose gap fell to the low mark."""
+        """Resume a paused partition whose gap has fallen to the low mark."""
         if partition in self.paused and partition.gap <= self._max_gap * _LOW_WATER:
             self.paused.discard(partition)
             partition.resume()
             log.info(f"{partition.topic}/{partition.number} is read on", action="resume")
 
     def forget(self, partition: Partition) -> None:
-        """The partition is gone."""
+        """Remove a revoked partition."""
         self.paused.discard(partition)
 
     def _update(self) -> None:

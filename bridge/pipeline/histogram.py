@@ -1,4 +1,4 @@
-"""Counts of durations by size, cheap enough for every message."""
+"""Histogram of durations, cheap enough for every message."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Histogram:
-    """bounds: inclusive upper ends in seconds, ascending. counts: one per bound and one above the last, not cumulative.
+    """Histogram of durations.
 
-    total: sum of all observed seconds. Not thread-safe; made for one event loop.
+    bounds: inclusive upper bounds in seconds, ascending.
+    counts: one per bound and one above the last, not cumulative.
+    total: sum of all observed seconds.
+    Not thread-safe: one event loop.
     """
 
     __slots__ = ("bounds", "counts", "total")

@@ -1,4 +1,4 @@
-"""One delivery on its way through the pipeline."""
+"""Delivery in the pipeline."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 
 class InFlightDelivery:
-    """A delivery with what is known of it so far. Mutable: it belongs to exactly one lane.
+    """Delivery with its state in the pipeline. Mutable: it belongs to exactly one lane.
 
-    size: bytes counted against the source's limit. received_at: monotonic seconds.
-    error: why decoding failed; then envelope is None. next_step: index of the first step not yet executed.
-    executed: routes all of whose steps the engine has taken. duplicates, effects, parked: steps counted so far.
-    pending: how it ends, decided but not yet taken by the broker.
-    due_at: monotonic time of the token that the next step has taken from its route's rate. value_due_at: the same
-    of the rate of its value. room: gives back the place that the next step has among the running orchestrations.
-    waits_for: the limit in whose queue it is.
-    domain_key: its key in the ordering domain that its source shares, while it has a place there.
-    share: what its value has at work, where the source has `limits.per`.
+    size: bytes counted against the source's limit.
+    received_at: monotonic seconds.
+    error: failure of decoding; envelope is None then.
+    next_step: index of the first step not yet executed.
+    executed: routes all of whose steps the engine has executed.
+    duplicates, effects, parked: steps counted so far.
+    pending: decided settlement that the broker has not accepted yet.
+    due_at: monotonic time of the token that the next step has taken from its route's rate.
+    value_due_at: monotonic time of the token from the rate of its value.
+    slot: callback that frees the next step's slot among the running orchestrations.
+    waits_for: limit in whose queue it is.
+    domain_key: key in the ordering domain that its source shares, while it is queued there.
+    share: share of its value, where the source has `limits.per`.
     """
 
     __slots__ = (
@@ -71,7 +75,7 @@ class InFlightDelivery:
         self.duplicates = 0
         self.parked = 0
         self.attempt = 1
-        self.waited = 0  # times that it found others before it, which is no failure
+        self.waited = 0  # waits behind others, which are no failures
         self.failed_at: float | None = None
         self.failed_step: Step | None = None
         self.error_class = ""

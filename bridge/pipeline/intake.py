@@ -1,4 +1,4 @@
-"""Deliveries become items, each at the end of the lane of its ordering key."""
+"""Intake: makes items of deliveries, and appends each to the lane of its ordering key."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from bridge.pipeline.shares import Shares
 from bridge.routing.per import SHARED
 
 Decode = Callable[[Message, Position], Envelope]
-"""Raises: MessageError."""
+"""Callback that decodes a message. Raises: MessageError."""
 
 
 class Intake:
-    """Decodes what a source received and lines it up.
+    """Decodes the deliveries of a source and puts them into lanes.
 
-    revoked: whether a partition is another member's by now. crowded: whether too many wait in a lane whose head fails.
+    revoked: callback, True when a partition has moved to another member.
+    crowded: callback, True when too many items wait in a lane whose head fails.
     joined: called with a held lane and the item that was added to it.
     """
 
@@ -57,9 +58,9 @@ class Intake:
         self._joined = joined
 
     async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
-        """Count each delivery and put it into its lane; returns their partitions. now: monotonic seconds.
+        """Count each delivery and put it into its lane; return the partitions. now: monotonic seconds.
 
-        Others get a turn between two messages where decoding takes long.
+        Yields to the event loop between two messages when decoding takes long.
         """
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
@@ -79,7 +80,7 @@ class Intake:
                         since = await self._pause(partitions, gone)
                     key = self._routes.ordering_key(envelope)
             except Exception as failure:
-                # Judged when its turn comes; whatever it is, intake goes on
+                # Judged when the item is run; intake continues after any error
                 error = kept(failure)
             if time.monotonic() - since > SLICE:
                 since = await self._pause(partitions, gone)
@@ -96,7 +97,7 @@ class Intake:
                 item.executed = list(provenance.read(delivery.message).executed)
             self._ledger.receive(item)
             if partition in gone:
-                # Handed out before the revocation, seen after it: another member may be at work on it
+                # Received before the revocation, processed after it: another member may have it
                 self._ledger.abandon(item, "revoked")
                 continue
             if self._domain is not None and key is not None:
@@ -112,7 +113,7 @@ class Intake:
         return partitions
 
     async def _pause(self, partitions: set[Partition], gone: set[Partition]) -> float:
-        """Let others go on. Which partitions are gone may have changed then."""
+        """Yield to the event loop, and update the sets: partitions may be revoked meanwhile."""
         await asyncio.sleep(0)
         for partition in [each for each in partitions if self._revoked(each)]:
             partitions.discard(partition)
@@ -120,7 +121,7 @@ class Intake:
         return time.monotonic()
 
     def _place(self, delivery: Delivery) -> Hashable | None:
-        """Ordering key before decoding. An ordering expression has no value yet: the message key stands in for it."""
+        """Ordering key before decoding. An ordering expression has no value yet: the message key replaces it."""
         match self._settings.ordering:
             case "none":
                 return None

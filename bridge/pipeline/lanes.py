@@ -1,4 +1,4 @@
-"""Order per key: one lane per ordering key, one item of a lane at work at a time, lanes side by side."""
+"""Lanes: one per ordering key. One item of a lane is processed at a time, different lanes concurrently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
 class LaneState(Enum):
-    """READY: waits for a worker. RUNNING: a worker has its head. WAITING: until a time. HELD: until it is told."""
+    """State of a lane. READY: for a worker. RUNNING: a worker has its head. WAITING: for a time. HELD: for a call."""
 
     READY = 1
     RUNNING = 2
@@ -20,7 +20,7 @@ class LaneState(Enum):
 
 
 class Lane:
-    """Items of one ordering key, oldest first. A key of None makes a lane of a single item."""
+    """Items of one ordering key, oldest first. The key None makes a lane of a single item."""
 
     __slots__ = ("items", "key", "state", "timer")
 
@@ -32,15 +32,18 @@ class Lane:
 
     @property
     def backlog(self) -> int:
-        """Items behind the head."""
+        """Number of items behind the head."""
         return len(self.items) - 1
 
 
 class Lanes:
-    """All lanes of one source. Not thread-safe: one event loop."""
+    """Lanes of one source. Not thread-safe: one event loop."""
 
     def __init__(self, waits: Callable[[Lane], bool] | None = None) -> None:
-        """waits: True when the head of a lane may not go before `free` is called for the lane, which it sees to."""
+        """Create the lanes.
+
+        waits: True when the head of a lane must wait; the callback then makes sure that `free` is called for the lane.
+        """
         self._waits = waits
         self._keyed: dict[Hashable, Lane] = {}
         self._unkeyed: set[Lane] = set()
@@ -58,13 +61,14 @@ class Lanes:
 
     @property
     def held(self) -> int:
-        """Lanes that wait to be told: for the end of an outage, for room among the running orchestrations, for others
-        of their value.
+        """Number of held lanes.
+
+        A held lane waits for the end of an outage, a slot of the running orchestrations, or others of its value.
         """
         return len(self._held)
 
     def push(self, key: Hashable | None, item: InFlightDelivery) -> Lane:
-        """Append an item to its key's lane, opening the lane when there is none."""
+        """Append an item to its key's lane; open the lane when there is none."""
         if key is None:
             lane = Lane(None, item)
             self._unkeyed.add(lane)
@@ -78,7 +82,7 @@ class Lanes:
         return lane
 
     def insert(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
-        """Put items before all others of their key; False, and nothing is done, while a worker has the lane's head."""
+        """Insert items before all others of their key; False, without effect, while a worker has the lane's head."""
         lane = self._keyed.get(key)
         if lane is not None and lane.state is LaneState.RUNNING:
             return False
@@ -93,7 +97,7 @@ class Lanes:
         return True
 
     async def take(self) -> Lane:
-        """The next lane that is ready, now RUNNING. Its head is the item to work on. Waits for one."""
+        """Wait for a ready lane and return it as RUNNING. Its head is the item to process."""
         while not self._ready:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
@@ -102,18 +106,18 @@ class Lanes:
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
                     self._waking -= 1
-                    self._wake()  # the wake-up was meant for a worker that lives on
+                    self._wake()  # the wake-up was meant for a worker that is still running
                 raise
             self._waking -= 1
         lane = self._ready.popleft()
         lane.state = LaneState.RUNNING
         if self._ready and self._idle:
-            # Who wakes wakes two: soon all are up where work suspends, and where it does not none are for nothing
+            # A woken worker wakes two: all work soon where work suspends, and none wakes in vain where it does not
             self._wake(2)
         return lane
 
     def settled(self, lane: Lane) -> None:
-        """The head of a RUNNING lane is done: drop it and let the next one go, after the other keys had a turn."""
+        """Remove the finished head of a RUNNING lane. The next item is ready after the other keys had a turn."""
         lane.items.popleft()
         if lane.items:
             self._offer(lane)
@@ -121,34 +125,34 @@ class Lanes:
             self._close(lane)
 
     def wait(self, lane: Lane, delay: float) -> None:
-        """The head of a RUNNING lane goes again after `delay` seconds."""
+        """Make the head of a RUNNING lane ready again after `delay` seconds."""
         lane.state = LaneState.WAITING
         lane.timer = asyncio.get_running_loop().call_later(delay, self._offer, lane)
 
     def hurry(self, lane: Lane) -> None:
-        """Let a WAITING lane go now."""
+        """Make a WAITING lane ready now."""
         self._unlink(lane)
         self._offer(lane)
 
     def hold(self, lane: Lane) -> None:
-        """The head of a lane goes again when `release` or `free` is called."""
+        """Make the head of a lane wait until `release` or `free` is called."""
         lane.state = LaneState.HELD
         self._held.add(lane)
 
     def free(self, lane: Lane) -> None:
-        """Let this lane go if it is held."""
+        """Make this lane ready if it is held."""
         if lane in self._held:
             self._held.discard(lane)
             self._offer(lane)
 
     def release(self) -> None:
-        """Let every held lane go."""
+        """Make every held lane ready."""
         held, self._held = self._held, set()
         for lane in held:
             self._offer(lane)
 
     def drop(self, gone: Callable[[InFlightDelivery], bool]) -> tuple[list[InFlightDelivery], list[InFlightDelivery]]:
-        """Remove the items that `gone` says, except heads that a worker has. Returns (removed, still at work)."""
+        """Remove the items for which `gone` is True, except running heads. Return (removed, still running)."""
         removed: list[InFlightDelivery] = []
         running: list[InFlightDelivery] = []
         for lane in self:

@@ -1,4 +1,4 @@
-"""What became of every delivery: received = sum of outcomes + abandoned + in flight, at any moment."""
+"""Ledger of deliveries. At any moment: received = sum of outcomes + abandoned + in flight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ledger:
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.settled_at = 0.0
-        """Monotonic seconds of the last settled delivery."""
+        """Time of the last settled delivery, in monotonic seconds."""
         self.outcomes: dict[str, int] = dict.fromkeys(Outcome, 0)
         self.dead_letters: Counter[str] = Counter()
         self.abandoned: Counter[str] = Counter()
@@ -31,13 +31,13 @@ class Ledger:
         self.critical = Histogram()
 
     def receive(self, item: InFlightDelivery) -> None:
-        """A delivery came in."""
+        """Count a received delivery."""
         self.received += 1
         self.in_flight += 1
         self.in_flight_bytes += item.size
 
     def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
-        """A delivery was settled. now: monotonic seconds. wall: seconds since the epoch."""
+        """Count a settled delivery. now: monotonic seconds. wall: seconds since the Unix epoch."""
         self.settled_at = now
         self._leave(item)
         self.outcomes[outcome] += 1
@@ -47,12 +47,12 @@ class Ledger:
             self.critical.observe(wall - sent if wall > sent else 0.0)
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
-        """A delivery was let go unsettled; it will be redelivered."""
+        """Count a delivery that was released unsettled and will be redelivered."""
         self._leave(item)
         self.abandoned[reason] += 1
 
     def balanced(self) -> bool:
-        """Whether every received delivery is accounted for."""
+        """True when every received delivery is accounted for."""
         return self.received == sum(self.outcomes.values()) + sum(self.abandoned.values()) + self.in_flight
 
     def _leave(self, item: InFlightDelivery) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a whole source waiting: an engine or the broker that is away."""
+"""Outages of an engine or the broker, which hold a whole source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger("bridge.source")
 
 
 class Outages:
-    """Closes a source's gate while something is away, and frees the lanes that it held when it is back."""
+    """Hold a source's flow control during outages, and release its held lanes afterwards."""
 
     def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
         self._source = source
@@ -27,13 +27,13 @@ class Outages:
         self._failures = 0
 
     def watch(self, engines: Mapping[str, Target]) -> None:
-        """Hear of each engine's outages from now on."""
+        """Subscribe to each engine's outages."""
         for name, engine in engines.items():
             engine.breaker.subscribe(lambda name=name, engine=engine: self._engine_changed(name, engine))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
             self._engine_changed(name, engine)
 
     def broker_away(self, error: BridgeError) -> None:
-        """It did not take a settlement; tried again after a while."""
+        """Hold the source: the broker did not accept a settlement. Settlements are tried again after a delay."""
         if "broker" not in self._gate.pause_reasons:
             self._failures += 1
             self._gate.hold("broker", str(error))
@@ -41,12 +41,12 @@ class Outages:
             asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.broker_back)
 
     def broker_back(self) -> None:
-        """Try again what waited for it."""
+        """Try again the settlements that waited for the broker."""
         self._gate.release("broker")
         self._lanes.release()
 
     def broker_recovered(self) -> None:
-        """It took a settlement."""
+        """Reset the delay: the broker accepted a settlement."""
         self._failures = 0
 
     def _engine_changed(self, name: str, engine: Target) -> None:

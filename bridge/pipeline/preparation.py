@@ -1,4 +1,4 @@
-"""What has to be looked up before messages can be decoded: schemas in a registry, which may be away."""
+"""Preparation of decoding: schema look-ups in a registry that may be unavailable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.settlement import RetryPolicy
 log = structlog.get_logger("bridge.source")
 
 Prepare = Callable[[Sequence[Message]], Awaitable[None]]
-"""Looks up what decoding these messages needs. Raises: RegistryUnavailable."""
+"""Callback that looks up what decoding these messages needs. Raises: RegistryUnavailable."""
 
 _HOLD = "schema registry"
 
@@ -23,8 +23,9 @@ _HOLD = "schema registry"
 async def prepared(
     prepare: Prepare, messages: Sequence[Message], source: str, gate: FlowControl, retry: RetryPolicy
 ) -> None:
-    """Return when they can be decoded; until then the source is held. Who calls takes in nothing meanwhile: what comes
-    later may be of the same key.
+    """Return when the messages can be decoded. Hold the source until then.
+
+    The caller must not take in later messages meanwhile: they may have the same key.
     """
     failures = 0
     while True:

@@ -1,4 +1,4 @@
-"""The activity behind `bridge.workflow.publish`: from an activity thread to a broker and back."""
+"""Activity of `bridge.workflow.publish`: from an activity thread to a broker and back."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bridge.errors import BrokerUnavailable, UnknownTarget
 from bridge.message import Message
 
 UNKNOWN = "(unknown)"
-"""Metric label of all targets that the configuration does not have: their names are without bound."""
+"""Metric label of all targets that the configuration does not have: their names are unbounded."""
 
 NAME_LIMIT = 100
-"""Characters of an unknown target's name that an error repeats."""
+"""Most characters of an unknown target's name in an error."""
 
 KNOWN_LIMIT = 10
-"""Targets that an error lists."""
+"""Most targets that an error lists."""
 
 
 def _as_it_is(message: Message) -> Message:
@@ -33,8 +33,11 @@ def _as_it_is(message: Message) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class PublishTarget:
-    """A publish destination. source: the CloudEvents `source`. timeout: deadline of one publish in seconds.
-    shape: what is made of a message before the broker gets it.
+    """Destination of publications.
+
+    source: the CloudEvents `source`.
+    timeout: deadline of one publish in seconds.
+    shape: function applied to a message before the broker gets it.
     """
 
     broker: Broker
@@ -52,14 +55,14 @@ class Publishing:
         self._targets = targets
         self._loop = loop
         self.published: Counter[str] = Counter()
-        """Messages the brokers took, by target."""
+        """Messages that the brokers accepted, by target."""
         self.failed: Counter[str] = Counter()
 
     def __call__(self, request: Mapping[str, Any]) -> str:
-        """Publish what `bridge.workflow.publish` built; returns the event's id.
+        """Publish a request of `bridge.workflow.publish`; return the event's id.
 
-        Raises: UnknownTarget, where no retry can help; PublishFailed (the activity fails, the engine's retry policy
-        owns it), BrokerUnavailable and RegistryUnavailable likewise, DecodeError or SchemaError when the data cannot be
+        Raises: UnknownTarget, where no retry can help; PublishFailed, BrokerUnavailable and RegistryUnavailable (the
+        activity fails, and the engine's retry policy applies); DecodeError or SchemaError when the data cannot be
         written in the target's format.
         """
         name = request["target"]
@@ -106,7 +109,7 @@ class Publishing:
         return f"target {shown!r} is not configured; {meant}"
 
     def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
-        """Have it done on the event loop. Raises: TimeoutError at monotonic time `end`."""
+        """Run a coroutine on the event loop. Raises: TimeoutError at monotonic time `end`."""
         done = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             done.result(max(0.0, end - time.monotonic()))

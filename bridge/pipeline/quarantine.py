@@ -1,4 +1,4 @@
-"""Poisoned keys of one source: held on an engine with their later messages, taken up again when they are released."""
+"""Quarantine of one source: failing keys wait on an engine with their later messages and resume when released."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ log = structlog.get_logger("bridge.quarantine")
 
 
 _REMEMBERED = 10_000
-"""Settled messages that are known again when the engine still lists them."""
+"""Number of settled messages remembered, to recognise those that the engine still lists."""
 
 
 class QuarantineStore(Protocol):
-    """Quarantined keys of a source on its engine (`bridge.engines.parking.quarantine.EngineQuarantineStore`).
+    """Protocol of the quarantined keys of a source on its engine.
 
-    Every method raises EngineError.
+    Implementation: `bridge.engines.parking.quarantine.EngineQuarantineStore`.
+    Raises: EngineError, in every method.
     """
 
     async def load(self) -> Sequence[QuarantinedKey]: ...
@@ -49,7 +50,11 @@ class QuarantineStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QuarantineSettings:
-    """max_messages, max_bytes: per key. poll: seconds between two looks for releases while something is held."""
+    """Limits of a source's quarantine.
+
+    max_messages, max_bytes: limits per key.
+    poll: seconds between two checks for releases while a key is quarantined.
+    """
 
     max_messages: int = 1000
     max_bytes: int = 512 * 1024
@@ -57,7 +62,7 @@ class QuarantineSettings:
 
 
 class _State(Enum):
-    """HELD: later messages join it. RESUMING: its messages are at work here."""
+    """State of a key. HELD: later messages join the quarantine. RESUMING: its messages are being processed here."""
 
     HELD = 1
     RESUMING = 2
@@ -65,7 +70,7 @@ class _State(Enum):
 
 @dataclass(slots=True)
 class _Work:
-    """Marks of the messages that are at work here, and the partition that they came from."""
+    """Delivery ids of the messages of a key that are being processed here, and their partition."""
 
     marks: set[str]
     topic: str
@@ -73,7 +78,7 @@ class _Work:
 
 
 class QuarantinedPartition:
-    """Where a held message came from; the broker keeps nothing for it any more."""
+    """Partition that a quarantined message came from. The broker no longer keeps the message."""
 
     __slots__ = ("number", "topic")
     revoked = False
@@ -85,14 +90,14 @@ class QuarantinedPartition:
         self.number = number
 
     def pause(self) -> None:
-        """There is nothing to fetch."""
+        """Do nothing: there is nothing to fetch."""
 
     def resume(self) -> None:
-        """Likewise."""
+        """Do nothing: there is nothing to fetch."""
 
 
 class QuarantinedDelivery:
-    """A held message at work: settled on the engine. Implements `bridge.brokers.base.Delivery`."""
+    """Delivery of a quarantined message, settled on the engine. Implements `bridge.brokers.base.Delivery`."""
 
     __slots__ = ("_quarantine", "held", "key", "partition", "returned")
 
@@ -101,7 +106,7 @@ class QuarantinedDelivery:
         self.key = key
         self.held = held
         self.returned = False
-        """It failed again and is held anew: there is nothing to settle."""
+        """The message failed again and is quarantined anew: nothing is left to settle."""
         position = held.letter.position
         self.partition: Partition = QuarantinedPartition(position.topic, position.partition)
 
@@ -119,32 +124,34 @@ class QuarantinedDelivery:
 
     @property
     def lost(self) -> bool:
-        """Nobody else has it while the engine counts it as at work here."""
+        """False: no other process has the message while this process holds the claim."""
         return False
 
     @property
     def settlement_unknown(self) -> bool:
-        """See `lost`."""
+        """False, as for `lost`."""
         return False
 
     async def complete(self) -> None:
-        """Raises: BrokerUnavailable when the engine is away; settle again."""
+        """Remove the message from the quarantine. Raises: BrokerUnavailable when the engine is away; settle again."""
         if not self.returned:
             await self._quarantine.done(self.key, self.held)
 
     async def dead_letter(self, cause: Cause) -> None:
-        """Back into quarantine. Raises: BrokerUnavailable."""
+        """Return the message to the quarantine. Raises: BrokerUnavailable."""
         await self._quarantine.again(self.key, self.held, {"reason": cause.reason, "detail": cause.detail}, None)
 
     async def abandon(self) -> None:
-        """It is still held."""
+        """Do nothing: the message is still quarantined."""
 
 
 class Quarantine:
-    """The held keys of one source, as this process knows them.
+    """Quarantined keys of one source, as known to this process.
 
-    The engine has the truth. It is read before the first message of a partition is dispatched, and again and again
-    while anything is held. One process at a time works on a released key: it has claimed it, and has its partition.
+    The engine has the truth. It is read before the first message of a partition is dispatched, and periodically while a
+    key
+    is quarantined. One process at a time works on a released key: the process that has claimed it and has its
+    partition.
     """
 
     def __init__(
@@ -156,9 +163,11 @@ class Quarantine:
         read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
         take_up: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
     ) -> None:
-        """assigned: whether a topic's partition is this process's. read: decodes held messages.
+        """Create the quarantine of one source.
 
-        take_up: puts them at the head of their lane; False when that is busy, to be asked again.
+        assigned: True when this process has that partition of a topic.
+        read: decodes quarantined messages.
+        take_up: puts messages at the head of their lane; False when the lane is busy, to be called again.
         """
         self.loaded = asyncio.Event()
         self.owner = uuid4().hex
@@ -177,10 +186,10 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._keys)
 
-    # -- what the pipeline asks
+    # -- calls of the pipeline
 
     def joins(self, key: Hashable | None, item: InFlightDelivery) -> bool:
-        """Whether the item, at work now, belongs behind held ones."""
+        """True when the item, now being processed, belongs behind quarantined messages of its key."""
         return (
             key is not None
             and self._keys.get(key) is _State.HELD
@@ -188,23 +197,23 @@ class Quarantine:
         )
 
     def lost(self, key: Hashable | None, item: InFlightDelivery) -> bool:
-        """Whether the item is a held one whose turn is over: one before it failed again."""
+        """True when the item is a quarantined message that must not be processed now: an earlier one failed again."""
         if not isinstance(item.delivery, QuarantinedDelivery):
             return False
         work = self._at_work.get(key)
         return work is None or item.delivery.held.mark not in work.marks
 
     def fits(self, item: InFlightDelivery) -> bool:
-        """Whether the item is not too large to be held at all."""
+        """True when the item is small enough to be quarantined."""
         return item.size < self._settings.max_bytes // 2
 
     async def hold(
         self, key: Hashable, item: InFlightDelivery, letter: StoredMessage, why: Park, error: str, route: str | None
     ) -> None:
-        """The item failed: it and its key wait. Return when that is durable. Raises: EngineError."""
+        """Quarantine the failed item and its key. Return when that is durable. Raises: EngineError."""
         cause = {"reason": why.reason, "detail": why.detail, "error": error, "route": route}
         until = None if why.seconds is None else time.time() + why.seconds
-        # After a wait for time it goes on where it was; what a person releases begins anew
+        # A timed wait continues the attempts; a release by a person starts them anew
         attempts = item.attempt + 1 if why.wait is Wait.TIME else 1
         if isinstance(item.delivery, QuarantinedDelivery):
             held = item.delivery.held
@@ -223,12 +232,12 @@ class Quarantine:
         self._some.set()
 
     async def follow(self, key: Hashable, item: InFlightDelivery, letter: StoredMessage) -> None:
-        """The item joins the held ones. Return when that is durable. Raises: EngineError."""
+        """Add the item behind the quarantined ones. Return when that is durable. Raises: EngineError."""
         await self._signal(key, "follow", self._value(key, item, letter, None, 1))
         self._joined[key] = self._joined.get(key, 0) + 1
 
     async def done(self, key: Hashable, held: QuarantinedMessage) -> None:
-        """Raises: BrokerUnavailable, in the words of a delivery."""
+        """Mark a message as settled. Raises: BrokerUnavailable when the engine does not accept it."""
         try:
             await self._signal(key, "done", {"mark": held.mark})
         except EngineError as error:
@@ -240,12 +249,12 @@ class Quarantine:
         if work is not None:
             work.marks.discard(held.mark)
             if not work.marks:
-                # What another process may have added meanwhile is found by the next look
+                # The next look finds messages that another process may have added meanwhile
                 del self._at_work[key]
                 self._forget(key)
 
     async def again(self, key: Hashable, held: QuarantinedMessage, cause: dict[str, Any], until: float | None) -> None:
-        """Raises: BrokerUnavailable, in the words of a delivery."""
+        """Quarantine a released message again. Raises: BrokerUnavailable when the engine does not accept it."""
         value = {"mark": held.mark, "cause": cause, "until": until, "attempts": held.attempts}
         try:
             await self._signal(key, "again", value)
@@ -255,7 +264,7 @@ class Quarantine:
         self._keys[key] = _State.HELD
 
     async def give_up(self, gone: Callable[[str, int], bool]) -> None:
-        """Partitions are taken away: others may work on their keys."""
+        """Release the claims on keys of revoked partitions, for other processes to take."""
         for key in [key for key, work in self._at_work.items() if gone(work.topic, work.partition)]:
             del self._at_work[key]
             self._keys[key] = _State.HELD
@@ -264,10 +273,10 @@ class Quarantine:
             except EngineError:
                 log.info("a claim runs out by itself", action="quarantine", source=self._source)
 
-    # -- what it does by itself
+    # -- background work
 
     async def load(self) -> None:
-        """Know what is held. Raises: EngineError."""
+        """Read the quarantined keys. Raises: EngineError."""
         for each in await self._store.settled():
             if each.key:
                 self._keys.setdefault(decode(each.key), _State.HELD)
@@ -276,7 +285,7 @@ class Quarantine:
         self.loaded.set()
 
     async def watch(self) -> None:
-        """Look for releases while anything is held; for ever."""
+        """Look for releases while a key is quarantined. Never returns."""
         while True:
             await self._some.wait()
             await asyncio.sleep(self._settings.poll)
@@ -285,13 +294,13 @@ class Quarantine:
             except EngineError as error:
                 log.info("quarantine cannot be read", action="hold", source=self._source, detail=str(error))
             except Exception as error:
-                # A bug must not end the looking: nothing would ever be released
+                # A bug must not end the loop: no key would ever be released
                 log.error("quarantine cannot be read", action="bug", source=self._source, exc_info=error)
             if not self._keys:
                 self._some.clear()
 
     async def look(self) -> None:
-        """One look. Raises: EngineError."""
+        """Look for releases once. Raises: EngineError."""
         known = [key for key, state in self._keys.items() if state is _State.HELD]
         joined = dict(self._joined)
         listed = await self._store.load()

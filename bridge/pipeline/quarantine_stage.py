@@ -1,4 +1,4 @@
-"""Messages of one source that are kept on an engine: how they get there, and how they come back to their lane."""
+"""Quarantine stage of one source: moves messages to an engine, and back to their lane."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = structlog.get_logger("bridge.quarantine")
 
 
 def letters(settings: SourceSettings, broker: str) -> Callable[[InFlightDelivery], StoredMessage]:
-    """Makes of an item what its dead letter will tell, for who keeps it outside its broker."""
+    """Return a function that makes a `StoredMessage` of an item, for storage outside its broker."""
 
     def letter(item: InFlightDelivery) -> StoredMessage:
         delivery = item.delivery
@@ -69,7 +69,10 @@ def letters(settings: SourceSettings, broker: str) -> Callable[[InFlightDelivery
 
 
 class QuarantineStage:
-    """Runs items, and keeps those of poisoned keys where the source says so. With `wards` None it only runs them."""
+    """Runs items, and keeps failing messages on an engine where the source is so configured.
+
+    With `store` None it only runs items.
+    """
 
     def __init__(
         self,
@@ -87,7 +90,7 @@ class QuarantineStage:
         store: tuple[str, QuarantineStore] | None,
         measure: Callable[[], None],
     ) -> None:
-        """measure: called when there is more in flight."""
+        """Create the stage. measure: called when more messages are in flight."""
         self._settings = settings
         self._broker = broker
         self._execution = execution
@@ -109,17 +112,17 @@ class QuarantineStage:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known what is held: before that nothing is dispatched."""
+        """True when the quarantined keys are known. Before that, no message is dispatched."""
         return self.quarantine is None or self.quarantine.loaded.is_set()
 
     def lost(self, key: Hashable | None, item: InFlightDelivery) -> bool:
-        """Whether the item is a held one that goes back, since one before it failed again."""
+        """True when the item is a quarantined one that goes back, because an earlier one failed again."""
         return self.quarantine is not None and self.quarantine.lost(key, item)
 
     async def run(
         self, lane: Lane, item: InFlightDelivery, crowded: Callable[[Lane], bool]
     ) -> tuple[Settlement | Throttled, Step | None]:
-        """How the item ends, and the step that failed or has to wait. Raises: DeadLetterLimited."""
+        """Run one item; return its settlement, and the step that failed or has to wait. Raises: DeadLetterLimited."""
         quarantine = self.quarantine
         if quarantine is not None and lane.key is not None and quarantine.joins(lane.key, item):
             if not quarantine.fits(item):
@@ -140,7 +143,7 @@ class QuarantineStage:
             keeps=quarantine is not None and quarantine.fits(item),
             quarantine=poison,
             held=0.0 if item.failed_at is None else now - item.failed_at,
-            # What is on an engine already has no lock that could be lost
+            # A message that is on an engine already has no lock to lose
             max_hold=math.inf if isinstance(item.delivery, QuarantinedDelivery) else self._settings.retry.max_hold,
             skip=skip,
         )
@@ -168,12 +171,12 @@ class QuarantineStage:
         return kept, step
 
     def start(self) -> None:
-        """Find out what is held where no assignment may come to ask for it: a queue with sessions may be silent."""
+        """Load the quarantined keys of a broker without groups: its queue with sessions may be silent for long."""
         if not self._broker.features.groups:
             self.load()
 
     def load(self) -> None:
-        """Find out what is held, before anything more is dispatched; while the engine is away, again and again."""
+        """Read the quarantined keys before more messages are dispatched; retry while the engine is away."""
         if self.quarantine is not None:
             self.quarantine.loaded.clear()
             if self._loading is not None:
@@ -197,26 +200,26 @@ class QuarantineStage:
                 return
 
     async def stop(self) -> None:
-        """Look no more, and let others work on what is held."""
+        """Stop loading, and release the claims on quarantined keys."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.give_up(None)
 
     def places(self, gone: Collection[Partition]) -> set[tuple[str, int]]:
-        """Topic and number of partitions that take with them what was held of theirs.
+        """Topic and number of the revoked partitions whose quarantined messages leave with them.
 
-        None where a partition is a receiver: a held message did not come from any that there is now.
+        Empty where a partition is a receiver: a quarantined message belongs to no current receiver.
         """
         return {(each.topic, each.number) for each in gone} if self._broker.features.groups else set()
 
     async def give_up(self, places: Collection[tuple[str, int]] | None) -> None:
-        """Topic and number of partitions that are taken away; None: all."""
+        """Release the claims of revoked partitions. places: topic and number of the partitions; None: all."""
         if self.quarantine is not None:
             await self.quarantine.give_up(lambda topic, number: places is None or (topic, number) in places)
 
     async def _kept(self, quarantine_stage: Awaitable[None]) -> Settlement:
-        """How a delivery ends that is to be kept."""
+        """Settlement of a delivery whose message is written to the engine."""
         try:
             await quarantine_stage
         except EngineError as error:
@@ -234,7 +237,7 @@ class QuarantineStage:
         )
 
     async def _read(self, key: Hashable, messages: Sequence[QuarantinedMessage]) -> Sequence[InFlightDelivery]:
-        """Decode held messages; others get a turn where that takes long."""
+        """Decode quarantined messages. Yields to the event loop when decoding takes long."""
         assert self.quarantine is not None
         now = since = time.monotonic()
         items = []
@@ -247,7 +250,7 @@ class QuarantineStage:
             try:
                 envelope = self._decode(held.letter.message, held.letter.position)
             except Exception as failure:
-                error = kept(failure)  # judged when its turn comes
+                error = kept(failure)  # judged when the item is run
             item = InFlightDelivery(QuarantinedDelivery(self.quarantine, key, held), envelope, error, now)
             item.executed = list(held.letter.executed)
             if held.attempts > 1:
@@ -257,7 +260,7 @@ class QuarantineStage:
         return items
 
     def _take_up(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
-        """Held messages go before what waits in their lane."""
+        """Put quarantined messages at the head of their lane; False when the lane is busy."""
         if not self._lanes.insert(key, items):
             return False
         for item in items:
@@ -267,7 +270,7 @@ class QuarantineStage:
 
 
 def leaves(item: InFlightDelivery, gone: Collection[Partition], places: Collection[tuple[str, int]]) -> bool:
-    """Whether an item goes with these partitions; a held one goes with the one that it came from."""
+    """True when an item leaves with the partitions. A quarantined item leaves with its original partition."""
     partition = item.delivery.partition
     return partition in gone or (
         isinstance(item.delivery, QuarantinedDelivery) and (partition.topic, partition.number) in places

@@ -1,4 +1,4 @@
-"""How many orchestrations of one prefix run on an engine, as far as this process knows."""
+"""Running orchestrations of one id prefix on an engine, as far as this process knows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from bridge.pipeline.values import Values
 log = structlog.get_logger("bridge.admission")
 
 RECOUNT = 30.0
-"""Seconds between two counts while nobody waits for one."""
+"""Seconds between two counts while no start waits."""
 
 _SHORTEST = 0.25
 _SHARE = 5.0
-"""While starts wait on an engine that does not tell what finishes, it is asked again after this many times the time
-that the last count took, so that counting takes at most a sixth of the time."""
+"""Factor between the duration of a count and the pause after it, on an engine that does not report what finishes.
+
+Counting takes at most a sixth of the time while starts wait.
+"""
 
 Count = Callable[[], Awaitable[Collection[str]]]
-"""Asks the engine for the ids of the running instances with the prefix; a mapping has their values too, as far as they
-are known. Raises: BridgeError."""
+"""Callback that reads the ids of running instances with the prefix; a mapping also has the known values.
+
+Raises: BridgeError.
+"""
 
 
 class RunningValue:
-    """How many instances of one value run, and how many starts wait."""
+    """Number of running instances and of waiting starts of one value."""
 
     __slots__ = ("running", "used_at", "waiting")
 
@@ -37,29 +41,29 @@ class RunningValue:
         self.used_at = 0.0
 
     def idle(self, now: float) -> bool:
-        """See `Account.idle`."""
+        """True when the value can be forgotten; see `Account.idle`."""
         return not self.running and not self.waiting
 
 
 class RunningInstances:
-    """Ids that run, from a count of the engine; in between from what this process starts, and what the engine tells.
+    """Ids of running instances, from a count of the engine, updated by this process's starts and the engine's events.
 
-    Before the first count nothing is known, and nobody may enter.
+    Before the first count nothing is known, and no start is admitted.
     """
 
     def __init__(self, engine: str, prefix: str, count: Count, max_values: int | None = None) -> None:
-        """max_values: values with a count of their own; None where none are counted."""
+        """Create an empty set. max_values: values counted separately; None: none."""
         self.engine = engine
         self.prefix = prefix
         self.known = False
         self.is_notified = False
-        """Whether the engine tells what starts and finishes."""
+        """The engine reports starts and ends of instances."""
         self.values = None if max_values is None else Values(max_values, RunningValue)
         self._count = count
         self._entered: dict[str, float] = {}
         self._value_of: dict[str, RunningValue] = {}
         self._sure: set[str] = set()
-        """Those of which the engine has said that they run; others are about to be started."""
+        """Ids that the engine has confirmed as running; the others are about to be started."""
         self._finished_meanwhile: set[str] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._wanted = asyncio.Event()
@@ -72,33 +76,33 @@ class RunningInstances:
         return instance_id in self._entered
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever there may be more room."""
+        """Call `listener` whenever a slot may have become free."""
         self._listeners.append(listener)
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self.task = asyncio.create_task(self._run(), name=f"count:{self.engine}:{self.prefix}")
 
     async def stop(self) -> None:
-        """Idempotent."""
+        """Stop counting. Idempotent."""
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
             self.task = None
 
     def reserve(self, instance_id: str, value: RunningValue | None = None) -> None:
-        """The instance is about to be started. value: the count of its value."""
+        """Reserve a slot for an instance that is about to be started. value: the count of its value."""
         self._entered[instance_id] = time.monotonic()
         if value is not None:
             self._count_for(instance_id, value)
 
     def release(self, instance_id: str) -> None:
-        """The instance that was about to be started was not; it may run all the same."""
+        """Release the slot of a start that failed. An instance confirmed by the engine keeps its slot."""
         if instance_id not in self._sure and self._forget(instance_id):
             self._tell()
 
     def started(self, instance_ids: Iterable[str]) -> None:
-        """The engine says that these run; children do not count."""
+        """Add instances that the engine reports as running. Children do not count."""
         for instance_id in instance_ids:
             if instance_id.startswith(self.prefix) and not is_child(instance_id, self._entered):
                 self._entered[instance_id] = time.monotonic()
@@ -107,7 +111,7 @@ class RunningInstances:
                     self._finished_meanwhile.discard(instance_id)
 
     def leave(self, instance_ids: Iterable[str]) -> None:
-        """These have finished."""
+        """Remove finished instances."""
         left = [instance_id for instance_id in instance_ids if instance_id.startswith(self.prefix)]
         if self._finished_meanwhile is not None:
             self._finished_meanwhile.update(left)
@@ -116,7 +120,7 @@ class RunningInstances:
             self._tell()
 
     def request_recount(self) -> None:
-        """Somebody waits for room."""
+        """Ask for a count: a start waits for a slot."""
         if not self.is_notified or not self.known:
             self._wanted.set()
 
@@ -136,7 +140,7 @@ class RunningInstances:
                 failed = False
             pause = max(_SHORTEST, _SHARE * (time.monotonic() - began))
             self._wanted.clear()
-            self._tell()  # who still waits wants again
+            self._tell()  # a start that still waits requests another count
             await asyncio.sleep(pause)
             if failed:
                 continue
@@ -153,7 +157,7 @@ class RunningInstances:
             found = set(answer) - self._finished_meanwhile
         finally:
             self._finished_meanwhile = None
-        # What entered since may not have been seen by the engine yet
+        # The engine may not have seen yet what entered since
         since = {instance_id: at for instance_id, at in self._entered.items() if at >= began}
         counted = without_children(found)
         self._sure = self._sure.intersection(since).union(counted)
@@ -183,10 +187,10 @@ class RunningInstances:
 
 
 def without_children(ids: Collection[str]) -> list[str]:
-    """The ids less those of children."""
+    """Ids without those of children."""
     return [instance_id for instance_id in ids if not is_child(instance_id, ids)]
 
 
 def is_child(instance_id: str, ids: Container[str]) -> bool:
-    """Whether one of the ids is its parent's, of which the SDK and sagas make those of children: `parent:0001`."""
+    """True when one of the ids is the parent's. The SDK and sagas name children after the parent: `parent:0001`."""
     return any(instance_id[:position] in ids for position, character in enumerate(instance_id) if character == ":")

@@ -1,4 +1,4 @@
-"""What one source wants, and what bounds it."""
+"""Settings and limits of one source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.settlement import RetryPolicy
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """LimitsConfig tells what each limit means."""
+    """Settings of one source. LimitsConfig describes each limit."""
 
     name: str
     subscribe: SubscribeOptions

@@ -1,4 +1,4 @@
-"""Carries decided ends out: completes, dead-letters, counts."""
+"""Settler: completes or dead-letters items, and counts them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Settler:
         limit: DeadLetterLimit,
         stops_others: Callable[[Partition], bool],
     ) -> None:
-        """stops_others: whether messages that wait for the limit would soon stop other ones of their partition."""
+        """Create a settler. stops_others: True when messages that wait for the limit would soon stop others."""
         self._source = source
         self._config_version = config_version
         self._trusted_replay = trusted_replay
@@ -44,7 +44,7 @@ class Settler:
     async def settle(self, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
         """Settle an item.
 
-        Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget it),
+        Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget the item),
         DeadLetterLimited.
         """
         if isinstance(end, Complete):

@@ -1,8 +1,8 @@
-"""What each value of a source's `limits.per` may have at work, so that one sender leaves room for the others.
+"""Limits on the deliveries in flight of each value of `limits.per`: one sender leaves capacity for the others.
 
-A delivery beyond the bound keeps its place in its lane, so that order per key holds, and waits there until earlier
-deliveries of its value have left. Nothing waits for what came later, so that no circle of waits can arise, neither here
-nor together with lanes and ordering domains.
+A delivery beyond the limit keeps its place in its lane, which preserves order per key, and waits there until earlier
+deliveries of its value have left. No delivery waits for a later one: no cycle of waits can arise, neither here nor
+together with lanes and ordering domains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge.pipeline.values import Values
 
 @dataclass(frozen=True, slots=True)
 class PerValue:
-    """Bounds of a source per value. SourcePerConfig tells what each means."""
+    """Limits of a source per value; see SourcePerConfig."""
 
     max_in_flight: int
     max_in_flight_bytes: int
@@ -27,7 +27,7 @@ class PerValue:
 
 
 class Share:
-    """Deliveries of one value: how many may be worked on, and those that wait, oldest first."""
+    """Deliveries of one value: number and bytes of those in work, and the waiting ones, oldest first."""
 
     __slots__ = ("records", "size", "used_at", "waiting")
 
@@ -38,15 +38,16 @@ class Share:
         self.used_at = 0.0
 
     def idle(self, now: float) -> bool:
-        """See `Account.idle`."""
+        """True when nothing is counted and nothing waits; see `Account.idle`."""
         return not self.records and not self.waiting
 
 
 class Shares:
-    """The shares of one source. Not thread-safe: one event loop.
+    """Shares of one source. Not thread-safe: one event loop.
 
-    A delivery joins when it is received, may go when its share has room, and leaves when it is settled or let go.
-    records, size: of all that waits.
+    A delivery joins when it is received, may go when its share has capacity, and leaves when it is settled or
+    abandoned.
+    records, size: number and bytes of all waiting deliveries.
     """
 
     def __init__(self, bounds: PerValue) -> None:
@@ -57,7 +58,7 @@ class Shares:
 
     @property
     def crowded(self) -> bool:
-        """Half of what may wait, waits: soon the source is read no further."""
+        """True when half of the waiting capacity is used: reading of the source will soon stop."""
         return 2 * self.records >= self.bounds.max_waiting or 2 * self.size >= self.bounds.max_waiting_bytes
 
     def join(self, value: str, item: InFlightDelivery) -> None:
@@ -72,7 +73,7 @@ class Shares:
             self.size += item.size
 
     def may_go(self, item: InFlightDelivery) -> bool:
-        """True when the item has its place among those at work."""
+        """True when the item is counted in its share and need not wait."""
         return item.share is None or item not in item.share.waiting
 
     def wait(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
@@ -81,7 +82,7 @@ class Shares:
         item.share.waiting[item] = wake
 
     def leave(self, item: InFlightDelivery) -> None:
-        """The item is done with; the next of its value may go."""
+        """Remove an item that is done, and let the next of its value go."""
         share = item.share
         if share is None:
             return
@@ -106,7 +107,7 @@ class Shares:
                 wake()
 
     def _fits(self, share: Share, item: InFlightDelivery) -> bool:
-        """A single delivery has room however large it is."""
+        """True when the share has capacity. A single delivery fits however large it is."""
         bounds = self.bounds
         return not share.records or (
             share.records < bounds.max_in_flight and share.size + item.size <= bounds.max_in_flight_bytes

@@ -1,4 +1,4 @@
-"""One source from subscription to settlement."""
+"""Pipeline of one source, from subscription to settlement."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ log = structlog.get_logger("bridge.source")
 
 _BATCH = 256
 _CHANCES = 3
-"""Attempts that a message has however many wait behind it: a hot key must not lose messages to a blip."""
+"""Attempts of a message however many wait behind it: a hot key must not lose messages to a short failure."""
 _ENDS = (Complete, DeadLetter)
 UNKNOWN_SETTLEMENT = "settlement_unknown"
-"""Reason of what was let go because nobody knows whether its settlement was done: if not, it is delivered again."""
+"""Reason of abandoned messages with an unknown settlement. The broker redelivers those that it did not settle."""
 
 
 class SourcePipeline:
-    """Consumes one source: `start`, then `drain`. It is the subscription's listener."""
+    """Consumes one source: `start`, then `drain`. Listener of its subscription."""
 
     def __init__(
         self,
@@ -65,10 +65,13 @@ class SourcePipeline:
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
     ) -> None:
-        """limits: of routes that have some, by name. domain: shared with the sources that it keeps order with.
-        wards: the engine that keeps poisoned keys, by name, and how; None: they are dead-lettered. paces: shared pace
-        of its dead letters beyond their limit; None keeps it in this process. prepare: awaited before
-        `decode` of the same messages; None where that needs nothing.
+        """Create the pipeline of one source.
+
+        limits: limits of the routes that have some, by route name.
+        domain: ordering domain shared with other sources; None: no order across sources.
+        store: name and store of the engine that quarantines keys; None: failing messages are dead-lettered.
+        paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
+        prepare: awaited before `decode` of the same messages; None: no preparation.
         """
         self.settings = settings
         self.ledger = Ledger()
@@ -78,7 +81,7 @@ class SourcePipeline:
         self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
         self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
         self.last_progress = time.monotonic()
-        """Monotonic seconds of the last settled delivery, or of the last moment when nothing waited."""
+        """Monotonic seconds of the last settled delivery, or of the last moment without a delivery in flight."""
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self._broker = broker
@@ -134,7 +137,7 @@ class SourcePipeline:
         )
 
     async def start(self) -> None:
-        """Subscribe and begin. Raises: BrokerUnavailable."""
+        """Subscribe and start working. Raises: BrokerUnavailable."""
         self._outages.watch(self._engines)
         self.quarantine_stage.start()
         self.subscription = await self._broker.subscribe(self.settings.subscribe, self)
@@ -152,22 +155,22 @@ class SourcePipeline:
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
-        """The tasks that must not end by themselves; one that does has met a bug."""
+        """Tasks that never end by themselves. One that does has met a bug."""
         return (*self._workers, *self._watches, self._reading) if self._reading else ()
 
     @property
     def at_work(self) -> int:
-        """Deliveries that a worker has."""
+        """Number of deliveries that workers are processing."""
         return len(self._running)
 
     async def drain(self, deadline: float) -> None:
-        """Take in no more, let what is at work finish within `deadline` seconds, give the rest back, unsubscribe."""
+        """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
         self._stopping = True
         if self._domain is not None:
             self._domain.close()
         if self._reading is not None:
             self._reading.cancel()
-        # Before anything is awaited: what follows a given-back message must not be executed before it
+        # Before the first await: messages behind an abandoned one must not be executed before it
         running = self._abandon_queued(lambda item: True, "drain")
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -191,7 +194,7 @@ class SourcePipeline:
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
-        # The broker marks a partition only after this returns: until then it is remembered here
+        # The broker marks a partition as revoked only after this returns; until then it is remembered here
         self._revoking = {partition for partition in self._revoking if not partition.revoked} | gone
         self.assignment -= gone
         for partition in gone:
@@ -220,7 +223,7 @@ class SourcePipeline:
                 self.gate.pause_reasons[cause] = str(error)
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
-                # Lanes that were held meanwhile wait for the same end
+                # Lanes that were held meanwhile wait for the same recovery
                 self._outages.broker_back()
                 continue
             failures = 0
@@ -259,9 +262,9 @@ class SourcePipeline:
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
-            self.lanes.hold(lane)  # the lane was freed with all others, at the end of an outage
+            self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
-        # What is on its way again leaves to that delivery what it leads to
+        # A message that is being redelivered leaves its execution to that delivery
         if item.delivery.lost:
             self._on_lock_lost(lane, item)
             return
@@ -304,13 +307,13 @@ class SourcePipeline:
             assert step is not None
             self._delay(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
-            item.failed_at = None  # the time of an outage is not the message's
+            item.failed_at = None  # the time of an outage does not count against the message
             self.lanes.hold(lane)
         else:
-            assert isinstance(settlement, Retry)  # what is parked was completed
+            assert isinstance(settlement, Retry)  # a Park has become Complete in the quarantine stage
             if not settlement.failed:
                 item.waited += 1
-                item.failed_at = None  # the time that others take is not the message's
+                item.failed_at = None  # waiting for others does not count against the message
             else:
                 self.ledger.retries += 1
                 item.attempt += 1
@@ -319,7 +322,7 @@ class SourcePipeline:
             self.lanes.wait(lane, settlement.delay)
 
     async def _loaded(self, lane: Lane, item: InFlightDelivery) -> bool:
-        """Bring back an item that stood still, decoded. False when the item waits, or is let go."""
+        """Load an unloaded item again and decode it. False when the item waits or is abandoned."""
         try:
             if self.unloading.unloaded(item):
                 await self.unloading.load(item)
@@ -346,16 +349,16 @@ class SourcePipeline:
         return True
 
     def _delay(self, lane: Lane, item: InFlightDelivery, step: Step, not_yet: Throttled) -> None:
-        """A limit of the route keeps the item."""
+        """Make the item wait for a limit of its route."""
         if not_yet.delay is not None:
             self.lanes.wait(lane, not_yet.delay)
             return
-        item.failed_at = None  # the time in a queue is not the message's
+        item.failed_at = None  # the time in a queue does not count against the message
         self.lanes.hold(lane)
         not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
     async def _settle(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
-        RouteLimit.not_started(item)  # what ends without its start, as a dead letter does, takes no room
+        RouteLimit.not_started(item)  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
             await self._settler.settle(item, end, step)
         except LockLost:
@@ -382,7 +385,7 @@ class SourcePipeline:
                 self._measure()
 
     def _on_lock_lost(self, lane: Lane, item: InFlightDelivery) -> None:
-        """The lock has passed; or its message was settled, and the answer lost."""
+        """Abandon the item: its lock was lost, or its settlement has an unknown outcome."""
         if item.delivery.settlement_unknown:
             self._abandon_head(lane, item, UNKNOWN_SETTLEMENT)
         else:
@@ -390,7 +393,7 @@ class SourcePipeline:
             self._abandon_head(lane, item, LockLost.reason)
 
     def _on_dead_letter_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
-        """Wait until the dead letter of the item may be written."""
+        """Make the item wait until its dead letter may be written."""
         RouteLimit.not_started(item)
         if (over := self._stop_reason(item)) is not None:
             self._abandon_head(lane, item, over)
@@ -402,36 +405,36 @@ class SourcePipeline:
         self._measure()
 
     def _freed(self, lane: Lane, item: InFlightDelivery) -> None:
-        """The item may try again, at once unless held messages of its key have come before it."""
+        """Let the item try again, at once unless quarantined messages of its key now come before it."""
         self.lanes.free(lane)
         if lane.items[0] is not item or lane.state is not LaneState.READY:
             self.dead_letter_limit.tried(item)
 
     def _joined(self, lane: Lane, item: InFlightDelivery) -> None:
-        """An item has come to a lane that is held."""
+        """Unload an item that joined a lane held by the dead-letter limit."""
         if lane.items[0].waits_for is self.dead_letter_limit:
             self._stand(item)
 
     def _stand(self, item: InFlightDelivery) -> None:
-        # What waits for others of its value is bounded already
+        # Items that wait for others of their value are bounded already
         if self.shares is None or self.shares.may_go(item):
             self.unloading.stand(item)
 
     def _stops_others(self, partition: Partition) -> bool:
-        """Whether messages that wait for the dead-letter limit would soon stop the other ones."""
+        """True when messages that wait for the dead-letter limit would soon stop the others."""
         if self.unloading.crowded:
             return True
         others = 2 * partition.gap >= self.settings.max_gap or (self.shares is not None and self.shares.crowded)
         return self.unloading.standing and others
 
     def _stop_reason(self, item: InFlightDelivery) -> str | None:
-        """Why an item that is not settled now cannot wait for a later turn here; None when it can."""
+        """Reason why an unsettled item cannot wait here for another attempt; None when it can."""
         if self._stopping:
             return "drain"
         return "revoked" if self._revoked(item.delivery.partition) else None
 
     def _abandon_queued(self, gone: Callable[[InFlightDelivery], bool], reason: str) -> list[InFlightDelivery]:
-        """Abandon what waits; returns what is still at work."""
+        """Abandon queued items; return the matching items that are still being processed."""
         removed, running = self.lanes.drop(gone)
         for item in removed:
             self._abandon(item, reason)
@@ -448,14 +451,14 @@ class SourcePipeline:
         self._leave(item)
 
     def _leave(self, item: InFlightDelivery) -> None:
-        """The next of its key and of its value may go."""
+        """Let the next item of the same key and of the same value go."""
         if self._domain is not None:
             self._domain.leave(item)
         if self.shares is not None:
             self.shares.leave(item)
 
     def _waits(self, lane: Lane) -> bool:
-        """True when the head of a lane waits for others of its value, which let it go."""
+        """True when the head of a lane waits for others of its value. Their end frees the lane."""
         assert self.shares is not None
         item = lane.items[0]
         if self.shares.may_go(item):
@@ -464,7 +467,7 @@ class SourcePipeline:
         return True
 
     def _backlog_exceeded(self, lane: Lane) -> bool:
-        """Whether too many wait behind a head that had its chances."""
+        """True when too many messages wait behind a head that has had its attempts."""
         return lane.items[0].attempt >= _CHANCES and lane.backlog > self.settings.max_key_backlog
 
     def _abandon_head(self, lane: Lane, item: InFlightDelivery, reason: str) -> None:

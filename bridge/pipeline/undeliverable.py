@@ -1,4 +1,4 @@
-"""The activity behind dead letters of parked messages: from an activity thread to a broker and back."""
+"""Activity that writes dead letters of early and quarantined messages: from an activity thread to a broker and back."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from bridge.errors import BrokerUnavailable, PublishFailed
 from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 30.0
-"""Seconds until a dead letter must be confirmed; then the engine tries again."""
+"""Seconds until a dead letter must be confirmed. The engine then tries again."""
 
 
 class Undeliverable:
-    """Writes them. Call it from any thread but the event loop's."""
+    """Writes dead letters of stored messages. Call it from any thread but the event loop's."""
 
     def __init__(self, brokers: Mapping[str, Broker], loop: asyncio.AbstractEventLoop) -> None:
         self._brokers = brokers
         self._loop = loop
         self.written: Counter[tuple[str, str]] = Counter()
-        """Dead letters by source and reason."""
+        """Number of written dead letters by source and reason."""
 
     def __call__(self, document: Mapping[str, Any]) -> None:
-        """told: `item`, the JSON of a parked message, with `reason`, `detail`, `error` and `attempts`.
+        """Write one dead letter.
 
+        document: `item`, the JSON of a stored message, with `reason`, `detail`, `error` and `attempts`.
         Raises: PublishFailed, BrokerUnavailable; the engine tries again.
         """
         item = document["item"]

@@ -1,4 +1,4 @@
-"""Messages that stand still behind the dead-letter limit: how many stay in memory, and how the others come back."""
+"""Unloading of messages that wait for the dead-letter limit: some stay in memory, the others are read again."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 
 _SHARE = 4
-"""Standing messages stay in memory up to the source's bounds divided by this number."""
+"""Divisor of the source's limits that gives the share of standing messages in memory."""
 
 UNLOADED = 10
 """Most messages of a source without their bodies, in multiples of `max_in_flight`."""
 
 _READ_BYTES = 4 * 1024 * 1024
 _READ_RECORDS = 64
-"""Bounds of one read: messages that follow come back with it, since they are wanted next."""
+"""Limits of one read, in bytes and records. A read includes following messages, which are needed next."""
 
 
 class Unloading:
     """Standing messages of one source. Not thread-safe: one event loop.
 
-    A message stands while the dead-letter limit keeps it, or another one before it in its lane. Standing messages would
-    fill the bounds of the source and stop all its routes. Beyond a share of the bounds they are unloaded: body and
-    headers are forgotten, and read from the log again before the message moves. Brokers that are no logs cannot do
-    that.
+    A message stands while the dead-letter limit makes it wait, or makes an earlier one in its lane wait. Standing
+    messages would fill the limits of the source and stop all its routes. Beyond a share of the limits they are
+    unloaded: body and headers are dropped, and read from the log again before the message is processed. Brokers without
+    a log cannot do that.
     """
 
     def __init__(self, ledger: Ledger, max_records: int, max_bytes: int) -> None:
@@ -40,32 +40,32 @@ class Unloading:
         self._unloaded: dict[Partition, dict[int, InFlightDelivery]] = defaultdict(dict)
         self._reading = asyncio.Lock()
         self.count = 0
-        """Messages without their bodies."""
+        """Number of messages without their bodies."""
         self._saved = 0
 
     def use(self, subscription: Subscription) -> None:
-        """Read again through this subscription, where it can."""
+        """Use this subscription to read messages again, where it can."""
         if isinstance(subscription, RereadableSubscription):
             self._subscription = subscription
 
     @property
     def in_memory(self) -> int:
-        """Messages in flight that have their bodies."""
+        """Number of messages in flight with their bodies."""
         return self._ledger.in_flight - self.count
 
     @property
     def bytes_in_memory(self) -> int:
-        """Bytes of all messages in flight, without the bodies and headers of those that are unloaded."""
+        """Bytes of all messages in flight, without the bodies and headers of unloaded ones."""
         return self._ledger.in_flight_bytes - self._saved
 
     @property
     def standing(self) -> bool:
-        """Messages stand still."""
+        """True while messages stand."""
         return bool(self._standing or self.count)
 
     @property
     def crowded(self) -> bool:
-        """Half of the room is taken: soon nothing more could be received behind the messages that stand still."""
+        """True when half of the capacity is used: soon no message could be received behind the standing ones."""
         return (
             2 * self.count >= UNLOADED * self._max_records
             or 2 * len(self._standing) >= self._max_records
@@ -73,9 +73,9 @@ class Unloading:
         )
 
     def stand(self, item: InFlightDelivery) -> None:
-        """The item stands still: keep its message in memory while there is room, else unload it.
+        """Make the item stand: keep its message in memory while there is capacity, else unload it.
 
-        The decoded form goes in both cases: it may be many times larger, as may be what an error's traceback holds.
+        The decoded form is dropped in both cases: it may be many times larger, as may be the traceback of an error.
         """
         if item in self._standing or self.unloaded(item):
             return
@@ -104,37 +104,37 @@ class Unloading:
         self._standing_bytes += item.size
 
     def leave(self, item: InFlightDelivery) -> None:
-        """The item moves, or is gone."""
+        """Remove an item that is processed or gone."""
         self._standing_bytes -= self._standing.pop(item, 0)
         if self.count and self.unloaded(item):
             self._forget(item)
 
     def unloaded(self, item: InFlightDelivery) -> bool:
-        """Whether the item has to be loaded before it moves."""
+        """True when the item must be loaded before it is processed."""
         if not self.count:
             return False
         known = self._unloaded.get(item.delivery.partition)
         return known is not None and known.get(item.delivery.position.offset) is item
 
     async def load(self, item: InFlightDelivery) -> None:
-        """Read the message of an unloaded item again; messages behind it come back while there is room.
+        """Read the message of an unloaded item again, and following messages while there is capacity.
 
-        What the log has no more becomes an unreadable message. Raises: BrokerUnavailable.
+        A message that the log no longer has becomes an unreadable one. Raises: BrokerUnavailable.
         """
         async with self._reading:
             if not self.unloaded(item):
-                return  # came back with another one, or is gone
+                return  # loaded with another one, or gone
             assert self._subscription is not None
             partition, first = item.delivery.partition, item.delivery.position.offset
             waiting = self._unloaded[partition]
             wanted = sorted(offset for offset in waiting if offset >= first)[:_READ_RECORDS]
-            # Half as much again as messages that come may take
+            # One and a half times the share of standing messages
             room = min(_READ_BYTES, 3 * self._max_bytes // (2 * _SHARE) - self._standing_bytes)
             records = max(1, 3 * self._max_records // (2 * _SHARE) - len(self._standing))
             for offset, message in await self._subscription.reread(partition, wanted[:records], room):
                 found = waiting.get(offset)
                 if found is None:
-                    continue  # given back meanwhile
+                    continue  # abandoned meanwhile
                 self._forget(found)
                 _load(found, message)
                 if found is not item:
