@@ -121,8 +121,7 @@ def _catcher(
     match: dict[str, tuple[Any, ...]],
     when: str | None,
 ) -> str | None:
-    """Name of an earlier rule that takes all messages of this one, alone or together with others; None if there is none.
-    """
+    """Name of an earlier rule that takes all messages of this one, alone or together with others; None if absent."""
     for (keys, condition), by_values in taken.items():
         if condition not in (None, _condition(when)) or not all(key in match for key in keys):
             continue

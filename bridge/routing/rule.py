@@ -154,8 +154,7 @@ def compile_rule(
 
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
-    """Check that the command starts instances with a constant id prefix, by which running orchestrations are counted.
-    """
+    """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     verb = config.schedule or config.start_or_raise
     if verb is None:
         compiler.report(path, f"`{config.verb}` starts nothing that could be counted; only a `rate` can limit it")
