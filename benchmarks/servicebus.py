@@ -3,8 +3,8 @@
 1 KB messages, one queue, one receiver.
 `_0ms` and `_10ms`: round trip added to that of loopback.
 `bare_per_second`: the best of the SDK's loops that receive and complete, one by one or concurrently.
-`ignored_per_second`, `ignored_ratio`: the bridge with an `ignore` rule behind one condition, and its share of that
-rate.
+`ignored_per_second`, `ignored_ratio`: the bridge with an `ignore` rule behind one condition, and its share of the
+best loop.
 `started_per_second`: with a rule that starts an orchestration on the embedded engine.
 `idle_queue_percent`, `idle_sessions_percent`: percent of a core, for a source on an empty queue, and for one that
 waits for 20 sessions.

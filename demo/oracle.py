@@ -137,7 +137,9 @@ def _refusal(line: dict[str, Any]) -> str | None:
 
 
 def _order(events: list[Event]) -> str | None:
-    """Final state of the order's workflow: completed, compensated, terminated, suspended or running; None if it has none.
+    """Final state of the order's workflow: completed, compensated, terminated, suspended or running.
+
+    None without one.
     """
     by_type = {event["type"]: event["data"] for event in events}
     created = by_type.get("order.created")

@@ -49,7 +49,7 @@ def command(
     """Find every problem of a configuration at once, without a network.
 
     Each problem is a line `file:line:column path: what`; the last line is a summary. The command compiles rules,
-    reads schema files and imports workflow modules. It thus also finds orchestrations that nobody runs.
+    reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
     """
     if print_ and schema:
         raise click.UsageError("--print and --schema exclude each other", click.get_current_context())

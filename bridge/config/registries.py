@@ -8,10 +8,7 @@ from bridge.config.types import Duration, Model, Size
 
 
 class RegistryTlsConfig(Model):
-    """TLS to a schema registry.
-
-    Without it, the system must trust the certificate of a registry at an `https` address.
-    """
+    """TLS to a schema registry. Without it, the system must trust the certificate of an `https` registry."""
 
     ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
     certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")

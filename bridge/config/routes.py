@@ -242,10 +242,7 @@ class IgnoreVerb(Model):
 
 
 class RoutePerConfig(Model):
-    """Limits of a route for each value of a template.
-
-    Messages beyond them wait, while messages with other values continue.
-    """
+    """Limits of a route per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
         description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
@@ -269,10 +266,7 @@ class RoutePerConfig(Model):
 
 
 class RouteLimitsConfig(Model):
-    """Limits that protect the engine from a flood of messages.
-
-    At a limit the route's messages wait; none is dropped.
-    """
+    """Limits that protect the engine from floods of messages. At a limit the route's messages wait; none is dropped."""
 
     running: Integer | None = Field(
         None,

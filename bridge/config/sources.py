@@ -70,10 +70,7 @@ class RetryConfig(Model):
 
 
 class SourcePerConfig(Model):
-    """Limits of a source for each value of a template.
-
-    Messages beyond them wait, while messages with other values continue.
-    """
+    """Limits of a source per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
         description="Text that tells senders apart, like `{{ event.source }}`; empty where the expression fails or the "

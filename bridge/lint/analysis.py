@@ -119,7 +119,7 @@ class Names:
     files: Sequence[Path] = ()
 
     def cover(self, path: Path) -> bool:
-        """True if the file is one of the workflow modules, or lies inside one of them."""
+        """True if the file is one of the workflow modules, or is inside one of them."""
         absolute = path.absolute()
         return any(absolute.is_relative_to(file.absolute()) for file in self.files)
 

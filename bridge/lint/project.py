@@ -288,7 +288,7 @@ class Project:
         return None
 
     def module(self, name: str, near: Module) -> Module | None:
-        """Module in the top-level package of `near`, or beside it; None for any other module."""
+        """Module in the top-level package of `near`, or next to it; None for any other module."""
         if name in self.modules:
             return self.modules[name]
         parts = name.split(".")

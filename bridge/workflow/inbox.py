@@ -188,13 +188,13 @@ class _EventQueue:
         self.queue.append((self.number, message))
 
     def arrival(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
-        """Wait for the next event."""
+        """Task that completes with the next event."""
         if self.task is None:
             self.task = ctx.wait_for_external_event(self.name, data_type=Received)
         return self.task
 
     def lease(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
-        """Wait for the next message, kept messages first, on behalf of a caller that may cancel the wait."""
+        """Task that completes with the next message, kept messages first. Its caller may cancel the task."""
         found = self.task
         if found is None or found.is_cancelled:
             if self.queue:
@@ -212,7 +212,7 @@ class _EventQueue:
         return found
 
     def give_back(self, found: Task[Any]) -> bool:
-        """End the lease of a wait. Returns True if the wait was not complete, like `cancel` of the SDK."""
+        """End the lease of a task. Returns True if the task was still incomplete, like `cancel` of the SDK."""
         if self.task is not found or found.is_complete:
             return False
         self.handed = False
@@ -220,7 +220,7 @@ class _EventQueue:
         return True
 
     def release(self) -> None:
-        """Cancel the wait if nobody uses it. The SDK then gives the next event of this name to its own waits."""
+        """Cancel the wait if it has no user. The SDK then gives the next event of this name to its own waits."""
         found = self.task
         if found is not None and not (self.waiting or self.handed or found.is_complete):
             CancellableTask.cancel(found)

@@ -46,8 +46,8 @@ def publish(
     extensions: CloudEvents extension attributes. Codecs with a schema take the name of the record or message from
     `recordname` and the schema from `schemaid`.
     partition_key: partition key, if it is not the key.
-    enqueue_at: time before which nobody receives the event (UTC if it has no zone), or the delay from now.
-    time_to_live: time after which nobody receives the event.
+    enqueue_at: time before which no consumer receives the event (UTC if it has no zone), or the delay from now.
+    time_to_live: time after which no consumer receives the event.
     retry_policy: DEFAULT_RETRY if None. A target that the configuration does not have fails at the first attempt.
 
     The parameters partition_key, enqueue_at and time_to_live apply to brokers that support them (Service Bus).
