@@ -1,4 +1,4 @@
-"""Public API for workflows. All of it works inside a plain Durable Task orchestrator."""
+"""Public API for workflows. Every name works inside a plain Durable Task orchestrator."""
 
 from bridge.answers import PUBLISH_ACTIVITY
 from bridge.origin import MessageOrigin
