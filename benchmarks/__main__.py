@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--json]`: run one benchmark, or `all`."""
+"""Run one benchmark, or `all`: `python -m benchmarks NAME [--json]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import benchmarks
 
 
 def names() -> list[str]:
-    """Every benchmark: the modules of this package that have a `run`."""
+    """Names of all benchmarks: the modules of this package that have a `run`."""
     found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     return sorted(name for name in found if not name.startswith("_"))
 

@@ -1,7 +1,7 @@
-"""Early events: parking them, and delivering them when their instances are started. On the clock, in one daemon.
+"""Early events, on the clock, in one daemon: storage, and delivery when their instances start.
 
-Each of 10,000 events has an instance of its own, which is the costly case: nothing is shared between them. What a start
-and a command cost more, where a rule parks, is measured on the embedded engine's client alone.
+Each of 10,000 events has an instance of its own, which is the expensive case: they share nothing. The additional cost
+of a start and of a command under an `on_missing: {park: ...}` rule is measured on the embedded engine's client alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def measure() -> dict[str, float]:
 
 
 async def early() -> dict[str, float]:
-    """Seconds for 10,000 early events: until all are parked, and until all are delivered."""
+    """Seconds for 10,000 early events: until all are stored, and until all are delivered."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
         (path / "early_bench_flows.py").write_text(FLOWS)
@@ -107,7 +107,10 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def extra() -> dict[str, float]:
-    """Starts and raises with a rule that parks, over the same without; nothing waits. Ratios of processor time."""
+    """Cost of starts and raises with `on_missing: {park: ...}` over the cost without.
+
+    No message waits. Ratios of processor time.
+    """
     starts, raises = [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as directory:
@@ -124,7 +127,7 @@ async def extra() -> dict[str, float]:
 
 
 async def _cost(executor: Executor, name: str) -> tuple[float, float]:
-    """Seconds of the processor for COMMANDS starts, and for as many raises."""
+    """Processor time of COMMANDS starts, and of as many raises, in seconds."""
     began = time.process_time()
     for number in range(COMMANDS):
         start = ScheduleOrchestration("order", f"order-{name}-{number}", {"id": number})

@@ -1,4 +1,4 @@
-"""A Durable Task sidecar on a free loopback port, in a process of its own: the SDK's in-memory backend over gRPC."""
+"""Durable Task sidecar on a free loopback port, in its own process: the SDK's in-memory backend over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durabletask.testing import InMemoryOrchestrationBackend
 
 
 def main() -> None:
-    gc.disable()  # its collector would slow down whoever comes later
+    gc.disable()  # garbage collection would slow down later measurements
     server = grpc.server(futures.ThreadPoolExecutor(16))
     add_TaskHubSidecarServiceServicer_to_server(InMemoryOrchestrationBackend(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -27,7 +27,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def sidecar() -> Iterator[str]:
-    """Address of a fresh one, `127.0.0.1:port`."""
+    """Start a new sidecar. Yields its address, `127.0.0.1:port`."""
     command = [sys.executable, "-m", "benchmarks._sidecar"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -1,10 +1,11 @@
-"""What correlation costs, on the embedded engine in this process. Ratios are of processor time, medians of pairs.
+"""Cost of correlation, on the embedded engine in this process. Ratios are of processor time, medians of pairs.
 
-`start_or_raise_new_ratio`: the verb on new instances over plain schedules of the SDK's client. `_exists_ratio`: on
-running ones over a refused start and a raise of that client. `inbox_ratio`: an orchestration that takes 100 messages,
-one after the other, with `wait_for_message` over one with `ctx.wait_for_external_event`; engine, worker and the client
-that raises them included. `park_seconds`, `deliver_seconds`, `early_seconds` and the `parking_` ratios: `_parking.py`
-tells. `_micros` and `_ms` are on the clock, per message and per orchestration.
+`start_or_raise_new_ratio`: the command on new instances over plain schedules of the SDK's client.
+`start_or_raise_exists_ratio`: the command on running instances over a refused start and a raise of that client.
+`inbox_ratio`: an orchestration that takes 100 messages, one after the other, with `wait_for_message` over one with
+`ctx.wait_for_external_event`. Engine, worker and the client that raises the events are included.
+`park_seconds`, `deliver_seconds`, `early_seconds` and the `parking_` ratios: see `_parking.py`.
+`_micros` and `_ms` are on the clock, per message and per orchestration.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ CONCURRENCY = 64
 TAKEN = 100
 """Messages per orchestration."""
 BATCH = 8
-"""Orchestrations at once."""
+"""Concurrent orchestrations."""
 
 PAYLOAD = {
     "id": "o-1", "total": 12.5, "customer": {"id": "c-7", "name": "A customer with a name", "country": "NL"},
     "lines": [{"sku": f"sku-{line}", "quantity": line + 1, "price": 1.25 * line} for line in range(8)],
     "note": "x" * 400,
 }  # fmt: skip
-"""About 1 KB of JSON."""
+"""Payload of about 1 KB of JSON."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, of the processor and on the clock."""
+    """Processor time and clock time, in seconds."""
 
     processor: float
     clock: float
@@ -72,7 +73,7 @@ def with_inbox(ctx: task.OrchestrationContext, _: Any) -> Any:
 
 
 async def measured(calls: Iterable[Callable[[], Awaitable[Any]]]) -> Cost:
-    """All calls, CONCURRENCY at a time."""
+    """Cost of all calls, CONCURRENCY at a time."""
     waiting = iter(calls)
 
     async def loop() -> None:
@@ -85,7 +86,7 @@ async def measured(calls: Iterable[Callable[[], Awaitable[Any]]]) -> Cost:
 
 
 class Verbs:
-    """The verb and what it is measured against, on one engine without workers."""
+    """The command `start_or_raise` and its baselines, on one engine without workers."""
 
     def __init__(self, engine: Engine, prefix: str) -> None:
         self._client = engine.client
@@ -117,7 +118,7 @@ class Verbs:
 
 
 async def take(engine: Engine, name: str, round_: int) -> Cost:
-    """BATCH orchestrations take TAKEN messages each; every message finds them waiting for it."""
+    """Cost of BATCH orchestrations that take TAKEN messages each. All wait before their messages come."""
     client = engine.client
     ids = [f"{name}-{round_}-{number}" for number in range(BATCH)]
     began, started = time.process_time(), time.perf_counter()
@@ -191,6 +192,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    tune_gc()  # as in the daemon, for all variants alike
+    tune_gc()  # as in the daemon, for all variants
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure()) | runner.run(_parking.measure())

@@ -1,4 +1,4 @@
-"""The embedded engine against the SDK's in-memory backend over loopback gRPC, both in one process with their worker."""
+"""Embedded engine against the SDK's in-memory backend over loopback gRPC, each in one process with its worker."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def quiet() -> logging.Logger:
 
 
 def run() -> dict[str, float]:
-    """Figures of the engine, all with 1 KB inputs; see the names' units."""
+    """Figures of the engine, all with inputs of 1 KB. Their names contain the units."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
         path = Path(directory)
         figures = {"fsync_ms": _fsync(path)}
@@ -62,7 +62,7 @@ def run() -> dict[str, float]:
 
 
 def _fsync(path: Path) -> float:
-    """Milliseconds of one fdatasync after a write of one page, median."""
+    """Median duration of one fdatasync after a write of one page, in milliseconds."""
     times = []
     with (path / "fsync").open("wb", buffering=0) as file:
         for _ in range(100):
@@ -74,7 +74,7 @@ def _fsync(path: Path) -> float:
 
 
 async def _many(calls: int, concurrency: int, call: Callable[[], Awaitable[Any]]) -> float:
-    """Calls per second."""
+    """Number of calls per second."""
     left = iter(range(calls))
 
     async def caller() -> None:
@@ -103,7 +103,7 @@ async def _accepted(path: Path) -> dict[str, float]:
 
 
 async def _latency(path: Path) -> dict[str, float]:
-    """Schedule to the orchestrator's first line, 100 a second."""
+    """Latency from schedule to the orchestrator's first line, at 100 a second."""
     began: dict[str, float] = {}
     took: list[float] = []
 

@@ -1,10 +1,12 @@
-"""Kafka in and out, against loops written by hand. Needs Java and Maven, or KAFKA_HOME (see tests/kafka).
+"""Kafka input and output against handwritten loops. Needs Java and Maven, or KAFKA_HOME (see tests/kafka).
 
-1 KB messages, 4 partitions, one broker. `accepted_ratio_over_grpc`, `accepted_ratio_in_process`: rate of starts with
-the bridge over that of a loop that fetches batches with aiokafka, schedules them side by side and commits after each.
-`accepted_ratio_one_by_one`: over a loop that takes one message at a time (gRPC). `ignored_ratio`: rate with an `ignore`
-rule behind one condition over that of bare getmany with JSON decoding. `latency_*_ms`: record on the topic to the first
-line of its orchestration at 100 a second. `backlog_megabytes`: resident memory after a backlog of a million records.
+1 KB messages, 4 partitions, one broker.
+`accepted_ratio_over_grpc`, `accepted_ratio_in_process`: rate of starts with the bridge over that of a loop that
+fetches batches with aiokafka, schedules them concurrently and commits after each.
+`accepted_ratio_one_by_one`: over a loop that takes one message at a time (gRPC).
+`ignored_ratio`: rate with an `ignore` rule behind one condition over that of plain getmany with JSON decoding.
+`latency_*_ms`: from the record on the topic to the first line of its orchestration, at 100 a second.
+`backlog_megabytes`: resident memory after a backlog of a million records.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ IGNORE = "ignore: {{}}"
 
 
 async def until(condition: Callable[[], bool], pause: float) -> None:
-    """Look again every `pause` seconds."""
-    while not condition():  # noqa: ASYNC110 -- what is counted tells nobody
+    """Check the condition every `pause` seconds until it is true."""
+    while not condition():  # noqa: ASYNC110 -- the measured counters have no notification
         await asyncio.sleep(pause)
 
 
@@ -137,7 +139,7 @@ async def consumer(bootstrap: str, topic: str, group: str) -> AsyncIterator[AIOK
 
 
 async def batches(bootstrap: str, topic: str, group: str, client: AsyncTaskHubGrpcClient) -> float:
-    """Seconds of the loop by hand: fetch, schedule all side by side, commit."""
+    """Seconds of the handwritten loop: fetch, schedule all concurrently, commit."""
 
     async def schedule(value: bytes) -> None:
         data = orjson.loads(value)["data"]
@@ -169,7 +171,7 @@ async def one_by_one(bootstrap: str, topic: str, group: str, client: AsyncTaskHu
 
 
 async def bare_reading(bootstrap: str, topic: str, group: str) -> float:
-    """Seconds to read and decode everything."""
+    """Seconds to read and decode all messages."""
     async with consumer(bootstrap, topic, group) as reader:
         done = 0
         started = time.perf_counter()
@@ -238,7 +240,7 @@ async def latency(bootstrap: str) -> dict[str, float]:
             for number in range(LATENCIES):
                 await asyncio.sleep(max(0.0, begun + number / 100 - time.perf_counter()))
                 await broker.publish("latency", [message(number)])
-                sent[f"latency-o-{number}"] = time.perf_counter()  # on the topic: it is acknowledged
+                sent[f"latency-o-{number}"] = time.perf_counter()  # on the topic, because the publish is acknowledged
             await until(lambda: len(seen) >= LATENCIES, 0.01)
         await stop_worker(worker, 5)
         await broker.stop()

@@ -1,4 +1,4 @@
-"""What it costs the embedded engine to keep many instances: BENCH_FINISHED of them (100,000) and a tenth that run."""
+"""Cost of many instances on the embedded engine: BENCH_FINISHED finished ones (100,000) and a tenth of running ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def waits(ctx: task.OrchestrationContext, value: Any) -> Generator[Any, Any, Any
 
 
 def run() -> dict[str, float]:
-    """Figures of a file with many instances against an empty one; the first after opening it, and those after them."""
+    """Figures of a file with many instances against an empty one: the first after opening it, and those after them."""
     finished = int(os.environ.get("BENCH_FINISHED", "100000"))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
         full = Path(directory) / "full.db"
@@ -51,7 +51,7 @@ def run() -> dict[str, float]:
 
 
 async def _examples(path: Path) -> None:
-    """A finished and a waiting instance, as the engine writes them."""
+    """Create a finished and a waiting instance, as the engine writes them."""
     database = Database(path)
     database.start()
     worker = DirectWorker(database, logger=quiet())
@@ -69,7 +69,7 @@ async def _examples(path: Path) -> None:
 
 
 def _multiply(path: Path, finished: int, running: int) -> None:
-    """Copies both, under random ids, as the SDK gives them; running ones are spread among the finished."""
+    """Copy both instances under random ids like those of the SDK. Running ones are spread among the finished ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in ("cache_size=-1000000", "synchronous=OFF", "wal_autocheckpoint=20000"):
         connection.execute(f"PRAGMA {pragma}")
@@ -93,7 +93,7 @@ def _multiply(path: Path, finished: int, running: int) -> None:
             )
             connection.execute("COMMIT")
             last += count
-    # As if they had been started, and had finished, a millisecond after one another.
+    # As if they had been started and finished a millisecond after one another
     connection.execute(
         "UPDATE instances SET created_at = created_at + (key - ?) * 1000, finished_at = finished_at + (key - ?) * 1000",
         (last, last),
@@ -102,7 +102,7 @@ def _multiply(path: Path, finished: int, running: int) -> None:
 
 
 def _measured(path: Path) -> dict[str, float]:
-    """In a process of its own, with what the operating system keeps of the file let go."""
+    """Measure a file in a separate process, after removing it from the operating system's cache."""
     if path.exists():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -131,7 +131,7 @@ async def _measure(path: Path) -> dict[str, float]:
 
     for name in ("first", "later"):
         figures[name] = await _many(ORCHESTRATIONS, IN_FLIGHT, one)
-    # Not the peak that getrusage tells, which the process that started this one passes on.
+    # Not the peak of getrusage, which includes that of the parent process
     figures["resident"] = psutil.Process().memory_info().rss / 1e6
     worker.stop()
     database.stop()

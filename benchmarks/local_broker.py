@@ -1,8 +1,9 @@
-"""What the local broker costs beside bare SQLite on the same disk, with 1 KB records in batches of 10,000.
+"""Cost of the local broker against plain SQLite on the same disk, with 1 KB records in batches of 10,000.
 
-`publish_micros` and `consume_micros` (received, completed and committed): per record. Their ratios are to a bare
-`executemany` with commit, and to a bare `fetchall`, of the same bytes. `wake_millis`: from the call of publish to the
-record's receipt. `busy_consume_ratio`: cost beside an event loop that is otherwise busy over that beside an idle one.
+`publish_micros` and `consume_micros` (received, completed and committed): per record. Their ratios are to a plain
+`executemany` with commit, and to a plain `fetchall`, of the same bytes.
+`wake_millis`: from the call of publish to the record's receipt.
+`busy_consume_ratio`: cost next to a busy event loop over the cost next to an idle one.
 Rounds of all variants alternate; figures are medians.
 """
 
@@ -26,7 +27,7 @@ ROUNDS = 5
 BODY = b"x" * 1024
 HEADERS = (("content-type", b"application/json"),)
 WORK_SECONDS = 50e-6
-"""Of the busy loop, for each record."""
+"""Work of the busy loop for each record, in seconds."""
 
 
 class _Ignore:
@@ -38,7 +39,7 @@ class _Ignore:
 
 
 def run() -> dict[str, float]:
-    """The figures."""
+    """Run the benchmark."""
     with tempfile.TemporaryDirectory() as directory:
         return asyncio.run(_measure(Path(directory)))
 

@@ -1,6 +1,6 @@
 """Resident memory of `bridge serve` while one million small messages pass through an `ignore` rule.
 
-`growth`: memory at the end over memory after the first ten thousand. Bounds that do not hold would show here.
+`growth`: memory at the end over memory after the first ten thousand. It shows limits that do not hold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ops: {http: {port: 0}, log: {level: warning}}
 
 
 def settled(url: str) -> int:
-    """How many messages the daemon has ignored so far."""
+    """Number of messages that the daemon has ignored so far."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         for line in answer.read().decode().splitlines():
             if line.startswith("bridge_outcomes_total") and 'outcome="ignored"' in line:
@@ -48,7 +48,10 @@ def wait_for(url: str, count: int) -> None:
 
 
 async def feed(loaded: Loaded, url: str, process: psutil.Process) -> tuple[int, int]:
-    """Publish everything, never far ahead of the daemon; returns memory after the first ten thousand and at the end."""
+    """Publish all messages, never far ahead of the daemon.
+
+    Returns memory after the first ten thousand and at the end.
+    """
     broker = build_broker(loaded, "local")
     await broker.start()
     first = 0

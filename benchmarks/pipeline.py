@@ -1,8 +1,9 @@
-"""What the bridge costs over a bare loop of the SDK's asynchronous client that schedules the same payloads.
+"""Cost of the bridge over a plain loop of the SDK's asynchronous client that schedules the same payloads.
 
-`added_micros`: per message, engine in process. `accepted_ratio_over_grpc`: rate with the bridge over the rate without,
-engine behind loopback gRPC in a process of its own. No workers run. The garbage collector is set as in the daemon. The
-variants alternate; figures are medians of rounds.
+`added_micros`: per message, engine in process.
+`accepted_ratio_over_grpc`: rate with the bridge over the rate without, engine behind loopback gRPC in its own
+process.
+No workers run. The garbage collector is set as in the daemon. The variants alternate; figures are medians of rounds.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ workflows: {{external: [order]}}
 
 
 def payload(number: int) -> dict[str, Any]:
-    """About 1 KB of JSON."""
+    """Payload of about 1 KB of JSON."""
     return {
         "id": f"o-{number}",
         "total": 12.5 + number,
@@ -120,7 +121,7 @@ async def setting(engine_yaml: str, number: int) -> AsyncIterator[tuple[Loaded, 
 
 
 async def in_process(number: int) -> tuple[float, float]:
-    """Seconds with the bridge and without, each on a fresh engine in this process."""
+    """Seconds with the bridge and without, each on a new engine in this process."""
     async with setting("embedded", number) as (loaded, engine):
         bridged = await with_bridge(loaded, engine)
     async with setting("embedded", number) as (_, engine):
@@ -129,7 +130,7 @@ async def in_process(number: int) -> tuple[float, float]:
 
 
 async def over_grpc(number: int) -> tuple[float, float]:
-    """Seconds with the bridge and without, each on a fresh sidecar in a process of its own."""
+    """Seconds with the bridge and without, each on a new sidecar in its own process."""
     with sidecar() as address:
         async with setting(f"scheduler, endpoint: 'http://{address}'", number) as (loaded, engine):
             await warm_up(engine.client)

@@ -1,4 +1,4 @@
-"""What routing costs for each message, decoding excluded."""
+"""Cost of routing for each message, without decoding."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ PAYLOAD: dict[str, Any] = {
 
 
 def run() -> dict[str, float]:
-    """Figures: `cost_ratio_10000_to_10`; microseconds a message with one CEL condition on a 1 KB payload
-    (`route_micros`), beside it the bare evaluation of that condition with the whole payload (`cel_micros`).
+    """Run the benchmark.
+
+    `cost_ratio_10000_to_10`: cost with 10,000 rules over the cost with 10.
+    `route_micros`: microseconds per message with one CEL condition on a 1 KB payload.
+    `cel_micros`: microseconds of the plain evaluation of that condition with the whole payload.
     """
     assert 900 <= len(json.dumps(PAYLOAD)) <= 1300
     messages = [
@@ -59,7 +62,7 @@ def run() -> dict[str, float]:
 
 
 def _interleaved(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median microseconds a message of each variant; every round runs them all."""
+    """Median microseconds per message of each variant. Every round runs all variants."""
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
         for name, variant in variants.items():
@@ -77,8 +80,9 @@ def _bare(messages: list[Envelope]) -> Callable[[], object]:
 
 
 def _router(count: int) -> Router:
-    """Rules on type and header, or type and payload field, every third with a condition; the first five types are
-    those of the messages.
+    """Router with rules on type and header, or type and payload field, every third with a condition.
+
+    The first five types are those of the messages.
     """
     routes = []
     for number in range(count):

@@ -1,7 +1,8 @@
-"""What the workflow kit costs: a saga of five steps against the same five activities called by hand; and the lint.
+"""Cost of the workflow kit: a saga of five steps against the same five activities called directly. Also of the lint.
 
-`saga_ratio`: processor time of a saga over that of a plain orchestration, in alternating batches, embedded engine,
-client, engine and worker included; the median of the pairs. `saga_ms` and `plain_ms` are on the clock.
+`saga_ratio`: processor time of a saga over that of a plain orchestration, in alternating batches, with client,
+embedded engine and worker included; the median of the pairs.
+`saga_ms` and `plain_ms` are on the clock.
 `lint_seconds`: `bridge lint` on 10,000 lines of orchestrators.
 """
 
@@ -58,14 +59,14 @@ def with_saga(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a batch takes, of the processor and on the clock."""
+    """Processor time and clock time of a batch, in seconds."""
 
     processor: float
     clock: float
 
 
 async def batch(client: AsyncTaskHubGrpcClient, name: str) -> Cost:
-    """BATCH orchestrations at once."""
+    """Cost of BATCH concurrent orchestrations."""
     began, started = time.process_time(), time.perf_counter()
     ids = await asyncio.gather(*(client.schedule_new_orchestration(name, input=ORDER) for _ in range(BATCH)))
     states = await asyncio.gather(*(client.wait_for_orchestration_completion(one, timeout=120) for one in ids))
@@ -75,7 +76,7 @@ async def batch(client: AsyncTaskHubGrpcClient, name: str) -> Cost:
 
 
 async def compare() -> list[tuple[Cost, Cost]]:
-    """Batches by hand and with sagas, in pairs."""
+    """Costs of batches with direct calls and with sagas, in pairs."""
     with tempfile.TemporaryDirectory() as directory:
         engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
         await engine.start()
@@ -85,9 +86,9 @@ async def compare() -> list[tuple[Cost, Cost]]:
         pairs = []
         try:
             for name in orchestrators:
-                await batch(engine.client, name)  # warm
+                await batch(engine.client, name)  # warm-up
             for number in range(ROUNDS):
-                # The second of a pair has more instances beside it: take turns.
+                # The second batch of a pair runs with more existing instances, so the order alternates
                 cost = {
                     name: await batch(engine.client, name) for name in sorted(orchestrators, reverse=number % 2 > 0)
                 }

@@ -1,10 +1,13 @@
-"""Service Bus in and out, against the SDK's own loops, over the test server in a process of its own.
+"""Service Bus input and output against the SDK's own loops, over the test server in its own process.
 
-1 KB messages, one queue, one receiver; `_0ms` and `_10ms`: round trip that is added to what loopback takes.
-`bare_per_second`: the best of the SDK's loops that receive and complete, one by one or side by side.
-`ignored_per_second`, `ignored_ratio`: the bridge with an `ignore` rule behind one condition, and its share of that.
-`started_per_second`: with a rule that starts an orchestration on the embedded engine. `idle_queue_percent`,
-`idle_sessions_percent`: of a core, for a source on an empty queue, and for one that waits for 20 sessions.
+1 KB messages, one queue, one receiver.
+`_0ms` and `_10ms`: round trip added to that of loopback.
+`bare_per_second`: the best of the SDK's loops that receive and complete, one by one or concurrently.
+`ignored_per_second`, `ignored_ratio`: the bridge with an `ignore` rule behind one condition, and its share of the
+best loop.
+`started_per_second`: with a rule that starts an orchestration on the embedded engine.
+`idle_queue_percent`, `idle_sessions_percent`: percent of a core, for a source on an empty queue, and for one that
+waits for 20 sessions.
 """
 
 from __future__ import annotations
@@ -125,7 +128,7 @@ async def bare(server: ServerProcess, settle: Settle, socket_timeout: float) -> 
 
 
 async def with_bridge(server: ServerProcess, verb: str, outcome: str) -> float:
-    """Messages a second, from the first delivery to the last one settled; a receiver takes half a second to open."""
+    """Messages a second, from the first delivery to the last one settled. A receiver takes half a second to open."""
     async with bridged(server, verb) as source:
         await source.start()
         await until(lambda: source.ledger.received > 0, 0)
@@ -158,7 +161,7 @@ async def throughput(server: ServerProcess, round_trip: float, label: str) -> di
 
 
 async def idle(server: ServerProcess, entity: str) -> float:
-    """Percent of a core."""
+    """Processor use of an idle source, in percent of a core."""
     async with bridged(server, IGNORE, entity) as source:
         await source.start()
         await asyncio.sleep(2.0)

@@ -1,7 +1,8 @@
-"""Many small sessions of Service Bus, over the test server in a process of its own.
+"""Many small sessions of Service Bus, over the test server in its own process.
 
 `sessions_per_second`: 300 sessions of three messages each, eight at a time, from the subscription to the last message
-completed. `connections`: that the test server saw, one of them the sender's.
+completed.
+`connections`: number seen by the test server, including one of the sender.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OPTIONS = SubscribeOptions(("orders",), dead_letter=None, broker_options=Service
 
 
 class Ignore:
-    """A listener that nothing is told."""
+    """A listener that does nothing."""
 
     async def assigned(self, partitions: Sequence[Partition]) -> None: ...
 
@@ -45,7 +46,7 @@ async def fill(server: ServerProcess) -> None:
 
 
 async def measure(server: ServerProcess) -> float:
-    """Seconds."""
+    """Seconds until all messages are completed."""
     settings = {"type": "servicebus", "connection_string": server.connection_string}
     broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
     await broker.start()

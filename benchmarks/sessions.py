@@ -1,7 +1,8 @@
-"""What it saves to keep orchestrations in memory between their turns, on the embedded engine in this process.
+"""Saving by orchestrations kept in memory between their turns, on the embedded engine in this process.
 
 `steps_N_ratio`: processor time of orchestrations of N activities in sequence, kept over replayed at every turn; the
-median of pairs. `steps_N_kept_ms` and `_replayed_ms` are on the clock, per orchestration.
+median of pairs.
+`steps_N_kept_ms` and `_replayed_ms` are on the clock, per orchestration.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.inprocess import AioChannel
 
 BATCHES = {1: 60, 5: 40, 20: 16, 100: 6}
-"""Orchestrations at once, by their number of steps."""
+"""Concurrent orchestrations, by their number of steps."""
 ROUNDS = 5
 
 
@@ -44,7 +45,7 @@ def quiet() -> logging.Logger:
 
 
 async def batch(client: AsyncTaskHubGrpcClient, steps: int, count: int) -> tuple[float, float]:
-    """Seconds of the processor and on the clock."""
+    """Processor time and clock time, in seconds."""
     began, started = time.process_time(), time.perf_counter()
     ids = await asyncio.gather(*(client.schedule_new_orchestration(chain, input=steps) for _ in range(count)))
     states = await asyncio.gather(*(client.wait_for_orchestration_completion(one, timeout=120) for one in ids))

@@ -1,1 +1,1 @@
-"""A shop's day in half a minute: `python -m demo` runs the bridge on embedded parts and checks what became of it."""
+"""A shop's day in half a minute: `python -m demo` runs the bridge with embedded parts and checks the results."""

@@ -1,4 +1,4 @@
-"""`python -m demo`: run the shop's day through the bridge; exit code 0 when everything ended as it should."""
+"""Run the shop's day through the bridge: `python -m demo`. The exit code is 0 if all results are as expected."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from demo.shop import Shop, ShopFailed
 from demo.tally import Tally, differences
 
 START = 30.0
-"""Seconds the daemon may take to be ready."""
+"""Seconds until the daemon must be ready."""
 DEADLINE = 100.0
-"""Seconds until all messages must have come to their end."""
+"""Seconds until all messages must be settled."""
 PACE = 0.012
 """Seconds between two messages."""
 POLL = 0.5
-"""Seconds between two looks at the metrics."""
+"""Seconds between two reads of the metrics."""
 
 
 def main() -> int:
-    """Exit code: 0 as expected, 1 not."""
+    """Run the demo. Returns the exit code: 0 as expected, 1 not, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Tally:
-    """Publish everything and watch until all is as expected, or the time is up. Raises ShopFailed."""
+    """Publish all lines and watch until all results are as expected, or the time is up. Raises: ShopFailed."""
     console.print("Starting bridge serve: local broker, embedded engine, a fresh directory.")
     shop.open(START)
     ends = time.monotonic() + DEADLINE
@@ -95,7 +95,7 @@ def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Ta
 
 
 def _wait(shop: Shop, expected: Tally, progress: Progress, ends: float) -> None:
-    """Until what was published so far has come to its end. Raises ShopFailed."""
+    """Wait until all messages published so far are settled. Raises: ShopFailed."""
     while True:
         observed = observe(shop.metrics())
         _show(progress, observed)

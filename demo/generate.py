@@ -1,10 +1,10 @@
-"""Writes demo/events.jsonl: `python -m demo.generate`. Seeded, so that it writes the same file every time.
+"""Generator of demo/events.jsonl: `python -m demo.generate`. The seed is fixed, and the file is the same every time.
 
 Each line is {"topic", "key", "event"} with a CloudEvents JSON object, or {"topic", "key", "raw"} with a body that is
-sent as it is. Lines are in the order of time; the events of one order keep their order within a topic. A line with
-"wait" begins a new day: it is sent when everything before it has come to its end. A line with "act" is something that
-a person does: `replay` sends the dead letters of payments that nobody waited for once more, and then again, `mend`
-drops the message that poisons a key of the shipments, and releases the rest.
+sent unchanged. Lines are in the order of time; the events of one order keep their order within a topic. A line with
+"wait" begins a new day: it is sent when everything before it is settled. A line with "act" is an action of a person.
+`replay` sends the dead letters of payments whose order never came once more, and then again. Any other value drops
+the message that poisons a key of the shipments, and releases the rest.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 PATH = Path(__file__).with_name("events.jsonl")
 REPLAYS = 2
-"""How often a dead letter is replayed: somebody clicks twice."""
+"""Number of replays of a dead letter, as if a person clicked twice."""
 DAY = 24 * 60.0
-"""Minutes."""
+"""Length of a day in minutes."""
 BEGIN = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 ARTICLES = {"espresso": 12.5, "teapot": 39.0, "green-tea": 8.9, "grinder": 89.0, "cup": 6.5, "filter": 3.2}
 CARRIERS = ("swiftpost", "northline", "parcelhub")
 
-# What happens to the orders: how many of each kind, in all.
+# Outcomes of the orders, with the number of orders of each kind
 FATES = {
     "delivered": 46, "declined": 7, "lost": 5, "out_of_stock": 4, "unpaid": 3, "cancelled": 5, "cancelled_paid": 2,
     "fraud": 4, "held_and_released": 3, "held": 1, "paid_early": 6,
@@ -35,7 +35,7 @@ Line = dict[str, Any]
 
 
 class Day:
-    """Collects lines under their time and numbers the events."""
+    """Collects lines with their time and numbers the events."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)  # noqa: S311 -- data of a demo, nothing secret
@@ -43,7 +43,7 @@ class Day:
         self._ids = 0
 
     def later(self, low: float, high: float) -> float:
-        """Minutes between low and high."""
+        """Random number of minutes between low and high."""
         return self.random.uniform(low, high)
 
     def put(self, minute: float, topic: str, key: str, type_: str, data: Any) -> Line:
@@ -65,7 +65,7 @@ class Day:
         return line
 
     def lines(self) -> Iterator[Line]:
-        """In the order of time."""
+        """Lines in the order of time."""
         today = 0.0
         for minute, _, line in sorted(self._lines, key=lambda entry: entry[:2]):
             waits = minute // DAY > today
@@ -74,8 +74,8 @@ class Day:
 
 
 def order(day: Day, number: int, minute: float, fate: str) -> Line:
-    """An order and everything that comes of it. Returns the line that starts it."""
-    early = fate == "paid_early"  # another clock, another network: the payment overtakes its order by an hour
+    """Create the events of an order. Returns the line that starts it."""
+    early = fate == "paid_early"  # another clock, another network: the payment arrives an hour before its order
     id_ = f"early-{number}" if early else f"o-{number}"
     minute += 60 if early else 0
     customer = f"c-{day.random.randint(1, 24):02d}"
@@ -135,7 +135,7 @@ def order(day: Day, number: int, minute: float, fate: str) -> Line:
 
 
 def oddities(day: Day) -> None:
-    """Messages that no shop is spared."""
+    """Create the irregular messages that every shop receives."""
     empty = {"customer": "c-01", "total": 1.0, "lines": []}
     day.put(3, "orders", "o-9001", "order.teleported", {"id": "o-9001"})
     day.put(14, "orders", "o-9002", "order.created", {**empty, "id": "o-9002", "total": "twelve"})
@@ -148,14 +148,14 @@ def oddities(day: Day) -> None:
     day.put(9, "payments", "o-9007", "payment.captured", {"customer": "c-02", "payment_id": "p-9007", "amount": 5})
     stray = {"order_id": "o-9008", "customer": "c-03", "payment_id": "p-9008", "amount": 5, "status": "captured"}
     day.put(25, "payments", "o-9008", "payment.captured", stray)
-    # Its order was forgotten for two days; then its dead letter is replayed, by somebody who clicks twice
+    # Its order was forgotten for two days; then its dead letter is replayed, by a person who clicks twice
     lines = [{"sku": "cup", "quantity": 1}]
     late = {"id": "o-9008", "customer": "c-03", "total": 5, "currency": "EUR", "lines": lines}
     day.put(2 * DAY + 1, "orders", "o-9008", "order.created", late)
     day.put_line(2 * DAY + 5, {"act": "replay"})
     parcel = {"order_id": "o-9008", "tracking": "t-9008", "carrier": CARRIERS[0], "status": "delivered"}
     day.put(2 * DAY + 90, "shipments", "o-9008", "shipment.delivered", parcel)
-    # A delivery note that no rule can read poisons its dock; what follows waits until somebody mends it
+    # A delivery note that no rule can read poisons its dock; later messages wait until a person fixes it
     day.put(30, "shipments", "dock-2", "stock.received", {"id": "d-2", "lines": "see paper"})
     for number in (3, 4):
         received = [{"sku": "grinder", "quantity": number}]
@@ -168,7 +168,7 @@ def oddities(day: Day) -> None:
 
 
 def generate(seed: int = 7) -> Iterator[Line]:
-    """All lines of the file, in order."""
+    """Generate all lines of the file, in order."""
     day = Day(seed)
     fates = [fate for fate, count in FATES.items() for _ in range(count)]
     day.random.shuffle(fates)
@@ -176,7 +176,7 @@ def generate(seed: int = 7) -> Iterator[Line]:
     for number, fate in enumerate(fates, 1001):
         minute += day.later(0.5, 3)
         start = order(day, number, minute, fate)
-        if number % 16 == 0:  # the shop sends again what was not confirmed in time
+        if number % 16 == 0:  # the shop resends messages that were not confirmed in time
             day.put_line(minute + day.later(0.2, 3), start)
     oddities(day)
     return day.lines()

@@ -1,4 +1,4 @@
-"""What became of the messages, read from the daemon: its metrics and its instances."""
+"""Observed results of the messages, read from the daemon's metrics and instances."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RESULTS = "order-results"
 """Target whose publications are counted."""
 
 REPLAY = "replay"
-"""Source of dead letters that come again."""
+"""Source of replayed dead letters."""
 
 KINDS = {"order-early-": "early", "order-": "orders", "return-": "returns", "parcel-": "parcels"}
-"""Prefix of an instance id, and what is counted there."""
+"""Fields of Tally by prefix of the instance id."""
 
 
 def observe(metrics: str, instances: Iterable[dict[str, Any]] = (), waiting: int = 0) -> Tally:
-    """Count from the text of /metrics, from the list of instances, and from that of waiting messages."""
+    """Count results from the text of /metrics, the list of instances, and the number of waiting messages."""
     tally = Tally(waiting=waiting)
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
@@ -47,7 +47,7 @@ def observe(metrics: str, instances: Iterable[dict[str, Any]] = (), waiting: int
 
 
 def _standing(instance: dict[str, Any]) -> str:
-    """The status that the workflow gave as its output, else that of the engine, in lower case."""
+    """Status that the workflow returned as its output, else that of the engine, in lower case."""
     status = str(instance["status"]).rpartition(".")[2].removeprefix("ORCHESTRATION_STATUS_").lower()
     output = instance.get("output")
     if isinstance(output, str):

@@ -1,6 +1,7 @@
-"""What should become of the messages, worked out from the file alone.
+"""Expected results of the messages, computed from the file alone.
 
-It knows the shop's rules, not the bridge: it looks at each order as a whole, whatever order the topics are read in.
+The computation knows the shop's rules, not the bridge. It examines each order as a whole, independent of the order in
+which topics are read.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ KNOWN = {
     },
     "payments": {"payment.authorised", "payment.captured", "payment.failed"},
 }  # fmt: skip
-"""Types that a topic's rules know. Shipments take any: what is not known there is ignored."""
+"""Types that a topic's rules know. Shipments accept any type: unknown ones are ignored."""
 
 PATIENCE = 60.0
-"""Seconds within which a deadline runs out during the demo; longer ones do not."""
+"""Seconds within which a deadline expires during the demo; longer ones do not."""
 
 EARLY = "early-"
-"""What the ids of orders begin with that are paid before they come."""
+"""Prefix of the ids of orders that are paid before they arrive."""
 
 Event = dict[str, Any]
 
 
 def expect(lines: Iterable[dict[str, Any]]) -> Tally:
-    """Count what the messages of the file should lead to."""
+    """Count the results that the messages of the file should have."""
     tally = Tally()
     orders: dict[str, list[Event]] = defaultdict(list)
     returns: dict[str, list[Event]] = defaultdict(list)
@@ -106,7 +107,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
 
 
 def _expired(event: Event, when: int, ordered: dict[str, int]) -> bool:
-    """Whether a payment of day `when` finds no order, neither on that day nor before it."""
+    """True if a payment of day `when` finds no order on that day or before it."""
     created = ordered.get(event["data"]["order_id"])
     return event["type"] != "payment.authorised" and (created is None or created > when)
 
@@ -116,7 +117,7 @@ def _poisons(event: Event) -> bool:
 
 
 def _refusal(line: dict[str, Any]) -> str | None:
-    """Why a message is dead-lettered whatever else arrives, or None."""
+    """Reason for which a message is always dead-lettered; None if it is not."""
     if "raw" in line:
         try:
             json.loads(line["raw"])
@@ -136,7 +137,10 @@ def _refusal(line: dict[str, Any]) -> str | None:
 
 
 def _order(events: list[Event]) -> str | None:
-    """How the order's workflow ends: completed, compensated, terminated, suspended or running; None: it has none."""
+    """Final state of the order's workflow: completed, compensated, terminated, suspended or running.
+
+    None without one.
+    """
     by_type = {event["type"]: event["data"] for event in events}
     created = by_type.get("order.created")
     if created is None or created["total"] <= 0:

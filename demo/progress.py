@@ -1,4 +1,4 @@
-"""Progress while it runs: bars on a terminal, now and then a line elsewhere."""
+"""Progress display: bars on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 EVERY = 2.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 class Progress:
-    """Counts that go up to a total each. Use as a context manager."""
+    """Counts that rise to a total each. Use as a context manager."""
 
     def __init__(self, console: Console, totals: Mapping[str, int]) -> None:
         self._console = console
@@ -39,7 +39,7 @@ class Progress:
             self._say()
 
     def show(self, **counts: int) -> None:
-        """Counts that have changed."""
+        """Update the counts that have changed."""
         self._counts |= counts
         if self._bars is not None:
             for name, count in counts.items():

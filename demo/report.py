@@ -1,4 +1,4 @@
-"""The table at the end."""
+"""Table of results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from demo.tally import Tally
 
 
 def table(expected: Tally, observed: Tally) -> Table:
-    """Each count beside the one that was expected."""
+    """Table of each count next to the expected one."""
     wanted, found = expected.rows(), observed.rows()
     table = Table(title="What became of the messages")
     table.add_column("what")

@@ -1,4 +1,4 @@
-"""The parts of the demo that are processes: the daemon, the publisher, and the questions put to them."""
+"""Processes of the demo: the daemon, the publisher, and commands that query and control the daemon."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ CLOUDEVENTS = "application/cloudevents+json"
 DEAD = "payments.dlq"
 """Topic of the dead letters that are replayed."""
 REPLAYED = "payments.replayed"
-"""Topic from which they come again."""
+"""Topic to which they are replayed."""
 EXPIRED = b"parking_expired"
-"""Why those died that are replayed."""
+"""Dead-letter reason of the replayed messages."""
 
 
 class ShopFailed(Exception):
-    """A process of the demo did not do what it should; the text says which, and where to look."""
+    """Raised when a process of the demo fails. Its text names the process and its log."""
 
 
 WAIT = "6s"
-"""How long a payment waits for its order here. In the shop it would be hours."""
+"""Time that a payment waits for its order in the demo. In a real shop it would be hours."""
 
 
 def overlay(directory: Path) -> dict[str, Any]:
-    """Changes to the configuration: everything below `directory`, a free port, and little patience with strays.
+    """Overlay of the configuration: all files below `directory`, a free port, and short waits for missing orders.
 
-    Dead letters of payments can be replayed, and a key of the shipments that is poisoned waits for a person.
+    Dead letters of payments can be replayed, and a poisoned key of the shipments waits for a person.
     """
     paid = {
         "instance_id": "order-{{ payload.order_id }}",
@@ -68,13 +68,13 @@ def overlay(directory: Path) -> dict[str, Any]:
 
 
 def body(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the file as `bridge publish --jsonl` takes it."""
+    """Line of the file in the form that `bridge publish --jsonl` accepts."""
     content = line["raw"] if "raw" in line else line["event"]
     return {"topic": line["topic"], "key": line["key"], "headers": {"content-type": CLOUDEVENTS}, "body": content}
 
 
 class Shop:
-    """A daemon in its own directory. Use as a context manager: leaving it stops every process."""
+    """A daemon in its own directory. Use as a context manager; its exit stops every process."""
 
     def __init__(self, directory: Path) -> None:
         self.log = directory / "daemon.log"
@@ -95,7 +95,7 @@ class Shop:
         _stop(self._daemon)
 
     def open(self, within: float) -> None:
-        """Start the daemon and wait until it is ready. Raises ShopFailed after `within` seconds."""
+        """Start the daemon and wait until it is ready. Raises: ShopFailed after `within` seconds."""
         command = (*BRIDGE, "serve", *self._configuration, "--ready-file", str(self._ready))
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -108,18 +108,18 @@ class Shop:
         self._http = str(json.loads(self._ready.read_text(encoding="utf-8"))["http"]).rstrip("/")
 
     def last_words(self, count: int = 15) -> str:
-        """The end of the log: what daemon and publisher said last."""
+        """Last lines of the log of daemon and publisher."""
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
 
     def check(self) -> None:
-        """Raises ShopFailed when the daemon has ended."""
+        """Check that the daemon runs. Raises: ShopFailed if it has ended."""
         if self._daemon is not None and self._daemon.poll() is not None:
             raise ShopFailed(f"the daemon ended with exit code {self._daemon.returncode}; its log: {self.log}")
 
     def publish(self, line: dict[str, Any]) -> None:
-        """Send one line of the file through the publisher, which is started with the first. Raises ShopFailed."""
+        """Send one line of the file through the publisher, which is started with the first line. Raises: ShopFailed."""
         if self._publisher is None:
             command = (*BRIDGE, "publish", "local/", "--jsonl", "-", *self._configuration)
             with self.log.open("ab") as log:
@@ -134,7 +134,7 @@ class Shop:
             raise ShopFailed(f"the publisher ended early; see {self.log}") from None
 
     def published(self, within: float) -> None:
-        """Wait until the publisher has sent everything. Raises ShopFailed."""
+        """Wait until the publisher has sent all lines. Raises: ShopFailed."""
         if self._publisher is None:
             return
         _close(self._publisher.stdin)
@@ -146,14 +146,14 @@ class Shop:
             raise ShopFailed(f"the publisher ended with exit code {code}; see {self.log}")
 
     def act(self, what: str) -> None:
-        """What a person does. Raises ShopFailed."""
+        """Perform an action of a person. Raises: ShopFailed."""
         if what == "replay":
             asyncio.run(self._replay())
         else:
             self._mend()
 
     async def _replay(self) -> None:
-        """Send the dead letters of payments that nobody waited for once more, REPLAYS times."""
+        """Replay the dead letters of payments whose order never came, REPLAYS times."""
         broker = LocalBroker("local", self._broker_directory, LocalBrokerConfig(type="local"))
         await broker.start()
         try:
@@ -181,7 +181,7 @@ class Shop:
             self._bridge("parked", "release", *of)
 
     def metrics(self) -> str:
-        """Text of the daemon's metrics. Raises ShopFailed."""
+        """Text of the daemon's metrics. Raises: ShopFailed."""
         self.check()
         try:
             with urllib.request.urlopen(f"{self._http}/metrics", timeout=10) as response:  # noqa: S310 -- the daemon's own loopback address
@@ -190,12 +190,12 @@ class Shop:
             raise ShopFailed(f"the daemon's metrics at {self._http} do not answer: {error}") from None
 
     def instances(self) -> list[dict[str, Any]]:
-        """All instances of the daemon's engine. Raises ShopFailed."""
+        """Instances on the daemon's engine, without the bridge's own. Raises: ShopFailed."""
         found: list[dict[str, Any]] = json.loads(self._bridge("instances", "list", "--json", "--limit", "0"))
         return [each for each in found if not each["instance_id"].startswith("bridge:")]
 
     def waiting(self) -> list[dict[str, Any]]:
-        """All messages that wait on the daemon's engine, the oldest first. Raises ShopFailed."""
+        """Messages that wait on the daemon's engine, the oldest first. Raises: ShopFailed."""
         found: list[dict[str, Any]] = json.loads(self._bridge("parked", "list", "--json", "--limit", "0"))
         return found
 
@@ -209,13 +209,13 @@ class Shop:
 
 
 class _Clerk:
-    """Reads a topic once."""
+    """Listener for one read of a topic."""
 
     async def assigned(self, partitions: Sequence[Partition]) -> None:
-        """All are read."""
+        """Do nothing: all partitions are read."""
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Nobody else reads."""
+        """Do nothing: no other consumer exists."""
 
 
 def _close(pipe: IO[bytes] | None) -> None:
@@ -223,7 +223,7 @@ def _close(pipe: IO[bytes] | None) -> None:
         try:
             pipe.close()
         except BrokenPipeError:
-            return  # the process has ended; its exit code tells the rest
+            return  # the process has ended; its exit code shows the result
 
 
 def _stop(process: subprocess.Popen[bytes] | None) -> None:

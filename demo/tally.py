@@ -1,4 +1,4 @@
-"""What became of a stream of messages, counted: the same shape for what should be and for what is."""
+"""Counts of a stream of messages, in one form for expected and observed results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """Counts by word.
+    """Counts of results.
 
-    orders, early, returns, parcels: how their workflows stand; early are orders that were paid before they came.
-    dead_letters: by (source, reason). quarantine: messages of poisoned keys, by what happened to them.
-    settled: messages that have come to an end of any kind. replayed: dead letters that came again. duplicates: repeated
-    starts. published: results that workflows published. waiting: messages that wait at the end.
+    orders, early, returns, parcels: number of workflows by status. `early` are orders that were paid before they
+    arrived.
+    dead_letters: by (source, reason).
+    quarantine: messages of poisoned keys, by event.
+    settled: settled messages.
+    replayed: settled messages that were replayed dead letters.
+    duplicates: repeated messages that were dropped.
+    published: results that workflows published.
+    waiting: messages that wait at the end.
     """
 
     orders: Counter[str] = field(default_factory=Counter)
@@ -29,7 +34,7 @@ class Tally:
     waiting: int = 0
 
     def rows(self) -> dict[tuple[str, str], int]:
-        """Every count under (what, which), in the order to show them."""
+        """Counts by (what, which), in display order."""
         rows: dict[tuple[str, str], int] = {("messages", "settled"): self.settled}
         groups = {
             "orders": self.orders, "orders paid early": self.early, "returns": self.returns, "parcels": self.parcels,
@@ -47,7 +52,7 @@ class Tally:
 
 
 def differences(expected: Tally, observed: Tally) -> list[str]:
-    """A sentence for each count that is not as expected; empty when all are."""
+    """Sentences for the counts that differ from the expected ones; empty if none does."""
     wanted, found = expected.rows(), observed.rows()
     keys = [*wanted, *(key for key in found if key not in wanted)]
     return [

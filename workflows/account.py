@@ -1,4 +1,4 @@
-"""A customer's account as a durable entity: messages signal it, each payment counts once."""
+"""A customer's account as a durable entity. Messages signal it, and each payment counts once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from durabletask.entities import DurableEntity
 
 REMEMBERED_PAYMENTS = 100
-"""How many payment ids an account keeps to recognise a repeated message."""
+"""Number of payment ids that an account keeps to recognise a repeated message."""
 
 
 class CustomerAccount(DurableEntity):
-    """What a customer has paid so far. The entity's key is the customer's number."""
+    """Total payments of a customer. The entity's key is the customer's number."""
 
     __durable_entity_name__ = "customer_account"
 
     def paid(self, payment: dict[str, Any]) -> None:
-        """Add the `amount` of the payment `id`, once per id: signals are delivered at least once."""
+        """Add the `amount` of the payment `id`, once per id, because signals are delivered at least once."""
         state = self._state()
         if payment["id"] in state["recent"]:
             return
@@ -26,7 +26,7 @@ class CustomerAccount(DurableEntity):
         self.set_state(state)
 
     def balance(self) -> dict[str, Any]:
-        """Returns total and number of payments."""
+        """Return the total and the number of payments."""
         state = self._state()
         return {"total": state["total"], "payments": state["payments"]}
 

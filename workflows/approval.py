@@ -1,4 +1,4 @@
-"""A person decides: wait for the decision, remind now and then, give up at the deadline."""
+"""Human decision: wait for the decision, send reminders, give up at the deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from durabletask import task
 from bridge.workflow import publish
 
 RESULTS = "order-results"
-"""Target of the configuration that decisions are published to."""
+"""Target of the configuration to which decisions are published."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class ApprovalRequest:
 
 
 def send_reminder(ctx: task.ActivityContext, reminder: dict[str, Any]) -> dict[str, Any]:
-    """Remind whoever has to decide. Subject and number identify the reminder, so that a repeat can be told."""
+    """Remind the person who has to decide. Subject and number identify the reminder and a repeat of it."""
     return {"reminded": f"{reminder['subject']}#{reminder['number']}"}
 
 
@@ -36,8 +36,8 @@ def approval(
 ) -> Generator[task.Task[Any], Any, dict[str, Any]]:
     """Wait for the event `decision` ({"approved": bool, "by": name}).
 
-    Returns status (approved, rejected or expired), who decided, and the number of reminders. Suspend holds it: the
-    decision is kept and read on resume.
+    Returns status (approved, rejected or expired), the name of the person who decided, and the number of reminders.
+    While the instance is suspended, the decision is kept; it is read on resume.
     """
     decision = ctx.wait_for_external_event("decision")
     ends = ctx.current_utc_datetime + timedelta(seconds=request.deadline)

@@ -1,4 +1,4 @@
-"""The order saga: reserve stock, collect the payment, ship; on failure undo what was done, last step first."""
+"""Order saga: reserve stock, collect the payment, ship. After a failure, undo completed steps, last step first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workflows.shipping import cancel_shipment, request_shipment
 from workflows.stock import release_stock, reserve_stock
 
 RESULTS = "order-results"
-"""Target of the configuration that outcomes are published to."""
+"""Target of the configuration to which outcomes are published."""
 
 RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -30,7 +30,7 @@ Undo = Callable[[task.ActivityContext, Order], dict[str, Any]]
 
 
 class _OrderFailed(Exception):
-    """The order cannot be fulfilled; `reason` is a stable word for the outcome."""
+    """Raised when the order cannot be fulfilled. `reason` is a stable word for the outcome."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class _OrderFailed(Exception):
 
 @dataclass
 class _Journal:
-    """Steps taken, and what undoes each: (name of the undoing step, activity)."""
+    """Completed steps, and pairs of name and activity that undo them."""
 
     steps: list[str] = field(default_factory=list)
     undo: list[tuple[str, Undo]] = field(default_factory=list)
@@ -49,8 +49,8 @@ class _Journal:
 def order_saga(ctx: task.OrchestrationContext, order: Order) -> Steps:
     """Fulfil one order. Returns status (completed or compensated), reason, steps and compensated steps.
 
-    Events: `payment` and `shipment` with a `status` field, `cancel` until the goods are on their way. Terminating the
-    instance skips the compensation; an order that must be stopped in an orderly way gets `cancel`.
+    Events: `payment` and `shipment` with a `status` field, and `cancel` until the goods are dispatched. Termination
+    of the instance skips the compensation; send `cancel` to stop an order in an orderly way.
     """
     journal = _Journal()
     failure: _OrderFailed | None = None
@@ -78,7 +78,7 @@ def order_saga(ctx: task.OrchestrationContext, order: Order) -> Steps:
 def _fulfil(
     ctx: task.OrchestrationContext, order: Order, cancel: task.CancellableTask[Any], journal: _Journal
 ) -> Steps:
-    # Each undo is noted before its step runs: when the step fails, whether it had an effect is unknown.
+    # Each undo is recorded before its step runs: after a failure it is unknown whether the step had an effect
     ctx.set_custom_status({"stage": "reserving stock"})
     journal.undo.append(("stock_released", release_stock))
     reservation = yield ctx.call_activity(reserve_stock, input=order, retry_policy=RETRY)
@@ -104,7 +104,7 @@ def _fulfil(
     journal.steps.append("shipment_requested")
     deadline = ctx.current_utc_datetime + timedelta(seconds=order.shipment_deadline)
     while journal.steps[-1] != "delivered":
-        # What is on its way can be lost but no longer cancelled.
+        # Dispatched goods can be lost but no longer cancelled
         on_its_way = "dispatched" in journal.steps
         shipment = yield from _await(ctx, "shipment", deadline, None if on_its_way else cancel)
         status = shipment.get("status")
@@ -118,9 +118,9 @@ def _fulfil(
 def _await(
     ctx: task.OrchestrationContext, name: str, deadline: datetime, cancel: task.CancellableTask[Any] | None
 ) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Data of the next message `name`; raises _OrderFailed when `cancel` or the deadline comes first.
+    """Data of the next message `name`. Raises: _OrderFailed if `cancel` or the deadline comes first.
 
-    What the inbox gives is no repeat of a message that was taken before.
+    The inbox drops repeats of messages that were taken before.
     """
     inbox = Inbox(ctx)
     timer = ctx.create_timer(deadline)

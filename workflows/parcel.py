@@ -1,4 +1,4 @@
-"""Follows one parcel: started by whatever is heard of it first, told everything that comes after."""
+"""Watch of one parcel. The first message about a parcel starts it, and later messages are delivered to it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from durabletask import task
 from bridge.workflow import MessageTimedOut, publish, wait_for_message
 
 ALERTS = "parcel-alerts"
-"""Target of the configuration that hears of silent parcels."""
+"""Target of the configuration that receives alerts about silent parcels."""
 
 LAST_WORDS = ("delivered", "lost")
 
 
 @dataclass
 class Parcel:
-    """Input of `shipment_watch`: the first thing heard. silent_after is seconds without a word."""
+    """Input of `shipment_watch`: the first message. silent_after is seconds without a message."""
 
     tracking: str
     order_id: str
@@ -28,12 +28,12 @@ class Parcel:
 
 
 def shipment_watch(ctx: task.OrchestrationContext, parcel: Parcel) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Take `scan` events until the parcel is delivered or lost, and raise an alarm whenever it is silent for long."""
+    """Take `scan` events until the parcel is delivered or lost, and publish an alert whenever it is silent for long."""
     scans, alerts = [parcel.status], 0
     while scans[-1] not in LAST_WORDS:
         ctx.set_custom_status({"status": scans[-1], "alerts": alerts})
         try:
-            # Repeats are left out, also of the message that started the watch.
+            # Repeats are dropped, including repeats of the message that started the watch
             scan = yield from wait_for_message(ctx, "scan", timeout=timedelta(seconds=parcel.silent_after))
             scans.append(scan.data["status"])
             continue

@@ -1,4 +1,4 @@
-"""Payments: activities towards the payment provider, keyed by the order's id so that a repeat has no second effect."""
+"""Payments: activities that call the payment provider. The order's id is the key, and a repeat has no second effect."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from workflows.purchase import Order
 
 
 def request_payment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
-    """Ask the provider to collect the total; the provider answers later with a `payment.*` message."""
+    """Ask the provider to collect the total. The provider answers later with a `payment.*` message."""
     return {"request": f"payment-{order.id}", "amount": order.total, "currency": order.currency}
 
 
 def void_payment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
-    """Withdraw a payment request: what is void can no longer be captured."""
+    """Withdraw a payment request. A voided request can no longer be captured."""
     return {"voided": f"payment-{order.id}"}
 
 
 def refund_payment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
-    """Give back a captured payment."""
+    """Refund a captured payment."""
     return {"refunded": f"payment-{order.id}", "amount": order.total, "currency": order.currency}

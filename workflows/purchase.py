@@ -1,4 +1,4 @@
-"""What a customer ordered, as the message `order.created` carries it."""
+"""Order of a customer, as the message `order.created` carries it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class OrderLine:
-    """One article and how many of it."""
+    """One article and its quantity."""
 
     sku: str
     quantity: int = 1

@@ -1,4 +1,4 @@
-"""Stock: activities that reserve for an order, and an entity that counts what arrives."""
+"""Stock: activities that reserve for an order, and an entity that counts arrivals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from durabletask.entities import DurableEntity
 from workflows.purchase import Order
 
 OUT_OF_STOCK = "out-of-stock"
-"""The article that is never there. A refusal is decided by the message, so that samples and tests repeat."""
+"""Article that is never in stock. The message decides on a refusal, which makes samples and tests repeatable."""
 
 REMEMBERED_DELIVERIES = 100
-"""How many delivery ids an entity keeps to recognise a repeated message."""
+"""Number of delivery ids that an entity keeps to recognise a repeated message."""
 
 
 def reserve_stock(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
-    """Reserve every line. A refusal is an answer, not an exception: repeating the call would not change it.
+    """Reserve every line. A refusal is an answer, not an exception, because a repeated call would not change it.
 
-    The order's id is the idempotency key, so a repeated call gives the same reservation.
+    The order's id is the idempotency key: a repeated call returns the same reservation.
     """
     missing = [line.sku for line in order.lines if line.sku == OUT_OF_STOCK]
     if missing:
@@ -28,12 +28,12 @@ def reserve_stock(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
 
 
 def release_stock(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
-    """Undo `reserve_stock`; harmless when nothing is reserved."""
+    """Undo `reserve_stock`. Harmless if nothing is reserved."""
     return {"released": f"reservation-{order.id}"}
 
 
 class StockLevel(DurableEntity):
-    """How many of one article are in the warehouse. The entity's key is the article."""
+    """Quantity of one article in the warehouse. The entity's key is the article."""
 
     __durable_entity_name__ = "stock_level"
 
@@ -47,5 +47,5 @@ class StockLevel(DurableEntity):
         return int(state["quantity"])
 
     def quantity(self) -> int:
-        """Returns the quantity in stock."""
+        """Return the quantity in stock."""
         return int(self.get_state(dict, {"quantity": 0})["quantity"])

@@ -1,4 +1,7 @@
-"""The command line: one file per command. Each parses, calls one plain function and maps its result to an exit code."""
+"""Command line, one file per command.
+
+Each command parses, calls one plain function and maps its result to an exit code.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ __all__ = ["main", "root"]
 )
 @click.version_option(__version__, prog_name="bridge", message="%(prog)s %(version)s")
 def root() -> None:
-    """Messages from brokers become calls on durable workflows, by rules in config files."""
+    """Turn messages from brokers into calls on durable workflows, by rules in configuration files."""
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -54,6 +57,6 @@ def _report_bug(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def main() -> None:
-    """The entry point `bridge`."""
+    """Entry point of `bridge`."""
     sys.excepthook = _report_bug
     root(prog_name="bridge")

@@ -47,8 +47,8 @@ def command(
 ) -> None:
     """Show who changed what: every change by a command or through a daemon's control channel, allowed or not.
 
-    The lines come from files of this machine: beside each embedded engine, and in `ops.state_dir`. Standard error says
-    which were read. With --json: a JSON object a line.
+    The lines come from files of this machine: next to each embedded engine, and in `ops.state_dir`. Standard error
+    names the files that were read. With --json: one JSON object per line.
     """
     from bridge.app.audit import Wanted, files, lines
     from bridge.app.composition import load_config

@@ -48,8 +48,8 @@ def command(
 ) -> int:
     """Find every problem of a configuration at once, without a network.
 
-    Each is a line `file:line:column path: what`; the last line sums up. Rules are compiled, schema files are read and
-    workflow modules are imported, so that orchestrations that nobody runs are found.
+    Each problem is a line `file:line:column path: what`; the last line is a summary. The command compiles rules,
+    reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
     """
     if print_ and schema:
         raise click.UsageError("--print and --schema exclude each other", click.get_current_context())

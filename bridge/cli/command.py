@@ -13,11 +13,18 @@ import click
 from bridge.cli import exit_codes, failure
 
 Effect = Literal["reads", "changes", "serves"]
-"""A command changes something that lasts beyond it, and leaves an audit line; or serves; or does neither."""
+"""Effect of a command.
+
+`changes`: a lasting change, which leaves an audit line. `serves`: runs a server. `reads`: neither.
+"""
 
 
 class Command(click.Command):
-    """A command. examples: lines for the help, kept as they are. exits: what its exit codes mean in particular."""
+    """A command.
+
+    examples: lines for the help, kept unchanged.
+    exits: meanings of exit codes specific to the command.
+    """
 
     def __init__(
         self,
@@ -41,8 +48,8 @@ class Command(click.Command):
 class Group(click.Group):
     """A group of commands, each a module below `package` with the attribute `command`.
 
-    members: one line of help per command, so that listing them imports none. modules: where the module's name is not
-    the command's.
+    members: one line of help per command, which allows listing the commands without importing them.
+    modules: names of modules that differ from the command's name.
     """
 
     command_class = Command
@@ -92,7 +99,7 @@ class Group(click.Group):
 
 
 class Root(Group):
-    """The command line as a whole: errors become one line and an exit code."""
+    """Command line as a whole. Errors become one line and an exit code."""
 
     def main(  # type: ignore[override]  # click's overloads tell standalone from embedded use; here both return
         self,
@@ -107,14 +114,15 @@ class Root(Group):
         return code
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # What is no UTF-8 arrives as lone surrogates, which no message, id or request to an engine can hold.
+        # An argument that is not UTF-8 arrives with lone surrogates, which no message, id or request to an engine
+        # can hold
         for argument in args:
             if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
                 raise click.UsageError(f"the argument {argument!r:.80} is not UTF-8", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Inside of click's own main, which has another idea of what a broken pipe is.
+        # Inside click's own main, which treats a broken pipe differently
         return failure.written(lambda: super(Root, self).invoke(ctx))
 
 

@@ -1,4 +1,4 @@
-"""What the commands on a running engine have in common."""
+"""Shared parts of the commands on a running engine."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ EXITS = {
 
 
 def engine_options(function: F) -> F:
-    """Adds `config`, `overlay` and `engine`."""
+    """Add the options `config`, `overlay` and `engine`."""
     engine = click.option("--engine", metavar="NAME", help="Engine, from `engines`.  [default: default]")
     return engine(config_options(function))
 
 
 def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
-    """The results of operations of `bridge.app.operations`, by the daemon where one runs.
+    """Run operations of `bridge.app.operations`, in the daemon where one runs, and return their results.
 
-    calls: names and parameters. options: what `engine_options` gave.
+    calls: names and parameters.
+    options: values of `engine_options`.
     """
     from bridge.app.composition import load_config
     from bridge.app.control import operate as run
@@ -45,42 +46,48 @@ def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list
 
 
 def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
-    """The result of an operation on orchestrations. options: what `engine_options` gave."""
+    """Run an operation on orchestrations and return its result. options: values of `engine_options`."""
     from bridge.app.instances import Instances
 
     return _run(options, Instances, operation)
 
 
 def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitable[T]]) -> T:
-    """The result of an operation on entities. options: what `engine_options` gave."""
+    """Run an operation on entities and return its result. options: values of `engine_options`."""
     from bridge.app.entities import Entities
 
     return _run(options, Entities, operation)
 
 
 def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Callable[[M], Awaitable[T]]) -> T:
-    """The result of an operation on what `make` makes of the running engine. options: what `engine_options` gave."""
+    """Run an operation on the object that `make` creates for the running engine, and return its result.
+
+    options: values of `engine_options`.
+    """
     return _run(options, make, operation)
 
 
 def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awaitable[T]]) -> T:
-    """The result of an operation on messages that wait. options: what `engine_options` gave."""
+    """Run an operation on waiting messages and return its result. options: values of `engine_options`."""
     from bridge.app.parked import ParkedMessages
 
     return _run(options, ParkedMessages, operation)
 
 
 def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """State of every configured source, as `bridge.app.limits.states` has it. options: of `config_options`."""
+    """States of all configured sources, in the form of `bridge.app.limits.states`.
+
+    options: values of `config_options`.
+    """
     from bridge.app.limits import states_of_all
 
     return asyncio.run(states_of_all(_loaded(options)))
 
 
 def engine_of_source(options: dict[str, Any], action: str, source: str, reason: str | None) -> str:
-    """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured.
+    """Name of the engine that stores the limits of a source. Raises: LookupError if no such source is configured.
 
-    action, reason: of the audit line that is left then.
+    action, reason: for the audit line of that failure.
     """
     from bridge.app.audit import refused
     from bridge.app.limits import engine_name

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | None, **engine: Any) -> int:
     """Remove a person's payloads from an engine: finished instances, early and quarantined messages.
 
-    `payload` is each payload in turn: input, output, custom status and every payload in the history of an instance, and
-    the body of a message that waits. Finished instances are purged with their children, messages are dropped without a
-    dead letter. Instances that run and states of your entities are listed and left, and so are the topics, which the
-    bridge cannot erase. Bytes stay in the free pages of an embedded engine's file until `bridge engine compact`, and in
+    `payload` is each payload in turn: input, output, custom status and every payload in the history of an instance,
+    and the body of a waiting message. Finished instances are purged with their children, and messages are dropped
+    without a dead letter. Running instances and states of your entities are listed but kept. The bridge cannot erase
+    topics. Erased bytes stay in the free pages of an embedded engine's file until `bridge engine compact`, and in
     backups.
     """
     context = click.get_current_context()

@@ -1,21 +1,21 @@
-"""What the exit code of every command says."""
+"""Exit codes of commands."""
 
 from __future__ import annotations
 
 from bridge.errors import BridgeError, BrokerUnavailable, ConfigError, EngineOutage
 
 OK = 0
-"""It was done, and what was expected is so."""
+"""Success."""
 FAILED = 1
-"""There are problems, or what was expected is not so."""
+"""Problems were found, or the expected result did not occur."""
 USAGE = 2
-"""The command line cannot be understood."""
+"""Command line is invalid."""
 UNAVAILABLE = 3
-"""The configuration cannot be used, or the daemon, the engine or the broker cannot be reached."""
+"""Configuration is invalid, or the daemon, the engine or the broker cannot be reached."""
 INTERRUPTED = 130
 """Stopped by Ctrl-C."""
 BROKEN_PIPE = 141
-"""Whoever read the output went away."""
+"""Reader of the output closed the pipe."""
 
 MEANINGS = {
     OK: "done, and what was expected is so",
@@ -26,5 +26,5 @@ MEANINGS = {
 
 
 def of(error: BridgeError) -> int:
-    """The exit code that an error leads to."""
+    """Exit code for an error."""
     return UNAVAILABLE if isinstance(error, ConfigError | EngineOutage | BrokerUnavailable) else FAILED

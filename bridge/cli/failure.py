@@ -1,4 +1,4 @@
-"""How a failed command ends: one line on standard error, never a traceback for what was foreseen."""
+"""End of a failed command: one line on standard error, and a traceback only for bugs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.errors import BridgeError, ConfigError
 
 
 def guarded(run: Callable[[], Any]) -> int:
-    """The exit code of a command line. `run` returns a code, or anything else for success."""
+    """Exit code of a command line. `run` returns a code, or any other value for success."""
     try:
         result = run()
     except BridgeError as error:
@@ -26,7 +26,7 @@ def guarded(run: Callable[[], Any]) -> int:
         click.echo("error: interrupted", err=True)
         return exit_codes.INTERRUPTED
     except LookupError as error:
-        # What was asked for by a name that is not configured; the subclasses, like KeyError, are bugs.
+        # A name that is not configured. Subclasses, like KeyError, are bugs
         if type(error) is not LookupError:
             raise
         say(f"error: {error}", err=True)
@@ -35,12 +35,12 @@ def guarded(run: Callable[[], Any]) -> int:
 
 
 def written(run: Callable[[], Any]) -> Any:
-    """The result of `run` once its output is written; a code of its own when whoever read it went away."""
+    """Result of `run` once its output is written; BROKEN_PIPE if the reader closed the pipe."""
     try:
         result = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes at exit and would complain about the pipe once more.
+        # The interpreter flushes at exit and would report the broken pipe again
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -49,7 +49,7 @@ def written(run: Callable[[], Any]) -> Any:
 
 
 def report(error: BridgeError) -> int:
-    """Tell a person of an error; returns the exit code it leads to."""
+    """Print an error for people; returns its exit code."""
     if isinstance(error, ConfigError):
         for problem in error.problems:
             say(problem if problem.severity == "warning" else f"error: {problem}", err=True)
@@ -60,7 +60,7 @@ def report(error: BridgeError) -> int:
 
 def _usage(error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        # Its message is the help of the group that was named without a command.
+        # Its message is the help of the group that was called without a command
         click.echo(error.format_message(), err=True)
         return error.exit_code
     say(f"error: {error.format_message()}", err=True)

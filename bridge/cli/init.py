@@ -20,7 +20,7 @@ from bridge.cli.command import command as make
 )
 @click.argument("name")
 def command(name: str) -> None:
-    """Make a project in a new directory NAME: configuration, a workflow, tests, samples, README. It runs at once."""
+    """Create a project in a new directory NAME: configuration, a workflow, tests, samples, README. It runs at once."""
     from bridge.app.scaffold import create
 
     try:

@@ -42,12 +42,12 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Find what breaks orchestrators on replay, and waits that never end, without running any code.
+    """Find code that breaks orchestrators on replay, and waits that never end, without running any code.
 
-    Functions that orchestrators call are looked at too, in their own file, in the same package and beside it. Each
+    Functions that orchestrators call are analysed too, in their own file, in the same package and next to it. Each
     finding is a line `file:line:column rule: what; remedy`. With a configuration (`-c`, or `bridge.yaml` here), names
-    of targets, activities, orchestrations and entities are looked up in it. A line is excused by a comment with a
-    reason:
+    of targets, activities, orchestrations and entities are checked against it. A comment with a reason suppresses the
+    findings of its line:
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """
@@ -83,7 +83,7 @@ def command(
 
 
 def _configuration(config: tuple[Path, ...], overlay: tuple[Path, ...], *, required: bool) -> Loaded | None:
-    """The configuration that names are looked up in; None where none is needed and none can be read."""
+    """Configuration in which names are looked up; None if it is optional and cannot be read."""
     from bridge.app.composition import load_config
     from bridge.errors import ConfigError
 

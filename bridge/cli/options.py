@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXISTING = click.Path(path_type=Path)
-"""A path to read. Whether it is there is said by whoever reads it, with the remedy."""
+"""Path to read. The code that reads it reports a missing file, with the remedy."""
 
 
 def config_options(function: F) -> F:
-    """Adds `config` and `overlay`, tuples of paths."""
+    """Add the options `config` and `overlay`, tuples of paths."""
     overlay = click.option(
         "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Laid over the configuration; repeatable."
     )
@@ -37,7 +37,7 @@ def config_options(function: F) -> F:
 
 
 def message_options(function: F) -> F:
-    """Adds what makes a message: `type_`, `key`, `headers` and `id_`."""
+    """Add the options that describe a message: `type_`, `key`, `headers` and `id_`."""
     decorators = (
         click.option("--type", "type_", metavar="T", help="Wrap the data as a CloudEvent of this type."),
         click.option("--key", metavar="K", help="Key: messages of one key are handled in order."),
@@ -52,7 +52,7 @@ def message_options(function: F) -> F:
 
 
 def origin_options(function: F) -> F:
-    """Adds `message_id` and `bare`, for `origin`."""
+    """Add the options `message_id` and `bare`, for `origin`."""
     bare = click.option("--bare", is_flag=True, help="The data alone, for workers that know no envelope of the bridge.")
     message_id = click.option(
         "--message-id", metavar="ID", help="Id by which a repetition of this is recognized.  [default: random]"
@@ -61,7 +61,7 @@ def origin_options(function: F) -> F:
 
 
 def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | None:
-    """The message that a person's command counts as, None for none. what: the command, in place of a rule."""
+    """Message that a person's command counts as; None for none. what: the command, in place of a rule."""
     from bridge.origin import MessageOrigin
 
     if message_id == "" or (bare and message_id is not None):
@@ -71,15 +71,15 @@ def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | Non
 
 
 def as_message(message: MessageOrigin | None) -> dict[str, Any]:
-    """The parameters of an operation that say the same."""
+    """Parameters of an operation for a message origin."""
     return {"bare": True} if message is None else {"message_id": message.message_id}
 
 
 def reason_option(function: F) -> F:
-    """Adds `reason`."""
+    """Add the option `reason`."""
     return click.option("--reason", metavar="TEXT", help="Why; kept in the audit, see `bridge audit`.")(function)
 
 
 def json_option(function: F) -> F:
-    """Adds `as_json`."""
+    """Add the option `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON for machines.")(function)

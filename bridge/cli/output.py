@@ -1,4 +1,4 @@
-"""What commands print: JSON for machines, tables and lines for people, never a raw control character."""
+"""Output of commands: JSON for machines, tables and lines for people, never a raw control character."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 import click
 
 WIDE = 100_000
-"""Width of tables that no terminal shows: nothing is wrapped for a pipe."""
+"""Width of tables that are not written to a terminal. Nothing is wrapped for a pipe."""
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON on standard output. Numbers of any size and any text keep their value.
+    """Print indented JSON on standard output. Numbers of any size and any text keep their value.
 
-    Characters that could drive a terminal are written as escapes of JSON, which are the same value.
+    Characters that could control a terminal are written as JSON escapes, which have the same value.
     """
     text = json.dumps(value, indent=2, ensure_ascii=not encodable(value))
     click.echo(_INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def encodable(value: Any) -> bool:
-    """Whether the text can be written as UTF-8: payloads may hold lone surrogates."""
+    """True if the text can be written in the encoding of standard output. Payloads may hold lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False).encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -36,22 +36,22 @@ def encodable(value: Any) -> bool:
 _INVISIBLE = re.compile(
     r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Controls, and what reorders or hides text. JSON itself escapes those below U+0020."""
+"""Control characters, and characters that reorder or hide text. JSON itself escapes those below U+0020."""
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Lines for a person, on standard output or error, without raw control characters."""
+    """Print lines for people, on standard output or error, without raw control characters."""
     click.echo("\n".join(clean(line) for line in str(text).split("\n")), err=err)
 
 
 def compact(value: Any, limit: int | None = None) -> str:
-    """A JSON value in one line, shortened to `limit` characters; nothing for None."""
+    """JSON value in one line, shortened to `limit` characters; empty for None."""
     text = "" if value is None else clean(json.dumps(value, ensure_ascii=False))
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def clean(text: str) -> str:
-    """Text that can be shown: control characters, which could drive a terminal, are written out."""
+    """Text for display, with control characters, which could control a terminal, replaced by escapes."""
     if text.isprintable():
         return text
     return "".join(
@@ -60,14 +60,14 @@ def clean(text: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 route`, `2 routes`, `1 entity`, `2 entities`."""
+    """Count with its noun: `1 route`, `2 routes`, `1 entity`, `2 entities`."""
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output. On a terminal long cells are folded; into a pipe every row is one line."""
+    """Print a table on standard output. On a terminal long cells are folded; in a pipe every row is one line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -88,7 +88,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """`name  value` lines, aligned; empty values are left out."""
+    """Print aligned `name  value` lines without empty values."""
     shown = [(name, text) for name, text in fields if text]
     width = max((len(name) for name, _ in shown), default=0)
     for name, text in shown:
@@ -96,7 +96,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 class Progress:
-    """A count on standard error while long work goes on; silent when that is no terminal."""
+    """Progress count on standard error during long work. Silent if standard error is not a terminal."""
 
     INTERVAL = 0.2
 

@@ -1,4 +1,4 @@
-"""Kinds of values on the command line, each refused with what is wrong and how it is written."""
+"""Types of command-line values. Each error states the problem and the correct form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _refuse_constant(word: str) -> NoReturn:
 
 
 class JsonValue(click.ParamType[Any]):
-    """JSON text, `@FILE` or `@-` for standard input. Gives the parsed value; an envelope in it must be one."""
+    """JSON text, `@FILE`, or `@-` for standard input. Returns the parsed value; an envelope in it must be valid."""
 
     name = "json"
 
@@ -43,7 +43,7 @@ class JsonValue(click.ParamType[Any]):
 
 
 class Time(click.ParamType[Any]):
-    """An RFC 3339 time, or a duration for so long ago. Gives an aware UTC time."""
+    """RFC 3339 time, or a duration before now. Returns an aware UTC time."""
 
     name = "time"
 
@@ -69,7 +69,7 @@ class Time(click.ParamType[Any]):
 
 
 class Duration(click.ParamType[Any]):
-    """`30s`, `1h30m`. Gives seconds."""
+    """Duration such as `30s` or `1h30m`. Returns seconds."""
 
     name = "duration"
 
@@ -81,7 +81,7 @@ class Duration(click.ParamType[Any]):
 
 
 class Size(click.ParamType[Any]):
-    """`4096`, `64KiB`, `1MiB`. Gives bytes."""
+    """Size such as `4096`, `64KiB` or `1MiB`. Returns bytes."""
 
     name = "size"
 
@@ -101,7 +101,7 @@ def _seconds(text: str) -> float:
 
 
 class Pair(click.ParamType[Any]):
-    """`NAME=VALUE`. Gives the two."""
+    """Pair `NAME=VALUE`. Returns both parts."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,7 +127,7 @@ class Status(click.ParamType[Any]):
 
 
 class EntityId(click.ParamType[Any]):
-    """`NAME@KEY`, as entities are listed. Gives the two."""
+    """Entity id `NAME@KEY`, as in lists of entities. Returns both parts."""
 
     name = "entity"
 
@@ -139,7 +139,7 @@ class EntityId(click.ParamType[Any]):
 
 
 class Address(click.ParamType[Any]):
-    """`HOST:PORT`; port 0 takes a free one. Gives the text."""
+    """Address `HOST:PORT`; port 0 selects a free one. Returns the text."""
 
     name = "address"
 

@@ -64,10 +64,10 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Put messages on a broker of the configuration.
+    """Publish messages to a broker of the configuration.
 
-    The name of a source stands for its broker and its first topic. Data for a source that reads CloudEvents is wrapped
-    as one when --type is given; what is a CloudEvent already goes as it is.
+    The name of a source stands for its broker and its first topic. With --type, data for a source that reads
+    CloudEvents is wrapped as a CloudEvent. Data that is already a CloudEvent is sent unchanged.
     """
     piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
     if piped:

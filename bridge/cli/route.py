@@ -57,9 +57,9 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Show what a message would lead to, without a network: the rule it hits, every condition on the way, the calls.
+    """Show what a message would lead to, without a network: the matching rule, every condition on the way, the calls.
 
-    The message is made as `bridge publish` would make it.
+    The message is built as by `bridge publish`.
     """
     if file is not None and data is not None:
         raise click.UsageError("give one of --file and --data", click.get_current_context())
@@ -95,7 +95,7 @@ def _message(codec: str, file: str | None, data: str | None, options: MessageOpt
     except DecodeError:
         if options.type is not None:
             raise
-        # What `publish` would not send is still worth asking about: the answer is what the source says to it.
+        # A message that `publish` would refuse is a valid question: the answer is the source's reaction to it
         return options.message(body)
 
 

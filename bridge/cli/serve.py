@@ -31,8 +31,8 @@ from bridge.cli.options import config_options
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
     """Run the daemon: consume the sources, call the engine, run the workflows.
 
-    It says what it consumes and where its health endpoint is. Ctrl-C or SIGTERM drains and stops within the deadline
-    (`ops.drain`); a second one forces.
+    The daemon prints what it consumes and the address of its health endpoint. Ctrl-C or SIGTERM drains and stops it
+    within the deadline (`ops.drain`); a second signal forces the stop.
     """
     from bridge.app.composition import load_config
     from bridge.app.daemon import serve

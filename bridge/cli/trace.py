@@ -44,8 +44,9 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
     """Show which messages led to an instance, and what it published; or which instance a message led to.
 
     ID is the id of an instance, of a message (its identity, or the id of a CloudEvent), or of a published event. An
-    instance is found at once. For the others the engine has no index: instances are searched, those that
-    changed last first; then what waits for its instance or in quarantine, and what was dead-lettered from there.
+    instance is found at once. The engine has no index for the others. The command then searches the instances, the
+    most recently changed first, then messages that wait for an instance or in quarantine, and dead letters of such
+    messages.
     """
     from bridge.app.lineage import Scope, Tracer
 

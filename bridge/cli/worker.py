@@ -27,9 +27,9 @@ from bridge.cli.options import config_options
     help="Written once everything is running, removed at the end.",
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Path | None) -> int:
-    """Run the workflows only, beside one or more `bridge serve --no-worker`.
+    """Run only the workflows, next to one or more `bridge serve --no-worker`.
 
-    Ctrl-C or SIGTERM lets what runs finish within the deadline (`ops.drain`); a second one forces.
+    Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     """
     from bridge.app.composition import load_config
     from bridge.app.daemon import serve

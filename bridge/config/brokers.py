@@ -1,4 +1,4 @@
-"""Brokers and publish targets."""
+"""Configuration of brokers and publish targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AWS = "aws-msk"
 
 
 class KafkaTlsConfig(Model):
-    """TLS to Kafka; `{}` trusts what the system trusts."""
+    """TLS to Kafka. `{}` trusts the system's certificate authorities."""
 
     ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
     certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
@@ -35,7 +35,7 @@ class KafkaTlsConfig(Model):
 
 
 class KafkaSaslConfig(Model):
-    """Who we are."""
+    """SASL credentials of the bridge."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         description="How it is proven."
@@ -90,7 +90,7 @@ _MSK = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 
 
 class KafkaBrokerConfig(Model):
-    """A Kafka cluster, or what speaks its protocol; needs the extra `kafka`."""
+    """A Kafka cluster, or a service that speaks the Kafka protocol. Needs the extra `kafka`."""
 
     type: Literal["kafka"] = Field(description="The kind of broker.")
     hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts), WithJsonSchema(_HOSTS_SCHEMA)] = Field(
@@ -129,12 +129,12 @@ class KafkaBrokerConfig(Model):
 
     @property
     def is_event_hubs(self) -> bool:
-        """Tell whether the first server's name is one of Azure Event Hubs."""
+        """True if the first server belongs to Azure Event Hubs."""
         return _EVENT_HUBS.search(self.hosts[0]) is not None
 
     @property
     def region(self) -> str | None:
-        """AWS region of the cluster, as configured or as the first server's name tells it."""
+        """AWS region of the cluster: the configured region, else the one in the first server's name, else None."""
         if self.sasl is not None and self.sasl.region is not None:
             return self.sasl.region
         found = _MSK.search(self.hosts[0])
@@ -148,11 +148,11 @@ class KafkaBrokerConfig(Model):
 
 
 BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBrokerConfig, Field(discriminator="type")]
-"""Every kind of broker."""
+"""Configuration of a broker of any type."""
 
 
 class TargetSchemaConfig(Model):
-    """With which schema a target writes."""
+    """Schema with which a target writes."""
 
     registry: Name | None = Field(None, description="Name of the registry, from `registries`; null: the only one.")
     subject: str = Field(
@@ -188,7 +188,7 @@ class TargetSchemaConfig(Model):
 
 
 class TargetConfig(Model):
-    """A logical destination that activities publish to."""
+    """A logical destination to which activities publish."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
     topic: Entity | None = Field(None, description="Topic to publish to.")
@@ -205,5 +205,5 @@ class TargetConfig(Model):
 
     @property
     def address(self) -> str:
-        """The topic or queue that the broker knows."""
+        """Name of the topic or queue on the broker."""
         return self.topic or self.queue or ""

@@ -1,6 +1,6 @@
-"""What no single entry can know: names that refer to each other. Pure.
+"""Checks across entries of the configuration: names that refer to each other. Pure.
 
-Works on the plain document, not on the models, so that these problems are found beside those of wrong types.
+The checks work on the plain document, not on the models. These problems are thus reported together with type errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ORDERING = SourceConfig.model_fields["ordering"].default
 
 
 def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    """Problems between entries; what is not of the expected shape is left to the models."""
+    """Problems between entries. Values of an unexpected shape are left to the models."""
     named = ("engines", "brokers", "registries", "targets", "sources", "sagas")
     sections = {name: _mapping(document.get(name)) for name in named}
     routes = document.get("routes")
@@ -53,7 +53,7 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
 def _fitting(
     sources: dict[str, Any], targets: dict[str, Any], brokers: dict[str, Any], locate: Locate
 ) -> Iterator[Problem]:
-    """Keys that another kind of broker has, and names that are missing."""
+    """Problems with keys of another type of broker, and with missing names."""
     for name, entry in sources.items():
         source = _mapping(entry)
         kind = _kind(source, brokers)
@@ -124,7 +124,10 @@ def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[P
 
 
 def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Problem]:
-    """Queues may be called what topics may not; what neither may is left to the models."""
+    """Problems with names that are valid for a queue but not for a topic.
+
+    Names that are valid for neither are left to the models.
+    """
     try:
         if isinstance(value, str) and check_entity(value):
             check_topic(value[:249])
@@ -222,7 +225,11 @@ def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> 
 
 
 def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], locate: Locate) -> Iterator[Problem]:
-    """What leaves a queue to wait on an engine cannot get into the queue's own sub-queue any more."""
+    """Problems with Service Bus sources without `dead_letter` whose messages can wait on an engine.
+
+    A message that has left its queue to wait on an engine can no longer be moved to the queue's dead-letter
+    sub-queue.
+    """
     nowhere = {
         name
         for name, entry in sources.items()

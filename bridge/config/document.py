@@ -1,4 +1,7 @@
-"""Reads one YAML file into a tree with positions. Bounded in size, depth and expansion; no tags, no objects."""
+"""Parser of YAML files into trees with positions.
+
+Size, depth and expansion are limited; tags and objects are refused.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from bridge.config.scalars import resolve
 from bridge.errors import Problem
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Largest configuration file."""
+"""Maximum size of a configuration file, in bytes."""
 MAX_DEPTH = 100
-"""Deepest nesting, anchors followed."""
+"""Maximum depth of nesting, including the contents of anchors."""
 MAX_NODES = 2_000_000
-"""Most values in one file, every use of an anchor counted."""
+"""Maximum number of values in one file. Each use of an anchor counts its values."""
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
@@ -25,14 +28,14 @@ _MERGE = "<<"
 
 
 class _Broken(Exception):
-    """The rest of the file means nothing."""
+    """Parsing stops here; the rest of the file cannot be interpreted."""
 
     def __init__(self, mark: Mark, what: str) -> None:
         self.problem = mark.problem((), what)
 
 
 def read(path: Path, problems: list[Problem]) -> MappingNode | None:
-    """The mapping that a file holds, or None when it holds none; what is wrong is added to `problems`."""
+    """Parse a file and return its mapping, or None if it holds none. Problems are added to `problems`."""
     file = str(path)
     try:
         with path.open("rb") as stream:
@@ -54,7 +57,7 @@ def read(path: Path, problems: list[Problem]) -> MappingNode | None:
 
 
 def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
-    """The mapping that a text holds, or None when it holds none; what is wrong is added to `problems`."""
+    """Parse a text and return its mapping, or None if it holds none. Problems are added to `problems`."""
     try:
         node = _Builder(file, problems).build(yaml.parse(text, Loader=_LOADER))
     except _Broken as broken:
@@ -94,7 +97,7 @@ def _remedy(what: str, text: str, line: int, column: int) -> str:
 
 @dataclass(slots=True)
 class _Frame:
-    """A container that is being read. `size` counts its values, `height` is the deepest nesting in it."""
+    """A container that is being read. size: number of its values. height: deepest nesting in it."""
 
     node: MappingNode | None
     items: list[Node]
@@ -109,7 +112,7 @@ class _Frame:
 
 
 class _Builder:
-    """Turns the parser's events into a tree, without recursion."""
+    """Converts the parser's events into a tree, without recursion."""
 
     def __init__(self, file: str, problems: list[Problem]) -> None:
         self._file = file
@@ -151,7 +154,7 @@ class _Builder:
             raise _Broken(mark, f"the tag {event.tag!r} is not supported; write plain values")
         if self._awaits_key():
             self._key(event.value, mark)
-            # Quoted, it is a key like any other
+            # A quoted `<<` is an ordinary key
             self._stack[-1].merging = event.value == _MERGE and event.style in (None, "")
             return
         value: str | int | float | bool | None = event.value
@@ -243,7 +246,10 @@ class _Builder:
             frame.node.entries[key], frame.node.keys[key] = node, key_mark
 
     def _merge(self, node: MappingNode, merged: list[tuple[Mark, Node]]) -> None:
-        """`<<: *anchor`: what the mapping says itself wins, then earlier over later."""
+        """Merge the values of `<<: *anchor`.
+
+        The mapping's own entries take precedence, then earlier values over later ones.
+        """
         for mark, value in merged:
             for part in value.items if isinstance(value, SequenceNode) else (value,):
                 if not isinstance(part, MappingNode):

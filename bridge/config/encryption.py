@@ -1,4 +1,4 @@
-"""Encryption of payloads at rest."""
+"""Configuration of the encryption of stored payloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ADDRESS = r"^https://[A-Za-z0-9.-]+/secrets/[A-Za-z0-9-]+/[A-Za-z0-9]+$"
 
 
 class EncryptionKeyConfig(Model):
-    """A key of 32 random bytes, as base64: `openssl rand -base64 32`."""
+    """A key of 32 random bytes in base64: `openssl rand -base64 32`."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
         description="Its name in files, messages and logs."
@@ -32,7 +32,7 @@ class EncryptionKeyConfig(Model):
 
 
 class EncryptionConfig(Model):
-    """Encryption of payloads at rest, AES-256-GCM. The first key encrypts, all of them decrypt."""
+    """Encryption of stored payloads with AES-256-GCM. The first key encrypts, all keys decrypt."""
 
     keys: tuple[EncryptionKeyConfig, ...] = Field((), description="The keys, the one that encrypts first.")
     provider: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(

@@ -1,4 +1,4 @@
-"""Engines: where orchestrations live."""
+"""Configuration of engines, which run orchestrations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.kinds import OWN_NAMES
 
 
 class WorkerConfig(Model):
-    """How the worker in this process runs workflows."""
+    """Concurrency of the worker that runs workflows in this process."""
 
     max_orchestrations: Integer = Field(100, ge=1, description="Orchestration turns in progress at once.")
     max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
@@ -33,7 +33,7 @@ class WorkerConfig(Model):
 
 
 class ParkingConfig(Model):
-    """Messages that wait for their instance, and keys that wait for a person."""
+    """Limits for messages that wait on the engine: early messages and quarantined keys."""
 
     poll: Duration | None = Field(
         None,
@@ -51,7 +51,7 @@ class ParkingConfig(Model):
 
 
 class AnswersConfig(Model):
-    """Answers to requests."""
+    """Verification of answers to requests."""
 
     signatures: Literal["required", "transition", "off"] = Field(
         "transition",
@@ -62,7 +62,7 @@ class AnswersConfig(Model):
 
 
 class EngineBase(Model):
-    """What every engine has."""
+    """Settings that every engine has."""
 
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")

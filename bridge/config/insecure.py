@@ -1,4 +1,4 @@
-"""Settings that are legal and insecure: one table, which `bridge check` warns by. Pure."""
+"""Table of settings that are valid but insecure, for the warnings of `bridge check`. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.config.types import is_loopback
 from bridge.errors import Locate, Problem
 
 SHORTEST_TOKEN = 32
-"""Characters of a token that is not called short; as hexadecimal digits they are 128 bits."""
+"""Minimum number of characters of a token that is not reported as short: 128 bits in hexadecimal digits."""
 
 _ALL_RIGHTS = "RootManageSharedAccessKey"
 
@@ -28,8 +28,11 @@ _ALL_RIGHTS = "RootManageSharedAccessKey"
 class Rule:
     """One insecure setting.
 
-    name: stable word. kind: model that has it. field: path below the model, for the place. applies: whether it is set
-    so. what: the danger and the remedy.
+    name: stable identifier of the rule.
+    kind: model that has the setting.
+    field: path of the setting below the model, for the place of the warning.
+    applies: True for a model with the insecure value.
+    what: the danger and the remedy.
     """
 
     name: str
@@ -60,7 +63,7 @@ def _has_far_host(config: KafkaBrokerConfig) -> bool:
 
 
 def _parts(config: ServiceBusBrokerConfig) -> dict[str, str]:
-    """Parts of the connection string, names in lower case."""
+    """Parts of the connection string. Names are in lower case."""
     pairs = (part.partition("=") for part in _secret(config.connection_string).split(";"))
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -207,13 +210,16 @@ RULES: tuple[Rule, ...] = (
         "scrapers reach it",
     ),
 )
-"""All of them but secrets that are written in a file, which are a matter of every model."""
+"""Rules for all insecure settings except secrets written in a file, which apply to every model."""
 
 LITERAL_SECRET = "the secret is written in the file; name a variable or a file: `${NAME}`, `${file:NAME}`"  # noqa: S105 - a text
 
 
 def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Problem]:
-    """Warnings, in no order. root: of the document, which tells where a secret comes from."""
+    """Warnings for insecure settings, in no particular order.
+
+    root: tree of the document, which shows the origin of secrets.
+    """
     for path, model in _models(config):
         for rule in RULES:
             if isinstance(model, rule.kind) and rule.applies(model):
@@ -226,12 +232,12 @@ def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Probl
 
 def _is_literal(node: Node | None, model: BaseModel) -> bool:
     if isinstance(model, ServiceBusBrokerConfig) and _is_emulator(model):
-        return False  # its key is public
+        return False  # the emulator's key is public
     return isinstance(node, ScalarNode) and not node.variables
 
 
 def _models(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
-    """Every model of a configuration with its path in the words of the file."""
+    """Models of a configuration, each with its path in the words of the file."""
     if isinstance(value, BaseModel):
         yield path, value
         for name, field in type(value).model_fields.items():

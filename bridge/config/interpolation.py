@@ -1,4 +1,4 @@
-"""`${VAR}`, `${VAR:-default}` and `${file:NAME}`, only below `SECTIONS`; `$${` is a plain `${`."""
+"""Interpolation of `${VAR}`, `${VAR:-default}` and `${file:NAME}` below `SECTIONS`. `$${` stands for a literal `${`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bridge.errors import Problem
 from bridge.files import FileProblem, read_file
 
 SECTIONS = ("brokers", "registries", "engines", "ops")
-"""The only sections in which `${...}` means something."""
+"""Sections in which `${...}` is replaced. It is an error in all other sections."""
 
 MAX_SECRET = 1024 * 1024
-"""Largest file that `${file:NAME}` reads, in bytes."""
+"""Maximum size of a file that `${file:NAME}` reads, in bytes."""
 
 _TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
@@ -73,7 +73,7 @@ class _Interpolation:
                 value = self._file(inner[5:]) if inner.startswith("file:") else self._variable(inner)
             except ValueError as error:
                 self.problems.append(node.mark.problem(path, str(error)))
-                # Whatever stands here is already reported, so it is kept out of every later message.
+                # The problem is reported; marking the value as secret keeps it out of later messages
                 return replace(node, variables=(inner,), secret=True)
             parts.append(value)
             name = inner if inner.startswith("file:") else inner.partition(":")[0]
@@ -122,14 +122,14 @@ def interpolate(
     resolve: Callable[[Mark, str], FilePath],
     problems: list[Problem],
 ) -> MappingNode:
-    """The document with `${...}` replaced where it may stand; everywhere else it is a problem.
+    """Replace `${...}` in the sections that permit it. In all other sections it is a problem.
 
-    resolve: the absolute path of a relative one that is written at a place.
+    resolve: returns the absolute path for a relative path written at a given place.
     """
     settings = _Interpolation(environ, problems, None)
     directory = find(document, ("ops", "secrets_dir"))
     if isinstance(directory, ScalarNode) and isinstance(directory.value, str):
-        # Its own problems are found again, and reported, by the walk below.
+        # The walk below finds and reports the problems of this value again
         known = _Interpolation(environ, [], None).walk(directory, (), allowed=True)
         if isinstance(known, ScalarNode) and isinstance(known.value, str) and known.value:
             settings.secrets = resolve(directory.mark, known.value)

@@ -1,6 +1,7 @@
-"""JSON Schema (2020-12) of the files as people write them, for editors and for `bridge check --schema`.
+"""JSON Schema (2020-12) of configuration files as users write them, for editors and for `bridge check --schema`.
 
-One file need not be complete (others, `defaults:` and overlays fill it), so entries require only what tells them apart.
+One file need not be complete, because other files, `defaults:` and overlays add to it. Entries therefore require only
+the keys that distinguish them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _FILLED = ("SourceConfig", "TargetConfig")
 
 
 def schema() -> dict[str, Any]:
-    """The schema, ready to be written as JSON."""
+    """JSON Schema of a configuration file, ready to be written as JSON."""
     whole = BridgeConfig.model_json_schema(by_alias=True, mode="validation")
     definitions: dict[str, Any] = whole.pop("$defs")
     properties: dict[str, Any] = whole.pop("properties")
@@ -65,7 +66,7 @@ def schema() -> dict[str, Any]:
 
 
 def _name_entries(node: Any) -> None:
-    """Say of a mapping what its keys are like, and refuse others."""
+    """Describe the keys of mappings with `propertyNames`, which refuses other keys."""
     waiting = [node]
     while waiting:
         part = waiting.pop()
@@ -97,7 +98,7 @@ def _reachable(node: Any, definitions: dict[str, Any]) -> set[str]:
 
 
 def _interpolate(definition: dict[str, Any]) -> None:
-    """Let `${VAR}` stand where a number, a boolean or a word of a list is due."""
+    """Allow `${VAR}` in place of a number, a boolean or an enumerated word."""
     for name, value in definition.get("properties", {}).items():
         if name == "type" or "$ref" in value or value.get("type") in ("array", "object"):
             continue
@@ -108,7 +109,7 @@ def _interpolate(definition: dict[str, Any]) -> None:
 
 
 def _bare(definitions: dict[str, Any]) -> None:
-    """One name may stand for a list of one in `from`."""
+    """Allow a single name in place of a list in `from`."""
     names = definitions["RouteConfig"]["properties"]["from"]
     kept = {"description": names.pop("description")}
     branches = [dict(names["items"]), dict(names)]
@@ -117,7 +118,7 @@ def _bare(definitions: dict[str, Any]) -> None:
 
 
 def _partial(section: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A mapping of some keys that an entry of the section may have, none of them required."""
+    """Schema of a mapping with any keys of an entry of the section, none of them required."""
     entry = section.get("additionalProperties") or section["items"]
     properties: dict[str, Any] = {}
     for name in [str(part["$ref"]).removeprefix(_REFERENCE) for part in entry.get("oneOf", [entry])]:
@@ -127,7 +128,7 @@ def _partial(section: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
 
 
 def _untitled(node: Any) -> None:
-    """Titles only repeat the keys."""
+    """Remove titles, because they only repeat the keys."""
     waiting = [node]
     while waiting:
         part = waiting.pop()

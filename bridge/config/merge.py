@@ -1,4 +1,4 @@
-"""Several files become one document: files beside each other, overlays on top, defaults underneath. Pure."""
+"""Merge of several files into one document: files of equal rank, overlays on top, defaults underneath. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from bridge.config.routes import VERBS
 from bridge.errors import Problem
 
 NAMED = ("engines", "brokers", "registries", "targets", "sources", "sagas")
-"""Sections of named entries: a name belongs to one file."""
+"""Sections of named entries. Each name belongs to one file."""
 
 CONCATENATED: frozenset[Path] = frozenset({("routes",), ("workflows", "modules"), ("workflows", "external")})
-"""Lists to which every file adds its own."""
+"""Lists that are concatenated over all files."""
 
 DEFAULTS = {"source": "sources", "route": "routes", "target": "targets", "broker": "brokers", "engine": "engines"}
-"""Kinds under `defaults:` and the sections they stand for."""
+"""Sections by kind, for the kinds permitted under `defaults:`."""
 
 
 def expand(document: MappingNode, problems: list[Problem]) -> MappingNode:
-    """The document with its shorthands written out: `engine: {...}` and `workflows: [...]`."""
+    """Expand the document's shorthands `engine: {...}` and `workflows: [...]`."""
     if "engine" in document:
         mark, engine = document.keys["engine"], document["engine"]
         engines = document.entries.get("engines")
@@ -37,7 +37,10 @@ def expand(document: MappingNode, problems: list[Problem]) -> MappingNode:
 
 
 def join(first: MappingNode, second: MappingNode, problems: list[Problem], path: Path = ()) -> MappingNode:
-    """Two files of equal rank: mappings merge, routes line up, and what both say is a problem naming both places."""
+    """Merge two files of equal rank.
+
+    Mappings are merged and routes concatenated. A key in both files is a problem that names both places.
+    """
     entries, keys = dict(first.entries), dict(first.keys)
     for key, mark, value in second.items():
         here = (*path, key)
@@ -54,7 +57,11 @@ def join(first: MappingNode, second: MappingNode, problems: list[Problem], path:
 
 
 def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> MappingNode:
-    """`top` wins: mappings merge, everything else is replaced, a route changes the route of its name."""
+    """Merge an overlay into a document.
+
+    `top` takes precedence: mappings are merged, other values replaced, and a route changes the route of the same
+    name.
+    """
     routes, changed = base.entries.get("routes"), top.entries.get("routes")
     result = _over(base, top.without("routes"), ())
     if changed is None:
@@ -106,14 +113,14 @@ def _over(base: MappingNode, top: MappingNode, path: Path) -> MappingNode:
 
 
 def _other_type(mine: MappingNode, value: MappingNode, path: Path) -> bool:
-    """An engine or broker of another type shares no settings with the one that it replaces."""
+    """True if an engine or broker has another type than the entry it replaces. The two then share no settings."""
     if len(path) != 2 or path[0] not in ("engines", "brokers") or "type" not in value:
         return False
     return "type" not in mine or plain(mine["type"]) != plain(value["type"])
 
 
 def apply_defaults(document: MappingNode) -> MappingNode:
-    """Each kind's defaults laid under every entry of the kind; `defaults` itself is gone afterwards."""
+    """Merge each kind's defaults under every entry of the kind, and remove `defaults`."""
     defaults = document.entries.get("defaults")
     document = document.without("defaults")
     if not isinstance(defaults, MappingNode):
@@ -137,13 +144,13 @@ def apply_defaults(document: MappingNode) -> MappingNode:
 def _under(entry: Node, defaults: MappingNode) -> Node:
     if not isinstance(entry, MappingNode):
         return entry
-    # A default for a verb's fields must not give the verb to routes that do something else.
+    # A default for a command's fields must not add the command to routes with another command
     fitting = defaults.without(*(verb for verb in VERBS if verb not in entry))
     return _filled(entry, fitting)
 
 
 def _filled(entry: MappingNode, defaults: MappingNode) -> MappingNode:
-    """The entry with what it leaves out, at the place where the entry is written."""
+    """Entry completed with the defaults, at the place where the entry is written."""
     entries, keys = dict(defaults.entries), dict(defaults.keys)
     for key, mark, value in entry.items():
         under = entries.get(key)

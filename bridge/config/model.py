@@ -1,4 +1,4 @@
-"""The whole configuration."""
+"""The configuration as a whole, and its `ops` section."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge.config.types import Duration, Integer, Model, Name, Size
 
 
 class ConnectionsConfig(Model):
-    """Bounds of connections."""
+    """Limits of connections."""
 
     max_connections: Integer = Field(
         256, ge=1, description="Connections at once. For one more the one that was idle longest is closed."
@@ -37,7 +37,7 @@ class ControlConfig(ConnectionsConfig):
 
 
 class HttpConfig(ConnectionsConfig):
-    """Health and metrics over HTTP. Read-only; loopback unless told otherwise."""
+    """Health and metrics over HTTP. Read-only, and on loopback by default."""
 
     host: str = Field("127.0.0.1", min_length=1, pattern=r"^[^\s/@]*$", description="Address to listen on.")
     port: Integer = Field(
@@ -48,7 +48,7 @@ class HttpConfig(ConnectionsConfig):
 
 
 class LogConfig(Model):
-    """What the daemon says on standard error."""
+    """Log of the daemon on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe records to write.")
     format: Literal["auto", "human", "json"] = Field("auto", description="auto: human on a terminal, else JSON.")
@@ -60,14 +60,14 @@ class LogConfig(Model):
 
 
 class AuditConfig(Model):
-    """Copy of the audit on disk, of each embedded engine and of the state directory."""
+    """Audit files on disk, for each embedded engine and for the state directory."""
 
     max_bytes: Size = Field(4194304, ge=65536, description="Size from which on a file is put aside.")
     files: Integer = Field(8, ge=1, le=1000, description="Files that are kept; the oldest goes first.")
 
 
 class OpsConfig(Model):
-    """How the daemon is run and watched."""
+    """Operation and monitoring of the daemon."""
 
     http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
     control: ControlConfig = Field(ControlConfig(), description="The control socket.")
@@ -88,7 +88,7 @@ def _workflows(value: Any) -> Any:
 
 
 class BridgeConfig(Model):
-    """One bridge."""
+    """Configuration of one bridge."""
 
     engines: dict[Name, EngineConfig] = Field(
         min_length=1, description="Engines by name; `engine: {...}` is short for one that is named `default`."

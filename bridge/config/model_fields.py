@@ -1,4 +1,4 @@
-"""Which keys a place in the configuration may hold, read from the models."""
+"""Keys that each place in the configuration may hold, read from the models."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from bridge.config.node import Path
 
 
 def keys_at(path: Path, tag: str | None = None) -> list[str]:
-    """Keys that the mapping at `path` may hold, as written; of a union, those of the member that `tag` chooses."""
+    """Keys that the mapping at `path` may hold, as written in files.
+
+    For a union, the keys of the member that `tag` selects.
+    """
     models = [kind for kind in _kinds_at(path) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     tagged = [model for model in models if tag is not None and tag in tags(model)]
     return [key for model in tagged or models for key in fields(model)]
 
 
 def is_secret(path: Path) -> bool:
-    """Whether the value at `path` is never to be shown."""
+    """True if the value at `path` must never be shown."""
     return SecretStr in _kinds_at(path)
 
 
@@ -30,13 +33,13 @@ def fields(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    """Values of `type` that choose this model; empty when it is not a member of a union."""
+    """Values of `type` that select this model. Empty if the model is not a member of a union."""
     field = model.model_fields.get("type")
     return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 
 def members(annotation: Any) -> Iterable[Any]:
-    """What an annotation allows, unions and metadata unwrapped."""
+    """Types that an annotation allows, with unions and metadata unwrapped."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from members(get_args(annotation)[0])

@@ -1,4 +1,4 @@
-"""A configuration document as a tree whose every part knows where it is written. Parts may be shared."""
+"""Configuration document as a tree whose parts know their place in the files. Parts may be shared."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from bridge.errors import Problem
 
 Path = tuple[str | int, ...]
-"""Where something stands in the configuration, like `("routes", 2, "when")`."""
+"""Path of a value in the configuration, like `("routes", 2, "when")`."""
 
 ALIASES = {"from_": "from", "continue_": "continue", "schema_file": "schema"}
-"""Attribute names of the models whose key in a file is another word."""
+"""Keys in files by attribute name of the models, where the two differ."""
 
 MASK = "**********"
-"""What is shown in place of a secret."""
+"""Text shown in place of a secret."""
 
 
 _USER_INFORMATION = re.compile(r"//[^\s/@'\"{}]+@")
@@ -24,13 +24,13 @@ _PASSWORD = re.compile(r"[^\s/:@'\"`{}]+:[^\s/:@'\"`{}]+@")
 
 
 def without_credentials(text: str) -> str:
-    """The text with user and password of every address in it masked: `http://user:password@host`."""
+    """Mask user and password in every address of a text: `http://user:password@host`."""
     return _USER_INFORMATION.sub(f"//{MASK}@", text) if "@" in text else text
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in a file; `line` and `column` count from 1."""
+    """A place in a file. `line` and `column` start at 1."""
 
     file: str
     line: int
@@ -40,7 +40,7 @@ class Mark:
         return f"{self.file}:{self.line}"
 
     def problem(self, path: Path, what: str) -> Problem:
-        """An error at this place. What is wrong may quote an address, but not the credentials in it."""
+        """An error at this place. Credentials in an address that `what` quotes are masked."""
         if "@" in what:
             what = _PASSWORD.sub(f"{MASK}@", without_credentials(what))
         return Problem(self.file, self.line, self.column, dotted(path), what)
@@ -48,7 +48,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ScalarNode:
-    """Text, number, boolean or null. `variables`: what it was interpolated from. `secret`: it must never be shown."""
+    """Text, number, boolean or null.
+
+    variables: names of the environment variables and secret files that were interpolated.
+    secret: the value must never be shown.
+    """
 
     value: str | int | float | bool | None
     mark: Mark
@@ -66,7 +70,7 @@ class SequenceNode:
 
 @dataclass(frozen=True, slots=True)
 class MappingNode:
-    """A mapping; `keys` tells where each key is written."""
+    """A mapping. keys: the place of each key."""
 
     entries: dict[str, Node] = field(default_factory=dict)
     keys: dict[str, Mark] = field(default_factory=dict)
@@ -79,17 +83,17 @@ class MappingNode:
         return key in self.entries
 
     def items(self) -> Iterator[tuple[str, Mark, Node]]:
-        """Key, where the key is written, and value."""
+        """Triples of key, place of the key, and value."""
         for key, value in self.entries.items():
             yield key, self.keys[key], value
 
     def without(self, *keys: str) -> MappingNode:
-        """The same mapping less these keys."""
+        """Copy of the mapping without the given keys."""
         entries = {key: value for key, value in self.entries.items() if key not in keys}
         return MappingNode(entries, {key: self.keys[key] for key in entries}, self.mark)
 
     def with_entry(self, key: str, mark: Mark, value: Node) -> MappingNode:
-        """The same mapping with one entry added or replaced."""
+        """Copy of the mapping with one entry added or replaced."""
         return MappingNode(self.entries | {key: value}, self.keys | {key: mark}, self.mark)
 
 
@@ -97,7 +101,7 @@ Node = ScalarNode | SequenceNode | MappingNode
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """`routes[2].when` for `("routes", 2, "when")`; a key that holds dots is quoted."""
+    """Path as text: `routes[2].when` for `("routes", 2, "when")`. A key that contains dots is quoted."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -109,7 +113,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def plain(node: Node) -> Any:
-    """Ordinary dicts, lists and scalars of a tree."""
+    """Convert a tree to plain dicts, lists and scalars."""
     if isinstance(node, MappingNode):
         return {key: plain(value) for key, value in node.entries.items()}
     if isinstance(node, SequenceNode):
@@ -118,7 +122,7 @@ def plain(node: Node) -> Any:
 
 
 def child(node: Node, part: str | int) -> Node | None:
-    """The part of a container, or None. An attribute name of a model finds the key it stands for."""
+    """Part of a container, or None if absent. An attribute name of a model finds the key that it stands for."""
     if isinstance(node, MappingNode):
         key = str(part)
         return node.entries.get(key, node.entries.get(ALIASES.get(key, key)))
@@ -128,7 +132,7 @@ def child(node: Node, part: str | int) -> Node | None:
 
 
 def find(root: Node, path: Path) -> Node | None:
-    """What is written at a path, or None."""
+    """Node at a path, or None if nothing is written there."""
     node: Node | None = root
     for part in path:
         if node is None:
@@ -138,7 +142,10 @@ def find(root: Node, path: Path) -> Node | None:
 
 
 def place(root: Node, path: Path) -> Mark:
-    """Where a path is written: a scalar's own place, a container's key; else the nearest parent that is written."""
+    """Place of a path: that of the scalar itself, or that of a container's key.
+
+    Else the place of the nearest parent that is written.
+    """
     node, mark = root, root.mark
     for part in path:
         found = child(node, part)
@@ -152,12 +159,12 @@ def place(root: Node, path: Path) -> Mark:
 
 
 def key_mark(node: MappingNode, key: str) -> Mark:
-    """Where a key of a mapping is written."""
+    """Place of a mapping's key."""
     return node.keys.get(key) or node.keys.get(ALIASES.get(key, key), node.mark)
 
 
 def kind(node: Node) -> str:
-    """What a person calls this kind of value."""
+    """Name of a value's type for error messages: `a mapping`, `a list`, `text`."""
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, SequenceNode):

@@ -1,4 +1,4 @@
-"""What a rule says of an instance that is not there."""
+"""Treatment of messages whose instance does not exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ParkMissing(Model):
 
 
 class StartMissing(Model):
-    """Start the instance, and go on."""
+    """Start the instance, then execute the command."""
 
     start: str = Field(min_length=1, description="Name of the orchestrator.")
     input: Expression = Field("payload", description="Input of the instance.")
@@ -35,4 +35,4 @@ MissingConfig = Annotated[
     Annotated[OnMissing, Tag("word")] | Annotated[ParkMissing, Tag("park")] | Annotated[StartMissing, Tag("start")],
     Discriminator(_kind),
 ]
-"""A word, `{park: 1h}` or `{start: orchestration}`."""
+"""Treatment of a missing instance: a word, `{park: 1h}` or `{start: orchestration}`."""

@@ -1,4 +1,4 @@
-"""What is left of a configuration without its broken parts, so that the rest can be looked at in the same run."""
+"""Configuration without its invalid parts, which lets the valid rest be examined in the same run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from bridge.config.routes import VERBS
 from bridge.config.translation import paths
 
 _ROUNDS = 10
-"""Taking out one part may show another: a verb without its instance id leaves a route without a verb."""
+"""Maximum number of rounds.
+
+Removal of one part may expose another: without its instance id a command is removed, and the route then has no
+command.
+"""
 
 _NOWHERE = "no.such.source"
 _SECTIONS: dict[str, Any] = {"engines": {"default": {"type": "embedded"}}, "brokers": {"none": {"type": "local"}}}
@@ -20,10 +24,10 @@ _SOURCE: dict[str, Any] = {"broker": "none", "topics": ["none"], "no_match": "de
 
 
 def partial_config(root: MappingNode) -> BridgeConfig | None:
-    """A configuration with defaults and stand-ins in the places of all that is wrong; None when none can be had.
+    """Build a configuration with defaults and placeholders in place of invalid parts; None if that is impossible.
 
-    Routes keep their positions: what is no route at all is one there that no source leads to. For looking at, never
-    for running.
+    Routes keep their positions. An entry that is not a route becomes a route that no source leads to. The
+    configuration is for inspection only and must never run.
     """
     values = plain(root)
     for _ in range(_ROUNDS):
@@ -67,7 +71,12 @@ def _repair(routes: list[Any], position: int) -> None:
 
 
 def _take_out(parent: dict[str, Any], path: Path) -> bool:
-    """Remove what a path leads to: of a list all, of what is missing the mapping that misses it. False: nothing."""
+    """Remove the invalid part at a path.
+
+    Of a list, the whole list is removed; for a missing key, the mapping that lacks it.
+
+    Returns False if nothing was removed.
+    """
     key, *rest = path
     if key not in parent:
         return False

@@ -1,4 +1,4 @@
-"""The configuration reference as Markdown, written from the models: `python -m bridge.config.reference`."""
+"""Configuration reference in Markdown, generated from the models: `python -m bridge.config.reference`."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ ops:
   http: {port: 0}
   drain: 10s
 """
-"""One example per section; together they are a configuration."""
+"""One example per section. Together they form a configuration."""
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
@@ -215,7 +215,7 @@ _PLAIN: dict[Any, str] = {
 
 
 def reference() -> str:
-    """The whole reference as Markdown."""
+    """Complete reference as Markdown."""
     parts = [_INTRODUCTION, "## Sections\n", "\n".join(_overview()) + "\n"]
     for example in EXAMPLES.rstrip().split("\n\n"):
         name = example.partition(":")[0]
@@ -250,7 +250,7 @@ def _table(part: type[BaseModel]) -> Iterator[str]:
 
 
 def _defaults(part: type[BaseModel]) -> dict[str, Any]:
-    """Defaults as they would be written."""
+    """Default values as they would be written in a file."""
     given = {
         name: field.get_default(call_default_factory=True)
         for name, field in part.model_fields.items()
@@ -280,7 +280,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _words(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
-    """Words for what an annotation takes."""
+    """Words for the types that an annotation accepts."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     special = next((word for part in metadata if (word := _special(part))), None)
     if special is not None:

@@ -1,4 +1,4 @@
-"""Schema registries."""
+"""Configuration of schema registries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bridge.config.types import Duration, Model, Size
 
 
 class RegistryTlsConfig(Model):
-    """TLS to a schema registry; without it a registry at an `https` address must be trusted by the system."""
+    """TLS to a schema registry. Without it, the system must trust the certificate of an `https` registry."""
 
     ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
     certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
@@ -17,7 +17,7 @@ class RegistryTlsConfig(Model):
 
 
 class RegistryConfig(Model):
-    """A Confluent-compatible schema registry, for the codecs `avro` and `protobuf`; needs the extra `schemas`."""
+    """A Confluent-compatible schema registry, for the codecs `avro` and `protobuf`. Needs the extra `schemas`."""
 
     url: str = Field(pattern=r"^https?://[^\s,@]+$", description="Its address; credentials do not belong here.")
     username: str | None = Field(None, min_length=1, description="For basic authentication; at Confluent, the key.")

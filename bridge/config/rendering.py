@@ -1,4 +1,4 @@
-"""The effective configuration as YAML that tells of every value where it comes from, secrets masked."""
+"""Effective configuration as YAML with the origin of every value. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n",
 
 
 def masked(config: BridgeConfig, root: Node) -> Any:
-    """Plain values of a configuration in the words of the file, secrets masked."""
+    """Plain values of a configuration, with the keys used in files and secrets masked."""
     return _masked(config.model_dump(mode="json", by_alias=True), root)
 
 
@@ -31,15 +31,16 @@ def _masked(value: Any, node: Node | None) -> Any:
 
 
 def render(config: BridgeConfig, root: Node) -> str:
-    """YAML text with a comment behind every value: `file:line`, `environment` or `default`.
+    """YAML text with a comment after every value: `file:line`, `environment` or `default`.
 
-    What is null and not written is left out. Read as a file it gives the same configuration, less the secrets.
+    Null values that are not written are omitted. Parsed as a file, the text gives the same configuration without the
+    secrets.
     """
     return "\n".join(_lines(masked(config, root), root, None, "", "")) + "\n"
 
 
 def _lines(value: Any, node: Node | None, mark: Mark | None, indent: str, lead: str) -> Iterator[str]:
-    """Lines of a value. `lead` is what stands before it in its first line: a key, a dash, or both."""
+    """Lines of a value. lead: text before the value in its first line: a key, a dash, or both."""
     if isinstance(value, dict):
         value = {key: part for key, part in value.items() if part is not None or _written(node, key)}
     if isinstance(value, dict) and value:
@@ -79,7 +80,7 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     text = value.replace("${", "$${")
-    # Quoted, too, is what readers of older YAML take for a boolean or a date.
+    # Words that parsers of older YAML read as a boolean or a date are quoted too
     if (_PLAIN.fullmatch(text) and text.lower() not in _WORDS) or _DURATION.fullmatch(text):
         return text
     return '"' + "".join(_escaped(character) for character in text) + '"'

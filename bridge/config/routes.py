@@ -1,4 +1,4 @@
-"""Routes: which message leads to which command."""
+"""Configuration of routes, which map messages to commands."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class RaiseEventVerb(Model):
 
 
 class StartOrRaiseVerb(Model):
-    """Start an orchestration with the message as input, or raise it as an event when it already runs."""
+    """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
 
     orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -154,7 +154,7 @@ class StartOrRaiseVerb(Model):
 
 
 class ReplyVerb(Model):
-    """Bring an answer to the request or the saga's step that waits for it."""
+    """Deliver an answer to the request or saga step that waits for it."""
 
     data: Expression = Field("payload", description="What the waiting workflow gets.")
     on_missing: OnMissing = Field(
@@ -207,7 +207,7 @@ class SuspendVerb(Model):
 
 
 class ResumeVerb(Model):
-    """Let a suspended orchestration go on."""
+    """Resume a suspended orchestration."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
     reason: Template | None = Field(None, description="Why, for the reader of the history.")
@@ -236,13 +236,13 @@ class SignalEntityVerb(Model):
 
 
 class IgnoreVerb(Model):
-    """Take the message and do nothing: counted as ignored."""
+    """Take the message and do nothing. The message is counted as ignored."""
 
     reason: str | None = Field(None, description="Why, for the reader.")
 
 
 class RoutePerConfig(Model):
-    """Limits of a route for each value of a template. Messages beyond them wait while those of other values go on."""
+    """Limits of a route per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
         description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
@@ -266,7 +266,7 @@ class RoutePerConfig(Model):
 
 
 class RouteLimitsConfig(Model):
-    """What keeps the route from flooding its engine. At a limit its messages wait; nothing is dropped."""
+    """Limits that protect the engine from floods of messages. At a limit the route's messages wait; none is dropped."""
 
     running: Integer | None = Field(
         None,
@@ -307,7 +307,7 @@ def _names(value: Any) -> Any:
 
 
 def wrong_verbs(given: list[str]) -> str | None:
-    """What is wrong with the verbs that a route has; None when there is exactly one."""
+    """Error text for the commands that a route names; None if it names exactly one."""
     if len(given) == 1:
         return None
     said = f"has {' and '.join(given)}" if given else "has none"
@@ -315,7 +315,7 @@ def wrong_verbs(given: list[str]) -> str | None:
 
 
 class RouteConfig(Model):
-    """One rule. Exactly one verb says what to do."""
+    """One rule. It names exactly one command."""
 
     name: Name = Field(description="Name of the route, unique in the configuration.")
     from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
@@ -366,5 +366,5 @@ class RouteConfig(Model):
 
     @property
     def verb(self) -> str:
-        """Name of the one verb that is given."""
+        """Name of the route's command."""
         return next(verb for verb in VERBS if getattr(self, verb) is not None)

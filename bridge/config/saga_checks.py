@@ -1,6 +1,6 @@
-"""What no single part of a declarative saga can know: names that refer to each other, and parts without effect. Pure.
+"""Checks across the parts of declarative sagas: names that refer to each other, and parts without effect. Pure.
 
-Works on the plain document, like `checks`.
+The checks work on the plain document, like `checks`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from bridge.config.sagas import KINDS, wrong_kinds
 from bridge.errors import Locate, Problem
 
 REPLY_PREFIX = "reply:"
-"""What names of events that bring answers begin with."""
+"""Prefix of the names of events that carry answers."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass
 class SagaChecks:
-    """The sections a saga refers to, as written."""
+    """Checks of all declarative sagas. The attributes are the sections that sagas refer to, as written."""
 
     sagas: dict[str, Any]
     targets: dict[str, Any]
@@ -97,7 +97,11 @@ def _brings_replies(route: dict[str, Any], source: str) -> bool:
 
 @dataclass
 class _Walk:
-    """One saga's steps. names: of steps, with where they stand. awaits: the first command that waits for an answer."""
+    """Steps of one saga.
+
+    names: places of the steps, by name.
+    awaits: the first command that waits for an answer.
+    """
 
     checks: SagaChecks
     saga: str
@@ -107,7 +111,7 @@ class _Walk:
     _pivot: bool = False
 
     def steps(self, entries: Any, path: Path, inside: str | None = None) -> Iterator[Problem]:
-        """inside: `parallel` for members of a group, `steps` for those of a branch."""
+        """Problems of a list of steps. inside: `parallel` for members of a group, `steps` for members of a branch."""
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
             if not isinstance(entry, dict):
                 self.broken = True

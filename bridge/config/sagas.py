@@ -1,4 +1,4 @@
-"""Declarative sagas: steps that publish commands and await their answers, without any code."""
+"""Configuration of declarative sagas: steps that publish commands and await answers, without code."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic import Field, StringConstraints, model_validator
 from bridge.config.types import Duration, Expression, Integer, Model, Name, Number, Template
 
 KINDS = ("command", "parallel", "steps", "point_of_no_return")
-"""Keys of which each entry of a saga has exactly one."""
+"""Kinds of saga entries. Each entry has exactly one of these keys."""
 
 ONLY_COMMANDS = (
     "name", "refused", "failed", "detail", "compensation", "timeout", "retry", "compensation_timeout",
     "compensation_retry",
 )  # fmt: skip
-"""Keys that belong to a step with a command."""
+"""Keys that are valid only in a step with a command."""
 
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
 class AttemptsConfig(Model):
-    """How often a command is sent, and with which pauses."""
+    """Number of attempts to send a command, and the pauses between them."""
 
     attempts: Integer = Field(5, ge=1, description="Attempts, the first included.")
     initial: Duration = Field(1.0, description="Pause after the first attempt.")
@@ -44,7 +44,7 @@ class CommandConfig(Model):
 
 
 class SagaStepConfig(Model):
-    """A step, a group or the point of no return: exactly one of its kinds."""
+    """A step, a group or the point of no return. Each entry has exactly one of these kinds."""
 
     name: StepName | None = Field(None, description="Name of the step, unique in the saga. Required with `command`.")
     command: CommandConfig | None = Field(None, description="What the step asks for.")
@@ -81,7 +81,7 @@ class SagaStepConfig(Model):
 
 
 class SagaConfig(Model):
-    """A saga in steps. It starts with `schedule: {saga: NAME, ...}`."""
+    """A saga as a list of steps. A route starts it with `schedule: {saga: NAME, ...}`."""
 
     steps: tuple[SagaStepConfig, ...] = Field(min_length=1, description="What is done, in order.")
     replies: Name | None = Field(
@@ -97,7 +97,7 @@ class SagaConfig(Model):
 
 
 def wrong_kinds(kinds: list[str], given: set[str] | frozenset[str], named: bool) -> str | None:
-    """What is wrong with an entry that has these kinds and keys; None when nothing is."""
+    """Error text for the kinds and keys of an entry; None if they are valid."""
     if len(kinds) != 1:
         said = f"has {' and '.join(kinds)}" if kinds else "has none"
         return f"an entry of a saga needs exactly one of {', '.join(KINDS)}; this one {said}"

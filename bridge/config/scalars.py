@@ -1,7 +1,7 @@
-"""What an unquoted word in YAML means: YAML 1.2's core schema, less its traps.
+"""Values of unquoted YAML scalars, according to the core schema of YAML 1.2 without its traps.
 
 `yes`, `no`, `on`, `off`, dates, times, `0x1f`, `0o17`, `007` and `1_000` are text. `.nan`, `.inf` and numbers beyond
-64 bits are refused, since no JSON payload and no expression could equal them.
+64 bits are refused, because no JSON payload and no expression could equal them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
 def resolve(text: str) -> str | int | float | bool | None:
-    """The value of a plain scalar. Raises ValueError for numbers that are not finite or do not fit 64 bits."""
+    """Value of a plain scalar. Raises: ValueError for numbers that are not finite or do not fit 64 bits."""
     if text in _NULL:
         return None
     if text in _BOOLEANS:

@@ -1,4 +1,4 @@
-"""JSON Schema files that sources and routes name: they must be there and be JSON. Codecs compile them."""
+"""Check of JSON Schema files that sources and routes name: each must exist and hold JSON. Codecs compile them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bridge.errors import Locate, Problem
 from bridge.files import FileProblem, read_file
 
 MAX_SCHEMA = 4 * 1024 * 1024
-"""Largest schema file in bytes."""
+"""Maximum size of a schema file, in bytes."""
 
 
 def check(
     document: dict[str, Any], locate: Locate, resolve: Callable[[tuple[str | int, ...], str], Path]
 ) -> Iterator[Problem]:
-    """Problems of the files named by `schema:`; reads each file once."""
+    """Problems of the files named by `schema:`. Each file is read once."""
     seen: dict[Path, str | None] = {}
     for path, value in _named(document):
         file = resolve(path, value)

@@ -1,4 +1,4 @@
-"""What only Azure Service Bus has: the broker, and wishes of its sources and targets."""
+"""Configuration specific to Azure Service Bus: the broker, and options of its sources and targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 _DOMAIN = ".servicebus.windows.net"
 
 EMULATOR_CONNECTIONS = 10
-"""How many the official emulator takes."""
+"""Maximum number of connections that the official emulator accepts."""
 
 
 def _check_namespace(value: str) -> str:
@@ -30,7 +30,7 @@ def _check_endpoint(value: str) -> str:
 
 
 class ServiceBusSasConfig(Model):
-    """A shared access policy, or a signature that was made with one."""
+    """A shared access policy, or a signature made with one."""
 
     name: str | None = Field(None, min_length=1, description="Name of the policy.")
     key: SecretStr | None = Field(None, description="Its key.")
@@ -44,13 +44,13 @@ class ServiceBusSasConfig(Model):
 
 
 class ServiceBusTlsConfig(Model):
-    """TLS, which is always on but for the emulator."""
+    """TLS, which is always on except for the emulator."""
 
     ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
 
 
 class ServiceBusBrokerConfig(Model):
-    """A namespace of Azure Service Bus, or the emulator; needs the extra `servicebus`."""
+    """A namespace of Azure Service Bus, or the emulator. Needs the extra `servicebus`."""
 
     type: Literal["servicebus"] = Field(description="The kind of broker.")
     namespace: Annotated[str, AfterValidator(_check_namespace)] | None = Field(
@@ -85,7 +85,7 @@ class ServiceBusBrokerConfig(Model):
 
     @property
     def most_connections(self) -> int | None:
-        """Connections that the namespace takes; None: as many as are wanted."""
+        """Maximum number of connections to the namespace; None for no limit."""
         if self.connections is None and self.connection_string is not None:
             parts = self.connection_string.get_secret_value().replace(" ", "").lower().split(";")
             return EMULATOR_CONNECTIONS if "usedevelopmentemulator=true" in parts else None
@@ -103,7 +103,7 @@ class ServiceBusBrokerConfig(Model):
 
 
 class SessionsConfig(Model):
-    """How a queue or subscription with sessions is read; `sessions: true` takes the defaults."""
+    """Reading of a queue or subscription with sessions. `sessions: true` uses the defaults."""
 
     concurrent: Integer = Field(8, ge=1, le=1000, description="Sessions that are held at the same time.")
     idle: Duration = Field(1.0, gt=0, description="How long a session without messages is kept.")
@@ -111,7 +111,7 @@ class SessionsConfig(Model):
 
 
 def sessions(value: Any) -> Any:
-    """`true` and `false` in the long form."""
+    """Convert `true` and `false` to the long form."""
     if isinstance(value, bool):
         return {} if value else None
     return value
@@ -121,7 +121,7 @@ Sessions = Annotated[SessionsConfig | None, BeforeValidator(sessions)]
 
 
 class ServiceBusSourceConfig(Model):
-    """What only a Service Bus source has, beside `queue`, `topic`, `subscription`, `sub_queue` and `sessions`."""
+    """Options of Service Bus sources, in addition to `queue`, `topic`, `subscription`, `sub_queue` and `sessions`."""
 
     prefetch: Integer = Field(100, ge=1, le=5000, description="Messages that a receiver has under way to us.")
     receivers: Integer = Field(1, ge=1, le=64, description="Receivers, each with its own connection.")
@@ -134,7 +134,7 @@ class ServiceBusSourceConfig(Model):
 
 
 class ServiceBusTargetConfig(Model):
-    """What only a Service Bus target has."""
+    """Options of Service Bus targets."""
 
     key: Literal["session", "partition", "none"] = Field(
         "session", description="What the key of a message becomes: its session id, its partition key, or nothing."

@@ -1,4 +1,4 @@
-"""Loads the configuration: files and overlays in, one checked value with positions out."""
+"""Loader of the configuration: reads files and overlays, and returns one checked value with positions."""
 
 from __future__ import annotations
 
@@ -24,38 +24,42 @@ from bridge.config.translation import REQUIRED, suggestion, translate
 from bridge.errors import ConfigError, Problem
 
 SUFFIXES = (".yaml", ".yml")
-"""What a directory is searched for."""
+"""Suffixes of the files that are read in a directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is written, merged, with the places it is written at."""
+    """Merged document with the places of its values."""
 
     root: MappingNode
     directories: Mapping[str, Path]
     base: Path
 
     def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
-        """A problem at a path, placed where it is written or at the nearest parent that is."""
+        """Create a problem at a path. Its place is that of the path, or of the nearest parent that is written."""
         words = tuple(ALIASES.get(part, part) if isinstance(part, str) else part for part in path)
         return place(self.root, words).problem(words, what)
 
     def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
-        """The absolute path of a relative one: beside the file that `path` is written in, else the first."""
+        """Absolute path of a relative one.
+
+        The base is the directory of the file in which `path` is written, else of the first file.
+        """
         node = find(self.root, path)
         return self.beside(node.mark, value) if node is not None else self.base / value
 
     def beside(self, mark: Mark, value: str) -> Path:
-        """The absolute path of a relative one that is written at a place."""
+        """Absolute path of a relative one that is written at a place."""
         return self.directories.get(mark.file, self.base) / value
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that can be used.
+    """A valid configuration.
 
-    version: short content hash of what is in force, secrets left out. base: directory of the first file, absolute.
-    warnings: what is worth a look and stops nothing.
+    version: short content hash of the effective configuration, without secrets.
+    base: directory of the first file, absolute.
+    warnings: problems that do not prevent the use of the configuration.
     """
 
     config: BridgeConfig = field(repr=False)
@@ -65,24 +69,31 @@ class Loaded:
     document: Document = field(repr=False)
 
     def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
-        """A problem at a path (`("routes", 2, "when")`), placed where that or its nearest parent is written."""
+        """Create a problem at a path, like `("routes", 2, "when")`.
+
+        Its place is that of the path, or of the nearest parent that is written.
+        """
         return self.document.locate(path, what)
 
     def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
-        """The absolute path of `value`: relative to the file that `path` is written in; `base` for a default."""
+        """Absolute path of `value`, relative to the file in which `path` is written.
+
+        For a default, relative to `base`.
+        """
         return self.document.resolve(path, value)
 
     def effective(self) -> str:
-        """YAML of what is in force, with the origin of every value as a comment and secrets masked."""
+        """YAML of the effective configuration, with the origin of every value as a comment and secrets masked."""
         return render(self.config, self.document.root)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A configuration as far as it can be understood, and every problem that loading it finds.
+    """Parsed part of a configuration, and every problem found while loading it.
 
-    loaded: with stand-ins for what is wrong when `whole` is false, so that the rest can be looked at; None when too
-    little can be read. whole: nothing is left out; it can be used unless there is an error among the problems.
+    loaded: the configuration. If `whole` is False, placeholders stand in for invalid parts, for inspection of the
+    rest. None if too little can be read.
+    whole: True if no part is left out. The configuration can then be used unless `problems` holds an error.
     """
 
     problems: tuple[Problem, ...]
@@ -93,8 +104,10 @@ class Survey:
 def load(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
     """Read, merge and check a configuration.
 
-    paths: files, or directories whose *.yaml and *.yml files are read in the order of their names. overlays: the same,
-    laid on top in order. environ: the process's own when None. Raises ConfigError with every problem.
+    paths: files, or directories whose *.yaml and *.yml files are read in the order of their names.
+    overlays: files or directories, laid on top in order.
+    environ: environment variables; None for those of the process.
+    Raises: ConfigError with every problem.
     """
     found = survey(paths, overlays, environ=environ)
     if found.loaded is None or any(problem.severity == "error" for problem in found.problems):
@@ -103,14 +116,14 @@ def load(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mappi
 
 
 def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Mapping[str, str] | None = None) -> Survey:
-    """The same for whoever looks on where something is wrong. Raises nothing."""
+    """Read, merge and check a configuration like `load`, but continue after problems. Raises no ConfigError."""
     problems: list[Problem] = []
     directories: dict[str, Path] = {}
     root = _joined(paths, directories, problems)
     tops = [(path, _joined([path], directories, problems)) for path in overlays]
     if root is None:
         return Survey(tuple(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}")]))
-    # What stands in a file that cannot be read is not missed in the others. Such a problem has no path in it.
+    # A file that cannot be read may hold the sections that seem to be missing. Its problem has no path
     readable = all(problem.path for problem in problems)
     for _, top in tops:
         if top is not None:
@@ -189,7 +202,10 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
 def _validated(
     document: Document, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
 ) -> BridgeConfig | None:
-    """The configuration, None after its problems were added. known: places of which nothing more is to be said."""
+    """Validated configuration. If it is invalid, its problems are added and None is returned.
+
+    known: places whose problem is already reported.
+    """
     config: BridgeConfig | None = None
     values = plain(document.root)
     if readable:
@@ -208,7 +224,10 @@ def _validated(
 
 
 def _unique(problems: Sequence[Problem], read: Sequence[str]) -> list[Problem]:
-    """Each problem once, in the order of the files: a wrong default is wrong in every entry it is laid under."""
+    """Remove repeated problems and sort the rest by file.
+
+    An invalid default is repeated in every entry that it applies to.
+    """
     files = list(dict.fromkeys((*read, *(problem.file for problem in problems))))
     once = {(problem.file, problem.line, problem.column, problem.what): problem for problem in reversed(problems)}
     return sorted(once.values(), key=lambda problem: (files.index(problem.file), problem.line, problem.column))

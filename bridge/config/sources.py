@@ -1,4 +1,4 @@
-"""Sources: what is consumed, and how."""
+"""Configuration of sources, which consume messages."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _check_attribute(value: str) -> str:
 
 
 ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
-"""Attributes of CloudEvents 1.0; a source's `attributes` may give extensions too."""
+"""Attributes of CloudEvents 1.0. A source's `attributes` may also set extensions."""
 
 
 DEAD_LETTER_TOPIC = "{topic}.dlq"
-"""Where dead letters go unless the source says otherwise and the broker has no place of its own."""
+"""Default dead-letter topic, for brokers without a dead-letter place of their own."""
 
 SUB_QUEUES = {"dead_letter": "/$DeadLetterQueue", "transfer_dead_letter": "/$Transfer/$DeadLetterQueue"}
-"""What a sub-queue of Service Bus adds to the path of its entity."""
+"""Suffix that a sub-queue of Service Bus adds to the path of its entity."""
 
 
 OnUnreadable = Literal["dead_letter", "stop_partition", "skip"]
@@ -60,7 +60,7 @@ OnUnreadable = Literal["dead_letter", "stop_partition", "skip"]
 
 
 class RetryConfig(Model):
-    """Retries in memory, per ordering key. Outages are not counted: they are held."""
+    """Retries in memory, per ordering key. Outages do not count as retries: the source is held."""
 
     initial: Duration = Field(0.2, description="Wait after the first failure.")
     multiplier: Number = Field(2.0, ge=1.0, le=10.0, description="Factor from one wait to the next.")
@@ -70,7 +70,7 @@ class RetryConfig(Model):
 
 
 class SourcePerConfig(Model):
-    """Bounds of a source for each value of a template. Messages beyond them wait while those of other values go on."""
+    """Limits of a source per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
         description="Text that tells senders apart, like `{{ event.source }}`; empty where the expression fails or the "
@@ -100,7 +100,7 @@ def _per(value: Any) -> Any:
 
 
 class LimitsConfig(Model):
-    """Bounds of memory and time. The partition pauses at a limit of what is in flight; nothing is dropped."""
+    """Limits of memory and time. At a limit of messages in flight the partition pauses; no message is dropped."""
 
     max_payload: Size = Field(1048576, description="Largest message body; a larger one is dead-lettered.")
     max_depth: Integer = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
@@ -151,7 +151,7 @@ class LimitsConfig(Model):
 
 
 class QuarantineConfig(Model):
-    """Poisoned keys wait for a person instead of being dead-lettered."""
+    """Quarantine: a key whose message fails waits on an engine for a person instead of being dead-lettered."""
 
     engine: Name | None = Field(None, description="Engine that keeps them; null: the one of the source's first route.")
     max_messages: Integer = Field(1000, ge=1, description="Messages held per key; more are dead-lettered.")
@@ -168,7 +168,7 @@ def _check_pattern(value: str) -> str:
 
 
 class KafkaSourceConfig(Model):
-    """What only a Kafka source has."""
+    """Options of Kafka sources."""
 
     pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(
         None, min_length=1, description="Regular expression at the start of topic names, beside which `topics` is `[]`."
@@ -192,7 +192,7 @@ class KafkaSourceConfig(Model):
 
 
 class SourceConfig(Model):
-    """One stream of messages and how it is read."""
+    """One stream of messages, and the way it is read."""
 
     broker: Name = Field(description="Name of the broker, from `brokers`.")
     topics: tuple[Topic, ...] = Field((), description="Topics to read, on the local broker and Kafka.")
@@ -254,7 +254,7 @@ class SourceConfig(Model):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What is read, as positions of messages name it."""
+        """Topics or entity paths that are read, as positions of messages name them."""
         if self.queue is None and self.topic is None:
             return self.topics
         path = self.queue if self.queue is not None else f"{self.topic}/Subscriptions/{self.subscription}"
@@ -262,7 +262,7 @@ class SourceConfig(Model):
 
     @property
     def entrance(self) -> str | None:
-        """Where to publish so that this source receives it; None where nobody can."""
+        """Topic or queue to publish to for this source to receive a message; None for sub-queues, which accept none."""
         if self.sub_queue is not None:
             return None
         return self.queue or self.topic or next(iter(self.topics), None)

@@ -1,4 +1,4 @@
-"""TLS of ports that the bridge serves, and to engines that it calls."""
+"""TLS of ports that the bridge serves, and of connections to engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bridge.config.types import Model
 
 
 class ServerTlsConfig(Model):
-    """TLS of a port of ours. The files are read again when they change; connections that are open stay."""
+    """TLS of a port that the bridge serves. Changed files are read again; open connections stay open."""
 
     certificate: str = Field(min_length=1, description="File of the certificate and its chain, PEM.")
     key: str | None = Field(
@@ -22,7 +22,7 @@ class ServerTlsConfig(Model):
 
 
 class ClientTlsConfig(Model):
-    """TLS to an engine. The files are read at the start."""
+    """TLS to an engine. The files are read once, at the start."""
 
     ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
     certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")

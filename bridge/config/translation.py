@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words for people, at the place where it is written."""
+"""Translation of pydantic's errors into messages for users, at the place where the value is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REQUIRED = {
     "engines": "at least one engine is needed, like `engine: {type: embedded}`",
     "brokers": "at least one broker is needed, like `brokers: {local: {type: local}}`",
 }
-"""Sections without which there is no configuration, and what is said when one is missing."""
+"""Required sections, with the message for a missing one."""
 
 _FORMS = "; or `{park: 1h}` to let the message wait, or `{start: ORCHESTRATION}` to start the instance"
 _LONGEST_SHOWN = 60
@@ -46,24 +46,24 @@ _SECTIONS_OF_TYPES = ("brokers", "engines")
 
 
 def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
-    """Every problem of a validation, in the order of the file."""
+    """Problems of a validation, in the order of the file."""
     details = [(_path(root, detail["loc"]), detail) for detail in error.errors(include_url=False)]
     untyped = {path[:2] for path, detail in details if _is_about_type(path, detail)}
     return [
         _problem(root, path, detail)
         for path, detail in details
-        # Without a known type nothing else about an engine or broker can be judged.
+        # Without a known type, the other keys of an engine or broker cannot be checked
         if (path[:2] not in untyped or _is_about_type(path, detail)) and not _is_echo(root, path, detail)
     ]
 
 
 def paths(error: ValidationError, root: Node) -> list[Path]:
-    """Where every problem of a validation is."""
+    """Paths of the problems of a validation."""
     return [_path(root, detail["loc"]) for detail in error.errors(include_url=False)]
 
 
 def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
-    """A list whose entries are wrong counts as too short."""
+    """True for a list that pydantic counts as too short only because its entries are invalid."""
     node = find(root, path)
     return detail["type"] == "too_short" and isinstance(node, SequenceNode) and bool(node.items)
 
@@ -75,7 +75,7 @@ def _is_about_type(path: Path, detail: ErrorDetails) -> bool:
 
 
 def _path(root: Node, loc: Sequence[str | int]) -> Path:
-    """pydantic's location less what it adds for unions and keys, in the words of the file."""
+    """Pydantic's location in the words of the file, without the parts added for unions and keys."""
     path: list[str | int] = []
     node: Node | None = root
     for index, part in enumerate(loc):
@@ -88,7 +88,7 @@ def _path(root: Node, loc: Sequence[str | int]) -> Path:
         if path[:1] == ["routes"] and len(path) == 4 and path[2] == "match" and isinstance(node, ScalarNode):
             continue
         if path[:1] == ["routes"] and len(path) == 4 == index and path[3] == "on_missing":
-            continue  # which kind of rule it is
+            continue  # the kind of the rule
         written = isinstance(node, MappingNode) and part in node
         path.append(part if written or isinstance(part, int) else ALIASES.get(part, part))
         node = find(node, (part,)) if node is not None else None
@@ -116,14 +116,14 @@ def _unknown(parent: MappingNode, path: Path) -> str:
     known = keys_at(path[:-1], chosen)
     if not path[:-1]:
         known += ["engine", "defaults"]
-    if path[-1] in known:  # another form of this mapping has it
+    if path[-1] in known:  # another form of this mapping has the key
         others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
         return f"`{path[-1]}` does not go with {others}"
     return f"unknown key `{path[-1]}`{suggestion(str(path[-1]), known)}"
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`, or the list of what is known."""
+    """Hint for an unknown word: `; did you mean ...?`, or the list of known words."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean `{near[0]}`?"
@@ -159,7 +159,7 @@ def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
 
 
 def _bound(limit: Any, node: Node | None) -> Any:
-    """A bound as people write it: of a duration, with a unit."""
+    """Limit as users write it; for a duration, with a unit."""
     return format_duration(limit) if _is_duration(node) else limit
 
 
@@ -213,7 +213,7 @@ def _short(value: str) -> str:
 
 
 def _discreet(what: str, node: ScalarNode) -> str:
-    """The same sentence without the value, which came from the environment or from a secret file."""
+    """Problem text without the value, which came from the environment or from a secret file."""
     value = str(node.value)
     if value:
         what = what.replace(repr(value), "this")

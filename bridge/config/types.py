@@ -35,7 +35,7 @@ _LONGEST = 36_500 * 86_400.0
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds of `250ms`, `30s`, `1h30m`, `7d`. Raises ValueError with the remedy."""
+    """Parse a duration such as `250ms`, `30s`, `1h30m` or `7d` into seconds. Raises: ValueError with the remedy."""
     if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
         seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(value))
         if seconds > _LONGEST:
@@ -46,7 +46,7 @@ def parse_duration(value: Any) -> float:
 
 
 def parse_size(value: Any) -> int:
-    """Bytes of `4096`, `64KiB`, `1MiB`. Raises ValueError with the remedy."""
+    """Parse a size such as `4096`, `64KiB` or `1MiB` into bytes. Raises: ValueError with the remedy."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -56,7 +56,7 @@ def parse_size(value: Any) -> int:
 
 
 def parse_rate(value: Any) -> float:
-    """Times a second of `50/s`, `3000/m`, `10/h`. Raises ValueError with the remedy."""
+    """Parse a rate such as `50/s`, `3000/m` or `10/h` into times a second. Raises: ValueError with the remedy."""
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) and len(value) < 32 else None
     if found and 0 < float(found[1]) <= 1_000_000:
         return float(found[1]) / _DURATION_UNITS[found[2]]
@@ -64,7 +64,7 @@ def parse_rate(value: Any) -> float:
 
 
 def format_rate(per_second: float) -> str:
-    """`50/s`, `10/h`: the smallest unit that gives a whole number, else times a second."""
+    """Rate as text, such as `50/s` or `10/h`. Uses the smallest unit that gives a whole number, else times a second."""
     for unit in ("s", "m", "h", "d"):
         text = f"{per_second * _DURATION_UNITS[unit]:.0f}/{unit}"
         if not text.startswith("0") and parse_rate(text) == per_second:
@@ -73,7 +73,10 @@ def format_rate(per_second: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`90s`, `250ms`, `7d`: the largest unit that needs no fraction, else seconds. Read back it is the same number."""
+    """Duration as text, such as `90s`, `250ms` or `7d`.
+
+    Uses the largest unit that needs no fraction, else seconds. `parse_duration` returns the same number for the text.
+    """
     if seconds == 0:
         return "0s"
     for unit in ("d", "h", "m", "s", "ms"):
@@ -84,7 +87,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(size: int) -> str | int:
-    """`4MiB`, `64KiB`; plain bytes where no unit fits."""
+    """Size as text, such as `4MiB` or `64KiB`; plain bytes if no unit fits."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
@@ -92,35 +95,35 @@ def format_size(size: int) -> str | int:
 
 
 def check_topic(value: str) -> str:
-    """The same name. Raises ValueError when no topic or consumer group can be called so."""
+    """Check the name of a topic or consumer group and return it. Raises: ValueError for an invalid name."""
     if _TOPIC.fullmatch(value) is None or value in (".", ".."):
         raise ValueError("a topic or group is named by 1 to 249 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
 def check_entity(value: str) -> str:
-    """The same name. Raises ValueError when no queue or topic of Service Bus can be called so."""
+    """Check the name of a Service Bus queue or topic and return it. Raises: ValueError for an invalid name."""
     if _ENTITY.fullmatch(value) is None or "//" in value:
         raise ValueError("a queue or topic is named by 1 to 260 of the characters A-Z a-z 0-9 . _ - and / in between")
     return value
 
 
 def check_subscription(value: str) -> str:
-    """The same name. Raises ValueError when no subscription of Service Bus can be called so."""
+    """Check the name of a Service Bus subscription and return it. Raises: ValueError for an invalid name."""
     if _SUBSCRIPTION.fullmatch(value) is None:
         raise ValueError("a subscription is named by 1 to 50 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
 def check_address(value: str) -> str:
-    """The same `host:port`. Raises ValueError when the text is none."""
+    """Check a `host:port` address and return it. Raises: ValueError for an invalid address."""
     if _ADDRESS.fullmatch(value) is None or int(value.rpartition(":")[2]) > 65535:
         raise ValueError("an address to listen on is written HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
     return value
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, with or without brackets, is this machine alone."""
+    """True if a host, with or without brackets, is a loopback address or `localhost`."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -128,12 +131,12 @@ def is_loopback(host: str) -> bool:
 
 
 class Model(BaseModel):
-    """Base of every configuration model: unknown keys are errors, values are frozen, booleans are no numbers."""
+    """Base of the configuration models. Unknown keys are errors, values are frozen, booleans are not numbers."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        # Text becomes a number where one is due, because `${PORT}` is always text.
+        # Text is converted to a number where one is required, because `${PORT}` is always text
         strict=False,
         populate_by_name=True,
         use_attribute_docstrings=True,
@@ -184,7 +187,7 @@ Rate = Annotated[
 """Times a second, written with a unit of time."""
 
 Address = Annotated[str, AfterValidator(check_address)]
-"""`host:port` to listen on."""
+"""Address to listen on, `host:port`."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -202,10 +205,10 @@ Entity = Annotated[
     AfterValidator(check_entity),
     WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9._-])?$"}),
 ]
-"""Name of a queue or topic of Service Bus, which may hold slashes."""
+"""Name of a queue or topic of Service Bus, which may contain slashes."""
 
 Expression = Annotated[str, StringConstraints(min_length=1), Field(json_schema_extra={"x-language": "cel"})]
-"""A CEL expression, all of it."""
+"""Text that is a CEL expression as a whole."""
 
 Template = Annotated[str, Field(json_schema_extra={"x-language": "cel-template"})]
 """Literal text with CEL expressions in `{{ }}`."""
@@ -218,4 +221,4 @@ def _check_per(value: str) -> str:
 
 
 PerValue = Annotated[Template, AfterValidator(_check_per)]
-"""Template that tells senders apart: limits count for each text that it gives."""
+"""Template that distinguishes senders. Limits apply to each text that it evaluates to."""

@@ -1,4 +1,7 @@
-"""Static analysis of orchestrators: what a replay would not repeat, and waits that never end. Runs none of the code."""
+"""Static analysis of orchestrators: code that a replay cannot repeat, and waits that never end.
+
+No analysed code runs.
+"""
 
 from bridge.lint.analysis import Examined, Names, examine, lint, unknown
 from bridge.lint.finding import RULES, Finding

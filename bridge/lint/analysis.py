@@ -1,4 +1,4 @@
-"""From paths to findings."""
+"""Analysis of files and directories, from paths to findings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from bridge.lint.waits import callbacks, waits
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Findings by file and place. orchestrators: functions that the bridge's workers would register as such.
+    """Findings sorted by file and place, with the number of analysed functions.
 
-    others: further functions that were looked at as orchestrators: methods, nested and private ones.
+    orchestrators: functions that the bridge's workers would register as orchestrators.
+    others: further functions analysed as orchestrators: methods, nested functions and private functions.
     """
 
     findings: list[Finding]
@@ -38,7 +39,7 @@ class Examined:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Syntax trees are large and hold no cycles: walking them all again and again is a third of the time."""
+    """Pause the garbage collector. Syntax trees are large and hold no cycles; collection takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -49,19 +50,19 @@ def _collector_paused() -> Iterator[None]:
 
 
 def lint(paths: Sequence[Path]) -> list[Finding]:
-    """Every finding in the files at and below the paths, by file and place. None of their code runs.
+    """Findings in the files at and below the paths, sorted by file and place. No analysed code runs.
 
-    Raises: LookupError for a path that is not there.
+    Raises: LookupError for a path that does not exist.
     """
     return examine(paths).findings
 
 
 @_collector_paused()
 def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
-    """Look at the files at and below the paths, and at helpers that their orchestrators call, wherever they are.
+    """Analyse the files at and below the paths, and the helpers that their orchestrators call, in any file.
 
-    names: targets and external names of a configuration, to look up constant names as well; None leaves that out.
-    Raises: LookupError for a path that is not there.
+    names: targets and external names of a configuration, used to check constant names too; None skips that check.
+    Raises: LookupError for a path that does not exist.
     """
     project = Project()
     findings: set[Finding] = set()
@@ -99,7 +100,7 @@ def examine(paths: Sequence[Path], names: Names | None = None) -> Examined:
 
 @_collector_paused()
 def unknown(paths: Sequence[Path], known: KnownNames) -> list[Finding]:
-    """Constant names in the files at and below the paths that `known` lacks; suppressions count."""
+    """Findings for constant names in the files at and below the paths that `known` lacks. Suppressions apply."""
     project = Project()
     modules = _read(project, paths, set())
     return sorted(_kept(project, modules, set(unknown_names(project, modules, known))))
@@ -107,9 +108,10 @@ def unknown(paths: Sequence[Path], known: KnownNames) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of a configuration. files: its workflow modules, whose functions are known too.
+    """Names of a configuration.
 
-    Names are looked up in these files only: another file may belong to another configuration.
+    files: workflow modules of the configuration, whose functions are known names too. Constant names are checked in
+    these files only, because another file may belong to another configuration.
     """
 
     targets: Collection[str]
@@ -117,7 +119,7 @@ class Names:
     files: Sequence[Path] = ()
 
     def cover(self, path: Path) -> bool:
-        """Whether a file is one of the workflow modules, or in one of them."""
+        """True if the file is one of the workflow modules, or is inside one of them."""
         absolute = path.absolute()
         return any(absolute.is_relative_to(file.absolute()) for file in self.files)
 
@@ -125,7 +127,7 @@ class Names:
 def _read(
     project: Project, paths: Sequence[Path], findings: set[Finding], known: Sequence[Module] = ()
 ) -> list[Module]:
-    """Modules at and below the paths that are not known yet; those that cannot be read are findings."""
+    """Modules at and below the paths that are not known yet. Unreadable files become `syntax` findings."""
     seen = {module.path.absolute() for module in known}
     modules: list[Module] = []
     for path in files(list(paths)):
@@ -152,7 +154,10 @@ def _kept(project: Project, modules: Sequence[Module], findings: set[Finding]) -
 
 
 def _unreached(module: Module, reached: set[Function]) -> set[int]:
-    """Lines of functions of which nobody can say that nothing is found: what calls them is not among the files."""
+    """Lines of functions that no analysed orchestrator reaches.
+
+    Unused suppressions on them are not reported, because their callers may lie outside the analysed files.
+    """
     functions = [each for each in nodes(module.tree) if isinstance(each, Function)]
     known = {line for each in functions if each in reached for line in _lines(each)}
     return {line for each in functions for line in _lines(each)} - known
@@ -165,7 +170,7 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> range:
 def _module(
     project: Project, module: Module, roots: Sequence[tuple[Orchestrator, Reach]], helpers: Collection[int]
 ) -> Iterator[Finding]:
-    """Findings of a module. helpers: ids of functions that an orchestrator calls."""
+    """Findings in one module. helpers: ids of functions that an orchestrator calls."""
     yield from callbacks(module)
     yield from _retry_policies(module)
     for root, reach in roots:
@@ -208,7 +213,7 @@ def _suppressed(module: Module | None, finding: Finding) -> bool:
 
 
 def _bad_suppressions(module: Module, unreached: set[int], *, everything: bool) -> Iterator[Finding]:
-    """Suppressions that are not in order. everything: all rules were looked at, those of names too."""
+    """Findings for invalid or unused suppressions. everything: all rules ran, including the check of names."""
     for suppression in module.suppressions.values():
         unknown = [rule for rule in suppression.rules if rule not in RULES]
         if not suppression.rules:

@@ -1,4 +1,4 @@
-"""Kinds of functions in source: how an annotation is followed to a context class of the SDK, over modules."""
+"""Classification of functions in source code. Annotations are followed across modules to the SDK's context classes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ WAITING_CALLS = frozenset(
         "lock_entities",
     ]
 )
-"""Methods of the orchestration context whose result has to be yielded."""
+"""Methods of the orchestration context whose result must be yielded."""
 
 ROOT = "durabletask"
 _DEPTH = 12
-"""Steps that an alias is followed."""
+"""Maximum number of steps along which an alias is followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
-    """A function to look at. registered: the bridge's workers run it under its name."""
+    """A function to analyse. registered: the bridge's workers run the function under its name."""
 
     function: Function
     registered: bool
@@ -43,8 +43,8 @@ class Orchestrator:
 def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
     """Orchestrators of a module, registered or not.
 
-    Not registered are methods, nested and private functions, and those that make durable calls on a first parameter
-    that neither its annotation nor its name makes a context.
+    Methods, nested functions and private functions are not registered. Neither are functions that make durable calls
+    on a first parameter whose annotation and name do not identify it as a context.
     """
     methods = {
         id(method) for class_ in nodes(module.tree) if isinstance(class_, ast.ClassDef) for method in class_.body
@@ -63,8 +63,8 @@ def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
             yield Orchestrator(node, id(node) in public)
             continue
         given = _given(node, is_method=is_method)
-        # Whatever it is annotated as: what makes durable calls of its own accord is run by the SDK, or by a caller that
-        # is looked at with it
+        # Independent of the annotation: a function that makes durable calls is run by the SDK, or by a caller that
+        # is analysed together with it
         unclear = bool(given) and (given[0].annotation is None or _unknown(project, module, given[0].annotation))
         if (
             unclear
@@ -76,7 +76,10 @@ def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
 
 
 def registered(project: Project, module: Module) -> Iterator[tuple[Kind, str]]:
-    """Kind and name of everything that the bridge's workers run of a module. Entities are in lower case."""
+    """Kind and name of each orchestrator, activity and entity that the bridge's workers run from a module.
+
+    Entity names are in lower case.
+    """
     for function in _public(module):
         kind = function_kind(project, module, function, is_method=False)
         if kind is not None:
@@ -87,7 +90,7 @@ def registered(project: Project, module: Module) -> Iterator[tuple[Kind, str]]:
 
 
 def function_kind(project: Project, module: Module, function: Function, *, is_method: bool) -> Kind | None:
-    """Kind of a function by its signature."""
+    """Kind of a function according to its signature; None if it has none."""
     arguments = function.args
     given = _given(function, is_method=is_method)
     first = given[0] if given else None
@@ -114,12 +117,12 @@ def function_kind(project: Project, module: Module, function: Function, *, is_me
 
 
 def annotation_context(project: Project, module: Module, annotation: ast.expr, depth: int = 0) -> Kind | None:
-    """Kind of the context class that an annotation means."""
+    """Kind of the context class that an annotation refers to; None if it refers to no context."""
     return annotation_kind(annotation, lambda leaf: _leaf(project, module, leaf, depth))
 
 
 def context_names(project: Project, module: Module, function: Function) -> set[str]:
-    """Parameters, of the function or one nested in it, that hold the orchestration context."""
+    """Parameters that hold the orchestration context, in the function and in functions nested in it."""
     names = {*CONTEXT_NAMES, "_ctx"}
     for node in nodes(function):
         if isinstance(node, Function):
@@ -132,11 +135,11 @@ def context_names(project: Project, module: Module, function: Function) -> set[s
 
 
 def hide_activities(project: Project, module: Module) -> None:
-    """Empty the bodies of activities that are defined inside another function: no orchestrator runs them."""
+    """Empty the bodies of activities defined inside another function, because no orchestrator runs them."""
     for outer in nodes(module.tree):
         if not isinstance(outer, Function):
             continue
-        # Not by nodes(): other rules look up those without the bodies
+        # nodes() caches its result, and other rules must not see these bodies
         inside = walk(outer)
         inner = [node for node in inside if isinstance(node, Function) and node is not outer]
         if not inner:
@@ -160,7 +163,7 @@ def hide_activities(project: Project, module: Module) -> None:
 
 
 def is_generator(function: Function) -> bool:
-    """Whether calling it only makes a generator."""
+    """True if a call of the function only creates a generator."""
     stack: list[ast.AST] = list(function.body)
     while stack:
         node = stack.pop()
@@ -172,7 +175,7 @@ def is_generator(function: Function) -> bool:
 
 
 def is_entity(project: Project, module: Module, class_: ast.ClassDef, depth: int = 0) -> bool:
-    """Whether a class inherits from the SDK's DurableEntity, directly or through classes of the project."""
+    """True if a class inherits from the SDK's DurableEntity, directly or through classes of the project."""
     for base in class_.bases:
         name = module.resolve(base.value if isinstance(base, ast.Subscript) else base) or ""
         if name.rpartition(".")[2] in ("DurableEntity", "Entity") and name.split(".")[0] in (ROOT, "bridge"):
@@ -197,12 +200,12 @@ def _leaf(project: Project, module: Module, leaf: ast.expr, depth: int) -> Kind 
     other = project.module(home, module) if home else None
     if other is not None and other is not module:
         return _leaf(project, other, ast.Name(last, ast.Load()), depth + 1)
-    # A module that is not at hand may pass the SDK's class on
+    # An unavailable module may re-export the SDK's class
     return CONTEXTS.get(last)
 
 
 def _unknown(project: Project, module: Module, annotation: ast.expr) -> bool:
-    """Whether an annotation is a class that is not at hand and may be a context."""
+    """True if an annotation refers to a class from an unavailable module that may be a context."""
 
     def leaf(node: ast.expr) -> Kind | None:
         if isinstance(node, ast.Name) and _meaning(module, node.id) is not None:
@@ -214,7 +217,7 @@ def _unknown(project: Project, module: Module, annotation: ast.expr) -> bool:
 
 
 def _value(project: Project, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> Kind | None:
-    """Kind of what a name of the module stands for: a class, an alias, a NewType, a TypeVar."""
+    """Kind that a name of the module stands for: a class, an alias, a NewType or a TypeVar."""
     if depth > _DEPTH:
         return None
     if isinstance(value, ast.ClassDef):
@@ -237,7 +240,7 @@ def _meaning(module: Module, name: str) -> ast.expr | ast.ClassDef | None:
 
 @lru_cache(maxsize=64)
 def _meanings(tree: ast.Module) -> dict[str, ast.expr | ast.ClassDef]:
-    """Classes and aliases of a module, in branches like `if TYPE_CHECKING` too."""
+    """Classes and aliases of a module, including those in branches such as `if TYPE_CHECKING`."""
     found: dict[str, ast.expr | ast.ClassDef] = {}
     for node in _statements(tree.body):
         if isinstance(node, ast.ClassDef):
@@ -252,7 +255,7 @@ def _meanings(tree: ast.Module) -> dict[str, ast.expr | ast.ClassDef]:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, those in its branches too, not those of functions and classes."""
+    """Statements of a module, including those in its branches, without those of functions and classes."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try | ast.With):
@@ -263,7 +266,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _public(module: Module) -> list[Function]:
-    """Functions of the module itself that are not private; of two of one name the last."""
+    """Public top-level functions of the module. The last definition of a name counts."""
     found: dict[str, Function] = {}
     for node in _statements(module.tree.body):
         if isinstance(node, Function):
@@ -297,7 +300,7 @@ def _class(project: Project, module: Module, name: str) -> tuple[Module, ast.Cla
 
 
 def _waits(node: ast.AST, context: str) -> bool:
-    """Whether it makes durable calls on what has that name."""
+    """True if a node makes durable calls on the given name."""
     return any(
         isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)

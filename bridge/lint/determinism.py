@@ -1,4 +1,4 @@
-"""What a replay would not repeat: clocks, chance, the outside world."""
+"""Code that a replay cannot repeat: clocks, random numbers, and access to the outside world."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _call(
 
 
 def _method_called(module: Module, node: ast.Call) -> str | None:
-    """`time.time` for `methodcaller("time")(time)`."""
+    """Name of the function that a `methodcaller` call runs: `time.time` for `methodcaller("time")(time)`."""
     made = node.func
     if not isinstance(made, ast.Call) or not node.args or module.resolve(made.func) != "operator.methodcaller":
         return None
@@ -80,7 +80,7 @@ def _method_called(module: Module, node: ast.Call) -> str | None:
 
 
 def _passed(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
-    """Forbidden functions that are handed to somebody who calls them: `map(uuid4, ...)`, `partial(datetime.now)`."""
+    """Findings for forbidden functions passed as arguments: `map(uuid4, ...)`, `partial(datetime.now)`."""
     yield from _handed_on(module, [*node.args, *(keyword.value for keyword in node.keywords)], local, reached)
 
 
@@ -99,8 +99,8 @@ def _handed_on(
 
 
 def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
-    """Forbidden functions in tables of a module that are called: `TABLE[kind]()`."""
-    own = {id(node) for node in nodes(reached.function)}  # tables of its own are found where they are written
+    """Findings for forbidden functions called from a module's table: `TABLE[kind]()`."""
+    own = {id(node) for node in nodes(reached.function)}  # its own tables are reported where they are defined
     for call in calls_in(reached.function):
         for home, value in project.tabled(reached.module, call.func, reached.function):
             if id(value) in own:
@@ -114,7 +114,7 @@ def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
 
 
 def _zones(module: Module, node: ast.Call, reached: Reached) -> Iterator[Finding]:
-    """Times that are converted to or from the zone of the machine."""
+    """Findings for times converted to or from the machine's time zone."""
     if not isinstance(node.func, ast.Attribute):
         return
     given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg in ("tz", None))]
@@ -140,7 +140,7 @@ def _is_context_time(node: ast.expr, reached: Reached) -> bool:
 
 
 def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: Reached) -> Iterator[Finding]:
-    """Fields of a dataclass of this module that are filled by a forbidden function when one is made."""
+    """Findings for fields of this module's dataclasses that a forbidden function fills at construction."""
     if not isinstance(node.func, ast.Name) or node.func.id in local or node.func.id not in module.classes:
         return
     for call in calls_in(module.classes[node.func.id]):
@@ -153,7 +153,7 @@ def _factories(module: Module, node: ast.Call, local: frozenset[str], reached: R
 
 
 def _is_path_access(module: Module, called: ast.expr, local: frozenset[str], paths: frozenset[str]) -> bool:
-    """`Path(...).read_text` and the like; paths: local names that hold a Path."""
+    """True for file access through a Path, such as `Path(...).read_text`. paths: local names that hold a Path."""
     if not isinstance(called, ast.Attribute) or called.attr not in PATH_METHODS:
         return False
     return _is_path(module, called.value, local, paths)

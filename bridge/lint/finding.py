@@ -1,4 +1,4 @@
-"""What can be found, and what to write instead."""
+"""Rules and findings of the analysis."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ RULES: Mapping[str, str] = MappingProxyType(
         "syntax": "the file cannot be read as Python",
     }
 )
-"""Every rule and what it is about."""
+"""Rules by name, with a description of each."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One thing that is wrong. line and column start at 1. remedy: what to write instead."""
+    """A place that violates a rule. line and column start at 1. remedy: the code to write instead."""
 
     file: str
     line: int

@@ -1,4 +1,4 @@
-"""Calls and names that no orchestrator may use, by what they are imported as."""
+"""Calls and names that orchestrators must not use, by the name they are imported as."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ _PREFIXES: dict[str, tuple[str, str]] = {
 }
 
 _ATTRIBUTE = {"os.environ", "os.environb", "time.altzone", "time.daylight", "time.timezone", "time.tzname"}
-"""Forbidden even when they are not called."""
+"""Names that are forbidden even when they are only read."""
 
 PATH_METHODS = frozenset(
     [
@@ -162,24 +162,24 @@ PATH_METHODS = frozenset(
         "rglob",
     ]
 )
-"""Methods of pathlib.Path that go to the disk."""
+"""Methods of pathlib.Path that access the disk."""
 
 HARMLESS = frozenset({"asyncio.CancelledError", "asyncio.TimeoutError", "socket.timeout", "random.Random"})
-"""Names below a forbidden prefix that do nothing. A seeded Random repeats; without a seed it is found."""
+"""Permitted names below a forbidden prefix. A seeded Random is repeatable; one without a seed is reported."""
 
 
 _NOW_UNLESS_TOLD = {"time.ctime": 1, "time.gmtime": 1, "time.strftime": 2}
-"""How many arguments tell these the time; with fewer they read the clock."""
+"""Number of arguments from which these functions format a given time. With fewer arguments they read the clock."""
 
 _CHANCE = ("random", "secrets", "numpy.random")
-"""Modules whose functions in lower case are all forbidden."""
+"""Modules whose lower-case functions are all forbidden."""
 
 KEPT = frozenset({"clock", "environment", "random", "uuid"})
-"""Rules that hold for a value that was made while a module was loaded."""
+"""Rules that also apply to values created while a module is loaded."""
 
 
 def forbidden_call(name: str, arguments: int = 0) -> tuple[str, str] | None:
-    """Rule and remedy of a call, by dotted name."""
+    """Rule and remedy of a forbidden call, by dotted name; None for a permitted call."""
     if name in HARMLESS:
         return None
     if name in _NOW_UNLESS_TOLD:
@@ -190,14 +190,17 @@ def forbidden_call(name: str, arguments: int = 0) -> tuple[str, str] | None:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         found = _PREFIXES.get(".".join(parts[:length]))
-        # A bare name is a builtin or the module's own, never a forbidden module.
+        # A bare name is a builtin or one of the module's own names, never a forbidden module
         if found is not None and len(parts) > 1:
             return found
     return None
 
 
 def forbidden_function(name: str) -> tuple[str, str] | None:
-    """Rule and remedy of a function that is handed on without being called; names that are read are found as such."""
+    """Rule and remedy of a forbidden function that is passed on without a call; None if permitted.
+
+    Names that are forbidden to read are reported by forbidden_name.
+    """
     if name in _ATTRIBUTE or name in HARMLESS:
         return None
     base, _, last = name.rpartition(".")
@@ -205,5 +208,5 @@ def forbidden_function(name: str) -> tuple[str, str] | None:
 
 
 def forbidden_name(name: str) -> tuple[str, str] | None:
-    """Rule and remedy of a name that is only read."""
+    """Rule and remedy of a name that is only read; None if permitted."""
     return _EXACT[name] if name in _ATTRIBUTE else None

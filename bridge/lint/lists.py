@@ -1,4 +1,4 @@
-"""`when_all` and `when_any` of a list that may be empty."""
+"""Calls of `when_all` and `when_any` with a list that may be empty."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
 RULES = {"when_all": "empty-when-all", "when_any": "empty-when-any"}
-"""Rule by function of the SDK."""
+"""Rule by SDK function."""
 
 DRAINING = ("clear", "discard", "pop", "popitem", "popleft", "remove")
 
 Kept: TypeAlias = Callable[[str], list[ast.expr]]
-"""What a name that is no local one stands for, as long as the program runs."""
+"""Function that returns the constant values of a name that is not local."""
 
 
 def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
-    """`when_all` and `when_any` of lists that may be empty."""
+    """Findings for `when_all` and `when_any` with lists that may be empty."""
     function, module = reached.function, reached.module
     parents = parents_in(function)
 
@@ -46,9 +46,9 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
 
 
 def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:
-    """Whether a list comes from the callers, and none of them gives an empty one.
+    """True if a list comes from the callers, and no caller passes an empty one.
 
-    An orchestrator's own input is data, so that only a helper is given tasks.
+    An orchestrator's own input is data, so only helpers receive tasks.
     """
     if not isinstance(argument, ast.Name) or _assignments(argument.id, reached.function):
         return False
@@ -72,7 +72,7 @@ def _guarded_in(caller: Reached, name: str, value: ast.expr) -> bool:
 
 
 def _is_drained(name: str, call: ast.Call, function: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a loop around the call takes members out of the list."""
+    """True if a loop around the call removes members from the list."""
     loop: ast.AST | None = call
     while loop is not None and not isinstance(loop, ast.For | ast.While):
         loop = parents.get(loop)
@@ -100,7 +100,7 @@ def _assignments(name: str, function: ast.AST) -> list[ast.expr]:
 
 
 def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) -> bool:
-    """Whether a list has an element for sure."""
+    """True if a collection certainly has an element."""
     if depth > 4:
         return False
     if isinstance(node, ast.Dict):
@@ -135,7 +135,7 @@ def _never_empty(node: ast.expr, function: ast.AST, kept: Kept, depth: int = 0) 
         values = _assignments(node.id, function) or kept(node.id)
         if values and all(_never_empty(value, function, kept, depth + 1) for value in values):
             return True
-        # A list that is filled outside of any loop or branch has something in it.
+        # A list that is filled outside of all branches is not empty
         return any(_appends(statement, node.id, kept) for statement in getattr(function, "body", []))
     return False
 
@@ -155,7 +155,7 @@ def _appends(statement: ast.stmt, name: str, kept: Kept) -> bool:
 
 
 def _wrapped(node: ast.expr) -> ast.expr | None:
-    """The collection that another one is made of, with as many members."""
+    """Collection from which an expression builds another one with the same number of members; None if there is none."""
     if isinstance(node, ast.List | ast.Tuple) and len(node.elts) == 1 and isinstance(node.elts[0], ast.Starred):
         return node.elts[0].value
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
@@ -166,7 +166,7 @@ def _wrapped(node: ast.expr) -> ast.expr | None:
 
 
 def _feeders(node: ast.expr, function: ast.AST, depth: int = 0) -> set[str]:
-    """Names, attributes and items whose emptiness makes the list empty, as they are written."""
+    """Source texts of the names, attributes and items that make the list empty if they are empty."""
     names = {node.id} if isinstance(node, ast.Name) else set()
     values = [node, *(_assignments(node.id, function) if isinstance(node, ast.Name) else [])]
     for value in values:
@@ -184,7 +184,7 @@ def _feeders(node: ast.expr, function: ast.AST, depth: int = 0) -> set[str]:
 
 
 def _guarded(name: str, call: ast.expr, function: Function, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether the call is reached only when `name` has elements."""
+    """True if the call is reached only when `name` has elements."""
     node: ast.AST = call
     empty: set[str] = set()
     while node is not function:
@@ -216,9 +216,9 @@ def _leaves(body: list[ast.stmt]) -> bool:
 
 
 def _truth(test: ast.expr, name: str, empty: Collection[str] = ()) -> bool | None:
-    """What a test says of `name`, where `empty` are known to be empty.
+    """Meaning of a test for `name`, given that the names in `empty` are empty.
 
-    True when it passes only with elements, False when it passes only without, None when it does not say.
+    True if it passes only when `name` has elements. False if it passes only when `name` is empty. None if unknown.
     """
     if isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
         return True if ast.unparse(test) == name else None

@@ -1,4 +1,4 @@
-"""A Python file as the analysis sees it: its tree, what its names mean, and which comments suppress findings."""
+"""Python files as the analysis sees them: syntax tree, meaning of names, and comments that suppress findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUILTINS = frozenset(dir(builtins))
 _PARTIALS = ("functools.partial", "functools.partialmethod")
 
 MAX_SOURCE = 8 * 1024 * 1024
-"""Largest Python file that is analysed, in bytes."""
+"""Maximum size of an analysed Python file, in bytes."""
 
 MARK = "bridge: ignore"
 
@@ -55,7 +55,7 @@ CONTAINERS = frozenset(["Counter", "OrderedDict", "count", "defaultdict", "deque
 
 @dataclass(slots=True)
 class Suppression:
-    """A comment that says which rules do not hold for its line, and why."""
+    """A comment that disables rules for one line and gives the reason."""
 
     line: int
     rules: tuple[str, ...]
@@ -65,7 +65,10 @@ class Suppression:
 
 @dataclass
 class Module:
-    """name: dotted, as far up as there are packages. package: whether it is an `__init__.py`."""
+    """One analysed Python file.
+
+    name: dotted, as far up as there are packages. package: True for an `__init__.py`.
+    """
 
     path: Path
     name: str
@@ -73,16 +76,16 @@ class Module:
     text: str
     tree: ast.Module
     functions: dict[str, Function] = field(default_factory=dict)
-    """Functions of the module itself, by name."""
+    """Top-level functions of the module, by name."""
     names: dict[str, str] = field(default_factory=dict)
-    """What imported names, and names given to such, stand for; dotted."""
+    """Dotted names by local name, for imported names and their aliases."""
     stars: list[str] = field(default_factory=list)
-    """Modules of which everything is imported."""
+    """Modules imported with `from module import *`."""
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Module:
-        """Raises: SyntaxError, ValueError (null bytes), UnicodeDecodeError, OSError."""
+        """Read and parse a Python file. Raises: SyntaxError, ValueError (null bytes), UnicodeDecodeError, OSError."""
         text = io.IncrementalNewlineDecoder(None, True).decode(read_file(path, MAX_SOURCE).decode(), True)
         package = path.name == "__init__.py"
         module = cls(path, module_name(path), package, text, ast.parse(text, str(path)))
@@ -102,7 +105,7 @@ class Module:
         return module
 
     def aliases(self, statements: Iterable[ast.AST]) -> dict[str, str]:
-        """Names given to what is imported or to functions: `now = datetime.now`, `now = partial(datetime.now)`."""
+        """Aliases of imports and of functions: `now = datetime.now`, `now = partial(datetime.now)`."""
         found: dict[str, str] = {}
         for node in statements:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -114,7 +117,7 @@ class Module:
         return found
 
     def applied(self, node: ast.AST) -> ast.expr | None:
-        """The function that `functools.partial(...)` will call."""
+        """Function that `functools.partial(...)` will call; None for any other node."""
         if isinstance(node, ast.Call) and node.args and self.resolve(node.func) in _PARTIALS:
             return node.args[0]
         return None
@@ -124,7 +127,7 @@ class Module:
         return {name.partition(".")[0] for name in self.names.values()} | self.functions.keys()
 
     def method(self, class_: str, name: str) -> Function | None:
-        """A method of a class of this module, inherited ones of its own classes included."""
+        """Method of a class of this module, including methods inherited from classes of this module; None if absent."""
         waiting, seen = [class_], set()
         while waiting:
             current = waiting.pop(0)
@@ -138,11 +141,11 @@ class Module:
         return None
 
     def constructor(self, class_: str) -> Function | None:
-        """What runs when one is made, of a class of this module."""
+        """Method that runs when a class of this module is instantiated; None if the class defines none."""
         return self.method(class_, "__init__") or self.method(class_, "__post_init__")
 
     def attributes(self, class_: str) -> dict[str, ast.expr]:
-        """Attributes of a class of this module that hold what a call gave, and what was called."""
+        """Attributes of a class of this module that hold the result of a call, with the called expression."""
         return {
             target.attr if isinstance(target, ast.Attribute) else target.id: node.value.func
             for node in nodes(self.classes[class_])
@@ -152,7 +155,7 @@ class Module:
         }
 
     def assigned(self, class_: str, attribute: str) -> list[ast.expr]:
-        """Values that the body of a class of this module, or of its base, assigns to an attribute."""
+        """Values that the body of a class of this module, or of its base class, assigns to an attribute."""
         return [
             node.value
             for node in self.classes[self.holder(class_, attribute)].body
@@ -162,7 +165,7 @@ class Module:
 
     @cached_property
     def owners(self) -> dict[ast.AST, str]:
-        """The class that each method is defined in."""
+        """Class by method, for the methods of this module."""
         return {
             method: name
             for name, class_ in self.classes.items()
@@ -172,7 +175,7 @@ class Module:
 
     @cached_property
     def defined(self) -> frozenset[str]:
-        """Names that the module itself gives a meaning, anywhere."""
+        """Names that the module itself defines, anywhere."""
         found = set(self.names) | self.functions.keys() | self.classes.keys()
         for node in nodes(self.tree):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -184,9 +187,9 @@ class Module:
         return frozenset(found)
 
     def resolve(self, node: ast.AST) -> str | None:
-        """`datetime.datetime.now` for whatever this module calls that; None when it is no name of an import.
+        """Dotted name of an expression, such as `datetime.datetime.now`; None if it does not refer to a name.
 
-        Builtins and the module's own names are given as they are written.
+        Builtins and the module's own names are returned as written.
         """
         parts: list[str] = []
         while not isinstance(node, ast.Name):
@@ -223,7 +226,7 @@ class Module:
         return None if name is None else (base, name)
 
     def _imported(self, node: ast.AST) -> str | None:
-        """The module of `__import__("a")` or `importlib.import_module("a.b")`."""
+        """Module of `__import__("a")` or `importlib.import_module("a.b")`."""
         if not isinstance(node, ast.Call) or not node.args:
             return None
         name = text_of(node.args[0])
@@ -232,7 +235,10 @@ class Module:
         return name if self.resolve(node.func) == "importlib.import_module" else None
 
     def _starred(self, name: str, parts: list[str]) -> str | None:
-        """What a name of nobody else's may stand for, where everything of a module is imported."""
+        """Dotted name that an undefined name may have through `from module import *`.
+
+        None unless a call of that name is forbidden.
+        """
         if not self.stars or name in _BUILTINS or name in self.defined:
             return None
         for star in self.stars:
@@ -255,20 +261,23 @@ class Module:
                 rules = tuple(rule.strip() for rule in (match["rules"] or "").split(",") if rule.strip())
                 line = token.start[0]
                 if not token.line[: token.start[1]].strip():
-                    line += 1  # a comment of its own is about the line below
+                    line += 1  # a comment on its own line applies to the line below
                 found[line] = Suppression(token.start[0], rules, match["reason"].strip())
         return found
 
     @cached_property
     def objects(self) -> dict[str, str]:
-        """Names of the module that hold what an imported class or function has made, and what that is called."""
+        """Names of the module that hold the result of an imported class or function, with its dotted name."""
         made = {name: value.func for name, value in constants(self.tree).items() if isinstance(value, ast.Call)}
         called = {name: self.resolve(function) or "" for name, function in made.items()}
         return {name: call for name, call in called.items() if "." in call}
 
     @cached_property
     def loaded(self) -> dict[str, tuple[str, str]]:
-        """Names of the module whose values are made anew whenever a program starts: rule, and what makes them."""
+        """Names of the module whose values differ at each program start.
+
+        Each has its rule and the dotted name of the source of its value.
+        """
         found = {}
         for name, value in constants(self.tree).items():
             if isinstance(value, ast.Lambda):
@@ -288,13 +297,13 @@ class Module:
 
     @cached_property
     def mutable(self) -> frozenset[str]:
-        """Names that the module assigns outside of functions."""
+        """Names that the module assigns outside functions."""
         return frozenset(
             target.id for node in self.tree.body for target in _targets(node) if isinstance(target, ast.Name)
         )
 
     def is_container(self, name: str) -> bool:
-        """Whether a name of the module holds a list, a dict, a set or the like."""
+        """True if a name of the module holds a list, dict, set or similar container."""
         value = constants(self.tree).get(name)
         if isinstance(value, ast.Call):
             return (self.resolve(value.func) or "").rpartition(".")[2] in CONTAINERS
@@ -314,7 +323,7 @@ class Module:
         return frozenset(changing)
 
     def holder(self, class_: str, attribute: str) -> str:
-        """The class of this module whose body defines an attribute of a class; the class itself where none does."""
+        """Class of this module whose body defines an attribute of the given class; the given class if none does."""
         waiting, seen = [class_], set[str]()
         while waiting:
             current = waiting.pop(0)
@@ -328,9 +337,9 @@ class Module:
         return class_
 
     def is_shared_by_instances(self, class_: str, attribute: str) -> bool:
-        """Whether `self.attribute` is the class's own: its body defines it, and no method gives an instance another."""
+        """True if `self.attribute` is the class's own: its body defines the attribute and no method assigns it."""
         home = self.holder(class_, attribute)
-        # Of data classes, and of classes from elsewhere, an annotation makes a field of each instance
+        # In dataclasses, and in classes with foreign bases, an annotation declares a field of each instance
         fields = bool(self.classes[home].decorator_list or self.classes[home].bases)
         defined = any(
             isinstance(target, ast.Name) and target.id == attribute
@@ -347,7 +356,7 @@ class Module:
 
 
 class SharedNames:
-    """Values that outlive a run, as one function of a module calls them: globals, classes, their attributes."""
+    """Values that outlive a run, by the names one function uses for them: globals, classes and their attributes."""
 
     def __init__(self, module: Module, function: Function) -> None:
         self._module = module
@@ -361,7 +370,10 @@ class SharedNames:
                     self._aliases[target.id] = meant
 
     def of(self, node: ast.AST) -> str | None:
-        """`NAME`, `Class` or `Class.attribute` for whatever the function calls that."""
+        """Canonical name of an expression: `NAME`, `Class` or `Class.attribute`.
+
+        None if the value does not outlive a run.
+        """
         if isinstance(node, ast.Name):
             if node.id in self._aliases:
                 return self._aliases[node.id]
@@ -385,7 +397,7 @@ class SharedNames:
         return f"{self._module.holder(base, node.attr)}.{node.attr}"
 
     def changed(self, node: ast.AST) -> str | None:
-        """What a node assigns or changes in place."""
+        """Canonical name of the value that a node assigns or changes in place; None if there is none."""
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             return self._aliases.get(node.target.id)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
@@ -404,7 +416,10 @@ class SharedNames:
 
 
 def _bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
-    """Names that a statement binds, and what to: of tuples and of loops over literal tuples each member."""
+    """Pairs of bound name and value in a statement.
+
+    Tuples, and loops over literal tuples, give a pair for each member.
+    """
     if isinstance(node, ast.NamedExpr):
         return [(node.target, node.value)]
     if isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
@@ -419,7 +434,7 @@ def _bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
 
 
 def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
-    """Names that stand for a lambda."""
+    """Functions by name, for names that stand for a lambda."""
     return {
         node.targets[0].id: named(node.value)
         for node in statements
@@ -430,7 +445,7 @@ def lambdas(statements: Iterable[ast.AST]) -> dict[str, Function]:
 
 @lru_cache(maxsize=4096)
 def named(node: ast.Lambda) -> ast.FunctionDef:
-    """A lambda as the function that it is short for."""
+    """Convert a lambda to the equivalent function definition."""
     body = ast.copy_location(ast.Return(node.body), node.body)
     function = ast.FunctionDef("<lambda>", node.args, [body], [])
     return ast.copy_location(function, node)
@@ -446,7 +461,7 @@ def module_name(path: Path) -> str:
 
 
 def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
-    """Local name of every import and the dotted name it stands for."""
+    """Dotted names by local name, for all imports."""
     names: dict[str, str] = {}
     for node in among:
         if isinstance(node, ast.Import):
@@ -464,14 +479,14 @@ def imported(among: Iterable[ast.AST], module: Module) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """What a module assigns to its names, as they are written."""
+    """Expressions that a module assigns to its names, by target."""
     assigned = (node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign))
     return {ast.unparse(target): node.value for node in assigned for target in _targets(node) if node.value is not None}
 
 
 @lru_cache(maxsize=4096)
 def local_names(function: Function) -> frozenset[str]:
-    """Parameters, and names that are assigned in the function (and not declared global)."""
+    """Parameters, and names that the function assigns and does not declare global or nonlocal."""
     arguments = function.args
     names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
     names |= {one.arg for one in (arguments.vararg, arguments.kwarg) if one is not None}
@@ -493,7 +508,7 @@ def _absolute(node: ast.ImportFrom, module: Module) -> str:
 
 
 def text_of(node: ast.expr) -> str | None:
-    """The value of a string literal."""
+    """Value of a string literal; None for any other node."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
@@ -512,13 +527,13 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 
 def changed(node: ast.AST) -> str | None:
-    """The name whose value a node changes in place."""
+    """Name whose value a node changes in place; None if there is none."""
     base = changed_value(node)
     return base.id if isinstance(base, ast.Name) else None
 
 
 def changed_value(node: ast.AST) -> ast.expr | None:
-    """The value that a node changes in place."""
+    """Value that a node changes in place; None if there is none."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
         return node.func.value
     if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):

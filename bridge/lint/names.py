@@ -1,4 +1,4 @@
-"""Constant names that orchestrators call and publish to, looked up among the known ones."""
+"""Check of the constant names that orchestrators call and publish to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FUNCTIONS = {
     "Step": [(Kind.ACTIVITY.value, 1, "action"), (Kind.ACTIVITY.value, 3, "compensation")],
     "Saga": [(TARGET, -1, "publish_outcome")],
 }
-"""Functions and classes of bridge.workflow, likewise."""
+"""Functions and classes of bridge.workflow: kind of the name, and its parameter by position and name."""
 
 _ELSEWHERE = {
     TARGET: "targets are declared under `targets`",
@@ -54,7 +54,7 @@ _ELSEWHERE = {
 class KnownNames:
     """Names that exist, by kind: `target`, `activity`, `orchestration`, `entity` (in lower case).
 
-    external: names of any of the last three kinds that other workers run.
+    external: names of activities, orchestrations and entities that other workers run.
     """
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -71,12 +71,12 @@ class KnownNames:
 def known_in(
     project: Project, modules: Sequence[Module], targets: Collection[str], external: Collection[str]
 ) -> KnownNames:
-    """Names that the modules register, with targets and external names of the configuration."""
+    """Names that the modules register, with the targets and external names of the configuration."""
     found: dict[str, set[str]] = {kind.value: set() for kind in Kind}
     for module in modules:
         for kind, name in registered(project, module):
             found[kind].add(name)
-        # Functions that a call makes have a name that only running it could give
+        # The name of a function that a call creates is unknown until the code runs
         made = [
             target.id
             for node in module.tree.body
@@ -92,13 +92,13 @@ def known_in(
 
 
 def unknown_names(project: Project, modules: Sequence[Module], known: KnownNames) -> Iterator[Finding]:
-    """A finding for every constant name in the modules that `known` lacks."""
+    """Findings for the constant names in the modules that `known` lacks."""
     scan = _Scan(project, modules)
     for module in modules:
         for call in calls_in(module.tree):
             for kind, argument in _named(module, call):
                 if isinstance(argument, ast.Call):
-                    continue  # Child and Command are found as calls of their own
+                    continue  # Child and Command are found as separate calls
                 for where, node, name in scan.constants(module, argument):
                     if not known.has(kind, name):
                         yield _finding(where, node, kind, name, known)
@@ -107,7 +107,7 @@ def unknown_names(project: Project, modules: Sequence[Module], known: KnownNames
 
 
 def _named(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """Arguments of a call that name something, with its kind."""
+    """Arguments of a call that hold a name, each with the kind of the name."""
     if isinstance(call.func, ast.Attribute) and call.func.attr in _METHODS:
         yield from _arguments(call, [_METHODS[call.func.attr]])
         return
@@ -134,7 +134,7 @@ def _arguments(call: ast.Call, wanted: Sequence[tuple[str, int, str]]) -> Iterat
 
 
 def _functions(scan: _Scan, module: Module, argument: ast.expr, kind: str, known: KnownNames) -> Iterator[Finding]:
-    """A function that is given in place of a name and that no worker registers."""
+    """Findings for functions passed in place of a name that no worker registers."""
     if not isinstance(argument, ast.Name | ast.Attribute) or scan.is_local(module, argument):
         return
     function = scan.project.callee(module, ast.Call(argument, [], []))
@@ -158,14 +158,14 @@ def _finding(module: Module, node: ast.AST, kind: str, name: str, known: KnownNa
 
 
 class _Scan:
-    """Constants that an expression may stand for: literals, names of the module, parameters of helpers."""
+    """Constants that an expression may have: literals, names of the module, parameters of helpers."""
 
     def __init__(self, project: Project, modules: Sequence[Module]) -> None:
         self.project = project
         self._modules = modules
 
     def constants(self, module: Module, node: ast.expr, depth: int = 0) -> Iterator[tuple[Module, ast.expr, str]]:
-        """Each text with the place where it is chosen."""
+        """Possible texts of an expression, each with the module and node at which it is chosen."""
         if depth > 4:
             return
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -198,7 +198,7 @@ class _Scan:
         yield from ((module, value.values) for value in values if isinstance(value, ast.Dict))
 
     def _of_class(self, module: Module, node: ast.Attribute) -> list[ast.expr]:
-        """Values of an attribute of a class: `Targets.DECISIONS`, of an enumeration too, or `self.target`."""
+        """Values of a class attribute: `Targets.DECISIONS`, also of an enumeration, or `self.target`."""
         base = node.value
         if node.attr == "value" and isinstance(base, ast.Attribute):
             return self._of_class(module, base)
@@ -233,11 +233,11 @@ class _Scan:
             other = self.project.module(path, module) if path else None
             values = self._of_class(module, node) if other is None else self.project.kept(other, last)
         for value in values:
-            # The place of use tells more than the place of the constant
+            # The place of use is more helpful than the place of the constant
             yield from ((module, node, text) for _, _, text in self.constants(module, value, depth + 1))
 
     def _given(self, function: Function, parameter: str) -> Iterator[tuple[Module, ast.expr]]:
-        """Values that calls in the modules give a parameter, and its default."""
+        """Values that calls in the modules pass for a parameter, and its default."""
         arguments = [*function.args.posonlyargs, *function.args.args]
         names = [one.arg for one in arguments]
         if parameter in names:
@@ -260,7 +260,7 @@ class _Scan:
 
     @cached_property
     def _calls(self) -> dict[int, list[tuple[Module, ast.Call]]]:
-        """Calls of functions of the modules, by function."""
+        """Calls of functions in the modules, by id of the function."""
         found: dict[int, list[tuple[Module, ast.Call]]] = {}
         for module in self._modules:
             for call in calls_in(module.tree):
@@ -271,7 +271,7 @@ class _Scan:
 
     @cached_property
     def _homes(self) -> dict[int, Module]:
-        """Module of every function."""
+        """Modules by id of their functions."""
         return {
             id(node): module for module in self._modules for node in nodes(module.tree) if isinstance(node, Function)
         }
@@ -285,7 +285,7 @@ class _Scan:
 
 
 def _assigned(function: Function, name: str) -> list[ast.expr]:
-    """Values that a function assigns to a name; none where it is bound in any other way too."""
+    """Values that a function assigns to a name. Loops over literal collections count as assignments."""
     found: list[ast.expr] = []
     for node in nodes(function):
         if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets):

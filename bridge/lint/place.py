@@ -1,4 +1,4 @@
-"""Where a finding is."""
+"""Place of a finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.lint.project import Reached
 
 
 def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) -> Finding:
-    """A finding at a node; in a helper it says which orchestrator runs it."""
+    """Create a finding at a node. For a helper, its text names the orchestrator that runs the helper."""
     if not reached.is_orchestrator:
         what = f"{what} (in {reached.function.name}, which orchestrator {reached.orchestrator} runs)"
     line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)

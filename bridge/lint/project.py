@@ -1,4 +1,4 @@
-"""The files under analysis and their packages: which functions an orchestrator reaches."""
+"""Files under analysis with their packages, and the functions that an orchestrator reaches."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ TAKERS = ("get", "pop", "setdefault")
 """Methods that take a member out of a table."""
 
 VIEWS = ("values", "items", "copy")
-"""Methods that give a table's members, or all of it."""
+"""Methods that return a table's members, or all of it."""
 
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
 FEEDERS = frozenset(["filter", "map", "max", "min", "reduce", "sort", "sorted"])
-"""What calls the functions that it is given."""
+"""Functions and methods that call the functions passed to them."""
 
 
 @dataclass
 class Reached:
-    """A function that an orchestrator runs. calls: places it is called from, twice for one inside a loop.
+    """A function that an orchestrator runs.
 
-    contexts: parameters that it is given the orchestration context in. given: what its callers give, by parameter.
+    calls: number of calls of the function; a call inside a loop counts twice.
+    contexts: parameters that receive the orchestration context.
+    given: arguments that its callers pass, by parameter.
     """
 
     module: Module
@@ -43,13 +45,13 @@ class Reached:
 
 @dataclass
 class Reach:
-    """Everything one orchestrator runs, itself first."""
+    """Functions that one orchestrator runs, starting with the orchestrator."""
 
     functions: list[Reached] = field(default_factory=list)
 
 
 class Project:
-    """Modules by dotted name; those of the same packages are read when something of them is called."""
+    """Modules by dotted name. Modules of the same packages are read when one of their names is called."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module | None] = {}
@@ -59,7 +61,7 @@ class Project:
         hide_activities(self, module)
 
     def reach(self, module: Module, orchestrator: Function) -> Reach:
-        """The orchestrator and what it calls in its own and in neighbouring modules, each once."""
+        """The orchestrator and the functions it calls in its own and neighbouring modules, each once."""
         reach = Reach([Reached(module, orchestrator, orchestrator.name, True)])
         first = [one.arg for one in (*orchestrator.args.posonlyargs, *orchestrator.args.args)]
         reach.functions[0].contexts |= set(first[1:2] if first[:1] in (["self"], ["cls"]) else first[:1])
@@ -67,7 +69,7 @@ class Project:
         for wrapper in self._wrappers(module, orchestrator):
             seen[id(wrapper[1])] = Reached(*wrapper, orchestrator.name, False, 1)
             reach.functions.append(seen[id(wrapper[1])])
-        for reached in reach.functions:  # grows while it is walked
+        for reached in reach.functions:  # grows during iteration
             contexts = self.context_names(reached)
             for call, in_loop in calls(reached.function):
                 for found in self._run_by(reached, call):
@@ -89,7 +91,7 @@ class Project:
         return reach
 
     def _wrappers(self, module: Module, orchestrator: Function) -> Iterator[tuple[Module, Function]]:
-        """Functions that decorators of the project put around an orchestrator: the innermost ones in them."""
+        """Innermost functions with which decorators of the project wrap an orchestrator."""
         for decorator in orchestrator.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             found = self._callee(module, ast.Call(called, [], []))
@@ -102,7 +104,7 @@ class Project:
                     yield found[0], node
 
     def _run_by(self, reached: Reached, call: ast.Call) -> Iterator[tuple[Module, Function]]:
-        """The function that a call runs, or those of a table that it may run."""
+        """Functions that a call may run: the callee, or the members of a table."""
         found = self._callee(reached.module, call, reached.function)
         if found is not None:
             yield found
@@ -117,7 +119,7 @@ class Project:
                     yield entry
 
     def tabled(self, module: Module, called: ast.expr, function: Function) -> Iterator[tuple[Module, ast.expr]]:
-        """Members of the table that a called expression takes its function from: `TABLE[kind]`, `TABLE.get(kind)`."""
+        """Members of the table from which a called expression takes its function: `TABLE[kind]`, `TABLE.get(kind)`."""
         if isinstance(called, ast.Name):
             for value in taken(function).get(called.id, ()):
                 yield from self.tabled(module, value, function)
@@ -150,7 +152,7 @@ class Project:
     def _of_instance(
         self, module: Module, base: ast.expr, name: str, function: Function
     ) -> tuple[Module, Function] | None:
-        """A method that using an instance of a class of the project runs."""
+        """Method that the use of an instance of a project class runs; None if there is none."""
         class_ = self._class_of(module, base, function)
         method = None if class_ is None else class_[0].method(class_[1], name)
         return None if class_ is None or method is None else (class_[0], method)
@@ -158,7 +160,7 @@ class Project:
     def _class_of(
         self, module: Module, node: ast.expr, function: Function | None, depth: int = 0
     ) -> tuple[Module, str] | None:
-        """The class of the project that a value is an instance of, as far as one can see."""
+        """Project class of which a value is an instance; None if it cannot be determined."""
         if depth > 4:
             return None
         if isinstance(node, ast.Call):
@@ -186,7 +188,7 @@ class Project:
         return None
 
     def class_named(self, module: Module, called: ast.expr) -> tuple[Module, str] | None:
-        """The class of the project that a name means, and its module."""
+        """Project class that a name refers to, with its module; None if there is none."""
         name = module.resolve(called) or ""
         if name in module.classes:
             return module, name
@@ -216,7 +218,7 @@ class Project:
                 method_of_class = ast.Attribute(class_, called.attr, ast.Load())
                 return self._callee(module, ast.Call(method_of_class, [], []))
         if caller is not None:
-            # Of what is no function, a method of its instance
+            # Not a function: look for a method of its instance
             base, method_name = (
                 (called.value, called.attr) if isinstance(called, ast.Attribute) else (called, "__call__")
             )
@@ -229,7 +231,7 @@ class Project:
             return self._starred(module, name)
         home, _, function = name.rpartition(".")
         other = self.module(home, module)
-        # A package may only pass the function on.
+        # A package may only re-export the function
         for _ in range(5):
             if other is None:
                 return self._of_class(home, function, module)
@@ -247,7 +249,10 @@ class Project:
         return None
 
     def kept(self, module: Module, name: str) -> list[ast.expr]:
-        """What a name of the module, or one that it imports from a neighbour, stands for while nobody changes it."""
+        """Constant value of a module's name, or of a name imported from a neighbouring module.
+
+        The list is empty if the name has no value or if a function changes it.
+        """
         home, _, original = module.names.get(name, "").rpartition(".")
         where = self.module(home, module) if home else module
         if where is None:
@@ -256,7 +261,7 @@ class Project:
         return [] if value is None or (original or name) in where.changing_globals else [value]
 
     def _method(self, module: Module, called: ast.expr, caller: Function | None) -> Function | None:
-        """What `self.x`, `cls.x`, `Class.x`, `Class().x` or `super().x` is, of classes of this module."""
+        """Method that `self.x`, `cls.x`, `Class.x`, `Class().x` or `super().x` refers to, in classes of this module."""
         if not isinstance(called, ast.Attribute):
             return None
         base = called.value.func if isinstance(called.value, ast.Call) else called.value
@@ -268,14 +273,14 @@ class Project:
         return module.method(base.id, called.attr)
 
     def _of_class(self, home: str, method: str, near: Module) -> tuple[Module, Function] | None:
-        """A method of a class that another module of the package has: `module.Class.method`."""
+        """Method of a class in another module of the package: `module.Class.method`; None if there is none."""
         module_name, _, class_ = home.rpartition(".")
         other = self.module(module_name, near) if module_name else None
         found = None if other is None else other.method(class_, method)
         return None if other is None or found is None else (other, found)
 
     def _starred(self, module: Module, name: str) -> tuple[Module, Function] | None:
-        """A function that comes with `from neighbour import *`."""
+        """Function imported by `from neighbour import *`; None if there is none."""
         for star in module.stars:
             other = self.module(star, module)
             if other is not None and name in other.functions:
@@ -283,7 +288,7 @@ class Project:
         return None
 
     def module(self, name: str, near: Module) -> Module | None:
-        """A module of the top-level package that `near` is in, or beside it; None for everything else."""
+        """Module in the top-level package of `near`, or next to it; None for any other module."""
         if name in self.modules:
             return self.modules[name]
         parts = name.split(".")
@@ -309,7 +314,7 @@ class Project:
 
 
 def files(paths: list[Path]) -> Iterator[Path]:
-    """The Python files at and below the paths, in order. Raises: LookupError for a path that is not there."""
+    """Python files at and below the paths, in order. Raises: LookupError for a path that does not exist."""
     for path in paths:
         if path.is_file():
             yield path
@@ -324,7 +329,7 @@ def files(paths: list[Path]) -> Iterator[Path]:
 
 @lru_cache(maxsize=4096)
 def calls(function: Function) -> list[tuple[ast.Call, bool]]:
-    """Calls in a function, nested functions included, and whether each is inside a loop."""
+    """Calls in a function, including those in nested functions, each with True if it is inside a loop."""
     found: list[tuple[ast.Call, bool]] = []
     stack: list[tuple[ast.AST, bool]] = [(node, False) for node in function.body]
     while stack:
@@ -338,7 +343,7 @@ def calls(function: Function) -> list[tuple[ast.Call, bool]]:
 
 
 def _fed(call: ast.Call) -> list[ast.expr]:
-    """Functions that are handed to somebody who calls them for every element."""
+    """Functions passed to a callable that calls them for every element."""
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "key")]
     return [one for one in given if isinstance(one, ast.Name | ast.Attribute)] if name in FEEDERS else []
@@ -346,7 +351,7 @@ def _fed(call: ast.Call) -> list[ast.expr]:
 
 @lru_cache(maxsize=4096)
 def _made(function: Function) -> dict[str, ast.expr]:
-    """Local names that hold what a call gave, and what was called."""
+    """Local names that hold the result of a call, with the called expression."""
     return {
         target.id: node.value.func
         for node in nodes(function)
@@ -358,7 +363,7 @@ def _made(function: Function) -> dict[str, ast.expr]:
 
 @lru_cache(maxsize=4096)
 def _renamed(function: Function) -> dict[str, ast.expr]:
-    """Local names that hold what another name, or an attribute, holds."""
+    """Local names that hold the value of another name or attribute."""
     return {
         target.id: node.value
         for node in nodes(function)
@@ -374,7 +379,7 @@ def _given_context(call: ast.Call, callee: Function, contexts: set[str]) -> set[
 
 
 def _given(call: ast.Call, callee: Function) -> list[tuple[str, ast.expr]]:
-    """Parameters of the callee with what a call gives them."""
+    """Parameters of the callee, each with the argument that a call passes."""
     names = [one.arg for one in (*callee.args.posonlyargs, *callee.args.args)]
     if names and names[0] in ("self", "cls"):
         names = names[1:]
@@ -396,7 +401,7 @@ _DUNDERS = {
     "tuple": ("__iter__", "__next__"),
     "sorted": ("__iter__", "__next__"),
 }
-"""Methods that a builtin calls of what it is given."""
+"""Special methods of the argument that a builtin calls."""
 
 _OPERATORS = {"Add": "__add__", "Sub": "__sub__", "Mult": "__mul__", "Div": "__truediv__", "Mod": "__mod__"}
 _COMPARISONS = {"Eq": "__eq__", "NotEq": "__ne__", "Lt": "__lt__", "LtE": "__le__", "Gt": "__gt__", "GtE": "__ge__"}
@@ -404,7 +409,7 @@ _COMPARISONS = {"Eq": "__eq__", "NotEq": "__ne__", "Lt": "__lt__", "LtE": "__le_
 
 @lru_cache(maxsize=4096)
 def implicit(function: Function) -> list[tuple[ast.expr, str]]:
-    """Values whose attribute may be a property, or whose special method runs, with its name."""
+    """Pairs of value and method name, for attributes that may be properties and special methods that run implicitly."""
     found: list[tuple[ast.expr, str]] = []
     for node in nodes(function):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
@@ -439,14 +444,14 @@ def _is_property(function: Function) -> bool:
 
 @lru_cache(maxsize=4096)
 def _annotations(function: Function) -> dict[str, ast.expr]:
-    """Annotations of parameters that may be classes."""
+    """Annotations of parameters that may refer to classes."""
     given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
     return {one.arg: one.annotation for one in given if isinstance(one.annotation, ast.Name | ast.Attribute)}
 
 
 @lru_cache(maxsize=4096)
 def taken(function: Function) -> dict[str, list[ast.expr]]:
-    """Local names that hold a member of a table, and how it is taken: `f = TABLE[kind]`, `for f in (a, b)`."""
+    """Local names that hold a member of a table, with the table access: `f = TABLE[kind]`, `for f in (a, b)`."""
     found: dict[str, list[ast.expr]] = {}
     for node in nodes(function):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.Call):
@@ -465,7 +470,7 @@ def taken(function: Function) -> dict[str, list[ast.expr]]:
 
 
 def _members(table: ast.expr) -> list[ast.expr]:
-    """Values in a table that is written down; of pairs in a list both."""
+    """Values in a literal table. Of pairs in a list, both members are returned."""
     if isinstance(table, ast.Call) and isinstance(table.func, ast.Name) and table.func.id in ("dict", "list", "tuple"):
         return [*(one.value for one in table.keywords), *(each for one in table.args for each in _members(one))]
     values = table.values if isinstance(table, ast.Dict) else getattr(table, "elts", [])
@@ -473,7 +478,7 @@ def _members(table: ast.expr) -> list[ast.expr]:
 
 
 def _literals(node: ast.expr, function: Function) -> list[ast.expr]:
-    """Tables that an expression stands for in a function."""
+    """Literal tables that an expression refers to in a function."""
     if isinstance(node, ast.Dict | ast.List | ast.Tuple | ast.Set):
         return [node]
     if isinstance(node, ast.Name):

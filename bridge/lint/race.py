@@ -1,4 +1,4 @@
-"""Waits for events that can lose in `when_any` and live on to swallow what was meant for a later wait."""
+"""Event waits that can lose in `when_any`, stay active, and consume an event meant for a later wait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bridge.lint.tree import calls_in, children, nodes
 
 
 def lost_waits(module: Module, function: Function, events: Counter[str], *, repeated: bool) -> Iterator[ast.Call]:
-    """Waits of the function itself that can lose and are not cancelled, where their event is waited for once more.
+    """Waits of the function itself that can lose without being cancelled, while their event is awaited again.
 
-    events: how often each event's name is waited for in all that the orchestrator runs. repeated: the function is
-    called more than once.
+    events: number of waits by event name, in all functions that the orchestrator runs.
+    repeated: the function is called more than once.
     """
     if not any(_is_when_any(module, call) for call in calls_in(function)):
         return
@@ -50,7 +50,7 @@ def lost_waits(module: Module, function: Function, events: Counter[str], *, repe
 
 
 def _own(function: Function, in_loop: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Nodes of the function without those of nested ones, in order, and whether each is in a loop."""
+    """Nodes of the function in order, without those of nested functions, each with True if it is in a loop."""
     stack: list[tuple[ast.AST, bool]] = [(node, in_loop) for node in reversed(function.body)]
     while stack:
         node, inside = stack.pop()
@@ -79,7 +79,7 @@ def _shared(wait: ast.Call, events: Counter[str]) -> bool:
 
 
 def _handled(placed: list[tuple[ast.AST, bool]], name: str, races: list[ast.Call]) -> bool:
-    """Whether the wait is cancelled, waited for once more, or handed to somebody else."""
+    """True if the wait is cancelled, awaited again, or passed to another function."""
     for node, _ in placed:
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute) and node.func.attr == "cancel" and _names(node.func.value, name):
@@ -92,7 +92,7 @@ def _handled(placed: list[tuple[ast.AST, bool]], name: str, races: list[ast.Call
 
 
 def _ends(placed: list[tuple[ast.AST, bool]], name: str | None) -> bool:
-    """Whether the function, or the loop, is left wherever the wait has lost."""
+    """True if the function or the loop exits wherever the wait has lost."""
     for node, _inside in placed:
         if not isinstance(node, ast.If):
             continue
@@ -103,7 +103,7 @@ def _ends(placed: list[tuple[ast.AST, bool]], name: str | None) -> bool:
 
 
 def _branch_without(node: ast.If, name: str | None) -> list[ast.stmt]:
-    """Statements that run when another task than `name` has won; nothing when the test does not say."""
+    """Statements that run when a task other than `name` has won; empty if the test does not decide this."""
     test, negated = node.test, False
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         test, negated = test.operand, True

@@ -1,4 +1,4 @@
-"""Decisions by `is_replaying` about anything but logs."""
+"""Decisions based on `is_replaying` that affect more than logging."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bridge.lint.tree import parents as parents_in
 RULE = "replaying"
 REMEDY = "do it in every turn; the SDK skips what is done already"
 ACTIONS = WAITING_CALLS | {"continue_as_new", "new_uuid", "send_event", "signal_entity"}
-"""Methods of the context that change what an orchestration does."""
+"""Methods of the context that change an orchestration's behaviour."""
 
 WORKFLOW_ACTIONS = frozenset({"continue_as_new", "publish", "request", "wait_for_message"})
-"""Functions of bridge.workflow that do so."""
+"""Functions of bridge.workflow that change an orchestration's behaviour."""
 
 
 def replaying(project: Project, reached: Reached) -> Iterator[Finding]:
@@ -42,14 +42,14 @@ class _Look:
         self._contexts = project.context_names(reached)
         self._parents = parents_in(reached.function)
         self._local = local_names(reached.function)
-        # Whatever is made of it tells the same: a truth, a number, a choice between two names
+        # Names of values derived from is_replaying: a boolean, a number, a choice between two names
         self._named: set[str] = set()
         for node in nodes(reached.function):
             if isinstance(node, ast.Assign) and self._asks(node.value):
                 self._named |= {target.id for target in node.targets if isinstance(target, ast.Name)}
 
     def decision(self, node: ast.AST) -> ast.AST | None:
-        """What is done in a replay only, or never in one, because of this node."""
+        """First effect that a replay alone has, or lacks, because of this node; None if there is none."""
         if isinstance(node, ast.If | ast.While) and self._asks(node.test):
             return self._first_effect([*node.body, *node.orelse], node)
         if isinstance(node, ast.IfExp) and self._asks(node.test):
@@ -66,7 +66,7 @@ class _Look:
         return node if self._is_it(node) and self._is_handed_on(node) else None
 
     def _asks(self, test: ast.AST) -> bool:
-        """Whether an expression depends on `is_replaying`, by name or through a helper too."""
+        """True if an expression depends on `is_replaying`, by name or through a helper."""
         for node in nodes(test):
             if self._is_it(node):
                 return True
@@ -77,7 +77,7 @@ class _Look:
         return False
 
     def _is_it(self, node: ast.AST) -> bool:
-        """Whether a node reads `is_replaying`, or a name that holds what was made of it."""
+        """True if a node reads `is_replaying`, or a name that holds a value derived from it."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             asked = node.args[1] if len(node.args) > 1 else None
             return isinstance(asked, ast.Constant) and asked.value == "is_replaying"
@@ -104,7 +104,7 @@ class _Look:
         return None
 
     def _counts(self, node: ast.AST, decided: ast.AST, within: set[int]) -> bool:
-        """Whether a statement or an expression does more than a log would."""
+        """True if a statement or an expression does more than log."""
         if isinstance(node, ast.Return) and (node.value is None or _is_none(node.value)):
             return self._goes_on(decided)
         if isinstance(node, ast.Break | ast.Continue):
@@ -112,7 +112,7 @@ class _Look:
         return isinstance(node, ast.Return | ast.Raise | ast.Global | ast.Nonlocal) or self._is_action(node)
 
     def _goes_on(self, decided: ast.AST) -> bool:
-        """Whether anything that counts comes after an early return."""
+        """True if code with an effect follows an early return."""
         end = getattr(decided, "end_lineno", 0) or 0
         return any(
             getattr(node, "lineno", 0) > end
@@ -139,7 +139,7 @@ class _Look:
         return last in WORKFLOW_ACTIONS and root.startswith("bridge.workflow")
 
     def _is_used(self, node: ast.AST) -> bool:
-        """Whether the value of a choice goes anywhere but into a plain call, as of a log."""
+        """True if the value of a choice is used outside a plain call such as a log call."""
         parent = self._parents.get(node)
         while isinstance(parent, ast.expr | ast.keyword) and not isinstance(
             parent, ast.Call | ast.Yield | ast.YieldFrom
@@ -150,7 +150,7 @@ class _Look:
         return isinstance(parent, ast.Return) and self._reached.is_orchestrator
 
     def _is_handed_on(self, node: ast.AST) -> bool:
-        """Whether `is_replaying` itself is the input of a durable call, or the orchestration's result."""
+        """True if `is_replaying` itself is an argument of a durable call, or the orchestration's result."""
         parent = self._parents.get(node)
         while isinstance(parent, ast.expr | ast.keyword) and not isinstance(parent, ast.IfExp):
             if isinstance(parent, ast.Call) and self._is_action(parent):
@@ -160,7 +160,7 @@ class _Look:
 
 
 def _own(root: ast.AST) -> Iterator[ast.AST]:
-    """Nodes without those of nested functions."""
+    """Nodes of the tree without those of nested functions."""
     stack = [root]
     while stack:
         node = stack.pop()
@@ -170,7 +170,7 @@ def _own(root: ast.AST) -> Iterator[ast.AST]:
 
 
 def _answers(function: Function) -> bool:
-    """Whether a plain function only tells whether a replay is going on."""
+    """True if a plain function only returns whether a replay is running."""
     body = [one for one in function.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
     return (
         len(body) == 1

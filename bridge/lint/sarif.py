@@ -1,4 +1,4 @@
-"""Findings for code hosts: SARIF 2.1.0."""
+"""Findings in SARIF 2.1.0, the format of code hosts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(findings: Sequence[Finding], orchestrators: int | None = None) -> dict[str, Any]:
-    """One run with every finding. Paths below the current directory are relative to it.
+    """SARIF log with one run that holds every finding. Paths below the current directory are relative to it.
 
-    orchestrators: number of functions looked at, a property of the run.
+    orchestrators: number of analysed functions, written as a property of the run.
     """
     rules = list(RULES)
     return {

@@ -1,4 +1,4 @@
-"""Sets whose order decides something: it differs from process to process."""
+"""Uses of sets whose result depends on their order, which differs between processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bridge.lint.tree import nodes
 from bridge.lint.tree import parents as parents_in
 
 ORDER_FREE = frozenset(["sorted", "sum", "any", "all", "min", "max", "len", "set", "frozenset"])
-"""Consumers that do not care in which order they are fed."""
+"""Functions whose result does not depend on the order of their input."""
 
 ORDERED = frozenset(["list", "tuple", "enumerate", "iter", "next", "zip", "map", "filter", "reversed", "deque"])
-"""Consumers that keep the order."""
+"""Functions that keep the order of their input."""
 
 ORDERED_METHODS = frozenset(["join", "extend", "fromkeys"])
 
@@ -26,7 +26,7 @@ REMEDY = "iterate sorted(...) of it"
 
 
 def unordered(project: Project, reached: Reached) -> Iterator[Finding]:
-    """Places where a set is put into an order."""
+    """Findings for the places where a set is put into an order."""
     parents = parents_in(reached.function)
     sets = _Sets(project, reached)
     for node in nodes(reached.function):
@@ -37,7 +37,7 @@ def unordered(project: Project, reached: Reached) -> Iterator[Finding]:
 
 
 def _ordered(node: ast.AST, sets: _Sets, parents: dict[ast.AST, ast.AST]) -> str | None:
-    """What happens to a set here."""
+    """Description of the ordered use of a set at a node; None if there is none."""
     if isinstance(node, ast.For):
         return "a set is iterated" if sets.has(node.iter) else None
     if isinstance(node, ast.comprehension):
@@ -66,13 +66,13 @@ def _ordered_by_call(node: ast.Call, sets: _Sets, parents: dict[ast.AST, ast.AST
 
 
 def _is_free(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether the order is of no interest to whoever uses the node."""
+    """True if the caller that uses the node ignores the order."""
     user = parents.get(node)
     return isinstance(user, ast.Call) and isinstance(user.func, ast.Name) and user.func.id in ORDER_FREE
 
 
 class _Sets:
-    """Which expressions of a function are sets, as far as one can see."""
+    """Expressions of a function that are known to be sets."""
 
     def __init__(self, project: Project, reached: Reached) -> None:
         self._project = project
@@ -83,7 +83,7 @@ class _Sets:
             if isinstance(node, ast.arg):
                 said = node.annotation is not None and _is_set_annotation(node.annotation)
                 self._bind(node.arg, node.lineno - 1, said)
-        # In the order of the lines, so that what a value is made of is known before
+        # In the order of the lines: a value must be known before the names that use it
         for node in sorted(_bindings(nodes(reached.function)), key=lambda one: one.lineno):
             if isinstance(node, ast.AnnAssign):
                 self._bind(_key(node.target), node.lineno, _is_set_annotation(node.annotation))
@@ -109,7 +109,7 @@ class _Sets:
     def _held_by(self, node: ast.Name | ast.Attribute) -> bool:
         key = _key(node)
         if key in self._bound:
-            # The last one above; in a loop, one below may count too, and is not looked for
+            # The last binding above the use counts. In a loop, a later binding may matter too; it is ignored
             above = [holds for line, holds in self._bound[key] if line < node.lineno]
             return above[-1] if above else False
         value = self._global.get(key)
@@ -129,7 +129,7 @@ def _bindings(among: list[ast.AST]) -> Iterator[ast.Assign | ast.AnnAssign]:
 
 
 def _key(node: ast.expr) -> str:
-    """What a value is called: a name, or an attribute of `self` and the like."""
+    """Source text of a name, or of an attribute of `self` or another value."""
     return ast.unparse(node)
 
 
@@ -143,12 +143,12 @@ def _is_constructor(node: ast.Call) -> bool:
 
 
 def _is_view(node: ast.expr) -> bool:
-    """`a.keys()`: of views, operators make sets."""
+    """True for `a.keys()` and `a.items()`: operators on views create sets."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items")
 
 
 def _gives_set(function: Function) -> bool:
-    """Whether a function says so, or returns nothing else."""
+    """True if a function's annotation declares a set, or all its return values are sets."""
     if function.returns is not None:
         return _is_set_annotation(function.returns)
     values = [node.value for node in nodes(function) if isinstance(node, ast.Return) and node.value is not None]

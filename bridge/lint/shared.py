@@ -1,4 +1,4 @@
-"""Values that outlive a run: globals that change, and those that every start of a program makes anew."""
+"""Values that outlive a run: globals that change, and globals that each program start creates anew."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sets_attribute(node: ast.AST) -> bool:
 
 
 def _given(reached: Reached, node: ast.AST) -> str | None:
-    """A value that outlives a run, that a caller gives as a parameter, and that a node changes in place."""
+    """Long-lived value that a caller passes as a parameter and that a node changes in place; None if there is none."""
     name = changed(node)
     for caller, value in () if name is None else reached.given.get(name, ()):
         meant = SharedNames(caller.module, caller.function).of(value)
@@ -55,7 +55,7 @@ def _given(reached: Reached, node: ast.AST) -> str | None:
 
 
 def _changed_elsewhere(project: Project, module: Module, node: ast.AST, local: frozenset[str]) -> str | None:
-    """A value of another module of the project, or an attribute of its class, that a node changes."""
+    """Value of another project module, or an attribute of its class, that a node changes; None if there is none."""
     base = changed_value(node)
     first: ast.AST | None = base
     while isinstance(first, ast.Attribute):
@@ -67,7 +67,7 @@ def _changed_elsewhere(project: Project, module: Module, node: ast.AST, local: f
     other = project.module(home, module) if home else None
     if other is not None:
         return name if other is not module and (other.is_container(last) or last in other.classes) else None
-    # One step further down: an attribute of a class
+    # The base may also be an attribute of a class
     outer, _, class_ = home.rpartition(".")
     other = project.module(outer, module) if outer else None
     return name if other is not None and class_ in other.classes else None
@@ -91,7 +91,7 @@ def _read(
 
 
 def _home(project: Project, module: Module, node: ast.Name | ast.Attribute) -> tuple[Module | None, str]:
-    """The module whose value this is, and its name there."""
+    """Module that defines the value of a name, and the name there."""
     if isinstance(node, ast.Name) and node.id not in module.names:
         return module, node.id
     home, _, name = (module.resolve(node) or "").rpartition(".")
@@ -99,7 +99,7 @@ def _home(project: Project, module: Module, node: ast.Name | ast.Attribute) -> t
 
 
 def _defaults(reached: Reached) -> Iterator[Finding]:
-    """Default values that every run shares, and that are changed in place."""
+    """Findings for default values that every run shares and that are changed in place."""
     arguments = reached.function.args
     given = [*arguments.posonlyargs, *arguments.args]
     pairs = [*zip(reversed(given), reversed(arguments.defaults), strict=False)]

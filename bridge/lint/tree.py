@@ -1,4 +1,4 @@
-"""Every node of a tree and its parent, looked up once: many rules walk the same function."""
+"""Nodes of a syntax tree and their parents, cached because many rules walk the same function."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ast
 from functools import lru_cache
 
 _LEAVES = frozenset({*ast.expr_context.__subclasses__(), *ast.operator.__subclasses__(), *ast.cmpop.__subclasses__()})
-"""Classes of nodes that no rule looks at: shared by the whole tree, without children."""
+"""Classes of nodes that no rule examines: leaf nodes, shared by the whole tree."""
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """The node's children in order, without contexts and operators; `ast.iter_child_nodes` takes twice as long."""
+    """Children of a node in order, without contexts and operators. Twice as fast as `ast.iter_child_nodes`."""
     found: list[ast.AST] = []
     for name in node._fields:
         value = getattr(node, name, None)
@@ -22,16 +22,16 @@ def children(node: ast.AST) -> list[ast.AST]:
 
 
 def walk(root: ast.AST) -> list[ast.AST]:
-    """The tree's nodes as they are now, the root first."""
+    """Current nodes of the tree, the root first."""
     found = [root]
-    for node in found:  # grows while it is walked
+    for node in found:  # grows during iteration
         found += children(node)
     return found
 
 
 @lru_cache(maxsize=4096)
 def nodes(root: ast.AST) -> list[ast.AST]:
-    """The tree's nodes at the first call, the root first."""
+    """Nodes of the tree as of the first call, the root first."""
     return walk(root)
 
 
@@ -42,5 +42,5 @@ def calls_in(root: ast.AST) -> list[ast.Call]:
 
 @lru_cache(maxsize=4096)
 def parents(root: ast.AST) -> dict[ast.AST, ast.AST]:
-    """The node that each node below the root is a child of."""
+    """Parent by node, for each node below the root."""
     return {child: node for node in nodes(root) for child in children(node)}

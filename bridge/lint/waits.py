@@ -1,4 +1,4 @@
-"""Waits that never end, are never begun, or take an event from a later one."""
+"""Waits that never end, never start, or take an event from a later wait."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LOOKS = frozenset(
 
 LOGS = frozenset(["critical", "debug", "error", "exception", "info", "log", "warning"])
 PLAIN = frozenset(["bool", "id", "isinstance", "len", "print", "repr", "str", "type"])
-"""Methods and functions that do nothing to a task."""
+"""Methods (LOGS) and functions (PLAIN) that have no effect on a task."""
 
 HOLDERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
 USED_AS_VALUE = (ast.BinOp, ast.BoolOp, ast.Compare, ast.Subscript, ast.UnaryOp)
 
 
 def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iterator[Finding]:
-    """Findings in everything that one orchestrator runs. helpers: ids of functions that other ones call."""
+    """Findings in all functions that one orchestrator runs. helpers: ids of functions that other functions call."""
     events = Counter(
         ast.dump(call.args[0])
         for reached in reach.functions
@@ -59,7 +59,7 @@ def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iter
 
 
 def callbacks(module: Module) -> Iterator[Finding]:
-    """Durable calls in callbacks of composite tasks, wherever in a module."""
+    """Findings for durable calls in callbacks of composite tasks, anywhere in a module."""
     composites: set[str] = set()
     for node in nodes(module.tree):
         if not isinstance(node, ast.ClassDef) or not any(
@@ -67,7 +67,7 @@ def callbacks(module: Module) -> Iterator[Finding]:
         ):
             continue
         composites.add(node.name)
-        # What is made for the constructor is made in the orchestrator's own turn
+        # The constructor runs in the orchestrator's own turn
         methods = [one for one in node.body if not (isinstance(one, Function) and one.name == "__init__")]
         for call in (call for method in methods for call in nodes(method)):
             if isinstance(call, ast.Call) and _method(call) in WAITING_CALLS:
@@ -115,7 +115,7 @@ def _missing_yields(
 
 
 class _Uses:
-    """Uses of tasks in a function. ends: its result is the orchestration's, not that of a helper."""
+    """Uses of tasks in a function. ends: the function's result is the orchestration's result, not that of a helper."""
 
     def __init__(self, reached: Reached, parents: dict[ast.AST, ast.AST], *, ends: bool) -> None:
         self._function = reached.function
@@ -127,27 +127,27 @@ class _Uses:
                 self._loads.setdefault(node.id, []).append(node)
 
     def ends(self, node: ast.AST) -> bool:
-        """Whether a `return` is the orchestration's."""
+        """True if a `return` ends the orchestration."""
         parent = self._parents.get(node)
         while parent is not None and not isinstance(parent, Function | ast.Lambda):
             parent = self._parents.get(parent)
         return self._ends and parent is self._function
 
     def is_returned(self, node: ast.AST) -> bool:
-        """Whether a value is the orchestration's result, or in it."""
+        """True if a value is the orchestration's result, or part of it."""
         parent = self._parents.get(node)
         while isinstance(parent, HOLDERS):
             parent = self._parents.get(parent)
         return isinstance(parent, ast.Return) and self.ends(parent)
 
     def is_unread(self, assigned: ast.Assign) -> bool:
-        """Whether nothing reads the names that are assigned."""
+        """True if the assigned names are never read."""
         targets = assigned.targets
         plain = all(isinstance(target, ast.Name) for target in targets)
         return plain and not any(isinstance(target, ast.Name) and target.id in self._loads for target in targets)
 
     def forgets(self, made: ast.expr, kind: str) -> bool:
-        """Whether a task gets a name, or a place in a list that has one, and nobody waits for what has that name."""
+        """True if a task gets a name, or a place in a named list, and no code waits for that name."""
         node: ast.AST = made
         parent = self._parents.get(node)
         if kind == "generator":
@@ -181,7 +181,7 @@ class _Uses:
         return any(self._passes_on(node) for node in self._loads.get(name, ()))
 
     def _passes_on(self, node: ast.AST) -> bool:
-        """Whether a use waits for the task, cancels it, or hands it to somebody who may."""
+        """True if a use waits for the task, cancels it, or passes it to code that may."""
         parent = self._parents.get(node)
         if isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store | ast.Del):
             return False
@@ -213,7 +213,7 @@ def _kind(
     sagas: set[str],
     nested: dict[str, Function],
 ) -> str | None:
-    """Whether a call makes a `task` or a `generator`; None for anything else."""
+    """Kind of object that a call creates: `task`, `generator`, or None for anything else."""
     if isinstance(call.func, ast.Attribute):
         base = _last(call.func.value)
         if base in contexts and call.func.attr in WAITING_CALLS:
@@ -233,7 +233,7 @@ def _kind(
 
 
 def _returns_task(function: ast.FunctionDef) -> bool:
-    """Whether all that a plain function returns is made by durable calls."""
+    """True if a plain function returns only results of durable calls."""
     values = [node.value for node in nodes(function) if isinstance(node, ast.Return)]
     return bool(values) and all(
         isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in WAITING_CALLS

@@ -1,4 +1,4 @@
-"""Rules: which message leads to which commands. Pure; needs no broker and no engine."""
+"""Routing rules, which map messages to commands. Pure: needs no broker and no engine."""
 
 from bridge.routing.explain import Considered, Equality, Explanation, command_dict
 from bridge.routing.lint import costly, lint, referenced_entities, referenced_orchestrations

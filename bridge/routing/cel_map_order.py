@@ -1,7 +1,7 @@
-"""`map` and `filter` over a map, by its sorted keys.
+"""Deterministic order for `map` and `filter` over a map: by its sorted keys.
 
-The CEL library goes through a map in an order that differs from process to process: a redelivered message could lead to
-other commands. Lists stay what they are, at a fraction of a microsecond.
+The CEL library iterates over a map in an order that differs between processes, and a redelivered message could lead
+to other commands. Lists keep their order, at a fraction of a microsecond.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bridge.routing.cel_tokens import Token, tokens
 from bridge.routing.nulls import LOSES_NULLS, recount
 
 _MACROS = ("map", "filter")
-"""Those whose result has the order of their range; `all`, `exists` and `exists_one` come to the same in any."""
+"""Macros whose result has the order of their range. `all`, `exists` and `exists_one` return the same in any order."""
 
 _BEFORE = "cel.bind(range_, dyn("
 _BEHIND = "), type(range_) == map ? sorted_keys_(range_) : range_)"
@@ -25,18 +25,18 @@ def _sorted_keys(found: dict[Any, Any]) -> list[Any]:
     keys = sorted(found, key=lambda key: (key.__class__.__name__, key))
     if LOSES_NULLS:
         recount(found)
-    found.clear()  # a copy, to which the library never releases a reference: let go of the values at least
+    found.clear()  # the library never releases its reference to this copy; clear it to release at least the values
     return keys
 
 
 def functions() -> list[cel.FunctionDecl]:
-    """What an environment must know for `in_order`."""
+    """Function declarations that an environment needs for `in_order`."""
     of_map = cel.Overload("sorted_keys_", cel.Type.DYN, [cel.Type.Map(cel.Type.DYN, cel.Type.DYN)], False, _sorted_keys)
     return [cel.FunctionDecl("sorted_keys_", [of_map])]
 
 
 def in_order(text: str) -> str:
-    """The same expression with every `map` and `filter` in a fixed order. The text must compile."""
+    """Rewrite an expression with every `map` and `filter` in a fixed order. The text must compile."""
     found = tokens(text)
     pieces: list[tuple[int, str]] = []
     for at in range(1, len(found) - 2):
@@ -52,7 +52,7 @@ def _is_macro(found: list[Token], dot: int) -> bool:
 
 
 def _gives_list(found: list[Token], last: int) -> bool:
-    """True when the operand is itself the result of a macro: a chain of them then nests no deeper."""
+    """True if the operand is itself the result of a macro. A chain of macros then nests no deeper."""
     return found[last].text == ")" and (opening := _opening(found, last)) > 2 and _is_macro(found, opening - 2)
 
 
@@ -63,7 +63,7 @@ def _start(found: list[Token], last: int) -> int:
         mark = found[at].text
         if mark in _BRACKETS:
             at = _opening(found, at)
-            if at > 0 and _ends_operand(found[at - 1]):  # a call or an index: what is before it belongs to it
+            if at > 0 and _ends_operand(found[at - 1]):  # a call or an index: the tokens before it belong to it
                 at -= 1
                 continue
         elif mark == "`":

@@ -1,4 +1,4 @@
-"""CEL's tokens, as far as they are needed to find what an expression reads. The grammar proper is the CEL library's."""
+"""CEL tokenizer, for finding the variables that an expression reads. The CEL library parses the actual grammar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _PLAIN_STRING = re.compile(r"""'[^'"\\\n]*'|"[^'"\\\n]*\"""")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """kind: string, name, number or mark (one character). start, end: offsets in the text."""
+    """A token of CEL.
+
+    kind: string, name, number or mark (one character).
+    start, end: offsets in the text.
+    """
 
     kind: str
     text: str
@@ -45,9 +49,9 @@ def tokens(text: str) -> list[Token]:
 
 
 def closing_braces(text: str, start: int) -> int:
-    """Offset of the `}}` that ends the expression which begins at `start`, or -1.
+    """Offset of the `}}` that ends the expression beginning at `start`, or -1.
 
-    Braces in string literals and comments do not count; those of CEL's own maps are matched.
+    Braces in string literals and comments do not count. Braces of CEL maps are matched.
     """
     depth = 0
     position = start
@@ -64,8 +68,12 @@ def closing_braces(text: str, start: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One place where an expression reads a variable: its name, the member path behind it, and whether nothing else
-    stands in the expression, so that plain access gives the same value. `indexed[i]` is True for `['x']`.
+    """One place where an expression reads a variable.
+
+    variable: name of the variable.
+    path: members that are selected from it.
+    indexed: for each member, True for `['x']`.
+    alone: True if the expression contains nothing else. Plain access then returns the same value.
     """
 
     variable: str
@@ -75,10 +83,10 @@ class Reading:
 
 
 def readings(text: str, variables: frozenset[str]) -> list[Reading]:
-    """Where the expression may read one of the variables.
+    """Places where the expression may read one of the variables.
 
-    It errs to one side: a name behind a dot, or one that a macro binds, counts as the whole variable or as a reading of
-    it, so what is reported is never less than what is read.
+    The result never misses a read. A name after a dot counts as a read of the whole variable, and a name bound by a
+    macro as a read of the variable.
     """
     found = tokens(text)
     result: list[Reading] = []
@@ -104,7 +112,7 @@ def readings(text: str, variables: frozenset[str]) -> list[Reading]:
 
 
 def _member(found: list[Token], position: int) -> tuple[str | None, int, bool]:
-    """The member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, True without `?`."""
+    """Member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, and True without `?`."""
     mark = found[position].text if position < len(found) else ""
     if mark not in (".", "["):
         return None, 0, False

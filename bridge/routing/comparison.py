@@ -1,7 +1,9 @@
-"""Conditions that compare one member with a literal, the commonest ones. Answered without CEL, exactly as CEL would.
+"""Fast evaluation of conditions that compare one member with a literal, the most common ones.
 
-Building what CEL reads and asking it costs several times what the rest of routing does. Whatever is not plain here (a
-member that is missing, another type, a large integer, a NUL) is left to CEL, with its errors.
+Results equal those of CEL.
+
+Conversion of the variables for CEL and its evaluation cost several times as much as the rest of routing. Every other
+value (a missing member, another type, a large integer, a NUL) is left to CEL, with its errors.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _EXACT = 2**53
-"""Integers up to here are compared with doubles without a loss, however that is done."""
+"""Largest integer that is compared with doubles without loss."""
 
 Answer = Callable[[Any], bool | None]
-"""Of the member's value: whether the condition holds; None when CEL has to be asked."""
+"""Function from the member's value to the condition's result; None if CEL must evaluate it."""
 
 
 def comparison(source: str) -> Answer | None:
-    """How to answer a condition; None for one that is no such comparison."""
+    """Answer function of a condition; None if it is not such a comparison."""
     found = _COMPARISON.fullmatch(source)
     if found is None:
         return None

@@ -1,9 +1,10 @@
-"""Estimate of what the evaluation of an expression may cost, from its syntax tree and the size of what it reads.
+"""Estimate of the cost of an expression's evaluation, from its syntax tree and the size of the variables it reads.
 
-The CEL library cannot be interrupted, keeps the interpreter's lock, and bounds nothing but the iterations of macros:
-10,000 in one evaluation. So the cost is bounded before: each node adds the processor time of its executions and the
-memory of what it makes, as nanoseconds, at figures about twice as high as measured. A loop's variable counts with the
-sum of its values, not with the largest in each turn, so that ordinary expressions over long lists stay cheap.
+The CEL library cannot be interrupted, holds the interpreter's lock, and limits only the iterations of macros, to
+10,000 in one evaluation. The cost is therefore limited beforehand. Each node adds the processor time of its
+executions and the memory of its result, in nanoseconds, at about twice the measured values. The variable of a loop
+counts with the sum of its values, not with the largest in each turn, which keeps ordinary expressions over long lists
+cheap.
 """
 
 from __future__ import annotations
@@ -15,35 +16,39 @@ from bridge.routing import pattern
 from bridge.routing.tree import Call, Const, Ident, Items, Loop, Node, Select
 
 EXPRESSION_COST = 150_000_000
-"""Default of what all expressions of one message may cost: 150 ms."""
+"""Default cost limit for all expressions of one message: 150 ms, in nanoseconds."""
 
 FREE = 200_000
-"""Cost of an evaluation that is not worth an estimate: it is not counted."""
+"""Cost up to which an evaluation is not counted, in nanoseconds."""
 
 ITERATIONS = 10_000
-"""Iterations of all macros of one evaluation, after which the CEL library gives up."""
+"""Iterations of all macros of one evaluation after which the CEL library fails."""
 
 MEMORY = 2
-"""Cost of a byte of memory: 100 MB cost as much as 200 ms."""
+"""Cost of one byte of memory: 100 MB cost as much as 200 ms."""
 
 _NODE = 200
 _CONVERTED, _CONVERTED_BYTE = 400, 2
-"""Of what the message gives, read for CEL once for each evaluation; that it is measured is in it."""
+"""Cost of each value and byte of a message that is converted for CEL, once per evaluation. Includes its measurement."""
 _RESULT, _RESULT_BYTE = 1_200, 8
-"""Of what an evaluation gives, read back. An empty list or map is the dearest value."""
+"""Cost of each value and byte of an evaluation's result. An empty list or map is the most expensive value."""
 _PRODUCT = 0.02
-"""Of each pair of bytes when a text is searched for another."""
+"""Cost of each pair of bytes when one text is searched for another."""
 _HEAVIEST = 1 << 30
 _BYTES_PER_VALUE = 8
-"""Of ordinary JSON, keys counted as values."""
+"""Bytes per value of ordinary JSON. Keys count as values."""
 _ABSENT = object()
 
 
 class Size(NamedTuple):
-    """Upper bounds of a value: `values` in it, itself, its members and keys, and `size`, bytes of its texts; and their
-    sums over all executions of its node, `all_values` and `all_size`. text: its value where that is known.
-    items: members of a list or map, without theirs. most_values, most_size: of the largest member, negative where no
-    more is known than that it is no larger than all.
+    """Upper bounds of the size of a value.
+
+    values: number of values in it: itself, its members and keys.
+    size: bytes of its texts.
+    all_values, all_size: sums of both over all executions of its node.
+    items: members of a list or map, without their own members.
+    text: the value of a text, if known.
+    most_values, most_size: of the largest member. Negative if only the bounds of the whole value are known.
     """
 
     values: float
@@ -61,20 +66,24 @@ class Size(NamedTuple):
         return (self.values, self.size) if self.most_values < 0 else (self.most_values, self.most_size)
 
     def member(self) -> Size:
-        """Of any member, where each is met once."""
+        """Bounds of any member, where each member is used once."""
         values, size = self.largest
         return Size(values, size, self.all_values, self.all_size, values)
 
 
 class Estimate(NamedTuple):
-    """cost: nanoseconds, with memory converted. result: size of what comes out, in bytes of text and values."""
+    """Estimated cost of an evaluation.
+
+    cost: nanoseconds, including memory.
+    result: size of the result, in bytes of text and values.
+    """
 
     cost: float
     result: Size
 
 
 def weigh(value: Any) -> tuple[int, int]:
-    """Values, with keys of maps, and bytes of text in a JSON value."""
+    """Number of values in a JSON value, including keys of maps, and bytes of its text."""
     values = size = 0
     pending = [value]
     while pending:
@@ -95,12 +104,12 @@ def weigh(value: Any) -> tuple[int, int]:
 
 
 def reading_cost(values: int, size: int) -> float:
-    """Of converting what an expression reads; an evaluation costs no less."""
+    """Cost of the conversion of an expression's variables. An evaluation costs at least as much."""
     return values * _CONVERTED + size * _CONVERTED_BYTE
 
 
 def estimate(tree: Node, data: Mapping[str, Any], constants: Mapping[str, Any], values: int, size: int) -> Estimate:
-    """Of an evaluation over these variables, which have so many values and bytes of text.
+    """Estimate of an evaluation over variables with the given number of values and bytes of text.
 
     constants: variables that are the same for every message.
     """
@@ -108,7 +117,7 @@ def estimate(tree: Node, data: Mapping[str, Any], constants: Mapping[str, Any], 
 
 
 def free_weight(tree: Node, constants: Mapping[str, Any]) -> int:
-    """Most that the variables of an evaluation may weigh, so that it is FREE whatever they hold."""
+    """Largest weight of variables with which an evaluation costs at most FREE, whatever the variables contain."""
     low, high = 0, 64
     while high <= _HEAVIEST and estimate_at(tree, high, constants).cost <= FREE:
         low, high = high, high * 4
@@ -122,17 +131,16 @@ def free_weight(tree: Node, constants: Mapping[str, Any]) -> int:
 
 
 def estimate_at(tree: Node, weight: int, constants: Mapping[str, Any]) -> Estimate:
-    """Of an evaluation over variables of which no more is known than their values and bytes together."""
+    """Estimate of an evaluation over variables of which only the sum of values and bytes is known."""
     return _Run(_Bound(weight, weight, constants)).total(tree, weight, weight)
 
 
 def affordable(tree: Node, constants: Mapping[str, Any], allowed: float, largest: int) -> int:
-    """Bytes of an ordinary message for which the expression costs no more than `allowed`: a power of two, at most
-    `largest`.
+    """Size of an ordinary message up to which the expression costs at most `allowed`, in bytes.
 
-    What one part of the message may cost is judged as if it were all of it; but a member that is read within a macro,
-    like `payload.id`, as if it were short, and the lists that macros make, which bound every `map` at some thousand
-    items, as if they were free.
+    The size is a power of two, at most `largest`. Each part of the message is assumed to be as large as the whole
+    message. A member read within a macro, like `payload.id`, is assumed to be short. The lists that macros build,
+    which limit every `map` to some thousand items, are assumed to be free.
     """
     size = 1024
     while size <= largest and _Ordinary(size, constants).total(tree, size // _BYTES_PER_VALUE, size).cost <= allowed:
@@ -141,14 +149,14 @@ def affordable(tree: Node, constants: Mapping[str, Any], allowed: float, largest
 
 
 class _Data:
-    """Sizes of what a message holds."""
+    """Sizes of the contents of a message."""
 
     def __init__(self, data: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
         self._data = {**data, **constants}
         self._known: dict[Node, Size] = {}
 
     def size(self, node: Node, times: float) -> Size | None:
-        """Of a member path of a variable; None for any other node."""
+        """Size of a member path of a variable; None for any other node."""
         found = self._known.get(node)
         if found is None:
             value = self._value(node)
@@ -169,7 +177,7 @@ class _Data:
 
 
 class _Bound:
-    """Sizes of variables that are not known."""
+    """Sizes of variables with unknown contents."""
 
     def __init__(self, values: int, size: int, constants: Mapping[str, Any]) -> None:
         self._one = Size(values, size, 0, 0, values)
@@ -258,12 +266,12 @@ def _most(first: Size, second: Size) -> Size:
 
 
 def _product(one: float, all_of_one: float, other: float, all_of_other: float) -> float:
-    """Bound of the sum of products over all executions."""
+    """Upper bound of the sum of products over all executions."""
     return min(one * all_of_other, other * all_of_one)
 
 
 class _Run:
-    """One estimate. `times`, everywhere: how often a node is executed."""
+    """One estimate. In all methods, `times` is the number of executions of a node."""
 
     def __init__(self, known: _Data | _Bound) -> None:
         self._known = known
@@ -304,10 +312,10 @@ class _Run:
                 return self._call(function, args, times)
             case Loop():
                 return self._loop(node, times)
-        return _scalar(times)  # a variable that is missing: the evaluation fails
+        return _scalar(times)  # a missing variable: the evaluation fails
 
     def _is_bound(self, node: Node) -> bool:
-        """True for a member path of what a macro binds."""
+        """True for a member path of a variable bound by a macro."""
         while isinstance(node, Select | Call):
             if isinstance(node, Select):
                 node = node.operand
@@ -321,14 +329,14 @@ class _Run:
         span = self._list(loop.range, times)
         turns = min(ITERATIONS, span.items * times, span.all_values) if span.items else 0
         start = self.visit(loop.start, times)
-        if turns == 0:  # `cel.bind`, or nothing to go through
+        if turns == 0:  # `cel.bind`, or an empty range
             return self._with({loop.accumulator: (start, times)}, loop.result, times)
         bound = {loop.variable: (span.member(), turns), loop.accumulator: (_scalar(turns), turns)}
         made = self._step(loop.step, loop.accumulator, bound, turns)
         if made is None:
             grown = _scalar(times)
         else:
-            # The library copies the list that it has so far with each member
+            # The library copies the list built so far with each member
             longest = min(turns, span.items)
             self._copied(longest * turns / 2)
             values = min(made.all_values, made.values * longest) + 1
@@ -337,14 +345,14 @@ class _Run:
         return self._with({loop.accumulator: (grown, times)}, loop.result, times)
 
     def _list(self, node: Node, times: float) -> Size:
-        """Of what is gone through."""
+        """Size of the range of a loop."""
         return self.visit(node, times)
 
     def _copied(self, members: float) -> None:
         self.cost += members * (50 + 32 * MEMORY)
 
     def _step(self, step: Node, accumulator: str, bound: Mapping[str, tuple[Size, float]], turns: float) -> Size | None:
-        """Member that a turn adds to the list it makes, None when it makes none. Macros have no other steps."""
+        """Member that a turn adds to the resulting list; None if it adds none. Macros have no other steps."""
         match step:
             case Call("_?_:_", (condition, step, Ident(name))) if name == accumulator:
                 self._with(bound, condition, turns)
@@ -383,7 +391,7 @@ class _Run:
         for arg in args:
             self.cost += arg.all_values * 60 + arg.all_size * 10
 
-    # Functions whose cost or result is not in proportion to their arguments
+    # Functions whose cost or result is not proportional to their arguments
 
     def _pass(self, args: tuple[Size, ...], times: float) -> Size:
         return args[0] if args else _scalar(times)
@@ -459,7 +467,7 @@ class _Run:
         plain = text.text is not None and not any(verb in text.text for verb in ("f", "e", "."))
         width = (
             70 if plain else 1400
-        )  # a double has up to 310 digits before its point, and 1,000 may be asked behind it
+        )  # a double has up to 310 digits before its point, and up to 1,000 digits may be requested after it
         size = text.size + 8 * values.size + width * values.values
         all_size = text.all_size + 8 * values.all_size + width * values.all_values
         self.cost += values.all_values * 300 + all_size * (4 + 2 * MEMORY)
@@ -472,7 +480,7 @@ class _Run:
             made, states = 5_000 + found.states * 2_000 + found.wide * 1_500_000, float(found.states)
             self.cost += made * times
         else:
-            # Nothing is known of it: a class of Unicode has three characters and an automaton of several hundred
+            # The pattern is unknown: a Unicode class has three characters and an automaton of several hundred
             # states, and up to a thousand repetitions
             self.cost += 40_000_000 * times + wanted.all_size * 60_000
             states = min(wanted.size * 1000, 65_536)
@@ -485,7 +493,7 @@ class _Run:
 
 
 class _Ordinary(_Run):
-    """The estimate of `affordable`."""
+    """Estimate for `affordable`."""
 
     def __init__(self, size: int, constants: Mapping[str, Any]) -> None:
         super().__init__(_Bound(size // _BYTES_PER_VALUE, size, constants))
@@ -527,4 +535,4 @@ _SCALAR = frozenset(
 )  # fmt: skip
 
 _GROWTH = {"strings.quote": 10.0, "base64.encode": 1.5, "string": 2.0}
-"""How much longer than its argument a text may get."""
+"""Factor by which the result of a function may be longer than its argument."""

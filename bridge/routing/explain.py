@@ -1,4 +1,4 @@
-"""How a decision comes about, for `bridge route`. Slower than routing, and it looks at every rule."""
+"""Explanation of a routing decision, for `bridge route`. Slower than routing, because it evaluates every rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Verdict = Literal["matched", "equality failed", "when false", "when failed", "no
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """An equality of `match:` that does not hold. actual is shortened; None when it is missing."""
+    """An equality of `match:` that does not hold. actual: shortened; None if it is missing."""
 
     key: str
     expected: tuple[Any, ...]
@@ -34,7 +34,10 @@ class Equality:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One rule. when: the value of its condition, None without one or when it failed or was not reached."""
+    """One rule and its verdict.
+
+    when: value of the condition; None if there is none, or if it failed or was not evaluated.
+    """
 
     route: str
     verdict: Verdict
@@ -46,7 +49,7 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The rules in order, and the decision or the error they lead to (`error`, with its stable word `reason`)."""
+    """Rules in order, and the resulting decision, or the error (`error`, with its stable word `reason`)."""
 
     source: str
     rules: tuple[Considered, ...]
@@ -55,7 +58,7 @@ class Explanation:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only, but for what a payload brings itself (bytes)."""
+        """Explanation in JSON types, except for bytes that a payload contains."""
         return {
             "source": self.source,
             "rules": [_plain(rule) for rule in self.rules],
@@ -72,7 +75,7 @@ class Explanation:
 
 
 def command_dict(command: Command) -> dict[str, Any]:
-    """A command with its kind in `type`, times as RFC 3339."""
+    """Command as a dict, with its kind in `type` and times in RFC 3339."""
     return {"type": type(command).__name__, **_plain(command)}
 
 
@@ -93,7 +96,7 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def explained(router: Router, envelope: Envelope, scope: RouteScope) -> Explanation:
-    """Every rule's part in the decision."""
+    """Explain the decision for a message, with the verdict of every rule."""
     rules: list[Considered] = []
     decided = False
     for rule in router.rules:

@@ -1,7 +1,7 @@
 """CEL expressions, compiled once.
 
-What is only a member path (`payload.a.b`) is read by plain access: that gives the same value untouched, integers above
-64 bits included, at a fraction of the cost.
+An expression that is only a member path (`payload.a.b`) is read by plain access. Plain access returns the value
+unchanged, including integers above 64 bits, at a fraction of the cost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bridge.routing.value import json_value, kind_name, text
 
 _NONE: Mapping[str, Any] = {}
 _SHOWN = 120
-"""Characters of an expression that an error quotes."""
+"""Maximum number of characters of an expression that an error quotes."""
 
 _WITH_NULLS = frozenset((type(None), dict, list))
 
@@ -54,7 +54,7 @@ def _environment(variables: frozenset[str]) -> cel.Env:
 
 
 class Expression:
-    """One expression in its place. `where` says which, for errors (`route 'a', when`)."""
+    """One compiled expression. `where` names its place for errors (`route 'a', when`)."""
 
     __slots__ = ("_constants", "_free", "_program", "_projection", "_tree", "source", "where")
 
@@ -77,13 +77,16 @@ class Expression:
 
     @property
     def tree(self) -> Node:
-        """The syntax tree, macros expanded."""
+        """Syntax tree with expanded macros."""
         if self._tree is None:
             self._tree = read(self._program.serialize())
         return self._tree
 
     def condition(self, scope: Scope) -> bool:
-        """Raises: ExpressionError when it fails or gives anything but true or false."""
+        """Evaluate the expression as a condition.
+
+        Raises: ExpressionError if it fails or does not return true or false.
+        """
         try:
             activation, values, size = scope.activation(self._projection)
             if values + size > self._free:
@@ -98,14 +101,14 @@ class Expression:
         return self._not_a_condition(self.value(scope))
 
     def value(self, scope: Scope) -> Any:
-        """The result as a JSON value. Raises: ExpressionError."""
+        """Evaluate the expression to a JSON value. Raises: ExpressionError."""
         try:
             return json_value(self._result(scope))
         except ExpressionError as error:
             self._fail(error)
 
     def text(self, scope: Scope) -> str:
-        """The result as a template writes it. Raises: ExpressionError."""
+        """Evaluate the expression to the text that a template contains. Raises: ExpressionError."""
         try:
             return text(self._result(scope))
         except ExpressionError as error:
@@ -120,7 +123,7 @@ class Expression:
             value = result.plain_value()
             if LOSES_NULLS and value.__class__ in _WITH_NULLS:
                 recount(value)
-            # asking for the type is dear, and only a text with a status code in front can be an error
+            # The type query is expensive, and only a text that begins with a status code can be an error
             if (
                 value.__class__ is str
                 and value.partition(":")[0] in failure.STATUS_CODES
@@ -131,11 +134,11 @@ class Expression:
         except RuntimeError as error:
             raise ExpressionError(failure.sentence(str(error), self.source)) from None
         except (TypeError, SystemError, ValueError, OverflowError):
-            # how the library says that a value has no Python form: an optional
+            # the library's errors for a value without a Python form: an optional
             raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
 
     def _pay(self, scope: Scope, values: int, size: int) -> None:
-        """Raises: ExpressionCost before an evaluation that the message cannot afford."""
+        """Charge the cost of an evaluation. Raises: ExpressionCost if it exceeds the rest of the message's limit."""
         if self._free < 0:
             self._free = free_weight(self.tree, self._constants)
             if values + size <= self._free:
@@ -156,7 +159,10 @@ class Expression:
         return self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
 
     def affordable(self, allowed: float, largest: int) -> int:
-        """Bytes of an ordinary message, at most `largest`, up to which the expression costs no more than `allowed`."""
+        """Size of an ordinary message, at most `largest`, up to which the expression costs at most `allowed`.
+
+        In bytes.
+        """
         return affordable(self.tree, self._constants, allowed, largest)
 
     def _not_a_condition(self, value: Any) -> NoReturn:
@@ -171,7 +177,7 @@ class Expression:
 
 @wire_name("bridge.routing.expression._Placed")
 class _Placed(ExpressionError):
-    """An error that says already which expression failed."""
+    """Raised for a failed expression; its text already names the expression."""
 
 
 class PathExpression(Expression):
@@ -223,7 +229,10 @@ class PathExpression(Expression):
 
 
 class ComparedExpression(Expression):
-    """An expression that compares a member with a literal; its value and text are left to CEL, which says `true`."""
+    """An expression that compares a member with a literal.
+
+    CEL evaluates its value and text, which are `true` or `false`.
+    """
 
     __slots__ = ("_answer", "_path", "_root")
 
@@ -252,7 +261,7 @@ class ComparedExpression(Expression):
 
 
 def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
-    """How to read the beginning of a path from a scope, and how many of its members that takes."""
+    """Function that reads the beginning of a path from a scope, and the number of members it covers."""
     variable = reading.variable
     if variable == "event" and reading.path and reading.path[0] in EVENT:
         member = EVENT[reading.path[0]]
@@ -262,10 +271,10 @@ def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
 
 @dataclass
 class Compiler:
-    """Compiles the expressions of one configuration and collects what is wrong with them.
+    """Compiles the expressions of one configuration and collects their problems.
 
-    variables: the configuration's `vars`, whose names are checked unless it is None. members: names that other
-    variables have, the same.
+    variables: `vars` of the configuration, whose names are checked unless it is None.
+    members: known member names of other variables, checked too.
     """
 
     locate: Locate
@@ -273,7 +282,7 @@ class Compiler:
     problems: list[Problem] = field(default_factory=list)
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
     compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
-    """Every expression without a problem, with its place."""
+    """Expressions without problems, each with its place."""
     _projections: Projections = field(default_factory=Projections)
 
     def report(self, path: tuple[str | int, ...], what: str) -> None:
@@ -283,19 +292,19 @@ class Compiler:
     def condition(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
     ) -> Expression | None:
-        """An expression that gives true or false; None after a problem."""
+        """Compile an expression that returns true or false; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_condition)
 
     def value(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
     ) -> Expression | None:
-        """An expression that gives a JSON value; None after a problem."""
+        """Compile an expression that returns a JSON value; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_value)
 
     def text(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
     ) -> Expression | None:
-        """An expression inside a template; None after a problem."""
+        """Compile an expression inside a template; None after a problem."""
         return self._compile(source, path, where, names, _refused_as_text)
 
     def _compile(
@@ -362,7 +371,7 @@ class Compiler:
 
 
 def _bound(source: str, variable: str) -> bool:
-    """True when a macro may bind the name (`items.map(event, event.sku)`)."""
+    """True if a macro may bind the name (`items.map(event, event.sku)`)."""
     found = tokens(source)
     return any(
         token.text == variable and found[at - 1].text in "(," and found[at + 1].text == ","

@@ -1,4 +1,4 @@
-"""What the CEL library says went wrong, in words that never hold a value of the message."""
+"""Error texts of the CEL library, translated into clauses that never contain a value of the message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATUS_CODES = frozenset(
      "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
      "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED")
 )  # fmt: skip
-"""What the text of every error value begins with, before a colon."""
+"""Status codes that begin the text of every error value, followed by a colon."""
 
 NOT_A_MAP = "a field was selected from a value that is not a map"
 NOT_AN_INDEX = "a list was indexed by something that is not an integer"
@@ -46,9 +46,9 @@ _PHRASES = (
 
 
 def sentence(message: str, expression: str) -> str:
-    """A clause for a person, of an error's text.
+    """Clause for people that describes an error.
 
-    A missing key is named when it is written in the expression: one that was computed may be payload.
+    A missing key is named only if the expression contains it, because a computed key may be payload.
     """
     if found := _KEY.search(message):
         return missing_key(found[1]) if _written(found[1], expression) else "a computed key is not in its map"
@@ -63,7 +63,7 @@ def sentence(message: str, expression: str) -> str:
 
 
 def missing_key(key: str) -> str:
-    """The same words for plain access and for CEL."""
+    """Clause for a missing key, shared by plain access and CEL."""
     return f'there is no key "{key}"'
 
 
@@ -76,7 +76,7 @@ _EXPECTING = re.compile(r"\s*expecting \{.*?\}$")
 
 
 def compile_text(message: str, expression: str) -> str:
-    """What is wrong with an expression, its line, and a caret below the column. Several lines."""
+    """Compile error of an expression, its line, and a caret below the column. Several lines."""
     found = _COMPILE.search(message)
     if not found:
         return f"is not a CEL expression\n  {expression}"

@@ -1,8 +1,8 @@
-"""What ids, names and times an engine may be given.
+"""Validation of ids, names and times before they are passed to an engine.
 
 The limits are those of the Durable Task storage providers: at most 256 characters, no control characters, and none of
-`/ \\ # ?`. Ids that begin with `@` are entities and those that begin with `bridge:` are the bridge's own, so that no
-payload can reach them. What is refused is not repeated in the error: it may be any part of a payload.
+`/ \\ # ?`. Ids that begin with `@` are entities, and ids that begin with `bridge:` belong to the bridge. No payload
+can name them. A refused text is not repeated in the error, because it may be any part of a payload.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.errors import InvalidCommand
 from bridge.kinds import OWN_NAMES
 
 LONGEST = 256
-"""Characters of an instance id, entity id or name."""
+"""Maximum number of characters of an instance id, entity id or name."""
 
 RESERVED_PREFIXES = ("@", "bridge:")
 
@@ -27,7 +27,7 @@ _LONGEST_DELAY = 3650 * 86400.0
 
 
 def check_instance_id(text: str) -> str:
-    """The id itself. Raises: InvalidCommand."""
+    """Check an instance id and return it. Raises: InvalidCommand."""
     if not text:
         raise InvalidCommand("the instance id is empty")
     if len(text) > LONGEST:
@@ -42,7 +42,7 @@ def check_instance_id(text: str) -> str:
 
 
 def check_name(text: str, what: str) -> str:
-    """The name itself; `what` says whose (`the event name`). Raises: InvalidCommand."""
+    """Check a name and return it. what: the kind of name, for errors (`the event name`). Raises: InvalidCommand."""
     if not text.strip():
         raise InvalidCommand(f"{what} is empty")
     if len(text) > LONGEST:
@@ -53,12 +53,12 @@ def check_name(text: str, what: str) -> str:
 
 
 def check_orchestration(name: str) -> str:
-    """The name itself. Raises: InvalidCommand."""
+    """Check the name of an orchestration and return it. Raises: InvalidCommand."""
     return _not_own(check_name(name, "the orchestration name"), "the orchestration name")
 
 
 def check_entity(entity: str, key: str) -> None:
-    """The two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
+    """Check the two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
     check_name(entity, "the entity name")
     _not_own(entity, "the entity name")
     if "@" in entity or (found := _FORBIDDEN.search(entity)):
@@ -72,7 +72,7 @@ def check_entity(entity: str, key: str) -> None:
 
 
 def parse_time(text: str, what: str) -> datetime:
-    """Aware UTC time of an RFC 3339 text. Raises: InvalidCommand, without the text."""
+    """Parse an RFC 3339 time into an aware time in UTC. Raises: InvalidCommand, without the text."""
     if _TIME.fullmatch(text):
         try:
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
@@ -82,7 +82,7 @@ def parse_time(text: str, what: str) -> datetime:
 
 
 def parse_delay(text: str, what: str) -> float:
-    """Seconds of a duration. Raises: InvalidCommand, without the text."""
+    """Parse a duration into seconds. Raises: InvalidCommand, without the text."""
     try:
         seconds = parse_duration(text)
     except (ValueError, OverflowError):

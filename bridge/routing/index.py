@@ -1,10 +1,9 @@
-"""Equalities of `match:`, indexed so that a message costs the same among ten rules and ten thousand.
+"""Index of the equalities of `match:`. A message costs the same among ten rules and among ten thousand.
 
-Rules are grouped by the keys they test (their shape), and of each shape the values lead to the rules. Rules that test
-`type` are grouped by its value first, so that only shapes in use for the message's type are looked at.
-
-Names of headers are compared as they are written: CloudEvents writes them in lower case. Values are compared as JSON:
-1 equals 1.0, true does not equal 1, and what is missing or null equals nothing.
+Rules are grouped by the keys they test (their shape). In each shape, values map to rules. Rules that test `type` are
+first grouped by its value, and only the shapes in use for the message's type are examined.
+Header names are compared as written; CloudEvents uses lower case. Values are compared as JSON: 1 equals 1.0, true
+does not equal 1, and a missing or null value equals nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ ATTRIBUTES: Mapping[str, Callable[[Envelope], Any]] = {
 }
 
 _COMBINATIONS = 1024
-"""Most value combinations one rule puts into the index; of one with more, the longest lists are tested one by one."""
+"""Maximum number of value combinations of one rule in the index. Beyond it, the longest lists are tested one by one."""
 
 Reader = Callable[[Envelope], Any]
 
 
 class _Missing:
-    """Equals nothing that a rule can name."""
+    """Value that equals no value of a rule."""
 
 
 _MISSING = _Missing()
@@ -43,11 +42,11 @@ _TRUE = ("true",)
 _FALSE = ("false",)
 
 Match = Mapping[str, Any]
-"""`match:` of a rule: a scalar, or several of which any may be equal, for each key."""
+"""Equalities of a rule: for each key a scalar, or several scalars of which any may be equal."""
 
 
 def canonical(value: Any) -> Any:
-    """The value such that Python's equality is JSON's, and hashable: true and 1 differ."""
+    """Hashable form of a value for which Python's equality is that of JSON: true and 1 differ."""
     kind = value.__class__
     if kind is str:
         return value
@@ -59,13 +58,19 @@ def canonical(value: Any) -> Any:
 
 
 def values(wanted: Any) -> tuple[Any, ...]:
-    """What a match names for one key, each once, canonical. Not NaN: it equals nothing, but a dict would find it."""
+    """Canonical values that a match names for one key, without repeats.
+
+    NaN is left out: it equals nothing, but a dict would find it.
+    """
     several = wanted if isinstance(wanted, tuple | list) else (wanted,)
     return tuple(dict.fromkeys(canonical(value) for value in several if value == value))
 
 
 def reader(key: str) -> Reader:
-    """How to read what a key of `match:` names, canonical. Raises: ValueError with the remedy for an unknown key."""
+    """Function that reads the canonical value of a key of `match:`.
+
+    Raises: ValueError with the remedy for an unknown key.
+    """
     if key in ATTRIBUTES:
         attribute = ATTRIBUTES[key]
         return lambda envelope: canonical(attribute(envelope))
@@ -105,7 +110,7 @@ def _payload_reader(path: tuple[str, ...]) -> Reader:
 
 @dataclass(slots=True)
 class _Shapes:
-    """Rules by shape, then by values."""
+    """Positions of rules by shape, then by values."""
 
     single: dict[str, tuple[Reader, dict[Any, list[int]]]] = field(default_factory=dict)
     several: dict[tuple[str, ...], tuple[tuple[Reader, ...], dict[Any, list[int]]]] = field(default_factory=dict)
@@ -136,17 +141,17 @@ class _Shapes:
 
 
 class Index:
-    """Positions of the rules whose equalities a message fulfils."""
+    """Index of the rules whose equalities a message fulfils."""
 
     def __init__(self, matches: Sequence[Match]) -> None:
-        """matches: of each rule, in order. Raises: ValueError for an unknown key."""
+        """matches: equalities of each rule, in order. Raises: ValueError for an unknown key."""
         self._by_type: dict[Any, _Shapes] = {}
         self._rest = _Shapes()
         self._left_over: dict[int, tuple[tuple[Reader, frozenset[Any]], ...]] = {}
         for position, match in enumerate(matches):
             self._add(position, {key: values(wanted) for key, wanted in match.items()})
         self._has_rest = self._rest != _Shapes()
-        # The commonest configuration, and the cheapest: rules that test their type and nothing else
+        # The most common configuration, and the cheapest: rules that test only their type
         self._plain = {
             kind: shapes.always
             for kind, shapes in self._by_type.items()
@@ -168,7 +173,10 @@ class Index:
             self._by_type.setdefault(kind, _Shapes()).add(position, match)
 
     def candidates(self, envelope: Envelope) -> Iterable[int]:
-        """Positions in ascending order, each once; later ones are not computed before they are asked for."""
+        """Positions of matching rules in ascending order, without repeats.
+
+        Later positions are computed only on demand.
+        """
         plain = self._plain.get(envelope.type)
         if plain is not None:
             return plain

@@ -1,4 +1,4 @@
-"""What is allowed in a set of rules and yet hardly meant. Expressions are looked at when a router is compiled."""
+"""Warnings about valid rules that are probably mistakes. Expressions are checked when a router is compiled."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from bridge.routing.index import values
 from bridge.routing.template import constant_prefix
 
 _ORDINARY = 32 * 1024
-"""Bytes of a message that every expression should be able to deal with."""
+"""Size of a message that every expression should be able to process, in bytes."""
 
 _COMBINATIONS = 256
-"""Most value combinations of one rule that are looked at; a rule with more is not judged."""
+"""Maximum number of value combinations of one rule that are examined. A rule with more is not judged."""
 
 ConfigPath = tuple[str | int, ...]
 
 
 def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Problem]:
-    """Warnings: rules that cannot be reached, ids without a constant prefix, retention that is too short, commands
-    of `for_each` that each hold the whole message.
+    """Warnings about rules that are valid but probably mistakes.
 
-    whole: every rule is as it is meant; else nothing is said of what rules leave to each other.
+    They concern rules that cannot be reached, ids without a constant prefix, too short retention, and commands of
+    `for_each` that each hold the whole message.
+    whole: True if every rule is as written; otherwise unreachable rules are not reported.
     """
     unreachable = _unreachable(config) if whole else []
     return [
@@ -48,9 +49,11 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
 
 
 def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConfig, locate: Locate) -> list[Problem]:
-    """Warnings: expressions whose cost grows faster than the message, so that it is refused long before it is large.
+    """Warnings for expressions whose cost grows faster than the message.
 
-    compiled: expressions that see messages of a source with these limits.
+    Such a message is refused long before it is large.
+
+    compiled: expressions that process messages of a source with these limits.
     """
     found: list[Problem] = []
     for path, expression in compiled:
@@ -66,7 +69,7 @@ def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConf
 
 
 def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
-    """Names of orchestrations that routes start, each with where it is written."""
+    """Names of orchestrations that routes start, each with its place in the configuration."""
     found: list[tuple[str, ConfigPath]] = []
     for position, route in enumerate(config.routes):
         starts = route.schedule or route.start_or_raise
@@ -79,7 +82,7 @@ def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPat
 
 
 def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
-    """Names of entities that routes signal, each with where it is written."""
+    """Names of entities that routes signal, each with its place in the configuration."""
     return [
         (route.signal_entity.entity, ("routes", position, "signal_entity", "entity"))
         for position, route in enumerate(config.routes)
@@ -90,7 +93,7 @@ def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
 def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for source in config.sources:
-        # of earlier rules that end the search: keys and condition, then values, to the rule's name
+        # earlier rules that end the search: keys and condition, then values, to the rule's name
         taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]] = {}
         for position, route in enumerate(config.routes):
             if source not in route.from_:
@@ -118,7 +121,7 @@ def _catcher(
     match: dict[str, tuple[Any, ...]],
     when: str | None,
 ) -> str | None:
-    """The name of an earlier rule that leaves nothing to this one, by itself or with others."""
+    """Name of an earlier rule that takes all messages of this one, alone or together with others; None if absent."""
     for (keys, condition), by_values in taken.items():
         if condition not in (None, _condition(when)) or not all(key in match for key in keys):
             continue
@@ -222,7 +225,7 @@ def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
 
 
 def _held_by_one_value(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
-    """Limits per value beside which one value can hold all others."""
+    """Warnings for limits per value under which one value can delay all others."""
     found: list[tuple[ConfigPath, str]] = []
     for name, source in config.sources.items():
         if source.limits.per is not None and source.ordering == "partition":

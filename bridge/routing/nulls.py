@@ -1,7 +1,8 @@
-"""References to None that the CEL library takes with every null it hands out.
+"""Reference counts of None values that the CEL library returns.
 
-`cel-expr-python` 0.1 returns a null without counting the reference. Before Python 3.12, where None is immortal, some
-thousands of nulls in results end the interpreter ("deallocating None"). Each null of a result is counted again here.
+`cel-expr-python` 0.1 returns a null without counting the reference. Before Python 3.12, which made None immortal,
+some thousands of nulls in results end the interpreter ("deallocating None"). This module counts each null of a result
+again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import sys
 from typing import Any
 
 LOSES_NULLS = sys.version_info < (3, 12)
-"""True where a reference to None can be lost."""
+"""True if a reference to None can be lost."""
 
 
 def recount(result: Any) -> None:
-    """Count the references of all nulls in a result that the library has just made."""
+    """Count the references of all nulls in a result that the library has just returned."""
     if result is None:
         _count_again(1)
     elif result.__class__ is dict or result.__class__ is list:

@@ -1,4 +1,4 @@
-"""Size of a regular expression in the syntax of RE2, which `matches` uses."""
+"""Size of regular expressions in the syntax of RE2, which `matches` uses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ _MOST = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """states: characters and classes, each as often as repetitions ask. wide: those of them that are classes of
-    Unicode, or of any case, whose automata are large.
+    """Size of a regular expression.
+
+    states: number of characters and classes, multiplied by their repetitions.
+    wide: number of those that are Unicode classes or case-insensitive classes, whose automata are large.
     """
 
     states: int
@@ -35,10 +37,10 @@ class Pattern:
 
 
 def measure(pattern: str) -> Pattern:
-    """An upper bound; of a pattern that is not valid, any number."""
+    """Upper bound of the size of a pattern. For an invalid pattern the result is arbitrary."""
     stack: list[tuple[int, int]] = []
     total = wide_total = 0
-    last = wide_last = 0  # of the item that a repetition would repeat
+    last = wide_last = 0  # size of the item that a repetition would repeat
     folds = bool(re.search(r"\(\?[msU]*i", pattern))
     for found in _TOKEN.finditer(pattern):
         kind = found.lastgroup

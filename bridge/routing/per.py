@@ -1,4 +1,7 @@
-"""Values that tell senders apart, of `limits.per`. Kept and stored as digests: they come from messages."""
+"""Values of `limits.per`, which distinguish senders.
+
+They are kept and stored as digests, because they come from messages.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,24 @@ from bridge.routing.scope import Scope
 from bridge.routing.template import Template
 
 SHARED = ""
-"""Stands for the value of messages that have none: the template fails, gives nothing, or cannot be evaluated."""
+"""Value of messages without one: the template fails, returns an empty text, or cannot be evaluated."""
 
 TAG = "bridge.per"
-"""Tag of an instance that a route with `limits.per.running` starts: the digest of its value, found again by counts."""
+"""Tag of an instance that a route with `limits.per.running` starts.
+
+Its value is the digest of the message's value, by which instances are counted.
+"""
 
 _DIGEST_BYTES = 12
 
 
 def digest(text: str) -> str:
-    """A value of any length in 24 characters; SHARED for an empty one."""
+    """Digest of a value of any length, in 24 characters; SHARED for an empty value."""
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest() if text else SHARED
 
 
 def value_of(template: Template, scope: Scope) -> str:
-    """The digest of a message's value. A template that fails never fails the message: its value is SHARED."""
+    """Digest of a message's value. A failing template never fails the message; its value is SHARED."""
     try:
         return digest(template.render(scope))
     except MessageError:

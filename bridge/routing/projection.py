@@ -1,6 +1,6 @@
-"""What of a message an expression reads, so that no more than that is converted for CEL.
+"""Parts of a message that an expression reads. Only these parts are converted for CEL.
 
-Converting costs more than evaluating: 1 KB of payload takes several times as long as a condition on it.
+Conversion costs more than evaluation: 1 KB of payload takes several times as long as a condition on it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from bridge.errors import ExpressionError
 from bridge.routing.cel_tokens import Reading
 
 DEPTH_LIMIT = 1000
-"""Deepest nesting that is given to CEL, which some thousands of levels would crash."""
+"""Maximum depth of nesting passed to CEL, which crashes at some thousand levels."""
 
 Tree = Mapping[str, "Tree | None"]
-"""Keys that are read of a map, each with what is read below it; None stands for everything."""
+"""Keys of a map that are read, each with the tree read below it; None stands for everything."""
 
 
 class Projection:
-    """What one expression, or several, read of their variables. Compared by identity: see `Projections`."""
+    """Parts of the variables that one or more expressions read. Compared by identity: see `Projections`."""
 
     __slots__ = ("env", "item", "parts")
 
@@ -32,13 +32,16 @@ class Projection:
 
 
 class Projections:
-    """Gives equal projections one identity, so that the rules of a router share what was converted for a message."""
+    """Projections with one identity for equal ones.
+
+    The rules of a router thus share the converted parts of a message.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], Projection] = {}
 
     def of(self, env: cel.Env, readings: Iterable[Reading]) -> Projection:
-        """The projection that serves all these readings in this environment."""
+        """Projection that covers all given readings in an environment."""
         roots: dict[str, Tree | None] = {}
         for reading in readings:
             roots[reading.variable] = _merged(roots.get(reading.variable, {}), reading.path)
@@ -53,9 +56,10 @@ def _merged(tree: Tree | None, path: tuple[str, ...]) -> Tree | None:
 
 
 def project(value: Any, tree: Tree | None) -> Any:
-    """The part of `value` that `tree` names.
+    """Part of `value` that `tree` names.
 
-    What is not a map where the tree expects one is left as it is: selecting from it fails in CEL as it would have.
+    A value that is not a map where the tree expects one is left unchanged. A selection from it fails in CEL as it
+    would have.
     """
     if tree is None:
         return dict(value) if isinstance(value, Mapping) and value.__class__ is not dict else value
@@ -75,13 +79,13 @@ _NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(e
 
 
 def weigh(variables: dict[str, Any]) -> tuple[int, int]:
-    """Values of projected variables, with keys of maps, and bytes of their text.
+    """Number of values in projected variables, including keys of maps, and bytes of their text.
 
-    Raises: ExpressionError for what the CEL library mistakes: it ends text and bytes at a NUL, and deep nesting
-    overflows its stack.
+    Raises: ExpressionError for values that the CEL library mishandles: it ends text and bytes at a NUL, and deep
+    nesting overflows its stack.
     """
     values = size = 0
-    depth = -1  # of the variables themselves
+    depth = -1  # depth of the variables themselves
     level: list[Any] = [variables]
     while level:
         depth += 1

@@ -1,4 +1,4 @@
-"""The request that a message answers."""
+"""Correlation of answers with requests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from bridge.routing.identifier import check_instance_id
 
 
 def asked_by(envelope: Envelope) -> tuple[str, str]:
-    """The event that brings an answer, and the id of the instance that asked.
+    """Event that carries an answer, and the id of the instance that sent the request.
 
-    The event carries the whole correlation id, so that its signature can be checked before it is raised, and it reaches
-    nobody but the one wait that made the id.
-
-    Raises: InvalidCommand when the message has no correlation id, UnexpectedReply when it has another's.
+    The event name contains the whole correlation id. Its signature can thus be checked before the event is raised,
+    and the event reaches only the wait that made the id.
+    Raises: InvalidCommand if the message has no correlation id; UnexpectedReply if the id is not one of the bridge.
     """
     given = envelope.headers.get(CORRELATION_ID)
     if given is None:

@@ -1,4 +1,4 @@
-"""Which commands a message leads to. Pure: the same message gives the same decision."""
+"""Router from messages to commands. Pure: the same message gives the same decision."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from bridge.routing.volume import check_volume
 ConfigPath = tuple[str | int, ...]
 
 Validate = Callable[[Any], None]
-"""Checks a payload against the schema of a route. Raises: SchemaError."""
+"""Function that checks a payload against the schema of a route. Raises: SchemaError."""
 
 _IGNORED = Decision((), ())
 _AT_ONCE = 100
-"""Most rules that are tried without a pause: what costs little is not counted, and adds up."""
+"""Maximum number of rules that are tried without a pause. Cheap evaluations are not counted, but add up."""
 
 _GROWTH = 4
-"""How much larger than its body a payload may become as JSON (`1E9` is `1000000000.0`)."""
+"""Factor by which a payload may be longer as JSON than its body (`1E9` is `1000000000.0`)."""
 
 
 class Router:
-    """The rules of one source, compiled."""
+    """Compiled rules of one source."""
 
     def __init__(
         self,
@@ -47,8 +47,9 @@ class Router:
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration. per: the value of the
-        source's `limits.per`.
+        """compiled: the expressions of the rules, each with its place in the configuration.
+
+        per: template of the source's `limits.per`.
         """
         self.source = source
         self.rules = tuple(rules)
@@ -61,7 +62,7 @@ class Router:
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
-        """True when a message may meet many rules or lead to many commands, so that routing it may take long."""
+        """True if a message may meet many rules or lead to many commands. Routing may then take long."""
         self._index = Index([rule.config.match for rule in rules])
 
     @classmethod
@@ -75,9 +76,9 @@ class Router:
     ) -> Router:
         """Compile all routes from one source.
 
-        functions: resolves the `module:function` of `map`; None leaves them out, and a route with one fails when run.
-        Whatever it raises is a problem of the route, with its text.
-        validators: by route name, for routes with a schema; a route that is not in it is not validated.
+        functions: resolves the `module:function` of `map`. None leaves functions out, and a route with one fails when
+        run. Any exception it raises becomes a problem of the route, with its text.
+        validators: by route name, for routes with a schema. Other routes are not validated.
         Raises: ConfigError with every problem of the source's routes.
         """
         compiler = Compiler(locate, config.vars)
@@ -96,7 +97,7 @@ class Router:
             if route.map is not None and functions is not None:
                 try:
                     function = functions(route.map)
-                except Exception as error:  # it imports a module of the user's, which may raise anything
+                except Exception as error:  # imports a module of the user, which may raise anything
                     compiler.report(("routes", position, "map"), str(error))
             validate = (validators or {}).get(route.name)
             rules.append(compile_rule(route, position, compiler, function, validate, sagas))
@@ -116,13 +117,13 @@ class Router:
             per = compile_template(source.limits.per.value, path, f"source {source_name}, limits.per", compiler)
         if compiler.problems:
             raise ConfigError(compiler.problems)
-        assert ordering is not None  # a template that did not compile is a problem
-        compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # these see no message
+        assert ordering is not None  # a template that does not compile is a problem
+        compiled = [each for each in compiler.compiled if each[0][0] != "sagas"]  # no message there
         ignores = source.no_match == "ignore"
         return cls(source_name, rules, config.vars, ignores, ordering, source.limits, compiled, per)
 
     def route(self, envelope: Envelope) -> Decision:
-        """What the rules say about a message. First match wins; `continue` lets later rules match too.
+        """Decision of the rules about a message. The first match wins; `continue` lets later rules match too.
 
         Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, InvalidCommand, CommandsTooLarge.
         """
@@ -146,7 +147,7 @@ class Router:
         return self._decision(names, steps)
 
     def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
-        """`route` in portions: it yields where others may have a turn, and returns the decision."""
+        """Route a message in portions. The generator yields to let other work run, and returns the decision."""
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
         steps: list[Step] = []
@@ -173,7 +174,7 @@ class Router:
         raise NoRoute(f"none of the {len(self.rules)} routes from {self.source} matches the message")
 
     def ordering_key(self, envelope: Envelope) -> str | None:
-        """What keeps messages in order: those with the same key go one after the other. None: any order.
+        """Ordering key of a message: messages with the same key are processed one after the other. None: any order.
 
         With `ordering: key`, a message without a key has None. Raises: ExpressionError.
         """
@@ -187,11 +188,11 @@ class Router:
         return None
 
     def value(self, envelope: Envelope) -> str:
-        """Digest of the value that the source's `limits.per` counts the message by; empty without one."""
+        """Digest of the value by which the source's `limits.per` counts the message; empty without `limits.per`."""
         if self._per is None:
             return SHARED
         return value_of(self._per, RouteScope(envelope, envelope.data, self._variables, self._allowed))
 
     def explain(self, envelope: Envelope) -> explain.Explanation:
-        """How the rules come to their decision, rule by rule. Raises nothing that `route` may raise: it is told."""
+        """Explain the decision about a message rule by rule. Errors that `route` raises are part of the explanation."""
         return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables, self._allowed))

@@ -1,4 +1,4 @@
-"""One compiled rule."""
+"""Compiled rules."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from bridge.routing.template import Template, compile_template, constant_prefix
 from bridge.routing.verb import Build, VerbCompiler
 
 ITEM_LIMIT = 1000
-"""Most commands that `for_each` may make of one message."""
+"""Maximum number of commands that `for_each` may make of one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A route of one source. build is None for `ignore`; function is None while `map` is not resolved.
+    """A route of one source.
 
-    per: the value of `limits.per`. tagged: instances carry their value, where a count of those that run finds it.
+    build: None for `ignore`.
+    function: None while `map` is not resolved.
+    per: template of `limits.per`.
+    tagged: True if instances carry their value in a tag, by which running instances are counted.
     """
 
     config: RouteConfig
@@ -37,7 +40,7 @@ class Rule:
     tagged: bool = False
 
     def holds(self, scope: RouteScope) -> bool:
-        """Whether `when` is true; `match` was looked at before. Raises: ExpressionError unless `on_error: no_match`."""
+        """True if `when` holds. `match` was checked before. Raises: ExpressionError unless `on_error: no_match`."""
         if self.when is None:
             return True
         try:
@@ -48,7 +51,7 @@ class Rule:
             raise
 
     def step(self, scope: RouteScope) -> Step | None:
-        """The command for a message that matched, of a rule without `for_each`; None for `ignore`.
+        """Command for a matching message, of a rule without `for_each`; None for `ignore`.
 
         Raises: SchemaError, ExpressionError, ExpressionCost, InvalidCommand.
         """
@@ -63,7 +66,7 @@ class Rule:
         return Step(config.name, command, config.engine) if self.per is None else self._of_value(command, scope)
 
     def steps(self, scope: RouteScope) -> Iterator[Step]:
-        """The commands of any rule, one by one. `for_each` sees what `map` returned. Raises: as `step`."""
+        """Commands of any rule, one by one. `for_each` sees the result of `map`. Raises: as `step`."""
         config, build = self.config, self.build
         if self.for_each is None or build is None:
             step = self.step(scope)
@@ -83,7 +86,7 @@ class Rule:
                 yield self._of_value(command, inner)
 
     def _of_value(self, command: Command, scope: RouteScope) -> Step:
-        """The step of a command that limits count by its value."""
+        """Step of a command, with the value by which limits count it."""
         assert self.per is not None
         value = value_of(self.per, scope)
         if value and self.tagged and isinstance(command, ScheduleOrchestration | StartOrRaise):
@@ -101,7 +104,7 @@ class Rule:
         return items
 
     def _mapped(self, scope: RouteScope) -> RouteScope:
-        """The variables with what `map` returns as payload."""
+        """Variables with the result of `map` as payload."""
         name = f"route {self.config.name}, map {self.config.map}"
         if self.function is None:
             raise ExpressionError(f"{name}: the function was not loaded")
@@ -110,7 +113,7 @@ class Rule:
         except BridgeError as error:
             raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
         except Exception as error:
-            # its text may quote the payload
+            # the error's text may quote the payload
             raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
 
 
@@ -122,7 +125,11 @@ def compile_rule(
     validate: Callable[[Any], None] | None,
     sagas: Mapping[str, Any],
 ) -> Rule:
-    """The rule; what is wrong goes to the compiler. position: of the route in the configuration. sagas: definitions."""
+    """Compile a rule. Problems are reported to the compiler.
+
+    position: position of the route in the configuration.
+    sagas: definitions of sagas by name.
+    """
     path: tuple[str | int, ...] = ("routes", position)
     place = f"route {config.name}"
     when = None if config.when is None else compiler.condition(config.when, (*path, "when"), f"{place}, when")
@@ -147,7 +154,7 @@ def compile_rule(
 
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
-    """Running orchestrations are counted by the prefix of their ids, so there must be one."""
+    """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     verb = config.schedule or config.start_or_raise
     if verb is None:
         compiler.report(path, f"`{config.verb}` starts nothing that could be counted; only a `rate` can limit it")

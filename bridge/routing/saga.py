@@ -1,7 +1,7 @@
-"""Declarative sagas, compiled: their expressions are checked, and what is stored with each instance is made.
+"""Compiler of declarative sagas: checks their expressions and builds the definition stored with each instance.
 
-The definition is plain JSON of a format of its own, so that an instance goes on by what it was started with, whatever
-becomes of the configuration.
+The definition is plain JSON in a format of its own. An instance thus follows the definition it was started with,
+independent of later changes to the configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAGA_ORCHESTRATION = "bridge.saga"
 """Name of the orchestrator that the bridge's worker registers for declarative sagas."""
 
 FORMAT = 1
-"""Of the definition and of the start input around it."""
+"""Version of the definition's format, and of the start input around it."""
 
 STEP = frozenset(("input", "steps", "vars", "saga"))
 ANSWER = STEP | {"reply"}
@@ -38,7 +38,7 @@ def start_input(definition: Any, value: Any) -> dict[str, Any]:
 
 @dataclass
 class SagaCompiler:
-    """Makes the definition of one saga. `compile` reports what is wrong with its expressions."""
+    """Compiles the definition of one saga. `compile` reports problems of its expressions."""
 
     name: str
     config: BridgeConfig
@@ -47,7 +47,7 @@ class SagaCompiler:
     _vars: set[str] = field(default_factory=set)
 
     def compile(self, compiler: Compiler) -> dict[str, Any]:
-        """The definition; worth nothing when a problem was reported."""
+        """Definition of the saga. Unusable if a problem was reported."""
         self._compiler = Compiler(self.locate, self.config.vars)
         saga = self.config.sagas[self.name]
         path: Path = ("sagas", self.name)
@@ -74,7 +74,7 @@ class SagaCompiler:
     def _steps(
         self, entries: tuple[SagaStepConfig, ...], path: Path, known: list[str], topic: str | None
     ) -> list[dict[str, Any]]:
-        """known: names of steps that are over before; those of these entries are added."""
+        """Compile a list of steps. known: names of steps that are complete before; names of these steps are added."""
         return [self._entry(entry, (*path, index), known, topic) for index, entry in enumerate(entries)]
 
     def _entry(self, entry: SagaStepConfig, path: Path, known: list[str], topic: str | None) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class SagaCompiler:
             return {"steps": self._steps(entry.steps, (*path, "steps"), known, topic)}
         if entry.parallel is None:
             return {"point_of_no_return": True}
-        # What runs at once cannot read each other's answers.
+        # Concurrent steps cannot read each other's answers
         before, members = list(known), []
         for position, member in enumerate(entry.parallel):
             own = list(before)
@@ -141,7 +141,7 @@ class SagaCompiler:
     def _block(
         self, path: Path, names: frozenset[str], known: list[str], parts: dict[str, dict[str, str]]
     ) -> dict[str, Any]:
-        """Expressions that are evaluated together, and what they read."""
+        """Expressions that are evaluated together, with the variables they read."""
         compiler = self._compiler
         compiler.members = {"steps": tuple(known), "saga": SAGA_MEMBERS}
         reads: set[str] = set()
@@ -159,7 +159,7 @@ class SagaCompiler:
         return {"where": self._where(path), "names": sorted(names), "reads": sorted(reads), **parts}
 
     def _where(self, path: Path, field: str = "") -> str:
-        """For errors: `saga payout, steps[0].command, data`."""
+        """Place of an expression for errors: `saga payout, steps[0].command, data`."""
         inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[2:]).lstrip(".")
         return ", ".join(part for part in (f"saga {self.name}", inner, field) if part)
 

@@ -1,4 +1,4 @@
-"""The variables that expressions see, of one message."""
+"""Variables of one message that expressions read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _key_base64(message: Message | None) -> str | None:
 
 
 def _headers_base64(message: Message | None) -> dict[str, str]:
-    """Of a repeated name the last value, and no nulls, as in the headers that are text."""
+    """Headers in base64. A repeated name has its last value and nulls are left out, as in the headers that are text."""
     headers = () if message is None else message.headers
     return {name: b64encode(value).decode() for name, value in headers if value is not None}
 
@@ -33,7 +33,7 @@ _BYTES: Mapping[str, Callable[[Envelope], Any]] = {
     "headers_base64": lambda envelope: _headers_base64(envelope.message),
     "data_base64": lambda envelope: _data_base64(envelope.data),
 }
-"""Members of `event` that are there only when they are named. In base64, since CEL ends bytes at a NUL too."""
+"""Members of `event` that exist only when an expression names them. In base64, because CEL ends bytes at a NUL too."""
 
 EVENT: Mapping[str, Callable[[Envelope], Any]] = {
     "type": lambda envelope: envelope.type,
@@ -53,15 +53,15 @@ EVENT: Mapping[str, Callable[[Envelope], Any]] = {
     "extensions": lambda envelope: envelope.extensions,
     **_BYTES,
 }
-"""Members of `event`. An attribute that the message has not is null, so that a condition on it is just false."""
+"""Members of `event`. An attribute that the message lacks is null, which makes a condition on it false."""
 
 _ALL_OF_EVENT: Tree = dict.fromkeys(name for name in EVENT if name not in _BYTES)
 
 
 class Scope:
-    """Variables of one message, converted for CEL when first read and then shared by all its expressions.
+    """Variables of one message, converted for CEL at the first read and then shared by all its expressions.
 
-    allowed: estimated cost of all its expressions in nanoseconds, see `bridge.routing.cost`.
+    allowed: maximum estimated cost of all its expressions in nanoseconds, see `bridge.routing.cost`.
     """
 
     __slots__ = ("_activations", "_left")
@@ -71,44 +71,44 @@ class Scope:
         self._left = allowed
 
     def activation(self, projection: Projection) -> tuple[cel.Activation, int, int]:
-        """What an expression reads, with the number of its values and of the bytes of their text.
+        """Variables that an expression reads, with the number of their values and the bytes of their text.
 
-        Raises: ExpressionError when the message holds what CEL cannot see as it is.
+        Raises: ExpressionError if the message holds values that CEL mishandles.
         """
         found = self._activations.get(projection)
         if found is None:
             data = self.data(projection)
-            values, size = weigh(data)  # which refuses what CEL must not see
+            values, size = weigh(data)  # refuses values that CEL must not see
             found = self._activations[projection] = projection.env.Activation(data), values, size
         return found
 
     def data(self, projection: Projection) -> dict[str, Any]:
-        """The variables that an expression reads, as far as it reads them."""
+        """Parts of the variables that an expression reads."""
         return {name: self.part(name, tree) for name, tree in projection.parts}
 
     @property
     def left(self) -> float:
-        """What evaluations may still cost."""
+        """Remaining cost that evaluations may have, in nanoseconds."""
         return self._left
 
     def pay(self, cost: float) -> None:
-        """Count an evaluation."""
+        """Subtract the cost of an evaluation."""
         self._left -= cost
 
     def part(self, variable: str, tree: Tree | None) -> Any:
-        """What `tree` names of a variable."""
+        """Part of a variable that `tree` names."""
         return project(getattr(self, variable), tree)
 
 
 class RouteScope(Scope):
-    """Variables of rules: `event`, `payload`, `vars`, and below `for_each` `item` and `index`."""
+    """Variables of rules: `event`, `payload`, `vars`, and within `for_each` also `item` and `index`."""
 
     __slots__ = ("_outer", "envelope", "index", "item", "payload", "vars")
 
     def __init__(
         self, envelope: Envelope, payload: Any, variables: Mapping[str, Any], allowed: float = EXPRESSION_COST
     ) -> None:
-        # the fields of Scope too: one call less for each message
+        # sets the fields of Scope too, to save a call for each message
         self._activations = {}
         self._left = allowed
         self._outer: RouteScope | None = None
@@ -119,7 +119,10 @@ class RouteScope(Scope):
         self.index = 0
 
     def for_item(self, item: Any, index: int) -> RouteScope:
-        """The same message with one of its items. What does not read the item is converted once for all of them."""
+        """Scope of the same message with one of its items.
+
+        Parts that do not read the item are converted once for all items.
+        """
         inner = RouteScope(self.envelope, self.payload, self.vars)
         inner._outer = self
         inner.item = item
@@ -127,7 +130,7 @@ class RouteScope(Scope):
         return inner
 
     def with_payload(self, payload: Any) -> RouteScope:
-        """The same message with another payload, which `map` has made."""
+        """Scope of the same message with another payload, the result of `map`."""
         return _MappedScope(self, payload)
 
     @property
@@ -159,7 +162,7 @@ class RouteScope(Scope):
 
 
 class _MappedScope(RouteScope):
-    """Variables with the payload that `map` returned. What they cost is the message's."""
+    """Variables with the payload that `map` returned. Their cost counts for the message."""
 
     __slots__ = ("_message",)
 
@@ -176,7 +179,7 @@ class _MappedScope(RouteScope):
 
 
 class SourceScope(Scope):
-    """Variables of a source's `attributes:` and `identity:`, before there is an envelope."""
+    """Variables of a source's `attributes:` and `identity:`, before an envelope exists."""
 
     __slots__ = ("headers", "key", "message", "message_id", "offset", "partition", "payload", "timestamp", "topic")
 

@@ -1,6 +1,6 @@
-"""Literal text with CEL expressions in `{{ }}`.
+"""Templates: literal text with CEL expressions in `{{ }}`.
 
-To write two braces literally, write them as an expression: `{{ '{{' }}`.
+To write two literal braces, write them as an expression: `{{ '{{' }}`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ class Template:
 
     @property
     def constant_prefix(self) -> str:
-        """The literal text it begins with."""
+        """Literal text at the beginning of the template."""
         return self._parts[0] if self._parts and isinstance(self._parts[0], str) else ""
 
     @property
     def literal(self) -> str | None:
-        """The whole text when there is no expression in it, else None."""
+        """Whole text if the template has no expression, else None."""
         return "".join(map(str, self._parts)) if all(isinstance(part, str) for part in self._parts) else None
 
     def render(self, scope: Scope) -> str:
-        """Raises: ExpressionError when an expression fails, gives what is not text, or the text is not Unicode."""
+        """Render the template.
+
+        Raises: ExpressionError if an expression fails or is not text, or the text is not Unicode.
+        """
         rendered = "".join([part if isinstance(part, str) else part.text(scope) for part in self._parts])
         if not rendered.isascii():
             try:
@@ -42,14 +45,14 @@ class Template:
 
 
 def constant_prefix(text: str) -> str:
-    """The literal text that a template begins with."""
+    """Literal text at the beginning of a template's source."""
     return text.partition("{{")[0]
 
 
 def compile_template(
     text: str, path: tuple[str | int, ...], where: str, compiler: Compiler, names: frozenset[str] = ROUTE
 ) -> Template | None:
-    """The template, or None after its problems were reported to the compiler."""
+    """Compile a template; None after its problems were reported to the compiler."""
     parts: list[str | Expression] = []
     position = 0
     sound = True

@@ -1,7 +1,7 @@
-"""Syntax tree of a compiled expression, macros expanded, read from the form in which the CEL library serializes it.
+"""Syntax tree of a compiled expression with expanded macros, read from the serialized form of the CEL library.
 
 The form is the public message `cel.expr.CheckedExpr` (https://github.com/google/cel-spec). No protobuf package with
-its descriptors is installed, and the few fields are read in fewer lines than it takes to declare them.
+its descriptors is installed, and reading the few fields takes fewer lines than declaring them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A literal: its text or bytes, None for a number, a boolean and null."""
+    """A literal: its text or bytes; None for a number, a boolean or null."""
 
     value: str | bytes | None
 
@@ -27,7 +27,7 @@ class Ident:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """`operand.field`, or `has(operand.field)` when `tests` is true."""
+    """`operand.field`, or `has(operand.field)` if `tests` is true."""
 
     operand: Node
     field: str
@@ -36,7 +36,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function or operator. args: with the target of a method first."""
+    """A function or operator. args: arguments; the target of a method comes first."""
 
     function: str
     args: tuple[Node, ...]
@@ -68,7 +68,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def read(serialized: bytes) -> Node:
-    """Raises: ValueError for what is no serialized expression."""
+    """Read the tree of a serialized expression. Raises: ValueError for anything else."""
     try:
         packed = dict(_fields(serialized))  # a google.protobuf.Any
         return _node(dict(_fields(packed[2]))[4])
@@ -109,7 +109,7 @@ def _const(members: dict[int, Any]) -> Const:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Fields of a protobuf message, in order: integers and bytes."""
+    """Fields of a protobuf message, in order, as integers and bytes."""
     at = 0
 
     def varint() -> int:

@@ -1,4 +1,4 @@
-"""Results of expressions as JSON values and as text."""
+"""Conversion of expression results to JSON values and text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bridge.errors import ExpressionError
 
 
 def json_value(value: Any) -> Any:
-    """A result of CEL as a JSON value, written as protobuf writes it in JSON.
+    """Convert a result of CEL to a JSON value, with protobuf's JSON mapping.
 
-    Timestamps become RFC 3339 strings in UTC, durations seconds with an `s` (`1.5s`), bytes base64, keys of maps
-    strings; double and integer stay apart. Lists and maps are changed in place.
-    Raises: ExpressionError for what has no JSON form (a type).
+    Timestamps become RFC 3339 strings in UTC, durations seconds with an `s` (`1.5s`), bytes base64, and keys of maps
+    strings. Double and integer stay distinct. Lists and maps are changed in place.
+    Raises: ExpressionError for values without a JSON form (a type).
     """
     if value.__class__ in _PLAIN:
         return value
@@ -69,11 +69,12 @@ def duration_text(value: timedelta) -> str:
 
 
 def text(value: Any) -> str:
-    """A result as it is written into a template.
+    """Text of a result in a template.
 
-    Strings as they are, integers in decimal, `true` and `false`, doubles in their shortest form and without a fraction
-    when they have none (5.0 is `5`, as CEL's own `string()` writes it), timestamps and durations as in JSON.
-    Raises: ExpressionError for null, maps, lists, bytes, NaN and infinities, naming the kind and not the value.
+    Strings are unchanged, integers decimal, and booleans `true` or `false`. Doubles have their shortest form, without
+    a fraction if they have none (5.0 is `5`, as CEL's own `string()` writes it). Timestamps and durations are written
+    as in JSON.
+    Raises: ExpressionError for null, maps, lists, bytes, NaN and infinities, which names the kind and not the value.
     """
     kind = value.__class__
     if kind is str:
@@ -81,7 +82,7 @@ def text(value: Any) -> str:
     if kind is int:
         try:
             return str(value)
-        except ValueError:  # more digits than Python writes
+        except ValueError:  # more digits than Python converts
             raise ExpressionError("a template cannot hold an integer of so many digits") from None
     if kind is bool:
         return "true" if value else "false"
@@ -95,7 +96,7 @@ def text(value: Any) -> str:
 
 
 def kind_name(value: Any) -> str:
-    """What a value is, for a person."""
+    """Name of a value's kind, for people."""
     for kinds, name in _KINDS:
         if isinstance(value, kinds):
             return name

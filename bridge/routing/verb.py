@@ -1,4 +1,4 @@
-"""Verbs of routes, compiled: what builds a command of a message's variables."""
+"""Compiler of the commands of routes: functions that build a command from a message's variables."""
 
 from __future__ import annotations
 
@@ -54,12 +54,15 @@ from bridge.routing.scope import RouteScope, Scope
 from bridge.routing.template import Template, compile_template
 
 Build = Callable[[Scope], Command]
-"""Raises: ExpressionError, InvalidCommand."""
+"""Function that builds a command. Raises: ExpressionError, InvalidCommand."""
 
 
 @dataclass
 class VerbCompiler:
-    """Compiles the verb of one route; problems go to the compiler. Afterwards `build` must not be called if any did."""
+    """Compiles the command of one route.
+
+    Problems are reported to the compiler; `build` must not be called after a problem.
+    """
 
     compiler: Compiler
     route: RouteConfig
@@ -68,7 +71,7 @@ class VerbCompiler:
     sagas: Mapping[str, Any] = field(default_factory=dict)
 
     def compile(self) -> Build | None:
-        """What builds the command; None for `ignore`."""
+        """Compile the function that builds the command; None for `ignore`."""
         verb = getattr(self.route, self.route.verb)
         if isinstance(verb, IgnoreVerb):
             return None
@@ -101,7 +104,7 @@ class VerbCompiler:
         return build
 
     def _workflow(self, verb: ScheduleVerb) -> tuple[str, Callable[[Any], Any]]:
-        """What is started, and what makes its input of the value that the rule gives."""
+        """Name of the orchestration to start, and the function that makes its input from the rule's value."""
         name = verb.orchestration
         if name is not None:
             self._static(partial(check_orchestration, name), "orchestration")
@@ -245,7 +248,7 @@ class VerbCompiler:
         return _never if compiled is None else self._checked(compiled, field, check)
 
     def _checked(self, template: Template, field: str, check: Callable[[str], Any]) -> Callable[[Scope], Any]:
-        """What is literal is checked once and now; the rest with every message."""
+        """Check the text of a template: a literal once, at compile time; any other with every message."""
         place = f"{self._where(field)}: "
         if template.literal is not None:
             text = template.literal

@@ -1,4 +1,4 @@
-"""Bytes that the commands of one message hold."""
+"""Size of the commands of one message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _DATA = ("input", "data", "output", "tags", "reason")
 
 
 def check_volume(steps: Iterable[Step], limit: int, left: int | None = None) -> int:
-    """What the commands leave of `left` bytes (None: of the limit). Raises: CommandsTooLarge when that is nothing."""
+    """Bytes that the commands leave of `left` (None: of the limit).
+
+    Raises: CommandsTooLarge if it would be negative.
+    """
     if left is None:
         left = limit
     for step in steps:
@@ -29,7 +32,7 @@ def check_volume(steps: Iterable[Step], limit: int, left: int | None = None) -> 
 
 
 def command_bytes(command: Command) -> int:
-    """Length of its input and data as JSON, in bytes."""
+    """Length of a command's input and data as JSON, in bytes."""
     total = 0
     for name in _DATA:
         value = getattr(command, name, None)
@@ -44,12 +47,12 @@ def _length(value: Any) -> int:
         return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
     try:
         return len(orjson.dumps(value))
-    except TypeError:  # integers of more than 64 bits, or what `map` returned
+    except TypeError:  # integers of more than 64 bits, or a result of `map`
         return len(json.dumps(_textual(value), default=str))
 
 
 def _textual(value: Any) -> Any:
-    """The same with keys that JSON takes."""
+    """Copy of a value with keys that JSON accepts."""
     if isinstance(value, Mapping):
         return {str(key): _textual(member) for key, member in value.items()}
     return [_textual(member) for member in value] if isinstance(value, list | tuple) else value

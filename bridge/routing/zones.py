@@ -1,8 +1,8 @@
-"""Names of time zones in expressions, checked before the CEL library looks them up.
+"""Check of time zone names in expressions, before the CEL library looks them up.
 
-It opens the file that a name leads to, also `/dev/stdin` or a pipe, where reading blocks the process, and keeps every
-name for ever. So expressions are written anew when they are compiled: a name that is no literal is replaced by one that
-no zone has, unless it is short and stays in the directory of zones.
+The library opens the file that a name leads to, also `/dev/stdin` or a pipe, where reading blocks the process. It
+also keeps every name forever. Expressions are therefore rewritten when they are compiled. A name that is not a
+literal is replaced by one that no zone has, unless it is short and stays in the directory of zones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BEHIND = (
 
 
 def checked(text: str) -> str:
-    """The same expression with every computed name of a time zone checked. The text must compile."""
+    """Rewrite an expression to check every computed time zone name. The text must compile."""
     found = tokens(text)
     pieces: list[tuple[int, str]] = []
     for at in range(1, len(found) - 2):

@@ -1,4 +1,4 @@
-"""The test kit: a whole bridge in the test's process, with time that passes when the test says so; and replay tests."""
+"""Test kit: a whole bridge in the test's process, with virtual time that the test advances, and replay tests."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # pytest imports this package for its plugin in every run; the rest waits until a test asks for it.
+    # pytest imports this package for its plugin in every run; the other modules are loaded on demand
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

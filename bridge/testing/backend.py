@@ -1,4 +1,4 @@
-"""The SDK's in-memory backend with time that stands still until it is moved."""
+"""The SDK's in-memory backend with virtual time, which stands still until it is moved."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend, 
 from bridge.engines.base import RunListener
 
 HEAD_START = timedelta(days=1)
-"""How far virtual time begins ahead of the clock. The backend looks at the clock here and there; what is due later in
-virtual time must be later on the clock too."""
+"""Lead of virtual time over the clock at the start.
+
+The backend compares some times with the clock. Times that are in the future in virtual time must be in the future on
+the clock too.
+"""
 
 
 class VirtualBackend(InMemoryOrchestrationBackend):
     """A sidecar servicer whose turns, timers, delayed starts and delayed signals follow `now`.
 
-    `busy` says whether anything is still to be done at the present moment.
+    `busy` is True while work remains at the present moment.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = datetime.now(UTC) + HEAD_START
         self.run_listeners: list[RunListener] = []
-        """Told which instances have finished, and which run."""
+        """Functions called with the ids of the instances that have finished and of those that run."""
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._activities = 0
@@ -47,7 +50,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
 
     @property
     def busy(self) -> bool:
-        """Whether a turn, an activity or an entity operation waits or runs."""
+        """True while a turn, an activity or an entity operation waits or runs."""
         with self._lock:
             return bool(
                 self._orchestration_queue
@@ -58,12 +61,15 @@ class VirtualBackend(InMemoryOrchestrationBackend):
             )
 
     def next_due(self) -> datetime | None:
-        """When the next timer, start or signal is due."""
+        """Time at which the next timer, start or signal is due; None if there is none."""
         with self._lock:
             return self._due[0][0] if self._due else None
 
     def move_to(self, moment: datetime) -> None:
-        """Let time pass. What has become due begins; wait until the backend is not busy before the next move."""
+        """Advance time and start the work that has become due.
+
+        Wait until the backend is not busy before the next move.
+        """
         with self._lock:
             self.now = max(self.now, moment)
             while self._due and self._due[0][0] <= self.now:
@@ -84,13 +90,13 @@ class VirtualBackend(InMemoryOrchestrationBackend):
             yield item
 
     def _stamp(self, request: pb.OrchestratorRequest) -> None:
-        """The turn's clock, in what the worker gets and in what becomes history."""
+        """Set the turn's clock in the worker's request and in the future history."""
         with self._lock:
             instance = self._instances.get(request.instanceId)
             kept = [] if instance is None else instance.dispatched_events
             if any(event.HasField("executionStarted") for event in request.newEvents):
                 self._generations[request.instanceId] = self._generations.get(request.instanceId, -1) + 1
-            # Ids are made of the time: two generations at one moment would make the same ones.
+            # Ids derive from the time: two generations at the same moment would create the same ids
             moment = self.now + timedelta(microseconds=self._generations.get(request.instanceId, 0))
             for event in (*request.newEvents, *kept):
                 if event.HasField("orchestratorStarted"):
@@ -164,7 +170,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
                 listener((instance_id,), ())
 
     def _watch_sub_orchestration(self, parent_instance_id: str, sub_instance_id: str, task_id: int) -> None:
-        # The backend has a thread wait for every child, and nobody could tell whether one is about to speak.
+        # The backend waits for every child in a thread, whose progress `busy` could not see
         self._parents[sub_instance_id] = (parent_instance_id, task_id)
 
     def _tell_parent(self, child_id: str) -> None:
@@ -187,6 +193,6 @@ class VirtualBackend(InMemoryOrchestrationBackend):
     def _wait_for_state(
         self, instance_id: str, predicate: Callable[[OrchestrationInstance], bool], timeout: float | None
     ) -> OrchestrationInstance | None:
-        # The backend takes None and 0 for 30 seconds.
+        # The backend treats None and 0 as 30 seconds
         seconds = threading.TIMEOUT_MAX if timeout is None else max(timeout, 0.001)
         return super()._wait_for_state(instance_id, predicate, seconds)

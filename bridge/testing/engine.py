@@ -1,4 +1,4 @@
-"""An engine for tests: the SDK's client and worker over the virtual backend."""
+"""Engine for tests: the SDK's client and worker over the virtual backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT = 30.0
 
 
 class VirtualEngine:
-    """Stands in for every configured engine. Nothing outlives the test."""
+    """Replaces every configured engine in tests. Its data ends with the test."""
 
     durable = False
     notifies_instance_started = False
@@ -41,7 +41,7 @@ class VirtualEngine:
         self._workers: list[Channel] = []
 
     def has_no_early_messages(self, entity_id: str) -> bool:
-        """It has to be asked."""
+        """Always False: the entity must be asked."""
         return False
 
     async def start(self) -> None:
@@ -61,7 +61,7 @@ class VirtualEngine:
         self._workers.clear()
 
     async def probe(self) -> None:
-        """It is always there."""
+        """Do nothing: this engine is always available."""
 
     @property
     def client(self) -> AsyncTaskHubGrpcClient:

@@ -39,7 +39,7 @@ from bridge.workflow.request import REPLY_TO
 T = TypeVar("T")
 
 TIMEOUT = 30.0
-"""Seconds on the clock after which a test that still waits for work to be done is told what it waits for."""
+"""Seconds on the clock after which a test that still waits for work fails with the reason."""
 
 PAUSE = 0.002
 
@@ -47,7 +47,7 @@ FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
 class NotFinished(AssertionError):
-    """An instance has not finished: it waits for an event, or for time to pass."""
+    """Raised when an instance has not finished: it waits for an event, or for time to pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Published:
 
 
 class _Recorder(Publishing):
-    """Publishes as the bridge does, and remembers what."""
+    """Publishes as the bridge does, and records the events."""
 
     def __init__(self, real: Publishing) -> None:
         self._real = real
@@ -88,16 +88,17 @@ class _Recorder(Publishing):
 class LocalBridge:
     """The configuration's sources, rules, workflows and targets over local brokers and an engine with virtual time.
 
-        with LocalBridge("config/bridge.yaml") as bridge:
-            bridge.publish("orders", {"id": "1", "total": 25}, type="order.created")
-            bridge.advance(minutes=15)
-            assert bridge.result("order-1")["reason"] == "payment_timeout"
-            assert [event.type for event in bridge.published("order-results")] == ["order.compensated"]
+      with LocalBridge("config/bridge.yaml") as bridge:
+          bridge.publish("orders", {"id": "1", "total": 25}, type="order.created")
+          bridge.advance(minutes=15)
+          assert bridge.result("order-1")["reason"] == "payment_timeout"
+          assert [event.type for event in bridge.published("order-results")] == ["order.compensated"]
 
-    config, overlays: paths of the configuration. Whatever brokers and engines it names, the test's own take their
-    place, in a temporary directory. environ: for `${VAR}`; the process's environment when None.
+    config, overlays: paths of the configuration. All its brokers and engines are replaced by the test's own, in a
+    temporary directory.
+    environ: values for `${VAR}`; the process's environment if None.
 
-    Every method returns when all that can happen at the present moment has happened. Time stands still but for
+    Every method returns when all work that is possible at the present moment is done. Time advances only with
     `advance`. It starts one day ahead of the clock. Retries of messages still take real time.
     """
 
@@ -110,7 +111,7 @@ class LocalBridge:
         *,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Raises: ConfigError."""
+        """Load the configuration. Raises: ConfigError."""
         paths = [config] if isinstance(config, str | Path) else config
         self._loaded = load([Path(path) for path in paths], [Path(path) for path in overlays], environ=environ)
         self._closing = ExitStack()
@@ -140,7 +141,7 @@ class LocalBridge:
         self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
         self._daemon = Daemon(loaded, engines=self._engines, now=lambda: self.now)
         self._recorder = _Recorder(self._daemon.publishing)
-        # Before a worker of the daemon is made, which takes it from there.
+        # Before the daemon creates a worker, which reads this attribute
         self._daemon.publishing = self._daemon.own.publishing = self._recorder
         for name, broker in self._daemon.brokers.items():
             self._count(name, broker)
@@ -153,7 +154,7 @@ class LocalBridge:
 
     @property
     def now(self) -> datetime:
-        """The present moment, in UTC."""
+        """Present virtual time, in UTC."""
         return next(iter(self._engines.values())).backend.now
 
     def publish(
@@ -167,7 +168,7 @@ class LocalBridge:
         subject: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Put an event on the first topic of a source, in the source's format; id is random when None.
+        """Publish an event to the first topic of a source, in the source's format. The id is random if None.
 
         Raises: LookupError for a source that is not configured.
         """
@@ -186,7 +187,7 @@ class LocalBridge:
         self.send(source, message)
 
     def send(self, source: str, message: Message) -> None:
-        """Put a message as it is on the first topic of a source. Raises: LookupError."""
+        """Publish a message unchanged to the first topic of a source. Raises: LookupError."""
         config = self._source(source)
         entrance = config.entrance
         if entrance is None:
@@ -195,10 +196,10 @@ class LocalBridge:
         self.settle()
 
     def answer(self, target: str, data: Any = None, *, type: str = "answer") -> None:  # noqa: A002 -- CloudEvents
-        """Answer the oldest request to a target that has not been answered, as the service behind it would.
+        """Answer the oldest unanswered request to a target, as the service behind it would.
 
-        The answer goes to the request's `reply-to`, with its `correlation-id`. Raises: LookupError when nobody asks, or
-        when no source reads that topic.
+        The answer goes to the request's `reply-to`, with its `correlation-id`. Raises: LookupError if no request
+        waits, or no source reads that topic.
         """
         asked = [event for event in self.published(target) if REPLY_TO in event.headers]
         open_ = [event for event in asked if event.headers[CORRELATION_ID] not in self._answered]
@@ -213,12 +214,12 @@ class LocalBridge:
         raise LookupError(f"no source reads first of all the topic {request[REPLY_TO]!r}, where the answer should go")
 
     def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
-        """Raise an event to an instance, past all rules."""
+        """Raise an event to an instance directly, without rules."""
         self._run(self._client.raise_orchestration_event(instance_id, name, data=data))
         self.settle()
 
     def start(self, orchestration: str, input: Any = None, instance_id: str | None = None) -> str:  # noqa: A002 -- the SDK's name
-        """Start an orchestration, past all rules; returns its id."""
+        """Start an orchestration directly, without rules, and return its instance id."""
         started: str = self._run(
             self._client.schedule_new_orchestration(orchestration, input=input, instance_id=instance_id)
         )
@@ -226,7 +227,7 @@ class LocalBridge:
         return started
 
     def advance(self, duration: timedelta | None = None, **parts: float) -> None:
-        """Let time pass: `advance(minutes=5)`. All that is due on the way happens in its order, at its moment."""
+        """Advance time: `advance(minutes=5)`. Due work runs in order, each part at its own time."""
         end = self.now + (duration or timedelta(**parts))
         self.settle()
         while True:
@@ -239,7 +240,7 @@ class LocalBridge:
                 return
 
     def settle(self) -> None:
-        """Wait until all messages are settled and all workflows wait for something that has not happened."""
+        """Wait until all messages are settled and all workflows wait for a future event or time."""
         ends = time.monotonic() + TIMEOUT
         quiet = 0
         while quiet < 2:
@@ -254,7 +255,7 @@ class LocalBridge:
             config = self._loaded.config.sources[source.settings.name]
             sent = sum(self._sent.get((config.broker, topic), 0) for topic in source.settings.subscribe.topics)
             settled = sum(source.ledger.outcomes.values())
-            # What waits for others to finish waits for something that has not happened
+            # A message that waits for running instances to finish counts as settled
             limited = sum(limit.waiting for limit in source.limits.values())
             if settled + limited < sent:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"
@@ -264,7 +265,7 @@ class LocalBridge:
         return ""
 
     def result(self, instance_id: str) -> Any:
-        """The output of an instance that has finished. Raises: NotFinished; OrchestrationFailedError when it failed."""
+        """Output of a finished instance. Raises: NotFinished; OrchestrationFailedError if it failed."""
         state = self._state(instance_id)
         if state.runtime_status.name not in FINISHED:
             raise NotFinished(
@@ -275,36 +276,36 @@ class LocalBridge:
         return state.get_output()
 
     def status(self, instance_id: str) -> str:
-        """`RUNNING`, `COMPLETED`, `FAILED`, `SUSPENDED`, `TERMINATED` or `PENDING`."""
+        """Status of an instance: `RUNNING`, `COMPLETED`, `FAILED`, `SUSPENDED`, `TERMINATED` or `PENDING`."""
         return self._state(instance_id).runtime_status.name
 
     def custom_status(self, instance_id: str) -> Any:
-        """The custom status as JSON, None when there is none."""
+        """Custom status of an instance as JSON value; None if there is none."""
         return json.loads(self._state(instance_id).serialized_custom_status or "null")
 
     def entity(self, name: str, key: str) -> Any:
-        """The state of an entity as JSON, None when there is none."""
+        """State of an entity as JSON value; None if there is none."""
         self.settle()
         found = self._run(self._client.get_entity(EntityInstanceId(name, key)))
         return None if found is None else json.loads(found.get_state() or "null")
 
     def published(self, target: str) -> list[Published]:
-        """What workflows have published to a target, in order."""
+        """Events that workflows have published to a target, in order."""
         self.settle()
         return list(self._recorder.events.get(target, ()))
 
     def outcomes(self, source: str) -> dict[str, int]:
-        """How many messages of a source came to which end: `executed`, `duplicate`, `ignored`, `dead_lettered` ..."""
+        """Number of messages of a source by outcome: `executed`, `duplicate`, `ignored`, `dead_lettered` ..."""
         (found,) = (one for one in self._daemon.sources if one.settings.name == source)
         return {str(outcome): count for outcome, count in found.ledger.outcomes.items() if count}
 
     def dead_letters(self, source: str) -> dict[str, int]:
-        """How many messages of a source were dead-lettered, by reason."""
+        """Number of dead-lettered messages of a source, by reason."""
         (found,) = (one for one in self._daemon.sources if one.settings.name == source)
         return dict(found.ledger.dead_letters)
 
     def recording(self, instance_id: str) -> Recording:
-        """The history of an instance, for replay tests."""
+        """History of an instance, for replay tests."""
         self.settle()
         return self._run(record(self._client, instance_id))
 
@@ -329,7 +330,7 @@ class LocalBridge:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(TIMEOUT)
 
     def _count(self, name: str, broker: Broker) -> None:
-        """Note what goes to which topic, so that it is known when all of it is settled."""
+        """Count the messages published to each topic, to detect when all of them are settled."""
         publish = broker.publish
 
         async def counted(topic: str, messages: Sequence[Message]) -> None:
@@ -340,7 +341,7 @@ class LocalBridge:
 
 
 def _isolated(loaded: Loaded, directory: Path) -> Loaded:
-    """The configuration with brokers of the test's own, and no port that anybody else has."""
+    """Configuration with brokers of the test's own, and a free port."""
     config = loaded.config
     brokers = {name: LocalBrokerConfig(type="local", path=str(directory / name)) for name in config.brokers}
     http = config.ops.http.model_copy(update={"port": 0})

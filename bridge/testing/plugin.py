@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `bridge`."""
+"""Plugin for pytest with the fixture `bridge`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def bridge(request: pytest.FixtureRequest) -> Iterator[LocalBridge]:
-    """A running bridge of this test's own, with virtual time.
+    """A running bridge for one test, with virtual time.
 
-    Its configuration is the ini option `bridge-config`, else bridge.yaml or config/bridge.yaml of the root directory.
+    The ini option `bridge-config` names its configuration. The default is bridge.yaml or config/bridge.yaml in the
+    root directory.
     """
-    from bridge.testing.local_bridge import LocalBridge  # not before a test asks for it: pytest loads this file always
+    from bridge.testing.local_bridge import LocalBridge  # on demand only, because pytest always loads this file
 
     root = request.config.rootpath
     named = request.config.getini("bridge-config")

@@ -1,4 +1,4 @@
-"""Replay tests: a recorded history is run through today's code, turn by turn, and every decision is compared."""
+"""Replay tests: a recorded history runs through the current code, turn by turn, and every decision is compared."""
 
 from __future__ import annotations
 
@@ -36,16 +36,21 @@ _DECISIONS = frozenset(
         "continueAsNew",
     }
 )
-"""Events that an orchestrator's own actions lead to; all others come from outside."""
+"""Events caused by an orchestrator's own actions. All others come from outside."""
 
 
 class ReplayMismatch(AssertionError):
-    """Today's code decides otherwise than was recorded: running instances would break."""
+    """Raised when the current code decides differently from the recording. Running instances would break."""
 
 
 @dataclass
 class _Turn:
-    """inputs: what the orchestrator was told. decisions: what was recorded of its answer."""
+    """One turn of a recording.
+
+    before: history before the turn.
+    inputs: events that the orchestrator received.
+    decisions: recorded events of its actions.
+    """
 
     before: list[pb.HistoryEvent]
     inputs: list[pb.HistoryEvent] = field(default_factory=list)
@@ -58,15 +63,16 @@ def replay(
     *,
     data_converter: AnyConverter | None = None,
 ) -> None:
-    """Run a recorded history through the code, turn by turn; return when every decision is the recorded one.
+    """Run a recorded history through the code, turn by turn. Returns if every decision equals the recorded one.
 
-    recording: or the path of a file that `bridge instances export` wrote. orchestrator: the function, or functions by
-    registered name. Compared are activities, sub-orchestrations, timers, sent events and entity calls with their names,
-    inputs and times, and the end with its status and output. The last turn of an instance that was not finished may
-    decide more than was recorded.
+    recording: a Recording, or the path of a file written by `bridge instances export`.
+    orchestrator: the function, or functions by registered name.
 
-    Raises: ReplayMismatch, which names the turn and both decisions; UnreadableRecording; LookupError when the
-    recording is of another orchestration.
+    The comparison covers activities, sub-orchestrations, timers, sent events and entity calls with their names,
+    inputs and times, and the end with its status and output. The last turn of an unfinished instance may decide more
+    than was recorded.
+    Raises: ReplayMismatch, which names the turn and both decisions; UnreadableRecording; LookupError if the recording
+    is of another orchestration.
     """
     if not isinstance(recording, Recording):
         recording = Recording.from_json(Path(recording).read_bytes())
@@ -83,7 +89,7 @@ def replay(
         decided = [_of_action(action) for action in result.actions]
         recorded = [_of_event(event) for event in turn.decisions]
         if number == len(turns) and not _finished(turn):
-            # What it decides next may be unknown yet; that it ends there is not what it did
+            # Its next decisions may be unknown, but an end here would differ from the recording
             more = decided[len(recorded) :]
             decided = decided[: len(recorded)] + [each for each in more if each[0] == "end"]
         if decided != recorded:
@@ -112,7 +118,7 @@ def _finished(turn: _Turn) -> bool:
 
 
 def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
-    """A recorded decision in words that can be compared."""
+    """Recorded decision in comparable form."""
     kind = event.WhichOneof("eventType")
     detail = getattr(event, str(kind))
     if kind == "taskScheduled":
@@ -138,7 +144,7 @@ def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
 
 
 def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
-    """What today's code decides, in the same words."""
+    """Decision of the current code in the same form."""
     kind = action.WhichOneof("orchestratorActionType")
     detail = getattr(action, str(kind))
     if kind == "scheduleTask":
@@ -165,7 +171,7 @@ def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
 
 
 def _input(scheduled: pb.TaskScheduledEvent | pb.ScheduleTaskAction) -> str:
-    """The input of an activity, without a member that earlier versions did not write and that repeats other ones."""
+    """Input of an activity, without a redundant member that earlier versions did not write."""
     text: str = scheduled.input.value
     if scheduled.name != PUBLISH_ACTIVITY or f'"{ANSWER}"' not in text:
         return text
@@ -173,7 +179,7 @@ def _input(scheduled: pb.TaskScheduledEvent | pb.ScheduleTaskAction) -> str:
 
 
 def _entity(kind: str | None, detail: Any) -> tuple[Any, ...]:
-    """Request ids are left out: some are made up anew by every replay."""
+    """Comparable parts of an entity event. Request ids are left out, because some differ in every replay."""
     if kind in ("entityOperationCalled", "entityOperationSignaled"):
         return (detail.targetInstanceId.value, detail.operation, detail.input.value)
     if kind == "entityLockRequested":
@@ -182,7 +188,7 @@ def _entity(kind: str | None, detail: Any) -> tuple[Any, ...]:
 
 
 def _failure(actions: Sequence[pb.OrchestratorAction]) -> str:
-    """What today's code ended with, when it failed; it is not compared."""
+    """Failure of the current code, or an empty text. Not part of the comparison."""
     for action in actions:
         details = action.completeOrchestration.failureDetails
         if action.completeOrchestration.HasField("failureDetails"):

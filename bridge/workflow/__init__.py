@@ -1,4 +1,4 @@
-"""What workflows may import from the bridge. Everything works inside a plain Durable Task orchestrator."""
+"""Public API for workflows. Every name works inside a plain Durable Task orchestrator."""
 
 from bridge.answers import PUBLISH_ACTIVITY
 from bridge.origin import MessageOrigin

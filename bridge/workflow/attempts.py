@@ -1,7 +1,7 @@
-"""One action of a saga, from its first attempt to its result or to giving up.
+"""One action of a saga, from its first attempt to its result or final failure.
 
-The SDK's own retries go on behind the back of an orchestrator that has stopped waiting for them, so a step that timed
-out could start once more after its compensation. Attempts are therefore made here, one by one.
+The SDK's own retries continue after an orchestrator has stopped waiting for them. A step that timed out could thus
+start again after its compensation. This module therefore makes the attempts itself, one by one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ from bridge.workflow.result import fitted, name_of
 from bridge.workflow.step import Child, Command
 
 _LONGEST = timedelta(days=365)
-"""Longest pause between two attempts where no policy says one."""
+"""Longest pause between two attempts for a policy without `max_retry_interval`."""
 
 STEP_KEY = "step-key"
 """Header of a command that carries the step key."""
 
 
 def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedError | None = None) -> Steps:
-    """The action's result. failed: how the first attempt ended, where the caller made it. Raises: StepFailed."""
+    """Perform an action and return its result.
+
+    failed: failure of the first attempt, if the caller made it.
+    Raises: StepFailed.
+    """
     number = 1
     if failed is not None:
         yield from _pause(ctx, call, _next_attempt(call, failed, number), None)
@@ -47,7 +51,7 @@ def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedE
                 pause = _next_attempt(call, error, number)
             yield from _pause(ctx, call, pause, timer)
             if deadline is not None and ctx.current_utc_datetime >= deadline:
-                # Nobody was there to see the end of the pause in time: the timer fires in this very turn
+                # The end of the pause was not processed in time: the timer fires in this same turn
                 raise StepFailed(call.name, "timeout")
             number += 1
     finally:
@@ -56,7 +60,7 @@ def perform(ctx: task.OrchestrationContext, call: Call, failed: task.TaskFailedE
 
 
 def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, number: int) -> timedelta:
-    """The pause after attempt `number` has failed. Raises: StepFailed when there is no further attempt."""
+    """Pause after attempt `number` has failed. Raises: StepFailed if there is no further attempt."""
     if isinstance(error, task.TaskFailedError) and any(error.details.is_caused_by(one) for one in call.refusals):
         raise StepFailed(call.name, "refused", describe(error)) from error
     if call.interrupted:
@@ -68,7 +72,7 @@ def _next_attempt(call: Call, error: task.TaskFailedError | AttemptFailed, numbe
 
 
 def delay(policy: task.RetryPolicy, attempt: int) -> timedelta:
-    """How long to wait after attempt number `attempt`, which starts at 1."""
+    """Pause after an attempt. Attempt numbers start at 1."""
     longest = _LONGEST if policy.max_retry_interval is None else policy.max_retry_interval
     first = policy.first_retry_interval.total_seconds()
     try:
@@ -118,7 +122,7 @@ def _child_attempt(
 
 
 def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Command) -> Attempt:
-    # The event and its ids are made once: a repeated attempt publishes the same message again.
+    # The event and its ids are created once: a repeated attempt publishes the same message again
     headers = {**command.headers, STEP_KEY: call.key}
     correlation_id = new_correlation_id(ctx)
     if command.reply_to is not None:
@@ -138,7 +142,7 @@ def _command_attempts(ctx: task.OrchestrationContext, call: Call, command: Comma
 
 
 def _pause(ctx: task.OrchestrationContext, call: Call, length: timedelta, timer: task.Task[Any] | None) -> Steps:
-    """Wait for the next attempt. Raises: StepFailed when the time is up or the call is interrupted before."""
+    """Wait until the next attempt. Raises: StepFailed if the time is up or the call is interrupted before."""
     pause = ctx.create_timer(length)
     yield task.when_any([pause, *([] if timer is None else [timer]), *call.interrupts])
     if pause.is_complete:

@@ -1,4 +1,4 @@
-"""One action of a saga: what to do, and when to stop trying."""
+"""One action of a saga with its limits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ CANCEL_EVENT = "cancel"
 """External event that asks an orchestration to stop in an orderly way."""
 
 DETAIL_LIMIT = 300
-"""Characters of an exception's text that are kept."""
+"""Maximum number of characters that are kept of an exception's text."""
 
 
 @dataclass(slots=True)
 class Call:
     """An action with its limits.
 
-    payload: input of the activity or child, data of the command. child_id: without the attempt's number.
-    interrupts: tasks that, once complete, end a wait for an answer or for the next attempt, and stop a child in an
-    orderly way. A running activity is waited for, because nothing can stop it.
+    payload: input of the activity or child, data of the command.
+    child_id: instance id of the child, without the attempt number.
+    interrupts: tasks whose completion ends a wait for an answer or for the next attempt, and stops a child in an
+    orderly way. A running activity is waited for, because it cannot be stopped.
     """
 
     name: str
@@ -46,13 +47,13 @@ class Call:
         return any(interrupt.is_complete for interrupt in self.interrupts)
 
     def given_up(self, timer: task.Task[Any] | None) -> StepFailed:
-        """Why a wait that may be interrupted has ended without what it waited for."""
+        """Failure of an interrupted or timed-out wait."""
         return StepFailed(self.name, "timeout" if timer is not None and timer.is_complete else "cancelled")
 
 
 @wire_name("bridge.workflow.call.AttemptFailed")
 class AttemptFailed(Exception):
-    """An attempt did not work, and another may. detail: why, for people."""
+    """Raised when an attempt failed and another one may succeed. detail: the cause, for people."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -60,7 +61,10 @@ class AttemptFailed(Exception):
 
 
 Attempt: TypeAlias = Callable[[int, task.Task[Any] | None], Steps]
-"""Makes attempt number N until the timer, if any, fires. Raises: TaskFailedError, AttemptFailed, StepFailed."""
+"""Function that makes attempt number N, until the timer (if any) fires.
+
+Raises: TaskFailedError, AttemptFailed, StepFailed.
+"""
 
 
 class Attempts(ABC):
@@ -70,11 +74,11 @@ class Attempts(ABC):
 
     @abstractmethod
     def attempts(self, ctx: task.OrchestrationContext, call: Call) -> Attempt:
-        """What makes the attempts of one call."""
+        """Create the function that makes the attempts of one call."""
 
 
 def describe(error: task.TaskFailedError | AttemptFailed) -> str:
-    """Type and text of what an activity or child failed with."""
+    """Type and text of the failure of an activity or child."""
     if isinstance(error, AttemptFailed):
         return error.detail
     kind = error.details.error_type.rpartition(".")[2]
@@ -82,7 +86,7 @@ def describe(error: task.TaskFailedError | AttemptFailed) -> str:
 
 
 def first_of(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> Steps:
-    """The task's result. Raises: StepFailed when the timer fires first; TaskFailedError."""
+    """Wait for a task and return its result. Raises: StepFailed if the timer fires first; TaskFailedError."""
     if timer is None:
         return (yield work)
     yield task.when_any([work, timer])
@@ -92,7 +96,7 @@ def first_of(work: task.Task[Any], call: Call, timer: task.Task[Any] | None) -> 
 
 
 def answer(ctx: task.OrchestrationContext, event: str, call: Call, timer: task.Task[Any] | None) -> Steps:
-    """The data of the event that brings an answer. Raises: StepFailed when the call is given up before."""
+    """Wait for the event that carries an answer and return its data. Raises: StepFailed if the call ends before."""
     waited = ctx.wait_for_external_event(event)
     yield task.when_any([waited, *([] if timer is None else [timer]), *call.interrupts])
     if waited.is_complete:

@@ -1,4 +1,7 @@
-"""Python values as JSON and back: what the SDK does for dataclasses, for pydantic models and named tuples too."""
+"""Conversion of Python values to and from JSON.
+
+Extends the SDK's support of dataclasses to pydantic models and named tuples.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from bridge.workflow.start import EnvelopeArgument
 
 
 class Prepared:
-    """A value whose JSON is there already. Any converter can write it, the bridge's own at no cost."""
+    """A value whose JSON text already exists. Every converter can write it; the bridge's own writes it at no cost."""
 
     __slots__ = ("text",)
 
@@ -30,19 +33,20 @@ class Prepared:
 
 
 class DataConverter(JsonDataConverter):
-    """The converter of the bridge's workers.
+    """Data converter of the bridge's workers.
 
-    A parameter of an orchestrator, activity or entity that is annotated with a pydantic model or a named tuple, or with
-    an Optional, list, dict or dataclass that holds some, is rebuilt as that and validated; a payload that does not fit
-    raises TypeError, and the activity or orchestration fails with the places that are wrong. Everything else is as in
-    the SDK. A named tuple is read from an object or an array and written as an array.
+    Parameters of orchestrators, activities and entities may be annotated with a pydantic model or a named tuple, or
+    with an Optional, list, dict or dataclass that contains one. Their payloads are converted to that type and
+    validated. A payload that does not fit raises TypeError, and the activity or orchestration fails with the invalid
+    places. All other types behave as in the SDK. A named tuple is read from an object or an array and written as an
+    array.
 
-    An envelope of the bridge (bridge.origin) is taken off: workflows see the data in it. Data that looks like an
-    envelope is written into one, so that it is read as it was.
+    An envelope of the bridge (bridge.origin) is removed: workflows receive the data in it. Data that looks like an
+    envelope is itself written into an envelope, which preserves it.
     """
 
     def serialize(self, value: Any) -> str | None:
-        """Raises: TypeError for a value that has no JSON form."""
+        """Convert a value to JSON text. Raises: TypeError for a value that has no JSON form."""
         if type(value) is Prepared:
             return value.text
         if value is None:
@@ -53,7 +57,10 @@ class DataConverter(JsonDataConverter):
         return text
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
-        """Raises: TypeError when the payload does not fit a type that this class adds to the SDK's."""
+        """Convert JSON text to a value of a type.
+
+        Raises: TypeError if the payload does not fit a type added by this class.
+        """
         if data and may_be_wrapped(data):
             value = _loads(data)
             inside = envelope_body(value)
@@ -73,7 +80,7 @@ class DataConverter(JsonDataConverter):
         return _validated(super().deserialize(data), target_type)
 
     def coerce(self, value: Any, target_type: Any = None) -> Any:
-        """Raises: TypeError when the value does not fit a type that this class adds to the SDK's."""
+        """Convert a JSON value to a type. Raises: TypeError if the value does not fit a type added by this class."""
         if value is None or target_type is None or not _ours(target_type):
             return super().coerce(value, target_type)
         return _validated(value, target_type)
@@ -86,7 +93,7 @@ _LOOKS_WRAPPED = f'{{"{KEY}"'
 
 
 def _loads(text: str) -> Any:
-    """What `json.loads` gives, three times as fast; the SDK's marker of old is not looked for in messages."""
+    """Parse JSON three times as fast as `json.loads`, without the search for the SDK's former marker in messages."""
     try:
         return from_json(text, cache_strings="keys")
     except ValueError:
@@ -99,12 +106,12 @@ def _is_carrier(target_type: Any) -> bool:
 
 
 _ENCODER = json.JSONEncoder(default=lambda value: _encode(value))
-"""`json.dumps` makes one for every call."""
+"""Shared encoder, because `json.dumps` creates one for every call."""
 
 
 @lru_cache(maxsize=2048)
 def _ours(target_type: Any) -> bool:
-    """Whether a pydantic model or a named tuple is somewhere in the type."""
+    """True if the type contains a pydantic model or a named tuple."""
     return _holds_ours(target_type, frozenset())
 
 
@@ -118,7 +125,7 @@ def _holds_ours(kind: Any, seen: frozenset[Any]) -> bool:
             try:
                 hints = get_type_hints(kind)
             except (NameError, TypeError):
-                return False  # the SDK cannot tell its fields' types either
+                return False  # the SDK cannot resolve the types of its fields either
             return any(_holds_ours(hint, seen | {kind}) for hint in hints.values())
     return any(_holds_ours(part, seen) for part in get_args(kind))
 
@@ -132,7 +139,7 @@ def _validated(value: Any, target_type: Any) -> Any:
     try:
         return _adapter(target_type).validate_python(value)
     except ValidationError as error:
-        # The values stay out: what is raised here ends in histories and logs
+        # The values are left out, because the error text ends up in histories and logs
         wrong = "; ".join(
             f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}"
             for found in error.errors(include_input=False, include_url=False, include_context=False)[:5]

@@ -1,4 +1,4 @@
-"""Durable entities that take every message once."""
+"""Durable entities that process every message once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from bridge.workflow.start import EVERYTHING, EnvelopeArgument, carrying
 log = structlog.get_logger("bridge.workflow")
 
 STATE_KEY = "bridge:entity"
-"""The one key of a stored state that remembers messages: {"bridge:entity": {"v": 1, "seen": ..., "state": ...}}."""
+"""Single key of a stored state with remembered messages: {"bridge:entity": {"v": 1, "seen": ..., "state": ...}}."""
 
 _VERSION = 1
 _NOTHING: Any = object()
 
 
 class Entity(DurableEntity):
-    """Base class of entities: an operation that a message signals runs once for that message.
+    """Base class of entities whose operations run once for each message that signals them.
 
-    The last `remember` messages are part of the entity's state, unseen by `get_state`; an operation that fails is not
-    remembered, and deleting the state forgets them. Calls by orchestrations, and signals of others than the bridge,
-    have no message and are never taken for repeats. Every public method is an operation.
+    The last `remember` messages are part of the entity's stored state; `get_state` does not return them. A failed
+    operation is not remembered, and deletion of the state forgets all messages. Calls by orchestrations, and signals
+    from clients other than the bridge, have no message and never count as repeats. Every public method is an
+    operation.
     """
 
     remember: int = REMEMBERED
@@ -45,7 +46,7 @@ class Entity(DurableEntity):
 
 
 class _Context(EntityContext):
-    """Keeps the memory of messages beside the state that the entity sees."""
+    """Context that stores the remembered messages next to the state that the entity sees."""
 
     def __init__(self, context: EntityContext, remember: int) -> None:
         super().__init__(
@@ -70,7 +71,7 @@ class _Context(EntityContext):
         self._state.set_state(new_state if seen is None or new_state is None else _remembering(seen, new_state))
 
     def is_repeat(self, key: Key) -> bool:
-        """Whether the message was here before; from now on it was."""
+        """True if the message was processed before. Otherwise it is remembered from now on."""
         text, state = self._stored()
         seen = DeduplicationWindow(text or "", self._remember)
         if not seen.add(key):
@@ -80,7 +81,7 @@ class _Context(EntityContext):
         return False
 
     def _stored(self) -> tuple[str | None, Any]:
-        """Digests of the messages seen, None when there never were any, and the entity's own state."""
+        """Digests of the messages seen, None if there never were any, and the entity's own state."""
         stored = self._state.get_state()
         if isinstance(stored, dict) and len(stored) == 1:
             inside = stored.get(STATE_KEY)
@@ -96,14 +97,14 @@ def _remembering(seen: str, state: Any) -> dict[str, Any]:
 
 
 def bare_state(stored: Any) -> Any:
-    """The state as the entity sees it, of what an engine tells."""
+    """State as the entity sees it, from the state that an engine stores."""
     if isinstance(stored, dict) and len(stored) == 1 and isinstance(stored.get(STATE_KEY), dict):
         return stored[STATE_KEY].get("state")
     return stored
 
 
 def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The operation, run by the SDK with what a signal carries and its message's id."""
+    """Wrap an operation to run once for each message. The SDK passes the wrapper a signal's data and envelope."""
     parameters = list(inspect.signature(operation).parameters.values())[1:]
     required = any(
         parameter.default is parameter.empty
@@ -113,7 +114,7 @@ def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(self: Entity, given: Any = _NOTHING, *more: Any, **named: Any) -> Any:
         if not isinstance(given, EnvelopeArgument):
-            # A call of one's own method, or one that nobody sent a message for.
+            # A call of the entity's own method, or a call without a message
             plain = () if given is _NOTHING else (given,)
             if not plain and required and not named:
                 plain = (None,)

@@ -9,12 +9,15 @@ from hashlib import blake2b
 from durabletask import task
 
 _COUNT = "bridge.sagas"
-"""Attribute of a context."""
+"""Attribute of a context that counts its sagas."""
 
 
 def new_id(ctx: task.OrchestrationContext, name: str) -> str:
-    """32 characters that no other saga has, the same in every replay. `ctx.new_uuid()` takes ten times as long."""
-    # How many sagas the orchestration has made so far: every replay has a context of its own, which counts anew.
+    """Create a unique id of 32 characters that is the same in every replay.
+
+    `ctx.new_uuid()` takes ten times as long.
+    """
+    # Number of sagas the orchestration has created so far. Every replay has a new context, which counts from 0
     number = getattr(ctx, _COUNT, 0) + 1
     setattr(ctx, _COUNT, number)
     return _digest(ctx.instance_id, ctx.current_utc_datetime, number, name)

@@ -1,7 +1,8 @@
-"""Messages for an orchestration, each of them once.
+"""Messages for an orchestration, each delivered once.
 
-Brokers deliver at least once, and so does the bridge. Every message it raises has an id; an inbox remembers the last
-ids in the orchestration's own state, which replay rebuilds and `continue_as_new` takes along, and drops repeats.
+Brokers deliver at least once, and so does the bridge. Every message that the bridge raises has an id. An inbox drops
+repeats. It remembers the last ids in the orchestration's own state, which replay rebuilds and `continue_as_new`
+keeps.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _CONVERTER = DataConverter()
 
 @wire_name("bridge.workflow.inbox.MessageTimedOut")
 class MessageTimedOut(TimeoutError):
-    """No message came in time."""
+    """Raised when no message arrives in time."""
 
     def __init__(self, name: str, timeout: timedelta) -> None:
         super().__init__(f"no message {name!r} within {timeout}")
@@ -40,9 +41,10 @@ class MessageTimedOut(TimeoutError):
 
 
 class Received(EnvelopeArgument):
-    """A message as an orchestration gets it.
+    """A message as an orchestration receives it.
 
-    name: of the event. data: bare, or of the type that was asked for.
+    name: name of the event.
+    data: JSON value, or a value of the requested type.
     """
 
     __slots__ = ("name",)
@@ -50,7 +52,10 @@ class Received(EnvelopeArgument):
 
     @property
     def origin(self) -> MessageOrigin | None:
-        """None when another client than the bridge raised it, without an envelope: it is never taken for a repeat."""
+        """Origin of the message.
+
+        None if a client other than the bridge raised it without an envelope; it never counts as a repeat.
+        """
         return None if self.inside is None else origin_of(self.inside)
 
     def __repr__(self) -> str:
@@ -64,16 +69,15 @@ def _received(name: str, inside: Mapping[str, Any] | None, data: Any) -> Receive
 
 
 Where = Callable[[Received], bool]
-"""Must be deterministic: it is asked again by every replay."""
+"""Filter of messages. The function must be deterministic, because every replay calls it again."""
 
 
 class Inbox:
-    """The inbox of an orchestration. There is one: each `Inbox(ctx)` is a handle of the same.
+    """Inbox of an orchestration. All `Inbox(ctx)` objects of one context share the same inbox.
 
-    remember: how many messages it recognizes, at least 1; 1,000 when nobody said. The message that started the
-    orchestration is always recognized.
-
-    Raises: RuntimeError when the worker does not tell orchestrators their first message (`message_aware`).
+    remember: number of remembered messages, at least 1; by default 1,000. The message that started the orchestration
+    is always remembered.
+    Raises: RuntimeError if the worker does not pass orchestrators their first message (`message_aware`).
     """
 
     def __init__(self, ctx: OrchestrationContext, *, remember: int | None = None) -> None:
@@ -84,16 +88,17 @@ class Inbox:
             self._state.seen.limit = remember
 
     def task(self, name: str) -> CancellableTask[Any]:
-        """A task that completes with the next message of this name; give it to `accept`.
+        """Create a task that completes with the next message of this name. Pass the completed task to `accept`.
 
-        Until it was accepted or cancelled every call gives the same task, so a wait that lost a race swallows nothing.
+        Until the task is accepted or cancelled, every call returns the same task. A wait that lost a race thus
+        consumes no message.
         """
         return self._state.queue(name).lease(self._state.ctx)
 
     def accept(self, completed: Task[Any], *, data_type: Any = None) -> Received | None:
-        """The message of a completed task; None when it is a repeat, or somebody else has taken it meanwhile.
+        """Message of a completed task; None if it is a repeat or was already taken.
 
-        Raises: ValueError when the task is not complete or not of this inbox; TypeError when the data does not fit.
+        Raises: ValueError if the task is not complete or not of this inbox; TypeError if the data does not fit.
         """
         queue: _EventQueue | None = getattr(completed, _ATTRIBUTE, None)
         if queue is None:
@@ -114,18 +119,18 @@ def wait_for_message(
     where: Where | None = None,
     data_type: Any = None,
 ) -> Steps:
-    """Wait for a message that is no repeat; `yield from` gives a Received.
+    """Wait for a message that is not a repeat; `yield from` returns a Received.
 
-    where: only a message for which it holds; others are kept, in order, for later waits. data_type: what its data
-    should become. timeout: from now; None waits for ever.
-
-    Raises: MessageTimedOut; RuntimeError when the worker does not tell orchestrators their first message
-    (`message_aware`); TypeError when the data does not fit.
+    where: condition for the message. Other messages are kept, in order, for later waits.
+    data_type: type to which the data is converted.
+    timeout: measured from now; None waits forever.
+    Raises: MessageTimedOut; RuntimeError if the worker does not pass orchestrators their first message
+    (`message_aware`); TypeError if the data does not fit.
     """
     state: _State = getattr(ctx, _ATTRIBUTE, None) or _state_of(ctx)
     queue = state.queues.get(name) or state.queue(name)
     if timeout is None and where is None and data_type is None:
-        # The common case by the shortest way: replays come along here for every message.
+        # Fast path of the common case, because replays run it for every message
         while queue.task is None and not queue.queue:
             queue.task = arrival = ctx.wait_for_external_event(name, data_type=Received)
             if arrival.is_complete:
@@ -147,12 +152,11 @@ def wait_for_message(
 
 
 def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: str | None = None) -> None:
-    """Begin a new generation with `new_input`; return right after it.
+    """Continue as new with `new_input`; return right after the call.
 
-    What an orchestration needs to go on is taken along: the message that started it, which messages it has seen, those
-    that a filter passed over, and events that have arrived and were not read.
-
-    Raises: RuntimeError when the worker does not tell orchestrators their first message (`message_aware`).
+    The next generation keeps the message that started the orchestration, the ids of the messages seen, messages that
+    a filter passed over, and events that have arrived and were not read.
+    Raises: RuntimeError if the worker does not pass orchestrators their first message (`message_aware`).
     """
     state: _State | None = getattr(ctx, _ATTRIBUTE, None)
     start = _known_start(ctx)
@@ -161,10 +165,12 @@ def continue_as_new(ctx: OrchestrationContext, new_input: Any, *, new_version: s
 
 
 class _EventQueue:
-    """Messages of one name.
+    """Messages of one event name.
 
-    queue: taken from the SDK and not by the orchestrator, with ascending numbers. task: the wait at hand, which also
-    `wait_for_message` waits for. handed: whether somebody outside holds it. waiting: how many `wait_for_message` do.
+    queue: messages taken from the SDK but not yet by the orchestrator, with ascending numbers.
+    task: the current wait, which `wait_for_message` uses too.
+    handed: True while a caller of `task` holds the wait.
+    waiting: number of `wait_for_message` calls that wait.
     """
 
     __slots__ = ("handed", "name", "number", "queue", "task", "waiting")
@@ -182,13 +188,13 @@ class _EventQueue:
         self.queue.append((self.number, message))
 
     def arrival(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
-        """The wait for the next event."""
+        """Task that completes with the next event."""
         if self.task is None:
             self.task = ctx.wait_for_external_event(self.name, data_type=Received)
         return self.task
 
     def lease(self, ctx: OrchestrationContext) -> CancellableTask[Any]:
-        """The wait for the next message, kept ones first, for somebody who may cancel it."""
+        """Task that completes with the next message, kept messages first. Its caller may cancel the task."""
         found = self.task
         if found is None or found.is_cancelled:
             if self.queue:
@@ -201,12 +207,12 @@ class _EventQueue:
         if not self.handed:
             self.handed = True
             setattr(found, _ATTRIBUTE, self)
-            # Others may wait for it too: they must not see it cancelled.
+            # The wait may be shared: its other users must not see it cancelled
             setattr(found, "cancel", partial(self.give_back, found))  # noqa: B010 -- of this one task
         return found
 
     def give_back(self, found: Task[Any]) -> bool:
-        """Whoever was handed the wait has lost interest. What `cancel` of the SDK tells: whether that came in time."""
+        """End the lease of a task. Returns True if the task was still incomplete, like `cancel` of the SDK."""
         if self.task is not found or found.is_complete:
             return False
         self.handed = False
@@ -214,7 +220,7 @@ class _EventQueue:
         return True
 
     def release(self) -> None:
-        """When nobody waits any more, the next event of this name is for whoever asks the SDK for it."""
+        """Cancel the wait if it has no user. The SDK then gives the next event of this name to its own waits."""
         found = self.task
         if found is not None and not (self.waiting or self.handed or found.is_complete):
             CancellableTask.cancel(found)
@@ -222,7 +228,7 @@ class _EventQueue:
 
 
 class _State:
-    """The inbox of one context; every replay builds it anew from the same events."""
+    """Inbox of one context. Every replay builds it from the same events."""
 
     def __init__(self, ctx: OrchestrationContext, start: Mapping[str, Any]) -> None:
         self.ctx = ctx
@@ -237,7 +243,7 @@ class _State:
             self.queue(name).put(_received(name, inside, inside.get("data")))
 
     def queue(self, name: str) -> _EventQueue:
-        # As the SDK has it, names differ in more than case
+        # As in the SDK, names are case-insensitive
         folded = name.casefold()
         queue = self.queues.get(folded)
         if queue is None:
@@ -246,7 +252,7 @@ class _State:
         return queue
 
     def take_in(self, queue: _EventQueue, arrived: Any) -> Received | None:
-        """What the completed wait brought; None for a repeat."""
+        """Message that the completed wait returned; None for a repeat."""
         queue.task = None
         queue.handed = False
         if type(arrived) is Received:
@@ -263,7 +269,7 @@ class _State:
         return _received(queue.name, None, arrived)  # an event without data
 
     def collect(self, queue: _EventQueue) -> None:
-        """Put into the queue what the completed wait brought."""
+        """Move the message of the completed wait into the queue."""
         assert queue.task is not None
         arrived = queue.task.get_result()
         message = self.take_in(queue, arrived)
@@ -280,8 +286,8 @@ class _State:
             )  # fmt: skip
 
     def carried(self) -> dict[str, Any]:
-        """What the next generation begins with."""
-        queues = dict.fromkeys(self.queues.values())  # each once, though it has several names
+        """State with which the next generation starts."""
+        queues = dict.fromkeys(self.queues.values())  # each queue once, although it has several names
         for queue in queues:
             if queue.task is not None and queue.task.is_complete:
                 self.collect(queue)
@@ -323,7 +329,7 @@ def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: W
 
 
 def _take(queue: _EventQueue, looked_at: int, where: Where | None, data_type: Any) -> Received | None:
-    """The first message that the waiting one has not looked at and that it wants."""
+    """First message that the caller has not examined yet and that fits `where`; None if there is none."""
     first = bisect_right(queue.queue, looked_at, key=itemgetter(0))
     for position in range(first, len(queue.queue)):
         message = _typed(queue.queue[position][1], data_type)

@@ -1,4 +1,4 @@
-"""What a saga has started, in the order it has to be undone against."""
+"""Steps that a saga has started. Compensation runs against this order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.workflow.step import Step
 
 @dataclass(slots=True)
 class Entry:
-    """A step that was started."""
+    """A started step."""
 
     step: Step
     key: str
@@ -21,7 +21,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Group:
-    """Steps and groups in the order of their start. parallel: they ran at the same time, and are undone so."""
+    """Steps and groups in the order of their start.
+
+    parallel: the members ran concurrently, and are undone concurrently.
+    """
 
     parallel: bool = False
     members: list[Entry | Group] = field(default_factory=list)

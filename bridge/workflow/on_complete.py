@@ -1,4 +1,4 @@
-"""Hearing of an event while the orchestrator waits for something else."""
+"""Notification of a task's completion while the orchestrator waits for another task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from durabletask import task
 
 
 class OnComplete(task.CompositeTask[None]):
-    """Tells of a task's end at once, while the orchestrator waits for another one. It never ends itself."""
+    """Calls a function as soon as a task completes, while the orchestrator waits for another task.
+
+    Never completes itself.
+    """
 
     def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
         self._tell = tell

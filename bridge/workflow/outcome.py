@@ -1,4 +1,4 @@
-"""How a saga, and each of its steps, can end."""
+"""Outcomes and states of sagas and of their steps."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from bridge.errors import wire_name
 
 
 class StepState(StrEnum):
-    """Where a step is; shown in the custom status."""
+    """State of a step, shown in the custom status."""
 
     WAITING = "waiting"
-    """Planned and not begun."""
+    """Planned and not started."""
     RUNNING = "running"
     COMPLETED = "completed"
     REFUSED = "refused"
     UNKNOWN = "unknown"
-    """It failed or timed out: it may have had an effect."""
+    """Failed or timed out. The step may have had an effect."""
     COMPENSATING = "compensating"
     COMPENSATED = "compensated"
     COMPENSATION_FAILED = "compensation_failed"
 
 
 class SagaStatus(StrEnum):
-    """Where a saga is; the last four are final."""
+    """Status of a saga. The last four are final."""
 
     RUNNING = "running"
     CANCELLING = "cancelling"
-    """It has heard `cancel`, and waits for what runs before it compensates."""
+    """The saga has received `cancel` and waits for running steps before it compensates."""
     COMPENSATING = "compensating"
     COMPLETED = "completed"
     COMPENSATED = "compensated"
     COMPENSATION_FAILED = "compensation_failed"
     FAILED = "failed"
-    """Something failed behind the point of no return; nothing was undone and the orchestration fails."""
+    """A step failed behind the point of no return. Nothing was undone and the orchestration fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedCompensation:
-    """A step whose effect stays, and why its compensation gave up."""
+    """A step that could not be undone, with the failure of its compensation."""
 
     step: str
     error: str
@@ -48,11 +48,14 @@ class FailedCompensation:
 
 @dataclass(frozen=True, slots=True)
 class SagaOutcome:
-    """How a saga ended.
+    """Outcome of a saga.
 
-    status: a SagaStatus. result: what the body returned. reason: a stable word, `failed`, `timeout`, `refused`,
-    `cancelled`, `expression` or the word of SagaAborted. step: the step it failed at. detail: for people.
-    completed and compensated: names of steps, in the order it happened.
+    status: a SagaStatus.
+    result: return value of the body.
+    reason: a stable word: `failed`, `timeout`, `refused`, `cancelled`, `expression`, or the word of SagaAborted.
+    step: name of the step that failed.
+    detail: for people.
+    completed, compensated: names of steps, in the order of completion or compensation.
     """
 
     status: str
@@ -67,7 +70,11 @@ class SagaOutcome:
 
 @wire_name("bridge.workflow.outcome.SagaAborted")
 class SagaAborted(Exception):
-    """Raise it in a saga's body when a business rule says no. reason: a stable word. detail: for people."""
+    """Raise this in a saga's body to abort the saga for a business reason.
+
+    reason: a stable word.
+    detail: for people.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -77,9 +84,9 @@ class SagaAborted(Exception):
 
 @wire_name("bridge.workflow.outcome.StepFailed")
 class StepFailed(SagaAborted):
-    """A step did not do its work.
+    """Raised when a step failed.
 
-    reason: `failed`, `timeout`, `refused` or `cancelled`; `expression` when its command could not be made.
+    reason: `failed`, `timeout`, `refused` or `cancelled`; `expression` if its command could not be built.
     """
 
     def __init__(self, step: str | None, reason: str, detail: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Several generators at once inside one orchestrator."""
+"""Concurrent generators inside one orchestrator."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 from durabletask import task
 
 Steps: TypeAlias = Generator[task.Task[Any], Any, Any]
-"""Part of an orchestrator: yields tasks, returns anything; run it with `yield from`."""
+"""Part of an orchestrator: yields tasks and returns any value. Run it with `yield from`."""
 
 
 def gather(branches: Sequence[Steps], halt: task.CompletableTask[None] | None = None) -> Steps:
-    """Run the branches at the same time. Returns their results in the order given; no branches give none.
+    """Run branches concurrently and return their results in the given order. Without branches the result is empty.
 
-    Every branch runs to its end, even when another fails; then the failure that came first is raised. halt: completed
-    at the first failure, so that branches that wait for it can end early.
+    Every branch runs to its end, even if another fails. Then the first failure is raised.
+    halt: completed at the first failure, for branches that can end early.
     """
     results: list[Any] = [None] * len(branches)
     waiting: dict[int, task.Task[Any]] = {}

@@ -1,4 +1,4 @@
-"""What a saga tells of itself: the custom status, for `bridge instances show`, dashboards and whoever waits."""
+"""Progress of a saga in the custom status, for `bridge instances show`, dashboards and waiting clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.workflow.parallel import Steps
 class Progress:
     """Status of the saga and states of its steps.
 
-    Every replay goes through all of it again. So what changes is only noted, as pieces of JSON, and put together when
+    Every replay repeats all changes. A change is therefore only recorded as a piece of JSON. The status is built when
     the saga is about to wait.
     """
 
@@ -34,17 +34,17 @@ class Progress:
         self.status = SagaStatus.RUNNING
 
     def enter(self, step: str, state: StepState) -> None:
-        """A step is in another state."""
+        """Record the new state of a step."""
         self._steps[step] = _piece(step, state)
         self._changed = True
 
     def become(self, status: SagaStatus) -> None:
-        """The saga has another status."""
+        """Record the new status of the saga."""
         self.status = status
         self._changed = True
 
     def fail(self, failure: SagaAborted, begun: Sequence[str]) -> None:
-        """It is over with all that was planned and not begun."""
+        """Record a failure. Steps that were planned and not started are removed."""
         self._steps = {step: self._steps[step] for step in begun}
         members: dict[str, Any] = {"reason": failure.reason, "detail": failure.detail}
         if isinstance(failure, StepFailed):
@@ -53,17 +53,17 @@ class Progress:
         self._changed = True
 
     def failed_compensations(self, failed: Sequence[FailedCompensation]) -> None:
-        """These steps could not be undone."""
+        """Record the steps that could not be undone."""
         self._failed = f', "failed_compensations": {json.dumps([asdict(one) for one in failed])}'
         self._changed = True
 
     def commit(self) -> None:
-        """Behind the point of no return: whoever looks sees that no cancel is heard any more."""
+        """Record the point of no return, which shows that `cancel` has no effect any more."""
         self._head += ', "committed": true'
         self._changed = True
 
     def cancelling(self) -> None:
-        """`cancel` was heard, while something runs that is waited for."""
+        """Record that `cancel` was received while running steps are awaited."""
         if self.status is SagaStatus.RUNNING:
             self.become(SagaStatus.CANCELLING)
             self.show()
@@ -71,12 +71,12 @@ class Progress:
     def show(self) -> None:
         """Write the custom status."""
         self._changed = False
-        # Texts of errors have any length, and are rarely the same again
+        # Error texts have any length and rarely repeat
         make = _whole if self._failure or self._failed else _remembered
         self._ctx.set_custom_status(make(self._head, self.status, self._failure, self._failed, *self._steps.values()))
 
     def shown(self, steps: Steps) -> Steps:
-        """Run the steps, and show what has changed whenever they wait and when they are over."""
+        """Run the steps. Changes are shown whenever the steps wait and when they end."""
         resume, given = steps.send, None
         while True:
             try:

@@ -38,16 +38,19 @@ def publish(
 ) -> task.Task[str]:
     """Publish an event to a target of the configuration; `yield` the task. Its result is the event's id.
 
-    At least once: the id is made here (`ctx.new_uuid()`), so that consumers can drop repeats by it.
-    The orchestration's trace goes on: the headers `traceparent` and `tracestate` name its trace and a new span, made of
-    the event's id, unless `headers` has some.
-    key: ordering key, by default the instance id, so that one workflow's events stay in order.
+    Delivery is at least once. The id is made here (`ctx.new_uuid()`), and consumers can drop repeats by it.
+    The orchestration's trace continues: the headers `traceparent` and `tracestate` name its trace and a new span,
+    derived from the event's id, unless `headers` contains them.
+
+    key: ordering key. The default is the instance id, which keeps one workflow's events in order.
     extensions: CloudEvents extension attributes. Codecs with a schema take the name of the record or message from
     `recordname` and the schema from `schemaid`.
-    For brokers that can do it (Service Bus), elsewhere without effect: partition_key, when it is not the key.
-    enqueue_at: nobody receives it before this moment (UTC where it has no zone), or this long after now. time_to_live:
-    nobody receives it after this time.
-    retry_policy: DEFAULT_RETRY when None. A target that the configuration does not have fails at the first attempt.
+    partition_key: partition key, if it is not the key.
+    enqueue_at: time before which no consumer receives the event (UTC if it has no zone), or the delay from now.
+    time_to_live: time after which no consumer receives the event.
+    retry_policy: DEFAULT_RETRY if None. A target that the configuration does not have fails at the first attempt.
+
+    The parameters partition_key, enqueue_at and time_to_live apply to brokers that support them (Service Bus).
     """
     event = new_event(ctx, target, data, type, subject, key, headers or {})
     if extensions:
@@ -65,7 +68,7 @@ def publish(
 def send(
     ctx: task.OrchestrationContext, event: dict[str, Any], retry_policy: task.RetryPolicy | None
 ) -> task.Task[str]:
-    """Call the activity that publishes an event of `new_event`."""
+    """Call the activity that publishes an event made by `new_event`."""
     publishing: task.Task[str] = ctx.call_activity(
         PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY
     )
@@ -75,17 +78,18 @@ def send(
 
 
 class _Publishing(task.RetryableTask[str]):
-    """A publish that is retried by its policy, unless its failure is final.
+    """A publish that is retried according to its policy, unless its failure is final.
 
-    The SDK asks for the next delay before it shows the failure, so that its own retries cannot tell. Here it is
-    answered that there is none, and `fail`, which sees the failure, schedules the retry as the SDK would.
+    The SDK asks for the next delay before it passes the failure, and its own retries cannot recognize a final
+    failure. This class therefore returns no delay. Its `fail`, which receives the failure, schedules the retry as the
+    SDK would.
     """
 
     _context: Any
 
     @classmethod
     def watch(cls, made: task.RetryableTask[Any], ctx: task.OrchestrationContext) -> None:
-        """Turn a task of the SDK into one of this class: the SDK has handed out and noted this very object."""
+        """Turn a task of the SDK into one of this class in place, because the SDK has already stored this object."""
         made.__class__ = cls
         vars(made)["_context"] = ctx
 
@@ -110,7 +114,7 @@ def new_event(
     key: str | None,
     headers: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Input of PUBLISH_ACTIVITY. The same dict published twice is one event, by its id."""
+    """Input of PUBLISH_ACTIVITY. The same dict published twice is one event, identified by its id."""
     event_id = ctx.new_uuid()
     return {
         "target": target,

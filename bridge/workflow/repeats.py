@@ -1,4 +1,4 @@
-"""How many repeats of messages workflows have dropped."""
+"""Number of repeated messages that workflows dropped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 
 class Repeats:
-    """Of this process, by who dropped them. Turns that run again count again."""
+    """Counters of this process, by the component that dropped the message. Replayed turns count again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -18,7 +18,7 @@ class Repeats:
             self._counts[by] += 1
 
     def counts(self) -> dict[str, int]:
-        """`inbox` and `entity`, each from the start of the process."""
+        """Counts of `inbox` and `entity` since the start of the process."""
         with self._lock:
             return {"inbox": self._counts["inbox"], "entity": self._counts["entity"]}
 

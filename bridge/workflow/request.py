@@ -1,4 +1,4 @@
-"""Ask a service by message and wait for its answer."""
+"""Request to a service by message, and wait for its answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event, send
 
 REPLY_TO = "reply-to"
-"""Header that names where the answer goes."""
+"""Header that names the destination of the answer."""
 
 
 @wire_name("bridge.workflow.request.RequestTimedOut")
 class RequestTimedOut(Exception):
-    """No answer came in time. Whether the receiver acted is unknown."""
+    """Raised when no answer arrives in time. It is unknown if the receiver acted."""
 
     def __init__(self, target: str, correlation_id: str) -> None:
         super().__init__(f"no answer to the request to {target} in time")
@@ -28,7 +28,7 @@ class RequestTimedOut(Exception):
 
 
 def new_correlation_id(ctx: task.OrchestrationContext) -> str:
-    """An id for one request of this instance; replay makes the same one."""
+    """Id for one request of this instance. Replay returns the same id."""
     return f"{ctx.new_uuid()}@{ctx.instance_id}"
 
 
@@ -37,9 +37,10 @@ def request_headers(headers: Mapping[str, str], reply_to: str, correlation_id: s
 
 
 def expects_answer(event: dict[str, Any], correlation_id: str, deadline: datetime | None) -> dict[str, Any]:
-    """The publish request, with what the activity needs to sign its correlation id. deadline: in UTC, without a zone.
+    """Publish request, with the data that the activity needs to sign its correlation id.
 
-    The signature is made by the activity: an orchestrator must come to the same ids after its key was changed.
+    deadline: in UTC, without a zone. The activity makes the signature, because an orchestrator must produce the same
+    ids after a change of its key.
     """
     until = None if deadline is None else int(deadline.replace(tzinfo=UTC).timestamp() * 1000)
     return event | {ANSWER: {"to": correlation_id, "until": until}}
@@ -60,12 +61,11 @@ def request(
 ) -> Steps:
     """Publish a command and wait for the answer; run it with `yield from`. Returns the answer's data.
 
-    The message says where to answer (header `reply-to`) and carries a signed `correlation-id` that the answer has to
-    repeat. A route with the verb `reply` brings the answer back.
+    The message names the destination of the answer (header `reply-to`) and carries a signed `correlation-id`, which
+    the answer must repeat. A route with the command `reply` delivers the answer.
 
-    timeout: from now, publishing included; None waits for ever. An answer that comes later is left lying.
-
-    Raises: RequestTimedOut; task.TaskFailedError when publishing failed for good.
+    timeout: measured from now, including the publish; None waits forever. A later answer is ignored.
+    Raises: RequestTimedOut; task.TaskFailedError if the publish failed for good.
     """
     correlation_id = new_correlation_id(ctx)
     deadline: datetime | None = None if timeout is None else ctx.current_utc_datetime + timeout

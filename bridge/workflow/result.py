@@ -1,7 +1,8 @@
-"""What an activity of a saga returns, as its annotation says.
+"""Typed results of saga activities, according to their annotations.
 
-The SDK makes typed results outside the orchestrator: one that does not fit would end the orchestration where no saga
-could see it, and nothing would be undone. So sagas call activities by name, and fit what comes back themselves.
+The SDK converts typed results outside the orchestrator. A result that does not fit would end the orchestration where
+no saga could see it, and nothing would be undone. Sagas therefore call activities by name and convert the results
+themselves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CONVERTER = DataConverter()
 
 @lru_cache(maxsize=2048)
 def name_of(activity: Callable[..., Any] | str) -> str:
-    """The name that an activity is registered under."""
+    """Name under which an activity is registered."""
     return activity if isinstance(activity, str) else task.get_name(activity)
 
 
@@ -31,7 +32,10 @@ def _wanted(activity: Callable[..., Any] | str) -> Any:
 
 
 def fitted(step: str, activity: Callable[..., Any] | str, result: Any) -> Any:
-    """The result in the type that the activity returns. Raises: StepFailed when it does not fit; it has run, though."""
+    """Convert a result to the type that the activity returns.
+
+    Raises: StepFailed if it does not fit, although the activity has run.
+    """
     wanted = _wanted(activity)
     if wanted is None:
         return result

@@ -1,4 +1,4 @@
-"""A saga: steps that are done together or undone together, inside a plain generator orchestrator."""
+"""Sagas: steps that are done together or undone together, inside a plain generator orchestrator."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ UNDONE = (StepState.COMPLETED, StepState.UNKNOWN)
 """States of steps that may have had an effect."""
 
 WITHOUT_EFFECT = ("refused", "expression")
-"""Reasons that say that a step has done nothing, and that trying again would not help."""
+"""Reasons which show that a step has done nothing and that a retry would not help."""
 
 _ACTIVITIES = (FunctionType, str)
-"""What nearly all actions are: no sub-orchestration, no command."""
+"""Types of nearly all actions: activities, not sub-orchestrations or commands."""
 
 
 class Scope:
@@ -53,28 +53,28 @@ class Scope:
         self._halts = halts
 
     def step(self, step: Step) -> Steps:
-        """Run a step; `yield from` gives its result. Raises: StepFailed, ValueError when the name was used before."""
+        """Run a step; `yield from` returns its result. Raises: StepFailed; ValueError if the name was used before."""
         return self._saga._step(step, self._group, self._halts)
 
     def sequence(self, steps: Sequence[Step]) -> Steps:
-        """Run steps one after the other; gives their results."""
+        """Run steps one after the other and return their results."""
         results = []
         for step in steps:
             results.append((yield from self.step(step)))  # noqa: PERF401 -- a comprehension cannot yield
         return results
 
     def wait_for_event(self, name: str, timeout: timedelta | None = None) -> Steps:
-        """Wait for a message; `yield from` gives its data. The inbox drops repeats.
+        """Wait for a message; `yield from` returns its data. The inbox drops repeats.
 
-        Raises: StepFailed with the reason `timeout`, or `cancelled` when the saga is cancelled or another branch fails.
+        Raises: StepFailed with the reason `timeout`, or `cancelled` if the saga is cancelled or another branch fails.
         """
         return self._saga._wait(name, timeout, self._halts)
 
     def parallel(self, branches: Sequence[Branch]) -> Steps:
-        """Run steps, or functions that take a Scope of their own and run steps in it, at the same time.
+        """Run branches concurrently. A branch is a step, or a function that takes its own Scope and runs steps in it.
 
-        Gives the results in the order of the branches. When one fails, those that wait for an answer or for another
-        attempt stop, running activities are waited for, and the first failure is raised.
+        Returns the results in the order of the branches. After a failure, branches that wait for an answer or for
+        another attempt stop, running activities are waited for, and the first failure is raised.
         """
         group = Group(parallel=True)
         self._group.members.append(group)
@@ -90,28 +90,30 @@ class Scope:
 
 
 Branch: TypeAlias = Step | Callable[[Scope], Steps]
-"""What can run in parallel: a step, or a generator function over a Scope."""
+"""Branch of a parallel group: a step, or a generator function over a Scope."""
 
 
 class Saga(Scope):
-    """Runs steps and, when one fails, the compensations of all that may have had an effect, last step first.
+    """Runs steps and, after a failure, the compensations of all steps that may have had an effect, last step first.
 
-        def order_saga(ctx, order):
-            saga = Saga(ctx, "order")
+      def order_saga(ctx, order):
+          saga = Saga(ctx, "order")
 
-            def body():
-                yield from saga.step(Step("stock", reserve_stock, order, compensation=release_stock))
-                yield from saga.step(Step("payment", charge, order, compensation=refund))
-                saga.point_of_no_return()
-                yield from saga.step(Step("parcel", ship, order))
+          def body():
+              yield from saga.step(Step("stock", reserve_stock, order, compensation=release_stock))
+              yield from saga.step(Step("payment", charge, order, compensation=refund))
+              saga.point_of_no_return()
+              yield from saga.step(Step("parcel", ship, order))
 
-            return (yield from saga.run(body()))
+          return (yield from saga.run(body()))
 
-    name: what outcomes and the custom status call it. publish_outcome: target of the configuration that hears how it
-    ended, as an event of the type `NAME.STATUS`. The external event `cancel` (its data may have a `reason`) stops the
-    saga before the next step, or at once where a step waits for an answer or for another attempt; all is undone then.
-    roll_forward_pause: time between rounds of attempts of a step behind the point of no return. plan: names of steps to
-    come, for the custom status, where they are known.
+    name: name of the saga in outcomes and the custom status.
+    publish_outcome: target of the configuration that receives the outcome, as an event of the type `NAME.STATUS`.
+    roll_forward_pause: time between rounds of attempts of a step behind the point of no return.
+    plan: names of the planned steps, for the custom status, if they are known.
+
+    The external event `cancel` (its data may have a `reason`) stops the saga before the next step, or at once while a
+    step waits for an answer or for another attempt. All steps are then undone.
     """
 
     __slots__ = (
@@ -155,17 +157,19 @@ class Saga(Scope):
         self._failure: SagaAborted | None = None
         self._committed = False
         self._over = False
-        self._groups = 0  # parallel ones that run
-        self._heard = False  # `cancel`, in front of the point of no return
+        self._groups = 0  # parallel groups that run
+        self._heard = False  # `cancel` was received before the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
         super().__init__(self, Group(), ())
         OnComplete(self._cancel, self._hear)
 
     def point_of_no_return(self) -> None:
-        """From here on nothing is undone: steps are tried until they succeed, and `cancel` is not heard any more.
+        """Mark the point of no return.
 
-        Raises: StepFailed when the saga was cancelled before; ValueError while a parallel group runs, whose other
-        branches may have to be undone yet.
+        From here on nothing is undone: steps are tried until they succeed, and `cancel` has no effect.
+
+        Raises: StepFailed if the saga was cancelled before; ValueError while a parallel group runs, whose other
+        branches may still have to be undone.
         """
         if self._groups:
             raise ValueError(f"saga {self.name!r}: point_of_no_return belongs behind the parallel group, not into it")
@@ -175,11 +179,11 @@ class Saga(Scope):
         self._progress.commit()
 
     def run(self, body: Steps) -> Generator[task.Task[Any], Any, SagaOutcome]:
-        """Run the body to its end or undo what it did; `yield from` gives the outcome.
+        """Run the body to its end or undo its steps; `yield from` returns the outcome.
 
-        A body fails by StepFailed, by SagaAborted and by TaskFailedError of a task of its own. Any other exception is a
-        bug: what was done is undone, and then the exception goes on, so that the orchestration fails and can be seen.
-        The same holds for every failure behind the point of no return, where nothing is undone.
+        A body fails by StepFailed, by SagaAborted, or by TaskFailedError of one of its own tasks. Any other exception
+        is a bug: the steps are undone, and then the exception is raised again, which makes the failure of the
+        orchestration visible. Every failure behind the point of no return is raised too, without compensation.
         """
         failure: SagaAborted | None = None
         bug: Exception | None = None
@@ -202,10 +206,10 @@ class Saga(Scope):
             progress.become(SagaStatus.FAILED if self._committed else SagaStatus.COMPENSATING)
             if self._committed:
                 progress.show()
-                with suppress(task.TaskFailedError):  # what is to be seen is why it failed
+                with suppress(task.TaskFailedError):  # the original failure matters more
                     yield from self._publish(self._outcome(None))
                 raise bug or failure
-        # A body may have gone on without a step that failed: even when all is well, its effect must not stay.
+        # A body may have continued after a failed step: the step's effect must be undone even if the saga completes
         if failure is not None or len(self._completed) < len(self._entries):
             yield from progress.shown(self._undo(self._group, (StepState.UNKNOWN,) if failure is None else UNDONE))
         progress.become(self._final_status())
@@ -235,7 +239,7 @@ class Saga(Scope):
         progress.enter(name, StepState.RUNNING)
         try:
             if step.timeout is None and step.action.__class__ in _ACTIVITIES and not self._committed:
-                # The common case by the shortest way: replays come along here for every step that is over.
+                # Fast path of the common case, because replays run it for every completed step
                 payload = {"key": entry.key, "input": step.input} if step.keyed else step.input
                 try:
                     result = yield self._ctx.call_activity(name_of(step.action), input=payload)
@@ -250,10 +254,10 @@ class Saga(Scope):
         except StepFailed as failure:
             self._enter(entry, StepState.REFUSED if failure.reason in WITHOUT_EFFECT else StepState.UNKNOWN)
             if failure.reason == "cancelled":
-                self._check_stopped(name, halts)  # says why
+                self._check_stopped(name, halts)  # raises with the cause
             raise
         except Exception:
-            self._enter(entry, StepState.UNKNOWN)  # a bug, of whomever: it may have had its effect
+            self._enter(entry, StepState.UNKNOWN)  # a bug: the step may have had its effect
             raise
         self._completed.append(name)
         entry.state = StepState.COMPLETED
@@ -304,7 +308,7 @@ class Saga(Scope):
         )
 
     def _roll_forward(self, call: Call) -> Steps:
-        """Rounds of attempts until one succeeds. Raises: StepFailed for a refusal and for a final failure."""
+        """Make rounds of attempts until one succeeds. Raises: StepFailed for a refusal and for a final failure."""
         for number in count(1):
             round_ = call if number == 1 else replace(call, child_id=f"{call.child_id}:r{number}")
             try:
@@ -317,7 +321,10 @@ class Saga(Scope):
             yield self._ctx.create_timer(self._roll_forward_pause)
 
     def _check_stopped(self, step: str | None, halts: Sequence[task.Task[Any]]) -> None:
-        """Raises: StepFailed when the saga was cancelled or another branch of its parallel group has failed."""
+        """Check for a stop.
+
+        Raises: StepFailed if the saga was cancelled or another branch of its parallel group failed.
+        """
         if self._committed:
             return
         if self._heard:
@@ -394,9 +401,9 @@ class Saga(Scope):
 
 
 def _payload(entry: Entry) -> Any:
-    """Input of an activity or child, data of a command; the command has the key in a header."""
+    """Input of an activity or child, or data of a command. A command carries the key in a header."""
     step = entry.step
     if not step.keyed or isinstance(step.action, Command):
         return step.input
-    # What a StepInput looks like as JSON: every replay encodes it anew, and a dict is encoded faster.
+    # JSON form of a StepInput: every replay encodes it again, and a dict is encoded faster
     return {"key": entry.key, "input": step.input}

@@ -1,4 +1,4 @@
-"""How an orchestration knows the message that started it."""
+"""Message that started an orchestration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ATTRIBUTE = "_bridge_start"
 
 
 class EnvelopeArgument:
-    """Data with the envelope it came in. Subclasses say with `wanted` what the data should become.
+    """Data with the envelope it came in. Subclasses set `wanted` to the type of the data.
 
-    inside: of the envelope; None for bare data.
+    inside: body of the envelope; None for bare data.
     """
 
     __slots__ = ("data", "inside")
@@ -29,7 +29,10 @@ class EnvelopeArgument:
 
     @classmethod
     def carry(cls, inside: Mapping[str, Any] | None, data: Any, converter: DataConverter) -> Self:
-        """Raises: TypeError as `converter` does when the data does not fit."""
+        """Create an argument with its data converted to `wanted`.
+
+        Raises: TypeError from `converter` if the data does not fit.
+        """
         wanted = cls.wanted
         if wanted is None or not converter.can_reconstruct(wanted):
             return cls(inside, data)
@@ -37,18 +40,18 @@ class EnvelopeArgument:
 
     @classmethod
     def from_json(cls, value: Any, converter: DataConverter) -> Self:
-        """How any other converter of the SDK's kind builds one. Raises: UnknownEnvelope."""
+        """Create an argument from JSON, for other converters of the SDK's kind. Raises: UnknownEnvelope."""
         inside = envelope_body(value)
         return cls.carry(inside, value if inside is None else inside.get("data"), converter)
 
 
 def carrying(wanted: Any) -> type[EnvelopeArgument]:
-    """A carrier of data of this type; None leaves it as it is."""
+    """Create an EnvelopeArgument class for data of a type. None leaves the data unchanged."""
     return type("Carrier", (EnvelopeArgument,), {"wanted": wanted, "__slots__": ()})
 
 
 class _Everything(JsonDataConverter):
-    """Lets the SDK tell the annotation of an input, whatever it is."""
+    """Makes the SDK return the annotation of an input, whatever its type."""
 
     def can_reconstruct(self, target_type: Any) -> bool:
         return True
@@ -58,9 +61,10 @@ EVERYTHING = _Everything()
 
 
 def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
-    """The orchestrator, able to tell the message that started it: what `origin` and `Inbox` need.
+    """Wrap an orchestrator to give it the message that started it, as `origin` and `Inbox` require.
 
-    The bridge's workers do this by themselves; a worker of your own: `worker.add_orchestrator(message_aware(order))`.
+    The bridge's workers wrap orchestrators themselves. With a worker of your own, write
+    `worker.add_orchestrator(message_aware(order))`.
     """
     if getattr(orchestrator, _ATTRIBUTE, False):
         return orchestrator
@@ -68,13 +72,13 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
 
     def started(ctx: task.OrchestrationContext, given: Any) -> Any:
         if not isinstance(given, EnvelopeArgument):
-            # No input at all, or a converter that gave up on it.
+            # No input at all, or a converter that could not convert it
             inside = envelope_body(given)
             given = EnvelopeArgument(inside, given if inside is None else inside.get("data"))
         setattr(ctx, _ATTRIBUTE, given.inside or {})
         return orchestrator(ctx, given.data)
 
-    # `__wrapped__` stays unset: the SDK would read the input's type there.
+    # `__wrapped__` stays unset, because the SDK would read the input's type from it
     started.__annotations__ = {"given": carrier}
     started.__name__ = task.get_name(orchestrator)
     started.__qualname__ = getattr(orchestrator, "__qualname__", started.__name__)
@@ -85,12 +89,15 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def start_of(ctx: task.OrchestrationContext) -> Mapping[str, Any] | None:
-    """Inside of the envelope that started the orchestration, empty without one; None when its worker does not tell."""
+    """Body of the envelope that started the orchestration.
+
+    Empty without an envelope; None if the worker does not pass it.
+    """
     inside: Mapping[str, Any] | None = getattr(ctx, _ATTRIBUTE, None)
     return inside
 
 
 def origin(ctx: task.OrchestrationContext) -> MessageOrigin | None:
-    """The message that started this orchestration; None when something else did. `continue_as_new` keeps it."""
+    """Message that started this orchestration; None if it was started otherwise. `continue_as_new` keeps it."""
     inside = start_of(ctx)
     return None if inside is None else origin_of(inside)

@@ -1,4 +1,4 @@
-"""What a saga is made of: steps, what each does and what undoes it."""
+"""Steps of a saga, their actions and their compensations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONVERTER = DataConverter()
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A sub-orchestration as a step's action. It gets the event `cancel` when the saga stops waiting for it."""
+    """A sub-orchestration as a step's action. It receives the event `cancel` when the saga stops waiting for it."""
 
     orchestrator: Callable[..., Any] | str
     version: str | None = None
@@ -29,10 +29,12 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A message as a step's action; its data is the step's input.
+    """A message as a step's action. Its data is the step's input.
 
-    target: where it is published. type: the event's type. reply_to: where the receiver answers; the step waits for the
-    answer, which is its result. Without it the step is done when the message is published.
+    target: target to which the message is published.
+    type: the event's type.
+    reply_to: destination of the receiver's answer. The step waits for the answer, which becomes its result. Without
+    it the step is complete when the message is published.
     """
 
     target: str
@@ -44,25 +46,24 @@ class Command:
 
 
 Action: TypeAlias = "Callable[..., Any] | str | Child | Command | Attempts"
-"""An activity (function or registered name), a sub-orchestration or a command; or what makes its attempts itself."""
+"""Action of a step: an activity (function or registered name), a sub-orchestration, a command, or an Attempts."""
 
 
 @dataclass(slots=True)
 class Step:
     """One step of a saga.
 
-    name: unique in the saga; together with the saga it makes the step key.
-    action: what the step does. Activities and children get a StepInput; with `keyed=False` the plain `input`.
-    compensation: undoes the step; activities and children get a CompensationInput (`keyed=False`: the plain `input`),
-        commands its fields as data. None when there is nothing to undo.
-    retry: how often and how fast the action is repeated after a failure; None means one attempt.
-    timeout: from the first attempt to the end of the last one. When it is over the outcome is unknown: the step is
-        compensated, although its last attempt may still have its effect later.
-    refusals: exceptions (classes or names) that say "no, and nothing was done". They are not retried, and the step is
-        not compensated. After any other failure the outcome is unknown, so the step is compensated.
-    compensation_retry, compensation_timeout: the same for the compensation; DEFAULT_COMPENSATION_RETRY when None.
-
-    Raises: ValueError for a retry policy with `retry_timeout`: it reads the wall clock, so a replay could decide
+    name: unique in the saga. The saga's id and the name form the step key.
+    action: what the step does. Activities and children receive a StepInput; with `keyed=False` the plain `input`.
+    compensation: undoes the step. Activities and children receive a CompensationInput (`keyed=False`: the plain
+    `input`), commands its fields as data. None if there is nothing to undo.
+    retry: number and pace of attempts after a failure; None means one attempt.
+    timeout: from the first attempt to the end of the last one. After a timeout the outcome is unknown: the step is
+    compensated, although its last attempt may still have its effect later.
+    refusals: exceptions (classes or names) that mean "no, and nothing was done". A refused step is neither retried
+    nor compensated. After any other failure the outcome is unknown, and the step is compensated.
+    compensation_retry, compensation_timeout: the same for the compensation; DEFAULT_COMPENSATION_RETRY if None.
+    Raises: ValueError for a retry policy with `retry_timeout`: it reads the wall clock, and a replay could decide
     differently. Use `timeout`.
     """
 
@@ -98,30 +99,30 @@ def _check(policy: task.RetryPolicy, step: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
-    """What the activity of a step gets.
+    """Input of a step's activity.
 
-    key: the same for every attempt and every replay, and for the compensation; no other step has it. Write it down
-        with the effect, and a repeat can be told from a first call.
-    input: the step's input as JSON. Annotate the activity with a dataclass of your own that has these two fields, and
-        the input arrives in the type you name there.
+    key: identical for every attempt, every replay and the compensation, and unique to the step. Store it with the
+    effect to recognize a repeated call.
+    input: the step's input as JSON. Annotate the activity with a dataclass of your own that has these two fields to
+    receive the input in the type you name there.
     """
 
     key: str
     input: Any = None
 
     def input_as(self, type_: type[T]) -> T:
-        """The input as a dataclass, a pydantic model or a named tuple."""
+        """Convert the input to a dataclass, a pydantic model or a named tuple."""
         value: T = _CONVERTER.coerce(self.input, type_)
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class CompensationInput:
-    """What the activity of a compensation gets: the step's key and input, and what is known of its outcome.
+    """Input of a compensation's activity: the step's key and input, and its known outcome.
 
-    known: False when nobody can say whether the step had an effect, or will still have it; `result` is None then. The
-        compensation must then leave a tombstone under the key, so that a step that arrives late does nothing.
-    result: what the step returned.
+    known: False if it is unknown whether the step had an effect or will still have one; `result` is then None. The
+    compensation must then leave a tombstone under the key, which makes a step that arrives late do nothing.
+    result: return value of the step.
     """
 
     key: str
@@ -130,6 +131,6 @@ class CompensationInput:
     known: bool = True
 
     def input_as(self, type_: type[T]) -> T:
-        """The step's input as a dataclass, a pydantic model or a named tuple."""
+        """Convert the step's input to a dataclass, a pydantic model or a named tuple."""
         value: T = _CONVERTER.coerce(self.input, type_)
         return value

@@ -1,4 +1,4 @@
-"""Where an orchestration stands in a trace."""
+"""Trace context of an orchestration."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bridge.workflow.start import origin
 
 
 def trace_of(ctx: task.OrchestrationContext) -> TraceContext | None:
-    """The W3C trace context of the message that started the orchestration, or its parent; None when it has none.
+    """W3C trace context of the message that started the orchestration, or of its parent; None if it has none.
 
-    `continue_as_new` keeps it. `publish` and `request` hand it on by themselves; this is for other ways out. The same
-    in every replay.
+    `continue_as_new` keeps the context. `publish` and `request` pass it on themselves; use this function for other
+    outgoing calls. Every replay returns the same context.
     """
     started = origin(ctx)
     if started is not None and (trace := started.trace) is not None:
         return trace
-    # A child, or an orchestration that somebody else started: the protocol carries it
+    # For a child, or an orchestration started by another client, the protocol carries the context
     parent: Any = getattr(ctx, "_parent_trace_context", None)
     if parent is None:
         return None

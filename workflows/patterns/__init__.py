@@ -1,1 +1,4 @@
-"""One sample for each pattern of the Durable Task programming model. config/patterns.yaml starts them by messages."""
+"""One sample for each pattern of the Durable Task programming model.
+
+Messages start them through config/patterns.yaml.
+"""

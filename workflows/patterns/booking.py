@@ -1,4 +1,4 @@
-"""A saga with the workflow kit: flight and hotel at once, then the payment, then no way back."""
+"""Saga with the workflow kit: flight and hotel concurrently, then the payment, then the point of no return."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bridge.workflow import Command, CompensationInput, Saga, SagaOutcome, Step,
 from workflows.patterns.chaining import BRIEF, RESULTS
 
 SERVICES = "services"
-"""Target of the configuration that commands to other services go to."""
+"""Target of the configuration for commands to other services."""
 
 REPLIES = "service-replies"
-"""Topic that those services answer on."""
+"""Topic to which those services send their answers."""
 
 
 @dataclass
@@ -30,21 +30,21 @@ class Trip:
 
 
 class SoldOut(Exception):
-    """There is nothing left: trying again would not help, and nothing was booked."""
+    """Raised when a hotel has no rooms. A retry would not help, and nothing was booked."""
 
 
 def book_flight(ctx: task.ActivityContext, call: StepInput) -> str:
-    """The step key is the idempotency key: the airline gives the same booking for a repeated call."""
+    """Book a flight. The step key is the idempotency key: the airline returns the same booking for a repeated call."""
     return f"flight-{call.key[:8]}"
 
 
 def cancel_flight(ctx: task.ActivityContext, undo: CompensationInput) -> str:
-    """Cancel by key: the airline remembers a key that it has not seen yet, so a booking that is late is refused."""
+    """Cancel by key. The airline also remembers an unknown key, and then refuses a late booking under it."""
     return f"cancelled {undo.key[:8]}"
 
 
 def book_hotel(ctx: task.ActivityContext, call: StepInput) -> str:
-    """Refuses cities without hotels."""
+    """Book a hotel. Refuses cities without hotels."""
     trip = call.input_as(Trip)
     if trip.city == "Atlantis":
         raise SoldOut(trip.city)
@@ -52,17 +52,17 @@ def book_hotel(ctx: task.ActivityContext, call: StepInput) -> str:
 
 
 def cancel_hotel(ctx: task.ActivityContext, undo: CompensationInput) -> str:
-    """Cancel by key; harmless when nothing was booked."""
+    """Cancel by key. Harmless if nothing was booked."""
     return f"cancelled {undo.key[:8]}"
 
 
 def send_documents(ctx: task.ActivityContext, call: StepInput) -> str:
-    """Send the tickets; the key keeps a repeat from being sent twice."""
+    """Send the tickets. The key prevents a second dispatch after a repeat."""
     return f"documents {call.key[:8]}"
 
 
 def booking(ctx: task.OrchestrationContext, trip: Trip) -> Generator[task.Task[Any], Any, SagaOutcome]:
-    """Book a trip, or leave nothing booked. The event `cancel` is heard until it is paid."""
+    """Book a trip, or leave nothing booked. The event `cancel` takes effect until the trip is paid."""
     saga = Saga(ctx, "booking", publish_outcome=RESULTS)
 
     def body() -> Generator[task.Task[Any], Any, dict[str, Any]]:

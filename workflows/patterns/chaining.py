@@ -1,4 +1,4 @@
-"""Function chaining: each activity gets what the one before returned, each with the retry policy that suits it."""
+"""Function chaining: each activity gets the result of the previous one, and has a retry policy of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from durabletask import task
 from bridge.workflow import publish
 
 RESULTS = "pattern-results"
-"""Target of the configuration that the patterns publish to."""
+"""Target of the configuration to which the patterns publish."""
 
 PATIENT = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -20,15 +20,15 @@ PATIENT = task.RetryPolicy(
     backoff_coefficient=2.0,
     max_retry_interval=timedelta(minutes=5),
 )
-"""For calls to services that come back: 1, 2, 4 s ... and never more than five minutes between two attempts."""
+"""Retry policy for calls to services that recover: pauses of 1, 2, 4 s ..., at most five minutes."""
 
 BRIEF = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=100), max_number_of_attempts=3)
-"""For work that fails at once or not at all."""
+"""Retry policy for work that fails at once or not at all."""
 
 
 @dataclass
 class InvoiceLine:
-    """price is that of one piece, in cents."""
+    """One line of an invoice. price: price of one piece in cents."""
 
     text: str
     price: int
@@ -45,25 +45,28 @@ class Invoice:
 
 
 def check_invoice(ctx: task.ActivityContext, invoice: Invoice) -> Invoice:
-    """Refuse what can never be invoiced."""
+    """Check the invoice. Raises: ValueError for one that can never be filed."""
     if not invoice.lines:
         raise ValueError("an invoice needs a line")
     return invoice
 
 
 def add_up(ctx: task.ActivityContext, invoice: Invoice) -> Invoice:
-    """Fill in the total, in cents."""
+    """Compute the total, in cents."""
     invoice.total = sum(line.price * line.quantity for line in invoice.lines)
     return invoice
 
 
 def file_invoice(ctx: task.ActivityContext, invoice: Invoice) -> str:
-    """Put it into the archive under its number, so that a repeat overwrites its own work."""
+    """Store the invoice in the archive under its number. A repeat overwrites its own work."""
     return f"archive/{invoice.number}.json"
 
 
 def invoice(ctx: task.OrchestrationContext, request: Invoice) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Check, add up, file, tell. A refusal is not an error of the orchestration: it is told too."""
+    """Check an invoice, add up its total, file it and publish the result.
+
+    A refusal is published too and is not an error.
+    """
     try:
         checked = yield ctx.call_activity(check_invoice, input=request)
     except task.TaskFailedError as error:

@@ -1,7 +1,7 @@
 """Custom types as inputs and results: a dataclass, a named tuple and a pydantic model.
 
-The annotations of activities and orchestrators say what their payloads are read as. An activity that is called by name
-has none to look at; there `return_type` says it.
+The annotations of activities and orchestrators define the types of their payloads. An activity called by name has no
+annotation; `return_type` defines its type.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workflows.patterns.chaining import RESULTS
 
 
 class Size(NamedTuple):
-    """Centimetres."""
+    """Size in centimetres."""
 
     length: int
     width: int
@@ -26,20 +26,20 @@ class Size(NamedTuple):
 
     @property
     def volume(self) -> int:
-        """Cubic centimetres."""
+        """Volume in cubic centimetres."""
         return self.length * self.width * self.height
 
 
 @dataclass
 class Parcel:
-    """weight in grams."""
+    """A parcel. weight is in grams."""
 
     size: Size
     weight: int
 
 
 class Quote(BaseModel):
-    """A price in cents, checked when it is made and whenever it is read."""
+    """A price in cents, validated when it is created and whenever it is read."""
 
     carrier: str = Field(min_length=1)
     price: int = Field(gt=0)
@@ -54,17 +54,17 @@ class QuoteRequest:
 
 
 def quote_by_volume(ctx: task.ActivityContext, size: Size) -> Quote:
-    """What the carrier of bulky goods asks."""
+    """Quote of the carrier of bulky goods."""
     return Quote(carrier="bulk", price=100 + size.volume // 1000)
 
 
 def quote_by_weight(ctx: task.ActivityContext, parcel: Parcel) -> Quote:
-    """What the carrier of heavy goods asks."""
+    """Quote of the carrier of heavy goods."""
     return Quote(carrier="heavy", price=150 + parcel.weight // 100)
 
 
 def quote(ctx: task.OrchestrationContext, request: QuoteRequest) -> Generator[task.Task[Any], Any, Quote]:
-    """The cheaper of two quotes; the first one if they are equal."""
+    """Return the cheaper of two quotes; the first one if they are equal."""
     asked = [
         ctx.call_activity(quote_by_volume, input=request.parcel.size),
         ctx.call_activity(quote_by_weight, input=request.parcel),

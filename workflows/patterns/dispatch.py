@@ -1,4 +1,4 @@
-"""Two brokers in one workflow: ordered on one, paid on another, and both are told when it ships."""
+"""Two brokers in one workflow: an order on one, its payment on the other, and an event on both when it ships."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from durabletask import task
 from bridge.workflow import publish
 
 EVENTS = "dispatch-events"
-"""Target of the configuration for everybody who follows orders."""
+"""Target of the configuration for all consumers that follow orders."""
 
 WAREHOUSE = "dispatch-warehouse"
 """Target of the configuration for the warehouse, which packs one order after the other."""
 
 SHELF_LIFE = timedelta(days=2)
-"""How long the warehouse may leave an order unread."""
+"""Maximum time that an order may stay unread at the warehouse."""
 
 
 def dispatch(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Generator[task.Task[Any], Any, dict[str, Any]]:

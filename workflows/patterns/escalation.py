@@ -1,4 +1,4 @@
-"""Human interaction: ask, remind, escalate to somebody else, and decide by rule when nobody answers."""
+"""Human interaction: ask, remind, escalate to another person, and decide by rule without an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workflows.patterns.chaining import RESULTS
 
 @dataclass
 class Expense:
-    """Input of `expense`. amount in cents; the times are seconds."""
+    """Input of `expense`. amount is in cents; the times are seconds."""
 
     number: str
     amount: int
@@ -27,7 +27,7 @@ class Expense:
 
 
 def expense(ctx: task.OrchestrationContext, asked: Expense) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Wait for the event `decision` ({"approved": bool, "by": name}). Tells whom it asked."""
+    """Wait for the event `decision` ({"approved": bool, "by": name}). The result lists the persons asked."""
     decision = ctx.wait_for_external_event("decision")
     start = ctx.current_utc_datetime
     told = [asked.approver]

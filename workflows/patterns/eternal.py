@@ -1,4 +1,4 @@
-"""An eternal orchestration: it counts readings for ever, and starts anew before its history grows long."""
+"""Eternal orchestration: counts readings forever, and continues as new before its history grows long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.workflow import publish
 from workflows.patterns.chaining import RESULTS
 
 READINGS_PER_GENERATION = 50
-"""How many readings one generation takes before it continues as new."""
+"""Number of readings that one generation takes before it continues as new."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Meter:
 
 
 def meter(ctx: task.OrchestrationContext, state: Meter) -> Generator[task.Task[Any], Any, dict[str, Any] | None]:
-    """Take events `reading` ({"value": number}) until one says {"closed": true}.
+    """Take events `reading` ({"value": number}) until one has {"closed": true}.
 
     Events that arrive while a generation ends are kept for the next one: `save_events=True`.
     """

@@ -1,4 +1,4 @@
-"""Fan-out and fan-in, and sub-orchestrations: a wave picks its orders at once, each order its lines at once."""
+"""Fan-out, fan-in and sub-orchestrations: a wave picks its orders concurrently, each order its lines concurrently."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def pick_line(ctx: task.ActivityContext, sku: str) -> int:
 
 
 def pick_order(ctx: task.OrchestrationContext, wanted: PickList) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """All lines of one order at the same time; the results come in the order of the lines."""
+    """Pick all lines of one order concurrently. The results are in the order of the lines."""
     picks = [ctx.call_activity(pick_line, input=sku, retry_policy=BRIEF) for sku in wanted.lines]
-    # Nothing to wait for: `when_all` of no tasks would never complete.
+    # `when_all` of no tasks would never complete
     weights = (yield task.when_all(picks)) if picks else []
     return {"order": wanted.order, "weight": sum(weights)}
 
 
 def pick_wave(ctx: task.OrchestrationContext, wave: Wave) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """All orders of a wave at the same time, each as an orchestration of its own."""
+    """Pick all orders of a wave concurrently, each as an orchestration of its own."""
     children = [
         ctx.call_sub_orchestrator(pick_order, input=order, instance_id=f"{ctx.instance_id}:{order.order}")
         for order in wave.orders

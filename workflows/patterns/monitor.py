@@ -1,4 +1,4 @@
-"""Monitoring with a deadline: look again and again, ever more rarely, until it is done or the time is up."""
+"""Monitor with a deadline: check repeatedly, with growing pauses, until the work is done or the time is up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workflows.patterns.chaining import BRIEF, RESULTS
 
 @dataclass
 class Export:
-    """Input of `export_watch`. Times are seconds. ready_after: looks that the sample's service needs."""
+    """Input of `export_watch`. Times are seconds. ready_after: number of checks that the sample's service needs."""
 
     number: str
     ready_after: int = 3
@@ -34,12 +34,12 @@ class Look:
 
 
 def export_status(ctx: task.ActivityContext, look: Look) -> str:
-    """Ask the service how far the export is. The sample's service is ready after so many looks."""
+    """Ask the service for the state of the export. The sample's service is ready after `ready_after` checks."""
     return "ready" if look.count >= look.ready_after else "running"
 
 
 def export_watch(ctx: task.OrchestrationContext, export: Export) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Returns number, status (ready or late) and how often it looked."""
+    """Watch an export. Returns number, status (ready or late) and the number of checks."""
     ends = ctx.current_utc_datetime + timedelta(seconds=export.deadline)
     pause = timedelta(seconds=export.first_pause)
     looks = 0

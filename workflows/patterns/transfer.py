@@ -1,4 +1,4 @@
-"""Durable entities with locks: money moves between two accounts, and nobody sees it half done."""
+"""Durable entities with locks: money moves between two accounts, and no other transfer sees an intermediate state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PurseAccount(DurableEntity):
         return balance
 
     def balance(self) -> int:
-        """Returns the balance."""
+        """Return the balance."""
         return self.get_state(int, 0)
 
 
 @dataclass
 class Transfer:
-    """Input of `transfer`. amount in cents; source and destination are account numbers."""
+    """Input of `transfer`. amount is in cents; source and destination are account numbers."""
 
     number: str
     source: str
@@ -40,7 +40,7 @@ class Transfer:
 
 
 def transfer(ctx: task.OrchestrationContext, wanted: Transfer) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """Move the amount if the source has it. While both accounts are locked no other transfer touches them."""
+    """Move the amount if the source has it. While both accounts are locked no other transfer can access them."""
     source = EntityInstanceId(PurseAccount.__durable_entity_name__, wanted.source)
     destination = EntityInstanceId(PurseAccount.__durable_entity_name__, wanted.destination)
     with (yield ctx.lock_entities([source, destination])):

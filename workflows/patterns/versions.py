@@ -1,4 +1,4 @@
-"""A versioned orchestration: instances end with the rules they were started with."""
+"""Versioned orchestration: instances end with the rules they were started with."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def welcome(ctx: task.ActivityContext, number: str) -> str:
 
 
 def check_credit(ctx: task.ActivityContext, number: str) -> bool:
-    """Ask for the credit rating; only since version 2."""
+    """Ask for the credit rating. Used since version 2."""
     return not number.endswith("-bad")
 
 
 def membership(ctx: task.OrchestrationContext, asked: Membership) -> Generator[task.Task[Any], Any, dict[str, Any]]:
-    """What is new runs only for instances of the new version, so that running ones replay what they have decided.
+    """Decide on a membership. New code runs only for instances of the new version; running ones replay their decisions.
 
-    The route that starts it says `version: "2"`; instances from before have no version.
+    The route that starts it sets `version: "2"`; older instances have no version.
     """
     version = ctx.version or "1"
     accepted = True

@@ -1,4 +1,4 @@
-"""`bridge engine`: serves by itself, and one file per command on the engine's file."""
+"""`bridge engine`: serves the engine itself; one file per command on the engine's file."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def command(
     ready_file: Path | None,
     **guard: Any,
 ) -> int:
-    """Serve the embedded engine alone, or look after its file.
+    """Serve the embedded engine alone, or maintain its file.
 
-    Without a command it stands in for the scheduler's emulator: clients and workers of the Durable Task SDKs reach it
-    on a port, and each task hub that they name is kept apart. What it acknowledged survives any crash. Ctrl-C or
-    SIGTERM stops it with exit code 0; it ends with 3 when it cannot start.
+    Without a command it replaces the scheduler's emulator: clients and workers of the Durable Task SDKs reach it on a
+    port, and each task hub they name is stored separately. Acknowledged data survives any crash. Ctrl-C or SIGTERM
+    stops it with exit code 0; it exits with 3 if it cannot start.
 
-    The commands are for the file of a configured engine, or any by its path.
+    The commands apply to the file of a configured engine, or to any file by its path.
     """
     if context.invoked_subcommand is not None:
         given = (listen, path, retention, ready_file, max_hubs, *guard.values())

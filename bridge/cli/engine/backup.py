@@ -33,10 +33,10 @@ from bridge.cli.output import print_json
 @file_options
 @json_option
 def command(path: Path | None, target: Path, force: bool, as_json: bool, reason: str | None, **options: Any) -> None:
-    """Copy the file of an embedded engine to FILE, as it is at one moment.
+    """Copy the file of an embedded engine to FILE, as of one moment.
 
-    The engine may run meanwhile. FILE appears when it is whole, readable for its owner alone; it holds payloads as the
-    file does, encrypted or not. The engine's directory cannot take it under a name that ends with .db.
+    The engine may run meanwhile. FILE appears when it is complete, and only its owner can read it. It holds payloads
+    as the original does, encrypted or not. FILE cannot be in the engine's directory under a name that ends with .db.
     """
     file = to_change(path, options, "engine.backup", reason)
     from bridge.app.engine_file import TargetRefused, audited, backup

@@ -31,9 +31,9 @@ from bridge.cli.output import clean, print_json
 @file_options
 @json_option
 def command(path: Path | None, as_json: bool, **options: Any) -> int:
-    """Read the whole file of an embedded engine and say what is damaged. The engine may run meanwhile.
+    """Read the whole file of an embedded engine and report any damage. The engine may run meanwhile.
 
-    Where payloads are encrypted it needs their keys: with --path, -c and --engine name the engine that has them.
+    Encrypted payloads need their keys: with --path, the options -c and --engine name the engine that has them.
     """
     file, keys = named_with_keys(path, options)
     from bridge.app.engine_file import check

@@ -26,10 +26,10 @@ from bridge.cli.output import print_json
 @file_options
 @json_option
 def command(path: Path | None, as_json: bool, reason: str | None, **options: Any) -> None:
-    """Make the file of an embedded engine as small as what it holds.
+    """Shrink the file of an embedded engine to the size of its contents.
 
-    Removed instances leave room that new ones fill; this gives it back. The engine must be stopped, and the disk must
-    have room for a copy of the file.
+    Removed instances leave free space in the file, which new ones fill; this command returns it to the disk. The
+    engine must be stopped, and the disk must have room for a copy of the file.
     """
     file = to_change(path, options, "engine.compact", reason)
     from bridge.app.engine_file import audited, compact

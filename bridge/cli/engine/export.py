@@ -37,11 +37,11 @@ from bridge.cli.output import plural, print_json
 @file_options
 @json_option
 def command(path: Path | None, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Write every instance of an embedded engine with its history, a JSON object a line.
+    """Write every instance of an embedded engine with its history, one JSON object per line.
 
-    An object has the keys state, finished and history, with the field names of the Durable Task protocol. Payloads are
-    written in plain, also those that the file holds encrypted. With --path, -c and --engine name the engine that has
-    the keys. The engine may run meanwhile.
+    An object has the keys state, finished and history, with the field names of the Durable Task protocol. Payloads
+    are written in plain text, even those that the file holds encrypted. With --path, the options -c and --engine name
+    the engine that has the keys. The engine may run meanwhile.
     """
     file, keys = named_with_keys(path, options)
     from bridge.app.engine_file import export, replacing

@@ -1,4 +1,4 @@
-"""Which engine's file a command is for."""
+"""Selection of the engine's file for a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def file_options(function: F) -> F:
-    """Adds `path` and what `engine_options` adds."""
+    """Add the option `path` and those of `engine_options`."""
     path = click.option(
         "--path",
         type=click.Path(path_type=Path),
@@ -30,7 +30,7 @@ def file_options(function: F) -> F:
 
 
 def named(path: Path | None, options: dict[str, Any]) -> Path:
-    """The file that the options name. Raises: ConfigError, LookupError, EngineMisconfigured."""
+    """File that the options name. Raises: ConfigError, LookupError, EngineMisconfigured."""
     from bridge.app.composition import load_config
     from bridge.app.engine_file import configured
 
@@ -40,7 +40,7 @@ def named(path: Path | None, options: dict[str, Any]) -> Path:
 
 
 def to_change(path: Path | None, options: dict[str, Any], action: str, reason: str | None) -> Path:
-    """The same for a command that changes it: an engine without a file leaves an audit line."""
+    """File that the options name, for a command that changes it. An engine without a file leaves an audit line."""
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
     from bridge.app.engine_file import configured
@@ -65,9 +65,9 @@ def _given(path: Path, options: dict[str, Any]) -> Path:
 def named_with_keys(
     path: Path | None, options: dict[str, Any], action: str | None = None, reason: str | None = None
 ) -> tuple[Path, Keyring | None]:
-    """The file, and the keys of its payloads. With a path the other options name the engine whose keys are meant.
+    """File, and the keys of its payloads. With a path, the other options name the engine that has the keys.
 
-    action, reason: of a command that changes the file: an engine without a file leaves an audit line.
+    action, reason: for a command that changes the file. An engine without a file then leaves an audit line.
     Raises: ConfigError, LookupError, EngineMisconfigured.
     """
     from bridge.app.audit import refused
@@ -89,7 +89,7 @@ def named_with_keys(
 
 @contextmanager
 def copying(label: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A function that shows a person how far a copy has come; None where nobody looks."""
+    """Context of a function that displays the progress of a copy; None if standard error is not a terminal."""
     if as_json or not sys.stderr.isatty():
         yield None
         return

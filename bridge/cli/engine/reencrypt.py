@@ -33,13 +33,13 @@ from bridge.cli.output import clean, plural, print_json
 @file_options
 @json_option
 def command(path: Path | None, dry_run: bool, as_json: bool, reason: str | None, **options: Any) -> int:
-    """Rewrite the payloads of an embedded engine's file that are not under the first key of its `encryption`.
+    """Rewrite the payloads in an embedded engine's file that are not encrypted with the first key of its `encryption`.
 
-    With `active: false` they are rewritten in plain. Afterwards the file is written anew, so that nothing of the former
-    payloads is left in it. The engine must be stopped, and the disk must have room for a copy of the file. A run that
-    was interrupted goes on where it stopped.
+    With `active: false` they are rewritten in plain text. Afterwards the whole file is rewritten, and nothing of the
+    former payloads remains in it. The engine must be stopped, and the disk must have room for a copy of the file. An
+    interrupted run continues where it stopped.
 
-    The output says how many payloads each key is still needed for; a key without any can be withdrawn.
+    The output shows how many payloads still need each key. A key that no payload needs can be withdrawn.
     """
     file, keys = named_with_keys(path, options, None if dry_run else "engine.reencrypt", reason)
     from bridge.app.engine_file import PLAIN, audited, count_values, reencrypt

@@ -32,13 +32,13 @@ from bridge.cli.output import clean, print_json
 @file_options
 @json_option
 def command(path: Path | None, source: Path, as_json: bool, reason: str | None, **options: Any) -> int:
-    """Put the backup FILE in the place of an embedded engine's file.
+    """Replace an embedded engine's file with the backup FILE.
 
-    The engine must be stopped. The backup is checked first, as `bridge engine check` does, and stays as it is. The file
-    of before is kept beside, under a name with the time. Set the positions of the sources back to the time of the
-    backup: messages that were settled since are not in it.
+    The engine must be stopped. The backup is checked first, as by `bridge engine check`, and stays unchanged. The
+    previous file is kept next to the new one, under a name with the time. Set the positions of the sources back to
+    the time of the backup: it lacks the messages that were settled since.
 
-    A backup with encrypted payloads needs their keys in the configuration. With --path alone these payloads are not
+    A backup with encrypted payloads needs their keys in the configuration. With --path alone, these payloads are not
     checked.
     """
     file, keys = named_with_keys(path, options, "engine.restore", reason)

@@ -25,7 +25,7 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See and signal durable entities on the configured engine.
+    """List, show, signal and clean durable entities on the configured engine.
 
-    An entity is named NAME@KEY. An embedded engine lives in the daemon: `bridge serve` must be running.
+    An entity is named NAME@KEY. An embedded engine runs in the daemon: `bridge serve` must be running.
     """

@@ -45,10 +45,10 @@ def command(
     reason: str | None,
     **engine: Any,
 ) -> None:
-    """Send a durable entity a one-way operation; its outcome is not waited for.
+    """Send a durable entity a one-way operation, without waiting for its outcome.
 
-    An entity of the kit's class `Entity` runs an operation once for a --message-id. With --json: entity, key,
-    operation, message_id.
+    An entity of the workflow kit's class `Entity` runs an operation once for a --message-id. With --json: entity,
+    key, operation, message_id.
     """
     if at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())

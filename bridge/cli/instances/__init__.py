@@ -34,7 +34,7 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See and steer orchestrations on the configured engine.
+    """List, show and control orchestrations on the configured engine.
 
-    An embedded engine lives in the daemon: `bridge serve` must be running.
+    An embedded engine runs in the daemon: `bridge serve` must be running.
     """

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to.  [default: stdout]")
 @engine_options
 def command(instance_id: str, output: Path | None, **engine: Any) -> None:
-    """Write everything that happened to an orchestration, for replay tests with `bridge.testing.replay`.
+    """Write the whole history of an orchestration, for replay tests with `bridge.testing.replay`.
 
-    The file holds the instance's inputs and results as they are: look at it before it goes into a repository.
+    The file contains the instance's inputs and results unchanged. Review it before you add it to a repository.
     """
 
     async def look(instances: Instances) -> Recording:

@@ -53,7 +53,8 @@ def command(
 ) -> None:
     """List orchestrations, the newest first.
 
-    With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status, failure.
+    With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
+    failure.
     """
     from bridge.app.instances import Filter
 
@@ -91,7 +92,7 @@ def command(
 
 
 def _print_separated(ids: list[str]) -> None:
-    """Ids as they are. What no argument of a command can hold is left out, and said."""
+    """Print ids unchanged. Ids that no command-line argument can hold are left out and counted on standard error."""
     usable = [each for each in ids if "\0" not in each and not any("\ud800" <= one <= "\udfff" for one in each)]
     sys.stdout.buffer.write("".join(f"{each}\0" for each in usable).encode())
     if left := len(ids) - len(usable):

@@ -45,9 +45,9 @@ def command(
     reason: str | None,
     **engine: Any,
 ) -> int:
-    """Forget finished orchestrations, by id or by a filter. What is forgotten cannot be brought back.
+    """Purge finished orchestrations, by id or by a filter. Purged instances cannot be restored.
 
-    A filter asks before it forgets.
+    With a filter, the command asks for confirmation.
     """
     from bridge.app.instances import FINISHED, Filter
 

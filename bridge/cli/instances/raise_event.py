@@ -42,8 +42,9 @@ def command(
 ) -> None:
     """Raise an event to an orchestration.
 
-    An orchestration that waits through an inbox drops a second event of the same --message-id; one that has finished
-    and had it before is no failure. With --json: instance_id, event, message_id, and repeated.
+    An orchestration that waits through an inbox drops a second event with the same --message-id. If the orchestration
+    has finished and received the event before, the command succeeds. With --json: instance_id, event, message_id, and
+    repeated.
     """
     message = origin(message_id, bare, "bridge instances raise")
     given = {"instance_id": instance_id, "event": event, "data": data, "reason": reason}

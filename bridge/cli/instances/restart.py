@@ -26,7 +26,7 @@ from bridge.cli.output import say
 @reason_option
 @engine_options
 def command(instance_id: str, new_id: bool, reason: str | None, **engine: Any) -> None:
-    """Run a finished orchestration again with the same input, and print the id it runs under."""
+    """Run a finished orchestration again with the same input, and print its new instance id."""
     given = {"instance_id": instance_id, "new_id": new_id, "reason": reason}
     [result] = operate(engine, ("instances.restart", given))
     say(result["instance_id"])

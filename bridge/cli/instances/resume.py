@@ -21,6 +21,6 @@ from bridge.cli.output import say
 @click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Let a suspended orchestration go on."""
+    """Resume a suspended orchestration."""
     operate(engine, ("instances.resume", {"instance_id": instance_id, "reason": reason}))
     say(f"{instance_id}: resumed")

@@ -21,6 +21,6 @@ from bridge.cli.output import say
 @click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Let a failed orchestration go on from before its failure; what had succeeded is not repeated."""
+    """Continue a failed orchestration from before its failure. Successful work is not repeated."""
     operate(engine, ("instances.rewind", {"instance_id": instance_id, "reason": reason}))
     say(f"{instance_id}: told to rewind")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @json_option
 @engine_options
 def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> None:
-    """Show an orchestration: status, input, output, custom status, failure and, if asked, its history."""
+    """Show an orchestration: status, input, output, custom status, failure and, on request, its history."""
     from bridge.app.timeline import as_json as history_as_json
 
     async def look(instances: Instances) -> tuple[Instance, Sequence[HistoryEvent]]:
@@ -50,7 +50,7 @@ def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> No
 
 
 def print_instance(one: Instance) -> None:
-    """An orchestration in lines."""
+    """Print an orchestration in lines."""
     from bridge.app.progress import given, progress
 
     failed = one.failure or {}

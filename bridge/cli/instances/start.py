@@ -52,7 +52,8 @@ def command(
 ) -> None:
     """Start an orchestration by its name, and print the instance's id.
 
-    The same --message-id again starts nothing and is no failure. With --json: instance_id, message_id, and repeated.
+    A second start with the same --message-id has no effect and succeeds. With --json: instance_id, message_id, and
+    repeated.
     """
     if start_at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())

@@ -21,6 +21,6 @@ from bridge.cli.output import say
 @click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Pause an orchestration: it keeps what arrives and runs none of it."""
+    """Pause an orchestration: it keeps arriving events and processes none of them."""
     operate(engine, ("instances.suspend", {"instance_id": instance_id, "reason": reason}))
     say(f"{instance_id}: suspended")

@@ -28,7 +28,7 @@ from bridge.cli.parameters import JSON
 @reason_option
 @engine_options
 def command(instance_id: str, output: Any, no_recursive: bool, reason: str | None, **engine: Any) -> None:
-    """Stop an orchestration at once. Nothing is compensated: to let it clean up, raise its cancel event instead."""
+    """Stop an orchestration at once, without compensation. To let it clean up, raise its cancel event instead."""
     given = {"instance_id": instance_id, "output": output, "recursive": not no_recursive, "reason": reason}
     operate(engine, ("instances.terminate", given))
     say(f"{instance_id}: told to terminate")

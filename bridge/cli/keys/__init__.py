@@ -23,8 +23,8 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See and rotate the keys that bind answers to requests, on the configured engine.
+    """List, rotate and retire the keys that bind answers to requests, on the configured engine.
 
-    The keys lie on the engine and all daemons and workers on it share them; their secrets are never shown. An embedded
-    engine lives in the daemon: `bridge serve` must be running.
+    The keys are stored on the engine, and all its daemons and workers share them. Their secrets are never shown. An
+    embedded engine runs in the daemon: `bridge serve` must be running.
     """

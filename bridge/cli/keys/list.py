@@ -17,7 +17,7 @@ from bridge.cli.output import print_json, print_table
 @json_option
 @engine_options
 def command(as_json: bool, **engine: Any) -> None:
-    """List the keys that sign requests, the newest first. The first request makes the first key."""
+    """List the keys that sign requests, the newest first. The first request creates the first key."""
     from bridge.app.keys import Keys
 
     keys = on_engine(engine, Keys, Keys.list)

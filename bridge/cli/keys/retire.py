@@ -23,6 +23,6 @@ from bridge.cli.output import say
 @reason_option
 @engine_options
 def command(key: str, reason: str | None, **engine: Any) -> None:
-    """Remove a key: answers to open requests that it signed are dead-lettered from now on."""
+    """Remove a key. Answers to open requests that it signed are dead-lettered from now on."""
     operate(engine, ("keys.retire", {"key": key, "reason": reason}))
     say(f"key {key} was retired")

@@ -24,8 +24,9 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See and steer messages that wait on the configured engine.
+    """List, release and drop messages that wait on the configured engine.
 
-    A message waits for its instance (`on_missing: {park: ...}`), or behind a poisoned key (`quarantine`).
-    An embedded engine lives in the daemon: `bridge serve` must be running.
+    A message waits for its instance (`on_missing: {park: ...}`), or behind a quarantined key (`quarantine`).
+
+    An embedded engine runs in the daemon: `bridge serve` must be running.
     """

@@ -37,10 +37,10 @@ from bridge.cli.output import plural, say
 def command(
     target: str, source: str | None, ids: tuple[str, ...], forget: bool, yes: bool, reason: str | None, **engine: Any
 ) -> int:
-    """Dead-letter messages that wait, now. TARGET is the id of an instance, or with --source a quarantined key.
+    """Dead-letter waiting messages now. TARGET is the id of an instance, or with --source a quarantined key.
 
-    Their dead letters say so and can be replayed. Without the last message a key is in quarantine no more; what
-    followed a dropped one still waits for its release.
+    Their dead letters name the drop as the reason and can be replayed. Dropping the last message ends the quarantine.
+    Messages after a dropped one stay until you release the key.
     """
     context = click.get_current_context()
     if not yes:

@@ -45,7 +45,7 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """List messages that wait, the oldest first.
+    """List waiting messages, the oldest first.
 
     With --json each has kind, instance_id, source, key, id, message_id, route, since, until, reason, detail, position
     and size.

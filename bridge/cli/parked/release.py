@@ -33,10 +33,11 @@ from bridge.cli.parked.source import unknown
 @reason_option
 @engine_options
 def command(targets: tuple[str, ...], source: str | None, all_: bool, reason: str | None, **engine: Any) -> int:
-    """Try messages again now.
+    """Retry waiting messages now.
 
-    A target is the id of an instance: what waits for it is delivered if it is there by now, else it goes on waiting.
-    With --source it is a quarantined key: its messages go through the rules again, in order, and later ones follow.
+    A target is the id of an instance: its waiting messages are delivered if the instance exists by now, else they
+    keep waiting. With --source, a target is a quarantined key: its messages go through the rules again, in order, and
+    later ones follow.
     """
     context = click.get_current_context()
     if all_ and source is None:

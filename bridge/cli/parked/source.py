@@ -1,4 +1,4 @@
-"""Sources that a person names."""
+"""Check of the source that a command names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import click
 
 
 def unknown(options: dict[str, Any], source: str | None) -> bool:
-    """Whether the configuration has no such source; says so then, with those that it has.
+    """True if the configuration has no such source. Prints an error that lists the existing ones.
 
-    Only for who has found nothing: what an earlier configuration's source has left can be listed and dropped.
-    options: what `engine_options` gave.
+    Call this only if nothing was found: messages left by a source of an earlier configuration can be listed and
+    dropped.
+    options: values of `engine_options`.
     """
     from bridge.app.composition import load_config
 

@@ -21,8 +21,8 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See and steer the sources of the running daemons.
+    """Show and control the sources of the running daemons.
 
-    The state lies on the engine of each source and holds for all its daemons, also after a restart.
-    An embedded engine lives in the daemon: `bridge serve` must be running.
+    The state is stored on the engine of each source. It applies to all daemons of the source and survives a restart.
+    An embedded engine runs in the daemon: `bridge serve` must be running.
     """

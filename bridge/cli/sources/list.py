@@ -26,8 +26,8 @@ from bridge.cli.output import print_json, print_table
 def command(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
 
-    With --json each line has source, route (null where no route takes the messages), state (`free` or `probing`),
-    pause (seconds between two dead letters, null when free) and next (seconds until the next one).
+    With --json each line has source, route (null for messages without a route), state (`free` or `probing`), pause
+    (seconds between two dead letters, null when free) and next (seconds until the next one).
     """
     lines = source_states(options)
     if as_json:

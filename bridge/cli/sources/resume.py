@@ -26,10 +26,11 @@ from bridge.cli.output import say
 @reason_option
 @config_options
 def command(source: str, route: str | None, reason: str | None, **options: Any) -> None:
-    """End the limit of a source's dead letters, on all its daemons within five seconds.
+    """End the dead-letter limit of a source, on all its daemons within five seconds.
 
-    After too many dead letters a source writes one dead letter per pause, and each doubles the pause. Fix the rule or
-    the sender first: as many dead letters as before are written at once, and then the limit holds again.
+    After too many dead letters a source writes one dead letter per pause, and each one doubles the pause. Fix the
+    rule or the sender first. Otherwise as many dead letters as before are written at once, and then the limit applies
+    again.
     """
     given = {"source": source, "route": route, "reason": reason}
     engine = engine_of_source(options, "sources.resume", source, reason)

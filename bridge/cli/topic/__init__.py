@@ -18,4 +18,4 @@ from bridge.cli.command import Group
     """,
 )
 def command() -> None:
-    """See what lies on the brokers of the configuration. Messages are put there with `bridge publish`."""
+    """Show the messages on the brokers of the configuration. `bridge publish` puts messages there."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Start(click.ParamType[Any]):
-    """`earliest`, `latest` or an offset."""
+    """Start position: `earliest`, `latest` or an offset."""
 
     name = "start"
 
@@ -72,10 +72,10 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> None:
-    """Show the messages of a topic, queue or subscription, and leave them where they are.
+    """Show the messages of a topic, queue or subscription without removing them.
 
-    No group is joined, no position is committed, and queues are peeked at: who consumes there notices nothing. Messages
-    of one partition come in order. Without --follow it ends with what was there when it began.
+    The command joins no group, commits no position and only peeks at queues. Consumers are not affected. Messages of
+    one partition come in order. Without --follow the command ends with the messages that were there when it began.
     """
     if start == "latest" and not follow:
         raise click.UsageError("--from latest shows only what comes: add --follow", click.get_current_context())
@@ -93,7 +93,7 @@ def command(
 def _line(position: Position, message: Message) -> None:
     from bridge.app.jsonlines import line_of
 
-    # JSON is UTF-8, whatever the locale says; a terminal of another encoding is spared what it cannot show
+    # JSON is UTF-8 regardless of the locale; a terminal with another encoding gets only ASCII
     ascii_only = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
     click.echo(line_of(position, message, ascii_only=ascii_only).encode())
 

@@ -1,4 +1,4 @@
-"""Sagas of the configuration: the orchestrator and the activity that the bridge's worker runs them with."""
+"""Declarative sagas of the configuration: the orchestrator and the activity that run them in the bridge's worker."""
 
 from bridge.routing.saga import SAGA_ORCHESTRATION
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY, evaluate

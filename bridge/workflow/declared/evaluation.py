@@ -1,7 +1,8 @@
-"""Expressions of declarative sagas, evaluated by an activity.
+"""Activity that evaluates the expressions of declarative sagas.
 
-Not in the orchestrator: the keys of CEL's maps stand in an order that differs from process to process, and another
-release of the library may come to another value; a replay must not. An activity's result is kept in the history.
+The orchestrator cannot evaluate them: the key order of CEL maps differs between processes, and another release of the
+library may return another value. A replay must return the same value. The result of an activity is kept in the
+history.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class SagaScope(Scope):
 
 
 def evaluate(ctx: task.ActivityContext, request: dict[str, Any]) -> dict[str, Any]:
-    """The values of a block of expressions by field. request: `block`, and `variables` as far as the block reads them.
+    """Evaluate a block of expressions and return their values by field.
 
-    Raises: ExpressionError or ExpressionCost, which says saga, step and field, and never holds a payload.
+    request: `block`, and the `variables` that the block reads.
+    Raises: ExpressionError or ExpressionCost, which name saga, step and field and never contain a payload.
     """
     block = request["block"]
     scope = SagaScope(request["variables"])
@@ -50,7 +52,7 @@ def evaluate(ctx: task.ActivityContext, request: dict[str, Any]) -> dict[str, An
     for field, source in block.get("value", {}).items():
         values[field] = _expression("value", source, f"{where}, {field}", names).value(scope)
     for field, text in block.get("text", {}).items():
-        # `detail` is for a failure only, and may read what only a failure brings.
+        # `detail` applies to a failure only, and may read variables that exist only after a failure
         if field != "detail" or any(values.values()):
             values[field] = _template(text, f"{where}, {field}", names).render(scope)
     return values

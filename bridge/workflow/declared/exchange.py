@@ -1,4 +1,4 @@
-"""A command and its answer, as a declarative saga describes them."""
+"""Commands of declarative sagas and their answers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from bridge.workflow.request import expects_answer, new_correlation_id, request_
 from bridge.workflow.step import CompensationInput
 
 Block = Mapping[str, Any]
-"""Expressions that are evaluated together, and which variables they read."""
+"""Expressions that are evaluated together, with the variables they read."""
 
 Variables = Callable[[Block, Mapping[str, Any]], dict[str, Any]]
-"""What a block reads: out of what the saga knows, and out of what is given beside that."""
+"""Function that selects the variables of a block from the saga's state and from additional values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Attempts):
-    """Publish a command, wait for the answer if there is to be one, and judge it.
+    """A command that is published and whose answer, if expected, is awaited and judged.
 
-    reply_to: where the answer goes; None waits for none. verdict: conditions on the answer, `refused` and `failed`.
+    reply_to: destination of the answer; None if no answer is expected.
+    verdict: conditions on the answer, `refused` and `failed`.
     """
 
     target: str
@@ -41,10 +42,12 @@ class Exchange(Attempts):
     variables: Variables
 
     def attempts(self, ctx: task.OrchestrationContext, call: Call) -> Attempt:
-        """An attempt that failed to be published is repeated as the same message; one that was answered as a new one,
-        under the same step key.
+        """Create the function that makes the attempts.
+
+        After a publish failure, the next attempt sends the same message again. After an answer that meets `failed`,
+        the next attempt sends a new message with the same step key.
         """
-        # Attempts begin where the timer of the call was made
+        # The deadline starts where the timer of the call is created
         deadline = None if call.timeout is None else ctx.current_utc_datetime + call.timeout
         event: dict[str, Any] | None = None
         correlation_id = ""
@@ -81,7 +84,10 @@ class Exchange(Attempts):
         timer: task.Task[Any] | None,
         reason: str,
     ) -> Steps:
-        """The block's values. Raises: StepFailed with this reason when an expression fails: trying again is no use."""
+        """Values of a block.
+
+        Raises: StepFailed with the given reason if an expression fails, because a retry would not help.
+        """
         request = {"block": block, "variables": self.variables(block, given)}
         try:
             return (yield from first_of(ctx.call_activity(EVALUATE_ACTIVITY, input=request), call, timer))
@@ -108,7 +114,7 @@ class Exchange(Attempts):
 
 
 def _given(payload: Any) -> dict[str, Any]:
-    """What a compensation knows of its step."""
+    """Variables of a compensation that describe the outcome of its step."""
     if isinstance(payload, CompensationInput):
         return {"reply": payload.result, "known": payload.known}
     return {}

@@ -1,4 +1,7 @@
-"""The orchestrator of all declarative sagas. It runs what its start input says, never what is configured now."""
+"""Orchestrator of all declarative sagas.
+
+It follows the definition in its start input, never the current configuration.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ from bridge.workflow.step import Step
 
 
 def declared_saga(ctx: task.OrchestrationContext, start: dict[str, Any]) -> Generator[task.Task[Any], Any, SagaOutcome]:
-    """Run a saga by its definition. start: what `bridge.routing.saga.start_input` made.
+    """Run a saga according to its definition.
 
+    start: input made by `bridge.routing.saga.start_input`.
     Raises: ValueError for a definition of a later version of the bridge.
     """
     if start.get("format") != FORMAT:
@@ -42,7 +46,7 @@ declared_saga.__name__ = SAGA_ORCHESTRATION
 
 
 class _Run:
-    """One saga. answers: by step, of those that are over."""
+    """One run of a saga. Answers are kept by step, for completed steps."""
 
     def __init__(self, ctx: task.OrchestrationContext, saga: Saga, definition: dict[str, Any], given: Any) -> None:
         self._ctx = ctx
@@ -95,7 +99,7 @@ class _Run:
         return Exchange(command["target"], command["reply_to"], command["message"], verdict, self._variables)
 
     def _variables(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the block reads and no more: it is kept in the history with every evaluation."""
+        """Variables that a block reads, and no others. They are kept in the history with every evaluation."""
         known: dict[str, Any] = {
             "input": self._input,
             "steps": self._answers,
