@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,10 @@ prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and 
 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m tests.prove.dates run kafka
+
+prove-scheduler: .venv/dev ## the engine contract on a real scheduler or its emulator: ENDPOINT=https://... [TASKHUB=default]; use an empty task hub
+	@test -n "$(ENDPOINT)" || { echo "give ENDPOINT=https://NAME.REGION.durabletask.io, or http://127.0.0.1:8080 for the emulator"; exit 2; }
+	BRIDGE_SCHEDULER_ENDPOINT="$(ENDPOINT)" BRIDGE_SCHEDULER_TASKHUB="$(or $(TASKHUB),default)" $(BIN)/python -m pytest -v tests/engines/test_scheduler_contract.py
 
 prove-servicebus: .venv/dev ## the slow proofs on Service Bus, and its test server judged by other SDKs; SERVICEBUS_CONNECTION=... tries that namespace
 ifdef SERVICEBUS_CONNECTION

@@ -1,6 +1,8 @@
-"""The scheduler engine against a sidecar on loopback gRPC."""
+"""The scheduler engine against a sidecar on loopback gRPC, or against the service that BRIDGE_SCHEDULER_ENDPOINT names."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import pytest_asyncio
@@ -15,15 +17,21 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
 async def remote(tmp_path_factory):
-    sidecar = Sidecar(tmp_path_factory.mktemp("sidecar"))
-    sidecar.start()
-    config = SchedulerEngineConfig(type="scheduler", endpoint=sidecar.endpoint, max_request="512KiB")
+    sidecar = None
+    endpoint = os.environ.get("BRIDGE_SCHEDULER_ENDPOINT")
+    if endpoint is None:
+        sidecar = Sidecar(tmp_path_factory.mktemp("sidecar"))
+        sidecar.start()
+        endpoint = sidecar.endpoint
+    taskhub = os.environ.get("BRIDGE_SCHEDULER_TASKHUB", "default")
+    config = SchedulerEngineConfig(type="scheduler", endpoint=endpoint, task_hub=taskhub, max_request="512KiB")
     engine = SchedulerEngine("default", config)
     await engine.start()
     async with station(engine) as running:
         yield running
     await engine.stop()
-    sidecar.close()
+    if sidecar is not None:
+        sidecar.close()
 
 
 class TestScheduler(EngineContract):
