@@ -1,4 +1,4 @@
-"""The scheduler engine against a sidecar on loopback gRPC, or against the service that BRIDGE_SCHEDULER_ENDPOINT names."""
+"""The scheduler engine against a sidecar on loopback gRPC, or the service that BRIDGE_SCHEDULER_ENDPOINT names."""
 
 from __future__ import annotations
 
