@@ -26,8 +26,10 @@ class Authority:
         self.file.write_bytes(_pem(self._certificate))
 
     def issue(self, name: str, address: str = "127.0.0.1", hosts: Sequence[str] = ()) -> Path:
-        """Issue a certificate for the address, localhost and other hosts. Returns the file with the certificate and its
-        key."""
+        """Issue a certificate for the address, localhost and other hosts.
+
+        Returns the file with the certificate and its key.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.DNSName(each) for each in ("localhost", *hosts)]

@@ -39,8 +39,10 @@ SETTINGS = {
 
 @dataclass
 class Node:
-    """Kafka node in a process of its own. directory: log and configuration. ports: by listener name, kept over
-    restarts."""
+    """Kafka node in a process of its own.
+
+    directory: log and configuration. ports: by listener name, kept over restarts.
+    """
 
     directory: Path
     settings: dict[str, str] = field(default_factory=dict)

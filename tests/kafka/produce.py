@@ -10,8 +10,10 @@ _SOON = (NotLeaderForPartitionError, UnknownTopicOrPartitionError)
 
 
 async def produce(bootstrap: str, topic: str, partition: int, *batches: bytes) -> None:
-    """Send batches and return when the leader has accepted each one. Raises: KafkaError when the leader refuses a
-    batch."""
+    """Send batches and return when the leader has accepted each one.
+
+    Raises: KafkaError when the leader refuses a batch.
+    """
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:

@@ -11,8 +11,10 @@ AMQPS = 5671
 
 
 def own_address() -> str:
-    """Return a loopback address on which no process listens on that port now. Raises: OSError when only 127.0.0.1
-    exists."""
+    """Return a loopback address on which no process listens on that port now.
+
+    Raises: OSError when only 127.0.0.1 exists.
+    """
     while True:
         address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
         with socket.socket() as probe:

@@ -57,8 +57,10 @@ class ServerProcess:
         self.stop()
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """Make one control call; see tests/servicebus/server/control.py. Raises: RuntimeError with the error of the
-        server."""
+        """Make one control call; see tests/servicebus/server/control.py.
+
+        Raises: RuntimeError with the error of the server.
+        """
         self._control.sendall(json.dumps({"call": name, "arguments": arguments}).encode() + b"\n")
         answer = json.loads(self._answers.readline())
         if "error" in answer:

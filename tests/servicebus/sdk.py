@@ -20,8 +20,10 @@ def body(message: ServiceBusReceivedMessage) -> str:
 async def send(
     client: ServiceBusClient, path: str, messages: Iterable[ServiceBusMessage | str], **details: Any
 ) -> None:
-    """Send messages to a queue or topic. details: properties of messages that are given as text, such as
-    `session_id`."""
+    """Send messages to a queue or topic.
+
+    details: properties of messages that are given as text, such as `session_id`.
+    """
     made = [one if isinstance(one, ServiceBusMessage) else ServiceBusMessage(one, **details) for one in messages]
     async with client.get_queue_sender(path) as sender:
         await sender.send_messages(made)

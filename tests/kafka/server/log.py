@@ -49,8 +49,10 @@ def _told_last(batch: Batch) -> int:
 
 @dataclass
 class Producer:
-    """State of an idempotent producer in one partition. batches: first sequence, offset and next sequence of recent
-    batches."""
+    """State of an idempotent producer in one partition.
+
+    batches: first sequence, offset and next sequence of recent batches.
+    """
 
     epoch: int
     batches: list[tuple[int, int, int]] = field(default_factory=list)

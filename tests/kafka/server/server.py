@@ -130,8 +130,10 @@ class ThreadedServer:
         return Server()
 
     def fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:
-        """Append raw batches to the partitions of a topic. logs: batches of each partition, and the offset after the
-        last one."""
+        """Append raw batches to the partitions of a topic.
+
+        logs: batches of each partition, and the offset after the last one.
+        """
         self._run(self._fill(topic, logs))
 
     async def _fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:

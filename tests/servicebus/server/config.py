@@ -15,8 +15,10 @@ class TokenVerifier(Protocol):
     """Verifier of bearer tokens and of their rights; `tests.servicebus.issuer` implements it."""
 
     def rights(self, token: str, entity: str) -> tuple[frozenset[str], float]:
-        """Return the rights on the entity and the end of the token (seconds since 1970). Raises: PermissionError with
-        the reason."""
+        """Return the rights on the entity and the end of the token (seconds since 1970).
+
+        Raises: PermissionError with the reason.
+        """
         ...
 
 

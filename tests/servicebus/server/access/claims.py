@@ -35,8 +35,10 @@ class Claims:
             timer.cancel()
 
     def demand(self, path: str, right: str) -> None:
-        """Require the right on the entity. Raises: unauthorized-access when no claim of this connection gives the
-        right."""
+        """Require the right on the entity.
+
+        Raises: unauthorized-access when no claim of this connection gives the right.
+        """
         if not self._state.keys and self._state.config.verifier is None:
             return
         key, now = node_owner(path), self._state.clock.now() / 1000

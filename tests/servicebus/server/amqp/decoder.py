@@ -21,8 +21,10 @@ _BROKEN = (IndexError, struct.error, UnicodeDecodeError, RecursionError, TypeErr
 
 
 def decode(data: bytes, at: int = 0) -> tuple[Any, int]:
-    """Decode the value at `at`. Returns the value and the offset after it; null is None, and number widths are
-    dropped."""
+    """Decode the value at `at`.
+
+    Returns the value and the offset after it; null is None, and number widths are dropped.
+    """
     try:
         return _STEPS[data[at]](data, at + 1)
     except _BROKEN as problem:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 class Consumer(Protocol):
-    """Receiver of a queue. deletes: messages are removed at delivery, without a lock. session_lock: the held
-    session."""
+    """Receiver of a queue.
+
+    deletes: messages are removed at delivery, without a lock. session_lock: the held session.
+    """
 
     deletes: bool
     session_lock: MessageSession | None

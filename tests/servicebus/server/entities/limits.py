@@ -11,8 +11,10 @@ from tests.servicebus.server.message import Message
 
 @dataclass(frozen=True)
 class PropertyLimits:
-    """Size limits in encoded bytes. each: one application property. total: all properties, including system
-    properties."""
+    """Size limits in encoded bytes.
+
+    each: one application property. total: all properties, including system properties.
+    """
 
     each: int = 32 * 1024
     total: int = 64 * 1024

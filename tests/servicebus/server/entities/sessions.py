@@ -16,8 +16,10 @@ from tests.servicebus.server.message import Message
 
 
 class MessageSession:
-    """Message session. locked: messages that its holder has locked. state_set: last change of its state, in
-    milliseconds; 0: never."""
+    """Message session.
+
+    locked: messages that its holder has locked. state_set: last change of its state, in milliseconds; 0: never.
+    """
 
     __slots__ = ("id", "line", "locked", "locked_until", "owner", "state", "state_set", "timer")
 
@@ -33,8 +35,10 @@ class MessageSession:
 
 
 class Sessions:
-    """Sessions of one queue. give_back: called with each message of a released session, and whether the delivery
-    counts."""
+    """Sessions of one queue.
+
+    give_back: called with each message of a released session, and whether the delivery counts.
+    """
 
     def __init__(
         self,
