@@ -33,7 +33,7 @@ class Log:
         self._runner.close()
 
     def publish(self, topic: str, *messages: Message) -> None:
-        """They are durable on return."""
+        """Publish messages to a topic; the messages are durable on return."""
         self._runner.run(self._broker.publish(topic, messages))
 
     def read(self, topic: str, count: int) -> list[Message]:

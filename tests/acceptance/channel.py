@@ -20,7 +20,7 @@ class Channel(Protocol):
     source: str
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """They are durable on return. Their keys are what order is kept by."""
+        """Publish messages to the source; the messages are durable on return and ordered by their keys."""
         ...
 
     def left(self, daemon: Serve) -> int:

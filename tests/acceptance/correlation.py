@@ -129,7 +129,7 @@ def message(kind: str, key: int, number: int = 0) -> Message:
 
 
 def lines(key: int) -> list[list[Message]]:
-    """What is sent for a key, by verb."""
+    """Messages for a key, one list per command; each list must keep its order."""
     early = [message("early", key, number) for number in range(COUNT)]
     cancel = [message("booked", key), message("cancelled", key)]
     return [
@@ -148,7 +148,7 @@ def instances(directory: Path, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def effects(directory: Path) -> dict[str, Any]:
-    """What came of everything: output of an instance, state of an entity; of a saga how it ended, and why."""
+    """Effects of all messages: output of each instance, state of each entity; status and reason of a saga."""
     found = {each["instance_id"]: each["output"] for each in instances(directory)}
     sagas = {name: output for name, output in found.items() if name.startswith("seat-") and output}
     found |= {name: [output["status"], output["reason"]] for name, output in sagas.items()}

@@ -52,7 +52,7 @@ def configure(directory: Path, channel: Channel, note: str) -> None:
 
 
 def received(directory: Path) -> dict[str, object]:
-    """What each key was told, None while it waits for more."""
+    """Output of each instance, with the numbers that it received; None while the instance waits for more."""
     return {each["instance_id"]: each["output"] for each in instances(directory, "told-")}
 
 

@@ -1,4 +1,4 @@
-"""A broken configuration never starts half a daemon: every problem is told with its place, and nothing is left."""
+"""A broken configuration never starts part of a daemon: every problem is reported with its place, and no file stays."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_it_says_where_and_leaves_nothing(tmp_path: Path, what: str) -> None:
     old, new, problems = BROKEN[what]
     assert old in WHOLE
     (tmp_path / "flows.py").write_text(FLOWS)
-    # Taken, so that an attempt to listen would be told
+    # Occupied: an attempt to listen would be reported as a problem
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))

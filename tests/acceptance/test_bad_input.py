@@ -1,4 +1,4 @@
-"""Whatever a stranger sends ends as a dead letter that a person understands, and the daemon goes on."""
+"""Unusable messages end as dead letters with an understandable cause, and the daemon continues."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ KILLS = 5
 def test_the_shop_survives_kills(tmp_path: Path) -> None:
     """Workflows end as if nobody had killed anything. Messages that leave may repeat, none is missing."""
     rng = random.Random(3)
-    lines = [line for line in load() if "act" not in line]  # nobody is there to mend anything
+    lines = [line for line in load() if "act" not in line]  # a person would have to fix something
     expected = expect(lines)
     days = [number for number, line in enumerate(lines) if line.get("wait")]
     changes = overlay(tmp_path)
@@ -108,7 +108,7 @@ def distinct(log: Log, topic: str, count: int, what: Callable[[Message], object]
 
 
 def identity(message: Message) -> object:
-    """What consumers tell repeats by."""
+    """Message id, by which consumers recognise repeats."""
     return json.loads(message.body or b"")["id"]
 
 

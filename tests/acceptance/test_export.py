@@ -1,4 +1,5 @@
-"""What the daemon ran, exported and replayed: the same code decides the same, changed code is told where it differs."""
+"""Exported histories replayed: unchanged code decides the same, and the first difference of changed code is
+reported."""
 
 from __future__ import annotations
 

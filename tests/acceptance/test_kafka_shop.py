@@ -23,7 +23,7 @@ ORDERS = 30
 
 
 class Shop:
-    """What customers and carriers send, with a trace of its own for each order."""
+    """Messages of customers and carriers, with a separate trace for each order."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.prefix = prefix

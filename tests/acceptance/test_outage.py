@@ -1,4 +1,4 @@
-"""The engine behind loopback gRPC goes away under load and comes back: held, told, and gone on by itself."""
+"""Outage of an engine behind loopback gRPC under load: the source holds, reports the outage, and resumes by itself."""
 
 from __future__ import annotations
 

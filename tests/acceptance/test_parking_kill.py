@@ -1,4 +1,4 @@
-"""kill -9 of daemon and worker while messages wait: none is lost, each is told once and in order, or dead-lettered."""
+"""SIGKILL of daemon and worker while messages wait: each is delivered once and in order, or dead-lettered."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def counted(daemon: Serve, outcome: str) -> float:
 
 @pytest.mark.timeout(120)
 def test_on_an_engine_that_does_not_tell_of_starts(tmp_path: Path) -> None:
-    """Somebody else starts the instance; by itself the parked message would look for it once a minute."""
+    """Another client starts the instance; without a notification the early message would look for it once a minute."""
     with running() as sidecar, Log(tmp_path / "broker") as log:
         project(tmp_path, f'{{type: scheduler, endpoint: "http://127.0.0.1:{sidecar.port}"}}')
         with Serve(tmp_path) as daemon:

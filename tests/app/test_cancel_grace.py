@@ -130,7 +130,7 @@ async def guards(it: Running) -> list[Any]:
 
 
 async def verdicts(it: Running) -> list[Any]:
-    """What the guards came to, once all are through."""
+    """Outputs of the cancel-grace orchestrations, once all have completed."""
     async with asyncio.timeout(TIMEOUT):
         while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
             await asyncio.sleep(0.02)

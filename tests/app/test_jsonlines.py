@@ -215,7 +215,7 @@ class Copier:
         self.runner.close()
 
     def copied(self, messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-        """What lies on the topic, and on its copy, in the order of their keys and positions."""
+        """Publish messages to a topic and copy the topic; return the messages of both topics."""
         one, other = next(self.topics), next(self.topics)
         self.runner.run(self.broker.publish(one, messages))
         return self.copy(one, other)

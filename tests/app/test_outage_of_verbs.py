@@ -43,7 +43,7 @@ VERBS = {
     "resume": (f"{{{ID}}}", "resume_orchestration"),
     "signal_entity": ('{entity: counter, key: "{{ payload.id }}", operation: add, input: "1"}', "signal_entity"),
 }
-"""What a route says, and the call of the client that is cut."""
+"""Settings of the route by command, and the client call that is interrupted."""
 
 CONFIG = """
 sources:
@@ -67,7 +67,7 @@ async def prepare(it: Running, verb: str) -> None:
 
 
 async def came_to_be(it: Running, verb: str, moment: str) -> None:
-    """The effect is there, and where it can be told, once."""
+    """Assert that the effect exists, and, for effects that can be counted, exists once."""
     if verb == "signal_entity":
         async with asyncio.timeout(TIMEOUT):
             while True:

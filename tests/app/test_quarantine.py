@@ -86,7 +86,7 @@ class Ground:
         return state.get_output()
 
     async def waiting(self, count: int) -> list[Waiting]:
-        """What waits, once there is so much of it: a signal that was taken may not have been processed."""
+        """Return the waiting messages once there are `count`: an accepted signal may be unprocessed."""
         async with asyncio.timeout(TIMEOUT):
             while len(found := await self.parked.list(Which())) != count:
                 await asyncio.sleep(0.01)

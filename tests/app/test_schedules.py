@@ -90,7 +90,7 @@ async def check_times(it: Running, topic: str = "orders", prefix: str = "order")
 
 
 async def check_no_times(it: Running, topic: str = "orders") -> None:
-    """What is no time is dead-lettered at once, and says so without the payload."""
+    """Invalid times are dead-lettered at once, with a detail that does not contain the payload."""
     for number, fields in enumerate(NO_TIMES.values()):
         await it.publish(topic, {"id": f"bad-{number}", **fields}, key=f"k{number}")
     await it.settled(len(NO_TIMES))

@@ -1,4 +1,4 @@
-"""What the broker suites consume with."""
+"""Consumer helpers of the broker suites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What brokers with consumer groups promise. Used like `BrokerContract`."""
+"""Contract tests for brokers with consumer groups. Suites subclass GroupContract as they do `BrokerContract`."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Members(ABC):
         assert how is signal.SIGKILL or code == 0
 
     async def end_all(self) -> None:
-        """Those that are stopped too."""
+        """Kill all members, including stopped ones."""
         for member in self.members:
             member.kill()
             await member.wait()
@@ -69,7 +69,7 @@ class Members(ABC):
         return found
 
     async def load(self, until: asyncio.Event, rate: int) -> None:
-        """Publish `rate` a second until told to stop."""
+        """Publish `rate` messages a second until the event is set."""
         while not until.is_set():
             await self.publish(rate // 10)
             await asyncio.sleep(0.1)

@@ -1,4 +1,7 @@
-"""What every broker promises to those who read. A suite subclasses `ReadingContract`, gives the fixture `harness`."""
+"""Contract tests for readers.
+
+A suite subclasses `ReadingContract` and provides the fixture `harness`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: tables, JSON, and never a control character."""
+"""Printed output: tables, JSON, and no control characters."""
 
 from __future__ import annotations
 

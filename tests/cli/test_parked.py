@@ -132,7 +132,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
 
 
 def listed(run: Callable[..., Result], *options: str, count: int | None = None) -> list[dict[str, Any]]:
-    """What waits, once there is so much of it."""
+    """Return the listed messages, once there are `count`."""
     ends = time.monotonic() + TIMEOUT
     while True:
         result = run("parked", "list", "--json", *options)

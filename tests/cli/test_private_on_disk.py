@@ -1,4 +1,4 @@
-"""Everything on disk is for its user alone, whatever the umask and whatever was there before."""
+"""Files on disk are private to their user, whatever the umask and the earlier permissions."""
 
 from __future__ import annotations
 

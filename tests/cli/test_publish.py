@@ -149,7 +149,7 @@ def test_a_broker_that_cannot_be_reached(publish: Publish, config: Path) -> None
 
 
 def test_another_process_and_a_live_pipe(config: Path) -> None:
-    """What is written into the pipe is published although the pipe stays open."""
+    """Lines in a pipe are published while the pipe is still open."""
     command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
     assert process.stdin is not None

@@ -79,7 +79,7 @@ def test_messages_for_people(bridge: Bridge) -> None:
 
 
 def copied(bridge: Bridge, place: str, copies: str) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """What lies in both places after a copy, without the topics."""
+    """Copy a topic; return the messages of both topics without the topic name."""
     text = bridge("topic", "read", place, "--json").stdout
     result = bridge("publish", copies, input=text)
     assert (result.exit_code, result.stderr) == (0, "")

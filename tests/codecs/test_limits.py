@@ -54,7 +54,7 @@ def test_depth_of_a_wellformed_text_is_exact(value: Any, ascii_only: bool) -> No
 @settings(deadline=None)
 @given(BRACKETS)
 def test_malformed_text_never_gets_a_deep_parse(text: str) -> None:
-    """Whatever prefix a parser reads before it stops, its nesting was counted."""
+    """The nesting of every prefix that a parser reads before it stops has been counted."""
     body = text.encode()
     reached = 0
     for end in range(len(text) + 1):

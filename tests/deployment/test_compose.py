@@ -49,7 +49,8 @@ def test_no_two_services_have_one_port() -> None:
 
 
 def _source(volume: str) -> str:
-    """What a short volume ("SOURCE:TARGET[:MODE]") mounts when no variable is set: `${NAME:-DEFAULT}` is DEFAULT."""
+    """Return the source of a short volume ("SOURCE:TARGET[:MODE]") with unset variables: `${NAME:-DEFAULT}` is
+    DEFAULT."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
 
 

@@ -29,7 +29,7 @@ exec "$@"
 
 
 def _namespace() -> list[str]:
-    """What runs a command with a read-only root, where this machine lets us; the audit below is made everywhere."""
+    """Return a command prefix for a read-only root; empty where this machine forbids it. The audit runs everywhere."""
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode:
         return []

@@ -1,4 +1,4 @@
-"""What correlation promises on every engine. Mixed into the contract; commands carry the message they came from."""
+"""Correlation contract of every engine, mixed into EngineContract; commands carry the origin of their message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fresh() -> str:
 
 
 async def deliver(station: Any, command: Command, origin: MessageOrigin) -> str:
-    """What a delivery comes to, in a word."""
+    """Deliver a command. Returns the result as a word."""
     try:
         await station.executor.execute(command, origin)
     except AlreadyTaken:

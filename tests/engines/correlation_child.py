@@ -1,7 +1,7 @@
 """One of several processes that deliver the same messages to the same instances: arguments ENGINE SEED.
 
-ENGINE: directory of the embedded engine. Between any two calls it waits for a random moment. Each message that is done
-is told on standard output.
+ENGINE: directory of the embedded engine. The process waits for a random time between any two calls. Each completed
+message is reported on standard output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Code that is changed under running instances is seen, whatever kind of worker runs it, and a rewind mends it."""
+"""Code that changes under running instances is detected for every kind of worker, and a rewind fixes the instances."""
 
 from __future__ import annotations
 

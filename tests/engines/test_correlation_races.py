@@ -123,7 +123,7 @@ class Crashing:
 
 
 async def crash_then_redeliver(running: Any, command: Command, origin: MessageOrigin, at: int, after: bool) -> bool:
-    """Whether the command came to a crash at this call. It is delivered again until it is done."""
+    """Crash a command at this call and redeliver it until it succeeds. Returns whether the crash happened."""
     client = Crashing(running.engine.client, at, after)
     executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))  # type: ignore[arg-type]
     crashed = False

@@ -1,4 +1,4 @@
-"""What is believed when the outcome of a call is unknown. Real client and engine; only the answers are disturbed."""
+"""Calls with an unknown outcome, on a real client and engine; only the responses are disturbed."""
 
 from __future__ import annotations
 

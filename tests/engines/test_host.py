@@ -251,7 +251,7 @@ async def test_what_was_taken_survives_a_stop(tmp_path):
 
 
 async def test_what_was_acknowledged_survives_a_kill(tmp_path):
-    """Told through the socket, as another process hears it."""
+    """The acknowledged calls arrive through the socket, as from another process."""
     process = host_elsewhere(tmp_path)
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     try:

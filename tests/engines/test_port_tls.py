@@ -110,7 +110,7 @@ def renew(file: Path, content: bytes) -> None:
 
 
 async def test_the_engine_of_a_configuration(authority: Authority, tmp_path: Path) -> None:
-    """Files lie beside the configuration; a client of the SDK reaches it with the authority it was told."""
+    """Files are relative to the configuration; a client of the SDK connects with the given authority."""
     authority.issue("engine")
     (tmp_path / "bridge.yaml").write_text(
         f'engine: {{type: embedded, listen: "127.0.0.1:0", token: {TOKEN}, tls: {{certificate: ca/engine.pem}}}}\n'

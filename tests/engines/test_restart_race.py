@@ -47,7 +47,7 @@ class Member:
             return (await self._stdout.readline()).decode().strip()
 
     async def go_on(self) -> str:
-        """What the delivery comes to."""
+        """Let the member continue. Returns the result of its delivery."""
         self._stdin.write(b"\n")
         said = await self.says()
         assert await self._process.wait() == 0
@@ -78,7 +78,7 @@ async def _held(hosted: Any, verb: str) -> list[Member]:
 
 
 async def noted_after_redelivery(running: Any, verb: str) -> list[str]:
-    """What every generation has noted, once each message has come again."""
+    """Redeliver each message, then return the notes of all generations."""
     await running.finished(INSTANCE)
     for message in ("m-0", *MESSAGES):
         assert await deliver(running, command(verb, message), MessageOrigin(message, "r")) == "repeat"

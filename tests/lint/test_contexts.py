@@ -1,4 +1,4 @@
-"""What an orchestrator is: the registry, which imports, and the analysis, which reads, give one answer."""
+"""Recognition of orchestrators: the registry, which imports, and the analysis, which reads, agree."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BODIES = ["return 1", "yield 1", "x = lambda: (yield)", "def inner():\n        y
 
 
 def answers(module: Path) -> tuple[set[tuple[Kind, str]], set[tuple[Kind, str]]]:
-    """What the registry and the analysis say."""
+    """Return the workflows that the registry finds, and those that the analysis finds."""
     found = load([module.stem], module.parent)
     kinds = {Kind.ORCHESTRATOR: found.orchestrators, Kind.ACTIVITY: found.activities, Kind.ENTITY: found.entities}
     project, read = Project(), Module.read(module)

@@ -1,4 +1,4 @@
-"""What a log line looks like, and what it never holds."""
+"""Format of log lines, and data that they never contain."""
 
 from __future__ import annotations
 

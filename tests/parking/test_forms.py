@@ -1,4 +1,4 @@
-"""What is written to an engine is read back the same, names and keys included."""
+"""Stored forms are read back unchanged, including names and keys."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ class Counting:
 
 
 class Clockless:
-    """Counts what it is told, and remembers how often it was asked."""
+    """Counter that returns its given ids, and records its number of calls."""
 
     def __init__(self, *ids: str) -> None:
         self.ids = set(ids)

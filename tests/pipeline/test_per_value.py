@@ -67,7 +67,7 @@ class Held:
 
 
 async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(tmp_path: Path) -> None:
-    """Nothing of the greedy one ends before all of the others is done, though all of it came first."""
+    """No message of the greedy tenant ends before those of all others, although all of them came first."""
     held = Held("greedy")
     async with bench(tmp_path, START, PER) as it:
         it.faults.before = held
@@ -118,7 +118,7 @@ async def test_workers_are_shared_too(tmp_path: Path) -> None:
 
 
 async def test_without_it_one_tenant_takes_the_whole_source(tmp_path: Path) -> None:
-    """Which shows that the test above tests something."""
+    """Counter-check of the test above."""
     held = Held("greedy")
     async with bench(tmp_path, START, "    limits: {max_in_flight: 200}") as it:
         it.faults.before = held

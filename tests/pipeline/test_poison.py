@@ -175,7 +175,7 @@ class NoDeadLetterBroker:
         async def wrapped(limit: int) -> list[Any]:
             return [NoDeadLetters(delivery) for delivery in await receive(limit)]
 
-        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # fault injection on our own seam
+        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # injects a fault
         return subscription
 
 

@@ -86,7 +86,7 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
 
 
 class SlowHandout:
-    """A real broker whose subscription hands a batch out only when told."""
+    """Real broker whose subscription returns a batch only after `go` is set."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker

@@ -1,4 +1,4 @@
-"""What fails at the same time, unexpectedly, or while stopping: still nothing is stuck, lost or miscounted."""
+"""Simultaneous failures, unexpected failures, and failures during a stop: no message is stuck, lost or miscounted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What serializers and deserializers ask of a Confluent-compatible registry. In memory, Protobuf as descriptors."""
+"""Confluent-compatible registry for serializers and deserializers: in memory, Protobuf as descriptors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RegistryServer:
         self.status: int | None = None
         """Answer everything with this HTTP status."""
         self.authorization: str | None = None
-        """What the header must be."""
+        """Required value of the Authorization header; None: no check."""
         self.incompatible = False
         """Refuse every new version."""
         self._state = _State()

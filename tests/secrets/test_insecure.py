@@ -168,7 +168,7 @@ def test_strict_refuses(tmp_path: Path, example: dict[str, Any]) -> None:
 
 
 def test_a_secret_in_the_file(tmp_path: Path) -> None:
-    """Whatever model has it; and not where it comes from a variable."""
+    """Secrets are found in every model, except secrets from a variable."""
     entry = {"type": "embedded", "listen": "127.0.0.1:1", "token": LONG}
     (found,) = check([write(tmp_path, "engines", entry)]).problems
     assert (found.path, found.what, found.severity) == ("engines.x.token", LITERAL_SECRET, "warning")

@@ -1,4 +1,4 @@
-"""What holds for every saga, however it went: read from what its orchestrator has decided."""
+"""Invariants of every saga, read from the decisions of its orchestrator."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _one_attempt_after_the_other(decisions: list[Decision]) -> None:
 
 
 def _in_reverse(wood: Wood, undone: list[Decision]) -> None:
-    """What ran in sequence is undone in reverse, one after the other; what ran at once is undone at once."""
+    """Assert that sequential steps are undone in reverse order, and parallel steps at once."""
     attempts: dict[str, list[Decision]] = defaultdict(list)
     for one in undone:
         attempts[one.step].append(one)

@@ -59,11 +59,11 @@ class Running:
 
 @dataclass
 class Simulation:
-    """answers: what the activity or child of a name with an input does. Entities are not simulated.
+    """Simulation of an orchestration. Entities are not simulated.
 
-    told: what a child does with an event; None when it takes no notice. lost_turns: for each turn that is executed,
-    None, or how many seconds after a crash that lost it it is executed again. lost_runs: the same for each run of an
-    activity, which then has had its effect.
+    answers: effect of the activity or child with a name and an input. received: reaction of a child to an event; None
+    when the child ignores it. lost_turns: one entry per executed turn: None, or the seconds between the crash that lost
+    the turn and its repetition. lost_runs: the same for each run of an activity, which then has had its effect.
     """
 
     orchestrator: Callable[..., Any]

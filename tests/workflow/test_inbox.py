@@ -337,7 +337,7 @@ def test_a_new_version_goes_along() -> None:
 def test_each_message_is_seen_once_in_its_order(
     deliveries: list[tuple[int, bool]], together: float, per_generation: int
 ) -> None:
-    """Whatever is delivered again and in whichever turns, with and without generations and filters."""
+    """Repeated deliveries in any turns, with and without generations and filters."""
 
     def orchestrator(ctx: task.OrchestrationContext, state: list[Any]) -> Steps:
         for _ in range(per_generation or 1000):

@@ -1,4 +1,4 @@
-"""What goes wrong where nobody expects it: nothing that may have had an effect is forgotten."""
+"""Failures at unexpected points: no step that may have had an effect is forgotten."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ OURS = [
     (typed_pair, {"total": 5}, "Pair"),
     (typed_list, [{"total": 5}], "Model"),
 ]
-"""What only the bridge's converter builds."""
+"""Inputs that only the bridge's converter builds."""
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -23,10 +23,10 @@ class No(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """A step and what happens to it. Times are in units, which are as long as the test says.
+    """Step and its fate. Times are in units, whose length the test defines.
 
-    kind, undone_by: what does the step, and what its compensation. failures, undo_failures: of the first calls.
-    obeys: whether a child ends when it is told `cancel`. optional: the body goes on when the step has failed.
+    kind, undone_by: kinds of the step and of its compensation. failures, undo_failures: number of first calls that
+    fail. obeys: a child ends on the event `cancel`. optional: the body continues when the step has failed.
     """
 
     name: str
@@ -93,7 +93,10 @@ plans = st.builds(
 
 @dataclass(frozen=True)
 class Wood:
-    """A saga: a tree, then a tail, between them perhaps the point of no return. cancels: when it is told to stop."""
+    """Saga: a tree, then a tail, and optionally a point of no return between them.
+
+    cancels: times of cancel requests.
+    """
 
     tree: Any
     tail: list[Plan]

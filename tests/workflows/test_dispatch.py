@@ -52,7 +52,7 @@ def paid(number: str) -> Event:
 
 
 async def shipped(loaded: Loaded, broker_name: str, topic: str, count: int) -> list[str | None]:
-    """Who is told, through a consumer of its own."""
+    """Return the subjects of published messages, read through a separate consumer."""
     broker = build_broker(loaded, broker_name)
     await broker.start()
     options = ServiceBusReceiverOptions(sessions=Sessions(idle=0.3)) if broker_name == "bus" else None

@@ -144,7 +144,7 @@ class DamagedTopic:
         }
 
     def unreadable(self, treatment: str) -> set[Run]:
-        """What has to be treated like that."""
+        """Return the unreadable runs to which the policy gives this treatment."""
         ends = self.ends()
         return {
             (number, first, last)
@@ -205,7 +205,8 @@ class DamagedTopic:
     # -- judgement
 
     async def check(self) -> None:
-        """Nothing healthy lost, doubled or overtaken, and each unreadable message treated as the policy says."""
+        """Assert that no healthy message is lost, doubled or overtaken, and that unreadable messages follow the
+        policy."""
         executed, healthy = await self.executed(), self.healthy()
         assert executed.keys() == healthy.keys(), {
             "lost": sorted(healthy.keys() - executed.keys()), "beyond": sorted(executed.keys() - healthy.keys()),

@@ -63,7 +63,7 @@ class Group(Members):
         return sum(position.offset for position in found.values())
 
     async def settled(self, seconds: float = 60.0) -> None:
-        """Everything published is committed."""
+        """Wait until every published message is committed. Raises: AssertionError after `seconds`."""
         last = 0
         try:
             async with asyncio.timeout(seconds):

@@ -19,7 +19,7 @@ NEVER = "1d"
 
 TOPICS = {"orders", "orders.dlq", "dead-orders-letters", "shared", "two", *(f"topic-{number}" for number in range(5))}
 GROUPS = {"bridge", "operators", "a", "b", "late", "g"}
-"""What the contract suites name."""
+"""Topics and groups of the contract suites."""
 
 
 def unique(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What changes under a live consumer: leaders, topics, the clock, and how long the event loop stands still."""
+"""Changes under a live consumer: leaders, topics, the clock, and a blocked event loop."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.prove
 
 
 def outcomes(bench: Bench) -> dict[str, int]:
-    """Those that occurred."""
+    """Return the outcomes that occurred, with their counts."""
     return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
 
 
@@ -67,7 +67,7 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         assert lag >= 1020 - settled - 1
         await asyncio.sleep(0.5)
         assert len(bench.faults.taken) == settled
-        # Other sources and partitions may be fine: this one is told of by itself
+        # Other sources and partitions may be fine: this partition is reported by itself
         view = SourceView(bench.source, stuck_after=1.0)
         await bench.until(lambda: view.reading().holds, "the stall")
         assert "records wait, and none was read or settled" in view.reading().holds[f"{topic}/0"]
@@ -77,7 +77,8 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
 
 
 async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: KafkaHarness) -> None:
-    """What backs off is let go at once, its key goes on in order at its next owner, and nothing is started twice."""
+    """A delivery in backoff is released at once, its next owner continues the key in order, and no instance starts
+    twice."""
     topic = unique("retry")
     slow = "    retry: {initial: 10m, max_delay: 10m, in_memory: 1h}"
     async with (
@@ -111,7 +112,7 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
 
 
 async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: KafkaHarness) -> None:
-    """What is paused in the client is forgotten when the group changes hands."""
+    """A rebalance resets the client's paused partitions."""
     topic = unique("paused")
     limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 100}"
     async with (

@@ -1,4 +1,4 @@
-"""What is committed, and where a group begins and goes on."""
+"""Commits, and positions at which a group begins and continues."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def reader(start: int = 0, treatment: OnUnreadable = "dead_letter", gaps: Counte
 
 
 def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, int, bytes | None]]:
-    """Everything that is handed out, with fetches of random sizes; damage is believed as soon as it is met."""
+    """Return all entries that the reader returns for fetches of random sizes; damage is confirmed at the first
+    suspicion."""
     bases = [struct.unpack_from(">q", data)[0] for data in log.batches]
     found: list[tuple[int, int, bytes | None]] = []
     while given.position < log.end and not given.stopped:
@@ -243,7 +244,7 @@ def test_transactions_are_read_as_they_ended() -> None:
 
 
 def test_a_marker_that_cannot_be_read_ends_the_answer() -> None:
-    """What it decided about the transaction is asked for anew, with the list of the next answer."""
+    """The outcome of the transaction comes from the next fetch, with its list of aborted transactions."""
     log = batch([record(0, b"x")], attributes=0x10, producer=7)
     marker = bytearray(batch([b"\xff\xff"], attributes=0x30, producer=7))
     struct.pack_into(">q", marker, 0, 1)

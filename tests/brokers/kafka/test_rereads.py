@@ -74,7 +74,7 @@ async def test_a_reread_that_is_interrupted_begins_again(harness: Bytes, how: st
 
 
 async def test_the_end_of_a_damaged_batch_is_looked_for_again_when_the_log_grows(harness: Bytes) -> None:
-    """Its own header tells nothing, nothing follows it, and then something does while it is being read again."""
+    """The header does not determine the end of the batch, and the next batch arrives during the rereads."""
     await harness.create_topic("orders", 1)
     partition = harness.server.state.partition("orders", 0)
     assert partition is not None

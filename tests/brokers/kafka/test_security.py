@@ -154,7 +154,7 @@ async def test_sessions_that_the_server_ends_are_not_noticed(node: Node) -> None
 
 
 async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes unsigned ones only, and says so."""
+    """The server accepts unsigned tokens only and refuses this one."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}

@@ -337,7 +337,7 @@ async def test_damage_is_believed_after_two_more_reads_the_last_over_a_new_conne
 
 
 async def test_a_damaged_batch_at_the_end_of_the_log_ends_where_the_log_does(harness: Bytes) -> None:
-    """Nothing follows that would tell, and then something does."""
+    """The end of the log bounds the damaged batch, until a later batch arrives."""
     rng = random.Random(2)
     log = Log()
     log.add(DAMAGES["rotten"](rng, "r", 5))

@@ -92,7 +92,7 @@ def outcomes(daemon: Daemon) -> dict[str, int]:
 
 
 async def held(parked: ParkedMessages, count: int) -> list[Waiting]:
-    """What waits, once the entity has taken all of it."""
+    """Return the waiting messages once the entity has processed `count`."""
     async with asyncio.timeout(TIMEOUT):
         while len(found := await parked.list(Which())) != count:
             await asyncio.sleep(0.02)

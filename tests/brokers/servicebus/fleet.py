@@ -61,7 +61,7 @@ class Fleet(Members):
         return int(self.counters()["settled"].get("orders complete", 0))
 
     async def settled(self, seconds: float = 90.0) -> None:
-        """Nothing is left in the queue."""
+        """Wait until the queue is empty. Raises: AssertionError after `seconds`."""
         left: dict[str, int] = {}
         try:
             async with asyncio.timeout(seconds):

@@ -19,7 +19,7 @@ from tests.servicebus import namespace
 from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
 
 QUEUES = namespace.CONTRACT
-"""What the contract suite names; tests/brokers/servicebus/entities.json has them for the emulator."""
+"""Queues of the contract suite; tests/brokers/servicebus/entities.json defines them for the emulator."""
 
 REAL = os.environ.get("SERVICEBUS_CONNECTION")
 """An emulator or a namespace that has the entities of entities.json."""

@@ -190,7 +190,7 @@ def order(each: Message) -> tuple[str, str]:
 
 
 def received(each: Message) -> Any:
-    """Everything but the broker's time and the message's encoded form, which `lies` compares."""
+    """Fields of a message, except the broker's time and the encoded form, which `lies` compares."""
     return each.body, each.key, each.headers, each.message_id, each.content_type, each.partition_key
 
 
@@ -202,7 +202,7 @@ def peeked(raw: bytes) -> Message:
 
 
 def sent(message: Message) -> Any:
-    """What goes out for a message, byte for byte."""
+    """Encode an outgoing message, byte for byte."""
     found = copies.outgoing(message, "cloudEvents_")
     amqp = transport.Transport.to_outgoing_amqp_message(found.raw_amqp_message)
     return encoding.parse(encoding.encode(amqp))

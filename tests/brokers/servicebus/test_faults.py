@@ -136,7 +136,7 @@ def test_an_unknown_condition_may_pass() -> None:
     ],
 )
 def test_an_unknown_entity_is_named(path: str, doing: Doing, text: str) -> None:
-    """Whether the service refuses the claim for it, or its link."""
+    """The service may refuse the claim or the link of an unknown entity."""
     claim = exceptions.ServiceBusAuthenticationError(error=TokenAuthFailure(404, b"no such entity"))
     for error in (claim, exceptions.MessagingEntityNotFoundError()):
         found = str(translate(error, "bus: try", doing=doing, path=path, namespace="ns.example"))

@@ -82,7 +82,7 @@ async def test_a_lost_lock_in_the_middle_is_counted_and_repeats_nothing_twice(
 
 
 async def test_what_lost_its_lock_in_the_queue_is_not_executed(tmp_path: Path, server: ServiceBusServer) -> None:
-    """Its redelivery is, once; the first delivery waits behind an outage."""
+    """The redelivery is executed once; the first delivery waits behind an outage."""
     async with bus_bench(tmp_path, server.connection_string) as bench:
         bench.faults.outage = EngineUnavailable("away")
         await bench.publish(message("start", "1"), message("start", "2"))

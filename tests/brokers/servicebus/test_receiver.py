@@ -1,4 +1,4 @@
-"""What goes wrong with receivers, and that nothing is lost or done twice by it."""
+"""Receiver failures, none of which loses or doubles a message."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_poisoned_receiver_is_replaced(
 async def test_a_fault_at_every_step(
     server: ServiceBusServer, broker: ServiceBusBroker, step: str, action: str
 ) -> None:
-    """What was on its way when a connection broke comes again when its lock has passed, which is short here."""
+    """Messages in transfer during a failure come again after their lock has ended, which is short here."""
     server.queue("orders").config = replace(server.queue("orders").config, lock_duration=3)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
@@ -233,7 +233,7 @@ async def test_lock_of_a_redelivery_voids_the_first(server: ServiceBusServer, br
 async def test_a_link_that_the_service_forgot_is_replaced(
     server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is sound, and requests beside it are answered."""
+    """The connection works, and requests on it are answered."""
     monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.3)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(1))
@@ -326,7 +326,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
 async def test_locks_may_go_with_their_connection_or_not(
     server: ServiceBusServer, broker: ServiceBusBroker, kept: bool
 ) -> None:
-    """What is in hand is settled, or known to be lost and on its way again."""
+    """Held deliveries can be settled, or their loss is known and they are redelivered."""
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
     taken = []

@@ -1,4 +1,4 @@
-"""Refusals are told apart: of one message, of the connection, of the entity."""
+"""Refusals are distinguished: of one message, of the connection, of the entity."""
 
 from __future__ import annotations
 
@@ -125,7 +125,10 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
 
 
 async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBusServer, settling: Settling) -> None:
-    """Many that cannot be settled, among many that can. Each counts as one dead letter, of which 100 blow the fuse."""
+    """Half of the messages cannot be settled.
+
+    Each counts as one dead letter; 100 of them would exceed the dead-letter limit.
+    """
 
     def refuses(verb: str, id_: str | None, *_: str | None) -> None:
         if verb == "dead_letter":

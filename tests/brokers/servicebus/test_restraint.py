@@ -1,4 +1,4 @@
-"""What is not taken: connections, while nothing can be done; memory, above what was allowed; seats of others."""
+"""Restraint: no connections while no work is possible, memory within its limit, and no sessions of other receivers."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
 
 
 async def test_patience_is_kept(client: ServiceBusClient) -> None:
-    """A read lasts as long as it was told to, so a waiting receiver wakes that seldom."""
+    """A read lasts for the configured time; a waiting receiver wakes only that often."""
     async with client.get_queue_receiver("orders", prefetch_count=1, socket_timeout=0.01, keep_alive=0) as receiver:
         await receiver.receive_messages(3, max_wait_time=1)
         assert sdk_internals.set_read_timeout(receiver, 0.7)
@@ -71,7 +71,7 @@ async def test_a_detached_link_is_seen(server: ServiceBusServer, client: Service
         with contextlib.suppress(exceptions.MessageLockLostError):  # the first way was heard, the second came too late
             await receiver.complete_message(second)
         assert not sdk_internals.is_link_attached(receiver)
-    assert sdk_internals.is_link_attached(object())  # type: ignore[arg-type]  # nothing can be told of it
+    assert sdk_internals.is_link_attached(object())  # type: ignore[arg-type]  # has no link
 
 
 async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:

@@ -1,4 +1,4 @@
-"""Sessions: in order, many at once, handed over fairly, their state untouched."""
+"""Sessions: in order, many at once, released fairly, with unchanged state."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ async def take(broker: ServiceBusBroker, queue: str, count: int) -> tuple[Any, l
 
 @pytest.mark.parametrize("queue", ["plain", "by-session"])
 async def test_what_is_handed_out(server: ServiceBusServer, broker: ServiceBusBroker, queue: str) -> None:
-    """Its number, its key, what could be read of its headers, and for a body the whole of it."""
+    """The delivery has the number, the key, the readable headers, and the whole message as its body."""
     message = poison.unreadable("k", 7, random.Random(3), queue == "by-session", "too deep")
     message.application_properties = encoder.described(
         0x74,
@@ -335,7 +335,7 @@ async def test_what_cannot_be_settled_is_shown_and_holds_nothing(
 async def test_an_aborted_transfer_is_none(
     server: ServiceBusServer, broker: ServiceBusBroker, transfers: dict[str, Any]
 ) -> None:
-    """Its part is not taken for the beginning of the next one."""
+    """The part of an aborted transfer is not taken for the beginning of the next transfer."""
     transfers |= {"abort": True}
     r = random.Random(4)
     for number, name in enumerate(("k-0", "odd-1", "k-2")):

@@ -151,7 +151,7 @@ async def killed(
 
 
 def check(directory: Path, wanted: dict[str, list[int]], *, ordered: bool) -> None:
-    """Each orchestration was told each number once; in order where sessions keep it."""
+    """Assert that each orchestration received each number once; in order where sessions keep it."""
     end = time.monotonic() + TIMEOUT
     while True:
         found = {one["instance_id"]: one["output"] for one in instances(directory, "told-")}

@@ -1,4 +1,5 @@
-"""What waits on the engine came from a session that is long over: it goes on whether or not others come and end."""
+"""Messages that wait on the engine continue after their session has ended, whether or not other sessions come and
+end."""
 
 from __future__ import annotations
 

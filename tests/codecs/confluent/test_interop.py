@@ -1,4 +1,4 @@
-"""What Confluent's own serializers write is read, and what is written here their deserializers read."""
+"""Interoperability with Confluent's own serializers and deserializers, in both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registry's answers, and its silence, mean."""
+"""Interpretation of registry answers, and of missing answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker by hand: takes work items one by one and answers them as a test says."""
+"""Protocol client of a worker: takes single work items and answers them as the test says."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ class Hands:
         return self._items.get(timeout=TIMEOUT)
 
     def nothing(self) -> bool:
-        """Whether there is no work, after all that was asked for so far is done."""
+        """Return whether there is no work item, after all earlier requests have been processed."""
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         return self.idle()
 
     def idle(self) -> bool:
-        """Whether nothing has been handed out that was not taken."""
+        """Return whether every dispatched work item has been taken."""
         return self._items.empty()
 
     def leave(self) -> None:

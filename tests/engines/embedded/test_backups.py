@@ -290,7 +290,7 @@ def test_what_ran_as_the_engine_died_is_not_held_against_what_is_restored(tmp_pa
 
 
 def died(number: int, *arguments: str | Path) -> bool:
-    """Whether the child was killed before it came to its end."""
+    """Run the child. Returns whether it was killed before its end."""
     command = [sys.executable, "-m", "tests.engines.embedded.backup_child", str(number), *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode in (0, -signal.SIGKILL), ran.stderr

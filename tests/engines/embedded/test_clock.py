@@ -60,7 +60,8 @@ def turn_time(item: pb.WorkItem) -> int:
 
 
 def make(engine: Restartable, hands: Hands, name: str, item: pb.WorkItem, at: int) -> None:
-    """Something of each kind that is due after a short while, as the clock has it now."""
+    """Create a timer, a scheduled start and a scheduled signal that are due after a short while by the present
+    clock."""
     hands.turn(item, timer(1, turn_time(item) + SHORT))
     start(engine.now, "work", f"{name}-later", scheduledStartTimestamp=timestamp(at + SHORT))
     signal(engine.now, f"@c@{name}", "go", scheduledTime=timestamp(at + SHORT))

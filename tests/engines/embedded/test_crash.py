@@ -24,7 +24,7 @@ KILLS = 25
 
 
 class Acknowledged:
-    """What the children wrote down."""
+    """Acknowledgements that the children wrote to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

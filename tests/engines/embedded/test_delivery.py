@@ -1,4 +1,4 @@
-"""What the engine has accepted can be delivered: to clients, to workers over the wire, and from an older file."""
+"""Accepted data can be delivered: to clients, to workers over the wire, and from an older file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def server(restartable: Restartable) -> Iterator[Server]:
 
 
 def delivered(restartable: Restartable, instance_id: str) -> None:
-    """Everything that reads an instance can read it, before and after a restart."""
+    """Assert that every request about an instance can read it, before and after a restart."""
     for again_ in (False, True):
         database = restartable.again() if again_ else restartable.now
         request = pb.GetInstanceRequest(instanceId=instance_id, getInputsAndOutputs=True)

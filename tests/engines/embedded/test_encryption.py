@@ -195,7 +195,7 @@ def test_the_engine_says_the_same_with_and_without_encryption(tmp_path: Path) ->
 
 
 def shape(found: Any) -> Any:
-    """What does not depend on the time."""
+    """Return the parts of a response that do not depend on time."""
     if not isinstance(found[0], pb.OrchestrationState):
         return found
     status = found[0]

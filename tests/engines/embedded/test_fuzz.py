@@ -1,4 +1,4 @@
-"""Whatever is sent, the engine answers or refuses, and goes on."""
+"""The engine answers or refuses any request, and continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is accepted can be read again: after a restart, by questions and exports, and by a worker over a socket."""
+"""Accepted data can be read again: after a restart, by queries and exports, and by a worker over a socket."""
 
 from __future__ import annotations
 

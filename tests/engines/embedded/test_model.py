@@ -239,7 +239,7 @@ class EngineModel(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """What is committed is all that is left."""
+        """Crash the engine: only committed data remains."""
         old = self.directory / f"{self.files}.db"
         self.files += 1
         for suffix in ("", "-wal"):
@@ -278,7 +278,7 @@ class EngineModel(RuleBasedStateMachine):
                 self._lose(known)
 
     def _settle(self) -> None:
-        """Everything that can be handed out is, with exactly the news that there are."""
+        """Take every available work item; each must contain exactly the expected new events."""
         while True:
             waiting = {each for each, known in self.expected.items() if known.deliverable}
             held = {(t.activityRequest.orchestrationInstance.instanceId, t.activityRequest.taskId) for t in self.tasks}

@@ -639,7 +639,7 @@ def owners(database: Database, *entity_ids: str) -> list[str | None]:
 
 
 def locked_and_failed(database: Database) -> Hands:
-    """`i` has failed in a critical section of two entities, behind an operation that went well."""
+    """Run `i` until it fails in a critical section of two entities, after one successful operation."""
     hands = Hands(database)
     start(database, "work", "i")
     hands.turn(hands.take(), locking(1, "s", "@c@x", "@c@y"))
@@ -861,7 +861,7 @@ def names_of(program: list[Any], path: str) -> Iterator[str]:
 
 
 def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
-    """What each turn decided, in order; a mark for the begin of each turn."""
+    """Return the decisions of each turn in order; `orchestratorStarted` marks the beginning of a turn."""
     key = in_writer(database, lambda: database.hub.find(instance_id).key)  # type: ignore[union-attr]
     history, _ = in_writer(database, lambda: database.hub.store.history(key))
     kinds_ = (

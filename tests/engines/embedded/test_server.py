@@ -84,7 +84,7 @@ def test_scheduler_client_and_worker_work_and_hubs_are_kept_apart(hubs: TaskHubs
 
 
 def test_hubs_made_by_their_name_are_bounded(tmp_path: Path) -> None:
-    """Those that are there are always opened, and go on to be used."""
+    """Existing hubs are always opened and stay usable."""
     for number in range(3):
         found = TaskHubs(tmp_path, max_hubs=4 + number)
         found.start()

@@ -42,7 +42,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def received(command: list[str], address: str, hub: str) -> dict[str, Any]:
-    """What the program says came out."""
+    """Run the program of an SDK. Returns its results."""
     ran = subprocess.run([*command, address, hub], capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     found: dict[str, Any] = json.loads(ran.stdout)
@@ -50,7 +50,10 @@ def received(command: list[str], address: str, hub: str) -> dict[str, Any]:
 
 
 def expected(prefix: str, names: Callable[[str], str] = str, statuses: str = "") -> dict[str, Any]:
-    """What comes out in every language. names: how the SDK spells a gRPC status; statuses: what it puts before one."""
+    """Expected results for every language.
+
+    names: spelling of a gRPC status in the SDK. statuses: text before a status.
+    """
     return {
         "activity": "Hello, Ada!",
         "retries": 3,

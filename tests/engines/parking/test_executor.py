@@ -131,7 +131,7 @@ async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Ben
 
 
 async def test_who_finds_others_at_work_tells_them_nothing(it: Bench) -> None:
-    """They look at the instance anyway: what waits and tries again must not fill the entity's queue."""
+    """A retried command looks at the instance itself and adds no entry to the entity's queue."""
     await it.park()
     await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
     waiting = await it.waiting("order-1")

@@ -1,4 +1,4 @@
-"""Whether a key is held, asked of an engine whose worker comes and goes."""
+"""Quarantine state of a key on an engine whose worker comes and goes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = b"bk"
 
 
 class Bench:
-    """One source's wards on an engine that runs no worker unless a test says so."""
+    """Quarantine store of one source, on an engine without a worker unless a test starts one."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.engine = engine

@@ -32,7 +32,7 @@ class Backend:
         self.reset()
 
     def stop(self) -> None:
-        """Nothing: the engine stays for the next test."""
+        """Do nothing: the engine stays for the next test."""
 
     def reset(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{PORT}") as channel:

@@ -39,7 +39,7 @@ def instance(number: int) -> str:
 
 
 class Services:
-    """What steps and compensations call, and what services answer to commands."""
+    """Activities for steps and compensations, and the answers of services to commands."""
 
     def __init__(self, directory: Path, answer: Callable[[str, str], None]) -> None:
         self._directory = directory

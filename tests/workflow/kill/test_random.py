@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, repr=False)
 class Forest:
-    """Many of them, without being told in full when one fails."""
+    """Sagas of one test run; their representation is short in failure reports."""
 
     woods: list[Wood]
 
