@@ -1,4 +1,4 @@
-"""Every verb that finds its instance, over the same keys at once, in a daemon that is killed again and again."""
+"""Commands on instances for the same keys at once, in a daemon that is killed repeatedly."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ ops: {http: {port: 0}}
 """
 
 COUNT = 4
-"""Messages per verb and key."""
+"""Messages per command and key."""
 STRAYS = 5
-"""Every so many keys one has a message that no rule takes."""
+"""Distance between keys that have a message without a matching rule."""
 
 
 def message(kind: str, key: int, number: int = 0) -> Message:
@@ -157,7 +157,7 @@ def effects(directory: Path) -> dict[str, Any]:
 
 
 def wanted(keys: int) -> dict[str, Any]:
-    """The same, when every message took effect once, and those of a verb and key in their order."""
+    """Expected effects when every message takes effect once, in order for each command and key."""
     found: dict[str, Any] = {}
     for key in range(keys):
         found |= {f"{name}-k{key}": list(range(COUNT)) for name in ("told", "listed", "late", "counted", "visited")}

@@ -1,4 +1,4 @@
-"""A source pipeline on the broker of a configuration: compiled rules, an embedded engine, faults on demand."""
+"""Source pipeline on the broker of a configuration: compiled rules, an embedded engine, injected faults."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ async def everything(broker: Broker, options: ReadOptions) -> list[Read]:
 
 
 class ReadingContract:
-    """Reading beside the consumers."""
+    """Reading beside consumers."""
 
     async def test_what_is_read_stays_as_it_was(self, harness: Harness) -> None:
         broker = await harness.broker()

@@ -1,4 +1,4 @@
-"""A source pipeline on Kafka: compiled rules, the real broker, the SDK's client and backend, faults on demand."""
+"""Source pipeline on Kafka: compiled rules, the real broker, the SDK's client and backend, injected faults."""
 
 from __future__ import annotations
 

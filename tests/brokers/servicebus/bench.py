@@ -1,4 +1,4 @@
-"""A source pipeline on Service Bus: compiled rules, the SDK over a socket, an embedded engine, faults on demand."""
+"""Source pipeline on Service Bus: compiled rules, the SDK over a socket, an embedded engine, injected faults."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TIMEOUT = 20.0
 
 
 def begin(database: Database, method: str, request: Any) -> ThreadReply:
-    """Make a call without waiting for its answer. Raises what the engine raises at once."""
+    """Make a call without waiting for its answer. Raises: errors that the engine raises at once."""
     reply = ThreadReply()
     answer = database.call(method, request, reply)
     if answer is not DEFERRED:
@@ -61,7 +61,7 @@ def text(value: str) -> Any:
 
 
 class Hands:
-    """A connected worker."""
+    """Connected protocol worker."""
 
     def __init__(self, database: Database, **request: Any) -> None:
         self.database = database
@@ -117,7 +117,7 @@ class Hands:
 
 
 def kinds(item: pb.WorkItem) -> list[str]:
-    """The kinds of the turn's new events, without its own start."""
+    """Return the kinds of the turn's new events, without the start of the turn."""
     return [event.WhichOneof("eventType") or "" for event in item.orchestratorRequest.newEvents][1:]
 
 
