@@ -34,7 +34,7 @@ def work(ctx: task.OrchestrationContext, order: dict):
     return order
 """
 
-# name: what to replace, by what, and (line, word) of each problem
+# name: old text, new text, and (line, word) of each problem
 BROKEN: dict[str, tuple[str, str, list[tuple[int, str]]]] = {
     "not YAML": ("engine: {", "engine: {{", [(1, "")]),
     "unknown key": ("targets:", "tagrets:", [(4, "targets")]),

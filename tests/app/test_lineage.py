@@ -1,4 +1,4 @@
-"""Message ↔ instance ↔ published result, found from each of the three, on every engine."""
+"""Lineage of message, instance and published result, found from each of the three, on every engine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def event(it: Running, kind: str, id_: str, order: str) -> None:
 
 
 async def whole_day(it: Running) -> str:
-    """Two orders; gives the id of the first one's published payment."""
+    """Run two orders. Returns the id of the published payment of the first order."""
     for number in ("1", "2"):
         await event(it, "order.created", f"c{number}", number)
     await it.settled(2)

@@ -1,4 +1,4 @@
-"""The engine goes away in the middle of each verb, before it heard of the call or before it could answer it."""
+"""Engine outage during each command, before the engine received the call or before its answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ routes:
 """
 
 HELD, RESUMED = 3.0, 6.0
-"""Seconds on a busy machine; one and two are what is meant, and what is printed."""
+"""Limits in seconds for a busy machine; 1 s and 2 s are typical, and are printed."""
 
 
 async def prepare(it: Running, verb: str) -> None:
