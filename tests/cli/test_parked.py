@@ -56,7 +56,7 @@ ops: {http: {port: 0}}
 
 
 class Host:
-    """A daemon on a loop of its own, like one in another process."""
+    """Daemon on a loop of its own, like one in another process."""
 
     def __init__(self, directory: Path, *, worker: bool = True) -> None:
         self._worker = worker
@@ -83,7 +83,7 @@ class Host:
         self._thread.join(TIMEOUT)
 
     def publish(self, kind: str, *ids: str, key: str | None = None) -> None:
-        """Returns when they are settled."""
+        """Publish messages, and return when they are settled."""
         assert self.daemon is not None
         assert self._loop is not None
         outcomes = self.daemon.sources[0].ledger.outcomes

@@ -61,7 +61,7 @@ def wide(*roots: Path) -> list[str]:
 
 
 def use(project: Path) -> list[Path]:
-    """Runs a daemon and every command that writes a file; the files outside of the bridge's own directory."""
+    """Run a daemon and every command that writes a file. Returns the files outside of the bridge's own directory."""
     out = project / "out"
     out.mkdir(exist_ok=True)
     ready = out / "ready.json"

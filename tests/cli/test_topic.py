@@ -265,7 +265,7 @@ def test_service_bus(tmp_path: Path) -> None:
             assert [(one["body"], one["offset"]) for one in received] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
         one, other = copied(bridge, "it/things", "it/copies")
         for line in (*one, *other):
-            del line["timestamp"]  # the service's own
+            del line["timestamp"]  # set by the service
         assert one == other
         assert "  new\n" in bridge("topic", "read", "it/news/Subscriptions/billing").stdout
         assert bridge("topic", "read", "it/things/$DeadLetterQueue").stderr == "no messages\n"

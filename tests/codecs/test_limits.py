@@ -1,4 +1,4 @@
-"""Parsing of what strangers send: depth, exactness, strictness."""
+"""Parsing of untrusted bodies: depth, exactness, strictness."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_cycle_is_refused() -> None:
 
 
 def test_the_depth_scan_is_linear() -> None:
-    """A megabyte of brackets costs well below a second, whichever way they stand."""
+    """A megabyte of brackets takes well below a second, in any arrangement."""
     for body in (
         b"[" * 2**20,
         b"[]," * 2**18,

@@ -1,4 +1,4 @@
-"""Messages that race to run the same finished instance again, each from a process of its own."""
+"""Messages that race to restart the same finished instance, each from a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MESSAGES = ("m-1", "m-2")
 
 
 class Member:
-    """A process that delivers one message."""
+    """Process that delivers one message."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -65,7 +65,7 @@ async def _hosted(tmp_path: Path) -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(name="held")
 async def _held(hosted: Any, verb: str) -> list[Member]:
-    """Members that have all seen the same finished instance and are about to replace it."""
+    """Members that have read the state of the same finished instance and are about to replace it."""
     running, directory = hosted
     first = ScheduleOrchestration("ledger", INSTANCE, "m-0+" if verb == "raise_event" else "m-0")
     assert await deliver(running, first, MessageOrigin("m-0", "r")) == "done"

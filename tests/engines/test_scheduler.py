@@ -150,7 +150,7 @@ async def test_an_engine_that_never_answers_times_out():
 
 
 class SlowCredential:
-    """Waits for an identity service that does not answer."""
+    """Credential that waits for an identity service without an answer."""
 
     async def get_token(self, *scopes: str) -> AccessToken:
         await asyncio.Event().wait()

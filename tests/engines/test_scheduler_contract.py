@@ -1,4 +1,4 @@
-"""The scheduler engine against a sidecar on loopback gRPC."""
+"""Scheduler engine against a sidecar on loopback gRPC."""
 
 from __future__ import annotations
 

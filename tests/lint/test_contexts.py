@@ -118,7 +118,7 @@ def test_every_place_of_a_function(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_corpus(tmp_path: Path, path: Path) -> None:
     others = {each.stem for each in path.parent.glob("*.py")}
-    for name in others:  # a copy of its own name: two folders of the corpus have modules of one name
+    for name in others:  # a copy with a unique name: two folders of the corpus have modules of one name
         text = (path.parent / f"{name}.py").read_text()
         for other in others:
             text = text.replace(f"from {other} import", f"from {path.parent.name}_{other} import")

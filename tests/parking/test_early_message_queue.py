@@ -39,7 +39,7 @@ class Instance:
 
 
 class Bench:
-    """A lot that is written and read again between any two operations."""
+    """Queue of early messages that is serialized and restored between any two operations."""
 
     def __init__(self, bounds: EarlyMessageLimits | None = None) -> None:
         self.bounds = bounds or EarlyMessageLimits(poll=30.0)

@@ -125,7 +125,7 @@ async def test_records_that_were_done_before_their_batch_rotted_do_not_hide_the_
 
 
 async def test_a_damaged_batch_that_was_done_above_an_open_record_is_not_done_again(harness: Bytes) -> None:
-    """Its records are not executed again either, where they become readable."""
+    """Records of the batch are not executed again either, where they become readable."""
     good = at_offset(plain("b", 3), 1)
     await fill(harness, (plain("a", 1), 1), (rot(good), 3), (at_offset(plain("c", 1), 4), 1))
     subscription = await (await harness.broker()).subscribe(options(), Assignments())

@@ -1,4 +1,4 @@
-"""Rows of the log that were damaged: each costs itself, and its source says what becomes of it."""
+"""Damaged rows of the log: each affects only itself, and its source decides on the treatment."""
 
 from __future__ import annotations
 

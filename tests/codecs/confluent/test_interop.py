@@ -106,7 +106,7 @@ async def test_protobuf_of_ours_is_read_by_theirs(
 
 
 def _native() -> dict[str, Any]:
-    """ORDER_DATA in Python's types."""
+    """Return ORDER_DATA in Python types."""
     import datetime
     from decimal import Decimal
     from uuid import UUID

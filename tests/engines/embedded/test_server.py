@@ -1,4 +1,4 @@
-"""The engine for other processes, and as a stand-in for the scheduler's emulator."""
+"""Engine for other processes, and as a replacement for the scheduler's emulator."""
 
 from __future__ import annotations
 
