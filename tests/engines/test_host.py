@@ -165,7 +165,7 @@ async def until(condition) -> None:
 
 @pytest.fixture(autouse=True)
 def before() -> None:
-    """Return the threads before the test: other tests of the same process may keep an engine running."""
+    """Record the engine threads that other tests of the same process left running."""
     OTHERS.clear()
     OTHERS.update(engine_threads())
 

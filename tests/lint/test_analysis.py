@@ -62,7 +62,7 @@ def test_a_suppression_needs_its_rule_and_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_suppression_in_a_helper_is_judged_with_its_orchestrators_only(tmp_path: Path) -> None:
-    """Pre-commit passes only the changed files."""
+    """The paths are those of a pre-commit hook, which passes only changed files."""
     pack = package(tmp_path)
     deep = pack / "deep.py"
     deep.write_text(deep.read_text().replace("now()", "now()  # bridge: ignore[clock] for a log"))

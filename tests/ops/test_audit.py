@@ -36,7 +36,7 @@ def lines(trail: Trail) -> list[dict[str, object]]:
 
 def test_a_line_says_who_did_what_to_what_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # the log level ERROR does not suppress these lines
+    logging.getLogger().setLevel(logging.ERROR)  # a log level of ERROR still writes these lines
     try:
         trail = Trail(tmp_path / "audit", own=True)
         with audited(trail, change(reason="fraud", filter={"recursive": True, "since": None})):

@@ -1,4 +1,4 @@
-"""Sagas on an engine with a real worker: sub-orchestrations, cancel from outside, and what a client sees."""
+"""Sagas on an engine with a real worker: sub-orchestrations, external cancels, and the view of a client."""
 
 from __future__ import annotations
 

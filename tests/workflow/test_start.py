@@ -1,4 +1,4 @@
-"""Inputs, events and origins as orchestrators see them, with the bridge's converter and with the SDK's own."""
+"""Inputs, events and origins in orchestrators, with the bridge's converter and with the SDK's own."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ async def test_ordered_on_kafka_paid_on_service_bus_shipped_on_both(
         await kafka.publish("dispatch-orders", [codec.encode(ordered("a"))])
         await daemon.start()
         await daemon.brokers["bus"].publish("payments", [codec.encode(paid(number)) for number in ("a", "b")])
-        # Paid before it was ordered: the brokers are independent
+        # Payment before the order: the brokers are independent
         await kafka.publish("dispatch-orders", [codec.encode(ordered("b"))])
         async with asyncio.timeout(TIMEOUT * 2):
             assert await shipped(loaded, "kafka", "dispatch-events", 2) == ["a", "b"]

@@ -87,7 +87,7 @@ def test_two_workers_take_turns_with_the_same_orchestrations(database: Database)
     for number in range(12):
         client.schedule_new_orchestration("count", input=number, instance_id=f"i-{number}")
     assert [outcome(client, f"i-{number}") for number in range(12)] == [str(number + 15) for number in range(12)]
-    assert counting.begun > 12  # sessions were used
+    assert counting.begun > 12  # both workers took turns of one instance
     for worker in workers:
         worker.stop()
 

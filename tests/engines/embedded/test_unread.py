@@ -106,7 +106,7 @@ def test_what_an_orchestrator_reads_does_not_count(small: Restartable) -> None:
 
 
 def test_the_last_event_reaches_an_instance_whose_unread_ones_are_full(small: Restartable) -> None:
-    """The limit excludes events with awaited names, and refusals fail no instance."""
+    """The limit has no reserve for events with awaited names; their refusal does not fail the instance."""
     worker = worker_of(small.now)
     start(small.now, "collects", "i", 2)
     for number in range(5):
